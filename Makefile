@@ -1,0 +1,35 @@
+# One environment, .venv, made on first use; `make demo ARGS="--rtt 30"` passes flags on.
+
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+
+.DELETE_ON_ERROR:
+.PHONY: demo test check bench clean
+
+demo: $(INSTALLED)  ## two processes and an emulated WAN, on this machine
+	$(BIN)/wanspec demo $(ARGS)
+
+test: check  ## everything: format, lint, types, layers, tests
+	$(BIN)/python -m pytest --quiet $(ARGS)
+
+check: $(INSTALLED)  ## format, lint, types, layers
+	$(BIN)/ruff format --check --quiet
+	$(BIN)/ruff check --quiet
+	$(BIN)/mypy --no-error-summary
+	$(BIN)/lint-imports --no-logo
+
+bench: $(INSTALLED)  ## the cost of our own code
+	$(BIN)/python bench/overhead.py $(ARGS)
+
+clean:
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(INSTALLED): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo 'WANSpec needs Python 3.11 or later, and "$(PYTHON)" is not. Name one: make PYTHON=python3.12 $(MAKECMDGOALS)' >&2; exit 1; }
+	@echo 'Installing WANSpec and its dependencies into .venv (about a minute, once) ...'
+	@$(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --prefer-binary --editable '.[dev]'
+	@touch $@

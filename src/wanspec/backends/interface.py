@@ -1,0 +1,45 @@
+"""What a model must do. Logits in rows, caches by session; see `ScoreItem` for the one question it is asked."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wanspec.speculation.types import ScoreItem, SessionId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelInfo:
+    """What the two sides must agree on, and what bounds a session."""
+
+    name: str
+    vocabulary_size: int
+    tokenizer_fingerprint: str
+    """SHA-256 of the tokenizer's canonical vocabulary, hexadecimal."""
+    context_length: int
+    """Longest sequence, in tokens, drafts included."""
+    end_token: int | None
+    """The token that ends a text, or None."""
+
+
+class Backend(Protocol):
+    """A model and the caches of its sessions. Not thread-safe: one caller at a time."""
+
+    @property
+    def info(self) -> ModelInfo: ...
+
+    def score(self, items: Sequence[ScoreItem]) -> list[NDArray[np.float32]]:
+        """Run one batched forward pass. Returns, for each item in order, logits [item.rows, vocabulary].
+
+        Raises BackendError when an item names an unknown parent or node, repeats a session, a token is outside the vocabulary or the
+        context is exceeded; the caches are then as they were before the call.
+        """
+        ...
+
+    def close_session(self, session_id: SessionId) -> None:
+        """Free a session's cache. An unknown session is no error."""
+        ...

@@ -1,0 +1,1 @@
+"""WHEN to be redundant: one small file per policy, chosen by name in `registry`."""

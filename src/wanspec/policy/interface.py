@@ -1,0 +1,84 @@
+"""What a policy is asked, and what it may answer.
+
+A controller policy serves one session. Before each pass the controller asks it: verify what is there, draft locally, or wait for the
+worker? It sees the tree and the controller's estimates, and it holds no clock. How the worker grows its tree is fixed per session by
+`DraftingConfig`; `drafting.py` has the worker's half.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from wanspec.speculation.tree import DraftTree, Node
+from wanspec.speculation.types import DraftingConfig
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Situation:
+    """What the controller knows when a policy decides."""
+
+    tree: DraftTree
+    worker_is_live: bool
+    """Whether a worker drafts for this session and has not been silent for suspiciously long."""
+    rtt_s: float
+    """Estimated round trip to that worker."""
+    draft_step_s: float
+    """Recent duration of one draft step."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What a round committed."""
+
+    drafted: int
+    """Draft tokens verified."""
+    accepted: int
+    """Of these, how many were committed; the bonus or correction token is not among them."""
+    entropy_nats: float
+    """Entropy of the target's distribution for the last token committed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verify:
+    """Run the target on these nodes (and what they hang from); no nodes: an ordinary decode step."""
+
+    nodes: tuple[Node, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class DraftLocally:
+    """Run the local draft model on this node, to get its first child."""
+
+    node: Node
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """Do nothing until drafts arrive, or until this time (seconds, on the clock of `now`)."""
+
+    until: float
+
+
+Decision = Verify | DraftLocally | Wait
+
+
+class Policy(Protocol):
+    """One session's policy. Raises nothing; called only with a head that the target has not scored yet."""
+
+    @property
+    def drafting(self) -> DraftingConfig | None:
+        """How a worker shall draft for this session; None asks for no worker."""
+        ...
+
+    def decide(self, situation: Situation, *, now: float) -> Decision:
+        """What to do next. Also called again whenever something arrives while it waits."""
+        ...
+
+    def opened(self, *, now: float) -> None:
+        """A worker has just been told the whole committed sequence."""
+        ...
+
+    def committed(self, outcome: Outcome, *, now: float) -> None:
+        """A round is over; the head has moved."""
+        ...

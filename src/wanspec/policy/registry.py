@@ -1,0 +1,94 @@
+"""Policies by name, with their parameters: what a person writes becomes a policy here and nowhere else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from wanspec.errors import ConfigError
+from wanspec.policy.chain import Autoregressive, Colocated, Remote
+from wanspec.policy.interface import Policy
+from wanspec.policy.paper import Paper, StalenessRule
+from wanspec.speculation.types import DraftingConfig
+
+MAX_DRAFT_TOKENS = 32
+MAX_BRANCH = 8
+MAX_LEAVES = 32
+MAX_DEPTH = 64
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PolicyConfig:
+    """A policy and its parameters; those that a policy has no use for are ignored."""
+
+    name: str = "paper"
+    num_draft_tokens: int = 2
+    """k: draft tokens verified per target pass, 1 to 32."""
+    branch: int = 2
+    """b: children that the worker offers where the draft is uncertain, 1 to 8."""
+    leaves: int = 2
+    """s: leaves that the worker expands per draft step, 1 to 32."""
+    worker_entropy_threshold_nats: float = 0.5
+    """theta: draft entropy below which the worker does not branch, at least 0."""
+    controller_entropy_threshold_nats: float = 0.5
+    """phi: target entropy of a bonus token above which the worker is taken to have missed it, at least 0."""
+    staleness: str = StalenessRule.PRINTED.value
+    """`printed` or `prose`: the two readings of the paper's rule for local drafting."""
+    max_depth: int = 16
+    """How far ahead of the committed text the worker drafts, in tokens, 1 to 64."""
+
+
+def create_policy(config: PolicyConfig) -> Policy:
+    """A fresh policy for one session. Raises ConfigError, naming the value and what is allowed."""
+    if config.name not in _FACTORIES:
+        msg = f"unknown policy {config.name!r}; known policies: {', '.join(_FACTORIES)}"
+        raise ConfigError(msg)
+    _check(config)
+    return _FACTORIES[config.name](config)
+
+
+def policy_names() -> tuple[str, ...]:
+    """Every policy that `create_policy` knows."""
+    return tuple(_FACTORIES)
+
+
+def _check(config: PolicyConfig) -> None:
+    limits = {"num_draft_tokens": MAX_DRAFT_TOKENS, "branch": MAX_BRANCH, "leaves": MAX_LEAVES, "max_depth": MAX_DEPTH}
+    for field, most in limits.items():
+        value = getattr(config, field)
+        if not 1 <= value <= most:
+            msg = f"{field} must be between 1 and {most}, not {value}"
+            raise ConfigError(msg)
+    for field in ("worker_entropy_threshold_nats", "controller_entropy_threshold_nats"):
+        if not getattr(config, field) >= 0.0:
+            msg = f"{field} must be 0 or more, not {getattr(config, field)}"
+            raise ConfigError(msg)
+    if config.staleness not in list(StalenessRule):
+        msg = f"staleness must be one of {', '.join(StalenessRule)}, not {config.staleness!r}"
+        raise ConfigError(msg)
+
+
+def _chain_drafting(config: PolicyConfig) -> DraftingConfig:
+    return DraftingConfig(branch=1, leaves=1, entropy_threshold_nats=0.0, max_depth=config.max_depth)
+
+
+def _tree_drafting(config: PolicyConfig) -> DraftingConfig:
+    return DraftingConfig(
+        branch=config.branch,
+        leaves=config.leaves,
+        entropy_threshold_nats=config.worker_entropy_threshold_nats,
+        max_depth=config.max_depth,
+    )
+
+
+_FACTORIES: dict[str, Callable[[PolicyConfig], Policy]] = {
+    "autoregressive": lambda _: Autoregressive(),
+    "colocated": lambda config: Colocated(num_draft_tokens=config.num_draft_tokens),
+    "remote": lambda config: Remote(num_draft_tokens=config.num_draft_tokens, drafting=_chain_drafting(config)),
+    "paper": lambda config: Paper(
+        num_draft_tokens=config.num_draft_tokens,
+        entropy_threshold_nats=config.controller_entropy_threshold_nats,
+        staleness=StalenessRule(config.staleness),
+        drafting=_tree_drafting(config),
+    ),
+}

@@ -1,0 +1,327 @@
+"""The controller machine: many sessions, one device, workers that come and go.
+
+Theory of operation. A session is always in one of three places: in the pass in flight, waiting (its policy wants drafts that are under
+way), or ready. Whenever the device is free, every session that is not in a pass is asked for its decision; those that want to verify
+make one batched target pass, those that want to draft one batched draft pass, and where there are both the two take turns. The first
+pass of a session is its prefill and carries no drafts.
+
+Workers only ever add to trees. What they say is checked by `SessionLink`; a worker that breaks the protocol is dropped, its sessions go
+to another worker or go on without one, and the text is the same. A worker that has left a commit unanswered for long is not waited for;
+one that stays silent is dropped.
+
+The machine has no IO, no clock, no randomness. Everything enters through `handle`; state changes first, consequences after.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import assert_never
+
+from wanspec.errors import LocalProtocolError, RemoteProtocolError
+from wanspec.policy.interface import Decision, DraftLocally, Situation, Verify, Wait
+from wanspec.policy.registry import create_policy
+from wanspec.protocol.effects import (
+    DraftsMerged,
+    DropWorker,
+    Effect,
+    EmitTokens,
+    FinishReason,
+    FinishRequest,
+    ReleaseSession,
+    RoundFinished,
+    RttMeasured,
+    SendMessage,
+    StartDraft,
+    StartVerify,
+)
+from wanspec.protocol.events import (
+    ControllerEvent,
+    DeadlineReached,
+    DraftFinished,
+    DraftsReceived,
+    PassFailed,
+    RequestArrived,
+    RequestCancelled,
+    VerifyFinished,
+    WorkerJoined,
+    WorkerLost,
+)
+from wanspec.protocol.messages import CloseSession, Commit, Drafts
+from wanspec.protocol.rtt import RttEstimate
+from wanspec.protocol.session import Session
+from wanspec.speculation.model_view import ModelView, PlannedItem
+from wanspec.speculation.tree import Node
+from wanspec.speculation.types import Position, SessionId, WorkerId
+
+WORKER_LATE_RTTS = 4.0
+WORKER_LATE_MIN_S = 0.25
+"""A commit unanswered for this long, and this many round trips, means that the worker is not to be waited for."""
+WORKER_SILENCE_S = 10.0
+"""A commit unanswered for this long loses the worker its place: far above any round trip, soon enough for a person."""
+INITIAL_DRAFT_STEP_S = 0.01
+STEP_SMOOTHING = 0.2
+
+
+@dataclass(slots=True, eq=False)
+class _Worker:
+    name: str
+    max_sessions: int
+    rtt: RttEstimate = field(default_factory=RttEstimate)
+    sessions: set[SessionId] = field(default_factory=set)
+
+
+@dataclass(slots=True)
+class _Pass:
+    """The pass in flight: which nodes of which sessions its rows belong to."""
+
+    is_verify: bool
+    rows: list[tuple[Session, tuple[Node, ...]]]
+
+
+class Controller:
+    """See the module's text."""
+
+    def __init__(self, *, vocabulary_size: int, end_token: int | None) -> None:
+        self._vocabulary_size = vocabulary_size
+        self._end_token = end_token
+        self._sessions: dict[SessionId, Session] = {}
+        self._workers: dict[WorkerId, _Worker] = {}
+        self._newest_session_id = SessionId(0)
+        self._pass: _Pass | None = None
+        self._last_was_verify = False
+        self._draft_step_s = INITIAL_DRAFT_STEP_S
+
+    @property
+    def num_sessions(self) -> int:
+        """Requests in progress."""
+        return len(self._sessions)
+
+    @property
+    def num_workers(self) -> int:
+        """Workers connected."""
+        return len(self._workers)
+
+    def handle(self, event: ControllerEvent, *, now: float) -> list[Effect]:
+        """Take in what happened at `now` (seconds, any monotonic clock); what is to be done about it."""
+        effects = self._apply(event, now)
+        effects += self._start_pass(now)
+        return effects
+
+    def next_deadline(self) -> float | None:
+        """When to send DeadlineReached, unless something else happens before."""
+        deadlines = [s.wait_until for s in self._sessions.values() if s.wait_until is not None]
+        for session in self._sessions.values():
+            since = session.link.unacknowledged_since if session.link else None
+            if since is not None:
+                deadlines.append(since + WORKER_SILENCE_S)
+        return min(deadlines, default=None)
+
+    def _apply(self, event: ControllerEvent, now: float) -> list[Effect]:
+        match event:
+            case RequestArrived():
+                return self._request_arrived(event, now)
+            case RequestCancelled(session_id=session_id):
+                return self._finish(session_id, FinishReason.CANCELLED)
+            case WorkerJoined():
+                return self._worker_joined(event, now)
+            case WorkerLost(worker_id=worker_id):
+                return self._remove_worker(worker_id, now)
+            case DraftsReceived(worker_id=worker_id, drafts=drafts):
+                return self._drafts_received(worker_id, drafts, now)
+            case VerifyFinished():
+                return self._verify_finished(event, now)
+            case DraftFinished():
+                return self._draft_finished(event)
+            case PassFailed(reason=reason):
+                return self._pass_failed(reason)
+            case DeadlineReached():
+                return self._drop_silent_workers(now)
+            case _:
+                assert_never(event)
+
+    # Requests.
+
+    def _request_arrived(self, event: RequestArrived, now: float) -> list[Effect]:
+        if event.session_id <= self._newest_session_id:
+            msg = f"session {event.session_id} is not above {self._newest_session_id}"
+            raise LocalProtocolError(msg)
+        if not event.prompt_tokens or event.max_tokens < 1:
+            msg = f"a request needs a prompt and max_tokens of 1 or more, not {len(event.prompt_tokens)} and {event.max_tokens}"
+            raise LocalProtocolError(msg)
+        self._newest_session_id = event.session_id
+        policy = create_policy(event.policy)
+        session = Session(event.session_id, event.prompt_tokens, event.sampling, event.max_tokens, policy)
+        self._sessions[event.session_id] = session
+        return self._find_worker(session, now)
+
+    def _finish(self, session_id: SessionId, reason: FinishReason, message: str = "") -> list[Effect]:
+        session = self._sessions.pop(session_id, None)
+        if session is None:
+            return []
+        effects: list[Effect] = []
+        if session.link is not None:
+            worker_id = session.link.worker_id
+            self._workers[worker_id].sessions.discard(session_id)
+            effects.append(SendMessage(worker_id=worker_id, message=CloseSession(session_id=session_id)))
+        effects.append(FinishRequest(session_id=session_id, reason=reason, message=message))
+        effects.append(ReleaseSession(session_id=session_id))
+        return effects
+
+    # Workers.
+
+    def _worker_joined(self, event: WorkerJoined, now: float) -> list[Effect]:
+        self._workers[event.worker_id] = _Worker(event.name, event.max_sessions)
+        effects: list[Effect] = []
+        for session in self._sessions.values():
+            effects += self._find_worker(session, now)
+        return effects
+
+    def _find_worker(self, session: Session, now: float) -> list[Effect]:
+        """Attach a session that wants a worker and has none to the least loaded one, if any has room."""
+        if session.link is not None or session.policy.drafting is None:
+            return []
+        free = [(len(w.sessions), worker_id) for worker_id, w in self._workers.items() if len(w.sessions) < w.max_sessions]
+        if not free:
+            return []
+        _, worker_id = min(free)
+        self._workers[worker_id].sessions.add(session.session_id)
+        return [SendMessage(worker_id=worker_id, message=session.attach(worker_id, now=now))]
+
+    def _remove_worker(self, worker_id: WorkerId, now: float) -> list[Effect]:
+        worker = self._workers.pop(worker_id, None)
+        if worker is None:
+            return []
+        effects: list[Effect] = []
+        for session_id in sorted(worker.sessions):
+            session = self._sessions[session_id]
+            session.link = None
+            effects += self._find_worker(session, now)
+        return effects
+
+    def _drafts_received(self, worker_id: WorkerId, drafts: Drafts, now: float) -> list[Effect]:
+        worker = self._workers.get(worker_id)
+        if worker is None:
+            return []
+        session = self._sessions.get(drafts.session_id)
+        if session is None or session.link is None or session.link.worker_id != worker_id:
+            if drafts.session_id <= self._newest_session_id:
+                return []  # late: the session has ended or moved
+            return self._drop_worker(worker_id, f"it drafts for session {drafts.session_id}, which never was", now)
+        try:
+            result = session.link.merge(drafts, vocabulary_size=self._vocabulary_size, now=now)
+        except RemoteProtocolError as error:
+            return self._drop_worker(worker_id, error.reason, now)
+        effects: list[Effect] = [
+            DraftsMerged(session_id=session.session_id, worker_id=worker_id, joined=result.joined, stale=result.stale)
+        ]
+        if result.rtt_s is not None:
+            worker.rtt.add(result.rtt_s)
+            effects.append(RttMeasured(worker_id=worker_id, rtt_s=result.rtt_s))
+        return effects
+
+    def _drop_worker(self, worker_id: WorkerId, reason: str, now: float) -> list[Effect]:
+        return [DropWorker(worker_id=worker_id, reason=reason), *self._remove_worker(worker_id, now)]
+
+    def _drop_silent_workers(self, now: float) -> list[Effect]:
+        links = [s.link for s in self._sessions.values() if s.link is not None]
+        silent = {
+            link.worker_id
+            for link in links
+            if link.unacknowledged_since is not None and now >= link.unacknowledged_since + WORKER_SILENCE_S
+        }
+        effects: list[Effect] = []
+        for worker_id in sorted(silent):
+            effects += self._drop_worker(worker_id, f"it left a commit unanswered for {WORKER_SILENCE_S:g} s", now)
+        return effects
+
+    # Passes.
+
+    def _start_pass(self, now: float) -> list[Effect]:
+        """Ask every session what it wants, and start what most need, if the device is free."""
+        if self._pass is not None:
+            return []
+        decisions = [(session, self._decide(session, now)) for session in self._sessions.values()]
+        verifies = [(s, d.nodes) for s, d in decisions if isinstance(d, Verify)]
+        drafts = [(s, (d.node,)) for s, d in decisions if isinstance(d, DraftLocally)]
+        if verifies and not (drafts and self._last_was_verify):
+            return [StartVerify(items=self._begin(verifies, lambda session: session.target_view, is_verify=True))]
+        if drafts:
+            return [StartDraft(items=self._begin(drafts, lambda session: session.draft_view, is_verify=False))]
+        return []
+
+    def _begin(
+        self, wanted: list[tuple[Session, tuple[Node, ...]]], view: Callable[[Session], ModelView], *, is_verify: bool
+    ) -> tuple:
+        planned: list[tuple[Session, PlannedItem]] = [(s, view(s).plan(s.tree, nodes)) for s, nodes in wanted]
+        self._pass = _Pass(is_verify, [(session, plan.rows) for session, plan in planned])
+        self._last_was_verify = is_verify
+        return tuple(plan.item for _, plan in planned)
+
+    def _decide(self, session: Session, now: float) -> Decision:
+        session.wait_until = None
+        if session.target_view.is_empty:
+            return Verify()
+        decision = session.policy.decide(self._situation(session, now), now=now)
+        match decision:
+            case Wait(until=until):
+                session.wait_until = until
+            case DraftLocally(node=node) if session.draft_view.has_scored(node):
+                return Verify(tuple(session.tree.path_to(node)))  # the tree is full: there is nothing more to be had
+        return decision
+
+    def _situation(self, session: Session, now: float) -> Situation:
+        if session.link is None:
+            return Situation(tree=session.tree, worker_is_live=False, rtt_s=0.0, draft_step_s=self._draft_step_s)
+        rtt_s = self._workers[session.link.worker_id].rtt.smoothed_s
+        since = session.link.unacknowledged_since
+        is_late = since is not None and now - since > max(WORKER_LATE_MIN_S, WORKER_LATE_RTTS * rtt_s)
+        return Situation(tree=session.tree, worker_is_live=not is_late, rtt_s=rtt_s, draft_step_s=self._draft_step_s)
+
+    def _end_pass(self, *, is_verify: bool) -> list[tuple[Session, tuple[Node, ...]]]:
+        if self._pass is None or self._pass.is_verify != is_verify:
+            msg = f"no {'verify' if is_verify else 'draft'} pass is in flight"
+            raise LocalProtocolError(msg)
+        rows, self._pass = self._pass.rows, None
+        return rows
+
+    def _verify_finished(self, event: VerifyFinished, now: float) -> list[Effect]:
+        effects: list[Effect] = []
+        for (session, rows), choices in zip(self._end_pass(is_verify=True), event.choices, strict=True):
+            if session.session_id not in self._sessions:
+                continue
+            position = session.end
+            tokens, outcome, reason = session.commit(rows, choices, self._end_token, now=now)
+            effects.append(
+                RoundFinished(
+                    session_id=session.session_id,
+                    drafted=outcome.drafted,
+                    accepted=outcome.accepted,
+                    committed=len(tokens),
+                    entropy_nats=outcome.entropy_nats,
+                )
+            )
+            effects.append(EmitTokens(session_id=session.session_id, position=position, tokens=tuple(tokens)))
+            effects += self._finish(session.session_id, reason) if reason else self._tell(session, position, tokens, now)
+        return effects
+
+    def _tell(self, session: Session, position: Position, tokens: list[int], now: float) -> list[Effect]:
+        if session.link is None:
+            return []
+        session.link.told(now=now)
+        commit = Commit(session_id=session.session_id, position=position, tokens=tuple(tokens))
+        return [SendMessage(worker_id=session.link.worker_id, message=commit)]
+
+    def _draft_finished(self, event: DraftFinished) -> list[Effect]:
+        self._draft_step_s += STEP_SMOOTHING * (event.duration_s - self._draft_step_s)
+        for (session, rows), choices in zip(self._end_pass(is_verify=False), event.choices, strict=True):
+            if session.session_id in self._sessions:
+                session.merge_local(rows, choices)
+        return []
+
+    def _pass_failed(self, reason: str) -> list[Effect]:
+        if self._pass is None:
+            msg = "no pass is in flight"
+            raise LocalProtocolError(msg)
+        rows = self._end_pass(is_verify=self._pass.is_verify)
+        return [effect for session, _ in rows for effect in self._finish(session.session_id, FinishReason.ERROR, reason)]

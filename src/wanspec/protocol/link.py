@@ -1,0 +1,100 @@
+"""A session's tie to the worker that drafts for it, as the controller sees it.
+
+It knows which of our nodes each of the worker's node ids means, which commits the worker has yet to acknowledge, and since when. All
+that a worker says about a session is judged here: what is merely late is ignored, what cannot be is a RemoteProtocolError.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+
+from wanspec.errors import RemoteProtocolError
+from wanspec.protocol.messages import Drafts
+from wanspec.speculation.tree import MAX_TREE_NODES, DraftTree, Node
+from wanspec.speculation.types import WorkerId
+
+MAX_WORKER_NODES = MAX_TREE_NODES // 2
+"""Tree size at which a worker's drafts are no longer taken: the other half stays free for local drafts."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MergeResult:
+    """What became of one Drafts message."""
+
+    joined: int
+    stale: int
+    rtt_s: float | None
+    """The round trip that its acknowledgement shows, if it is a new one."""
+
+
+class SessionLink:
+    """One session on one worker."""
+
+    def __init__(self, worker_id: WorkerId, tree: DraftTree, *, now: float) -> None:
+        self.worker_id = worker_id
+        self._tree = tree
+        self._nodes: dict[int, Node] = {}
+        """The worker's node id -> our node."""
+        self._next_node_id = 1
+        self._unacknowledged: deque[tuple[int, float]] = deque([(tree.head.position, now)])
+        """(position of the newest token told, when it was told), oldest first."""
+        self._acknowledged_position = tree.head.position - 1
+
+    @property
+    def unacknowledged_since(self) -> float | None:
+        """When the oldest commit went out that the worker has not acknowledged."""
+        return self._unacknowledged[0][1] if self._unacknowledged else None
+
+    def told(self, *, now: float) -> None:
+        """The worker has just been told every token up to the head."""
+        self._unacknowledged.append((self._tree.head.position, now))
+
+    def merge(self, drafts: Drafts, *, vocabulary_size: int, now: float) -> MergeResult:
+        """Join a worker's drafts to the tree. Raises RemoteProtocolError on what no honest worker sends."""
+        self._check(drafts, vocabulary_size)
+        rtt_s = self._acknowledge(drafts, now)
+        base = self._tree.spine_node(drafts.base_position)
+        joined = 0
+        for index, (parent_id, token, log_prob) in enumerate(
+            zip(drafts.parent_ids, drafts.tokens, drafts.log_probs, strict=True), start=drafts.first_node_id
+        ):
+            parent = self._nodes.get(parent_id) if parent_id else base
+            if parent is None or index < self._next_node_id or len(self._tree.nodes) >= MAX_WORKER_NODES:
+                continue
+            node = self._tree.add(parent, token, log_prob=log_prob)
+            if node is not None:
+                self._nodes[index] = node
+                joined += 1
+        self._next_node_id = max(self._next_node_id, drafts.first_node_id + len(drafts.tokens))
+        self._forget_removed()
+        return MergeResult(joined=joined, stale=len(drafts.tokens) - joined, rtt_s=rtt_s)
+
+    def _check(self, drafts: Drafts, vocabulary_size: int) -> None:
+        if drafts.base_position > self._tree.head.position:
+            msg = f"it acknowledges position {drafts.base_position}, but only {self._tree.head.position} is committed"
+            raise RemoteProtocolError(msg)
+        for token in drafts.tokens:
+            if not 0 <= token < vocabulary_size:
+                msg = f"it drafted token {token}, but the vocabulary has {vocabulary_size}"
+                raise RemoteProtocolError(msg)
+        for node_id, parent_id in enumerate(drafts.parent_ids, start=drafts.first_node_id):
+            if not 0 <= parent_id < node_id:
+                msg = f"its node {node_id} names {parent_id} as parent, which is not an earlier node"
+                raise RemoteProtocolError(msg)
+
+    def _acknowledge(self, drafts: Drafts, now: float) -> float | None:
+        """Take note of what the worker knows. The round trip, when this is the first answer to a commit."""
+        rtt_s = None
+        while self._unacknowledged and self._unacknowledged[0][0] <= drafts.base_position:
+            position, told_at = self._unacknowledged.popleft()
+            if position == drafts.base_position:
+                rtt_s = max(0.0, now - told_at - drafts.held_s)
+        if drafts.base_position > self._acknowledged_position:
+            self._acknowledged_position = drafts.base_position
+            self._tree.advance_root(drafts.base_position)
+        return rtt_s
+
+    def _forget_removed(self) -> None:
+        if len(self._nodes) > 2 * len(self._tree.nodes) + 64:
+            self._nodes = {node_id: node for node_id, node in self._nodes.items() if node in self._tree}

@@ -1,0 +1,111 @@
+"""What crosses the wire. Plain values; the codec turns them into bytes and refuses what breaks a limit named here.
+
+Every position is absolute and every id counts up, so that a message may come late or twice and do no harm.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from wanspec.speculation.types import DraftingConfig, NodeId, Position, SamplingParams, SessionId
+
+PROTOCOL_VERSION = 1
+
+MAX_NAME_LENGTH = 128
+"""Names of workers, models and reasons: enough for a host name and a sentence."""
+MAX_REASON_LENGTH = 512
+MAX_VOCABULARY = 1 << 20
+"""Above every published tokenizer."""
+MAX_SEQUENCE_TOKENS = 1 << 17
+"""Prompt and commit lengths; bounds the memory that one message can ask for to about half a MiB."""
+MAX_NODES_PER_FRAME = 256
+"""Nodes of one session in one Drafts message: a worker step offers at most 32 leaves x 8 branches."""
+MAX_SESSIONS = 1024
+"""Sessions that one worker may offer to hold."""
+MAX_NODE_ID = (1 << 31) - 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hello:
+    """Worker to controller, first: who I am and what I draft with."""
+
+    version: int
+    worker_name: str
+    model_name: str
+    tokenizer_fingerprint: str
+    """SHA-256 of the tokenizer's canonical vocabulary, hexadecimal."""
+    vocabulary_size: int
+    context_length: int
+    """Longest sequence, in tokens, that the draft model can hold."""
+    max_sessions: int
+    """Sessions that the worker is willing to draft for at a time."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Welcome:
+    """Controller to worker, the answer to a Hello that fits."""
+
+    version: int
+    controller_name: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpenSession:
+    """Controller to worker: start drafting after these tokens."""
+
+    session_id: SessionId
+    tokens: tuple[int, ...]
+    """The whole committed sequence: the prompt, and what is generated already when a session moves here in mid-request."""
+    sampling: SamplingParams
+    drafting: DraftingConfig
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Commit:
+    """Controller to worker: these tokens are final."""
+
+    session_id: SessionId
+    position: Position
+    """Position of the first of `tokens`."""
+    tokens: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CloseSession:
+    """Controller to worker: forget this session. Repeating it is harmless."""
+
+    session_id: SessionId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Drain:
+    """Controller to worker: no more sessions will come; close the connection when you like, and do not dial again."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Drafts:
+    """Worker to controller: the new nodes of one draft step, for one session.
+
+    Node i has the id `first_node_id + i`. An empty one (no nodes) only acknowledges.
+    """
+
+    session_id: SessionId
+    base_position: Position
+    """Position of the worker's root, the newest committed token it knows; this acknowledges every commit up to it."""
+    held_s: float
+    """Seconds between the arrival of the commit that set the base and the sending of this message."""
+    first_node_id: NodeId
+    parent_ids: tuple[int, ...]
+    """Ids of earlier nodes; 0 is the committed token at `base_position`."""
+    tokens: tuple[int, ...]
+    log_probs: tuple[float, ...]
+    """Acceptance estimate of each node given its parent, natural logarithm, in [-15.9375, 0]; the wire keeps steps of 1/16."""
+
+
+WorkerMessage = Hello | Drafts
+"""What a worker may send."""
+ControllerMessage = Welcome | OpenSession | Commit | CloseSession | Drain
+"""What a controller may send."""
+Message = WorkerMessage | ControllerMessage

@@ -1,0 +1,78 @@
+"""A request as the controller holds it: the tree, what each model has seen of it, its policy, its worker."""
+
+from __future__ import annotations
+
+from wanspec.policy.interface import Outcome, Policy
+from wanspec.protocol.effects import FinishReason
+from wanspec.protocol.link import SessionLink
+from wanspec.protocol.messages import OpenSession
+from wanspec.speculation.model_view import ModelView
+from wanspec.speculation.tree import DraftTree, Node
+from wanspec.speculation.types import DraftChoices, NodeId, Position, SamplingParams, SessionId, TargetChoice, WorkerId
+from wanspec.speculation.verification import walk
+
+
+class Session:
+    """One request in progress."""
+
+    def __init__(
+        self, session_id: SessionId, prompt_tokens: tuple[int, ...], sampling: SamplingParams, max_tokens: int, policy: Policy
+    ) -> None:
+        self.session_id = session_id
+        self.sampling = sampling
+        self.policy = policy
+        self.tokens = list(prompt_tokens)
+        """Prompt and committed tokens."""
+        self._end_position = len(prompt_tokens) + max_tokens
+        # The last token is chosen by the row before it, so a draft in its place would never be verified.
+        self.tree = DraftTree(prompt_tokens, max_position=self._end_position - 2)
+        self.target_view = ModelView(session_id, sampling, prompt_tokens)
+        self.draft_view = ModelView(session_id, sampling, prompt_tokens)
+        self.link: SessionLink | None = None
+        self.wait_until: float | None = None
+        """When the policy's patience ends, while it waits."""
+        self.in_flight = False
+        """Whether this session is part of the pass in flight."""
+
+    @property
+    def end(self) -> Position:
+        """Position of the next token to be committed."""
+        return Position(len(self.tokens))
+
+    def attach(self, worker_id: WorkerId, *, now: float) -> OpenSession:
+        """Tie the session to a worker; the message that opens it there."""
+        if self.policy.drafting is None:
+            msg = "a policy without a worker cannot be attached to one"
+            raise AssertionError(msg)
+        self.tree.advance_root(self.tree.head.position)
+        self.link = SessionLink(worker_id, self.tree, now=now)
+        self.policy.opened(now=now)
+        return OpenSession(
+            session_id=self.session_id, tokens=tuple(self.tokens), sampling=self.sampling, drafting=self.policy.drafting
+        )
+
+    def merge_local(self, rows: tuple[Node, ...], choices: tuple[DraftChoices, ...]) -> None:
+        """Add the first child of every node that the local draft model has scored."""
+        for node, ranking in zip(rows, choices, strict=True):
+            self.tree.add(node, ranking.tokens[0], log_prob=ranking.log_probs[0])
+
+    def commit(
+        self, rows: tuple[Node, ...], choices: tuple[TargetChoice, ...], end_token: int | None, *, now: float
+    ) -> tuple[list[int], Outcome, FinishReason | None]:
+        """Commit what the target has chosen. Returns the new tokens, the round's outcome, and why the request ends, if it does."""
+        by_node: dict[NodeId, TargetChoice] = {row.node_id: choice for row, choice in zip(rows, choices, strict=True)}
+        walked = walk(self.tree, by_node)
+        outcome = Outcome(drafted=len(rows) - 1, accepted=len(walked) - 1, entropy_nats=walked[-1].entropy_nats)
+        tokens = [choice.token for choice in walked][: self._end_position - self.end]
+        reason = FinishReason.LENGTH if self.end + len(tokens) == self._end_position else None
+        if end_token is not None and end_token in tokens:
+            tokens = tokens[: tokens.index(end_token) + 1]
+            reason = FinishReason.END
+        self.tokens += tokens
+        path = self.tree.commit(tokens)
+        self.target_view.committed(path)
+        self.draft_view.committed(path)
+        if self.link is None:
+            self.tree.advance_root(self.tree.head.position)
+        self.policy.committed(outcome, now=now)
+        return tokens, outcome, reason

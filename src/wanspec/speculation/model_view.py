@@ -1,0 +1,83 @@
+"""What one model has seen of one session: turns "score these nodes" into the item of a forward pass.
+
+The view mirrors the model's cache. Committed nodes that the model has scored move to its trunk; committed tokens that it has not are
+appended to it; ancestors of a wanted node that it lacks are scored with it. A pass counts as done when it is planned, since passes of a
+model run one after another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from wanspec.speculation.tree import DraftTree, Node
+from wanspec.speculation.types import NodeId, NodeSpec, SamplingParams, ScoreItem, SessionId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlannedItem:
+    """A session's part of a pass, and which node each row of the answer belongs to."""
+
+    item: ScoreItem
+    rows: tuple[Node, ...]
+
+
+class ModelView:
+    """Bookkeeping for one model and one session."""
+
+    def __init__(self, session_id: SessionId, sampling: SamplingParams, tokens: Sequence[int]) -> None:
+        self._session_id = session_id
+        self._sampling = sampling
+        self._trunk_length = 0
+        self._commit: list[NodeId] = []
+        self._append: list[int] = list(tokens)
+        self._cached: set[NodeId] = set()
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether the model has yet to see this session at all."""
+        return self._trunk_length == 0
+
+    def has_scored(self, node: Node) -> bool:
+        """Whether `node` is in the model's cache."""
+        return node.node_id in self._cached
+
+    def committed(self, nodes: Iterable[Node]) -> None:
+        """Note nodes that were committed, in order."""
+        for node in nodes:
+            if not self._append and node.node_id in self._cached:
+                self._commit.append(node.node_id)
+            else:
+                self._append.append(node.token)
+
+    def plan(self, tree: DraftTree, wanted: Iterable[Node]) -> PlannedItem:
+        """The item that scores the `wanted` nodes below the head, whatever they hang from, and the head where it was not scored yet."""
+        self._cached &= tree.nodes.keys()
+        rows = [tree.head] if self._append else []
+        missing: list[Node] = []
+        for node in wanted:
+            if node is not tree.head:
+                missing += self._missing(tree, node)
+        self._trunk_length += len(self._commit) + len(self._append)
+        item = ScoreItem(
+            session_id=self._session_id,
+            sampling=self._sampling,
+            commit=tuple(self._commit),
+            append=tuple(self._append),
+            nodes=tuple(_spec(tree, node) for node in missing),
+            trunk_length=self._trunk_length,
+        )
+        self._commit, self._append = [], []
+        self._cached.add(tree.head.node_id)
+        return PlannedItem(item=item, rows=(*rows, *missing))
+
+    def _missing(self, tree: DraftTree, node: Node) -> list[Node]:
+        """The nodes on the way from the head to `node` that the model has not scored; marks them as scored."""
+        missing = [step for step in tree.path_to(node) if step.node_id not in self._cached]
+        self._cached.update(step.node_id for step in missing)
+        return missing
+
+
+def _spec(tree: DraftTree, node: Node) -> NodeSpec:
+    parent_id = None if node.parent is None or node.parent is tree.head else node.parent.node_id
+    return NodeSpec(node_id=node.node_id, parent_id=parent_id, token=node.token)

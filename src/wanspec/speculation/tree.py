@@ -1,0 +1,151 @@
+"""The draft tree of one session, the same on both sides of the WAN.
+
+A node *is* its parent and its token, whoever proposed it and whenever it arrives: `add` joins an existing node rather than making a
+second one. Committed tokens that are still in the tree form the *spine*, from the root to the *head*; the head is the end of the
+committed sequence and drafts live below it. A worker keeps root and head together. A controller keeps its root at the newest committed
+position that the worker has acknowledged, so that drafts based on an older head still find their place. What branches off the spine can
+never be committed and is gone.
+
+Positions are absolute; nothing here knows time, models or the wire.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+from wanspec.errors import LocalProtocolError
+from wanspec.speculation.types import NodeId, Position
+
+MAX_TREE_NODES = 4096
+"""Nodes of one session's tree: far above what any policy uses, small enough (about 1 MiB) that a hostile worker cannot hurt."""
+
+
+@dataclass(slots=True, eq=False)
+class Node:
+    """A token that may follow its parent."""
+
+    node_id: NodeId
+    parent: Node | None
+    token: int
+    position: Position
+    path_log_prob: float
+    """Sum of acceptance estimates (natural logarithms) from where the tree began; only differences below one head mean anything."""
+    children: dict[int, Node] = field(default_factory=dict)
+    """By token."""
+
+
+class DraftTree:
+    """Committed end and proposed continuations of one sequence."""
+
+    def __init__(self, tokens: Sequence[int], *, max_position: int) -> None:
+        """Start at the end of the committed `tokens` (at least one); no draft is kept beyond `max_position`."""
+        if not tokens:
+            msg = "a draft tree needs at least one committed token"
+            raise LocalProtocolError(msg)
+        self._next_id = 1
+        self.max_position = max_position
+        self.nodes: dict[NodeId, Node] = {}
+        self.root = self._create(None, tokens[-1], Position(len(tokens) - 1), 0.0)
+        self.head = self.root
+
+    def __contains__(self, node: Node) -> bool:
+        return self.nodes.get(node.node_id) is node
+
+    @property
+    def room(self) -> int:
+        """How many tokens deep a draft below the head may be."""
+        return max(0, self.max_position - self.head.position)
+
+    def depth(self, node: Node) -> int:
+        """Tokens between the head and this node; negative on the spine."""
+        return node.position - self.head.position
+
+    def add(self, parent: Node, token: int, *, log_prob: float) -> Node | None:
+        """The child of `parent` with this token, made if need be.
+
+        None where it cannot be of use: the parent is gone, the child would branch off the spine, lies beyond `max_position`, or the
+        tree is full.
+        """
+        existing = parent.children.get(token)
+        if existing is not None:
+            return existing if existing in self else None
+        off_the_spine = parent.position < self.head.position
+        if parent not in self or off_the_spine or parent.position >= self.max_position or len(self.nodes) >= MAX_TREE_NODES:
+            return None
+        return self._create(parent, token, Position(parent.position + 1), parent.path_log_prob + log_prob)
+
+    def commit(self, tokens: Iterable[int]) -> list[Node]:
+        """Move the head along `tokens`, which are final. Returns their nodes; those that nobody proposed are made."""
+        path = []
+        for token in tokens:
+            old_head = self.head
+            self.head = old_head.children.get(token) or self._create(
+                old_head, token, Position(old_head.position + 1), old_head.path_log_prob
+            )
+            for sibling in [child for child in old_head.children.values() if child is not self.head]:
+                self._remove_subtree(sibling)
+            old_head.children = {token: self.head}
+            path.append(self.head)
+        return path
+
+    def advance_root(self, position: int) -> None:
+        """Forget the spine before `position` (at most the head's)."""
+        while self.root.position < min(position, self.head.position):
+            (child,) = self.root.children.values()
+            del self.nodes[self.root.node_id]
+            self.root.children = {}
+            child.parent = None
+            self.root = child
+
+    def spine_node(self, position: int) -> Node | None:
+        """The committed node at this position, if it is still in the tree."""
+        if not self.root.position <= position <= self.head.position:
+            return None
+        node = self.root
+        while node.position < position:
+            (node,) = node.children.values()
+        return node
+
+    def drafts(self) -> Iterator[Node]:
+        """Every node below the head, parents before children."""
+        pending = list(self.head.children.values())
+        while pending:
+            node = pending.pop()
+            yield node
+            pending.extend(node.children.values())
+
+    def best_path(self, depth: int) -> list[Node]:
+        """From below the head, the most probable child at each step, at most `depth` nodes."""
+        path: list[Node] = []
+        node = self.head
+        while node.children and len(path) < depth:
+            node = max(node.children.values(), key=lambda child: child.path_log_prob)
+            path.append(node)
+        return path
+
+    def path_to(self, node: Node) -> list[Node]:
+        """The nodes from below the head down to `node`."""
+        path = []
+        while node is not self.head:
+            path.append(node)
+            if node.parent is None:
+                msg = f"node {node.node_id} is not below the head"
+                raise LocalProtocolError(msg)
+            node = node.parent
+        return path[::-1]
+
+    def _create(self, parent: Node | None, token: int, position: Position, path_log_prob: float) -> Node:
+        node = Node(NodeId(self._next_id), parent, token, position, path_log_prob)
+        self._next_id += 1
+        self.nodes[node.node_id] = node
+        if parent is not None:
+            parent.children[token] = node
+        return node
+
+    def _remove_subtree(self, top: Node) -> None:
+        pending = [top]
+        while pending:
+            node = pending.pop()
+            del self.nodes[node.node_id]
+            pending.extend(node.children.values())

@@ -1,0 +1,108 @@
+"""The values that every room shares: ids, sampling parameters, what a model is asked and what it answers.
+
+A *session* is one request's generation. Its sequence is the prompt followed by the generated tokens; a `Position` is an absolute
+0-based index into it. A model keeps, per session, a *trunk* (committed tokens, in order) and below it *nodes* (draft tokens, each with a
+parent). `ScoreItem` is the one question a model can be asked, for target and draft, prefill, verify and expand alike.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NewType
+
+SessionId = NewType("SessionId", int)
+"""Counts up from 1 at the controller, never reused within a controller's life."""
+WorkerId = NewType("WorkerId", int)
+"""Counts up from 1 at the controller, a new one for each connection."""
+NodeId = NewType("NodeId", int)
+"""Counts up from 1 within one draft tree, never reused."""
+Position = NewType("Position", int)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SamplingParams:
+    """How a target token is chosen. The output is a function of prompt, these parameters and the seed alone."""
+
+    temperature: float = 0.0
+    """At least 0; 0 is greedy decoding and ignores the other fields."""
+    top_k: int = 0
+    """Keep only the top_k largest target logits; 0 keeps all."""
+    top_p: float = 1.0
+    """Keep the smallest set of tokens whose probability reaches top_p, in (0, 1]."""
+    seed: int = 0
+    """Seed of the Gumbel noise shared by both sides, in [0, 2**64)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeSpec:
+    """A draft token to be scored."""
+
+    node_id: NodeId
+    parent_id: NodeId | None
+    """Another node of the session, already in the cache or earlier in the same item; None: the end of the trunk."""
+    token: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoreItem:
+    """One session's part of a batched forward pass.
+
+    In order: the cached nodes `commit` move to the end of the trunk and every cached node that does not descend from the last of them
+    is dropped; the tokens `append` are scored and join the trunk (which drops all remaining nodes when not empty); the `nodes` are
+    scored and cached. The first item of a session opens it. The answer has one row for the last token of `append`, when there is one,
+    followed by one row per node, in order.
+    """
+
+    session_id: SessionId
+    sampling: SamplingParams
+    commit: tuple[NodeId, ...] = ()
+    """A path in the cache: the first hangs off the trunk's end, each next one off the one before."""
+    append: tuple[int, ...] = ()
+    nodes: tuple[NodeSpec, ...] = ()
+    trunk_length: int | None = None
+    """Tokens in the trunk after `commit` and `append`, where the caller knows it: positions follow from it, and drift is found out."""
+
+    @property
+    def rows(self) -> int:
+        """The number of rows in the answer."""
+        return len(self.nodes) + bool(self.append)
+
+    @property
+    def tokens(self) -> int:
+        """The number of tokens that the pass computes for this session."""
+        return len(self.append) + len(self.nodes)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TargetChoice:
+    """The target's verdict after one row: which token follows."""
+
+    token: int
+    entropy_nats: float
+    """Entropy of the target's distribution for that token, before the noise."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DraftChoices:
+    """The draft model's ranking of what follows one row."""
+
+    tokens: tuple[int, ...]
+    """Most probable first under the common noise."""
+    log_probs: tuple[float, ...]
+    """Natural logarithm of each one's share, at most 0: softmax over the same noisy scores that rank them."""
+    entropy_nats: float
+    """Entropy of the draft's distribution, before the noise."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DraftingConfig:
+    """How a worker grows its tree for one session; chosen by the controller's policy, sent with the session."""
+
+    branch: int = 1
+    """Children offered where the draft is uncertain, 1 to 8."""
+    leaves: int = 1
+    """Leaves expanded in one draft step, 1 to 32."""
+    entropy_threshold_nats: float = 0.0
+    """Draft entropy below which only the first choice is kept; 0 or less branches everywhere."""
+    max_depth: int = 16
+    """How far below its root the worker drafts ahead, 1 to 64."""

@@ -1,0 +1,250 @@
+"""The figures of a run, computed from its trace.
+
+A *run* is a set of sessions, as a rule all those under one policy: the same prompts under another policy are another run. The functions
+are pure and do not depend on the order of the records, so that the traces of controller, worker and relay need only be put together.
+
+Which bytes belong to a run: true wire bytes carry no session, so a relay's counts are taken from the run's first arrival until the first
+later arrival of anybody else. Without a relay's counts, or when runs overlap, the encoded sizes of the run's own messages are
+taken, as the controller sees them; framing and encryption are then missing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Sequence, Set
+from dataclasses import asdict, dataclass
+
+import msgspec
+
+from wanspec.errors import ConfigError
+from wanspec.speculation.types import Position, SessionId
+from wanspec.telemetry.records import (
+    LinkBytes,
+    MessageReceived,
+    MessageSent,
+    Model,
+    PassFinished,
+    PassStarted,
+    Record,
+    RequestArrived,
+    Site,
+    TokensEmitted,
+    Verified,
+)
+
+Outputs = tuple[tuple[int, ...], ...]
+"""The generated token ids of each session of a run, in the order of the session ids."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunMetrics:
+    """The figures of one run. None: not defined, for want of tokens or rounds."""
+
+    policy: str
+    outputs: Outputs
+    tokens: int
+    """Generated tokens, over all sessions."""
+    itl_ms: float | None
+    """Inter-token latency: mean over the requests of (last emission - first emission) / (tokens - 1), of those with two tokens or more."""
+    ttft_ms: float | None
+    """Time to first token: mean over the requests of first emission - arrival."""
+    controller_target_passes: int
+    controller_draft_passes: int
+    worker_draft_passes: int
+    """Forward passes that were started; a batch over several sessions counts once."""
+    controller_busy_s: float
+    """Sum of the durations of the controller's passes, target and draft, that came back."""
+    wire_bytes: int
+    """Both directions; see the head of this file."""
+    rounds: int
+    acceptance_rate: float | None
+    """Accepted / draft tokens verified."""
+    mean_acceptance_length: float | None
+    """1 + accepted / rounds."""
+
+    @property
+    def bytes_per_token(self) -> float | None:
+        """Bytes on the wire for each generated token."""
+        return _ratio(self.wire_bytes, self.tokens)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunRow:
+    """One line of the table in which runs are compared; the field names are the keys of its JSON. None: not defined."""
+
+    policy: str
+    rtt_ms: float | None
+    """Round trip that the link was set to."""
+    itl_ms: float | None
+    itl_ratio: float | None
+    """Inter-token latency / that of the baseline; below 1 is faster."""
+    controller_draft_passes: int
+    offload_fraction: float | None
+    """1 - controller draft passes / those of the baseline, where both wrote the same tokens."""
+    worker_draft_passes: int
+    bytes_per_token: float | None
+    identical: bool | None
+    """Whether every token equals plain target decoding."""
+    tokens: int
+
+
+def sessions_by_policy(records: Iterable[Record]) -> dict[str, frozenset[SessionId]]:
+    """The runs of a trace: the sessions under each policy, in the order in which the policies first appear in time."""
+    arrivals = sorted((record for record in records if isinstance(record, RequestArrived)), key=lambda arrival: arrival.t)
+    runs: defaultdict[str, set[SessionId]] = defaultdict(set)
+    for arrival in arrivals:
+        runs[arrival.policy].add(arrival.session)
+    return {policy: frozenset(sessions) for policy, sessions in runs.items()}
+
+
+def measure_policies(records: Sequence[Record]) -> list[RunMetrics]:
+    """Measure every run of a trace, one for each policy, in the order in which they began."""
+    return [measure_run(records, sessions) for sessions in sessions_by_policy(records).values()]
+
+
+def measure_run(records: Sequence[Record], sessions: Set[SessionId]) -> RunMetrics:
+    """Measure the run made of these sessions.
+
+    Raises ConfigError when the trace has no arrival of one of them, arrivals under several policies, or tokens with a gap.
+    """
+    arrivals = [record for record in records if isinstance(record, RequestArrived)]
+    own_arrivals = {arrival.session: arrival for arrival in arrivals if arrival.session in sessions}
+    emissions = _emissions(records, sessions)
+    rounds = [record for record in records if isinstance(record, Verified) and record.session in sessions]
+    accepted = sum(verified.accepted for verified in rounds)
+    outputs = tuple(_output(session, emissions[session]) for session in sorted(sessions))
+    return RunMetrics(
+        policy=_policy(sessions, own_arrivals),
+        outputs=outputs,
+        tokens=sum(map(len, outputs)),
+        itl_ms=_mean_ms(_itl_s(own) for own in emissions.values()),
+        ttft_ms=_mean_ms(_ttft_s(own_arrivals[session], own) for session, own in emissions.items()),
+        controller_target_passes=_count_passes(records, sessions, site="controller", model="target"),
+        controller_draft_passes=_count_passes(records, sessions, site="controller", model="draft"),
+        worker_draft_passes=_count_passes(records, sessions, site="worker", model="draft"),
+        controller_busy_s=_busy_s(records, sessions),
+        wire_bytes=_wire_bytes(records, sessions, arrivals),
+        rounds=len(rounds),
+        acceptance_rate=_ratio(accepted, sum(verified.drafted for verified in rounds)),
+        mean_acceptance_length=1 + accepted / len(rounds) if rounds else None,
+    )
+
+
+def compare(
+    runs: Sequence[RunMetrics],
+    *,
+    baseline: str = "colocated",
+    oracle: Outputs | None = None,
+    rtt_ms: float | None = None,
+) -> list[RunRow]:
+    """Set runs of the same prompts side by side: one row each, in order.
+
+    The baseline is the first run under that policy; without one, nothing is set in relation. The oracle is the output of
+    plain target decoding; without it, `identical` is None.
+    """
+    base = next((run for run in runs if run.policy == baseline), None)
+    return [
+        RunRow(
+            policy=run.policy,
+            rtt_ms=rtt_ms,
+            itl_ms=run.itl_ms,
+            itl_ratio=_ratio(run.itl_ms, base.itl_ms) if base else None,
+            controller_draft_passes=run.controller_draft_passes,
+            offload_fraction=_offload_fraction(run, base) if base else None,
+            worker_draft_passes=run.worker_draft_passes,
+            bytes_per_token=run.bytes_per_token,
+            identical=run.outputs == oracle if oracle is not None else None,
+            tokens=run.tokens,
+        )
+        for run in runs
+    ]
+
+
+def rows_to_json(rows: Sequence[RunRow]) -> str:
+    """The table as a JSON list of objects, indented, with a newline at its end; what is not defined is null."""
+    return msgspec.json.format(msgspec.json.encode([asdict(row) for row in rows]), indent=2).decode() + "\n"
+
+
+def _policy(sessions: Set[SessionId], arrivals: dict[SessionId, RequestArrived]) -> str:
+    missing = sorted(set(sessions) - set(arrivals))
+    if missing:
+        raise ConfigError(f"the trace has no request_arrived for session {missing[0]}; put the controller's trace beside the worker's")
+    policies = sorted({arrival.policy for arrival in arrivals.values()})
+    if len(policies) != 1:
+        raise ConfigError(f"a run is of one policy, these sessions have {policies}; measure them one by one")
+    return policies[0]
+
+
+def _emissions(records: Iterable[Record], sessions: Set[SessionId]) -> dict[SessionId, list[TokensEmitted]]:
+    """Each session's emissions that carry a token, by position."""
+    emissions: dict[SessionId, list[TokensEmitted]] = {session: [] for session in sessions}
+    for record in records:
+        if isinstance(record, TokensEmitted) and record.session in sessions and record.tokens:
+            emissions[record.session].append(record)
+    for own in emissions.values():
+        own.sort(key=lambda emitted: emitted.position)
+    return emissions
+
+
+def _output(session: SessionId, emissions: Sequence[TokensEmitted]) -> tuple[int, ...]:
+    """The session's generated tokens, in order."""
+    tokens: list[int] = []
+    for emitted in emissions:
+        expected = Position(emissions[0].position + len(tokens))
+        if emitted.position != expected:
+            raise ConfigError(f"session {session}: tokens_emitted at position {emitted.position}, expected {expected}; the trace has a gap")
+        tokens.extend(emitted.tokens)
+    return tuple(tokens)
+
+
+def _itl_s(emissions: Sequence[TokensEmitted]) -> float | None:
+    tokens = sum(len(emitted.tokens) for emitted in emissions)
+    return (emissions[-1].t - emissions[0].t) / (tokens - 1) if tokens > 1 else None
+
+
+def _ttft_s(arrival: RequestArrived, emissions: Sequence[TokensEmitted]) -> float | None:
+    return emissions[0].t - arrival.t if emissions else None
+
+
+def _count_passes(records: Iterable[Record], sessions: Set[SessionId], *, site: Site, model: Model) -> int:
+    return sum(
+        isinstance(record, PassStarted) and record.site == site and record.model == model and not sessions.isdisjoint(record.sessions)
+        for record in records
+    )
+
+
+def _busy_s(records: Iterable[Record], sessions: Set[SessionId]) -> float:
+    return math.fsum(
+        record.duration_s
+        for record in records
+        if isinstance(record, PassFinished) and record.site == "controller" and not sessions.isdisjoint(record.sessions)
+    )
+
+
+def _wire_bytes(records: Sequence[Record], sessions: Set[SessionId], arrivals: Sequence[RequestArrived]) -> int:
+    own_times = [arrival.t for arrival in arrivals if arrival.session in sessions]
+    begin = min(own_times, default=math.inf)
+    end = min((arrival.t for arrival in arrivals if arrival.session not in sessions and arrival.t >= begin), default=math.inf)
+    counts = [record for record in records if isinstance(record, LinkBytes) and begin <= record.t < end]
+    if counts and max(own_times) < end:
+        return sum(count.to_worker_bytes + count.to_controller_bytes for count in counts)
+    return sum(
+        record.size_bytes
+        for record in records
+        if isinstance(record, MessageSent | MessageReceived) and record.site == "controller" and record.session in sessions
+    )
+
+
+def _offload_fraction(run: RunMetrics, base: RunMetrics) -> float | None:
+    used = _ratio(run.controller_draft_passes, base.controller_draft_passes)
+    return 1 - used if used is not None and run.outputs == base.outputs else None
+
+
+def _ratio(part: float | None, whole: float | None) -> float | None:
+    return part / whole if part is not None and whole else None
+
+
+def _mean_ms(values_s: Iterable[float | None]) -> float | None:
+    defined = [value for value in values_s if value is not None]
+    return 1000 * math.fsum(defined) / len(defined) if defined else None

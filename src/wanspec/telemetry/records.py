@@ -1,0 +1,180 @@
+"""The trace schema: everything that can happen in a run, one class for each kind of record.
+
+A trace is a set of records. In a file each is one line of JSON whose `kind` is the class's name in snake case:
+
+    {"kind":"pass_started","t":12.5,"site":"worker","model":"draft","sessions":[7],"tokens":3}
+
+The drivers write them, real and simulated alike; `trace` stores them and reads them back, `metrics` computes from them. Rules:
+
+1. A record says what happened, never what it means: figures are computed later.
+2. Every record stands alone and none depends on the order, so that traces of several processes are merged by putting them together.
+   Their clocks must agree; on one machine the monotonic clock does.
+3. Reading checks every field; a trace that reads without an error is well-formed.
+
+They are msgspec structs and not dataclasses, because a tagged union of structs is encoded, decoded and checked in one go.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Literal
+
+from msgspec import Meta, Struct
+
+from wanspec.speculation.types import Position, SessionId, WorkerId
+
+Site = Literal["controller", "worker", "link"]
+"""Where it happened; `link` is a relay between the two."""
+Model = Literal["target", "draft"]
+Count = Annotated[int, Meta(ge=0)]
+Seconds = Annotated[float, Meta(ge=0)]
+
+
+def kind_of(class_name: str) -> str:
+    """The `kind` of a record class: its name in snake case."""
+    return re.sub(r"(?<!^)(?=[A-Z])", "_", class_name).lower()
+
+
+class Base(Struct, frozen=True, kw_only=True, tag=kind_of, tag_field="kind", forbid_unknown_fields=True):
+    """What all records share."""
+
+    t: float
+    """When, in seconds; the origin is the driver's own."""
+    site: Site
+
+
+class SessionBase(Base, frozen=True, kw_only=True):
+    """What all records of one session share."""
+
+    session: SessionId
+
+
+class RequestArrived(SessionBase, frozen=True, kw_only=True):
+    """A request begins."""
+
+    prompt_tokens: Count
+    policy: str
+    """Name of the policy that decides for it."""
+
+
+class TokensEmitted(SessionBase, frozen=True, kw_only=True):
+    """Committed tokens were handed to the user."""
+
+    position: Position
+    """Position of the first of `tokens`."""
+    tokens: tuple[int, ...]
+
+
+class RequestFinished(SessionBase, frozen=True, kw_only=True):
+    """A request ends."""
+
+    reason: str
+    """Why: end of text, length, cancelled and the like."""
+
+
+class PassStarted(Base, frozen=True, kw_only=True):
+    """A batched forward pass was handed to a model; a batch over many sessions is one pass."""
+
+    model: Model
+    sessions: tuple[SessionId, ...]
+    tokens: Count
+    """Tokens that the pass computes, over all sessions."""
+
+
+class PassFinished(Base, frozen=True, kw_only=True):
+    """That pass came back."""
+
+    model: Model
+    sessions: tuple[SessionId, ...]
+    tokens: Count
+    duration_s: Seconds
+    """From start to finish, pacing included."""
+
+
+class Verified(SessionBase, frozen=True, kw_only=True):
+    """One round of one session."""
+
+    drafted: Count
+    """Draft tokens that the target scored; 0 in an ordinary decode step."""
+    accepted: Count
+    """Those of them that it accepted."""
+    committed: Count
+    """Tokens that were appended for good: the accepted ones and the bonus or correction token."""
+    entropy_nats: float
+    """Entropy of the target's distribution for the last committed token, before the noise."""
+
+
+class DraftsReceived(SessionBase, frozen=True, kw_only=True):
+    """A worker's nodes reached the controller's tree."""
+
+    worker: WorkerId
+    nodes: Count
+    """Nodes in the message."""
+    joined: Count
+    """Those that entered the tree or met a node already there."""
+    stale: Count
+    """Those built on a prefix that is no longer committed or open."""
+
+
+class MessageSent(Base, frozen=True, kw_only=True):
+    """A message left this site."""
+
+    worker: WorkerId
+    """The worker at the other end, or at this one."""
+    message: str
+    """Its kind, such as `Commit` or `Drafts`."""
+    session: SessionId | None
+    """None: it concerns the connection."""
+    size_bytes: Count
+    """Its encoded size, without framing and encryption."""
+
+
+class MessageReceived(MessageSent, frozen=True, kw_only=True):
+    """A message reached this site."""
+
+
+class WorkerJoined(Base, frozen=True, kw_only=True):
+    """A worker was let in."""
+
+    worker: WorkerId
+    name: str
+
+
+class WorkerLost(Base, frozen=True, kw_only=True):
+    """A worker went away or was dropped."""
+
+    worker: WorkerId
+    name: str
+    reason: str
+
+
+class RttSample(Base, frozen=True, kw_only=True):
+    """The protocol measured a round trip."""
+
+    worker: WorkerId
+    rtt_s: Seconds
+
+
+class LinkBytes(Base, frozen=True, kw_only=True):
+    """What a relay carried since its last such record: true bytes on the wire, framing and encryption included."""
+
+    to_worker_bytes: Count
+    to_controller_bytes: Count
+
+
+Record = (
+    RequestArrived
+    | TokensEmitted
+    | RequestFinished
+    | PassStarted
+    | PassFinished
+    | Verified
+    | DraftsReceived
+    | MessageSent
+    | MessageReceived
+    | WorkerJoined
+    | WorkerLost
+    | RttSample
+    | LinkBytes
+)
+"""Any record of a trace."""

@@ -1,0 +1,87 @@
+"""Where records go, and how a trace file is read back."""
+
+from __future__ import annotations
+
+from os import PathLike
+from pathlib import Path
+from types import TracebackType
+from typing import Protocol, Self
+
+import msgspec
+
+from wanspec.errors import ConfigError
+from wanspec.telemetry.records import Record
+
+FLUSH_INTERVAL_S = 1.0
+"""A process that is killed loses at most about this much of its trace; a flush for every record would cost a system call each."""
+
+
+class TraceSink(Protocol):
+    """Takes records as they happen."""
+
+    def record(self, record: Record) -> None: ...
+
+
+class NoTrace:
+    """Keeps nothing."""
+
+    def record(self, record: Record) -> None:
+        """Forget it."""
+
+
+class Trace:
+    """Keeps the records in memory, without a bound: for tests, demos and simulations, not for servers."""
+
+    def __init__(self) -> None:
+        self.records: list[Record] = []
+
+    def record(self, record: Record) -> None:
+        self.records.append(record)
+
+
+class TraceWriter:
+    """Writes a trace file, one record a line; a context manager. Raises ConfigError when the file cannot be opened."""
+
+    def __init__(self, path: str | PathLike[str]) -> None:
+        try:
+            self._file = Path(path).open("wb")
+        except OSError as error:
+            raise ConfigError(f"cannot write a trace to {path}: {error.strerror}; name a file in a folder that exists") from error
+        self._encoder = msgspec.json.Encoder()
+        self._flushed_at: float | None = None
+
+    def record(self, record: Record) -> None:
+        self._file.write(self._encoder.encode(record) + b"\n")
+        if self._flushed_at is None or not 0 <= record.t - self._flushed_at < FLUSH_INTERVAL_S:
+            self._file.flush()
+            self._flushed_at = record.t
+
+    def close(self) -> None:
+        """Write what is left. Repeating it is harmless."""
+        self._file.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+        self.close()
+
+
+def read_trace(path: str | PathLike[str]) -> list[Record]:
+    """Read a trace file, checking every record.
+
+    A last line without an end is what a killed process leaves; it is dropped. Raises ConfigError naming the line and what is wrong.
+    """
+    try:
+        lines = Path(path).read_bytes().split(b"\n")
+    except OSError as error:
+        raise ConfigError(f"cannot read the trace {path}: {error.strerror}") from error
+    decoder: msgspec.json.Decoder[Record] = msgspec.json.Decoder(Record)
+    return [_read_line(line, decoder=decoder, where=f"{path}, line {number}") for number, line in enumerate(lines[:-1], start=1)]
+
+
+def _read_line(line: bytes, *, decoder: msgspec.json.Decoder[Record], where: str) -> Record:
+    try:
+        return decoder.decode(line)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{where} is no trace record: {error}") from error

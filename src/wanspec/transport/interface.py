@@ -1,0 +1,46 @@
+"""What a wire must do: carry messages in order, both ways, and say plainly when it is gone."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from typing import Protocol
+
+from wanspec.protocol.messages import Hello, Message
+
+
+class Connection(Protocol):
+    """One ordered, bidirectional stream of messages between a worker and a controller."""
+
+    @property
+    def peer(self) -> str:
+        """Who is at the other end, for messages to people."""
+        ...
+
+    def send(self, messages: Sequence[Message]) -> None:
+        """Queue messages as one frame; never blocks. Raises TransportError when the connection is gone or its queue is full."""
+        ...
+
+    async def receive(self) -> Sequence[Message]:
+        """The next frame's messages. Raises TransportError when the connection is gone, RemoteProtocolError on a bad frame."""
+        ...
+
+    async def close(self, reason: str) -> None:
+        """Send what is queued, tell the peer why, and end the connection. Repeating it is harmless."""
+        ...
+
+
+class Listener(Protocol):
+    """A controller's door: it authenticates workers and checks their Hello before anybody else sees them."""
+
+    @property
+    def address(self) -> str:
+        """HOST:PORT where workers dial in, with the port that was in fact bound."""
+        ...
+
+    def connections(self) -> AsyncIterator[tuple[Hello, Connection]]:
+        """Workers that were let in, as they come, each already answered with a Welcome."""
+        ...
+
+    async def close(self) -> None:
+        """Stop listening and end every connection."""
+        ...
