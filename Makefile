@@ -31,5 +31,5 @@ $(INSTALLED): pyproject.toml
 	  echo 'WANSpec needs Python 3.11 or later, and "$(PYTHON)" is not. Name one: make PYTHON=python3.12 $(MAKECMDGOALS)' >&2; exit 1; }
 	@echo 'Installing WANSpec and its dependencies into .venv (about a minute, once) ...'
 	@$(PYTHON) -m venv .venv
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --prefer-binary --editable '.[dev]'
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check --no-compile --prefer-binary --editable '.[dev]'
 	@touch $@

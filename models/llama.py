@@ -138,9 +138,7 @@ class Llama(nn.Module):
             x = layer(x, cos, sin)
         return F.linear(self.model.norm(x), self.model.embed_tokens.weight)
 
-    def extend(
-        self, ids: Tensor, positions: Tensor, mask: Tensor, past_keys: Tensor, past_values: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def extend(self, ids: Tensor, positions: Tensor, mask: Tensor, past_keys: Tensor, past_values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Score `ids` [q] at `positions` [q] given a cache; any tree is expressed by `mask`.
 
         `mask` is additive, [q, past + q]; `past_keys` and `past_values` are [past, layers, kv_heads, head_dim].

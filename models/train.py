@@ -12,14 +12,15 @@ import argparse
 import time
 from pathlib import Path
 
-import corpus
 import numpy as np
 import torch
 import torch.nn.functional as F
-from llama import DRAFT_SHAPE, TARGET_SHAPE, Llama
-from muon import Muon
 from torch import Tensor
 from tqdm import tqdm
+
+import corpus
+from llama import DRAFT_SHAPE, TARGET_SHAPE, Llama
+from muon import Muon
 
 SEED = 20_260_221
 BATCH_TOKENS = 4096

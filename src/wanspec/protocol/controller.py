@@ -14,7 +14,7 @@ The machine has no IO, no clock, no randomness. Everything enters through `handl
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import assert_never
 
@@ -52,7 +52,7 @@ from wanspec.protocol.rtt import RttEstimate
 from wanspec.protocol.session import Session
 from wanspec.speculation.model_view import ModelView, PlannedItem
 from wanspec.speculation.tree import Node
-from wanspec.speculation.types import Position, SessionId, WorkerId
+from wanspec.speculation.types import Position, ScoreItem, SessionId, WorkerId
 
 WORKER_LATE_RTTS = 4.0
 WORKER_LATE_MIN_S = 0.25
@@ -110,11 +110,12 @@ class Controller:
 
     def next_deadline(self) -> float | None:
         """When to send DeadlineReached, unless something else happens before."""
-        deadlines = [s.wait_until for s in self._sessions.values() if s.wait_until is not None]
+        deadlines = []
         for session in self._sessions.values():
-            since = session.link.unacknowledged_since if session.link else None
-            if since is not None:
-                deadlines.append(since + WORKER_SILENCE_S)
+            if session.wait_until is not None and self._pass is None:  # with a pass in flight nobody is asked before it ends
+                deadlines.append(session.wait_until)
+            if session.link is not None and session.link.unacknowledged_since is not None:
+                deadlines.append(session.link.unacknowledged_since + WORKER_SILENCE_S)
         return min(deadlines, default=None)
 
     def _apply(self, event: ControllerEvent, now: float) -> list[Effect]:
@@ -212,9 +213,7 @@ class Controller:
             result = session.link.merge(drafts, vocabulary_size=self._vocabulary_size, now=now)
         except RemoteProtocolError as error:
             return self._drop_worker(worker_id, error.reason, now)
-        effects: list[Effect] = [
-            DraftsMerged(session_id=session.session_id, worker_id=worker_id, joined=result.joined, stale=result.stale)
-        ]
+        effects: list[Effect] = [DraftsMerged(session_id=session.session_id, worker_id=worker_id, joined=result.joined, stale=result.stale)]
         if result.rtt_s is not None:
             worker.rtt.add(result.rtt_s)
             effects.append(RttMeasured(worker_id=worker_id, rtt_s=result.rtt_s))
@@ -251,8 +250,8 @@ class Controller:
         return []
 
     def _begin(
-        self, wanted: list[tuple[Session, tuple[Node, ...]]], view: Callable[[Session], ModelView], *, is_verify: bool
-    ) -> tuple:
+        self, wanted: Sequence[tuple[Session, tuple[Node, ...]]], view: Callable[[Session], ModelView], *, is_verify: bool
+    ) -> tuple[ScoreItem, ...]:
         planned: list[tuple[Session, PlannedItem]] = [(s, view(s).plan(s.tree, nodes)) for s, nodes in wanted]
         self._pass = _Pass(is_verify, [(session, plan.rows) for session, plan in planned])
         self._last_was_verify = is_verify

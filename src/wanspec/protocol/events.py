@@ -102,4 +102,4 @@ ControllerEvent = (
     | PassFailed
     | DeadlineReached
 )
-WorkerEvent = MessageReceived | DraftFinished | PassFailed
+WorkerEvent = MessageReceived | DraftFinished

@@ -31,8 +31,6 @@ class Session:
         self.link: SessionLink | None = None
         self.wait_until: float | None = None
         """When the policy's patience ends, while it waits."""
-        self.in_flight = False
-        """Whether this session is part of the pass in flight."""
 
     @property
     def end(self) -> Position:
@@ -47,9 +45,7 @@ class Session:
         self.tree.advance_root(self.tree.head.position)
         self.link = SessionLink(worker_id, self.tree, now=now)
         self.policy.opened(now=now)
-        return OpenSession(
-            session_id=self.session_id, tokens=tuple(self.tokens), sampling=self.sampling, drafting=self.policy.drafting
-        )
+        return OpenSession(session_id=self.session_id, tokens=tuple(self.tokens), sampling=self.sampling, drafting=self.policy.drafting)
 
     def merge_local(self, rows: tuple[Node, ...], choices: tuple[DraftChoices, ...]) -> None:
         """Add the first child of every node that the local draft model has scored."""

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from wanspec.speculation.tree import DraftTree, Node
-from wanspec.speculation.types import NodeId, NodeSpec, SamplingParams, ScoreItem, SessionId
+from wanspec.speculation.types import NodeId, NodeSpec, Position, SamplingParams, ScoreItem, SessionId
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,6 +66,7 @@ class ModelView:
             append=tuple(self._append),
             nodes=tuple(_spec(tree, node) for node in missing),
             trunk_length=self._trunk_length,
+            next_positions=tuple(Position(row.position + 1) for row in (*rows, *missing)),
         )
         self._commit, self._append = [], []
         self._cached.add(tree.head.node_id)

@@ -15,6 +15,10 @@ from wanspec.errors import ConfigError
 from wanspec.speculation.entropy import entropy_nats
 from wanspec.speculation.types import DraftChoices, SamplingParams, TargetChoice
 
+Logits = NDArray[np.float32]
+Noise = NDArray[np.float64]
+Scores = NDArray[np.floating]
+
 MAX_TEMPERATURE = 100.0
 """Above it every token is as good as any other, and logits / T loses its digits."""
 _STREAM = 0x57414E53706563  # keys the generator apart from any other use of the same seed
@@ -36,56 +40,69 @@ def check_sampling(params: SamplingParams) -> None:
         raise ConfigError(msg)
 
 
-def gumbel_noise(seed: int, position: int, size: int) -> NDArray[np.float64]:
+def gumbel_noise(seed: int, position: int, size: int) -> Noise:
     """Standard Gumbel noise [size] for the token at `position`: a pure function of its arguments (Philox, counter-based)."""
     bits = np.random.Philox(counter=[0, 0, 0, position], key=[seed, _STREAM]).random_raw(size)
     uniform = ((bits >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53
-    return -np.log(-np.log(uniform))
+    noise: Noise = -np.log(-np.log(uniform))
+    return noise
 
 
-def target_choice(logits: NDArray[np.float32], params: SamplingParams, noise: NDArray[np.float64] | None) -> TargetChoice:
-    """The target's token from its logits [vocabulary] and the noise of the position that it will take (None at T = 0)."""
-    log_probs = _log_probs(logits, params)
-    scores = log_probs if noise is None else log_probs + noise
-    return TargetChoice(token=int(np.argmax(scores)), entropy_nats=float(entropy_nats(log_probs)))
+def target_choices(logits: Logits, params: SamplingParams, noise: Noise | None) -> tuple[TargetChoice, ...]:
+    """The target's token for each row of `logits` [rows, vocabulary].
+
+    `noise` [rows, vocabulary] is that of the positions that the tokens will take; None at T = 0.
+    """
+    scaled = _scaled(logits, params)
+    tokens = np.argmax(scaled if noise is None else scaled + noise, axis=1)
+    entropies = entropy_nats(_log_softmax(scaled))
+    return tuple(TargetChoice(token=t, entropy_nats=e) for t, e in zip(tokens.tolist(), entropies.tolist(), strict=True))
 
 
-def draft_choices(
-    logits: NDArray[np.float32], params: SamplingParams, noise: NDArray[np.float64] | None, *, count: int
-) -> DraftChoices:
-    """The draft model's `count` best guesses at the target's choice, under the same noise.
+def draft_choices(logits: Logits, params: SamplingParams, noise: Noise | None, *, count: int) -> tuple[DraftChoices, ...]:
+    """The draft model's `count` best guesses at the target's token for each row of `logits` [rows, vocabulary], under the same `noise`.
 
     Their `log_probs` are those of softmax over the noisy scores: the share of each guess if the target's scores were the draft's own
     plus an error of scale 1.
     """
-    log_probs = _log_probs(logits, params)
+    log_probs = _log_softmax(_scaled(logits, params))
     scores = log_probs if noise is None else _log_softmax(log_probs + noise)
-    count = min(count, len(scores))
-    best = np.argpartition(-scores, count - 1)[:count]
-    best = best[np.lexsort((best, -scores[best]))]
-    best = best[np.isfinite(scores[best])]
-    return DraftChoices(
-        tokens=tuple(best.tolist()), log_probs=tuple(scores[best].tolist()), entropy_nats=float(entropy_nats(log_probs))
-    )
+    count = min(count, scores.shape[1])
+    best = np.argpartition(-scores, count - 1, axis=1)[:, :count]
+    rows = zip(best, scores, entropy_nats(log_probs).tolist(), strict=True)
+    return tuple(_ranking(tokens, row, entropy) for tokens, row, entropy in rows)
 
 
-def _log_probs(logits: NDArray[np.float32], params: SamplingParams) -> NDArray[np.float64]:
-    """Natural logarithms of the distribution sampled from [vocabulary]: temperature, then top-k, then top-p."""
-    scaled = logits.astype(np.float64)
+def _ranking(tokens: NDArray[np.int64], scores: Scores, entropy: float) -> DraftChoices:
+    """These tokens of one row, best first, ties by token, without those that cannot be drawn."""
+    tokens = tokens[np.lexsort((tokens, -scores[tokens]))]
+    tokens = tokens[np.isfinite(scores[tokens])]
+    return DraftChoices(tokens=tuple(tokens.tolist()), log_probs=tuple(scores[tokens].tolist()), entropy_nats=entropy)
+
+
+def _scaled(logits: Logits, params: SamplingParams) -> Scores:
+    """Unnormalised natural logarithms of the distributions sampled from [rows, vocabulary]: temperature, then top-k, then top-p."""
     if params.temperature == 0.0:
-        return _log_softmax(scaled)
-    scaled /= params.temperature
-    if 0 < params.top_k < len(scaled) or params.top_p < 1.0:
-        order = np.argsort(-scaled, kind="stable")
-        if params.top_k:
-            scaled[order[params.top_k :]] = -np.inf
-        if params.top_p < 1.0:
-            reached = np.cumsum(np.exp(_log_softmax(scaled)[order]))
-            scaled[order[1:][reached[:-1] >= params.top_p]] = -np.inf
-    return _log_softmax(scaled)
+        return logits
+    scaled = logits.astype(np.float64) / params.temperature
+    if 0 < params.top_k < scaled.shape[1] or params.top_p < 1.0:
+        for row in scaled:
+            _mask(row, params)
+    return scaled
 
 
-def _log_softmax(scores: NDArray[np.float64]) -> NDArray[np.float64]:
-    shifted = scores - scores.max()
-    normalised: NDArray[np.float64] = shifted - np.log(np.exp(shifted).sum())
+def _mask(row: NDArray[np.float64], params: SamplingParams) -> None:
+    """Set to minus infinity, in place, what top-k and top-p leave out of one row; of equal tokens the lowest ids stay."""
+    order = np.argsort(-row, kind="stable")
+    if params.top_k:
+        row[order[params.top_k :]] = -np.inf
+    if params.top_p < 1.0:
+        reached = np.cumsum(np.exp(_log_softmax(row[None, order])[0]))
+        row[order[1:][reached[:-1] >= params.top_p]] = -np.inf
+
+
+def _log_softmax(scores: Scores) -> Scores:
+    """Normalise rows of unnormalised logarithms [rows, vocabulary]."""
+    shifted = scores - scores.max(axis=1, keepdims=True)
+    normalised: Scores = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
     return normalised

@@ -60,7 +60,9 @@ class ScoreItem:
     append: tuple[int, ...] = ()
     nodes: tuple[NodeSpec, ...] = ()
     trunk_length: int | None = None
-    """Tokens in the trunk after `commit` and `append`, where the caller knows it: positions follow from it, and drift is found out."""
+    """Tokens in the trunk after `commit` and `append`, where the caller knows it; a model that counts otherwise has drifted."""
+    next_positions: tuple[Position, ...] = ()
+    """For each row of the answer the position that its choice is for: the noise depends on it, the logits do not."""
 
     @property
     def rows(self) -> int:

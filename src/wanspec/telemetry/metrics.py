@@ -4,7 +4,7 @@ A *run* is a set of sessions, as a rule all those under one policy: the same pro
 are pure and do not depend on the order of the records, so that the traces of controller, worker and relay need only be put together.
 
 Which bytes belong to a run: true wire bytes carry no session, so a relay's counts are taken from the run's first arrival until the first
-later arrival of anybody else. Without a relay's counts, or when runs overlap, the encoded sizes of the run's own messages are
+later arrival of anybody else. Without a relay's counts, or when another run overlaps, the encoded sizes of the run's own messages are
 taken, as the controller sees them; framing and encryption are then missing.
 """
 
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Sequence, Set
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 
 import msgspec
@@ -28,6 +28,7 @@ from wanspec.telemetry.records import (
     PassStarted,
     Record,
     RequestArrived,
+    RequestFinished,
     Site,
     TokensEmitted,
     Verified,
@@ -103,28 +104,28 @@ def measure_policies(records: Sequence[Record]) -> list[RunMetrics]:
     return [measure_run(records, sessions) for sessions in sessions_by_policy(records).values()]
 
 
-def measure_run(records: Sequence[Record], sessions: Set[SessionId]) -> RunMetrics:
+def measure_run(records: Sequence[Record], sessions: frozenset[SessionId]) -> RunMetrics:
     """Measure the run made of these sessions.
 
     Raises ConfigError when the trace has no arrival of one of them, arrivals under several policies, or tokens with a gap.
     """
-    arrivals = [record for record in records if isinstance(record, RequestArrived)]
-    own_arrivals = {arrival.session: arrival for arrival in arrivals if arrival.session in sessions}
+    arrivals = {record.session: record for record in records if isinstance(record, RequestArrived) and record.session in sessions}
+    policy = _policy(sessions, arrivals)
     emissions = _emissions(records, sessions)
     rounds = [record for record in records if isinstance(record, Verified) and record.session in sessions]
     accepted = sum(verified.accepted for verified in rounds)
     outputs = tuple(_output(session, emissions[session]) for session in sorted(sessions))
     return RunMetrics(
-        policy=_policy(sessions, own_arrivals),
+        policy=policy,
         outputs=outputs,
         tokens=sum(map(len, outputs)),
         itl_ms=_mean_ms(_itl_s(own) for own in emissions.values()),
-        ttft_ms=_mean_ms(_ttft_s(own_arrivals[session], own) for session, own in emissions.items()),
+        ttft_ms=_mean_ms(_ttft_s(arrivals[session], own) for session, own in emissions.items()),
         controller_target_passes=_count_passes(records, sessions, site="controller", model="target"),
         controller_draft_passes=_count_passes(records, sessions, site="controller", model="draft"),
         worker_draft_passes=_count_passes(records, sessions, site="worker", model="draft"),
         controller_busy_s=_busy_s(records, sessions),
-        wire_bytes=_wire_bytes(records, sessions, arrivals),
+        wire_bytes=_wire_bytes(records, sessions),
         rounds=len(rounds),
         acceptance_rate=_ratio(accepted, sum(verified.drafted for verified in rounds)),
         mean_acceptance_length=1 + accepted / len(rounds) if rounds else None,
@@ -166,7 +167,7 @@ def rows_to_json(rows: Sequence[RunRow]) -> str:
     return msgspec.json.format(msgspec.json.encode([asdict(row) for row in rows]), indent=2).decode() + "\n"
 
 
-def _policy(sessions: Set[SessionId], arrivals: dict[SessionId, RequestArrived]) -> str:
+def _policy(sessions: frozenset[SessionId], arrivals: dict[SessionId, RequestArrived]) -> str:
     missing = sorted(set(sessions) - set(arrivals))
     if missing:
         raise ConfigError(f"the trace has no request_arrived for session {missing[0]}; put the controller's trace beside the worker's")
@@ -176,7 +177,7 @@ def _policy(sessions: Set[SessionId], arrivals: dict[SessionId, RequestArrived])
     return policies[0]
 
 
-def _emissions(records: Iterable[Record], sessions: Set[SessionId]) -> dict[SessionId, list[TokensEmitted]]:
+def _emissions(records: Iterable[Record], sessions: frozenset[SessionId]) -> dict[SessionId, list[TokensEmitted]]:
     """Each session's emissions that carry a token, by position."""
     emissions: dict[SessionId, list[TokensEmitted]] = {session: [] for session in sessions}
     for record in records:
@@ -207,14 +208,14 @@ def _ttft_s(arrival: RequestArrived, emissions: Sequence[TokensEmitted]) -> floa
     return emissions[0].t - arrival.t if emissions else None
 
 
-def _count_passes(records: Iterable[Record], sessions: Set[SessionId], *, site: Site, model: Model) -> int:
+def _count_passes(records: Iterable[Record], sessions: frozenset[SessionId], *, site: Site, model: Model) -> int:
     return sum(
         isinstance(record, PassStarted) and record.site == site and record.model == model and not sessions.isdisjoint(record.sessions)
         for record in records
     )
 
 
-def _busy_s(records: Iterable[Record], sessions: Set[SessionId]) -> float:
+def _busy_s(records: Iterable[Record], sessions: frozenset[SessionId]) -> float:
     return math.fsum(
         record.duration_s
         for record in records
@@ -222,18 +223,30 @@ def _busy_s(records: Iterable[Record], sessions: Set[SessionId]) -> float:
     )
 
 
-def _wire_bytes(records: Sequence[Record], sessions: Set[SessionId], arrivals: Sequence[RequestArrived]) -> int:
-    own_times = [arrival.t for arrival in arrivals if arrival.session in sessions]
-    begin = min(own_times, default=math.inf)
-    end = min((arrival.t for arrival in arrivals if arrival.session not in sessions and arrival.t >= begin), default=math.inf)
-    counts = [record for record in records if isinstance(record, LinkBytes) and begin <= record.t < end]
-    if counts and max(own_times) < end:
+def _wire_bytes(records: Sequence[Record], sessions: frozenset[SessionId]) -> int:
+    window = _lone_window(records, sessions)
+    counts = [record for record in records if isinstance(record, LinkBytes) and window and window[0] <= record.t < window[1]]
+    if counts:
         return sum(count.to_worker_bytes + count.to_controller_bytes for count in counts)
     return sum(
         record.size_bytes
         for record in records
         if isinstance(record, MessageSent | MessageReceived) and record.site == "controller" and record.session in sessions
     )
+
+
+def _lone_window(records: Iterable[Record], sessions: frozenset[SessionId]) -> tuple[float, float] | None:
+    """From the run's first arrival until the first later one of another session; None when another session ran meanwhile."""
+    times: defaultdict[SessionId, list[float]] = defaultdict(list)
+    for record in records:
+        if isinstance(record, RequestArrived | TokensEmitted | RequestFinished):
+            times[record.session].append(record.t)
+    begin = min(min(times[session]) for session in sessions)
+    last = max(max(times[session]) for session in sessions)
+    others = [(min(own), max(own)) for session, own in times.items() if session not in sessions]
+    if any(other_begin <= last and begin <= other_last for other_begin, other_last in others):
+        return None
+    return begin, min((other_begin for other_begin, _ in others if other_begin > last), default=math.inf)
 
 
 def _offload_fraction(run: RunMetrics, base: RunMetrics) -> float | None:

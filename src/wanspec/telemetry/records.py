@@ -11,6 +11,8 @@ The drivers write them, real and simulated alike; `trace` stores them and reads 
    Their clocks must agree; on one machine the monotonic clock does.
 3. Reading checks every field; a trace that reads without an error is well-formed.
 
+Protocol events bear some of the same names, so import this module as a whole: `records.PassStarted(...)`.
+
 They are msgspec structs and not dataclasses, because a tagged union of structs is encoded, decoded and checked in one go.
 """
 
@@ -30,12 +32,12 @@ Count = Annotated[int, Meta(ge=0)]
 Seconds = Annotated[float, Meta(ge=0)]
 
 
-def kind_of(class_name: str) -> str:
+def _kind_of(class_name: str) -> str:
     """The `kind` of a record class: its name in snake case."""
     return re.sub(r"(?<!^)(?=[A-Z])", "_", class_name).lower()
 
 
-class Base(Struct, frozen=True, kw_only=True, tag=kind_of, tag_field="kind", forbid_unknown_fields=True):
+class _Record(Struct, frozen=True, kw_only=True, tag=_kind_of, tag_field="kind", forbid_unknown_fields=True):
     """What all records share."""
 
     t: float
@@ -43,13 +45,13 @@ class Base(Struct, frozen=True, kw_only=True, tag=kind_of, tag_field="kind", for
     site: Site
 
 
-class SessionBase(Base, frozen=True, kw_only=True):
+class _SessionRecord(_Record, frozen=True, kw_only=True):
     """What all records of one session share."""
 
     session: SessionId
 
 
-class RequestArrived(SessionBase, frozen=True, kw_only=True):
+class RequestArrived(_SessionRecord, frozen=True, kw_only=True):
     """A request begins."""
 
     prompt_tokens: Count
@@ -57,7 +59,7 @@ class RequestArrived(SessionBase, frozen=True, kw_only=True):
     """Name of the policy that decides for it."""
 
 
-class TokensEmitted(SessionBase, frozen=True, kw_only=True):
+class TokensEmitted(_SessionRecord, frozen=True, kw_only=True):
     """Committed tokens were handed to the user."""
 
     position: Position
@@ -65,14 +67,14 @@ class TokensEmitted(SessionBase, frozen=True, kw_only=True):
     tokens: tuple[int, ...]
 
 
-class RequestFinished(SessionBase, frozen=True, kw_only=True):
+class RequestFinished(_SessionRecord, frozen=True, kw_only=True):
     """A request ends."""
 
     reason: str
     """Why: end of text, length, cancelled and the like."""
 
 
-class PassStarted(Base, frozen=True, kw_only=True):
+class PassStarted(_Record, frozen=True, kw_only=True):
     """A batched forward pass was handed to a model; a batch over many sessions is one pass."""
 
     model: Model
@@ -81,7 +83,7 @@ class PassStarted(Base, frozen=True, kw_only=True):
     """Tokens that the pass computes, over all sessions."""
 
 
-class PassFinished(Base, frozen=True, kw_only=True):
+class PassFinished(_Record, frozen=True, kw_only=True):
     """That pass came back."""
 
     model: Model
@@ -91,7 +93,7 @@ class PassFinished(Base, frozen=True, kw_only=True):
     """From start to finish, pacing included."""
 
 
-class Verified(SessionBase, frozen=True, kw_only=True):
+class Verified(_SessionRecord, frozen=True, kw_only=True):
     """One round of one session."""
 
     drafted: Count
@@ -104,23 +106,23 @@ class Verified(SessionBase, frozen=True, kw_only=True):
     """Entropy of the target's distribution for the last committed token, before the noise."""
 
 
-class DraftsReceived(SessionBase, frozen=True, kw_only=True):
+class DraftsReceived(_SessionRecord, frozen=True, kw_only=True):
     """A worker's nodes reached the controller's tree."""
 
     worker: WorkerId
     nodes: Count
     """Nodes in the message."""
     joined: Count
-    """Those that entered the tree or met a node already there."""
+    """Those that entered the tree or met one already there."""
     stale: Count
     """Those built on a prefix that is no longer committed or open."""
 
 
-class MessageSent(Base, frozen=True, kw_only=True):
-    """A message left this site."""
+class _MessageRecord(_Record, frozen=True, kw_only=True):
+    """What both ends record of a message."""
 
-    worker: WorkerId
-    """The worker at the other end, or at this one."""
+    worker: WorkerId | None
+    """The worker at the other end; None: the other end is the controller."""
     message: str
     """Its kind, such as `Commit` or `Drafts`."""
     session: SessionId | None
@@ -129,18 +131,22 @@ class MessageSent(Base, frozen=True, kw_only=True):
     """Its encoded size, without framing and encryption."""
 
 
-class MessageReceived(MessageSent, frozen=True, kw_only=True):
+class MessageSent(_MessageRecord, frozen=True, kw_only=True):
+    """A message left this site."""
+
+
+class MessageReceived(_MessageRecord, frozen=True, kw_only=True):
     """A message reached this site."""
 
 
-class WorkerJoined(Base, frozen=True, kw_only=True):
+class WorkerJoined(_Record, frozen=True, kw_only=True):
     """A worker was let in."""
 
     worker: WorkerId
     name: str
 
 
-class WorkerLost(Base, frozen=True, kw_only=True):
+class WorkerLost(_Record, frozen=True, kw_only=True):
     """A worker went away or was dropped."""
 
     worker: WorkerId
@@ -148,14 +154,14 @@ class WorkerLost(Base, frozen=True, kw_only=True):
     reason: str
 
 
-class RttSample(Base, frozen=True, kw_only=True):
+class RttSample(_Record, frozen=True, kw_only=True):
     """The protocol measured a round trip."""
 
     worker: WorkerId
     rtt_s: Seconds
 
 
-class LinkBytes(Base, frozen=True, kw_only=True):
+class LinkBytes(_Record, frozen=True, kw_only=True):
     """What a relay carried since its last such record: true bytes on the wire, framing and encryption included."""
 
     to_worker_bytes: Count

@@ -44,7 +44,7 @@ class TraceWriter:
 
     def __init__(self, path: str | PathLike[str]) -> None:
         try:
-            self._file = Path(path).open("wb")
+            self._file = Path(path).open("wb")  # noqa: SIM115 - open until close()
         except OSError as error:
             raise ConfigError(f"cannot write a trace to {path}: {error.strerror}; name a file in a folder that exists") from error
         self._encoder = msgspec.json.Encoder()

@@ -51,7 +51,7 @@ FiniteFloat = Annotated[float, Meta(ge=-sys.float_info.max, le=sys.float_info.ma
 
 
 class HelloFrame(Struct, array_like=True, tag=1, frozen=True):
-    """messages.Hello"""
+    """messages.Hello, field by field."""
 
     version: Version
     worker_name: Name
@@ -63,7 +63,7 @@ class HelloFrame(Struct, array_like=True, tag=1, frozen=True):
 
 
 class DraftsFrame(Struct, array_like=True, tag=2, frozen=True, forbid_unknown_fields=True):
-    """messages.Drafts, packed: a frame of one node is 15 to 24 bytes, each further node 4 to 8."""
+    """messages.Drafts, packed into as few bytes as plain MessagePack allows."""
 
     session_id: SessionNumber
     base_position: TokenPosition
@@ -78,14 +78,14 @@ class DraftsFrame(Struct, array_like=True, tag=2, frozen=True, forbid_unknown_fi
 
 
 class WelcomeFrame(Struct, array_like=True, tag=3, frozen=True):
-    """messages.Welcome"""
+    """messages.Welcome, field by field."""
 
     version: Version
     controller_name: Name
 
 
 class SamplingFields(Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
-    """types.SamplingParams"""
+    """types.SamplingParams, field by field."""
 
     temperature: Annotated[float, Meta(ge=0.0, le=sys.float_info.max)]
     top_k: Annotated[int, Meta(ge=0, le=MAX_VOCABULARY)]
@@ -95,7 +95,7 @@ class SamplingFields(Struct, array_like=True, frozen=True, forbid_unknown_fields
 
 
 class DraftingFields(Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
-    """types.DraftingConfig"""
+    """types.DraftingConfig, field by field."""
 
     branch: Annotated[int, Meta(ge=1, le=MAX_BRANCH)]
     leaves: Annotated[int, Meta(ge=1, le=MAX_LEAVES)]
@@ -104,7 +104,7 @@ class DraftingFields(Struct, array_like=True, frozen=True, forbid_unknown_fields
 
 
 class OpenSessionFrame(Struct, array_like=True, tag=4, frozen=True, forbid_unknown_fields=True):
-    """messages.OpenSession"""
+    """messages.OpenSession, field by field."""
 
     session_id: SessionNumber
     tokens: Annotated[tuple[Token, ...], Meta(min_length=1, max_length=MAX_SEQUENCE_TOKENS)]
@@ -113,7 +113,7 @@ class OpenSessionFrame(Struct, array_like=True, tag=4, frozen=True, forbid_unkno
 
 
 class CommitFrame(Struct, array_like=True, tag=5, frozen=True, forbid_unknown_fields=True):
-    """messages.Commit"""
+    """messages.Commit, field by field."""
 
     session_id: SessionNumber
     position: TokenPosition
@@ -121,13 +121,13 @@ class CommitFrame(Struct, array_like=True, tag=5, frozen=True, forbid_unknown_fi
 
 
 class CloseSessionFrame(Struct, array_like=True, tag=6, frozen=True, forbid_unknown_fields=True):
-    """messages.CloseSession"""
+    """messages.CloseSession, field by field."""
 
     session_id: SessionNumber
 
 
 class DrainFrame(Struct, array_like=True, tag=7, frozen=True, forbid_unknown_fields=True):
-    """messages.Drain"""
+    """messages.Drain, field by field."""
 
     reason: Reason
 

@@ -1,0 +1,149 @@
+"""What our own code costs per round and per draft step: machines, sampling, codec, and nothing of the models.
+
+One session of the `paper` policy runs between a real controller and a real worker machine on a virtual clock, with a scripted pair that
+agrees in three of four contexts. Calls are timed in CPU seconds of the thread, so that a busy machine does not count.
+"""
+
+from __future__ import annotations
+
+import heapq
+import json
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from wanspec.backends.scripted import ScriptedBackend
+from wanspec.policy.registry import PolicyConfig
+from wanspec.protocol.controller import Controller
+from wanspec.protocol.effects import FinishRequest, SendMessage, StartDraft, StartVerify
+from wanspec.protocol.events import (
+    DraftFinished,
+    DraftsReceived,
+    MessageReceived,
+    RequestArrived,
+    VerifyFinished,
+    WorkerJoined,
+)
+from wanspec.protocol.worker import Worker
+from wanspec.speculation.sampling import draft_choices, target_choices
+from wanspec.speculation.types import SamplingParams, SessionId, WorkerId
+from wanspec.transport.codec import decode_controller_frame, decode_worker_frame, encode_frame
+
+GREEDY = SamplingParams()
+VOCABULARY = 2048
+TOKENS = 3000
+ONE_WAY_S, TARGET_STEP_S, DRAFT_STEP_S = 0.035, 0.0234, 0.0075
+
+frame_bytes: list[int] = []
+timings_s: defaultdict[str, list[float]] = defaultdict(list)
+
+
+def timed(name: str, function: Callable[..., Any], *arguments: Any, **keywords: Any) -> Any:  # noqa: ANN401
+    """Call, and note how long it took."""
+    started = time.thread_time()
+    answer = function(*arguments, **keywords)
+    timings_s[name].append(time.thread_time() - started)
+    return answer
+
+
+class Loop:
+    """The smallest driver: events by time, effects at once."""
+
+    def __init__(self) -> None:
+        self.target = ScriptedBackend(vocabulary_size=VOCABULARY, context_length=8192)
+        self.local_draft = ScriptedBackend(vocabulary_size=VOCABULARY, context_length=8192, disagreement=0.25)
+        self.remote_draft = ScriptedBackend(vocabulary_size=VOCABULARY, context_length=8192, disagreement=0.25)
+        self.controller = Controller(vocabulary_size=VOCABULARY, end_token=None)
+        self.worker = Worker(vocabulary_size=VOCABULARY, context_length=8192, max_sessions=1)
+        self.queue: list[tuple[float, int, Callable[[], None]]] = []
+        self.now, self.count, self.finished = 0.0, 0, False
+
+    def at(self, delay_s: float, action: Callable[[], None]) -> None:
+        self.count += 1
+        heapq.heappush(self.queue, (self.now + delay_s, self.count, action))
+
+    def run(self) -> None:
+        self.at_controller(WorkerJoined(worker_id=WorkerId(1), name="bench", max_sessions=1))
+        self.at_controller(
+            RequestArrived(
+                session_id=SessionId(1),
+                prompt_tokens=(1, 2, 3),
+                sampling=GREEDY,
+                max_tokens=TOKENS,
+                policy=PolicyConfig(name="paper", num_draft_tokens=4),
+            )
+        )
+        while not self.finished:
+            self.now, _, action = heapq.heappop(self.queue)
+            action()
+
+    def at_controller(self, event: Any) -> None:  # noqa: ANN401
+        name = f"controller handles {type(event).__name__}"
+        for effect in timed(name, self.controller.handle, event, now=self.now):
+            match effect:
+                case StartVerify(items=items):
+                    logits = self.target.score(items)
+                    choices = tuple(timed("target sampling", target_choices, rows, GREEDY, None) for rows in logits)
+                    self.at(TARGET_STEP_S, partial(self.at_controller, VerifyFinished(choices=choices, duration_s=TARGET_STEP_S)))
+                case StartDraft(items=items):
+                    ranked = self.rank(self.local_draft, items)
+                    self.at(DRAFT_STEP_S, partial(self.at_controller, DraftFinished(choices=ranked, duration_s=DRAFT_STEP_S)))
+                case SendMessage(message=message):
+                    frame = timed("controller encodes a frame", encode_frame, [message])
+                    (copy,) = decode_controller_frame(frame)
+                    self.at(ONE_WAY_S, partial(self.at_worker, MessageReceived(message=copy)))
+                case FinishRequest():
+                    self.finished = True
+                case _:
+                    pass
+
+    def at_worker(self, event: Any) -> None:  # noqa: ANN401
+        for effect in timed(f"worker handles {type(event).__name__}", self.worker.handle, event, now=self.now):
+            match effect:
+                case StartDraft(items=items):
+                    ranked = self.rank(self.remote_draft, items)
+                    self.at(DRAFT_STEP_S, partial(self.at_worker, DraftFinished(choices=ranked, duration_s=DRAFT_STEP_S)))
+                case SendMessage(message=message):
+                    frame = timed("worker encodes a frame", encode_frame, [message])
+                    frame_bytes.append(len(frame))
+                    self.at(ONE_WAY_S, partial(self.arrive, frame))
+                case _:
+                    pass
+
+    def arrive(self, frame: bytes) -> None:
+        (drafts,) = timed("controller decodes a frame", decode_worker_frame, frame)
+        self.at_controller(DraftsReceived(worker_id=WorkerId(1), drafts=drafts))
+
+    @staticmethod
+    def rank(backend: ScriptedBackend, items: Any) -> Any:  # noqa: ANN401
+        return tuple(timed("draft ranking", draft_choices, rows, GREEDY, None, count=8) for rows in backend.score(items))
+
+
+def main() -> None:
+    """Run, and print a table; with a path as argument, write it there as JSON too."""
+    Loop().run()
+    rounds = len(timings_s["controller handles VerifyFinished"])
+    steps = len(timings_s["worker handles DraftFinished"])
+    table = {
+        name: {"calls": len(values), "us_p50": float(np.median(values)) * 1e6, "us_p95": float(np.quantile(values, 0.95)) * 1e6}
+        for name, values in sorted(timings_s.items())
+    }
+    for name, row in table.items():
+        print(f"{name:45} {row['calls']:7d} calls  p50 {row['us_p50']:7.0f} us  p95 {row['us_p95']:7.0f} us")
+    ours = ("controller", "target")
+    per_round = sum(sum(values) for name, values in timings_s.items() if name.startswith(ours)) / rounds
+    per_step = sum(sum(values) for name, values in timings_s.items() if name.startswith(("worker", "draft"))) / steps
+    print(f"\ncontroller: {per_round * 1e3:.2f} ms a round over {rounds} rounds; worker: {per_step * 1e3:.2f} ms a step over {steps} steps")
+    print(f"a worker's frame: {np.mean(frame_bytes):.0f} bytes on average")
+    if len(sys.argv) > 1:
+        with open(sys.argv[1], "w", encoding="utf-8") as file:  # noqa: PTH123
+            json.dump(table, file, indent=2)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,5 @@
+"""`python -m wanspec` is `wanspec`."""
+
+from wanspec.cli import main
+
+main()

@@ -1,0 +1,67 @@
+"""The pair that comes with the package: a small target and a smaller draft, trained on Python's standard library."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from typing import TYPE_CHECKING, Literal, get_args
+
+from wanspec.backends.interface import ModelInfo
+from wanspec.backends.tokenizer import ByteLevelTokenizer
+from wanspec.errors import BackendError, ConfigError
+
+if TYPE_CHECKING:
+    from wanspec.backends.onnx_backend import OnnxBackend
+
+BundledModel = Literal["target", "draft"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeldOutPrompt:
+    """The beginning of a function or class that neither model has seen in training."""
+
+    file: str
+    """Path below the standard library's folder."""
+    text: str
+
+
+def load_bundled(model: BundledModel, *, threads: int = 1) -> OnnxBackend:
+    """One of the bundled models, with caches of its own. Raises ConfigError for another name, BackendError if the package is damaged."""
+    from wanspec.backends.onnx_backend import OnnxBackend
+
+    if model not in get_args(BundledModel):
+        raise ConfigError(f"there is no bundled model {model!r}; use one of {', '.join(get_args(BundledModel))}")
+    return OnnxBackend(read(f"{model}.onnx"), bundled_info(model), threads=threads)
+
+
+def bundled_info(model: BundledModel) -> ModelInfo:
+    """Names and limits of a bundled model, without loading it."""
+    pair = json.loads(read("pair.json"))
+    return ModelInfo(
+        name=pair["models"][model]["name"],
+        vocabulary_size=pair["vocabulary_size"],
+        tokenizer_fingerprint=pair["tokenizer_fingerprint"],
+        context_length=pair["context_length"],
+        end_token=pair["end_token"],
+    )
+
+
+@cache
+def load_bundled_tokenizer() -> ByteLevelTokenizer:
+    """The tokenizer that both bundled models share; loaded once."""
+    return ByteLevelTokenizer(read("tokenizer.json").decode())
+
+
+def held_out_prompts() -> list[HeldOutPrompt]:
+    """Prompts for demonstrations and benchmarks, some 48 to 96 tokens each."""
+    return [HeldOutPrompt(file=entry["file"], text=entry["text"]) for entry in json.loads(read("held_out_prompts.json"))]
+
+
+def read(name: str) -> bytes:
+    """A file of the bundled pair."""
+    try:
+        return (files("wanspec.backends") / "bundled" / name).read_bytes()
+    except OSError as error:
+        raise BackendError(f"the bundled file {name} cannot be read ({error}); reinstall wanspec, or run models/export.py") from error

@@ -1,0 +1,124 @@
+"""Models without weights, for tests: logits are an integer hash of the last few tokens, so that every batch gives exactly the same ones.
+
+The caches are real (the same `SlotCache` as the bundled models'), and a row's tokens are read back through the mask that a real model would
+attend with: a wrong parent, commit or prefix shows as wrong tokens, as it would with a real model. A draft model shares its target's
+function in most contexts and has one of its own in the rest.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wanspec.backends.interface import ModelInfo
+from wanspec.backends.slot_cache import Extension, SessionCaches, SlotCache
+from wanspec.errors import ConfigError
+from wanspec.speculation.types import ScoreItem, SessionId
+
+CONTEXT_TOKENS = 4
+"""Tokens that the logits depend on: few, so that a test can compute them by hand; enough that greedy text does not soon repeat."""
+MAX_LOGIT = 20.0
+"""Spread of the logits of the sharpest context, in nats; the flattest has an eighth. Entropies at 64 tokens: 0.5 to 4 nats."""
+MAX_VOCABULARY = 1 << 16
+"""Every row hashes the whole vocabulary: beyond this a test would rather use a real model."""
+_FIRST_MULTIPLIER, _SECOND_MULTIPLIER = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
+_INCREMENT = np.uint64(0x9E3779B97F4A7C15)
+
+
+class ScriptedBackend:
+    """A deterministic model over a small vocabulary. Target and draft of a pair have equal `vocabulary_size` and `seed`."""
+
+    def __init__(
+        self,
+        *,
+        vocabulary_size: int = 64,
+        seed: int = 0,
+        disagreement: float = 0.0,
+        context_length: int = 4096,
+        end_token: int | None = None,
+    ) -> None:
+        """`disagreement` is the share of contexts where this model has a function of its own: 0 for the target, 1 for a useless draft."""
+        if not 1 < vocabulary_size <= MAX_VOCABULARY:
+            raise ConfigError(f"vocabulary_size is {vocabulary_size}; a scripted model has 2 to {MAX_VOCABULARY} tokens")
+        if not 0.0 <= disagreement <= 1.0:
+            raise ConfigError(f"disagreement is {disagreement}; it is a share, 0 to 1")
+        self._info = ModelInfo(
+            name=f"scripted-{seed}-{disagreement:g}",
+            vocabulary_size=vocabulary_size,
+            tokenizer_fingerprint=hashlib.sha256(f"scripted {vocabulary_size}".encode()).hexdigest(),
+            context_length=context_length,
+            end_token=end_token,
+        )
+        self._seed = seed
+        self._disagreement = disagreement
+        self._caches = SessionCaches([((), np.int64)], vocabulary_size=vocabulary_size, context_length=context_length)
+        self.passes = 0
+        """Batches scored."""
+
+    @property
+    def info(self) -> ModelInfo:
+        return self._info
+
+    @property
+    def open_sessions(self) -> int:
+        """Sessions that hold a cache: what a leak test looks at."""
+        return len(self._caches)
+
+    def score(self, items: Sequence[ScoreItem]) -> list[NDArray[np.float32]]:
+        """See `Backend.score`."""
+        plans = self._caches.plan(items)
+        logits = []
+        for cache, extension in plans:
+            cache.write(0, [extension.tokens])
+            first = max(len(extension.item.append) - 1, 0)
+            contexts = [context(cache, extension, row) for row in range(first, len(extension.tokens))]
+            logits.append(self.logits(np.array(contexts, np.int64).reshape(-1, CONTEXT_TOKENS)))
+        self._caches.apply(plans)
+        self.passes += 1
+        return logits
+
+    def close_session(self, session_id: SessionId) -> None:
+        """See `Backend.close_session`."""
+        self._caches.close(session_id)
+
+    def logits(self, contexts: NDArray[np.int64]) -> NDArray[np.float32]:
+        """The model itself: logits [rows, vocabulary] after `contexts` [rows, CONTEXT_TOKENS], -1 where the sequence has not begun."""
+        shared = hashed(contexts, self._seed)
+        own = unit(mixed(shared + np.uint64(1))) < self._disagreement
+        keys = np.where(own, mixed(shared + np.uint64(2)), shared)
+        sharpness = (1.0 + np.floor(8.0 * unit(mixed(keys + np.uint64(3))))) / 8.0
+        draws = unit(mixed(keys[:, None] + _INCREMENT * np.arange(4, 4 + self._info.vocabulary_size, dtype=np.uint64)))
+        cubes = draws * draws * draws  # products only: they round alike on every machine
+        scores: NDArray[np.float64] = MAX_LOGIT * sharpness[:, None] * cubes * cubes
+        return scores.astype(np.float32)
+
+
+def context(cache: SlotCache, extension: Extension, row: int) -> NDArray[np.int64]:
+    """The last CONTEXT_TOKENS tokens that a row sees, itself included, padded with -1 in front."""
+    tokens = cache.past(pending=len(extension.tokens))[0]
+    seen = cache.trunk_length + np.flatnonzero(extension.visible[row])[-CONTEXT_TOKENS:]
+    trunk = tokens[max(0, cache.trunk_length - CONTEXT_TOKENS) : cache.trunk_length]
+    return np.concatenate((np.full(CONTEXT_TOKENS, -1), trunk, tokens[seen]))[-CONTEXT_TOKENS:]
+
+
+def hashed(contexts: NDArray[np.int64], seed: int) -> NDArray[np.uint64]:
+    """One 64-bit hash per row."""
+    state = np.full(len(contexts), seed % 2**64, np.uint64)
+    for column in contexts.T:
+        state = mixed(state + _INCREMENT + column.astype(np.uint64))
+    return state
+
+
+def mixed(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """SplitMix64's finaliser (Steele, Lea, Flood 2014)."""
+    values = (values ^ (values >> np.uint64(30))) * _FIRST_MULTIPLIER
+    values = (values ^ (values >> np.uint64(27))) * _SECOND_MULTIPLIER
+    return values ^ (values >> np.uint64(31))
+
+
+def unit(values: NDArray[np.uint64]) -> NDArray[np.float64]:
+    """Uniform in [0, 1), from the upper 53 bits."""
+    return (values >> np.uint64(11)).astype(np.float64) * 2.0**-53

@@ -1,0 +1,250 @@
+"""The slots of one session: which token sits where in the cache, what each one may attend to, and how the tree moves on.
+
+A cache is a set of buffers whose first axis counts slots. Slots hold, without gaps, the trunk, then the nodes (parents before children),
+then the rows of a pass under way; a model can therefore read a session's past as a view of the leading slots. A pass goes in three steps:
+
+1. `plan` checks an item against the cache and says what to compute: tokens, positions, and which slots every new row sees. Nothing changes.
+2. `write` puts the pass's new rows behind the used slots, in one piece or in several. To everyone else the cache is still the old one.
+3. `apply` makes the plan true: the committed path and the appended tokens join the trunk, what is left of the tree closes up behind it.
+
+So whatever fails before `apply` leaves the cache as it was. The nodes that a commit drops stay in the buffers during its pass, unseen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from wanspec.errors import BackendError
+from wanspec.speculation.types import NodeId, ScoreItem, SessionId
+
+MAX_NODES = 2048
+"""Nodes that a session may hold: 32 leaves x 64 levels, the largest tree that DraftingConfig allows; the masks grow with its square."""
+FIRST_CAPACITY = 128
+"""Slots that a new cache has room for; doubled when they run out."""
+ROOT = -1
+"""The parent of the nodes that hang off the end of the trunk."""
+Layout = tuple[tuple[int, ...], DTypeLike]
+"""Shape and type of one slot of one buffer."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Extension:
+    """What one item asks of one cache: its `append` tokens first, then its nodes, in the item's order."""
+
+    item: ScoreItem
+    tokens: NDArray[np.int64]
+    """[q]"""
+    positions: NDArray[np.int64]
+    """[q], absolute."""
+    visible: NDArray[np.bool_]
+    """[q, cached nodes + q]: which cached nodes and which new rows each new row sees, itself included. All see the whole trunk."""
+    path: list[int]
+    """Indices of the committed nodes among the cached nodes."""
+    kept: list[int]
+    """Indices of the cached nodes that stay nodes."""
+    parents: list[int]
+    """For each new node, its parent's column in `visible`, or ROOT."""
+
+
+class SlotCache:
+    """The trunk and the nodes of one session, in buffers given by the layout of one slot: (shape, dtype) for each buffer."""
+
+    def __init__(self, layouts: Sequence[Layout]) -> None:
+        self.buffers: list[NDArray[Any]] = [np.empty((FIRST_CAPACITY, *shape), dtype) for shape, dtype in layouts]
+        self.trunk_length = 0
+        self._index: dict[NodeId, int] = {}  # in the order of the slots, as are the three lists
+        self._parents: list[int] = []
+        self._positions: list[int] = []
+        self._lineage: list[int] = []  # bit sets of node indices: the node and its ancestors
+
+    @property
+    def node_count(self) -> int:
+        return len(self._parents)
+
+    @property
+    def used(self) -> int:
+        """The number of slots in use, trunk and nodes."""
+        return self.trunk_length + len(self._parents)
+
+    def past(self, pending: int = 0) -> list[NDArray[Any]]:
+        """Views of the used slots, and of `pending` rows already written behind them."""
+        return [buffer[: self.used + pending] for buffer in self.buffers]
+
+    def plan(self, item: ScoreItem) -> Extension:
+        """Check `item` and lay out its pass. Raises BackendError for unknown, repeated or disconnected nodes, and for too many."""
+        cached, appended = self.node_count, len(item.append)
+        path = self._committed_path(item)
+        kept = [] if appended else self._survivors(path)
+        if len(kept) + len(item.nodes) > MAX_NODES:
+            raise BackendError(f"session {item.session_id} would hold {len(kept) + len(item.nodes)} draft nodes, more than {MAX_NODES}")
+        base = self.trunk_length + len(path)
+        positions = list(range(base, base + appended))
+        trunk_bits = sum(1 << index for index in path) | ((1 << appended) - 1) << cached
+        parents, lineage = self._place_nodes(item, kept=kept, positions=positions, trunk_bits=trunk_bits)
+        visible = np.zeros((item.tokens, cached + item.tokens), np.bool_)
+        visible[:appended, path] = True
+        visible[:appended, cached : cached + appended] = np.tri(appended, dtype=np.bool_)
+        visible[appended:] = unpacked(lineage, visible.shape[1])
+        return Extension(
+            item=item,
+            tokens=np.array([*item.append, *(node.token for node in item.nodes)], np.int64),
+            positions=np.array(positions, np.int64),
+            visible=visible,
+            path=path,
+            kept=kept,
+            parents=parents,
+        )
+
+    def _committed_path(self, item: ScoreItem) -> list[int]:
+        """Indices of the nodes in `item.commit`, each checked to hang off the one before."""
+        path: list[int] = []
+        for node_id in item.commit:
+            index = self._index.get(node_id)
+            if index is None:
+                raise BackendError(f"session {item.session_id} has no node {node_id} to commit")
+            if self._parents[index] != (path[-1] if path else ROOT):
+                raise BackendError(f"session {item.session_id}: node {node_id} does not follow what is committed before it")
+            path.append(index)
+        return path
+
+    def _survivors(self, path: list[int]) -> list[int]:
+        """Indices of the nodes below the end of the trunk once `path` has joined it."""
+        if not path:
+            return list(range(self.node_count))
+        last = 1 << path[-1]
+        return [index for index, lineage in enumerate(self._lineage) if lineage & last and index != path[-1]]
+
+    def _place_nodes(self, item: ScoreItem, *, kept: list[int], positions: list[int], trunk_bits: int) -> tuple[list[int], list[int]]:
+        """Columns of the parents of the item's nodes, and bit sets of the columns that they see; adds their positions to `positions`."""
+        session_id, cached, alive = item.session_id, self.node_count, set(kept)
+        trunk_end = self.trunk_length + len(item.commit) + len(item.append)
+        first = cached + len(item.append)
+        fresh: dict[NodeId, int] = {}
+        parents: list[int] = []
+        lineage: list[int] = []
+        for column, node in enumerate(item.nodes, start=first):
+            node_id, parent_id = node.node_id, node.parent_id
+            if node_id in fresh or self._index.get(node_id) in alive:
+                raise BackendError(f"session {session_id} has node {node_id} already")
+            if parent_id is None:
+                parent, seen, position = ROOT, trunk_bits, trunk_end
+            elif (found := fresh.get(parent_id)) is not None:
+                parent, seen, position = found, lineage[found - first], positions[found - cached] + 1
+            elif (found := self._index.get(parent_id)) in alive and found is not None:
+                parent, seen, position = found, self._lineage[found], self._positions[found] + 1
+            else:
+                raise BackendError(f"session {session_id} has no node {parent_id}, the parent of node {node_id}")
+            fresh[node_id] = column
+            parents.append(parent)
+            lineage.append(seen | 1 << column)
+            positions.append(position)
+        return parents, lineage
+
+    def write(self, offset: int, rows: Sequence[NDArray[Any]]) -> None:
+        """Put `rows`, one array [count, ...] per buffer, into the slots from `offset` behind the used ones."""
+        start = self.used + offset
+        stop = start + len(rows[0])
+        if stop > len(self.buffers[0]):
+            self._grow(stop)
+        for buffer, new in zip(self.buffers, rows, strict=True):
+            buffer[start:stop] = new
+
+    def _grow(self, slots: int) -> None:
+        capacity = len(self.buffers[0])
+        while capacity < slots:
+            capacity *= 2
+        for index, buffer in enumerate(self.buffers):
+            self.buffers[index] = np.empty((capacity, *buffer.shape[1:]), buffer.dtype)
+            self.buffers[index][: len(buffer)] = buffer
+
+    def apply(self, extension: Extension) -> None:
+        """Carry out a plan whose rows have all been written."""
+        item, cached, appended = extension.item, self.node_count, len(extension.item.append)
+        if item.commit or appended:
+            self._drop(extension)
+        column_of = {column: index for index, column in enumerate(extension.kept)}  # where the columns of the plan end up
+        column_of |= {cached + appended + offset: len(extension.kept) + offset for offset in range(len(item.nodes))}
+        positions = extension.positions[appended:].tolist()
+        for node, parent, position in zip(item.nodes, extension.parents, positions, strict=True):
+            self._append_node(node.node_id, column_of.get(parent, ROOT), position)
+
+    def _drop(self, extension: Extension) -> None:
+        """Move the committed path and the appended tokens to the trunk, and close the gaps among nodes, old and new."""
+        cached, appended = self.node_count, len(extension.item.append)
+        new = range(cached, cached + extension.item.tokens)
+        order = [*extension.path, *new[:appended], *extension.kept, *new[appended:]]
+        if order != list(range(len(order))):
+            for buffer in self.buffers:
+                slots = buffer[self.trunk_length :]
+                slots[: len(order)] = slots.take(order, axis=0)
+        self.trunk_length += len(extension.path) + appended
+
+        ids, parents, positions = list(self._index), self._parents, self._positions
+        self._index, self._parents, self._positions, self._lineage = {}, [], [], []
+        new_index = {index: place for place, index in enumerate(extension.kept)}
+        for index in extension.kept:
+            self._append_node(ids[index], new_index.get(parents[index], ROOT), positions[index])
+
+    def _append_node(self, node_id: NodeId, parent: int, position: int) -> None:
+        index = len(self._parents)
+        self._index[node_id] = index
+        self._parents.append(parent)
+        self._positions.append(position)
+        self._lineage.append((self._lineage[parent] if parent != ROOT else 0) | 1 << index)
+
+
+def unpacked(bit_sets: Sequence[int], width: int) -> NDArray[np.bool_]:
+    """The bit sets as rows of a matrix [sets, width], lowest bit first."""
+    size = (width + 7) // 8
+    packed = np.frombuffer(b"".join(bits.to_bytes(size, "little") for bits in bit_sets), np.uint8).reshape(len(bit_sets), size)
+    return np.unpackbits(packed, axis=1, count=width, bitorder="little").view(np.bool_)
+
+
+class SessionCaches:
+    """The caches of all sessions of one backend, and the limits that its model sets."""
+
+    def __init__(self, layouts: Sequence[Layout], *, vocabulary_size: int, context_length: int) -> None:
+        self._layouts = layouts
+        self._vocabulary_size = vocabulary_size
+        self._context_length = context_length
+        self._caches: dict[SessionId, SlotCache] = {}
+
+    def plan(self, items: Sequence[ScoreItem]) -> list[tuple[SlotCache, Extension]]:
+        """Check a whole batch and lay it out; nothing changes. Raises BackendError as `Backend.score` says."""
+        if len({item.session_id for item in items}) != len(items):
+            raise BackendError(f"a batch names a session twice: {[item.session_id for item in items]}")
+        return [self._plan_item(item) for item in items]
+
+    def _plan_item(self, item: ScoreItem) -> tuple[SlotCache, Extension]:
+        cache = self._caches.get(item.session_id)
+        if cache is None:
+            if not item.append:
+                raise BackendError(f"session {item.session_id} is not open; its first item must append the prompt")
+            cache = SlotCache(self._layouts)
+        for token in chain(item.append, (node.token for node in item.nodes)):
+            if not 0 <= token < self._vocabulary_size:
+                raise BackendError(f"session {item.session_id}: token {token} is outside the vocabulary of {self._vocabulary_size}")
+        extension = cache.plan(item)
+        length = int(extension.positions.max(initial=-1)) + 1
+        if length > self._context_length:
+            raise BackendError(f"session {item.session_id} would be {length} tokens long, the context is {self._context_length}")
+        return cache, extension
+
+    def apply(self, plans: Sequence[tuple[SlotCache, Extension]]) -> None:
+        """Carry out plans whose rows have all been written; opens the sessions that are new."""
+        for cache, extension in plans:
+            cache.apply(extension)
+            self._caches[extension.item.session_id] = cache
+
+    def close(self, session_id: SessionId) -> None:
+        """Free a session's cache, if there is one."""
+        self._caches.pop(session_id, None)
+
+    def __len__(self) -> int:
+        return len(self._caches)

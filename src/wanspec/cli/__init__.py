@@ -1,0 +1,8 @@
+"""The command line, and the composition root: reads flags, builds what they ask for, turns errors into messages and statuses."""
+
+from wanspec.cli.commands import app
+
+
+def main() -> None:
+    """The `wanspec` command."""
+    app()

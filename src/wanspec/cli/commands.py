@@ -1,0 +1,268 @@
+"""The commands. Each imports its room when it runs, so that `--help` is instant."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+from wanspec import __version__
+from wanspec.cli.options import (
+    AllowPlaintext,
+    Branch,
+    DraftTokens,
+    Leaves,
+    Phi,
+    Policy,
+    Preset,
+    Seed,
+    Staleness,
+    Temperature,
+    Theta,
+    TlsCa,
+    TlsCert,
+    TlsKey,
+    Token,
+    TopK,
+    TopP,
+    TraceFile,
+    check_writable,
+    controller_security,
+    demo_prompts,
+    load_model,
+    policy_config,
+    read_prompts,
+    trace_sink,
+    worker_security,
+)
+from wanspec.cli.running import exit_statuses, run, stderr
+from wanspec.errors import ConfigError, WanspecError
+from wanspec.policy.registry import PolicyConfig, policy_names
+from wanspec.speculation.types import SamplingParams
+
+if TYPE_CHECKING:
+    from wanspec.backends.interface import Backend
+    from wanspec.telemetry.trace import TraceSink
+    from wanspec.transport.security import ControllerSecurity, WorkerSecurity
+
+app = typer.Typer(
+    name="wanspec",
+    help="Speculative decoding split across the wide-area network: draft in a quiet region, verify in a busy one.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+
+@app.callback(invoke_without_command=True)
+def root(*, version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    """See the application's help."""
+    if version:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.command()
+def demo(
+    rtt: Annotated[float, typer.Option(help="Round trip of the emulated link, in ms.")] = 70.0,
+    preset: Preset = "l40s-8b",
+    prompt: Annotated[
+        list[str] | None, typer.Option(help="Continue this; repeatable. Default: prompts the models have never seen.")
+    ] = None,
+    prompt_file: Annotated[Path | None, typer.Option(help="Prompts in UTF-8, separated by lines of three dashes.")] = None,
+    policy: Annotated[list[str] | None, typer.Option(help=f"Repeatable; default: {', '.join(policy_names())}.")] = None,
+    max_tokens: Annotated[int, typer.Option(help="Tokens to generate per prompt.")] = 96,
+    temperature: Temperature = 0.0,
+    top_k: TopK = 0,
+    top_p: TopP = 1.0,
+    seed: Seed = 0,
+    draft_tokens: DraftTokens = 2,
+    branch: Branch = 2,
+    leaves: Leaves = 2,
+    theta: Theta = 0.5,
+    phi: Phi = 0.5,
+    staleness: Staleness = "printed",
+    json_path: Annotated[Path | None, typer.Option("--json", help="Write the table to this file, as JSON.")] = None,
+    trace_folder: Annotated[Path | None, typer.Option("--trace", help="Keep the traces of both processes in this folder.")] = None,
+) -> None:
+    """Controller and worker as two processes, an emulated WAN between them: watch them write, see what it costs.
+
+    Runs the same prompts under each policy, on the bundled models at a preset's step times, and compares the text, token for token, with
+    what the target writes alone.
+    """
+    from wanspec.testbed.demo import DemoConfig, run_demo
+    from wanspec.testbed.display import TerminalStage, show_result
+
+    with exit_statuses():
+        check_writable(json_path)
+        if trace_folder is not None and not trace_folder.is_dir():
+            raise ConfigError(f"{trace_folder} is no folder; name one that exists")
+        names = policy or list(policy_names())
+        config = DemoConfig(
+            rtt_ms=rtt,
+            preset=preset,
+            prompts=read_prompts(prompt or [], prompt_file) or demo_prompts(),
+            policies=tuple(policy_config(name, draft_tokens, branch, leaves, theta, phi, staleness) for name in names),
+            max_tokens=max_tokens,
+            sampling=SamplingParams(temperature=temperature, top_k=top_k, top_p=top_p, seed=seed),
+            trace_folder=trace_folder,
+        )
+        console = Console(highlight=False, soft_wrap=True)
+        result = run(run_demo(config, TerminalStage(console)))
+        show_result(console, result, config)
+        if json_path is not None:
+            from wanspec.telemetry.metrics import rows_to_json
+
+            json_path.write_text(rows_to_json(result.rows), "utf-8")
+        if not all(row.identical for row in result.rows):
+            raise WanspecError("the text of a policy differs from plain target decoding; this is a bug, please report it")
+
+
+@app.command()
+def generate(
+    prompt: Annotated[str, typer.Argument(help="The text to continue; - reads it from standard input.")],
+    max_tokens: Annotated[int, typer.Option(help="Tokens to generate.")] = 128,
+    temperature: Temperature = 0.0,
+    top_k: TopK = 0,
+    top_p: TopP = 1.0,
+    seed: Seed = 0,
+    target: Annotated[str, typer.Option(help="Target model.")] = "bundled:target",
+    draft: Annotated[str, typer.Option(help="Draft model, with the target's tokenizer.")] = "bundled:draft",
+    policy: Policy = "paper",
+    draft_tokens: DraftTokens = 2,
+    branch: Branch = 2,
+    leaves: Leaves = 2,
+    theta: Theta = 0.5,
+    phi: Phi = 0.5,
+    staleness: Staleness = "printed",
+    listen: Annotated[str, typer.Option(help="Take workers at this HOST:PORT; empty: draft locally only.")] = "",
+    workers: Annotated[int, typer.Option(help="Wait for this many workers before beginning.")] = 0,
+    token: Token = "",
+    tls_ca: TlsCa = None,
+    tls_cert: TlsCert = None,
+    tls_key: TlsKey = None,
+    allow_plaintext: AllowPlaintext = False,
+    preset: Preset = "",
+    trace: TraceFile = None,
+) -> None:
+    """Generate text with a target model here, and with whatever workers dial in.
+
+    Text goes to standard output, everything else to standard error.
+
+        wanspec generate "def parse(" --listen 127.0.0.1:8500 --workers 1      # in one terminal
+        wanspec worker --controller 127.0.0.1:8500                            # in another
+    """
+    with exit_statuses():
+        if workers and not listen:
+            raise ConfigError(f"--workers {workers} waits for workers, but without --listen none can come; add --listen HOST:PORT")
+        config = policy_config(policy, draft_tokens, branch, leaves, theta, phi, staleness)
+        sampling = SamplingParams(temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
+        security = controller_security(token, tls_ca, tls_cert, tls_key, allow_plaintext=allow_plaintext)
+        text = sys.stdin.read() if prompt == "-" else prompt
+        with trace_sink(trace) as sink:
+            run(
+                _generate(
+                    text, max_tokens, sampling, config, load_model(target, preset, "target"), load_model(draft, preset, "draft"),
+                    listen, workers, security, sink,
+                )
+            )  # fmt: skip
+
+
+async def _generate(
+    text: str, max_tokens: int, sampling: SamplingParams, policy: PolicyConfig, target: Backend, draft: Backend,
+    listen_at: str, workers: int, security: ControllerSecurity, sink: TraceSink | None,
+) -> None:  # fmt: skip
+    from wanspec.backends.bundled_pair import load_bundled_tokenizer
+    from wanspec.runtime.engine import ControllerEngine, expected_of
+    from wanspec.transport.grpc_wire import listen
+
+    tokenizer = load_bundled_tokenizer()
+    listener = await listen(listen_at, expected=expected_of(target.info), security=security) if listen_at else None
+    async with ControllerEngine(target=target, draft=draft, listener=listener, trace=sink) as engine:
+        if listener is not None and workers:
+            stderr.print(f"waiting for {workers} worker(s) at {listener.address}", style="dim")
+            await engine.wait_for_workers(workers)
+        generation = engine.submit(tokenizer.encode(text), max_tokens=max_tokens, sampling=sampling, policy=policy)
+        stream = tokenizer.stream()
+        sys.stdout.write(text)
+        async for tokens in generation:
+            sys.stdout.write(stream.push(tokens))
+            sys.stdout.flush()
+        sys.stdout.write(stream.finish() + "\n")
+        await engine.drain("the text is written")
+
+
+@app.command()
+def worker(
+    controller: Annotated[str, typer.Option(help="The controller's HOST:PORT; the worker dials out to it.")],
+    draft: Annotated[str, typer.Option(help="Draft model, with the tokenizer of the controller's target.")] = "bundled:draft",
+    name: Annotated[str, typer.Option(help="How the controller's operator knows this worker; default: the host's name.")] = "",
+    max_sessions: Annotated[int, typer.Option(min=1, max=1024, help="Requests to draft for at a time.")] = 16,
+    token: Token = "",
+    tls_ca: TlsCa = None,
+    tls_cert: TlsCert = None,
+    tls_key: TlsKey = None,
+    allow_plaintext: AllowPlaintext = False,
+    preset: Preset = "",
+    trace: TraceFile = None,
+    until_stdin_closes: Annotated[bool, typer.Option("--until-stdin-closes", hidden=True)] = False,
+) -> None:
+    """Draft for a controller, from anywhere: dials out, dials again when the connection is lost, ends when it is sent home.
+
+    Between machines it wants TLS: a certificate (--tls-cert, --tls-key, --tls-ca; `wanspec certs` makes a set for a trial), or a
+    bearer token in WANSPEC_TOKEN.
+    """
+    with exit_statuses(), trace_sink(trace) as sink:
+        security = worker_security(controller, token, tls_ca, tls_cert, tls_key, allow_plaintext=allow_plaintext)
+        backend = load_model(draft, preset, "draft")
+        run(_work(controller, backend, name or socket.gethostname(), max_sessions, security, sink, until_stdin_closes=until_stdin_closes))
+
+
+async def _work(
+    controller: str, draft: Backend, name: str, max_sessions: int, security: WorkerSecurity, sink: TraceSink | None,
+    *, until_stdin_closes: bool,
+) -> None:  # fmt: skip
+    from wanspec.runtime.worker_process import hello_for, run_worker
+    from wanspec.testbed.children import end_with_stdin
+    from wanspec.transport.grpc_wire import dial
+
+    hello = hello_for(draft.info, worker_name=name, max_sessions=max_sessions)
+    work = run_worker(
+        lambda: dial(controller, hello, security=security),
+        draft,
+        max_sessions=max_sessions,
+        say=lambda text: stderr.print(text, style="dim"),
+        trace=sink,
+    )
+    if not until_stdin_closes:
+        await work
+        return
+    tasks = {asyncio.ensure_future(work), asyncio.ensure_future(end_with_stdin())}
+    done, rest = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    for task in rest:
+        task.cancel()
+    await asyncio.gather(*rest, return_exceptions=True)
+    for task in done:
+        task.result()
+
+
+@app.command()
+def certs(
+    folder: Annotated[Path, typer.Argument(help="Where to write them; made if need be.")],
+    host: Annotated[list[str] | None, typer.Option(help="Name or address by which workers dial the controller; repeatable.")] = None,
+) -> None:
+    """Make an authority and certificates for a trial: one for the controller, one for workers.
+
+    Valid for a year. Give a worker's site ca.pem, worker.pem and worker-key.pem, and keep ca-key.pem to yourself.
+    """
+    from wanspec.transport.certificates import create_trial_certificates
+
+    with exit_statuses():
+        for path in create_trial_certificates(folder, host or []).all():
+            typer.echo(path)

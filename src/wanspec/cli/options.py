@@ -1,0 +1,145 @@
+"""The flags that several commands share, and what is made of them."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from wanspec.errors import ConfigError
+from wanspec.policy.registry import PolicyConfig, policy_names
+
+if TYPE_CHECKING:
+    from wanspec.backends.interface import Backend
+    from wanspec.telemetry.trace import TraceSink
+    from wanspec.transport.security import ControllerSecurity, WorkerSecurity
+
+MAX_PROMPT_FILE_BYTES = 1 << 20
+"""A prompt file holds a few prompts; more is a mistake."""
+PROMPT_SEPARATOR = "\n---\n"
+"""Between the prompts of a prompt file."""
+DEMO_PROMPTS = 3
+
+Policy = Annotated[str, typer.Option(help=f"When to be redundant: {', '.join(policy_names())}.")]
+Temperature = Annotated[float, typer.Option(help="0 is greedy; above it, sampling that depends on the seed alone.")]
+TopK = Annotated[int, typer.Option(help="Sample from this many most probable tokens; 0: from all.")]
+TopP = Annotated[float, typer.Option(help="Sample from the smallest set of tokens that has this probability.")]
+Seed = Annotated[int, typer.Option(help="Same prompt, parameters and seed: same text, whatever the network does.")]
+DraftTokens = Annotated[int, typer.Option("--draft-tokens", "-k", help="Draft tokens verified per target pass.")]
+Branch = Annotated[int, typer.Option(help="paper: children that the worker offers where the draft is uncertain (b).")]
+Leaves = Annotated[int, typer.Option(help="paper: leaves that the worker expands per draft step (s).")]
+Theta = Annotated[float, typer.Option(help="paper: draft entropy in nats below which the worker does not branch.")]
+Phi = Annotated[float, typer.Option(help="paper: target entropy in nats above which a bonus token makes the worker stale.")]
+Staleness = Annotated[str, typer.Option(help="paper: which reading of the rule for local drafting, printed or prose.")]
+Preset = Annotated[str, typer.Option(help="Hold every pass to these step times, such as l40s-8b; empty: as fast as it goes.")]
+TraceFile = Annotated[Path | None, typer.Option("--trace", help="Write down everything that happens, as JSON lines.")]
+Token = Annotated[str, typer.Option(envvar="WANSPEC_TOKEN", help="Bearer token. Better in the environment, where ps does not show it.")]
+TlsCa = Annotated[Path | None, typer.Option(help="Authority that signs the peers' certificates, PEM.")]
+TlsCert = Annotated[Path | None, typer.Option(help="This side's certificate, PEM.")]
+TlsKey = Annotated[Path | None, typer.Option(help="The certificate's private key, PEM.")]
+AllowPlaintext = Annotated[bool, typer.Option("--allow-plaintext", help="Go without TLS beyond this machine: only on a trusted network.")]
+
+
+def policy_config(name: str, draft_tokens: int, branch: int, leaves: int, theta: float, phi: float, staleness: str) -> PolicyConfig:
+    """The policy that the flags describe."""
+    return PolicyConfig(
+        name=name,
+        num_draft_tokens=draft_tokens,
+        branch=branch,
+        leaves=leaves,
+        worker_entropy_threshold_nats=theta,
+        controller_entropy_threshold_nats=phi,
+        staleness=staleness,
+    )
+
+
+def load_model(spec: str, preset: str, model: Literal["target", "draft"]) -> Backend:
+    """The model that `spec` names, at a preset's pace if there is one. Raises ConfigError or BackendError."""
+    from wanspec.backends.paced import PacedBackend
+    from wanspec.backends.registry import load_backend
+
+    backend = load_backend(spec)
+    return PacedBackend.from_preset(backend, preset, model) if preset else backend
+
+
+def controller_security(token: str, ca: Path | None, cert: Path | None, key: Path | None, *, allow_plaintext: bool) -> ControllerSecurity:
+    """What the flags of a controller ask for. Raises ConfigError when they do not make a whole."""
+    from wanspec.transport.security import MutualTls, Plaintext, TokenTlsController
+
+    _check_certificate(cert, key)
+    if cert is None or key is None:
+        if ca is not None:
+            raise ConfigError(f"--tls-ca {ca} alone does not make TLS; add --tls-cert and --tls-key")
+        return Plaintext(token=token, allow_plaintext=allow_plaintext)
+    if token:
+        return TokenTlsController(certificate_file=cert, key_file=key, token=token)
+    if ca is None:
+        raise ConfigError("with --tls-cert and --tls-key, say how workers prove themselves: --tls-ca, or a token in WANSPEC_TOKEN")
+    return MutualTls(ca_file=ca, certificate_file=cert, key_file=key)
+
+
+def worker_security(
+    controller: str, token: str, ca: Path | None, cert: Path | None, key: Path | None, *, allow_plaintext: bool
+) -> WorkerSecurity:
+    """What the flags of a worker ask for. Raises ConfigError when they do not make a whole."""
+    from wanspec.transport.security import MutualTls, Plaintext, TokenTlsWorker, parse_address
+
+    _check_certificate(cert, key)
+    if cert is not None and key is not None:
+        if ca is None:
+            raise ConfigError("with --tls-cert and --tls-key, name the controller's authority: --tls-ca")
+        return MutualTls(ca_file=ca, certificate_file=cert, key_file=key)
+    if token and (ca is not None or not (parse_address(controller).is_loopback or allow_plaintext)):
+        return TokenTlsWorker(token=token, ca_file=ca)
+    if ca is not None:
+        raise ConfigError(f"--tls-ca {ca} needs a token in WANSPEC_TOKEN, or --tls-cert and --tls-key, to prove who this worker is")
+    return Plaintext(token=token, allow_plaintext=allow_plaintext)
+
+
+def _check_certificate(cert: Path | None, key: Path | None) -> None:
+    if (cert is None) != (key is None):
+        raise ConfigError("--tls-cert and --tls-key go together; one of them is missing")
+
+
+def read_prompts(prompts: list[str], prompt_file: Path | None) -> tuple[str, ...]:
+    """The prompts given by hand and in a file. Raises ConfigError on an empty prompt or a file that cannot be used."""
+    texts = list(prompts)
+    if prompt_file is not None:
+        try:
+            data = prompt_file.read_bytes()
+            text = data.decode("utf-8")
+        except OSError as error:
+            raise ConfigError(f"{prompt_file}: {error.strerror}; name a file of prompts") from error
+        except UnicodeDecodeError as error:
+            raise ConfigError(f"{prompt_file} is not UTF-8 (byte {error.start}); convert it, for instance with iconv") from error
+        if len(data) > MAX_PROMPT_FILE_BYTES:
+            raise ConfigError(f"{prompt_file} has {len(data)} bytes, more than {MAX_PROMPT_FILE_BYTES}; name a file of prompts")
+        texts += [part for part in text.strip("\n").split(PROMPT_SEPARATOR) if part] or [""]
+    if "" in texts:
+        raise ConfigError("a prompt is empty; give it at least one character")
+    return tuple(texts)
+
+
+def demo_prompts() -> tuple[str, ...]:
+    """Beginnings of functions that the bundled models have not seen in training."""
+    from wanspec.backends.bundled_pair import held_out_prompts
+
+    return tuple(prompt.text for prompt in held_out_prompts()[:DEMO_PROMPTS])
+
+
+def check_writable(path: Path | None) -> None:
+    """Raise ConfigError, before any work is done, when a result could not be written."""
+    if path is not None:
+        try:
+            path.open("a").close()
+        except OSError as error:
+            raise ConfigError(f"{path}: {error.strerror}; name a file in a folder that you can write") from error
+
+
+def trace_sink(path: Path | None) -> AbstractContextManager[TraceSink | None]:
+    """A context manager for the trace that was asked for, if one was."""
+    from wanspec.telemetry.trace import TraceWriter
+
+    return TraceWriter(path) if path is not None else nullcontext()

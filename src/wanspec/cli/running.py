@@ -1,0 +1,62 @@
+"""How a command runs and ends: statuses for errors and signals.
+
+0 done; 1 something failed while running; 2 bad input; 130 interrupted; 143 terminated.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Coroutine, Iterator
+from contextlib import contextmanager
+from typing import TypeVar
+
+import typer
+from rich.console import Console
+
+from wanspec.errors import ConfigError, WanspecError
+
+T = TypeVar("T")
+
+stderr = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
+
+
+@contextmanager
+def exit_statuses() -> Iterator[None]:
+    """Turn what a command raises into a message for a person and an exit status."""
+    try:
+        yield
+    except ConfigError as error:
+        stderr.print(f"error: {error}", style="red")
+        raise typer.Exit(2) from error
+    except WanspecError as error:
+        stderr.print(f"error: {error}", style="red")
+        raise typer.Exit(1) from error
+    except KeyboardInterrupt:
+        stderr.print("interrupted", style="dim")
+        raise typer.Exit(130) from None
+    except BrokenPipeError:
+        raise typer.Exit(1) from None
+
+
+def run(coroutine: Coroutine[object, None, T]) -> T:
+    """Run to the end; SIGTERM ends it as tidily as Ctrl-C does."""
+
+    async def with_sigterm() -> T:
+        task = asyncio.ensure_future(coroutine)
+        terminated = False
+
+        def terminate() -> None:
+            nonlocal terminated
+            terminated = True
+            task.cancel()
+
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, terminate)
+        try:
+            return await task
+        except asyncio.CancelledError:
+            if terminated:
+                raise typer.Exit(143) from None
+            raise
+
+    return asyncio.run(with_sigterm())

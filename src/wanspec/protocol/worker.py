@@ -1,0 +1,191 @@
+"""The worker machine: drafts ahead for many sessions, waiting for nobody.
+
+Theory of operation. Each session is a tree whose root is its head: the newest committed token the worker knows. Whenever the device is
+free, the best leaves of all sessions go into one batched draft step; what comes out is offered to the controller and grows the trees. A
+commit moves a head along its tokens: where the tree holds them, everything below is kept and drafting goes on as if nothing had
+happened; where it does not, the next step scores the missing tokens on its way.
+
+Every Drafts message acknowledges the newest commit; a session that has nothing to draft acknowledges with an empty one. What the
+controller sends is checked too, and an impossible message is a RemoteProtocolError: the driver then ends the connection.
+"""
+
+from __future__ import annotations
+
+from typing import assert_never
+
+from wanspec.errors import LocalProtocolError, RemoteProtocolError
+from wanspec.policy.drafting import leaves_to_expand, offered_children
+from wanspec.protocol.effects import Effect, ReleaseSession, SendMessage, StartDraft
+from wanspec.protocol.events import DraftFinished, MessageReceived, WorkerEvent
+from wanspec.protocol.messages import CloseSession, Commit, ControllerMessage, Drafts, Drain, OpenSession, Welcome
+from wanspec.speculation.model_view import ModelView
+from wanspec.speculation.tree import MAX_TREE_NODES, DraftTree, Node
+from wanspec.speculation.types import DraftChoices, NodeId, ScoreItem, SessionId
+
+MIN_LOG_PROB = -15.9375
+"""The smallest estimate that the wire can carry."""
+
+
+class _Session:
+    """One session's tree, and what the controller has yet to hear of it."""
+
+    def __init__(self, message: OpenSession, context_length: int, now: float) -> None:
+        self.session_id = message.session_id
+        self.config = message.drafting
+        self.tree = DraftTree(message.tokens, max_position=context_length - 1)
+        self.view = ModelView(message.session_id, message.sampling, message.tokens)
+        self.owes_acknowledgement = True
+        self._based_at = now
+
+    def commit(self, message: Commit, now: float) -> None:
+        """Move the head along the committed tokens that are news."""
+        known = self.tree.head.position + 1 - message.position
+        if known < 0:
+            msg = f"a commit at position {message.position} leaves a gap after {self.tree.head.position}"
+            raise RemoteProtocolError(msg)
+        news = message.tokens[known:]
+        if news:
+            self.view.committed(self.tree.commit(news))
+            self.tree.advance_root(self.tree.head.position)
+            self._based_at = now
+        self.owes_acknowledgement = True
+
+    def leaves(self) -> list[Node]:
+        """What to expand next."""
+        if len(self.tree.nodes) + self.config.leaves * self.config.branch > MAX_TREE_NODES or not self.tree.room:
+            return []
+        unexpanded = [node for node in (self.tree.head, *self.tree.drafts()) if not self.view.has_scored(node)]
+        return leaves_to_expand(self.tree, unexpanded, self.config)
+
+    def grow(self, rows: tuple[Node, ...], choices: tuple[DraftChoices, ...]) -> list[Node]:
+        """Hang the offered children under the nodes that were scored, where these are still wanted. Returns the new nodes."""
+        new: list[Node] = []
+        for parent, ranking in zip(rows, choices, strict=True):
+            if parent not in self.tree:
+                continue
+            for token, log_prob in offered_children(ranking, self.config):
+                if token not in parent.children:
+                    node = self.tree.add(parent, token, log_prob=max(log_prob, MIN_LOG_PROB))
+                    new += [node] if node else []
+        return new
+
+    def message(self, nodes: list[Node], now: float) -> SendMessage:
+        """Offer these nodes, and acknowledge."""
+        self.owes_acknowledgement = False
+        drafts = Drafts(
+            session_id=self.session_id,
+            base_position=self.tree.head.position,
+            held_s=now - self._based_at,
+            first_node_id=nodes[0].node_id if nodes else NodeId(1),
+            parent_ids=tuple(self._wire_id(node.parent) for node in nodes),
+            tokens=tuple(node.token for node in nodes),
+            log_probs=tuple(node.path_log_prob - (node.parent.path_log_prob if node.parent else 0.0) for node in nodes),
+        )
+        return SendMessage(worker_id=None, message=drafts)
+
+    def _wire_id(self, node: Node | None) -> int:
+        return 0 if node is None or node is self.tree.head else node.node_id
+
+
+class Worker:
+    """See the module's text."""
+
+    def __init__(self, *, vocabulary_size: int, context_length: int, max_sessions: int) -> None:
+        self._vocabulary_size = vocabulary_size
+        self._context_length = context_length
+        self._max_sessions = max_sessions
+        self._sessions: dict[SessionId, _Session] = {}
+        self._pass: list[tuple[_Session, tuple[Node, ...]]] | None = None
+        self.is_draining = False
+        """Whether the controller has said that it wants no more of us."""
+
+    @property
+    def num_sessions(self) -> int:
+        """Sessions open."""
+        return len(self._sessions)
+
+    def handle(self, event: WorkerEvent, *, now: float) -> list[Effect]:
+        """Take in what happened at `now` (seconds, any monotonic clock); what is to be done about it."""
+        effects = self._apply(event, now)
+        effects += self._start_pass()
+        effects += self._acknowledge(now)
+        return effects
+
+    def next_deadline(self) -> float | None:
+        """A worker never waits for the clock."""
+        return None
+
+    def _apply(self, event: WorkerEvent, now: float) -> list[Effect]:
+        match event:
+            case MessageReceived(message=message):
+                return self._message_received(message, now)
+            case DraftFinished(choices=choices):
+                return self._draft_finished(choices, now)
+            case _:
+                assert_never(event)
+
+    def _message_received(self, message: ControllerMessage, now: float) -> list[Effect]:
+        match message:
+            case OpenSession():
+                self._open(message, now)
+            case Commit():
+                self._check_tokens(message.tokens)
+                if message.session_id in self._sessions:
+                    self._sessions[message.session_id].commit(message, now)
+            case CloseSession(session_id=session_id):
+                if self._sessions.pop(session_id, None) is not None:
+                    return [ReleaseSession(session_id=session_id)]
+            case Drain():
+                self.is_draining = True
+            case Welcome():
+                msg = "a second welcome"
+                raise RemoteProtocolError(msg)
+            case _:
+                assert_never(message)
+        return []
+
+    def _open(self, message: OpenSession, now: float) -> None:
+        self._check_tokens(message.tokens)
+        if not message.tokens:
+            msg = f"session {message.session_id} has no tokens"
+            raise RemoteProtocolError(msg)
+        if message.session_id in self._sessions:
+            return  # said twice
+        if len(self._sessions) >= 2 * self._max_sessions:  # not once: a close may still be under way when the next open comes
+            msg = f"session {message.session_id} is far beyond the {self._max_sessions} sessions that this worker offered"
+            raise RemoteProtocolError(msg)
+        self._sessions[message.session_id] = _Session(message, self._context_length, now)
+
+    def _check_tokens(self, tokens: tuple[int, ...]) -> None:
+        if tokens and not 0 <= min(tokens) <= max(tokens) < self._vocabulary_size:
+            msg = f"a token is outside the vocabulary of {self._vocabulary_size}"
+            raise RemoteProtocolError(msg)
+
+    def _draft_finished(self, choices: tuple[tuple[DraftChoices, ...], ...], now: float) -> list[Effect]:
+        if self._pass is None:
+            msg = "no draft pass is in flight"
+            raise LocalProtocolError(msg)
+        finished, self._pass = self._pass, None
+        effects: list[Effect] = []
+        for (session, rows), ranked in zip(finished, choices, strict=True):
+            if self._sessions.get(session.session_id) is session:
+                nodes = session.grow(rows, ranked)
+                if nodes:
+                    effects.append(session.message(nodes, now))
+        return effects
+
+    def _start_pass(self) -> list[Effect]:
+        if self._pass is not None:
+            return []
+        wanted = [(session, session.leaves()) for session in self._sessions.values()]
+        planned = [(session, session.view.plan(session.tree, leaves)) for session, leaves in wanted if leaves]
+        if not planned:
+            return []
+        self._pass = [(session, plan.rows) for session, plan in planned]
+        items: tuple[ScoreItem, ...] = tuple(plan.item for _, plan in planned)
+        return [StartDraft(items=items)]
+
+    def _acknowledge(self, now: float) -> list[Effect]:
+        """Answer commits of sessions that no pass will answer for."""
+        in_pass = {session.session_id for session, _ in self._pass or ()}
+        return [s.message([], now) for s in self._sessions.values() if s.owes_acknowledgement and s.session_id not in in_pass]

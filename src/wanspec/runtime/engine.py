@@ -1,0 +1,311 @@
+"""The controller's driver: one event loop, one thread for passes, one connection per worker.
+
+The loop is the whole of it: take the next event, hand it to the machine, do what it asks. Passes run in a thread, one at a time, since the
+target and the local draft model share a device; everything else happens between two events.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import defaultdict
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import count
+from types import TracebackType
+from typing import Any, Self
+
+from wanspec.backends.interface import Backend, ModelInfo
+from wanspec.errors import BackendError, ConfigError, RemoteProtocolError, TransportError, WanspecError
+from wanspec.policy.registry import PolicyConfig, create_policy
+from wanspec.protocol.controller import Controller
+from wanspec.protocol.effects import (
+    DropWorker,
+    Effect,
+    EmitTokens,
+    FinishReason,
+    FinishRequest,
+    ReleaseSession,
+    SendMessage,
+    StartDraft,
+    StartVerify,
+)
+from wanspec.protocol.events import (
+    ControllerEvent,
+    DeadlineReached,
+    DraftFinished,
+    DraftsReceived,
+    PassFailed,
+    RequestArrived,
+    RequestCancelled,
+    VerifyFinished,
+    WorkerJoined,
+    WorkerLost,
+)
+from wanspec.protocol.messages import Drafts, Drain, Hello, Message
+from wanspec.runtime.model_runner import choose_targets, rank_drafts
+from wanspec.runtime.tracing import Tracer
+from wanspec.speculation.sampling import check_sampling
+from wanspec.speculation.types import SamplingParams, ScoreItem, SessionId, WorkerId
+from wanspec.telemetry.records import Model
+from wanspec.telemetry.trace import NoTrace, TraceSink
+from wanspec.transport.handshake import Expected
+from wanspec.transport.interface import Connection, Listener
+
+
+class Generation:
+    """A request in progress: iterate over it for the tokens, a few at a time, as they are committed."""
+
+    def __init__(self, session_id: SessionId) -> None:
+        self.session_id = session_id
+        self.finish_reason: FinishReason | None = None
+        """Set when the iteration has ended."""
+        self._queue: asyncio.Queue[tuple[int, ...] | FinishRequest | Exception] = asyncio.Queue()
+
+    def put(self, news: tuple[int, ...] | FinishRequest | Exception) -> None:
+        """The engine's end."""
+        self._queue.put_nowait(news)
+
+    async def __aiter__(self) -> AsyncIterator[tuple[int, ...]]:
+        """Committed tokens. Raises BackendError when the target could not go on."""
+        while self.finish_reason is None:
+            match await self._queue.get():
+                case FinishRequest(reason=reason, message=message):
+                    self.finish_reason = reason
+                    if reason is FinishReason.ERROR:
+                        raise BackendError(message)
+                case Exception() as error:
+                    self.finish_reason = FinishReason.ERROR
+                    raise error
+                case tokens:
+                    yield tokens
+
+
+class ControllerEngine:
+    """Serves requests with a target model, a local draft model and whichever workers dial in; an async context manager."""
+
+    def __init__(self, *, target: Backend, draft: Backend, listener: Listener | None = None, trace: TraceSink | None = None) -> None:
+        """Take over `listener`: it is closed with the engine."""
+        check_pair(target.info, draft.info)
+        self._target, self._draft, self._listener = target, draft, listener
+        self._machine = Controller(vocabulary_size=target.info.vocabulary_size, end_token=target.info.end_token)
+        self._tracer = Tracer(trace or NoTrace(), "controller")
+        self._events: asyncio.Queue[ControllerEvent] = asyncio.Queue()
+        self._passes = ThreadPoolExecutor(max_workers=1, thread_name_prefix="wanspec-pass")
+        self._generations: dict[SessionId, Generation] = {}
+        self._connections: dict[WorkerId, tuple[Hello, Connection]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._session_ids, self._worker_ids = count(1), count(1)
+        self._workers_changed = asyncio.Condition()
+        self._failure: Exception | None = None
+
+    async def __aenter__(self) -> Self:
+        self._loop = asyncio.get_running_loop()
+        self._spawn(self._run())
+        if self._listener is not None:
+            self._spawn(self._accept(self._listener))
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._listener is not None:
+            await self._listener.close()
+        await asyncio.to_thread(self._passes.shutdown)
+
+    @property
+    def worker_names(self) -> list[str]:
+        """The workers connected, oldest first."""
+        return [hello.worker_name for hello, _ in self._connections.values()]
+
+    async def wait_for_workers(self, number: int) -> None:
+        """Return when at least `number` workers are connected."""
+        async with self._workers_changed:
+            await self._workers_changed.wait_for(lambda: len(self._connections) >= number)
+
+    async def drain(self, reason: str) -> None:
+        """Send every worker home for good."""
+        for _, connection in list(self._connections.values()):
+            with contextlib.suppress(TransportError):
+                connection.send([Drain(reason=reason)])
+            await connection.close(reason)
+
+    def submit(self, prompt_tokens: Sequence[int], *, max_tokens: int, sampling: SamplingParams, policy: PolicyConfig) -> Generation:
+        """Start generating. Raises ConfigError, naming the value and the limit, on a request that cannot be served."""
+        if self._failure is not None:
+            raise self._failure
+        check_request(self._target.info, prompt_tokens, max_tokens=max_tokens)
+        check_sampling(sampling)
+        create_policy(policy)
+        session_id = SessionId(next(self._session_ids))
+        generation = self._generations[session_id] = Generation(session_id)
+        self._events.put_nowait(
+            RequestArrived(
+                session_id=session_id, prompt_tokens=tuple(prompt_tokens), sampling=sampling, max_tokens=max_tokens, policy=policy
+            )
+        )
+        return generation
+
+    def cancel(self, generation: Generation) -> None:
+        """Stop generating; the iteration ends. A generation that has ended is left alone."""
+        self._events.put_nowait(RequestCancelled(session_id=generation.session_id))
+
+    # The loop.
+
+    async def _run(self) -> None:
+        try:
+            while True:
+                event = await self._next_event()
+                now = self._loop.time()
+                if isinstance(event, RequestArrived):
+                    self._tracer.request_arrived(event, now=now)
+                self._do(self._machine.handle(event, now=now), now)
+        except Exception as error:  # noqa: BLE001  # a bug of ours: nobody may be left waiting for it
+            self._fail(error)
+
+    def _fail(self, error: Exception) -> None:
+        """End every request with this error, and refuse new ones with it."""
+        self._failure = error
+        for generation in self._generations.values():
+            generation.put(error)
+
+    async def _next_event(self) -> ControllerEvent:
+        try:
+            async with asyncio.timeout_at(self._machine.next_deadline()):
+                return await self._events.get()
+        except TimeoutError:
+            return DeadlineReached()
+
+    def _do(self, effects: Sequence[Effect], now: float) -> None:
+        frames: defaultdict[WorkerId, list[Message]] = defaultdict(list)
+        for effect in effects:
+            self._tracer.effect(effect, now=now)
+            match effect:
+                case StartVerify(items=items):
+                    self._spawn(self._run_pass("target", items))
+                case StartDraft(items=items):
+                    self._spawn(self._run_pass("draft", items))
+                case SendMessage(worker_id=worker_id, message=message) if worker_id is not None:
+                    frames[worker_id].append(message)
+                case EmitTokens(session_id=session_id, tokens=tokens):
+                    self._generations[session_id].put(tokens)
+                case FinishRequest(session_id=session_id):
+                    self._generations.pop(session_id).put(effect)
+                case ReleaseSession(session_id=session_id):
+                    self._passes.submit(self._release, session_id)
+                case DropWorker(worker_id=worker_id, reason=reason):
+                    self._spawn(self._drop(worker_id, reason))
+                case _:
+                    pass  # an observation: traced above
+        for worker_id, messages in frames.items():
+            self._send(worker_id, messages, now)
+
+    # Passes.
+
+    async def _run_pass(self, model: Model, items: tuple[ScoreItem, ...]) -> None:
+        started = self._loop.time()
+        self._tracer.pass_started(model, items, now=started)
+        run: Callable[[], Any] = (
+            (lambda: choose_targets(self._target, items)) if model == "target" else (lambda: rank_drafts(self._draft, items))
+        )
+        try:
+            choices = await self._loop.run_in_executor(self._passes, run)
+        except BackendError as error:
+            self._events.put_nowait(PassFailed(reason=str(error)))
+            return
+        except Exception as error:  # noqa: BLE001  # as above
+            self._fail(error)
+            return
+        now = self._loop.time()
+        duration_s = now - started
+        self._tracer.pass_finished(model, items, duration_s, now=now)
+        finished = VerifyFinished if model == "target" else DraftFinished
+        self._events.put_nowait(finished(choices=choices, duration_s=duration_s))
+
+    def _release(self, session_id: SessionId) -> None:
+        self._target.close_session(session_id)
+        self._draft.close_session(session_id)
+
+    # Workers.
+
+    async def _accept(self, listener: Listener) -> None:
+        async for hello, connection in listener.connections():
+            self._spawn(self._serve_worker(WorkerId(next(self._worker_ids)), hello, connection))
+
+    async def _serve_worker(self, worker_id: WorkerId, hello: Hello, connection: Connection) -> None:
+        self._connections[worker_id] = (hello, connection)
+        self._tracer.worker_joined(worker_id, hello.worker_name, now=self._loop.time())
+        self._events.put_nowait(WorkerJoined(worker_id=worker_id, name=hello.worker_name, max_sessions=hello.max_sessions))
+        await self._notify()
+        reason = "the engine was closed"
+        try:
+            while True:
+                for message in await connection.receive():
+                    if not isinstance(message, Drafts):
+                        raise RemoteProtocolError(f"an unexpected {type(message).__name__}", worker=hello.worker_name)
+                    self._tracer.message_received(worker_id, message, now=self._loop.time())
+                    self._events.put_nowait(DraftsReceived(worker_id=worker_id, drafts=message))
+        except WanspecError as error:
+            reason = str(error)
+            await connection.close(reason)
+        finally:
+            del self._connections[worker_id]
+            self._tracer.worker_lost(worker_id, hello.worker_name, reason, now=self._loop.time())
+            self._events.put_nowait(WorkerLost(worker_id=worker_id))
+        await self._notify()
+
+    async def _notify(self) -> None:
+        async with self._workers_changed:
+            self._workers_changed.notify_all()
+
+    def _send(self, worker_id: WorkerId, messages: Sequence[Message], now: float) -> None:
+        if worker_id not in self._connections:
+            return  # it is gone, and the machine will hear so
+        _, connection = self._connections[worker_id]
+        for message in messages:
+            self._tracer.message_sent(worker_id, message, now=now)
+        try:
+            connection.send(messages)
+        except TransportError as error:
+            self._spawn(self._drop(worker_id, str(error)))
+
+    async def _drop(self, worker_id: WorkerId, reason: str) -> None:
+        if worker_id in self._connections:
+            await self._connections[worker_id][1].close(reason)
+
+    def _spawn(self, coroutine: Coroutine[object, None, None]) -> None:
+        task: asyncio.Task[None] = asyncio.create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+def expected_of(info: ModelInfo) -> Expected:
+    """What a controller with this target expects of workers."""
+    return Expected(controller_name=info.name, tokenizer_fingerprint=info.tokenizer_fingerprint, vocabulary_size=info.vocabulary_size)
+
+
+def check_pair(target: ModelInfo, draft: ModelInfo) -> None:
+    """Raise ConfigError unless the two models share a tokenizer."""
+    if target.tokenizer_fingerprint != draft.tokenizer_fingerprint or target.vocabulary_size != draft.vocabulary_size:
+        raise ConfigError(
+            f"target {target.name} and draft {draft.name} do not share a tokenizer: "
+            f"fingerprints {target.tokenizer_fingerprint[:12]} and {draft.tokenizer_fingerprint[:12]}, "
+            f"vocabularies of {target.vocabulary_size} and {draft.vocabulary_size}; choose models of one family"
+        )
+
+
+def check_request(target: ModelInfo, prompt_tokens: Sequence[int], *, max_tokens: int) -> None:
+    """Raise ConfigError, naming the value and the limit, on a request that the target cannot serve."""
+    if not prompt_tokens:
+        raise ConfigError("the prompt is empty; it needs at least one token")
+    if max_tokens < 1:
+        raise ConfigError(f"max_tokens must be 1 or more, not {max_tokens}")
+    if len(prompt_tokens) + max_tokens > target.context_length:
+        raise ConfigError(
+            f"a prompt of {len(prompt_tokens)} tokens and max_tokens of {max_tokens} make {len(prompt_tokens) + max_tokens}, "
+            f"more than the context of {target.context_length} of {target.name}; shorten the prompt or lower max_tokens"
+        )
+    outside = next((token for token in prompt_tokens if not 0 <= token < target.vocabulary_size), None)
+    if outside is not None:
+        raise ConfigError(f"token {outside} of the prompt is outside the vocabulary of {target.vocabulary_size}")

@@ -1,0 +1,62 @@
+"""From a pass's items to choices: runs a backend, adds the noise of each position, and picks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+
+import numpy as np
+
+from wanspec.backends.interface import Backend
+from wanspec.speculation.sampling import Noise, draft_choices, gumbel_noise, target_choices
+from wanspec.speculation.types import DraftChoices, Position, SamplingParams, ScoreItem, SessionId, TargetChoice
+
+NUM_CHOICES = 8
+"""Guesses kept of each draft row: as many children as a policy may offer."""
+NOISE_CACHE_ROWS = 256
+"""Positions whose noise is kept: a tree's nodes share few positions. 4 MiB at a vocabulary of 2048."""
+
+ORACLE_SESSION = SessionId(1 << 62)
+"""Beyond every id that a controller gives out."""
+
+_cached_noise = lru_cache(maxsize=NOISE_CACHE_ROWS)(gumbel_noise)
+
+
+def choose_targets(backend: Backend, items: Sequence[ScoreItem]) -> tuple[tuple[TargetChoice, ...], ...]:
+    """Run one target pass; for each item one choice per row. Raises BackendError."""
+    return tuple(
+        target_choices(logits, item.sampling, _noise(item, logits.shape[1]))
+        for item, logits in zip(items, backend.score(items), strict=True)
+    )
+
+
+def rank_drafts(backend: Backend, items: Sequence[ScoreItem]) -> tuple[tuple[DraftChoices, ...], ...]:
+    """Run one draft pass; for each item one ranking per row. Raises BackendError."""
+    return tuple(
+        draft_choices(logits, item.sampling, _noise(item, logits.shape[1]), count=NUM_CHOICES)
+        for item, logits in zip(items, backend.score(items), strict=True)
+    )
+
+
+def decode_plainly(
+    target: Backend, prompt_tokens: Sequence[int], *, max_tokens: int, sampling: SamplingParams, session_id: SessionId = ORACLE_SESSION
+) -> Iterator[int]:
+    """Plain target decoding, a token a pass: what every policy must write, token for token. Raises BackendError."""
+    append, length = tuple(prompt_tokens), len(prompt_tokens)
+    try:
+        for position in range(length, length + max_tokens):
+            item = ScoreItem(session_id=session_id, sampling=sampling, append=append, next_positions=(Position(position),))
+            ((choice,),) = choose_targets(target, [item])
+            yield choice.token
+            if choice.token == target.info.end_token:
+                return
+            append = (choice.token,)
+    finally:
+        target.close_session(session_id)
+
+
+def _noise(item: ScoreItem, vocabulary_size: int) -> Noise | None:
+    """The noise of every row's position [rows, vocabulary]; None for greedy decoding."""
+    if item.sampling.temperature == 0.0:
+        return None
+    return np.stack([_cached_noise(item.sampling.seed, position, vocabulary_size) for position in item.next_positions])

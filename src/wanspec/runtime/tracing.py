@@ -1,0 +1,103 @@
+"""From what passes through a driver to trace records: the one place that knows both vocabularies."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypedDict
+
+from wanspec.protocol.effects import DraftsMerged, Effect, EmitTokens, FinishRequest, RoundFinished, RttMeasured
+from wanspec.protocol.events import RequestArrived
+from wanspec.protocol.messages import Message
+from wanspec.speculation.types import ScoreItem, SessionId, WorkerId
+from wanspec.telemetry import records
+from wanspec.telemetry.trace import TraceSink
+from wanspec.transport.codec import encode_message
+
+
+class Tracer:
+    """Writes down what happens at one site."""
+
+    def __init__(self, sink: TraceSink, site: records.Site) -> None:
+        self._sink = sink
+        self._site: records.Site = site
+
+    def request_arrived(self, event: RequestArrived, *, now: float) -> None:
+        self._sink.record(
+            records.RequestArrived(
+                t=now, site=self._site, session=event.session_id, prompt_tokens=len(event.prompt_tokens), policy=event.policy.name
+            )
+        )
+
+    def effect(self, effect: Effect, *, now: float) -> None:
+        """Write down an effect that is news in itself; passes and messages have their own methods."""
+        match effect:
+            case EmitTokens(session_id=session_id, position=position, tokens=tokens):
+                self._sink.record(records.TokensEmitted(t=now, site=self._site, session=session_id, position=position, tokens=tokens))
+            case FinishRequest(session_id=session_id, reason=reason):
+                self._sink.record(records.RequestFinished(t=now, site=self._site, session=session_id, reason=reason.value))
+            case RoundFinished():
+                self._sink.record(
+                    records.Verified(
+                        t=now,
+                        site=self._site,
+                        session=effect.session_id,
+                        drafted=effect.drafted,
+                        accepted=effect.accepted,
+                        committed=effect.committed,
+                        entropy_nats=effect.entropy_nats,
+                    )
+                )
+            case DraftsMerged(session_id=session_id, worker_id=worker_id, joined=joined, stale=stale):
+                self._sink.record(
+                    records.DraftsReceived(
+                        t=now, site=self._site, session=session_id, worker=worker_id, nodes=joined + stale, joined=joined, stale=stale
+                    )
+                )
+            case RttMeasured(worker_id=worker_id, rtt_s=rtt_s):
+                self._sink.record(records.RttSample(t=now, site=self._site, worker=worker_id, rtt_s=rtt_s))
+
+    def pass_started(self, model: records.Model, items: Sequence[ScoreItem], *, now: float) -> None:
+        self._sink.record(records.PassStarted(t=now, site=self._site, model=model, sessions=_sessions(items), tokens=_tokens(items)))
+
+    def pass_finished(self, model: records.Model, items: Sequence[ScoreItem], duration_s: float, *, now: float) -> None:
+        self._sink.record(
+            records.PassFinished(
+                t=now, site=self._site, model=model, sessions=_sessions(items), tokens=_tokens(items), duration_s=duration_s
+            )
+        )
+
+    def message_sent(self, worker_id: WorkerId, message: Message, *, now: float) -> None:
+        self._sink.record(records.MessageSent(t=now, site=self._site, **_message(worker_id, message)))
+
+    def message_received(self, worker_id: WorkerId, message: Message, *, now: float) -> None:
+        self._sink.record(records.MessageReceived(t=now, site=self._site, **_message(worker_id, message)))
+
+    def worker_joined(self, worker_id: WorkerId, name: str, *, now: float) -> None:
+        self._sink.record(records.WorkerJoined(t=now, site=self._site, worker=worker_id, name=name))
+
+    def worker_lost(self, worker_id: WorkerId, name: str, reason: str, *, now: float) -> None:
+        self._sink.record(records.WorkerLost(t=now, site=self._site, worker=worker_id, name=name, reason=reason))
+
+
+def _sessions(items: Sequence[ScoreItem]) -> tuple[SessionId, ...]:
+    return tuple(item.session_id for item in items)
+
+
+def _tokens(items: Sequence[ScoreItem]) -> int:
+    return sum(item.tokens for item in items)
+
+
+class _MessageFields(TypedDict):
+    worker: WorkerId
+    message: str
+    session: SessionId | None
+    size_bytes: int
+
+
+def _message(worker_id: WorkerId, message: Message) -> _MessageFields:
+    return {
+        "worker": worker_id,
+        "message": type(message).__name__,
+        "session": getattr(message, "session_id", None),
+        "size_bytes": len(encode_message(message)),
+    }

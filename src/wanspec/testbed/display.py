@@ -1,0 +1,115 @@
+"""How the demo looks on a terminal: text as it is committed, then the table."""
+
+from __future__ import annotations
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from wanspec.telemetry.metrics import RunRow
+from wanspec.testbed.demo import DemoConfig, DemoResult, Stage
+
+LATE_SHARE = 0.02
+"""Share of late passes above which the machine was too busy for the figures to count."""
+LATE_LINK_MS = 2.0
+"""Lateness of the relay, p99, above which the same holds."""
+HEADINGS = (
+    "RTT\nms",
+    "ITL\nms",
+    "ITL\nratio",
+    "local\ndrafts",
+    "offload",
+    "worker\ndrafts",
+    "bytes/\ntoken",
+    "tokens",
+    "identical",
+)
+"""Beside the policy's name; they fit a terminal of 80 columns."""
+ABOUT = {
+    "autoregressive": "the target alone, one token a pass",
+    "colocated": "drafts on the spot, as everybody does",
+    "remote": "drafts at the worker only",
+    "paper": "drafts at the worker, and locally where a disagreement is predicted",
+}
+
+
+class TerminalStage(Stage):
+    """Streams what is written; accepted drafts in green, the target's own tokens bold."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+
+    def begin(self, policy: str) -> None:
+        self._console.rule(Text(f"{policy}: {ABOUT.get(policy, '')}"), style="dim")
+
+    def prompt(self, text: str) -> None:
+        self._console.print(Text(text, style="dim"), end="")
+
+    def text(self, accepted: str, own: str) -> None:
+        self._console.print(Text.assemble((accepted, "green"), (own, "bold")), end="")
+
+    def end(self) -> None:
+        self._console.print("\n")
+
+    def notice(self, text: str) -> None:
+        self._console.print(Text(text, style="dim italic"))
+
+
+def show_result(console: Console, result: DemoResult, config: DemoConfig) -> None:
+    """The table, and what to know when reading it."""
+    table = Table(
+        title=f"{len(config.prompts)} prompts, {config.preset} step times, T = {config.sampling.temperature:g}",
+        box=SIMPLE_HEAD,
+        padding=(0, 1),
+        pad_edge=False,
+        collapse_padding=True,
+    )
+    table.add_column("policy", no_wrap=True)
+    for heading in HEADINGS:
+        table.add_column(heading, justify="right", no_wrap=True)
+    for row in result.rows:
+        table.add_row(*cells(row))
+    console.print(table)
+    console.print(
+        Text(
+            "ITL: inter-token latency, and its ratio to colocated; below 1 is faster. local, worker drafts: draft passes made at\n"
+            "the controller and at the worker. offload: share of colocated's draft passes that the controller no longer makes.\n"
+            "identical: every token equals plain target decoding.",
+            style="dim",
+        )
+    )
+    for warning in warnings(result):
+        console.print(Text(f"warning: {warning}", style="yellow"))
+
+
+def cells(row: RunRow) -> tuple[str, ...]:
+    """A row of the table as text."""
+
+    def number(value: float | None, digits: int) -> str:
+        return "-" if value is None else f"{value:.{digits}f}"
+
+    return (
+        row.policy,
+        number(row.rtt_ms, 0),
+        number(row.itl_ms, 1),
+        number(row.itl_ratio, 2),
+        str(row.controller_draft_passes),
+        number(row.offload_fraction, 2),
+        str(row.worker_draft_passes),
+        number(row.bytes_per_token, 0),
+        str(row.tokens),
+        {True: "yes", False: "NO", None: "-"}[row.identical],
+    )
+
+
+def warnings(result: DemoResult) -> list[str]:
+    """What speaks against the figures."""
+    found = []
+    if result.late_passes > LATE_SHARE * result.passes:
+        found.append(
+            f"{result.late_passes} of {result.passes} passes were late: this machine is too busy or too slow for the preset's step times"
+        )
+    if result.lateness_ms_p99 is not None and result.lateness_ms_p99 > LATE_LINK_MS:
+        found.append(f"the emulated link was up to {result.lateness_ms_p99:.1f} ms late (p99): the round trip was longer than asked for")
+    return found

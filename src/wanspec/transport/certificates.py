@@ -1,0 +1,167 @@
+"""A small certificate authority for trials: one controller certificate, one worker certificate, one year.
+
+For more than a trial use your organisation's authority: whoever holds the authority's key lets workers in.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from wanspec.errors import ConfigError
+
+VALIDITY = timedelta(days=365)
+CLOCK_SKEW = timedelta(minutes=10)
+"""How far behind a site's clock may be and still accept a certificate made just now."""
+LOOPBACK_HOSTS = ("localhost", "127.0.0.1", "::1")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrialCertificates:
+    """Where the files are. A worker site needs `ca_file`, `worker_certificate_file` and `worker_key_file`, nothing else."""
+
+    ca_file: Path
+    ca_key_file: Path
+    """Signs further certificates; keep it off the machines that serve."""
+    controller_certificate_file: Path
+    controller_key_file: Path
+    worker_certificate_file: Path
+    worker_key_file: Path
+
+    def all(self) -> tuple[Path, ...]:
+        return (
+            self.ca_file,
+            self.ca_key_file,
+            self.controller_certificate_file,
+            self.controller_key_file,
+            self.worker_certificate_file,
+            self.worker_key_file,
+        )
+
+
+def create_trial_certificates(folder: Path, hosts: Sequence[str]) -> TrialCertificates:
+    """Write an authority, a controller certificate for `hosts` (names or addresses) and loopback, and a worker certificate.
+
+    ECDSA P-256; keys have mode 0600. The controller's certificate is good for serving only and the worker's for dialling only. Raises
+    ConfigError when a file exists already, a host cannot be written in a certificate, or the folder cannot be written.
+    """
+    files = TrialCertificates(
+        ca_file=folder / "ca.pem",
+        ca_key_file=folder / "ca-key.pem",
+        controller_certificate_file=folder / "controller.pem",
+        controller_key_file=folder / "controller-key.pem",
+        worker_certificate_file=folder / "worker.pem",
+        worker_key_file=folder / "worker-key.pem",
+    )
+    for path in files.all():
+        if path.exists():
+            raise ConfigError(f"{path} exists and is not overwritten; remove it or choose another folder")
+    alternative_names = x509.SubjectAlternativeName([_general_name(host) for host in dict.fromkeys((*hosts, *LOOPBACK_HOSTS))])
+    ca_key, controller_key, worker_key = (ec.generate_private_key(ec.SECP256R1()) for _ in range(3))
+    ca = _authority(ca_key)
+    controller = _leaf("WANSpec trial controller", controller_key, ca, ca_key, ExtendedKeyUsageOID.SERVER_AUTH, alternative_names)
+    worker = _leaf("WANSpec trial worker", worker_key, ca, ca_key, ExtendedKeyUsageOID.CLIENT_AUTH, None)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for path, certificate in (
+            (files.ca_file, ca),
+            (files.controller_certificate_file, controller),
+            (files.worker_certificate_file, worker),
+        ):
+            _write_new(path, certificate.public_bytes(serialization.Encoding.PEM), mode=0o644)
+        for path, key in ((files.ca_key_file, ca_key), (files.controller_key_file, controller_key), (files.worker_key_file, worker_key)):
+            _write_new(path, _key_pem(key), mode=0o600)
+    except OSError as error:
+        raise ConfigError(f"{error.filename}: {error.strerror}; choose a folder that you can write") from error
+    return files
+
+
+def _authority(key: ec.EllipticCurvePrivateKey) -> x509.Certificate:
+    name = _subject("WANSpec trial authority")
+    return (
+        _builder(name, name, key)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .add_extension(_key_usage(signs_certificates=True), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+
+
+def _leaf(
+    name: str,
+    key: ec.EllipticCurvePrivateKey,
+    ca: x509.Certificate,
+    ca_key: ec.EllipticCurvePrivateKey,
+    usage: x509.ObjectIdentifier,
+    alternative_names: x509.SubjectAlternativeName | None,
+) -> x509.Certificate:
+    builder = (
+        _builder(_subject(name), ca.subject, key)
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        .add_extension(_key_usage(signs_certificates=False), critical=True)
+        .add_extension(x509.ExtendedKeyUsage([usage]), critical=False)
+        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(ca_key.public_key()), critical=False)
+    )
+    if alternative_names is not None:
+        builder = builder.add_extension(alternative_names, critical=False)
+    return builder.sign(ca_key, hashes.SHA256())
+
+
+def _builder(subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePrivateKey) -> x509.CertificateBuilder:
+    now = datetime.now(UTC)
+    return (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(issuer)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - CLOCK_SKEW)
+        .not_valid_after(now + VALIDITY)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+    )
+
+
+def _subject(name: str) -> x509.Name:
+    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+
+
+def _key_usage(*, signs_certificates: bool) -> x509.KeyUsage:
+    return x509.KeyUsage(
+        digital_signature=not signs_certificates,
+        key_cert_sign=signs_certificates,
+        crl_sign=signs_certificates,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        encipher_only=False,
+        decipher_only=False,
+    )
+
+
+def _general_name(host: str) -> x509.GeneralName:
+    try:
+        return x509.IPAddress(ipaddress.ip_address(host))
+    except ValueError:
+        pass
+    if not host or not host.isascii() or any(char in " /:@" for char in host):
+        raise ConfigError(f"host {host!r}: give an ASCII host name or an IP address, without a port")
+    return x509.DNSName(host)
+
+
+def _key_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
+    return key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+
+
+def _write_new(path: Path, data: bytes, *, mode: int) -> None:
+    """Write a file that must not exist yet, under `mode` from its first byte on."""
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
+        file.write(data)

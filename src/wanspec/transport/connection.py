@@ -1,0 +1,249 @@
+"""One connection, whatever carries its frames.
+
+A `FramedConnection` owns everything that is the same on every wire: the queue of what is not sent yet and its joining into as few frames
+as possible, the queue of what is not read yet and the pushing back, the rate limit, and how a connection ends. A `FramePipe` below it
+only moves opaque frames.
+
+Sending: `send` encodes at once, so that an error points at its caller, and queues; one task writes. While a write is under way more
+messages gather, and the next frame takes them all: no delay is ever added. Receiving: one task reads ahead up to a limit.
+
+The end: it happens once, through `_end`, for one of these causes: our caller closes; the peer says goodbye; the peer breaks a limit; the
+pipe breaks. In the first case what is queued still goes out, in the first and third the peer is told why; then both sides let go, and the
+pipe is cut if that takes longer than `close_timeout_s`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Final, Protocol
+
+from wanspec.errors import RemoteProtocolError, TransportError
+from wanspec.protocol.messages import Message
+from wanspec.transport.codec import (
+    MAX_FRAME_BYTES,
+    MAX_FRAME_HEADER_BYTES,
+    MAX_MESSAGES_PER_FRAME,
+    decode_goodbye,
+    encode_goodbye,
+    encode_message,
+    join_frame,
+)
+from wanspec.transport.limits import FrameAllowance, WireLimits
+from wanspec.transport.refusal import WorkerRefusedError
+
+_WORDLESS: Final = f"it died, the network broke, or a frame was longer than {MAX_FRAME_BYTES} bytes (MAX_FRAME_BYTES)"
+
+
+class FramePipe(Protocol):
+    """An ordered, bidirectional stream of frames. At most one task reads and one writes."""
+
+    async def read(self) -> bytes | None:
+        """The next frame, or None when the peer has ended the stream. Raises TransportError when the stream broke."""
+        ...
+
+    async def write(self, frame: bytes) -> None:
+        """Hand over one frame; waits while the peer is not reading. Raises TransportError when the stream broke."""
+        ...
+
+    async def end(self) -> None:
+        """Say that nothing more will be written. Raises TransportError when the stream broke."""
+        ...
+
+    async def abort(self, reason: str) -> None:
+        """Free what the stream holds, now, after the last read and write; a wire that can tell the peer a non-empty reason does."""
+        ...
+
+
+class FramedConnection:
+    """A `Connection` over a pipe. Make it inside a running event loop; it lives until it is closed or lost."""
+
+    def __init__(
+        self, pipe: FramePipe, *, peer: str, decode: Callable[[bytes], Sequence[Message]], limits: WireLimits, worker: str = ""
+    ) -> None:
+        """`worker` names the peer in RemoteProtocolError; empty at a worker, whose peer is the controller."""
+        self._pipe = pipe
+        self._peer = peer
+        self._decode = decode
+        self._limits = limits
+        self._worker = worker
+        self._allowance = FrameAllowance(limits)
+        self._unsent: deque[bytes] = deque()
+        self._unsent_bytes = 0
+        self._unread: deque[bytes] = deque()
+        self._unread_bytes = 0
+        self._to_write = asyncio.Event()
+        self._arrived = asyncio.Event()
+        self._room = asyncio.Event()
+        self._room.set()
+        self._ended = asyncio.Event()
+        self._failure: TransportError | None = None
+        self._violation: RemoteProtocolError | None = None
+        self._farewell: bytes | None = None
+        self._sent_bytes = 0
+        self._received_bytes = 0
+        self._life = asyncio.create_task(self._live())
+
+    @property
+    def peer(self) -> str:
+        return self._peer
+
+    @property
+    def sent_bytes(self) -> int:
+        """Bytes of frames written so far, without what the wire below adds."""
+        return self._sent_bytes
+
+    @property
+    def received_bytes(self) -> int:
+        """Bytes of frames read so far, without what the wire below adds."""
+        return self._received_bytes
+
+    def send(self, messages: Sequence[Message]) -> None:
+        if self._failure is not None:
+            raise self._failure.with_traceback(None)
+        parts = [encode_message(message) for message in messages]
+        size = sum(map(len, parts))
+        if self._unsent_bytes + size > self._limits.max_unsent_bytes:
+            reason = f"too slow: {self._unsent_bytes + size} bytes unsent, at most {self._limits.max_unsent_bytes} (max_unsent_bytes)"
+            self._drop(reason)
+            raise TransportError(f"{self.peer} was dropped: {reason}")
+        self._unsent.extend(parts)
+        self._unsent_bytes += size
+        self._to_write.set()
+
+    async def receive(self) -> Sequence[Message]:
+        while not self._unread:
+            if self._failure is not None:
+                raise (self._violation or self._failure).with_traceback(None)
+            self._arrived.clear()
+            await self._arrived.wait()
+        frame = self._unread.popleft()
+        self._unread_bytes -= len(frame)
+        if self._unread_bytes <= self._limits.max_unread_bytes:
+            self._room.set()
+        try:
+            return self._decode(frame)
+        except RemoteProtocolError as error:
+            raise self._accuse(error.reason) from error
+
+    async def close(self, reason: str) -> None:
+        self._end(TransportError(f"closed here: {reason}"), farewell=encode_goodbye(reason))
+        self._forget_unread()
+        await self.wait_closed()
+
+    async def wait_closed(self) -> None:
+        """Return once the connection has ended, for whatever cause, and holds nothing any more."""
+        await asyncio.shield(self._life)
+
+    def lose(self, reason: str) -> None:
+        """Take note that the pipe is gone, from somebody who knows before a read or write does."""
+        self._end(TransportError(f"{self.peer}: {reason}"))
+
+    def _accuse(self, reason: str) -> RemoteProtocolError:
+        """Drop a peer that broke the protocol; `receive` says so from now on."""
+        self._violation = RemoteProtocolError(reason, worker=self._worker)
+        self._drop(reason)
+        return self._violation
+
+    def _drop(self, reason: str) -> None:
+        """End it because of what the peer does: nothing but the reason goes out."""
+        self._unsent.clear()
+        self._forget_unread()
+        self._end(TransportError(f"{self.peer} was dropped: {reason}"), farewell=encode_goodbye(reason))
+
+    def _forget_unread(self) -> None:
+        self._unread.clear()
+        self._unread_bytes = 0
+        self._room.set()
+
+    def _end(self, failure: TransportError, *, farewell: bytes | None = None) -> None:
+        if self._failure is not None:
+            return
+        self._failure = failure
+        self._farewell = farewell
+        for event in (self._to_write, self._arrived, self._room, self._ended):
+            event.set()
+
+    async def _live(self) -> None:
+        reader = asyncio.create_task(self._read())
+        writer = asyncio.create_task(self._write())
+        untold = False
+        try:
+            await self._ended.wait()
+            if self._farewell is not None:
+                await asyncio.wait((reader, writer), timeout=self._limits.close_timeout_s)
+                untold = not writer.done()
+        finally:
+            self._end(TransportError(f"{self.peer}: the event loop is closing"))
+            reader.cancel()
+            writer.cancel()
+            await asyncio.gather(reader, writer, return_exceptions=True)
+            await self._pipe.abort(str(self._failure) if untold else "")
+
+    async def _read(self) -> None:
+        try:
+            while (frame := await self._pipe.read()) is not None:
+                if self._failure is None:
+                    self._take(frame)
+                    await self._room.wait()
+            self._end(TransportError(f"{self.peer} is gone without a word: {_WORDLESS}"))
+        except TransportError as error:
+            self._end(error)
+        except Exception as error:  # noqa: BLE001 - a fault below must not leave our caller waiting for ever
+            self._end(TransportError(f"{self.peer}: {error!r}"))
+
+    def _take(self, frame: bytes) -> None:
+        self._received_bytes += len(frame)
+        if not self._allowance.take(now=asyncio.get_running_loop().time()):
+            self._accuse(f"more than {self._limits.max_frames_per_s:g} frames a second (max_frames_per_s)")
+            return
+        try:
+            goodbye = decode_goodbye(frame)
+        except RemoteProtocolError as error:
+            self._accuse(error.reason)
+            return
+        if goodbye is not None:
+            kind = WorkerRefusedError if goodbye.permanent else TransportError
+            self._end(kind(f"{self.peer} closed the connection: {goodbye.reason}"))
+            return
+        self._unread.append(frame)
+        self._unread_bytes += len(frame)
+        self._arrived.set()
+        if self._unread_bytes > self._limits.max_unread_bytes:
+            self._room.clear()
+
+    async def _write(self) -> None:
+        try:
+            while self._failure is None or (self._farewell is not None and self._unsent):
+                if self._unsent:
+                    await self._put(self._next_frame())
+                else:
+                    self._to_write.clear()
+                    await self._to_write.wait()
+            if self._farewell is not None:
+                await self._put(self._farewell)
+                await self._pipe.end()
+        except TransportError as error:
+            with contextlib.suppress(TimeoutError):  # the peer's goodbye, which says more, may be on its way to the reader
+                async with asyncio.timeout(self._limits.close_timeout_s):
+                    await self._ended.wait()
+            self._end(error)
+        except Exception as error:  # noqa: BLE001 - a fault below must not leave our caller waiting for ever
+            self._end(TransportError(f"{self.peer}: {error!r}"))
+
+    async def _put(self, frame: bytes) -> None:
+        await self._pipe.write(frame)
+        self._sent_bytes += len(frame)
+
+    def _next_frame(self) -> bytes:
+        parts: list[bytes] = []
+        room = MAX_FRAME_BYTES - MAX_FRAME_HEADER_BYTES
+        while self._unsent and len(self._unsent[0]) <= room and len(parts) < MAX_MESSAGES_PER_FRAME:
+            part = self._unsent.popleft()
+            parts.append(part)
+            room -= len(part)
+            self._unsent_bytes -= len(part)
+        assert parts, "no message is as long as a frame"
+        return join_frame(parts)

@@ -1,0 +1,51 @@
+"""What gRPC keeps to itself: after a failure, the standard library is asked for the reason."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+from typing import Final
+
+from wanspec.transport.security import Address, MutualTls, WorkerSecurity, worker_tls_context
+
+DIAGNOSIS_TIMEOUT_S: Final = 3.0
+"""The worker has failed to join by then, so nobody waits for much."""
+
+
+async def rejects_our_certificate(where: Address, security: WorkerSecurity) -> bool:
+    """Whether the controller takes exception to the certificate that we show.
+
+    With TLS 1.3 a server judges it only after the client believes that all is well, and gRPC's then hangs up without a word, where it
+    would greet a welcome client at once. Asked under mutual TLS only: nothing between the two can end such a connection so far, while a
+    proxy that ends a worker's one-sided TLS hangs up like this whenever its controller is down.
+    """
+    if not isinstance(security, MutualTls):
+        return False
+    context = worker_tls_context(security)
+    context.set_alpn_protocols(["h2"])
+    name = security.server_name or where.host
+    try:
+        async with asyncio.timeout(DIAGNOSIS_TIMEOUT_S):
+            reader, writer = await asyncio.open_connection(where.host, where.port, ssl=context, server_hostname=name)
+            try:
+                return not await reader.read(1)
+            finally:
+                writer.transport.abort()
+    except ssl.SSLError as error:
+        return "ALERT" in (error.reason or "")
+    except (OSError, TimeoutError):
+        return False
+
+
+def why_not_bound(where: Address) -> str:
+    """Why a listener could not have this address."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(where.host, where.port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+            probe.listen(1)
+    except OSError as error:
+        return f"cannot listen on {where}: {error.strerror}; choose another host or port (0 takes a free one), or stop what holds it"
+    return f"cannot listen on {where}; set GRPC_VERBOSITY=debug for the reason"

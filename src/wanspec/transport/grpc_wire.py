@@ -1,0 +1,314 @@
+"""The wire between sites: one gRPC bidirectional stream per worker, raw frames, no protobuf.
+
+The worker dials out; the controller listens. What gRPC reports is translated here: nothing of it travels inward. A stream that broke is
+gone; whoever wants another dials again.
+
+Known limits. gRPC's server cannot reset one stream: a worker that stops reading, and is dropped for it, keeps one of the listener's
+streams until its TCP connection ends, which keep-alive bounds only when the worker's process or link is dead.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import AsyncIterator
+from typing import Final, assert_never, cast
+
+from wanspec.errors import TransportError
+from wanspec.protocol.messages import Hello, Welcome
+from wanspec.transport.codec import MAX_FRAME_BYTES, decode_controller_frame, encode_frame
+from wanspec.transport.connection import FramedConnection
+from wanspec.transport.diagnosis import rejects_our_certificate, why_not_bound
+from wanspec.transport.handshake import Expected, introduce
+from wanspec.transport.interface import Connection
+from wanspec.transport.limits import WireLimits
+from wanspec.transport.reception import Reception
+from wanspec.transport.refusal import WorkerRefusedError
+from wanspec.transport.security import (
+    Address,
+    ControllerSecurity,
+    MutualTls,
+    Plaintext,
+    TokenTlsController,
+    TokenTlsWorker,
+    WorkerSecurity,
+    bearer,
+    check_security,
+    is_authorized,
+    parse_address,
+    tls_context,
+    worker_tls_context,
+)
+
+os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # its core writes to stderr what we raise; read once, when grpc is first imported
+
+import grpc
+import grpc.aio
+
+SERVICE: Final = "wanspec.Wire"
+METHOD: Final = f"/{SERVICE}/Exchange"
+MAX_METADATA_BYTES: Final = 8 << 10
+"""Headers, before anybody is authenticated: a token and what proxies add."""
+MAX_STREAMS_PER_CONNECTION: Final = 8
+"""A worker needs one; a proxy in between may carry several workers over one connection."""
+KEEPALIVE_PERIOD_S: Final = 20.0
+"""Quiet time before a ping: below the idle limits of NAT gateways (from 30 s)."""
+KEEPALIVE_TIMEOUT_S: Final = 10.0
+"""A ping unanswered for so long means that the connection is gone."""
+IDLE_CONNECTION_S: Final = 30.0
+"""How long somebody may hold a TCP connection without a stream on it."""
+
+Options = list[tuple[str, int | str]]
+_Call = grpc.aio.StreamStreamCall[bytes, bytes]
+_Context = grpc.aio.ServicerContext[bytes, bytes]
+
+_log = logging.getLogger(__name__)
+
+
+async def listen(address: str, *, expected: Expected, security: ControllerSecurity, limits: WireLimits | None = None) -> GrpcListener:
+    """Open a controller's door at HOST:PORT; port 0 takes a free one.
+
+    Raises ConfigError for an address, credential or plaintext that cannot be used, TransportError when the port cannot be had.
+    """
+    limits = limits or WireLimits()
+    where = parse_address(address)
+    check_security(where, security)
+    credentials = _server_credentials(security)
+    reception = Reception(expected=expected, limits=limits)
+    server = grpc.aio.server(options=_server_options(limits), maximum_concurrent_rpcs=limits.max_workers + limits.max_handshakes)
+    server.add_generic_rpc_handlers((_handlers(reception, security),))
+    try:
+        port = server.add_secure_port(str(where), credentials) if credentials else server.add_insecure_port(str(where))
+    except RuntimeError:
+        raise TransportError(why_not_bound(where)) from None
+    await server.start()
+    return GrpcListener(server, reception, Address(host=where.host, port=port), limits)
+
+
+async def dial(address: str, hello: Hello, *, security: WorkerSecurity, limits: WireLimits | None = None) -> tuple[Welcome, Connection]:
+    """Join the controller at HOST:PORT.
+
+    Raises ConfigError for an address, credential or plaintext that cannot be used, WorkerRefusedError when the controller (or its
+    certificate) will not do and dialling again would change nothing, TransportError when it may be worth another try.
+    """
+    limits = limits or WireLimits()
+    where = parse_address(address)
+    check_security(where, security)
+    frame = encode_frame([hello])
+    channel = _channel(where, security)
+    controller = f"the controller at {where}"
+    metadata = () if isinstance(security, MutualTls) or not security.token else (("authorization", bearer(security.token)),)
+    pipe = _WorkerPipe(channel, channel.stream_stream(METHOD)(metadata=metadata), controller)
+    try:
+        async with asyncio.timeout(limits.handshake_timeout_s):
+            await pipe.opened()
+            welcome = await introduce(pipe, frame, controller=controller)
+    except BaseException as error:
+        await pipe.abort("")
+        if isinstance(error, TimeoutError):
+            raise TransportError(f"{controller} did not answer within {limits.handshake_timeout_s:g} s (handshake_timeout_s)") from None
+        if pipe.unavailable and await rejects_our_certificate(where, security):
+            raise WorkerRefusedError(
+                f"{controller} rejects this worker's certificate; give one that its authority (ca_file) signed"
+            ) from None
+        raise
+    peer = f"controller {welcome.controller_name} at {where}"
+    return welcome, FramedConnection(pipe, peer=peer, decode=decode_controller_frame, limits=limits)
+
+
+class GrpcListener:
+    """A `Listener`; `listen` makes it."""
+
+    def __init__(self, server: grpc.aio.Server, reception: Reception, address: Address, limits: WireLimits) -> None:
+        self._server = server
+        self._reception = reception
+        self._address = address
+        self._limits = limits
+
+    @property
+    def address(self) -> str:
+        return str(self._address)
+
+    def connections(self) -> AsyncIterator[tuple[Hello, Connection]]:
+        return self._reception.connections()
+
+    async def close(self) -> None:
+        await self._reception.close()
+        await self._server.stop(self._limits.close_timeout_s)
+
+
+class _WorkerPipe:
+    """The worker's end of a stream."""
+
+    def __init__(self, channel: grpc.aio.Channel, call: _Call, controller: str) -> None:
+        self._channel = channel
+        self._call = call
+        self._controller = controller
+        self.unavailable = False
+        """Whether gRPC could not connect, for a reason that it does not know."""
+
+    async def opened(self) -> None:
+        """Wait for the controller's word on our credentials; `read` raises it when it is no.
+
+        One RTT, once. A Hello sent meanwhile would spoil the answer: when a write meets the end of a stream, gRPC replaces the status that
+        the controller sent by an internal error.
+        """
+        await self._call.initial_metadata()
+
+    async def read(self) -> bytes | None:
+        try:
+            frame = await self._call.read()
+        except grpc.aio.AioRpcError as error:
+            raise self._failure(error.code(), error.details()) from None
+        return frame if isinstance(frame, bytes) else None  # grpc.aio.EOF
+
+    async def write(self, frame: bytes) -> None:
+        try:
+            await self._call.write(frame)
+        except grpc.aio.AioRpcError as error:
+            raise self._failure(error.code(), error.details()) from None
+        except asyncio.InvalidStateError:
+            raise TransportError(f"{self._controller} ended the connection") from None
+
+    async def end(self) -> None:
+        try:
+            await self._call.done_writing()
+        except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
+            raise TransportError(f"{self._controller} ended the connection") from None
+
+    async def abort(self, reason: str) -> None:
+        self._call.cancel()
+        await self._channel.close()
+
+    def _failure(self, code: grpc.StatusCode, details: str | None) -> TransportError:
+        """What gRPC says, in words for the person who runs the worker."""
+        text = f"{self._controller}: {details or code.name}"
+        match code:
+            case grpc.StatusCode.INTERNAL:
+                return TransportError(f"{self._controller}: the connection broke")
+            case grpc.StatusCode.UNAUTHENTICATED:
+                return WorkerRefusedError(f"{self._controller} refused this worker: {details}")
+            case grpc.StatusCode.UNIMPLEMENTED:
+                return WorkerRefusedError(f"{self._controller} is no WANSpec controller; check the address")
+            case grpc.StatusCode.UNAVAILABLE:
+                for sign, meaning in _TLS_FAILURES.items():
+                    if sign in text:
+                        return WorkerRefusedError(f"{self._controller}: {meaning} ({details})")
+                self.unavailable = True
+                if "Socket closed" in text:
+                    return TransportError(f"{text}; if it does so every time, check that both sides have the same kind of security")
+        return TransportError(text)
+
+
+class _ControllerPipe:
+    """The controller's end of a stream, alive while its handler runs."""
+
+    def __init__(self, context: _Context) -> None:
+        self._context = context
+
+    async def read(self) -> bytes | None:
+        try:
+            frame = cast(object, await self._context.read())
+        except grpc.aio.BaseError as error:
+            raise TransportError(f"the connection broke: {error}") from None
+        return frame if isinstance(frame, bytes) else None  # grpc.aio.EOF
+
+    async def write(self, frame: bytes) -> None:
+        try:
+            await self._context.write(frame)
+        except grpc.aio.BaseError as error:
+            raise TransportError(f"the connection broke: {error}") from None
+
+    async def end(self) -> None:
+        """The stream ends when its handler returns."""
+
+    async def abort(self, reason: str) -> None:
+        if reason:
+            self._context.set_code(grpc.StatusCode.ABORTED)
+            self._context.set_details(reason)
+
+
+_TLS_FAILURES: Final = {
+    "CERTIFICATE_VERIFY_FAILED": "its certificate is not signed by the authority in ca_file, or has expired",
+    "Hostname Verification": "its certificate is for other hosts; dial one that it names, or set server_name to one",
+    "WRONG_VERSION_NUMBER": "it does not speak TLS on this port; configure TLS on both sides or on neither",
+}
+"""What gRPC's core says, and what it means for the person who runs the worker: nothing that dialling again would cure."""
+
+
+def _handlers(reception: Reception, security: ControllerSecurity) -> grpc.GenericRpcHandler:
+    async def exchange(_requests: AsyncIterator[bytes], context: _Context) -> None:
+        address = context.peer()
+        authorization = dict(context.invocation_metadata() or ()).get("authorization", "")
+        if not is_authorized(authorization, security):
+            _log.warning("refused the worker at %s: no bearer token, or a wrong one", address)
+            await context.abort(grpc.StatusCode.UNAUTHENTICATED, "no bearer token, or a wrong one; give the controller's")
+        await context.send_initial_metadata(())
+        await reception.attend(_ControllerPipe(context), address=address)
+
+    handler: grpc.RpcMethodHandler[bytes, bytes] = grpc.stream_stream_rpc_method_handler(exchange)
+    return grpc.method_handlers_generic_handler(SERVICE, {METHOD.rpartition("/")[2]: handler})
+
+
+def _keepalive() -> Options:
+    return [
+        ("grpc.keepalive_time_ms", round(KEEPALIVE_PERIOD_S * 1000)),
+        ("grpc.keepalive_timeout_ms", round(KEEPALIVE_TIMEOUT_S * 1000)),
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.max_pings_without_data", 0),
+        ("grpc.max_receive_message_length", MAX_FRAME_BYTES),
+        ("grpc.max_send_message_length", MAX_FRAME_BYTES),
+        ("grpc.max_metadata_size", MAX_METADATA_BYTES),
+    ]
+
+
+def _server_options(limits: WireLimits) -> Options:
+    return [
+        *_keepalive(),
+        ("grpc.http2.min_recv_ping_interval_without_data_ms", round(KEEPALIVE_PERIOD_S * 500)),
+        ("grpc.http2.max_ping_strikes", 2),
+        ("grpc.so_reuseport", 0),
+        ("grpc.max_concurrent_streams", MAX_STREAMS_PER_CONNECTION),
+        ("grpc.max_connection_idle_ms", round(IDLE_CONNECTION_S * 1000)),
+        ("grpc.server_handshake_timeout_ms", round(limits.handshake_timeout_s * 1000)),
+        ("grpc.max_allowed_incoming_connections", limits.max_workers + limits.max_handshakes),
+    ]
+
+
+def _channel(where: Address, security: WorkerSecurity) -> grpc.aio.Channel:
+    options = [*_keepalive(), ("grpc.use_local_subchannel_pool", 1)]
+    if where.is_loopback:
+        options.append(("grpc.enable_http_proxy", 0))
+    if isinstance(security, Plaintext):
+        return grpc.aio.insecure_channel(str(where), options=options)
+    if security.server_name:
+        options.append(("grpc.ssl_target_name_override", security.server_name))
+    return grpc.aio.secure_channel(str(where), _channel_credentials(security), options=options)
+
+
+def _channel_credentials(security: MutualTls | TokenTlsWorker) -> grpc.ChannelCredentials:
+    """Raises ConfigError when a file cannot be used."""
+    worker_tls_context(security)
+    if isinstance(security, MutualTls):
+        return grpc.ssl_channel_credentials(
+            security.ca_file.read_bytes(), security.key_file.read_bytes(), security.certificate_file.read_bytes()
+        )
+    return grpc.ssl_channel_credentials(security.ca_file.read_bytes() if security.ca_file else None)
+
+
+def _server_credentials(security: ControllerSecurity) -> grpc.ServerCredentials | None:
+    """None for plaintext. Raises ConfigError when a file cannot be used."""
+    match security:
+        case Plaintext():
+            return None
+        case MutualTls():
+            tls_context(ca_file=security.ca_file, certificate_file=security.certificate_file, key_file=security.key_file)
+            authority: bytes | None = security.ca_file.read_bytes()
+        case TokenTlsController():
+            tls_context(certificate_file=security.certificate_file, key_file=security.key_file)
+            authority = None
+        case _:
+            assert_never(security)
+    pair = (security.key_file.read_bytes(), security.certificate_file.read_bytes())
+    return grpc.ssl_server_credentials([pair], authority, authority is not None)

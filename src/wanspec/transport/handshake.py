@@ -1,0 +1,134 @@
+"""The first two frames of a connection, the same on every wire: the worker's Hello, then the controller's Welcome or its refusal."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from dataclasses import dataclass
+
+from wanspec.errors import RemoteProtocolError, TransportError
+from wanspec.protocol.messages import PROTOCOL_VERSION, Hello, Welcome, WorkerMessage
+from wanspec.transport.codec import (
+    decode_controller_frame,
+    decode_goodbye,
+    decode_worker_frame,
+    encode_frame,
+    encode_goodbye,
+)
+from wanspec.transport.connection import FramePipe
+from wanspec.transport.limits import WireLimits
+from wanspec.transport.refusal import WorkerRefusedError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Expected:
+    """What a worker must bring to be of use to this controller."""
+
+    controller_name: str
+    """Sent in the Welcome."""
+    tokenizer_fingerprint: str
+    """The target's, as in Hello."""
+    vocabulary_size: int
+    """The target's, as in Hello."""
+
+
+def hello_mismatch(hello: Hello, expected: Expected) -> str:
+    """What is wrong with a Hello and how to put it right; empty when it fits."""
+    if hello.version != PROTOCOL_VERSION:
+        return (
+            f"protocol version: the worker speaks {hello.version}, the controller {PROTOCOL_VERSION}; "
+            "install the same WANSpec release on both sides"
+        )
+    if hello.tokenizer_fingerprint != expected.tokenizer_fingerprint:
+        return (
+            f"tokenizer fingerprint: the worker's is {hello.tokenizer_fingerprint} (model {hello.model_name}), "
+            f"the controller's is {expected.tokenizer_fingerprint}; draft with a model that has the target model's tokenizer"
+        )
+    if hello.vocabulary_size != expected.vocabulary_size:
+        return (
+            f"vocabulary size: the worker's is {hello.vocabulary_size} (model {hello.model_name}), "
+            f"the controller's is {expected.vocabulary_size}; draft with a model of the target model's vocabulary"
+        )
+    return ""
+
+
+async def admit(pipe: FramePipe, *, expected: Expected, limits: WireLimits) -> Hello:
+    """The controller's part: read a Hello and answer it. Raises TransportError when the worker was refused, which it has been told."""
+    try:
+        async with asyncio.timeout(limits.handshake_timeout_s):
+            hello = _the_hello(await pipe.read())
+    except TimeoutError:
+        reason = f"no Hello within {limits.handshake_timeout_s:g} s (handshake_timeout_s)"
+        await refuse(pipe, reason, permanent=False, limits=limits)
+        raise TransportError(reason) from None
+    except RemoteProtocolError as error:
+        await refuse(pipe, error.reason, permanent=True, limits=limits)
+        raise TransportError(error.reason) from error
+    reason = hello_mismatch(hello, expected)
+    if reason:
+        await refuse(pipe, reason, permanent=True, limits=limits)
+        raise TransportError(f"{hello.worker_name}: {reason}")
+    await pipe.write(encode_frame([Welcome(version=PROTOCOL_VERSION, controller_name=expected.controller_name)]))
+    return hello
+
+
+async def refuse(pipe: FramePipe, reason: str, *, permanent: bool, limits: WireLimits) -> None:
+    """Tell a worker why it is not let in, as far as it listens, and give it time to hang up first, having read it."""
+    with contextlib.suppress(TransportError, TimeoutError):
+        async with asyncio.timeout(limits.close_timeout_s):
+            await pipe.write(encode_goodbye(reason, permanent=permanent))
+            await pipe.end()
+            while await pipe.read() is not None:
+                pass
+
+
+async def introduce(pipe: FramePipe, hello: bytes, *, controller: str) -> Welcome:
+    """The worker's part: send the encoded Hello and read the answer.
+
+    `controller` names the peer in messages. Raises WorkerRefusedError when the controller will not have this worker, TransportError when
+    the connection broke or the controller is full. The caller sets the time limit.
+    """
+    with contextlib.suppress(TransportError):  # what went wrong is for the read to say
+        await pipe.write(hello)
+    frame = await pipe.read()
+    if frame is None:
+        raise TransportError(f"{controller} ended the connection without a Welcome")
+    try:
+        return _the_welcome(frame, controller)
+    except RemoteProtocolError as error:
+        raise TransportError(f"{controller} does not speak this protocol: {error.reason}") from error
+
+
+def decode_admitted_worker_frame(frame: bytes) -> list[WorkerMessage]:
+    """What a worker sent after its Hello, which it may not repeat. Raises RemoteProtocolError."""
+    messages = decode_worker_frame(frame)
+    if any(isinstance(message, Hello) for message in messages):
+        raise RemoteProtocolError("a second Hello")
+    return messages
+
+
+def _the_hello(frame: bytes | None) -> Hello:
+    """Raises RemoteProtocolError unless the frame is one Hello, TransportError when the worker has left already."""
+    if frame is None:
+        raise TransportError("the worker left before its Hello")
+    goodbye = decode_goodbye(frame)
+    if goodbye is not None:
+        raise TransportError(f"the worker left before its Hello: {goodbye.reason}")
+    match decode_worker_frame(frame):
+        case [Hello() as hello]:
+            return hello
+        case _:
+            raise RemoteProtocolError("the first frame is not one Hello")
+
+
+def _the_welcome(frame: bytes, controller: str) -> Welcome:
+    """Raises RemoteProtocolError unless the frame is one Welcome, WorkerRefusedError or TransportError when it is a refusal."""
+    goodbye = decode_goodbye(frame)
+    if goodbye is not None:
+        kind = WorkerRefusedError if goodbye.permanent else TransportError
+        raise kind(f"{controller} refused this worker: {goodbye.reason}")
+    match decode_controller_frame(frame):
+        case [Welcome() as welcome]:
+            return welcome
+        case _:
+            raise RemoteProtocolError("its first frame is not one Welcome")

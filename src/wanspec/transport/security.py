@@ -1,0 +1,164 @@
+"""Who may talk to whom: the credentials of both sides, and the refusal to go without them beyond this machine."""
+
+from __future__ import annotations
+
+import hmac
+import ipaddress
+import ssl
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from wanspec.errors import ConfigError
+
+MAX_PORT = 65535
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MutualTls:
+    """Either side: TLS, and each proves itself with a certificate of one authority. `wanspec.transport.certificates` makes a set."""
+
+    ca_file: Path
+    """The authority's certificate, PEM; whoever it signed is trusted."""
+    certificate_file: Path
+    """This side's own, PEM."""
+    key_file: Path
+    """The private key of `certificate_file`, PEM, without a passphrase."""
+    server_name: str = ""
+    """At a worker: the name to look for in the controller's certificate, when it is not the host that is dialled."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenTlsController:
+    """Controller: TLS with a certificate of its own; workers prove themselves with a bearer token."""
+
+    certificate_file: Path
+    key_file: Path
+    token: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenTlsWorker:
+    """Worker: TLS against the controller's certificate, and a bearer token."""
+
+    token: str = field(repr=False)
+    ca_file: Path | None = None
+    """The authority that signed the controller's certificate, PEM; None: the public ones."""
+    server_name: str = ""
+    """The name to look for in the controller's certificate, when it is not the host that is dialled."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plaintext:
+    """Either side: no encryption. Refused beyond loopback unless `allow_plaintext` says that the network is trusted."""
+
+    token: str = field(default="", repr=False)
+    """Bearer token; empty: none is asked for or shown."""
+    allow_plaintext: bool = False
+
+
+ControllerSecurity = MutualTls | TokenTlsController | Plaintext
+WorkerSecurity = MutualTls | TokenTlsWorker | Plaintext
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Address:
+    """HOST:PORT, taken apart."""
+
+    host: str
+    """A name or an address, IPv6 without its brackets."""
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether packets to this host cannot leave this machine. A name other than localhost counts as remote."""
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return self.host == "localhost"
+
+
+def parse_address(text: str) -> Address:
+    """Take HOST:PORT apart. Raises ConfigError."""
+    host, colon, port = text.rpartition(":")
+    bracketed = host.startswith("[") and host.endswith("]")
+    if (
+        not colon
+        or not host
+        or not port.isascii()
+        or not port.isdigit()
+        or int(port) > MAX_PORT
+        or (":" in host and not bracketed)
+        or "/" in host
+    ):
+        raise ConfigError(f"address {text!r}: write HOST:PORT, such as controller.example.org:8500 or [::1]:8500")
+    return Address(host=host[1:-1] if bracketed else host, port=int(port))
+
+
+def check_security(address: Address, security: ControllerSecurity | WorkerSecurity) -> None:
+    """Raises ConfigError for plaintext beyond loopback and for tokens that cannot be sent."""
+    if isinstance(security, Plaintext):
+        if not address.is_loopback and not security.allow_plaintext:
+            raise ConfigError(
+                f"address {address}: prompts and tokens would cross the network unencrypted; configure TLS, "
+                "or set allow_plaintext when you trust every machine on the path"
+            )
+        if security.token:
+            _check_token(security.token)
+    elif not isinstance(security, MutualTls):
+        _check_token(security.token)
+
+
+def bearer(token: str) -> str:
+    """The value of the `authorization` metadata."""
+    return f"Bearer {token}"
+
+
+def is_authorized(authorization: str | bytes, security: ControllerSecurity) -> bool:
+    """Whether the `authorization` metadata is what this controller asks for; the comparison takes the same time for any wrong value."""
+    if isinstance(security, MutualTls) or not security.token:
+        return True
+    shown = authorization.encode() if isinstance(authorization, str) else authorization
+    return hmac.compare_digest(shown, bearer(security.token).encode())
+
+
+def tls_context(*, ca_file: Path | None = None, certificate_file: Path | None = None, key_file: Path | None = None) -> ssl.SSLContext:
+    """The standard library's view of one side's credentials: it says what is wrong with a file, which gRPC does not.
+
+    Raises ConfigError naming the file and the fix.
+    """
+    context = ssl.create_default_context()
+    try:
+        if ca_file is not None:
+            context = ssl.create_default_context(cafile=ca_file)
+    except OSError as error:
+        raise ConfigError(f"ca_file {ca_file}: {_why(error)}; give the authority's certificate in PEM") from error
+    try:
+        if certificate_file is not None:
+            context.load_cert_chain(certificate_file, key_file, password=lambda: "")
+    except OSError as error:
+        raise ConfigError(
+            f"certificate_file {certificate_file}, key_file {key_file}: {_why(error)}; "
+            "give a PEM certificate and its own private key without a passphrase"
+        ) from error
+    return context
+
+
+def worker_tls_context(security: MutualTls | TokenTlsWorker) -> ssl.SSLContext:
+    """A worker's credentials for the standard library. Raises ConfigError naming the file and the fix."""
+    if isinstance(security, MutualTls):
+        return tls_context(ca_file=security.ca_file, certificate_file=security.certificate_file, key_file=security.key_file)
+    return tls_context(ca_file=security.ca_file)
+
+
+def _why(error: OSError) -> str:
+    if isinstance(error, ssl.SSLError):
+        return f"not usable ({error.reason or error})"
+    return error.strerror or str(error)
+
+
+def _check_token(token: str) -> None:
+    if not token or not token.isascii() or not token.isprintable() or " " in token:
+        raise ConfigError("the bearer token must be printable ASCII without spaces, and not empty; `openssl rand -hex 32` makes one")

@@ -1,0 +1,202 @@
+"""The bundled models: pinned to recorded logits, and equal to themselves however a sequence is scored."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from wanspec.backends import onnx_backend
+from wanspec.backends.bundled_pair import BundledModel, bundled_info, load_bundled
+from wanspec.backends.onnx_backend import OnnxBackend, open_session
+from wanspec.errors import BackendError, ConfigError
+from wanspec.speculation.types import NodeId, NodeSpec, SamplingParams, ScoreItem, SessionId
+
+SAMPLING = SamplingParams()
+TOLERANCE = 1e-4
+RECORDED_TOLERANCE = 1e-3  # PyTorch on the machine that exported, against whatever runs this
+PROMPT = tuple(range(300, 340))
+
+Rows = NDArray[np.float32]
+Node = tuple[int, int | None, int]
+
+
+def item(session: int = 1, *, commit: tuple[int, ...] = (), append: tuple[int, ...] = (), nodes: tuple[Node, ...] = ()) -> ScoreItem:
+    specs = tuple(NodeSpec(node_id=NodeId(i), parent_id=None if p is None else NodeId(p), token=t) for i, p, t in nodes)
+    return ScoreItem(session_id=SessionId(session), sampling=SAMPLING, commit=tuple(map(NodeId, commit)), append=append, nodes=specs)
+
+
+@pytest.fixture(scope="module")
+def models() -> dict[str, OnnxBackend]:
+    return {"target": load_bundled("target"), "draft": load_bundled("draft")}
+
+
+@pytest.fixture(params=["target", "draft"])
+def model(request: pytest.FixtureRequest, models: dict[str, OnnxBackend]) -> OnnxBackend:
+    backend = models[str(request.param)]
+    close_all(backend)
+    return backend
+
+
+def close_all(backend: OnnxBackend) -> None:
+    for session in range(1, 10):
+        backend.close_session(SessionId(session))
+
+
+def score(backend: OnnxBackend, asked: ScoreItem) -> Rows:
+    return backend.score([asked])[0]
+
+
+def alone(backend: OnnxBackend, sequence: tuple[int, ...]) -> Rows:
+    """Logits after a sequence, in a session of its own, token by token from the second half on."""
+    session, half = 9, len(sequence) // 2
+    backend.close_session(SessionId(session))
+    row = score(backend, item(session, append=sequence[:half]))
+    for token in sequence[half:]:
+        row = score(backend, item(session, append=(token,)))
+    backend.close_session(SessionId(session))
+    last: Rows = row[0]
+    return last
+
+
+def assert_close(found: Rows, expected: Rows | list[Rows]) -> None:
+    np.testing.assert_allclose(found, np.asarray(expected), rtol=0, atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("name", ["target", "draft"])
+def test_the_shipped_models_give_the_recorded_logits(name: BundledModel, models: dict[str, OnnxBackend]) -> None:
+    with np.load(Path(__file__).parent / "recorded_logits.npz") as archive:
+        recorded: dict[str, NDArray[Any]] = dict(archive)
+    nodes = tuple(
+        (index + 1, None if parent < 0 else int(parent) + 1, int(token))
+        for index, (parent, token) in enumerate(zip(recorded["parents"], recorded["tree"], strict=True))
+    )
+    rows = score(models[name], item(5, append=tuple(recorded["prompt"].tolist()), nodes=nodes))
+    models[name].close_session(SessionId(5))
+    found = np.take_along_axis(rows, recorded[f"{name}_tokens"].astype(np.int64), axis=1)
+    np.testing.assert_allclose(found, recorded[f"{name}_logits"], rtol=0, atol=RECORDED_TOLERANCE)
+    assert (rows.argmax(axis=1) == recorded[f"{name}_tokens"][:, 0]).all()
+
+
+def test_a_tree_scores_as_its_paths_do(model: OnnxBackend) -> None:
+    rows = score(model, item(append=PROMPT, nodes=((1, None, 20), (2, None, 30), (3, 1, 40), (4, 3, 50), (5, 2, 60))))
+    paths: list[tuple[int, ...]] = [(), (20,), (30,), (20, 40), (20, 40, 50), (30, 60)]
+    assert_close(rows, [alone(model, PROMPT + path) for path in paths])
+
+
+def test_a_tree_may_grow_in_several_passes(model: OnnxBackend) -> None:
+    score(model, item(append=PROMPT, nodes=((1, None, 20), (2, None, 30))))
+    score(model, item(nodes=((3, 2, 40),)))
+    rows = score(model, item(nodes=((4, 3, 50), (5, 1, 60), (6, None, 70))))
+    assert_close(rows, [alone(model, PROMPT + path) for path in ((30, 40, 50), (20, 60), (70,))])
+
+
+def test_a_commit_keeps_what_hangs_below_it(model: OnnxBackend) -> None:
+    score(model, item(append=PROMPT, nodes=((1, None, 20), (2, None, 30), (3, 2, 40), (4, 3, 50), (5, 1, 60))))
+    rows = score(model, item(commit=(2,), nodes=((6, 4, 70), (7, None, 80))))
+    assert_close(rows, [alone(model, PROMPT + path) for path in ((30, 40, 50, 70), (30, 80))])
+    rows = score(model, item(commit=(3, 4), append=(90,)))
+    assert_close(rows, [alone(model, (*PROMPT, 30, 40, 50, 90))])
+
+
+@settings(max_examples=6, deadline=None)
+@given(data=st.data())
+def test_a_batch_over_sessions_gives_each_its_own_rows(data: st.DataObject, models: dict[str, OnnxBackend]) -> None:
+    backend, sessions = models["draft"], range(1, data.draw(st.integers(2, 6)))
+    token = st.integers(1, 2000)
+    prompts = {s: tuple(data.draw(st.lists(token, min_size=2, max_size=40))) for s in sessions}
+    close_all(backend)
+    first = backend.score([item(s, append=prompts[s], nodes=((1, None, 5), (2, 1, 6))) for s in sessions])
+    asked = [item(s, commit=(1,), nodes=((3, None, 7), (4, 2, 8))) if s % 2 else item(s, append=(9,)) for s in sessions]
+    second = backend.score(asked)
+    for s, row, later in zip(sessions, first, second, strict=True):
+        assert_close(row, [alone(backend, prompts[s] + path) for path in ((), (5,), (5, 6))])
+        assert_close(later, [alone(backend, prompts[s] + path) for path in (((5, 7), (5, 6, 8)) if s % 2 else ((9,),))])
+
+
+@pytest.mark.parametrize("limit", ["MAX_PASS_TOKENS", "MAX_BLOCK_MASK"])
+def test_how_a_batch_is_cut_into_passes_does_not_show(limit: str, models: dict[str, OnnxBackend], monkeypatch: pytest.MonkeyPatch) -> None:
+    backend = models["draft"]
+    close_all(backend)
+    asked = [item(s, append=PROMPT[s:], nodes=((1, None, 20), (2, 1, 30), (3, None, 40))) for s in (1, 2, 3)]
+    expected = backend.score(asked)
+    close_all(backend)
+    monkeypatch.setattr(onnx_backend, limit, 7)
+    for found, row in zip(backend.score(asked), expected, strict=True):
+        assert_close(found, row)
+    monkeypatch.undo()
+    for s in (1, 2, 3):
+        assert_close(score(backend, item(s, nodes=((4, 2, 50),))), [alone(backend, (*PROMPT[s:], 20, 30, 50))])
+
+
+def test_a_prompt_may_fill_the_context(model: OnnxBackend) -> None:
+    length = model.info.context_length
+    prompt = tuple(1 + i % 2000 for i in range(length))
+    assert score(model, item(append=prompt)).shape == (1, model.info.vocabulary_size)
+    with pytest.raises(BackendError, match=f"{length + 1} tokens"):
+        score(model, item(append=(1,)))
+
+
+def test_an_item_without_tokens_has_no_rows(model: OnnxBackend) -> None:
+    score(model, item(append=PROMPT, nodes=((1, None, 20),)))
+    assert score(model, item(commit=(1,))).shape == (0, model.info.vocabulary_size)
+    assert_close(score(model, item(append=(30,))), [alone(model, (*PROMPT, 20, 30))])
+
+
+def test_after_an_error_the_caches_are_as_before(model: OnnxBackend) -> None:
+    score(model, item(append=PROMPT, nodes=((1, None, 20),)))
+    good = item(2, append=PROMPT)
+    for wrong in (item(commit=(7,)), item(nodes=((2, 7, 1),)), item(append=(99999,)), item(commit=(1,), nodes=((2, 1, 1),))):
+        with pytest.raises(BackendError):
+            model.score([good, wrong])
+    with pytest.raises(BackendError, match="session 2 is not open"):
+        score(model, item(2, nodes=((1, None, 1),)))
+    assert_close(score(model, item(nodes=((2, 1, 30),))), [alone(model, (*PROMPT, 20, 30))])
+
+
+def test_a_failing_engine_leaves_the_caches_as_before(model: OnnxBackend, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Broken:
+        def run(self, *_: object) -> None:
+            raise RuntimeError("out of memory")
+
+    score(model, item(append=PROMPT, nodes=((1, None, 20),)))
+    with monkeypatch.context() as patch:
+        patch.setattr(model, "_runtime", Broken())
+        with pytest.raises(BackendError, match="out of memory"):
+            score(model, item(commit=(1,), append=(30, 40)))
+    assert_close(score(model, item(nodes=((2, 1, 30),))), [alone(model, (*PROMPT, 20, 30))])
+
+
+def test_a_closed_session_may_be_opened_again(model: OnnxBackend) -> None:
+    score(model, item(append=PROMPT))
+    model.close_session(SessionId(1))
+    assert_close(score(model, item(append=PROMPT[:10])), [alone(model, PROMPT[:10])])
+
+
+def test_several_threads_change_no_answer() -> None:
+    rows = score(load_bundled("draft", threads=2), item(append=PROMPT))
+    assert_close(rows, score(load_bundled("draft"), item(append=PROMPT)))
+
+
+def test_both_models_share_tokenizer_and_limits() -> None:
+    target, draft = bundled_info("target"), bundled_info("draft")
+    assert target.tokenizer_fingerprint == draft.tokenizer_fingerprint
+    assert re.fullmatch("[0-9a-f]{64}", target.tokenizer_fingerprint)
+    assert (target.context_length, target.vocabulary_size, target.end_token) == (draft.context_length, draft.vocabulary_size, 0)
+    assert target.name != draft.name
+
+
+def test_an_unknown_bundled_model_is_refused() -> None:
+    with pytest.raises(ConfigError, match="'tiny'; use one of target, draft"):
+        load_bundled("tiny")  # type: ignore[arg-type]
+
+
+def test_a_damaged_model_file_is_a_backend_error() -> None:
+    with pytest.raises(BackendError, match="cannot load"):
+        open_session(b"not a model", threads=1)

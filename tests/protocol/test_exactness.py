@@ -1,0 +1,82 @@
+"""The oracle: whatever the policy, the network and the workers do, the tokens are those of plain target decoding."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+from tests.cluster import Cluster, WanProfile, plain_decode
+
+from wanspec.backends.scripted import ScriptedBackend
+from wanspec.policy.registry import PolicyConfig, policy_names
+from wanspec.speculation.types import SamplingParams
+
+SEEDS = 200
+POLICIES = [
+    *(PolicyConfig(name=name) for name in policy_names()),
+    PolicyConfig(name="paper", num_draft_tokens=4, branch=3, leaves=4, staleness="prose", worker_entropy_threshold_nats=0.0),
+]
+
+
+def random_schedule(seed: int, policy: PolicyConfig) -> None:
+    """One cluster under chance's rule: link, models, requests, crashes, newcomers, cancellations."""
+    rng = random.Random(f"{seed}/{policy.name}")
+    model_seed, disagreement = rng.randrange(1 << 30), rng.choice([0.0, 0.1, 0.3, 1.0])
+    end_token = rng.choice([None, 0, 3])
+
+    def model(own: float) -> ScriptedBackend:
+        return ScriptedBackend(vocabulary_size=32, seed=model_seed, disagreement=own, end_token=end_token)
+
+    target, draft = model(0.0), model(disagreement)
+    wan = WanProfile(rtt_s=rng.uniform(0.0, 0.3), jitter_s=rng.choice([0.0, 0.005, 0.1]), duplicate=rng.choice([0.0, 0.2]))
+    cluster = Cluster(target, draft, seed=seed, wan=wan)
+    workers = [cluster.join(worker_id, model(disagreement), max_sessions=rng.choice([1, 8])) for worker_id in range(1, rng.randint(1, 3))]
+    requests = {}
+    arrives_at = 0.0
+    for session_id in range(1, rng.randint(2, 5)):
+        prompt = [rng.randrange(32) for _ in range(rng.randint(1, 12))]
+        max_tokens = rng.randint(1, 40)
+        sampling = SamplingParams(temperature=rng.choice([0.0, 0.8]), top_k=rng.choice([0, 5]), seed=rng.randrange(1 << 60))
+        requests[session_id] = (prompt, max_tokens, sampling)
+        arrives_at += rng.uniform(0.0, 0.5)
+        cluster.at(
+            arrives_at,
+            lambda s=session_id, p=prompt, m=max_tokens, q=sampling: cluster.request(s, p, max_tokens=m, policy=policy, sampling=q),
+        )
+    for worker_id in range(1, len(workers) + 1):
+        if rng.random() < 0.5:
+            cluster.at(rng.uniform(0.0, 1.5), lambda w=worker_id: cluster.crash(w))
+        elif rng.random() < 0.2:
+            cluster.at(rng.uniform(0.0, 1.0), lambda w=worker_id: setattr(cluster.workers[w], "is_stalled", True))
+    newcomer = model(disagreement)
+    cluster.at(rng.uniform(0.2, 2.0), lambda: cluster.join(9, newcomer))
+    cancelled = rng.choice([None, 1])
+    if cancelled:
+        cluster.at(rng.uniform(0.5, 1.0), lambda: cluster.cancel(1))
+    cluster.run()
+
+    for session_id, (prompt, max_tokens, sampling) in requests.items():
+        expected = plain_decode(target, prompt, max_tokens=max_tokens, sampling=sampling)
+        result = cluster.results[session_id]
+        if result.reason == "cancelled":
+            assert session_id == cancelled
+            assert tuple(result.tokens) == expected[: len(result.tokens)]
+        else:
+            assert tuple(result.tokens) == expected
+            assert result.reason == ("end" if expected[-1] == end_token else "length")
+    assert cluster.controller.num_sessions == target.open_sessions == draft.open_sessions == 0
+    assert not [reason for reason in cluster.dropped.values() if "unanswered" not in reason]
+    for site in cluster.workers.values():
+        if site.is_alive and not site.is_stalled:
+            assert site.machine.num_sessions == 0
+            assert site.backend.open_sessions == 0
+
+
+@pytest.mark.parametrize("policy", POLICIES, ids=lambda policy: f"{policy.name}-{policy.num_draft_tokens}")
+def test_tokens_equal_plain_decoding_under_any_schedule(policy: PolicyConfig) -> None:
+    for seed in range(SEEDS):
+        try:
+            random_schedule(seed, policy)
+        except BaseException as error:
+            error.add_note(f"replay: random_schedule({seed}, {policy})")
+            raise

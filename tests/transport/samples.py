@@ -1,0 +1,51 @@
+"""Messages, expectations and certificates that the tests of this room share."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from wanspec.protocol.messages import PROTOCOL_VERSION, CloseSession, Commit, Drafts, Drain, Hello, OpenSession, Welcome
+from wanspec.speculation.types import DraftingConfig, NodeId, Position, SamplingParams, SessionId
+from wanspec.transport.certificates import TrialCertificates, create_trial_certificates
+from wanspec.transport.handshake import Expected
+
+FINGERPRINT = "0123456789abcdef" * 4
+OTHER_FINGERPRINT = "fedcba9876543210" * 4
+
+HELLO = Hello(
+    version=PROTOCOL_VERSION,
+    worker_name="campus-1",
+    model_name="draft-1m",
+    tokenizer_fingerprint=FINGERPRINT,
+    vocabulary_size=2048,
+    context_length=4096,
+    max_sessions=64,
+)
+EXPECTED = Expected(controller_name="busy-site", tokenizer_fingerprint=FINGERPRINT, vocabulary_size=2048)
+WELCOME = Welcome(version=PROTOCOL_VERSION, controller_name="busy-site")
+DRAFTS = Drafts(
+    session_id=SessionId(7),
+    base_position=Position(300),
+    held_s=0.02,
+    first_node_id=NodeId(900),
+    parent_ids=(898,),
+    tokens=(1500,),
+    log_probs=(-0.5,),
+)
+COMMIT = Commit(session_id=SessionId(7), position=Position(300), tokens=(1500, 1600, 1700))
+OPEN_SESSION = OpenSession(session_id=SessionId(7), tokens=(1, 2, 3), sampling=SamplingParams(), drafting=DraftingConfig())
+CLOSE_SESSION = CloseSession(session_id=SessionId(7))
+DRAIN = Drain(reason="maintenance")
+EVERY_MESSAGE = (HELLO, WELCOME, DRAFTS, COMMIT, OPEN_SESSION, CLOSE_SESSION, DRAIN)
+
+
+def hello(**changes: object) -> Hello:
+    return replace(HELLO, **changes)  # type: ignore[arg-type]
+
+
+def drafts(count: int = 1, **changes: object) -> Drafts:
+    """`count` nodes, each hanging off the one before the first."""
+    return replace(DRAFTS, parent_ids=(898,) * count, tokens=(1500,) * count, log_probs=(-0.5,) * count, **changes)  # type: ignore[arg-type]
+
+
+def certificates(folder: Path, *hosts: str) -> TrialCertificates:
+    return create_trial_certificates(folder, hosts)

@@ -1,0 +1,307 @@
+from dataclasses import replace
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tests.transport.samples import (
+    CLOSE_SESSION,
+    COMMIT,
+    DRAFTS,
+    DRAIN,
+    EVERY_MESSAGE,
+    FINGERPRINT,
+    HELLO,
+    OPEN_SESSION,
+    WELCOME,
+    drafts,
+)
+
+from wanspec.errors import LocalProtocolError, RemoteProtocolError
+from wanspec.protocol.messages import (
+    MAX_NAME_LENGTH,
+    MAX_NODE_ID,
+    MAX_NODES_PER_FRAME,
+    MAX_REASON_LENGTH,
+    MAX_SEQUENCE_TOKENS,
+    MAX_SESSIONS,
+    MAX_VOCABULARY,
+    CloseSession,
+    Commit,
+    ControllerMessage,
+    Drafts,
+    Drain,
+    Hello,
+    Message,
+    OpenSession,
+    Welcome,
+    WorkerMessage,
+)
+from wanspec.speculation.types import DraftingConfig, NodeId, Position, SamplingParams, SessionId
+from wanspec.transport.codec import (
+    MAX_FRAME_BYTES,
+    MAX_MESSAGES_PER_FRAME,
+    decode_controller_frame,
+    decode_goodbye,
+    decode_worker_frame,
+    encode_frame,
+    encode_goodbye,
+)
+from wanspec.transport.wire_format import MAX_SESSION_ID
+
+session_ids = st.integers(1, MAX_SESSION_ID).map(SessionId)
+positions = st.integers(0, MAX_SEQUENCE_TOKENS - 1).map(Position)
+tokens = st.integers(0, MAX_VOCABULARY - 1)
+token_tuples = st.lists(tokens, max_size=20).map(tuple)
+names = st.text(st.characters(min_codepoint=0x20, exclude_categories=("Cc", "Cs")), min_size=1, max_size=MAX_NAME_LENGTH)
+reasons = st.text(st.characters(min_codepoint=0x20, exclude_categories=("Cc", "Cs")), max_size=MAX_REASON_LENGTH)
+finite = st.floats(allow_nan=False, allow_infinity=False)
+hellos = st.builds(
+    Hello,
+    version=st.integers(0, 65535),
+    worker_name=names,
+    model_name=names,
+    tokenizer_fingerprint=st.text("0123456789abcdef", min_size=64, max_size=64),
+    vocabulary_size=st.integers(1, MAX_VOCABULARY),
+    context_length=st.integers(1, 2**31 - 1),
+    max_sessions=st.integers(1, MAX_SESSIONS),
+)
+
+
+@st.composite
+def draft_messages(draw: st.DrawFn) -> Drafts:
+    count = draw(st.integers(0, 12))
+    first = draw(st.one_of(st.integers(1, 300), st.integers(1, MAX_NODE_ID - count)))
+    return Drafts(
+        session_id=draw(session_ids),
+        base_position=draw(positions),
+        held_s=draw(st.integers(0, 3_600_000_000)) / 1e6,
+        first_node_id=NodeId(first),
+        parent_ids=tuple(draw(st.integers(0, first + index - 1)) for index in range(count)),
+        tokens=tuple(draw(tokens) for _ in range(count)),
+        log_probs=tuple(draw(st.integers(0, 255)) / -16.0 for _ in range(count)),
+    )
+
+
+samplings = st.builds(
+    SamplingParams,
+    temperature=st.floats(0, allow_nan=False, allow_infinity=False),
+    top_k=st.integers(0, MAX_VOCABULARY),
+    top_p=st.floats(0, 1, exclude_min=True),
+    seed=st.integers(0, 2**64 - 1),
+)
+draftings = st.builds(
+    DraftingConfig, branch=st.integers(1, 8), leaves=st.integers(1, 32), entropy_threshold_nats=finite, max_depth=st.integers(1, 64)
+)
+worker_messages = st.one_of(hellos, draft_messages())
+controller_messages = st.one_of(
+    st.builds(Welcome, version=st.integers(0, 65535), controller_name=names),
+    st.builds(
+        OpenSession,
+        session_id=session_ids,
+        tokens=st.lists(tokens, min_size=1, max_size=20).map(tuple),
+        sampling=samplings,
+        drafting=draftings,
+    ),
+    st.builds(Commit, session_id=session_ids, position=positions, tokens=token_tuples),
+    st.builds(CloseSession, session_id=session_ids),
+    st.builds(Drain, reason=reasons),
+)
+
+
+@given(st.lists(worker_messages, max_size=20))
+def test_worker_messages_survive_the_wire(messages: list[WorkerMessage]) -> None:
+    assert decode_worker_frame(encode_frame(messages)) == messages
+
+
+@given(st.lists(controller_messages, max_size=20))
+def test_controller_messages_survive_the_wire(messages: list[ControllerMessage]) -> None:
+    assert decode_controller_frame(encode_frame(messages)) == messages
+
+
+@given(st.floats(-15.9375, 0), st.floats(0, 3600))
+def test_what_is_quantised_comes_back_within_half_a_step(log_prob: float, held_s: float) -> None:
+    (sent,) = decode_worker_frame(encode_frame([replace(DRAFTS, log_probs=(log_prob,), held_s=held_s)]))
+    assert isinstance(sent, Drafts)
+    assert abs(sent.log_probs[0] - log_prob) <= 1 / 32
+    assert abs(sent.held_s - held_s) <= 1e-6
+
+
+def decode_both_ways(data: bytes) -> None:
+    for decode in (decode_worker_frame, decode_controller_frame, decode_goodbye):
+        try:
+            decode(data)
+        except RemoteProtocolError as error:
+            assert error.reason  # noqa: PT017 - only this kind may come, and it always says something
+
+
+@given(st.binary(max_size=200))
+def test_random_bytes_raise_nothing_but_remote_protocol_error(data: bytes) -> None:
+    decode_both_ways(data)
+    decode_both_ways(b"\x91" + data)
+
+
+@given(st.lists(st.one_of(worker_messages, controller_messages), min_size=1, max_size=3), st.data())
+def test_mutated_frames_raise_nothing_but_remote_protocol_error(messages: list[Message], data: st.DataObject) -> None:
+    frame = bytearray(encode_frame(messages))
+    for _ in range(data.draw(st.integers(1, 4))):
+        frame[data.draw(st.integers(0, len(frame) - 1))] = data.draw(st.integers(0, 255))
+    decode_both_ways(bytes(frame[: data.draw(st.integers(0, len(frame)))]))
+    decode_both_ways(bytes(frame))
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"\xdd\xff\xff\xff\xff", b"\x91\xdd\xff\xff\xff\xff", b"\x91\x98\x02\x01\x01\x01\x01\xdd\xff\xff\xff\xff", b"\x91" * 100_000,
+     b"\x91\x9f\x01\x01\xa1w\xa1m\xd9\x40" + FINGERPRINT.encode() + b"\x01\x01\x01" + b"\x91" * 100_000],
+)  # fmt: skip
+def test_claimed_lengths_and_deep_nesting_cost_nothing(data: bytes) -> None:
+    with pytest.raises(RemoteProtocolError):
+        decode_worker_frame(data)
+
+
+@pytest.mark.parametrize(
+    ("message", "size"),
+    [(drafts(0), 17), (drafts(1), 22), (drafts(8), 57), (drafts(32), 181), (drafts(256), 1434), (COMMIT, 17), (CLOSE_SESSION, 4)],
+)
+def test_typical_frames_are_this_small(message: Message, size: int) -> None:
+    assert len(encode_frame([message])) == size
+
+
+def test_the_longest_prompt_fits_a_frame() -> None:
+    longest = replace(OPEN_SESSION, tokens=(MAX_VOCABULARY - 1,) * MAX_SEQUENCE_TOKENS)
+    assert len(encode_frame([longest])) < MAX_FRAME_BYTES
+
+
+@pytest.mark.parametrize(
+    ("message", "changes", "field"),
+    [
+        (HELLO, {"version": -1}, "Hello.version"),
+        (HELLO, {"worker_name": ""}, "Hello.worker_name"),
+        (HELLO, {"worker_name": "w" * (MAX_NAME_LENGTH + 1)}, "Hello.worker_name"),
+        (HELLO, {"worker_name": "a\x1b[2Jb"}, "Hello.worker_name"),
+        (HELLO, {"model_name": "m" * (MAX_NAME_LENGTH + 1)}, "Hello.model_name"),
+        (HELLO, {"tokenizer_fingerprint": "abc"}, "Hello.tokenizer_fingerprint"),
+        (HELLO, {"vocabulary_size": 0}, "Hello.vocabulary_size"),
+        (HELLO, {"vocabulary_size": MAX_VOCABULARY + 1}, "Hello.vocabulary_size"),
+        (HELLO, {"context_length": 0}, "Hello.context_length"),
+        (HELLO, {"max_sessions": 0}, "Hello.max_sessions"),
+        (HELLO, {"max_sessions": MAX_SESSIONS + 1}, "Hello.max_sessions"),
+        (WELCOME, {"controller_name": ""}, "Welcome.controller_name"),
+        (DRAFTS, {"session_id": 0}, "Drafts.session_id"),
+        (DRAFTS, {"session_id": 2**70}, "Drafts"),
+        (DRAFTS, {"base_position": -1}, "Drafts.base_position"),
+        (DRAFTS, {"base_position": MAX_SEQUENCE_TOKENS}, "Drafts.base_position"),
+        (DRAFTS, {"held_s": -1.0}, "Drafts.held_s"),
+        (DRAFTS, {"held_s": 3601.0}, "Drafts.held_s"),
+        (DRAFTS, {"held_s": float("nan")}, "Drafts"),
+        (DRAFTS, {"held_s": float("inf")}, "Drafts"),
+        (DRAFTS, {"first_node_id": 0}, "parent_ids"),
+        (DRAFTS, {"first_node_id": MAX_NODE_ID + 1}, "first_node_id"),
+        (DRAFTS, {"parent_ids": (900,)}, "parent_ids"),
+        (DRAFTS, {"parent_ids": (-1,)}, "parent_ids"),
+        (DRAFTS, {"parent_ids": ()}, "parent_ids"),
+        (DRAFTS, {"tokens": (MAX_VOCABULARY,)}, "Drafts.tokens[0]"),
+        (DRAFTS, {"tokens": (-1,)}, "Drafts.tokens[0]"),
+        (DRAFTS, {"log_probs": (0.1,)}, "log_probs"),
+        (DRAFTS, {"log_probs": (-16.0,)}, "log_probs"),
+        (DRAFTS, {"log_probs": (float("nan"),)}, "log_probs"),
+        (drafts(MAX_NODES_PER_FRAME + 1), {}, "Drafts.parent_ids"),
+        (OPEN_SESSION, {"tokens": ()}, "OpenSession.tokens"),
+        (OPEN_SESSION, {"tokens": (0,) * (MAX_SEQUENCE_TOKENS + 1)}, "OpenSession.tokens"),
+        (OPEN_SESSION, {"sampling": SamplingParams(temperature=-0.1)}, "OpenSession.sampling.temperature"),
+        (OPEN_SESSION, {"sampling": SamplingParams(temperature=float("inf"))}, "OpenSession.sampling.temperature"),
+        (OPEN_SESSION, {"sampling": SamplingParams(top_k=-1)}, "OpenSession.sampling.top_k"),
+        (OPEN_SESSION, {"sampling": SamplingParams(top_p=0.0)}, "OpenSession.sampling.top_p"),
+        (OPEN_SESSION, {"sampling": SamplingParams(top_p=1.1)}, "OpenSession.sampling.top_p"),
+        (OPEN_SESSION, {"sampling": SamplingParams(seed=-1)}, "OpenSession.sampling.seed"),
+        (OPEN_SESSION, {"sampling": SamplingParams(seed=2**64)}, "OpenSession"),
+        (OPEN_SESSION, {"drafting": DraftingConfig(branch=9)}, "OpenSession.drafting.branch"),
+        (OPEN_SESSION, {"drafting": DraftingConfig(leaves=33)}, "OpenSession.drafting.leaves"),
+        (OPEN_SESSION, {"drafting": DraftingConfig(max_depth=65)}, "OpenSession.drafting.max_depth"),
+        (OPEN_SESSION, {"drafting": DraftingConfig(entropy_threshold_nats=float("nan"))}, "OpenSession.drafting.entropy_threshold_nats"),
+        (COMMIT, {"position": -1}, "Commit.position"),
+        (COMMIT, {"tokens": (MAX_VOCABULARY,)}, "Commit.tokens[0]"),
+        (COMMIT, {"tokens": ("a",)}, "Commit.tokens[0]"),
+        (CLOSE_SESSION, {"session_id": 0}, "CloseSession.session_id"),
+        (DRAIN, {"reason": "r" * (MAX_REASON_LENGTH + 1)}, "Drain.reason"),
+    ],
+)
+def test_a_message_beyond_a_bound_is_not_sent(message: Message, changes: dict[str, Any], field: str) -> None:
+    with pytest.raises(LocalProtocolError, match=field.replace("[", r"\[")):
+        encode_frame([replace(message, **changes)])
+
+
+GOOD_DRAFTS = [2, 7, 300, 20_000, 900, [2], [1500], b"\x08"]
+
+
+@pytest.mark.parametrize(
+    ("index", "value", "reason"),
+    [
+        (1, 0, "Drafts.session_id: Expected `int` >= 1"),
+        (2, MAX_SEQUENCE_TOKENS, "Drafts.base_position: Expected `int` <= 131071"),
+        (3, 3_600_000_001, "Drafts.held_s: Expected `int` <= 3600000000"),
+        (3, 0.5, "Drafts.held_s: Expected `int`, got `float`"),
+        (4, 0, "Drafts.first_node_id: Expected `int` >= 1"),
+        (4, MAX_NODE_ID + 1, "Drafts.first_node_id: Expected `int` <= 2147483647"),
+        (5, [900], "Drafts.parent_ids: node 900 has a parent 900 ids back, at most 899"),
+        (5, [1, 1], "Drafts.parent_ids, tokens, log_probs: 2, 1 and 1 of them, must be equally many"),
+        (5, [1] * 257, "Drafts.parent_ids: Expected `array` of length <= 256"),
+        (6, [MAX_VOCABULARY], "Drafts.tokens[0]: Expected `int` <= 1048575"),
+        (7, b"", "Drafts.parent_ids, tokens, log_probs: 1, 1 and 0 of them, must be equally many"),
+    ],
+)
+def test_a_frame_beyond_a_bound_is_refused_by_field_and_limit(index: int, value: object, reason: str) -> None:
+    fields = [*GOOD_DRAFTS]
+    fields[index] = value
+    with pytest.raises(RemoteProtocolError) as caught:
+        decode_worker_frame(msgspec.msgpack.encode([fields]))
+    assert caught.value.reason == reason
+
+
+def test_the_last_node_id_is_bounded_too() -> None:
+    frame = msgspec.msgpack.encode([[2, 7, 300, 0, MAX_NODE_ID, [1, 1], [1, 1], b"\0\0"]])
+    with pytest.raises(RemoteProtocolError, match="MAX_NODE_ID"):
+        decode_worker_frame(frame)
+
+
+@pytest.mark.parametrize("message", EVERY_MESSAGE, ids=lambda message: type(message).__name__)
+def test_each_side_may_send_its_own_messages_only(message: Message) -> None:
+    mine, other = decode_worker_frame, decode_controller_frame
+    if not isinstance(message, Hello | Drafts):
+        mine, other = other, mine  # type: ignore[assignment]
+    assert mine(encode_frame([message])) == [message]
+    with pytest.raises(RemoteProtocolError, match=f"{type(message).__name__}: not for this side to send"):
+        other(encode_frame([message]))
+
+
+def test_frames_are_bounded_in_messages_and_bytes_both_ways() -> None:
+    full = encode_frame([DRAFTS] * MAX_MESSAGES_PER_FRAME)
+    assert len(decode_worker_frame(full)) == MAX_MESSAGES_PER_FRAME
+    with pytest.raises(LocalProtocolError, match="MAX_MESSAGES_PER_FRAME"):
+        encode_frame([DRAFTS] * (MAX_MESSAGES_PER_FRAME + 1))
+    with pytest.raises(RemoteProtocolError, match="length <= 1024"):
+        decode_worker_frame(b"\xdc\x04\x01" + full[3:])
+    with pytest.raises(LocalProtocolError, match="MAX_FRAME_BYTES"):
+        encode_frame([replace(OPEN_SESSION, tokens=(MAX_VOCABULARY - 1,) * MAX_SEQUENCE_TOKENS)] * 2)
+    with pytest.raises(RemoteProtocolError, match="MAX_FRAME_BYTES"):
+        decode_worker_frame(b"\x91" * (MAX_FRAME_BYTES + 1))
+
+
+def test_a_newer_hello_may_carry_more_and_is_still_understood() -> None:
+    fields = [1, 2, "w", "m", FINGERPRINT, 2048, 4096, 64, {"new": [1, 2]}]
+    (newer,) = decode_worker_frame(msgspec.msgpack.encode([fields]))
+    assert isinstance(newer, Hello)
+    assert newer.version == 2
+
+
+def test_a_goodbye_is_told_from_messages_and_made_printable() -> None:
+    goodbye = decode_goodbye(encode_goodbye("bad\nnews" + "!" * MAX_REASON_LENGTH, permanent=True))
+    assert goodbye is not None
+    assert goodbye.reason.startswith("bad news!")
+    assert len(goodbye.reason) == MAX_REASON_LENGTH
+    assert goodbye.permanent
+    assert decode_goodbye(encode_frame([DRAFTS])) is None
+    with pytest.raises(RemoteProtocolError):
+        decode_goodbye(b"\x91\x93\x08")

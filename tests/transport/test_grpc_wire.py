@@ -1,0 +1,396 @@
+"""Real sockets on loopback; peers of bad manners speak gRPC by hand."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import grpc.aio
+import pytest
+from tests.transport.samples import COMMIT, DRAFTS, DRAIN, EXPECTED, HELLO, OPEN_SESSION, OTHER_FINGERPRINT, WELCOME, certificates, hello
+
+from wanspec.errors import ConfigError, RemoteProtocolError, TransportError
+from wanspec.protocol.messages import MAX_SEQUENCE_TOKENS, Message
+from wanspec.transport.certificates import TrialCertificates
+from wanspec.transport.codec import MAX_FRAME_BYTES, decode_goodbye, encode_frame
+from wanspec.transport.grpc_wire import METHOD, GrpcListener, dial, listen
+from wanspec.transport.interface import Connection
+from wanspec.transport.limits import WireLimits
+from wanspec.transport.refusal import WorkerRefusedError
+from wanspec.transport.security import ControllerSecurity, MutualTls, Plaintext, TokenTlsController, TokenTlsWorker, WorkerSecurity
+
+pytestmark = pytest.mark.asyncio
+
+TOKEN = "a-token-for-tests"
+
+
+@pytest.fixture(scope="module")
+def ours(tmp_path_factory: pytest.TempPathFactory) -> TrialCertificates:
+    return certificates(tmp_path_factory.mktemp("ours"))
+
+
+@pytest.fixture(scope="module")
+def theirs(tmp_path_factory: pytest.TempPathFactory) -> TrialCertificates:
+    return certificates(tmp_path_factory.mktemp("theirs"))
+
+
+def controller_tls(files: TrialCertificates) -> MutualTls:
+    return MutualTls(ca_file=files.ca_file, certificate_file=files.controller_certificate_file, key_file=files.controller_key_file)
+
+
+def worker_tls(files: TrialCertificates, **changes: Path | str) -> MutualTls:
+    security = MutualTls(ca_file=files.ca_file, certificate_file=files.worker_certificate_file, key_file=files.worker_key_file)
+    return replace(security, **changes)  # type: ignore[arg-type]
+
+
+def controller_token(files: TrialCertificates) -> TokenTlsController:
+    return TokenTlsController(certificate_file=files.controller_certificate_file, key_file=files.controller_key_file, token=TOKEN)
+
+
+@asynccontextmanager
+async def listener(security: ControllerSecurity | None = None, limits: WireLimits | None = None) -> AsyncIterator[GrpcListener]:
+    door = await listen("127.0.0.1:0", expected=EXPECTED, security=security or Plaintext(), limits=limits)
+    try:
+        yield door
+    finally:
+        await door.close()
+
+
+async def joined(door: GrpcListener, security: WorkerSecurity | None = None) -> tuple[Connection, Connection]:
+    """A worker's and the controller's end of one connection."""
+    welcome, worker = await dial(door.address, HELLO, security=security or Plaintext())
+    said, controller = await anext(door.connections())
+    assert (welcome, said) == (WELCOME, HELLO)
+    return worker, controller
+
+
+@asynccontextmanager
+async def raw_stream(door: GrpcListener) -> AsyncIterator["grpc.aio.StreamStreamCall[bytes, bytes]"]:
+    async with grpc.aio.insecure_channel(door.address) as channel:
+        call: grpc.aio.StreamStreamCall[bytes, bytes] = channel.stream_stream(METHOD)()
+        yield call
+        call.cancel()
+
+
+async def the_goodbye(call: "grpc.aio.StreamStreamCall[bytes, bytes]") -> str:
+    while isinstance(frame := await call.read(), bytes):
+        goodbye = decode_goodbye(frame)
+        if goodbye is not None:
+            return goodbye.reason
+    raise AssertionError("the stream ended without a goodbye")
+
+
+async def drained(connection: Connection) -> None:
+    while True:
+        await connection.receive()
+
+
+async def flooded(connection: Connection, message: Message) -> None:
+    while True:
+        connection.send([message])
+        await asyncio.sleep(0)
+
+
+async def exchange(worker: Connection, controller: Connection) -> None:
+    worker.send([DRAFTS])
+    assert await controller.receive() == [DRAFTS]
+    controller.send([OPEN_SESSION, COMMIT])
+    assert await worker.receive() == [OPEN_SESSION, COMMIT]
+
+
+async def test_both_sides_talk_under_mutual_tls(ours: TrialCertificates) -> None:
+    async with listener(controller_tls(ours)) as door:
+        worker, controller = await joined(door, worker_tls(ours))
+        assert worker.peer == f"controller busy-site at {door.address}"
+        assert controller.peer.startswith("campus-1 at ipv4:127.0.0.1:")
+        await exchange(worker, controller)
+        await worker.close("done")
+
+
+async def test_both_sides_talk_under_tls_with_a_token(ours: TrialCertificates) -> None:
+    async with listener(controller_token(ours)) as door:
+        await exchange(*await joined(door, TokenTlsWorker(token=TOKEN, ca_file=ours.ca_file)))
+
+
+async def test_both_sides_talk_in_plaintext_on_loopback_with_and_without_a_token() -> None:
+    for security in (Plaintext(), Plaintext(token=TOKEN)):
+        async with listener(security) as door:
+            await exchange(*await joined(door, security))
+
+
+async def test_the_longest_messages_pass_though_they_share_no_frame() -> None:
+    longest = replace(OPEN_SESSION, tokens=(1_000_000,) * MAX_SEQUENCE_TOKENS)
+    async with listener() as door:
+        worker, controller = await joined(door)
+        controller.send([longest, longest])
+        assert [await worker.receive(), await worker.receive()] == [[longest], [longest]]
+
+
+async def test_the_worker_hears_why_the_controller_closes_and_the_other_way_round() -> None:
+    async with listener() as door:
+        worker, controller = await joined(door)
+        controller.send([DRAIN])
+        await controller.close("maintenance")
+        assert await worker.receive() == [DRAIN]
+        with pytest.raises(TransportError, match="closed the connection: maintenance"):
+            await worker.receive()
+        worker, controller = await joined(door)
+        await worker.close("out of power")
+        with pytest.raises(TransportError, match=r"campus-1 at .* closed the connection: out of power"):
+            await controller.receive()
+
+
+async def test_a_worker_that_vanishes_is_noticed() -> None:
+    async with listener() as door:
+        async with raw_stream(door) as call:
+            await call.write(encode_frame([HELLO]))
+            await call.read()
+            _, controller = await anext(door.connections())
+        with pytest.raises(TransportError, match="campus-1 at"):
+            await controller.receive()
+
+
+async def test_a_controller_that_shuts_down_says_so() -> None:
+    async with listener() as door:
+        worker, _ = await joined(door)
+    with pytest.raises(TransportError, match="shutting down"):
+        await worker.receive()
+
+
+@pytest.mark.parametrize("token", ["wrong", ""])
+async def test_a_wrong_token_is_refused_for_good_before_any_frame_is_read(token: str) -> None:
+    async with listener(Plaintext(token=TOKEN)) as door:
+        with pytest.raises(WorkerRefusedError, match="bearer token"):
+            await dial(door.address, HELLO, security=Plaintext(token=token))
+        await joined(door, Plaintext(token=TOKEN))
+
+
+async def test_a_wrong_token_under_tls_is_refused_for_good(ours: TrialCertificates) -> None:
+    async with listener(controller_token(ours)) as door:
+        with pytest.raises(WorkerRefusedError, match="bearer token"):
+            await dial(door.address, HELLO, security=TokenTlsWorker(token="wrong", ca_file=ours.ca_file))
+
+
+async def test_a_controller_of_another_authority_is_refused_for_good(ours: TrialCertificates, theirs: TrialCertificates) -> None:
+    async with listener(controller_tls(ours)) as door:
+        with pytest.raises(WorkerRefusedError, match="not signed by the authority in ca_file"):
+            await dial(door.address, HELLO, security=worker_tls(theirs))
+
+
+async def test_a_controller_under_another_name_is_refused_unless_the_name_is_set(ours: TrialCertificates) -> None:
+    async with listener(controller_tls(ours)) as door:
+        with pytest.raises(WorkerRefusedError, match="set server_name"):
+            await dial(door.address, HELLO, security=worker_tls(ours, server_name="elsewhere.example.org"))
+        await exchange(*await joined(door, worker_tls(ours, server_name="localhost")))
+
+
+async def test_a_worker_without_a_certificate_of_our_authority_is_refused_for_good(
+    ours: TrialCertificates, theirs: TrialCertificates
+) -> None:
+    strange = worker_tls(theirs, ca_file=ours.ca_file)
+    stolen_role = worker_tls(ours, certificate_file=ours.controller_certificate_file, key_file=ours.controller_key_file)
+    async with listener(controller_tls(ours)) as door:
+        for security in (strange, stolen_role):
+            with pytest.raises(WorkerRefusedError, match="rejects this worker's certificate"):
+                await dial(door.address, HELLO, security=security)
+        with pytest.raises(TransportError, match="both sides have the same kind of security"):
+            await dial(door.address, HELLO, security=TokenTlsWorker(token=TOKEN, ca_file=ours.ca_file))
+        await joined(door, worker_tls(ours))
+
+
+async def test_tls_on_one_side_only_says_so(ours: TrialCertificates) -> None:
+    async with listener(controller_tls(ours)) as door:
+        with pytest.raises(TransportError, match="both sides have the same kind of security"):
+            await dial(door.address, HELLO, security=Plaintext())
+    async with listener() as door:
+        with pytest.raises(WorkerRefusedError, match="TLS on both sides or on neither"):
+            await dial(door.address, HELLO, security=worker_tls(ours))
+
+
+async def test_plaintext_beyond_loopback_is_refused_unless_it_is_allowed() -> None:
+    for security in (Plaintext(), Plaintext(token=TOKEN)):
+        with pytest.raises(ConfigError, match="allow_plaintext"):
+            await dial("192.0.2.1:8500", HELLO, security=security)
+        with pytest.raises(ConfigError, match="allow_plaintext"):
+            await listen("0.0.0.0:0", expected=EXPECTED, security=security)
+    allowed = Plaintext(allow_plaintext=True)
+    door = await listen("0.0.0.0:0", expected=EXPECTED, security=allowed)
+    _, worker = await dial(door.address.replace("0.0.0.0", "127.0.0.1"), HELLO, security=allowed)
+    await worker.close("done")
+    await door.close()
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"version": 2}, "protocol version: the worker speaks 2, the controller 1; install the same WANSpec release on both sides"),
+        ({"tokenizer_fingerprint": OTHER_FINGERPRINT}, f"tokenizer fingerprint: the worker's is {OTHER_FINGERPRINT}"),
+        ({"vocabulary_size": 2049}, "vocabulary size: the worker's is 2049 (model draft-1m), the controller's is 2048"),
+    ],
+)
+async def test_a_hello_that_does_not_fit_is_refused_for_good_with_the_whole_reason(changes: dict[str, object], words: str) -> None:
+    async with listener() as door:
+        with pytest.raises(WorkerRefusedError) as caught:
+            await dial(door.address, hello(**changes), security=Plaintext())
+        assert words in str(caught.value)
+
+
+async def test_nobody_listening_is_worth_another_try() -> None:
+    async with listener() as door:
+        address = door.address
+    with pytest.raises(TransportError, match=f"controller at {address}.*Connection refused") as caught:
+        await dial(address, HELLO, security=Plaintext())
+    assert not isinstance(caught.value, WorkerRefusedError)
+
+
+async def test_somebody_who_accepts_and_hangs_up_is_worth_another_try(ours: TrialCertificates) -> None:
+    def hang_up(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.close()
+
+    async with await asyncio.start_server(hang_up, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        for security in (Plaintext(), worker_tls(ours)):
+            with pytest.raises(TransportError) as caught:
+                await dial(f"127.0.0.1:{port}", HELLO, security=security)
+            assert not isinstance(caught.value, WorkerRefusedError)
+
+
+async def test_a_controller_that_does_not_answer_times_out() -> None:
+    accepted = asyncio.Event()
+
+    def say_nothing(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        open_writers.append(writer)
+        accepted.set()
+
+    open_writers: list[asyncio.StreamWriter] = []
+    async with await asyncio.start_server(say_nothing, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        with pytest.raises(TransportError, match=r"did not answer within 0\.2 s"):
+            await dial(f"127.0.0.1:{port}", HELLO, security=Plaintext(), limits=WireLimits(handshake_timeout_s=0.2))
+        await accepted.wait()
+        for writer in open_writers:
+            writer.transport.abort()
+
+
+async def test_another_grpc_service_is_no_controller() -> None:
+    server = grpc.aio.server()
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    with pytest.raises(WorkerRefusedError, match="is no WANSpec controller; check the address"):
+        await dial(f"127.0.0.1:{port}", HELLO, security=Plaintext())
+    await server.stop(None)
+
+
+async def test_a_port_in_use_is_named() -> None:
+    async with listener() as door:
+        with pytest.raises(TransportError, match=f"cannot listen on {door.address}: Address already in use; choose another"):
+            await listen(door.address, expected=EXPECTED, security=Plaintext())
+    with pytest.raises(TransportError, match="cannot listen on"):
+        await listen("192.0.2.1:0", expected=EXPECTED, security=Plaintext(allow_plaintext=True))
+
+
+async def test_a_silent_peer_times_out_and_the_server_lives_on() -> None:
+    async with listener(limits=WireLimits(handshake_timeout_s=0.1)) as door:
+        async with raw_stream(door) as call:
+            assert "no Hello within 0.1 s" in await the_goodbye(call)
+        await exchange(*await joined(door))
+
+
+@pytest.mark.parametrize("frame", [b"garbage", b"", encode_frame([DRAFTS])])
+async def test_garbage_instead_of_a_hello_is_told_and_the_server_lives_on(frame: bytes) -> None:
+    async with listener() as door:
+        async with raw_stream(door) as call:
+            await call.write(frame)
+            assert await the_goodbye(call)
+        await exchange(*await joined(door))
+
+
+async def test_garbage_after_the_hello_drops_the_peer_with_a_reason_and_the_server_lives_on() -> None:
+    async with listener() as door:
+        async with raw_stream(door) as call:
+            await call.write(encode_frame([HELLO]))
+            _, controller = await anext(door.connections())
+            await call.write(b"garbage")
+            with pytest.raises(RemoteProtocolError, match="worker campus-1: malformed frame"):
+                await controller.receive()
+            assert "malformed frame" in await the_goodbye(call)
+        await exchange(*await joined(door))
+
+
+async def test_too_big_a_frame_ends_the_stream_and_the_server_lives_on() -> None:
+    async with listener() as door:
+        async with raw_stream(door) as call:
+            await call.write(encode_frame([HELLO]))
+            _, controller = await anext(door.connections())
+            await call.read()
+            await call.write(b"\0" * (MAX_FRAME_BYTES + 1))
+            with pytest.raises(TransportError, match="MAX_FRAME_BYTES"):
+                await controller.receive()
+            with pytest.raises(grpc.aio.AioRpcError, match="larger than max"):
+                await call.read()
+        await exchange(*await joined(door))
+
+
+async def test_too_many_frames_drop_the_peer_with_a_reason() -> None:
+    async with listener(limits=WireLimits(max_frames_per_s=1.0, max_frames_burst=5)) as door, raw_stream(door) as call:
+        await call.write(encode_frame([HELLO]))
+        _, controller = await anext(door.connections())
+        for _ in range(7):
+            await call.write(encode_frame([DRAFTS]))
+        with pytest.raises(RemoteProtocolError, match="max_frames_per_s"):
+            await drained(controller)
+        assert "max_frames_per_s" in await the_goodbye(call)
+
+
+async def test_a_slow_reader_is_dropped_with_a_reason_and_the_server_lives_on() -> None:
+    limits = WireLimits(max_unsent_bytes=4 << 20, close_timeout_s=0.1)
+    bulk = replace(OPEN_SESSION, tokens=(1,) * MAX_SEQUENCE_TOKENS)
+    async with listener(limits=limits) as door, raw_stream(door) as call:
+        await call.write(encode_frame([HELLO]))
+        _, controller = await anext(door.connections())
+        with pytest.raises(TransportError, match=r"too slow: \d+ bytes unsent, at most 4194304 \(max_unsent_bytes\)"):
+            await flooded(controller, bulk)
+        await controller.close("it is gone already, and closing is harmless")
+        await exchange(*await joined(door))
+        with pytest.raises(grpc.aio.AioRpcError, match="too slow"):
+            await the_goodbye(call)
+
+
+async def test_a_full_house_is_worth_another_try() -> None:
+    async with listener(limits=WireLimits(max_workers=1)) as door:
+        worker, _ = await joined(door)
+        with pytest.raises(TransportError, match="max_workers") as caught:
+            await dial(door.address, HELLO, security=Plaintext())
+        assert not isinstance(caught.value, WorkerRefusedError)
+        await worker.close("room for others")
+        await joined(door)
+
+
+async def test_a_dial_that_is_cancelled_leaves_nothing_behind() -> None:
+    async with listener() as door:
+        attempt = asyncio.create_task(dial(door.address, HELLO, security=Plaintext()))
+        await asyncio.sleep(0)
+        attempt.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await attempt
+
+
+async def test_a_bad_certificate_file_is_named(ours: TrialCertificates, tmp_path: Path) -> None:
+    missing = tmp_path / "missing.pem"
+    with pytest.raises(ConfigError, match=r"ca_file .*missing\.pem: No such file"):
+        await dial("127.0.0.1:1", HELLO, security=worker_tls(ours, ca_file=missing))
+    with pytest.raises(ConfigError, match=r"key_file .*missing\.pem: No such file"):
+        await listen("127.0.0.1:0", expected=EXPECTED, security=replace(controller_tls(ours), key_file=missing))
+
+
+async def test_no_delay_is_added_to_a_lone_frame() -> None:
+    async with listener() as door:
+        worker, controller = await joined(door)
+        round_trips_s = []
+        for _ in range(50):
+            start_s = time.perf_counter()
+            await exchange(worker, controller)
+            round_trips_s.append(time.perf_counter() - start_s)
+        assert min(round_trips_s) < 0.02  # far above what it takes, far below any timer that coalesces (40 ms for Nagle)
