@@ -174,7 +174,7 @@ async def test_a_sender_is_not_read_while_too_much_is_under_way() -> None:
     source, sink = FakeTransport(), FakeTransport()
     link = Link(settings=LinkSettings(), random=random.Random(1))
     lane = Lane(link, asyncio.get_running_loop(), on_end=lambda: None)
-    lane.set_source(source)
+    lane.source = source
     lane.put(bytes(MAX_HELD_BYTES))
     assert source.calls == []
     lane.put(b"1")

@@ -65,7 +65,7 @@ class _Session:
                 continue
             for token, log_prob in offered_children(ranking, self.config):
                 if token not in parent.children:
-                    node = self.tree.add(parent, token, log_prob=max(log_prob, MIN_LOG_PROB))
+                    node = self.tree.add(parent, token, log_prob=log_prob)
                     new += [node] if node else []
         return new
 
@@ -79,12 +79,18 @@ class _Session:
             first_node_id=nodes[0].node_id if nodes else NodeId(1),
             parent_ids=tuple(self._wire_id(node.parent) for node in nodes),
             tokens=tuple(node.token for node in nodes),
-            log_probs=tuple(node.path_log_prob - (node.parent.path_log_prob if node.parent else 0.0) for node in nodes),
+            log_probs=tuple(_log_prob(node) for node in nodes),
         )
         return SendMessage(worker_id=None, message=drafts)
 
     def _wire_id(self, node: Node | None) -> int:
         return 0 if node is None or node is self.tree.head else node.node_id
+
+
+def _log_prob(node: Node) -> float:
+    """The node's own estimate, within what the wire can carry; a difference of sums may be off by a rounding error."""
+    own = node.path_log_prob - (node.parent.path_log_prob if node.parent else 0.0)
+    return min(0.0, max(MIN_LOG_PROB, own))
 
 
 class Worker:

@@ -2,15 +2,14 @@
 
     python -m wanspec.testbed.relay --listen 127.0.0.1:0 --to 127.0.0.1:8500 --rtt-ms 70
 
-prints {"listening": "127.0.0.1:PORT"} when it is ready. Every line on its standard input is answered by one line of counters; a line
-that is a JSON object changes the link first, such as {"rtt_ms": 30}, {"jitter_ms": 2} or {"bandwidth_bytes_per_s": 1e6}. It ends with its
-standard input, or on SIGTERM or SIGINT.
+prints {"listening": "127.0.0.1:PORT"} when ready. Every line on standard input is answered by one line of counters; a JSON object changes
+the link first: {"rtt_ms": 30}, {"jitter_ms": 2}, {"bandwidth_bytes_per_s": 1e6}. It ends with standard input, or on SIGTERM or SIGINT.
 
 Each direction is one link that all connections share. A chunk is due one way after it has arrived: the serialisation time at the link's
 bandwidth behind all that came before, half the RTT, and a jitter drawn evenly from [0, jitter]; nothing overtakes. Ends and resets of
 connections travel like bytes. How late chunks are sent after they were due is counted: judge a run by it.
 
-Not emulated: loss, and the RTT that TCP itself takes to connect (the relay accepts at once), so that a first message is one RTT early.
+Not emulated: loss, and the RTT that TCP itself takes to connect: the relay accepts at once.
 """
 
 from __future__ import annotations
@@ -97,11 +96,8 @@ class Lane:
         self._timer: asyncio.TimerHandle | None = None
         self._blocked = True
         self._closed = False
-        self._source: asyncio.Transport | None = None
+        self.source: asyncio.Transport | None = None
         self._sink: asyncio.Transport | None = None
-
-    def set_source(self, source: asyncio.Transport) -> None:
-        self._source = source
 
     def set_sink(self, sink: asyncio.Transport) -> None:
         """The far end is connected: what is due may leave."""
@@ -124,8 +120,8 @@ class Lane:
         self._last_due_s = max(self._last_due_s, self._link.due_s(now=self._loop.time(), size=size))
         self._chunks.append((self._last_due_s, chunk))
         self._held_bytes += size
-        if self._held_bytes > MAX_HELD_BYTES and self._source is not None:
-            self._source.pause_reading()
+        if self._held_bytes > MAX_HELD_BYTES and self.source is not None:
+            self.source.pause_reading()
         if self._timer is None:
             self._timer = self._loop.call_at(self._last_due_s, self._forward)
 
@@ -163,8 +159,8 @@ class Lane:
             self._sink.write(chunk)
             self._link.sent_bytes += len(chunk)
             self._held_bytes -= len(chunk)
-            if self._held_bytes <= MAX_HELD_BYTES and self._source is not None:
-                self._source.resume_reading()
+            if self._held_bytes <= MAX_HELD_BYTES and self.source is not None:
+                self.source.resume_reading()
 
 
 class Pair:
@@ -213,7 +209,7 @@ class End(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
         self._pair.opened(self._transport)
-        self._outgoing.set_source(self._transport)
+        self._outgoing.source = self._transport
         self._incoming.set_sink(self._transport)
 
     def data_received(self, data: bytes) -> None:
@@ -325,8 +321,8 @@ async def start_relay(*, listen: str, to: str, settings: LinkSettings, seed: int
     return relay
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line; the exit status."""
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command line."""
     parser = argparse.ArgumentParser(prog="python -m wanspec.testbed.relay", description="A TCP relay that delays every byte.")
     parser.add_argument("--listen", default="127.0.0.1:0", metavar="HOST:PORT", help="port 0 takes a free one (default: %(default)s)")
     parser.add_argument("--to", required=True, metavar="HOST:PORT", help="need not be up yet")
@@ -341,7 +337,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
             runner.run(_serve(listen=options.listen, to=options.to, settings=settings, seed=options.seed))
     except WanspecError as error:
         parser.error(str(error))
-    return 0
 
 
 def _reset(transport: asyncio.Transport) -> None:
@@ -402,4 +397,4 @@ def _quantile_ms(sorted_s: Sequence[float], quantile: float) -> float | None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()
