@@ -1,6 +1,6 @@
 """Trains the bundled pair: a target on the standard library, and a draft that learns the target's distribution beside it.
 
-    python models/train.py pair   --out runs/pair --steps 1800     # both models at once; the target's logits are there anyway
+    python models/train.py pair   --out runs/pair --steps 1300     # both models at once; the target's logits are there anyway
     python models/train.py refine --out runs/pair --steps 600      # the draft again, on text that the target itself wrote
 
 Seeded; interrupt it at any time and start the same command again to go on from the last checkpoint.
@@ -229,7 +229,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("phase", choices=["pair", "refine"])
     parser.add_argument("--out", type=Path, default=Path("runs/pair"), help="folder of checkpoints, tokenizer and token streams")
-    parser.add_argument("--steps", type=int, default=1800, help=f"updates of {BATCH_TOKENS} tokens")
+    parser.add_argument("--steps", type=int, default=1300, help=f"updates of {BATCH_TOKENS} tokens")
     parser.add_argument("--batches", type=int, default=24, help=f"refine: batches of {GENERATED_BATCH} texts to generate")
     arguments = parser.parse_args()
     if arguments.phase == "pair":

@@ -11,6 +11,7 @@ import random
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from wanspec.backends.interface import Backend
@@ -30,6 +31,7 @@ from wanspec.protocol.effects import (
     StartVerify,
 )
 from wanspec.protocol.events import (
+    ControllerEvent,
     DeadlineReached,
     DraftFinished,
     DraftsReceived,
@@ -37,6 +39,7 @@ from wanspec.protocol.events import (
     RequestArrived,
     RequestCancelled,
     VerifyFinished,
+    WorkerEvent,
     WorkerJoined,
     WorkerLost,
 )
@@ -74,6 +77,10 @@ class WorkerSite:
     draft_passes: int = 0
     mangle: Callable[[Drafts], Drafts] = lambda drafts: drafts
 
+    def stall(self) -> None:
+        """The model never comes back from its pass."""
+        self.is_stalled = True
+
 
 @dataclass(slots=True)
 class Result:
@@ -105,19 +112,19 @@ class Cluster:
         self.target, self.draft = target, draft
         self.target_step_s, self.draft_step_s = target_step_s, draft_step_s
         self.workers: dict[WorkerId, WorkerSite] = {}
-        self.results: dict[SessionId, Result] = defaultdict(Result)
+        self.results: dict[int, Result] = defaultdict(Result)
         self.controller_draft_passes = self.controller_target_passes = 0
         self.joined = self.stale = 0
         self.rounds: list[RoundFinished] = []
         self.rtts: list[float] = []
         self.dropped: dict[WorkerId, str] = {}
-        self._queue: list[tuple[float, int, Callable[[], None]]] = []
+        self._queue: list[tuple[float, int, Callable[[], object]]] = []
         self._count = 0
         self._busy_until: dict[tuple[Any, ...], float] = defaultdict(float)
 
     # What a test says.
 
-    def at(self, when: float, action: Callable[[], None]) -> None:
+    def at(self, when: float, action: Callable[[], object]) -> None:
         """Do something at a time."""
         self._count += 1
         heapq.heappush(self._queue, (when, self._count, action))
@@ -126,7 +133,7 @@ class Cluster:
         self, session_id: int, prompt: Sequence[int], *, max_tokens: int, policy: PolicyConfig, sampling: SamplingParams = GREEDY
     ) -> None:
         """A request arrives now."""
-        self.results[SessionId(session_id)].arrived_at = self.now
+        self.results[session_id].arrived_at = self.now
         self.tell_controller(
             RequestArrived(
                 session_id=SessionId(session_id), prompt_tokens=tuple(prompt), sampling=sampling, max_tokens=max_tokens, policy=policy
@@ -169,11 +176,11 @@ class Cluster:
 
     # How it works.
 
-    def tell_controller(self, event: Any) -> None:
+    def tell_controller(self, event: ControllerEvent) -> None:
         for effect in self.controller.handle(event, now=self.now):
             self._do(effect)
 
-    def _tell_worker(self, worker_id: WorkerId, event: Any) -> None:
+    def _tell_worker(self, worker_id: WorkerId, event: WorkerEvent) -> None:
         site = self.workers[worker_id]
         if not site.is_alive:
             return
@@ -185,7 +192,7 @@ class Cluster:
                     assert isinstance(message, Drafts)
                     self._to_controller(worker_id, site, site.mangle(message))
                 case ReleaseSession(session_id=session_id):
-                    self.at(self.now + self.draft_step_s, lambda s=session_id: site.backend.close_session(s))
+                    self.at(self.now + self.draft_step_s, partial(site.backend.close_session, session_id))
                 case _:
                     raise AssertionError(effect)
 
@@ -208,7 +215,7 @@ class Cluster:
             case SendMessage(worker_id=worker_id, message=message):
                 assert worker_id is not None
                 (copy,) = decode_controller_frame(encode_frame([message]))
-                self._deliver(("down", worker_id), copy, lambda: self._tell_worker(worker_id, MessageReceived(message=copy)))
+                self._deliver(("down", worker_id), copy, partial(self._tell_worker, worker_id, MessageReceived(message=copy)))
             case EmitTokens(session_id=session_id, tokens=tokens):
                 result = self.results[session_id]
                 result.tokens += tokens

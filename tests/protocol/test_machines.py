@@ -1,0 +1,94 @@
+"""A Hypothesis state machine over a whole cluster: anything may happen in any order, and the text stays the target's own."""
+
+from __future__ import annotations
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from tests.cluster import Cluster, WanProfile, plain_decode
+
+from wanspec.backends.scripted import ScriptedBackend
+from wanspec.policy.registry import PolicyConfig, policy_names
+from wanspec.speculation.types import SamplingParams
+
+
+class ClusterMachine(RuleBasedStateMachine):
+    """Requests, time, workers that come, die and stall."""
+
+    @initialize(
+        seed=st.integers(0, 1000),
+        disagreement=st.sampled_from([0.0, 0.2, 1.0]),
+        rtt_s=st.sampled_from([0.0, 0.03, 0.2]),
+        duplicate=st.sampled_from([0.0, 0.3]),
+    )
+    def begin(self, seed: int, disagreement: float, rtt_s: float, duplicate: float) -> None:
+        self.seed, self.disagreement = seed, disagreement
+        self.target, self.draft = self.model(0.0), self.model(disagreement)
+        self.cluster = Cluster(self.target, self.draft, seed=seed, wan=WanProfile(rtt_s=rtt_s, jitter_s=0.01, duplicate=duplicate))
+        self.expected: dict[int, tuple[int, ...]] = {}
+        self.num_workers = 0
+
+    def model(self, disagreement: float) -> ScriptedBackend:
+        return ScriptedBackend(vocabulary_size=16, seed=self.seed, disagreement=disagreement, end_token=0)
+
+    @precondition(lambda self: len(self.expected) < 5)
+    @rule(
+        policy=st.sampled_from(policy_names()),
+        prompt=st.lists(st.integers(1, 15), min_size=1, max_size=4),
+        max_tokens=st.integers(1, 20),
+        temperature=st.sampled_from([0.0, 0.8]),
+        draft_tokens=st.integers(1, 4),
+    )
+    def request(self, policy: str, prompt: list[int], max_tokens: int, temperature: float, draft_tokens: int) -> None:
+        session_id = len(self.expected) + 1
+        sampling = SamplingParams(temperature=temperature, seed=session_id)
+        self.expected[session_id] = plain_decode(self.model(0.0), prompt, max_tokens=max_tokens, sampling=sampling)
+        config = PolicyConfig(name=policy, num_draft_tokens=draft_tokens)
+        self.cluster.request(session_id, prompt, max_tokens=max_tokens, policy=config, sampling=sampling)
+
+    @rule(seconds=st.sampled_from([0.001, 0.02, 0.1, 0.5]))
+    def time_passes(self, seconds: float) -> None:
+        self.cluster.run(until=self.cluster.now + seconds)
+        self.cluster.now += seconds
+
+    @precondition(lambda self: self.num_workers < 4)
+    @rule(max_sessions=st.integers(1, 3))
+    def worker_joins(self, max_sessions: int) -> None:
+        self.num_workers += 1
+        self.cluster.join(self.num_workers, self.model(self.disagreement), max_sessions=max_sessions)
+
+    @precondition(lambda self: self.num_workers > 0)
+    @rule(data=st.data(), stalls=st.booleans())
+    def worker_fails(self, data: st.DataObject, *, stalls: bool) -> None:
+        worker_id = data.draw(st.integers(1, self.num_workers))
+        site = self.cluster.workers[worker_id]  # type: ignore[index]
+        if stalls:
+            site.stall()
+        elif site.is_alive:
+            self.cluster.crash(worker_id)
+
+    @precondition(lambda self: self.expected)
+    @rule(data=st.data())
+    def cancel(self, data: st.DataObject) -> None:
+        self.cluster.cancel(data.draw(st.integers(1, len(self.expected))))
+
+    @invariant()
+    def tokens_are_a_beginning_of_plain_decoding(self) -> None:
+        for session_id, expected in getattr(self, "expected", {}).items():
+            tokens = tuple(self.cluster.results[session_id].tokens)
+            assert tokens == expected[: len(tokens)]
+
+    def teardown(self) -> None:
+        if not hasattr(self, "expected"):
+            return
+        self.cluster.run()
+        for session_id, expected in self.expected.items():
+            result = self.cluster.results[session_id]
+            assert result.reason is not None
+            assert result.reason == "cancelled" or tuple(result.tokens) == expected
+        assert self.cluster.controller.num_sessions == self.target.open_sessions == self.draft.open_sessions == 0
+        assert all("unanswered" in reason for reason in self.cluster.dropped.values())
+
+
+ClusterMachine.TestCase.settings = settings(max_examples=40, stateful_step_count=25, deadline=None)
+test_anything_may_happen = ClusterMachine.TestCase

@@ -1,0 +1,120 @@
+"""Speed and offload in virtual time. Two trees that drift apart break no exactness test; they lose drafts, and these tests notice."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+from tests.cluster import Cluster, WanProfile, plain_decode
+
+from wanspec.backends.scripted import ScriptedBackend
+from wanspec.policy.registry import PolicyConfig
+from wanspec.protocol.messages import Drafts
+
+PROMPT = [1, 2, 3, 4, 5]
+TOKENS = 200
+TRUSTING = 1e9
+
+
+def model(disagreement: float = 0.0) -> ScriptedBackend:
+    return ScriptedBackend(vocabulary_size=64, seed=11, disagreement=disagreement)
+
+
+def chain(name: str, *, controller_entropy_threshold_nats: float = 0.5) -> PolicyConfig:
+    """No branches: the scripted models' confidence says nothing about their agreement, so that branching would only spread drafts."""
+    return PolicyConfig(name=name, branch=1, leaves=1, controller_entropy_threshold_nats=controller_entropy_threshold_nats)
+
+
+def run(policy: PolicyConfig, *, rtt_s: float = 0.07, disagreement: float = 0.0, workers: int = 1) -> Cluster:
+    cluster = Cluster(model(), model(disagreement), wan=WanProfile(rtt_s=rtt_s))
+    for worker_id in range(1, workers + 1):
+        cluster.join(worker_id, model(disagreement))
+    cluster.request(1, PROMPT, max_tokens=TOKENS, policy=policy)
+    cluster.run()
+    assert tuple(cluster.results[1].tokens) == plain_decode(model(), PROMPT, max_tokens=TOKENS)
+    return cluster
+
+
+def itl_s(cluster: Cluster) -> float:
+    times = cluster.results[1].token_times
+    return (times[-1] - times[0]) / (len(times) - 1)
+
+
+@pytest.mark.parametrize("name", ["remote", "paper"])
+def test_a_worker_that_is_never_wrong_makes_every_draft(name: str) -> None:
+    policy = chain(name, controller_entropy_threshold_nats=TRUSTING)
+    cluster = run(policy)
+    # Only while the worker cannot have answered yet, at the beginning, may the controller draft for itself: one RTT is nine steps.
+    assert cluster.controller_draft_passes <= (0 if name == "remote" else 14)
+    # Three tokens a round of one target step, after the first round trip.
+    assert itl_s(cluster) < 1.15 * 0.0234 / 3
+    assert cluster.stale <= policy.max_depth  # those beyond the end of the text
+
+
+def test_a_worker_that_errs_still_takes_drafts_away_on_a_short_link() -> None:
+    colocated = run(PolicyConfig(name="colocated"), disagreement=0.2)
+    paper = run(chain("paper", controller_entropy_threshold_nats=TRUSTING), rtt_s=0.015, disagreement=0.2)
+    assert paper.controller_draft_passes < 0.75 * colocated.controller_draft_passes
+    assert itl_s(paper) < 1.02 * itl_s(colocated)
+
+
+def test_most_of_what_an_agreeing_worker_sends_joins_although_the_head_moves_meanwhile() -> None:
+    cluster = run(PolicyConfig(name="remote", num_draft_tokens=2), disagreement=0.1)
+    assert cluster.joined > 0.5 * (cluster.joined + cluster.stale)
+
+
+def test_the_round_trip_is_worked_out_from_the_acknowledgements() -> None:
+    cluster = run(PolicyConfig(name="remote"))
+    assert min(cluster.rtts) == pytest.approx(0.07, abs=1e-3)
+    assert max(cluster.rtts) == pytest.approx(0.07, abs=1e-3)
+
+
+def test_without_a_worker_the_paper_drafts_locally_as_colocated_does() -> None:
+    colocated = run(PolicyConfig(name="colocated"), disagreement=0.2, workers=0)
+    paper = run(PolicyConfig(name="paper"), disagreement=0.2, workers=0)
+    assert paper.controller_draft_passes == colocated.controller_draft_passes
+    assert itl_s(paper) == pytest.approx(itl_s(colocated))
+
+
+def test_garbage_costs_speed_and_never_text() -> None:
+    cluster = Cluster(model(), model())
+    site = cluster.join(1, model())
+    site.mangle = lambda drafts: dataclasses.replace(drafts, tokens=tuple((token * 7 + 1) % 64 for token in drafts.tokens))
+    cluster.request(1, PROMPT, max_tokens=60, policy=PolicyConfig(name="paper"))
+    cluster.run()
+    assert tuple(cluster.results[1].tokens) == plain_decode(model(), PROMPT, max_tokens=60)
+    assert not cluster.dropped
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"base_position": 5000}, "acknowledges position 5000"),
+        ({"session_id": 77}, "session 77, which never was"),
+        ({"tokens": (64,), "parent_ids": (0,), "log_probs": (0.0,)}, "drafted token 64, but the vocabulary has 64"),
+    ],
+)
+def test_a_worker_that_breaks_the_protocol_is_dropped_with_the_reason(change: dict[str, object], reason: str) -> None:
+    cluster = Cluster(model(), model())
+    site = cluster.join(1, model())
+
+    def lie(drafts: Drafts) -> Drafts:
+        return dataclasses.replace(drafts, **change)  # type: ignore[arg-type]
+
+    site.mangle = lie
+    cluster.request(1, PROMPT, max_tokens=40, policy=PolicyConfig(name="paper"))
+    cluster.run()
+    assert reason in cluster.dropped[1]  # type: ignore[index]
+    assert tuple(cluster.results[1].tokens) == plain_decode(model(), PROMPT, max_tokens=40)
+
+
+def test_a_stalled_worker_is_not_waited_for_and_then_dropped_and_another_takes_over() -> None:
+    cluster = Cluster(model(), model())
+    cluster.join(1, model()).stall()
+    cluster.request(1, PROMPT, max_tokens=800, policy=PolicyConfig(name="remote"))
+    cluster.at(5.0, lambda: cluster.join(2, model()))
+    cluster.run()
+    assert "unanswered for 10 s" in cluster.dropped[1]  # type: ignore[index]
+    assert cluster.workers[2].draft_passes > 0  # type: ignore[index]
+    early = [b - a for a, b in zip(cluster.results[1].token_times[20:100], cluster.results[1].token_times[21:101], strict=True)]
+    assert max(early) < 0.03  # plain decoding, not one patience after another
