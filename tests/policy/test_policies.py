@@ -1,0 +1,140 @@
+"""Policies against their definitions: the paper's Algorithm 1 line by line, the baselines, the worker's half, the registry."""
+
+from __future__ import annotations
+
+import pytest
+
+from wanspec.errors import ConfigError
+from wanspec.policy.drafting import leaves_to_expand, offered_children
+from wanspec.policy.interface import DraftLocally, Outcome, Situation, Verify, Wait
+from wanspec.policy.registry import PolicyConfig, create_policy, policy_names
+from wanspec.speculation.tree import DraftTree, Node
+from wanspec.speculation.types import DraftChoices, DraftingConfig
+
+RTT_S, DRAFT_STEP_S = 0.07, 0.0075
+
+
+def tree_with_chain(depth: int, *, max_position: int = 100) -> tuple[DraftTree, list[Node]]:
+    tree = DraftTree([1, 2], max_position=max_position)
+    path: list[Node] = []
+    for token in range(depth):
+        node = tree.add(path[-1] if path else tree.head, token, log_prob=-0.1)
+        assert node is not None
+        path.append(node)
+    return tree, path
+
+
+def situation(tree: DraftTree, *, live: bool = True) -> Situation:
+    return Situation(tree=tree, worker_is_live=live, rtt_s=RTT_S, draft_step_s=DRAFT_STEP_S)
+
+
+def outcome(accepted: int, *, entropy_nats: float = 0.0) -> Outcome:
+    return Outcome(drafted=2, accepted=accepted, entropy_nats=entropy_nats)
+
+
+def test_every_policy_verifies_a_tree_that_is_deep_enough() -> None:
+    tree, path = tree_with_chain(3)
+    for name in policy_names():
+        expected = () if name == "autoregressive" else tuple(path[:2])
+        assert create_policy(PolicyConfig(name=name)).decide(situation(tree), now=0.0) == Verify(expected)
+
+
+def test_at_the_end_of_the_text_no_policy_wants_more_than_fits() -> None:
+    tree, _ = tree_with_chain(0, max_position=1)
+    for name in policy_names():
+        assert create_policy(PolicyConfig(name=name)).decide(situation(tree), now=0.0) == Verify()
+
+
+def test_colocated_drafts_at_the_end_of_its_chain() -> None:
+    tree, path = tree_with_chain(1)
+    policy = create_policy(PolicyConfig(name="colocated"))
+    assert policy.drafting is None
+    assert policy.decide(situation(tree), now=0.0) == DraftLocally(path[-1])
+
+
+def test_remote_waits_with_patience_and_then_decodes_with_what_is_there() -> None:
+    tree, path = tree_with_chain(1)
+    policy = create_policy(PolicyConfig(name="remote"))
+    policy.committed(outcome(0), now=10.0)
+    decision = policy.decide(situation(tree), now=10.01)
+    assert isinstance(decision, Wait)
+    assert decision.until > 10.0 + RTT_S + 2 * DRAFT_STEP_S
+    assert policy.decide(situation(tree), now=decision.until) == Verify((path[0],))
+    assert policy.decide(situation(tree, live=False), now=10.01) == Verify((path[0],))
+
+
+def test_paper_drafts_locally_while_the_worker_cannot_have_answered_a_correction() -> None:
+    tree, path = tree_with_chain(1)
+    policy = create_policy(PolicyConfig(name="paper"))
+    policy.committed(outcome(1), now=10.0)
+    assert policy.decide(situation(tree), now=10.0 + RTT_S - 0.001) == DraftLocally(path[-1])
+    assert isinstance(policy.decide(situation(tree), now=10.0 + RTT_S + 0.001), Wait)
+
+
+def test_paper_takes_a_worker_to_be_in_step_after_a_full_round_with_a_sure_bonus() -> None:
+    tree, _ = tree_with_chain(0)
+    policy = create_policy(PolicyConfig(name="paper", controller_entropy_threshold_nats=0.5))
+    policy.committed(outcome(2, entropy_nats=0.4), now=10.0)
+    assert isinstance(policy.decide(situation(tree), now=10.001), Wait)
+
+
+def test_paper_takes_it_to_be_stale_after_an_undecided_bonus() -> None:
+    tree, _ = tree_with_chain(0)
+    policy = create_policy(PolicyConfig(name="paper", controller_entropy_threshold_nats=0.5))
+    policy.committed(outcome(2, entropy_nats=0.6), now=10.0)
+    assert policy.decide(situation(tree), now=10.001) == DraftLocally(tree.head)
+
+
+@pytest.mark.parametrize(("staleness", "drafts"), [("printed", False), ("prose", True)])
+def test_the_two_readings_differ_by_a_local_draft_step(staleness: str, *, drafts: bool) -> None:
+    tree, _ = tree_with_chain(0)
+    policy = create_policy(PolicyConfig(name="paper", staleness=staleness))
+    policy.committed(outcome(0), now=10.0)
+    # As printed: t_update + R > now. In prose the local step must also be done sooner, so it is the stricter one.
+    decision = policy.decide(situation(tree), now=10.0 + RTT_S - DRAFT_STEP_S / 2)
+    assert isinstance(decision, Wait if drafts else DraftLocally)
+
+
+def test_paper_drafts_locally_without_a_live_worker_and_when_its_patience_ends() -> None:
+    tree, _ = tree_with_chain(0)
+    policy = create_policy(PolicyConfig(name="paper"))
+    policy.committed(outcome(2), now=10.0)
+    assert policy.decide(situation(tree, live=False), now=10.1) == DraftLocally(tree.head)
+    decision = policy.decide(situation(tree), now=10.1)
+    assert isinstance(decision, Wait)
+    assert policy.decide(situation(tree), now=decision.until) == DraftLocally(tree.head)
+
+
+def test_the_worker_expands_the_most_probable_leaves_that_are_not_too_deep() -> None:
+    tree = DraftTree([1], max_position=10)
+    likely, unlikely = (tree.add(tree.head, token, log_prob=p) for token, p in ((2, -0.1), (3, -3.0)))
+    assert likely
+    assert unlikely
+    assert leaves_to_expand(tree, [unlikely, likely], DraftingConfig(leaves=1)) == [likely]
+    assert leaves_to_expand(tree, [unlikely, likely], DraftingConfig(leaves=2)) == [likely, unlikely]
+    assert leaves_to_expand(tree, [likely], DraftingConfig(max_depth=1)) == []
+
+
+def test_the_worker_branches_only_where_the_draft_is_undecided() -> None:
+    config = DraftingConfig(branch=2, entropy_threshold_nats=0.5)
+    sure = DraftChoices(tokens=(4, 5, 6), log_probs=(-0.1, -3.0, -4.0), entropy_nats=0.3)
+    unsure = DraftChoices(tokens=(4, 5, 6), log_probs=(-0.7, -0.9, -4.0), entropy_nats=0.9)
+    assert offered_children(sure, config) == [(4, -0.1)]
+    assert offered_children(unsure, config) == [(4, -0.7), (5, -0.9)]
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (PolicyConfig(name="magic"), "unknown policy 'magic'; known policies: autoregressive, colocated, remote, paper"),
+        (PolicyConfig(num_draft_tokens=0), "num_draft_tokens must be between 1 and 32, not 0"),
+        (PolicyConfig(branch=9), "branch must be between 1 and 8, not 9"),
+        (PolicyConfig(leaves=33), "leaves must be between 1 and 32, not 33"),
+        (PolicyConfig(max_depth=65), "max_depth must be between 1 and 64, not 65"),
+        (PolicyConfig(worker_entropy_threshold_nats=float("nan")), "worker_entropy_threshold_nats must be 0 or more, not nan"),
+        (PolicyConfig(staleness="loose"), "staleness must be one of printed, prose, not 'loose'"),
+    ],
+)
+def test_impossible_parameters_are_named_with_what_is_allowed(config: PolicyConfig, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        create_policy(config)

@@ -1,0 +1,123 @@
+"""What the controller makes of a worker's words: late ones are ignored, impossible ones are refused."""
+
+from __future__ import annotations
+
+import pytest
+
+from wanspec.errors import RemoteProtocolError
+from wanspec.protocol.link import MAX_WORKER_NODES, SessionLink
+from wanspec.protocol.messages import Drafts
+from wanspec.protocol.rtt import RttEstimate
+from wanspec.speculation.tree import DraftTree
+from wanspec.speculation.types import NodeId, Position, SessionId, WorkerId
+
+
+def drafts(base: int, tokens: list[int], *, first: int = 1, parents: list[int] | None = None, held_s: float = 0.0) -> Drafts:
+    return Drafts(
+        session_id=SessionId(1),
+        base_position=Position(base),
+        held_s=held_s,
+        first_node_id=NodeId(first),
+        parent_ids=tuple(parents if parents is not None else [0, *range(first, first + len(tokens) - 1)][: len(tokens)]),
+        tokens=tuple(tokens),
+        log_probs=(-0.5,) * len(tokens),
+    )
+
+
+def linked() -> tuple[DraftTree, SessionLink]:
+    tree = DraftTree([1, 2, 3], max_position=1000)
+    return tree, SessionLink(WorkerId(1), tree, now=0.0)
+
+
+def merge(link: SessionLink, message: Drafts, *, now: float = 0.1) -> tuple[int, int]:
+    result = link.merge(message, vocabulary_size=100, now=now)
+    return result.joined, result.stale
+
+
+def test_a_chain_joins_below_the_head() -> None:
+    tree, link = linked()
+    assert merge(link, drafts(2, [10, 11])) == (2, 0)
+    assert [node.token for node in tree.best_path(5)] == [10, 11]
+
+
+def test_later_nodes_hang_off_earlier_ones() -> None:
+    tree, link = linked()
+    merge(link, drafts(2, [10]))
+    assert merge(link, drafts(2, [11], first=2, parents=[1])) == (1, 0)
+    assert [node.token for node in tree.best_path(5)] == [10, 11]
+
+
+def test_drafts_for_an_older_base_find_their_place_along_the_spine() -> None:
+    tree, link = linked()
+    tree.commit([10, 11])
+    assert merge(link, drafts(2, [10, 11, 12])) == (3, 0)
+    assert [node.token for node in tree.best_path(5)] == [12]
+
+
+def test_what_branches_off_the_committed_text_is_stale_with_all_below_it() -> None:
+    tree, link = linked()
+    tree.commit([10, 11])
+    assert merge(link, drafts(2, [9, 8, 7])) == (0, 3)
+    assert list(tree.drafts()) == []
+
+
+def test_a_message_that_comes_twice_changes_nothing() -> None:
+    tree, link = linked()
+    merge(link, drafts(2, [10, 11]))
+    nodes = len(tree.nodes)
+    assert merge(link, drafts(2, [10, 11])) == (0, 2)
+    assert len(tree.nodes) == nodes
+
+
+def test_an_acknowledgement_moves_the_root_and_shows_the_round_trip() -> None:
+    tree, link = linked()
+    tree.commit([10])
+    link.told(now=1.0)
+    result = link.merge(drafts(3, [], held_s=0.02), vocabulary_size=100, now=1.1)
+    assert tree.root is tree.head
+    assert result.rtt_s == pytest.approx(0.08)
+    assert link.unacknowledged_since is None
+
+
+def test_a_base_that_was_acknowledged_away_is_stale() -> None:
+    tree, link = linked()
+    tree.commit([10, 11])
+    link.told(now=1.0)
+    merge(link, drafts(4, []))
+    assert merge(link, drafts(2, [10, 11, 12], first=5)) == (0, 3)
+
+
+def test_a_worker_that_overstates_how_long_it_held_a_commit_gets_a_round_trip_of_nothing() -> None:
+    _, link = linked()
+    assert link.merge(drafts(2, [], held_s=50.0), vocabulary_size=100, now=0.1).rtt_s == 0.0
+
+
+def test_a_flood_of_nodes_leaves_room_for_local_drafts() -> None:
+    tree, link = linked()
+    for first in range(1, 3 * MAX_WORKER_NODES, 100):
+        merge(link, drafts(2, [first % 99] * 100, first=first, parents=list(range(first - 1, first + 99))))
+    assert len(tree.nodes) <= MAX_WORKER_NODES
+    assert tree.add(tree.head, 99, log_prob=-1.0) is not None
+
+
+@pytest.mark.parametrize(
+    ("message", "reason"),
+    [
+        (drafts(3, []), "acknowledges position 3, but only 2 is committed"),
+        (drafts(2, [100]), "drafted token 100, but the vocabulary has 100"),
+        (drafts(2, [5], parents=[1]), "node 1 names 1 as parent"),
+        (drafts(2, [5, 6], parents=[0, 7]), "node 2 names 7 as parent"),
+    ],
+)
+def test_what_no_honest_worker_sends_is_refused_with_the_reason(message: Drafts, reason: str) -> None:
+    _, link = linked()
+    with pytest.raises(RemoteProtocolError, match=reason):
+        merge(link, message)
+
+
+def test_the_estimate_follows_the_samples_and_keeps_the_least() -> None:
+    rtt = RttEstimate()
+    for sample_s in (0.05, 0.05, 0.07):
+        rtt.add(sample_s)
+    assert (rtt.min_s, 0.05 < rtt.smoothed_s < 0.06) == (0.05, True)
+    assert 0.0 < rtt.variance_s < 0.03

@@ -1,0 +1,285 @@
+"""Controller and worker alone: what each does with one event at a time, and what it refuses."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+import pytest
+
+from wanspec.errors import LocalProtocolError, RemoteProtocolError
+from wanspec.policy.registry import PolicyConfig
+from wanspec.protocol.controller import WORKER_SILENCE_S, Controller
+from wanspec.protocol.effects import (
+    DropWorker,
+    Effect,
+    EmitTokens,
+    FinishReason,
+    FinishRequest,
+    ReleaseSession,
+    SendMessage,
+    StartDraft,
+    StartVerify,
+)
+from wanspec.protocol.events import (
+    DeadlineReached,
+    DraftFinished,
+    MessageReceived,
+    PassFailed,
+    RequestArrived,
+    RequestCancelled,
+    VerifyFinished,
+    WorkerJoined,
+    WorkerLost,
+)
+from wanspec.protocol.messages import CloseSession, Commit, ControllerMessage, Drafts, Drain, OpenSession, Welcome
+from wanspec.protocol.worker import Worker
+from wanspec.speculation.types import (
+    DraftChoices,
+    DraftingConfig,
+    Position,
+    SamplingParams,
+    SessionId,
+    TargetChoice,
+    WorkerId,
+)
+
+T = TypeVar("T")
+
+
+def arrival(session_id: int, *, policy: str = "colocated", max_tokens: int = 10) -> RequestArrived:
+    return RequestArrived(
+        session_id=SessionId(session_id),
+        prompt_tokens=(1, 2, 3),
+        sampling=SamplingParams(),
+        max_tokens=max_tokens,
+        policy=PolicyConfig(name=policy),
+    )
+
+
+def joined(worker_id: int, *, max_sessions: int = 4) -> WorkerJoined:
+    return WorkerJoined(worker_id=WorkerId(worker_id), name=f"worker-{worker_id}", max_sessions=max_sessions)
+
+
+def verified(*tokens: int) -> VerifyFinished:
+    return VerifyFinished(choices=(tuple(TargetChoice(token=token, entropy_nats=0.1) for token in tokens),), duration_s=0.02)
+
+
+def drafted(*tokens: int, entropy_nats: float = 0.0) -> DraftFinished:
+    rows = tuple(DraftChoices(tokens=(token, 90), log_probs=(-0.1, -3.0), entropy_nats=entropy_nats) for token in tokens)
+    return DraftFinished(choices=(rows,), duration_s=0.007)
+
+
+def only(effects: list[Effect], kind: type[T]) -> T:
+    (effect,) = [effect for effect in effects if isinstance(effect, kind)]
+    return effect
+
+
+def controller() -> Controller:
+    return Controller(vocabulary_size=100, end_token=0)
+
+
+class TestController:
+    def test_the_first_pass_is_the_prefill_and_carries_no_drafts(self) -> None:
+        (item,) = only(controller().handle(arrival(1), now=0.0), StartVerify).items
+        assert (item.append, item.nodes, item.next_positions) == ((1, 2, 3), (), (3,))
+
+    def test_a_round_goes_draft_draft_verify_and_commits_what_was_accepted(self) -> None:
+        machine = controller()
+        machine.handle(arrival(1), now=0.0)
+        (item,) = only(machine.handle(verified(7), now=0.1), StartDraft).items
+        assert item.append == (1, 2, 3, 7)  # one batched catch-up
+        (item,) = only(machine.handle(drafted(8), now=0.2), StartDraft).items
+        assert [node.token for node in item.nodes] == [8]
+        (item,) = only(machine.handle(drafted(9), now=0.3), StartVerify).items
+        assert (item.append, [node.token for node in item.nodes]) == ((7,), [8, 9])
+        emitted = only(machine.handle(verified(8, 5, 6), now=0.4), EmitTokens)
+        assert (emitted.position, emitted.tokens) == (4, (8, 5))
+
+    def test_the_text_ends_at_the_end_token_even_in_the_middle_of_a_round(self) -> None:
+        machine = controller()
+        for event in (arrival(1), verified(7), drafted(0), drafted(9)):
+            machine.handle(event, now=0.0)
+        effects = machine.handle(verified(0, 9, 6), now=0.0)
+        assert only(effects, EmitTokens).tokens == (0,)
+        assert only(effects, FinishRequest).reason is FinishReason.END
+        assert only(effects, ReleaseSession).session_id == 1
+
+    def test_sessions_that_want_the_same_share_a_pass(self) -> None:
+        machine = controller()
+        machine.handle(arrival(1, policy="autoregressive"), now=0.0)
+        machine.handle(arrival(2, policy="autoregressive"), now=0.0)
+        items = only(machine.handle(verified(7), now=0.1), StartVerify).items
+        assert [item.session_id for item in items] == [1, 2]
+
+    def test_verify_and_draft_take_turns(self) -> None:
+        machine = controller()
+        machine.handle(arrival(1, policy="autoregressive"), now=0.0)
+        machine.handle(arrival(2), now=0.0)
+        effects = machine.handle(verified(7), now=0.1)  # 1 wants its next token, 2 its prefill
+        assert len(only(effects, StartVerify).items) == 2
+        both = VerifyFinished(choices=((TargetChoice(token=4, entropy_nats=0.0),),) * 2, duration_s=0.02)
+        assert [item.session_id for item in only(machine.handle(both, now=0.2), StartDraft).items] == [2]
+        assert [item.session_id for item in only(machine.handle(drafted(8), now=0.3), StartVerify).items] == [1]
+
+    def test_a_session_opens_at_the_least_loaded_worker_and_moves_when_that_is_lost(self) -> None:
+        machine = controller()
+        machine.handle(joined(1), now=0.0)
+        machine.handle(joined(2), now=0.0)
+        first = only(machine.handle(arrival(1, policy="paper"), now=0.0), SendMessage)
+        assert (first.worker_id, type(first.message)) == (1, OpenSession)
+        assert only(machine.handle(arrival(2, policy="paper"), now=0.0), SendMessage).worker_id == 2
+        machine.handle(VerifyFinished(choices=verified(7).choices, duration_s=0.02), now=0.1)
+        moved = only(machine.handle(WorkerLost(worker_id=WorkerId(1)), now=0.2), SendMessage)
+        assert moved.worker_id == 2
+        assert isinstance(moved.message, OpenSession)
+        assert moved.message.tokens == (1, 2, 3, 7)
+
+    def test_a_full_worker_gets_no_more(self) -> None:
+        machine = controller()
+        machine.handle(joined(1, max_sessions=1), now=0.0)
+        machine.handle(arrival(1, policy="paper"), now=0.0)
+        assert not [e for e in machine.handle(arrival(2, policy="paper"), now=0.0) if isinstance(e, SendMessage)]
+
+    def test_a_silent_worker_is_dropped_in_time(self) -> None:
+        machine = controller()
+        machine.handle(joined(1), now=0.0)
+        machine.handle(arrival(1, policy="paper"), now=0.0)
+        assert machine.next_deadline() == WORKER_SILENCE_S
+        dropped = only(machine.handle(DeadlineReached(), now=WORKER_SILENCE_S), DropWorker)
+        assert "unanswered for 10 s" in dropped.reason
+        assert machine.num_workers == 0
+
+    def test_a_cancelled_session_ends_at_once_and_its_pass_is_forgotten(self) -> None:
+        machine = controller()
+        machine.handle(arrival(1), now=0.0)
+        assert only(machine.handle(RequestCancelled(session_id=SessionId(1)), now=0.1), FinishRequest).reason is FinishReason.CANCELLED
+        assert machine.handle(verified(7), now=0.2) == []
+        assert machine.num_sessions == 0
+        assert machine.handle(RequestCancelled(session_id=SessionId(1)), now=0.3) == []
+
+    def test_a_failed_pass_ends_its_sessions_with_the_reason(self) -> None:
+        machine = controller()
+        machine.handle(arrival(1), now=0.0)
+        finished = only(machine.handle(PassFailed(reason="out of memory"), now=0.1), FinishRequest)
+        assert (finished.reason, finished.message) == (FinishReason.ERROR, "out of memory")
+
+    @pytest.mark.parametrize("event", [arrival(0), arrival(5, max_tokens=0), verified(7), drafted(7), PassFailed(reason="")])
+    def test_a_driver_that_uses_it_wrongly_is_told(self, event: RequestArrived) -> None:
+        with pytest.raises(LocalProtocolError):
+            controller().handle(event, now=0.0)
+
+
+def open_session(
+    session_id: int = 1, *, tokens: tuple[int, ...] = (1, 2, 3), branch: int = 1, leaves: int = 1, max_depth: int = 16
+) -> OpenSession:
+    drafting = DraftingConfig(branch=branch, leaves=leaves, entropy_threshold_nats=0.5, max_depth=max_depth)
+    return OpenSession(session_id=SessionId(session_id), tokens=tokens, sampling=SamplingParams(), drafting=drafting)
+
+
+def commit(position: int, *tokens: int) -> Commit:
+    return Commit(session_id=SessionId(1), position=Position(position), tokens=tokens)
+
+
+def tell(machine: Worker, message: ControllerMessage, *, now: float = 0.0) -> list[Effect]:
+    return machine.handle(MessageReceived(message=message), now=now)
+
+
+def worker(*, max_sessions: int = 2, context_length: int = 50) -> Worker:
+    return Worker(vocabulary_size=100, context_length=context_length, max_sessions=max_sessions)
+
+
+def sent(effects: list[Effect]) -> Drafts:
+    message = only(effects, SendMessage).message
+    assert isinstance(message, Drafts)
+    return message
+
+
+class TestWorker:
+    def test_it_drafts_at_once_and_goes_on_without_being_asked(self) -> None:
+        machine = worker()
+        (item,) = only(tell(machine, open_session()), StartDraft).items
+        assert item.append == (1, 2, 3)
+        effects = machine.handle(drafted(7), now=0.5)
+        drafts = sent(effects)
+        assert (drafts.base_position, drafts.tokens, drafts.parent_ids, drafts.held_s) == (2, (7,), (0,), 0.5)
+        assert [node.token for node in only(effects, StartDraft).items[0].nodes] == [7]
+
+    def test_a_commit_of_what_it_drafted_keeps_the_tree(self) -> None:
+        machine = worker()
+        tell(machine, open_session())
+        machine.handle(drafted(7), now=0.1)
+        machine.handle(drafted(8), now=0.2)
+        tell(machine, commit(3, 7), now=0.25)
+        effects = machine.handle(drafted(9), now=0.3)
+        drafts = sent(effects)
+        assert (drafts.base_position, drafts.tokens, drafts.parent_ids) == (3, (9,), (3,))
+        (item,) = only(effects, StartDraft).items
+        assert (len(item.commit), item.append, [node.token for node in item.nodes]) == (1, (), [9])
+
+    def test_a_correction_starts_afresh_with_one_catch_up_pass(self) -> None:
+        machine = worker()
+        tell(machine, open_session())
+        machine.handle(drafted(7), now=0.1)
+        tell(machine, commit(3, 7, 5, 6), now=0.15)
+        effects = machine.handle(drafted(8), now=0.2)  # computed below 7, which is no longer the end
+        (item,) = only(effects, StartDraft).items
+        assert (len(item.commit), item.append) == (1, (5, 6))
+        drafts = sent(machine.handle(drafted(9), now=0.3))
+        assert (drafts.base_position, drafts.parent_ids, drafts.tokens) == (5, (0,), (9,))
+
+    def test_it_branches_where_it_is_undecided(self) -> None:
+        machine = worker()
+        tell(machine, open_session(branch=2, leaves=2))
+        effects = machine.handle(drafted(7, entropy_nats=1.0), now=0.1)
+        assert sent(effects).tokens == (7, 90)
+        assert len(only(effects, StartDraft).items[0].nodes) == 2
+
+    def test_with_nothing_to_draft_it_acknowledges_all_the_same(self) -> None:
+        machine = worker()
+        tell(machine, open_session(max_depth=1))
+        assert not [e for e in machine.handle(drafted(7), now=0.1) if isinstance(e, StartDraft)]
+        machine = worker(context_length=3)
+        assert sent(tell(machine, open_session())).tokens == ()
+
+    def test_repeated_and_overlapping_commits_do_no_harm(self) -> None:
+        machine = worker(context_length=4)
+        tell(machine, open_session())
+        machine.handle(drafted(7), now=0.1)
+        tell(machine, commit(3, 7), now=0.2)
+        assert sent(tell(machine, commit(3, 7), now=0.3)).base_position == 3
+        assert sent(tell(machine, commit(2, 3, 7), now=0.3)).base_position == 3
+
+    def test_a_closed_session_is_freed_and_its_pass_forgotten(self) -> None:
+        machine = worker()
+        tell(machine, open_session())
+        assert tell(machine, CloseSession(session_id=SessionId(1))) == [ReleaseSession(session_id=SessionId(1))]
+        assert machine.handle(drafted(7), now=0.1) == []
+        assert tell(machine, CloseSession(session_id=SessionId(1))) == []
+
+    def test_draining_is_remembered(self) -> None:
+        machine = worker()
+        tell(machine, Drain(reason="bye"))
+        assert machine.is_draining
+
+    @pytest.mark.parametrize(
+        ("message", "reason"),
+        [
+            (commit(9, 5), "leaves a gap"),
+            (commit(3, 100), "outside the vocabulary"),
+            (open_session(2, tokens=()), "has no tokens"),
+            (open_session(2, tokens=(100,)), "outside the vocabulary"),
+            (Welcome(version=1, controller_name="c"), "second welcome"),
+        ],
+    )
+    def test_what_no_honest_controller_sends_is_refused(self, message: ControllerMessage, reason: str) -> None:
+        machine = worker()
+        tell(machine, open_session())
+        with pytest.raises(RemoteProtocolError, match=reason):
+            tell(machine, message)
+
+    def test_far_more_sessions_than_offered_are_refused(self) -> None:
+        machine = worker(max_sessions=1)
+        tell(machine, open_session(1))
+        tell(machine, open_session(2))
+        with pytest.raises(RemoteProtocolError, match="far beyond the 1 sessions"):
+            tell(machine, open_session(3))

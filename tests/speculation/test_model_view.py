@@ -1,0 +1,102 @@
+"""What a model is asked: prefill, catch-up, missing ancestors; and the walk from its choices to committed tokens."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from wanspec.speculation.entropy import entropy_nats
+from wanspec.speculation.model_view import ModelView
+from wanspec.speculation.tree import DraftTree, Node
+from wanspec.speculation.types import NodeId, SamplingParams, SessionId, TargetChoice
+from wanspec.speculation.verification import walk
+
+
+def grow(tree: DraftTree, parent: Node, *tokens: int) -> list[Node]:
+    path = []
+    for token in tokens:
+        node = tree.add(parent, token, log_prob=-1.0)
+        assert node is not None
+        path.append(node)
+        parent = node
+    return path
+
+
+def started() -> tuple[DraftTree, ModelView]:
+    return DraftTree([1, 2, 3], max_position=100), ModelView(SessionId(1), SamplingParams(), [1, 2, 3])
+
+
+def test_the_first_item_is_the_prompt_and_its_row_is_the_heads() -> None:
+    tree, view = started()
+    assert view.is_empty
+    planned = view.plan(tree, [])
+    assert (planned.item.append, planned.item.trunk_length, planned.item.next_positions) == ((1, 2, 3), 3, (3,))
+    assert planned.rows == (tree.head,)
+    assert view.has_scored(tree.head)
+
+
+def test_a_wanted_node_brings_its_unscored_ancestors_and_nothing_twice() -> None:
+    tree, view = started()
+    view.plan(tree, [])
+    path = grow(tree, tree.head, 4, 5, 6)
+    first = view.plan(tree, [path[1]])
+    assert [(spec.token, spec.parent_id) for spec in first.item.nodes] == [(4, None), (5, path[0].node_id)]
+    second = view.plan(tree, [path[2], path[1]])
+    assert [(spec.token, spec.parent_id) for spec in second.item.nodes] == [(6, path[1].node_id)]
+    assert second.item.next_positions == (6,)
+
+
+def test_committed_nodes_that_were_scored_move_and_the_rest_is_appended() -> None:
+    tree, view = started()
+    view.plan(tree, [])
+    path = grow(tree, tree.head, 4, 5)
+    view.plan(tree, path)
+    view.committed(tree.commit([4, 5, 9]))
+    planned = view.plan(tree, [])
+    assert (planned.item.commit, planned.item.append) == ((path[0].node_id, path[1].node_id), (9,))
+    assert (planned.item.trunk_length, planned.item.next_positions) == (6, (6,))
+
+
+def test_after_a_divergence_later_commits_are_appended_although_a_node_was_scored() -> None:
+    tree, view = started()
+    view.plan(tree, [])
+    view.committed(tree.commit([8]))
+    view.committed(tree.commit([9]))
+    assert view.plan(tree, []).item.append == (8, 9)
+
+
+def choice(token: int) -> TargetChoice:
+    return TargetChoice(token=token, entropy_nats=0.0)
+
+
+def verdict(tree: DraftTree, choices: dict[NodeId, int]) -> list[int]:
+    return [c.token for c in walk(tree, {node_id: choice(token) for node_id, token in choices.items()})]
+
+
+def test_a_fully_accepted_path_earns_a_bonus_token() -> None:
+    tree, _ = started()
+    a, b = grow(tree, tree.head, 4, 5)
+    assert verdict(tree, {tree.head.node_id: 4, a.node_id: 5, b.node_id: 6}) == [4, 5, 6]
+
+
+def test_a_rejection_ends_the_walk_with_the_correction() -> None:
+    tree, _ = started()
+    a, b = grow(tree, tree.head, 4, 5)
+    assert verdict(tree, {tree.head.node_id: 4, a.node_id: 7, b.node_id: 6}) == [4, 7]
+
+
+def test_in_a_tree_the_walk_follows_whichever_branch_the_target_takes() -> None:
+    tree, _ = started()
+    (a,), (b,) = grow(tree, tree.head, 4), grow(tree, tree.head, 5)
+    assert verdict(tree, {tree.head.node_id: 5, a.node_id: 1, b.node_id: 6}) == [5, 6]
+
+
+def test_a_child_that_was_not_verified_ends_the_walk() -> None:
+    tree, _ = started()
+    grow(tree, tree.head, 4, 5)
+    assert verdict(tree, {tree.head.node_id: 4}) == [4]
+
+
+def test_entropy_of_a_certain_and_of_an_even_distribution() -> None:
+    with np.errstate(divide="ignore"):
+        assert entropy_nats(np.log(np.array([[1.0, 0.0], [0.5, 0.5]]))) == pytest.approx([0.0, np.log(2)])
