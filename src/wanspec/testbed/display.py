@@ -19,11 +19,11 @@ HEADINGS = (
     "ITL\nms",
     "ITL\nratio",
     "local\ndrafts",
-    "offload",
+    "off-\nload",
     "worker\ndrafts",
     "bytes/\ntoken",
     "tokens",
-    "identical",
+    "exact",
 )
 """Beside the policy's name; they fit a terminal of 80 columns."""
 ABOUT = {
@@ -75,7 +75,7 @@ def show_result(console: Console, result: DemoResult, config: DemoConfig) -> Non
         Text(
             "ITL: inter-token latency, and its ratio to colocated; below 1 is faster. local, worker drafts: draft passes made at\n"
             "the controller and at the worker. offload: share of colocated's draft passes that the controller no longer makes.\n"
-            "identical: every token equals plain target decoding.",
+            "exact: every token equals plain target decoding.",
             style="dim",
         )
     )

@@ -1,0 +1,93 @@
+"""What a person may get wrong on the command line: one clear line, the right exit status, no traceback."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from wanspec.cli.commands import app
+
+
+def outcome(*arguments: str) -> tuple[int, str]:
+    """Exit status and all output of `wanspec ARGUMENTS`, run in this process."""
+    result = CliRunner().invoke(app, list(arguments))
+    return result.exit_code, result.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["demo", "--preset", "tpu"], "'tpu'"),
+        (["demo", "--policy", "magic"], "unknown policy 'magic'; known policies"),
+        (["demo", "--policy", "paper", "--policy", "paper"], "'paper' is named twice"),
+        (["demo", "--rtt", "-1"], "rtt must be between 0 and 2000 ms, not -1"),
+        (["demo", "--rtt", "nan"], "rtt must be between 0 and 2000 ms, not nan"),
+        (["demo", "--prompt", ""], "a prompt is empty"),
+        (["demo", "--prompt", "x " * 1100], "more than the context of 1024"),
+        (["demo", "--max-tokens", "0"], "max_tokens must be 1 or more, not 0"),
+        (["demo", "--max-tokens", "1000000"], "max_tokens of 1000000"),
+        (["demo", "--temperature", "-1"], "temperature must be between 0 and 100, not -1"),
+        (["demo", "--temperature", "nan"], "temperature must be between 0 and 100, not nan"),
+        (["demo", "--draft-tokens", "99"], "num_draft_tokens must be between 1 and 32, not 99"),
+        (["demo", "--json", "/nowhere/rows.json"], "/nowhere/rows.json: No such file"),
+        (["demo", "--prompt-file", "/nowhere.txt"], "/nowhere.txt: No such file"),
+        (["demo", "--trace", "/nowhere"], "/nowhere is no folder"),
+        (["generate", ""], "the prompt is empty"),
+        (["generate", "x", "--max-tokens", "0"], "max_tokens must be 1 or more, not 0"),
+        (["generate", "x", "--target", "gpt"], "there is no model 'gpt'"),
+        (["generate", "x", "--draft", "scripted:draft"], "do not share a tokenizer"),
+        (["generate", "x", "--workers", "1"], "add --listen"),
+        (["generate", "x", "--listen", "0.0.0.0:0"], "unencrypted; configure TLS"),
+        (["generate", "x", "--listen", "127.0.0.1"], "write HOST:PORT"),
+        (["generate", "x", "--listen", "127.0.0.1:0", "--tls-cert", "a.pem"], "--tls-cert and --tls-key go together"),
+        (["worker", "--controller", "192.0.2.1:8500"], "unencrypted; configure TLS"),
+        (["worker", "--controller", "nonsense"], "write HOST:PORT"),
+        (["worker", "--controller", "127.0.0.1:1", "--preset", "tpu"], "'tpu'"),
+        (["worker", "--controller", "127.0.0.1:1", "--tls-ca", "a.pem"], "needs a token"),
+        (["worker", "--controller", "127.0.0.1:1", "--max-sessions", "0"], "--max-sessions"),
+    ],
+)
+def test_bad_input_is_named_and_ends_with_status_2(arguments: list[str], words: str) -> None:
+    status, output = outcome(*arguments)
+    assert words in output.replace("\n", " ")
+    assert "Traceback" not in output
+    assert status == 2
+
+
+@pytest.mark.parametrize(
+    ("content", "words"), [(b"\xff\xfe", "is not UTF-8 (byte 0)"), (b"", "a prompt is empty"), (b"\n", "a prompt is empty")]
+)
+def test_a_prompt_file_that_cannot_be_used_is_named(tmp_path: Path, content: bytes, words: str) -> None:
+    path = tmp_path / "prompts.txt"
+    path.write_bytes(content)
+    status, output = outcome("demo", "--prompt-file", str(path))
+    assert (status, words in output) == (2, True)
+
+
+def test_a_port_in_use_is_named() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        status, output = outcome("generate", "x", "--listen", f"127.0.0.1:{taken.getsockname()[1]}")
+    assert status == 1
+    assert str(taken) not in output
+    assert "in use" in output
+
+
+def test_certificates_are_not_overwritten(tmp_path: Path) -> None:
+    assert outcome("certs", str(tmp_path / "certs"))[0] == 0
+    status, output = outcome("certs", str(tmp_path / "certs"))
+    assert (status, "is not overwritten" in output.replace("\n", " ")) == (2, True)
+
+
+def test_generate_writes_the_text_alone_to_standard_output() -> None:
+    run = subprocess.run(
+        [sys.executable, "-m", "wanspec", "generate", "def f(", "--max-tokens", "5"],
+        capture_output=True, text=True, timeout=60, check=True, env={**os.environ, "PYTHONWARNINGS": "error"},
+    )  # fmt: skip
+    assert run.stdout.startswith("def f(")
+    assert run.stderr == ""
