@@ -110,6 +110,7 @@ class _Connected:
             if not self._machine.is_draining:
                 raise error from None
         finally:
+            await self._connection.close("the worker is stopping")
             await asyncio.to_thread(self._free)
         return self._machine.is_draining
 

@@ -1,0 +1,180 @@
+"""The real driver over the in-memory wire: the same text as plain decoding, whatever happens; and nobody is left waiting."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from wanspec.backends.paced import PacedBackend
+from wanspec.backends.scripted import ScriptedBackend
+from wanspec.errors import BackendError, ConfigError
+from wanspec.policy.registry import PolicyConfig, policy_names
+from wanspec.protocol.effects import FinishReason
+from wanspec.runtime.engine import ControllerEngine, Generation, expected_of
+from wanspec.runtime.model_runner import decode_plainly
+from wanspec.runtime.worker_process import hello_for, run_worker
+from wanspec.speculation.types import SamplingParams, ScoreItem
+from wanspec.telemetry.metrics import measure_policies
+from wanspec.telemetry.trace import Trace
+from wanspec.transport.memory import MemoryListener, dial_memory
+
+PROMPT = [1, 2, 3]
+GREEDY = SamplingParams()
+
+
+def model(disagreement: float = 0.0) -> ScriptedBackend:
+    return ScriptedBackend(vocabulary_size=32, seed=5, disagreement=disagreement)
+
+
+def plainly(sampling: SamplingParams = GREEDY, *, max_tokens: int = 40) -> list[int]:
+    return list(decode_plainly(model(), PROMPT, max_tokens=max_tokens, sampling=sampling))
+
+
+async def collect(generation: Generation) -> list[int]:
+    return [token async for tokens in generation for token in tokens]
+
+
+class Site:
+    """An engine with a door, and workers that come through it."""
+
+    def __init__(self, engine: ControllerEngine, listener: MemoryListener) -> None:
+        self.engine, self.listener = engine, listener
+        self.said: list[str] = []
+
+    def start_worker(self, name: str = "w") -> asyncio.Task[None]:
+        draft = PacedBackend(model(0.2), step_s=0.001, token_s=0.0)
+        hello = hello_for(draft.info, worker_name=name, max_sessions=4)
+        return asyncio.create_task(run_worker(lambda: dial_memory(self.listener, hello), draft, max_sessions=4, say=self.said.append))
+
+
+@asynccontextmanager
+async def site(*, trace: Trace | None = None, target_step_s: float = 0.002) -> AsyncIterator[Site]:
+    listener = MemoryListener(expected=expected_of(model().info), one_way_delay_s=0.002)
+    target = PacedBackend(model(), step_s=target_step_s, token_s=0.0)
+    async with ControllerEngine(target=target, draft=model(0.2), listener=listener, trace=trace) as engine:
+        yield Site(engine, listener)
+
+
+async def send_home(place: Site, *workers: asyncio.Task[None]) -> None:
+    await place.engine.drain("done")
+    async with asyncio.timeout(5):
+        await asyncio.gather(*workers)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.8])
+async def test_every_policy_writes_what_the_target_alone_writes(temperature: float) -> None:
+    sampling = SamplingParams(temperature=temperature, seed=3)
+    trace = Trace()
+    async with site(trace=trace) as place:
+        worker = place.start_worker()
+        await place.engine.wait_for_workers(1)
+        for name in policy_names():
+            generation = place.engine.submit(PROMPT, max_tokens=40, sampling=sampling, policy=PolicyConfig(name=name))
+            assert await collect(generation) == plainly(sampling)
+            assert generation.finish_reason is FinishReason.LENGTH
+        await send_home(place, worker)
+    runs = {run.policy: run for run in measure_policies(trace.records)}
+    assert runs["remote"].controller_draft_passes == 0
+    assert runs["remote"].acceptance_rate
+    assert runs["remote"].wire_bytes > 0
+    assert any("goodbye" in words for words in place.said)
+
+
+async def test_many_requests_at_once_do_not_mix() -> None:
+    async with site() as place:
+        worker = place.start_worker()
+        seeds = range(6)
+        generations = [
+            place.engine.submit(PROMPT, max_tokens=30, sampling=SamplingParams(temperature=0.8, seed=seed), policy=PolicyConfig())
+            for seed in seeds
+        ]
+        texts = await asyncio.gather(*map(collect, generations))
+        assert texts == [plainly(SamplingParams(temperature=0.8, seed=seed), max_tokens=30) for seed in seeds]
+        await send_home(place, worker)
+
+
+async def test_a_worker_lost_in_the_middle_costs_no_text_and_a_newcomer_is_used() -> None:
+    async with site(target_step_s=0.01) as place:
+        first = place.start_worker("first")
+        await place.engine.wait_for_workers(1)
+        generation = place.engine.submit(PROMPT, max_tokens=120, sampling=GREEDY, policy=PolicyConfig(name="remote"))
+        tokens: list[int] = []
+        second = None
+        async for news in generation:
+            tokens += news
+            if len(tokens) > 20 and second is None:
+                first.cancel()
+                second = place.start_worker("second")
+        assert tokens == plainly(max_tokens=120)
+        assert place.engine.worker_names == ["second"]
+        assert second is not None
+        await send_home(place, second)
+
+
+async def test_a_cancelled_generation_ends() -> None:
+    async with site(target_step_s=0.01) as place:
+        generation = place.engine.submit(PROMPT, max_tokens=1000, sampling=GREEDY, policy=PolicyConfig(name="colocated"))
+        async for _ in generation:
+            place.engine.cancel(generation)
+        assert generation.finish_reason is FinishReason.CANCELLED
+
+
+class Failing(ScriptedBackend):
+    """A target that breaks after a few passes."""
+
+    error: Exception = BackendError("out of memory")
+
+    def score(self, items: Sequence[ScoreItem]) -> list[NDArray[np.float32]]:
+        if self.passes >= 3:
+            raise self.error
+        return super().score(items)
+
+
+@pytest.mark.parametrize("error", [BackendError("out of memory"), ZeroDivisionError("a bug")])
+async def test_whatever_breaks_a_pass_reaches_whoever_waits_for_the_text(error: Exception) -> None:
+    target = Failing(vocabulary_size=32, seed=5)
+    target.error = error
+    async with ControllerEngine(target=target, draft=model()) as engine:
+        generation = engine.submit(PROMPT, max_tokens=50, sampling=GREEDY, policy=PolicyConfig(name="autoregressive"))
+        async with asyncio.timeout(5):
+            with pytest.raises(type(error), match=str(error)):
+                await collect(generation)
+        assert generation.finish_reason is FinishReason.ERROR
+
+
+@pytest.mark.parametrize(
+    ("prompt", "max_tokens", "message"),
+    [
+        ([], 5, "the prompt is empty"),
+        (PROMPT, 0, "max_tokens must be 1 or more, not 0"),
+        (PROMPT, 4096, "more than the context of 4096"),
+        ([99], 5, "token 99 of the prompt is outside the vocabulary of 32"),
+    ],
+)
+async def test_a_request_that_cannot_be_served_is_refused_at_once(prompt: list[int], max_tokens: int, message: str) -> None:
+    async with ControllerEngine(target=model(), draft=model()) as engine:
+        with pytest.raises(ConfigError, match=message):
+            engine.submit(prompt, max_tokens=max_tokens, sampling=GREEDY, policy=PolicyConfig())
+
+
+async def test_models_of_different_tokenizers_are_refused() -> None:
+    with pytest.raises(ConfigError, match="do not share a tokenizer"):
+        ControllerEngine(target=model(), draft=ScriptedBackend(vocabulary_size=64))
+
+
+async def test_a_peer_that_sends_garbage_is_dropped_and_the_text_is_the_same() -> None:
+    async with site(target_step_s=0.005) as place:
+        hello = hello_for(model().info, worker_name="garbage", max_sessions=4)
+        _, connection = await dial_memory(place.listener, hello)
+        await place.engine.wait_for_workers(1)
+        generation = place.engine.submit(PROMPT, max_tokens=40, sampling=GREEDY, policy=PolicyConfig(name="paper"))
+        await connection.receive()
+        connection.send([hello])
+        assert await collect(generation) == plainly()
+        assert place.engine.worker_names == []
+        await connection.close("")

@@ -1,0 +1,137 @@
+"""Real worker processes over real sockets: killed, refused, stopped, and dialling again."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from wanspec.backends.paced import PacedBackend
+from wanspec.backends.registry import load_backend
+from wanspec.policy.registry import PolicyConfig
+from wanspec.runtime.engine import ControllerEngine, expected_of
+from wanspec.runtime.model_runner import decode_plainly
+from wanspec.speculation.types import SamplingParams
+from wanspec.transport.certificates import create_trial_certificates
+from wanspec.transport.grpc_wire import listen
+from wanspec.transport.security import ControllerSecurity, MutualTls, Plaintext
+
+TARGET, DRAFT = "scripted:target,vocabulary=32,seed=5", "scripted:draft,vocabulary=32,seed=5,disagreement=0.2"
+PROMPT = [1, 2, 3]
+TOKEN = "a-secret"
+WAIT_S = 20.0
+
+
+@asynccontextmanager
+async def controller(
+    address: str = "127.0.0.1:0", security: ControllerSecurity | None = None
+) -> AsyncIterator[tuple[ControllerEngine, str]]:
+    target = PacedBackend(load_backend(TARGET), step_s=0.01, token_s=0.0)
+    listener = await listen(address, expected=expected_of(target.info), security=security or Plaintext(token=TOKEN))
+    async with ControllerEngine(target=target, draft=load_backend(DRAFT), listener=listener) as engine:
+        yield engine, listener.address
+
+
+@asynccontextmanager
+async def worker(address: str, *arguments: str, token: str = TOKEN, draft: str = DRAFT) -> AsyncIterator[asyncio.subprocess.Process]:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "wanspec", "worker", "--controller", address, "--draft", draft, *arguments,
+        stderr=asyncio.subprocess.PIPE, env={**os.environ, "WANSPEC_TOKEN": token},
+    )  # fmt: skip
+    try:
+        yield process
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.communicate()
+
+
+async def ended(process: asyncio.subprocess.Process) -> tuple[int | None, str]:
+    """Exit status and what it said."""
+    async with asyncio.timeout(WAIT_S):
+        _, words = await process.communicate()
+    return process.returncode, words.decode()
+
+
+async def text(engine: ControllerEngine, *, max_tokens: int) -> list[int]:
+    generation = engine.submit(PROMPT, max_tokens=max_tokens, sampling=SamplingParams(), policy=PolicyConfig(name="remote"))
+    return [token async for tokens in generation for token in tokens]
+
+
+def plainly(max_tokens: int) -> list[int]:
+    return list(decode_plainly(load_backend(TARGET), PROMPT, max_tokens=max_tokens, sampling=SamplingParams()))
+
+
+async def joined(engine: ControllerEngine) -> None:
+    async with asyncio.timeout(WAIT_S):
+        await engine.wait_for_workers(1)
+
+
+async def test_a_worker_killed_in_mid_generation_costs_no_text_and_the_next_one_is_used() -> None:
+    async with controller() as (engine, address), worker(address, "--name", "first") as first:
+        await joined(engine)
+        generation = engine.submit(PROMPT, max_tokens=400, sampling=SamplingParams(), policy=PolicyConfig(name="remote"))
+        tokens: list[int] = []
+        async with worker(address, "--name", "second") as second, asyncio.timeout(60):
+            async for news in generation:
+                tokens += news
+                if len(tokens) > 30 and first.returncode is None:
+                    os.kill(first.pid, signal.SIGKILL)
+                    await first.wait()
+            assert tokens == plainly(400)
+            assert engine.worker_names == ["second"]
+            await engine.drain("done")
+            assert (await ended(second))[0] == 0
+
+
+async def test_certificates_on_both_sides_let_a_worker_in(tmp_path: Path) -> None:
+    files = create_trial_certificates(tmp_path, [])
+    security = MutualTls(ca_file=files.ca_file, certificate_file=files.controller_certificate_file, key_file=files.controller_key_file)
+    flags = ["--tls-ca", files.ca_file, "--tls-cert", files.worker_certificate_file, "--tls-key", files.worker_key_file]
+    async with controller(security=security) as (engine, address), worker(address, *map(str, flags), token=""):
+        await joined(engine)
+        assert await text(engine, max_tokens=40) == plainly(40)
+
+
+@pytest.mark.parametrize(
+    ("token", "draft", "words"),
+    [
+        ("wrong", DRAFT, "token"),
+        (TOKEN, "scripted:draft,vocabulary=64,seed=5", "tokenizer fingerprint"),
+    ],
+)
+async def test_a_worker_that_does_not_fit_is_told_why_and_exits(token: str, draft: str, words: str) -> None:
+    async with controller() as (_, address), worker(address, token=token, draft=draft) as process:
+        status, said = await ended(process)
+    assert status == 1
+    assert words in said
+    assert "Traceback" not in said
+
+
+async def test_a_worker_dials_again_when_its_controller_is_back() -> None:
+    async with controller() as (engine, address), worker(address) as process:
+        await joined(engine)
+        await engine.__aexit__(None, None, None)
+        async with controller(address) as (again, _):
+            await joined(again)
+            assert await text(again, max_tokens=40) == plainly(40)
+            await again.drain("done")
+            status, said = await ended(process)
+    assert status == 0
+    assert "dialling again" in said
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+async def test_a_worker_that_is_stopped_goes_quietly(number: signal.Signals, status: int) -> None:
+    async with controller() as (engine, address), worker(address) as process:
+        await joined(engine)
+        process.send_signal(number)
+        code, said = await ended(process)
+    assert code == status
+    assert "Traceback" not in said

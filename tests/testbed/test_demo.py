@@ -1,0 +1,124 @@
+"""The demo as a user starts it: its table, and what is left when something in it is killed."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+
+KEYS = [
+    "policy",
+    "rtt_ms",
+    "itl_ms",
+    "itl_ratio",
+    "controller_draft_passes",
+    "offload_fraction",
+    "worker_draft_passes",
+    "bytes_per_token",
+    "identical",
+    "tokens",
+]
+WAIT_S = 60.0
+
+
+async def start(*arguments: str) -> asyncio.subprocess.Process:
+    return await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "wanspec", "demo", "--prompt", "def visit(self, node):", "--rtt", "10", *arguments,
+        stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+    )  # fmt: skip
+
+
+async def ended(process: asyncio.subprocess.Process) -> tuple[int | None, str, str]:
+    """Exit status, standard output, standard error."""
+    async with asyncio.timeout(WAIT_S):
+        out, err = await process.communicate()
+    return process.returncode, out.decode(), err.decode()
+
+
+def find_child(parent: int, name: str) -> int | None:
+    """The id of a child process with this word on its command line."""
+    for pid in Path(f"/proc/{parent}/task/{parent}/children").read_text().split():
+        with contextlib.suppress(OSError):
+            if name in Path(f"/proc/{pid}/cmdline").read_text():
+                return int(pid)
+    return None
+
+
+def runs(pid: int) -> bool:
+    """Whether such a process is there, and more than a zombie."""
+    try:
+        return " Z " not in Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return False
+
+
+async def child(process: asyncio.subprocess.Process, name: str) -> int:
+    async with asyncio.timeout(WAIT_S):
+        while (pid := find_child(process.pid, name)) is None:  # noqa: ASYNC110  # the kernel sends no event
+            await asyncio.sleep(0.02)
+    return pid
+
+
+async def gone(pid: int) -> None:
+    async with asyncio.timeout(WAIT_S):
+        while runs(pid):  # noqa: ASYNC110  # as above
+            await asyncio.sleep(0.02)
+
+
+async def generating(process: asyncio.subprocess.Process) -> None:
+    """Return when the demo is writing text."""
+    assert process.stdout is not None
+    async with asyncio.timeout(WAIT_S):
+        await process.stdout.readuntil(b"def visit")
+
+
+async def test_the_demo_ends_with_a_table_whose_text_is_exact(tmp_path: Path) -> None:
+    path, traces = tmp_path / "rows.json", tmp_path
+    process = await start("--max-tokens", "24", "--policy", "colocated", "--policy", "paper", "--json", str(path), "--trace", str(traces))
+    status, out, err = await ended(process)
+    assert (status, err) == (0, "")
+    colocated, paper = json.loads(path.read_text())
+    assert list(colocated) == list(paper) == KEYS
+    assert (colocated["policy"], colocated["itl_ratio"], colocated["offload_fraction"]) == ("colocated", 1.0, 0.0)
+    assert paper["identical"] is colocated["identical"] is True
+    assert paper["worker_draft_passes"] > 0
+    assert paper["bytes_per_token"] > 10
+    assert paper["tokens"] == colocated["tokens"] == 24
+    assert "def visit(self, node):" in out
+    assert {file.name for file in traces.glob("*.jsonl")} == {"controller.jsonl", "worker.jsonl"}
+
+
+@pytest.mark.parametrize("victim", ["worker", "relay"])
+async def test_when_a_child_is_killed_the_text_is_exact_or_the_message_clear(victim: str) -> None:
+    process = await start("--max-tokens", "300", "--policy", "paper")
+    pid = await child(process, victim)
+    await generating(process)
+    os.kill(pid, signal.SIGKILL)
+    status, out, err = await ended(process)
+    assert "Traceback" not in err
+    if victim == "worker":
+        assert status == 0
+        assert "the worker is gone" in out
+    else:
+        assert status == 1
+        assert "the relay process ended" in err
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -signal.SIGKILL)])
+async def test_however_the_demo_is_stopped_nothing_is_left_running(number: signal.Signals, status: int) -> None:
+    process = await start("--max-tokens", "300", "--policy", "paper")
+    children = [await child(process, "relay"), await child(process, "worker")]
+    await generating(process)
+    process.send_signal(number)
+    code, _, err = await ended(process)
+    assert code == status
+    assert "Traceback" not in err
+    for pid in children:
+        await gone(pid)
