@@ -1,7 +1,6 @@
 """Trains the bundled pair: a target on the standard library, and a draft that learns the target's distribution beside it.
 
     python models/train.py pair   --out runs/pair --steps 1300     # both models at once; the target's logits are there anyway
-    python models/train.py unrepeat --out runs/pair --steps 100    # the target unlearns to repeat itself
     python models/train.py refine --out runs/pair --steps 600      # the draft again, on text that the target itself wrote
 
 Seeded; interrupt it at any time and start the same command again to go on from the last checkpoint.
@@ -30,8 +29,6 @@ LONG_CONTEXT = 1024
 WARM_UP_STEPS = 60
 DECAY_FRACTION = 0.45  # of the steps, at the end, with a rate falling to nothing
 CHECKPOINT_SECONDS = 240
-REPEATED_TOKENS = 8  # a greedy token that completes a run of so many, seen before in the same text, is a repetition
-FRESH_TEXT_STEPS = 20  # steps of `unrepeat` on one batch of the target's greedy text
 GENERATED_BATCH, GENERATED_PROMPT, GENERATED_TOKENS = 96, 48, 208
 
 
@@ -65,7 +62,7 @@ class Learner:
 
 def rate_at(step: int, steps: int) -> float:
     """Learning-rate factor: warm up, hold, then fall linearly to nothing."""
-    return min(1.0, (step + 1) / min(WARM_UP_STEPS, steps / 10), (steps - step) / (steps * DECAY_FRACTION))
+    return min(1.0, (step + 1) / WARM_UP_STEPS, (steps - step) / (steps * DECAY_FRACTION))
 
 
 def context_at(step: int, steps: int) -> int:
@@ -147,8 +144,8 @@ def report(step: int, losses: tuple[float, float, float]) -> None:
 
 
 @torch.no_grad()
-def generate(target: Llama, stream: np.ndarray, *, batch_index: int, greedy: int = GENERATED_BATCH // 2) -> Tensor:
-    """Continuations that the target itself writes, the first `greedy` ones greedily and the rest sampled at T = 0.8.
+def generate(target: Llama, stream: np.ndarray, *, batch_index: int) -> Tensor:
+    """Continuations that the target itself writes, half greedily and half sampled at T = 0.8.
 
     Prompts are random windows of `stream`. Returns ids [GENERATED_BATCH, GENERATED_PROMPT + GENERATED_TOKENS].
     """
@@ -160,7 +157,7 @@ def generate(target: Llama, stream: np.ndarray, *, batch_index: int, greedy: int
     logits = decode(target, ids, caches)
     for _ in range(GENERATED_TOKENS):
         noise = -torch.log(-torch.log(torch.rand(logits.shape, generator=generator).clamp_min(1e-20)))
-        noise[:greedy] = 0.0
+        noise[: GENERATED_BATCH // 2] = 0.0
         chosen = (logits / 0.8 + noise).argmax(-1, keepdim=True)
         ids = torch.cat((ids, chosen), dim=1)
         logits = decode(target, chosen, caches)
@@ -186,54 +183,13 @@ def decode(model: Llama, ids: Tensor, caches: list[tuple[Tensor, Tensor]]) -> Te
     return F.linear(model.model.norm(x[:, -1]), model.model.embed_tokens.weight)
 
 
-def repetitions(texts: Tensor) -> Tensor:
-    """Where a token completes a run of REPEATED_TOKENS that stood in the same text before [batch, tokens], prompts left out."""
-    found = torch.zeros(texts.shape, dtype=torch.bool)
-    for row, text in enumerate(texts.tolist()):
-        seen: set[tuple[int, ...]] = set()
-        for end in range(REPEATED_TOKENS, len(text) + 1):
-            run = tuple(text[end - REPEATED_TOKENS : end])
-            found[row, end - 1] = run in seen and end > GENERATED_PROMPT
-            seen.add(run)
-    return found
-
-
-def unrepeat_target(out: Path, steps: int) -> None:
-    """Unlikelihood training (Welleck et al., 2019) on the target's own greedy text, beside the corpus, so that it does not loop."""
-    _, train, held_out = corpus.load(out)
-    target = Learner(Llama(TARGET_SHAPE), matrix_lr=6e-4, other_lr=3e-4)
-    draft = Learner(Llama(DRAFT_SHAPE), matrix_lr=0, other_lr=0)
-    restore(out / "pair.pt", target, draft)
-    for optimizer in target.optimizers:
-        optimizer.state.clear()
-    bar = tqdm(range(steps), unit="step", mininterval=10)
-    for step in bar:
-        if step % FRESH_TEXT_STEPS == 0:
-            texts = generate(target.model, train, batch_index=10_000 + step, greedy=GENERATED_BATCH)
-            repeated = repetitions(texts)
-            tqdm.write(f"step {step}: {repeated[:, GENERATED_PROMPT:].float().mean().item():.3f} of greedy tokens repeat a run")
-        rows = torch.from_numpy(np.random.default_rng((SEED, 3, step)).choice(len(texts), 16, replace=False))
-        batch = windows(train, step=10**6 + step, context=CONTEXTS[1][1])
-        corpus_loss = F.cross_entropy(target.fast_model(batch[:, :-1]).flatten(0, 1), batch[:, 1:].flatten())
-        corpus_loss.backward()
-        log_probs = target.model(texts[rows, :-1]).log_softmax(-1).gather(-1, texts[rows, 1:, None])[..., 0]
-        mask = repeated[rows, 1:]
-        unlikelihood = -torch.log1p(-log_probs.exp().clamp_max(0.9999))[mask].sum() / mask.numel()
-        unlikelihood.backward()
-        target.step(rate=rate_at(step, steps))
-        bar.set_postfix(corpus=f"{corpus_loss.item():.3f}", unlikelihood=f"{unlikelihood.item():.3f}", refresh=False)
-    report(steps - 1, held_out_losses(target.model, draft.model, held_out[:100_000]))
-    save(out / "unrepeated.pt", target, draft, steps)
-
-
 def refine_draft(out: Path, steps: int, batches: int) -> None:
     """Distil the draft further, on the target's own text (three parts) and on the corpus (one part)."""
     _, train, held_out = corpus.load(out)
     target = Learner(Llama(TARGET_SHAPE), matrix_lr=0, other_lr=0)
     draft = Learner(Llama(DRAFT_SHAPE), matrix_lr=3e-3, other_lr=3e-3)
     checkpoint = out / "refined.pt"
-    base = out / "unrepeated.pt"
-    first = restore(next(path for path in (checkpoint, base, out / "pair.pt") if path.exists()), target, draft)
+    first = restore(checkpoint if checkpoint.exists() else out / "pair.pt", target, draft)
     first = first if checkpoint.exists() else 0
     for optimizer in draft.optimizers:
         if not first:
@@ -271,15 +227,13 @@ def own_text(target: Llama, stream: np.ndarray, out: Path, index: int) -> Tensor
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("phase", choices=["pair", "unrepeat", "refine"])
+    parser.add_argument("phase", choices=["pair", "refine"])
     parser.add_argument("--out", type=Path, default=Path("runs/pair"), help="folder of checkpoints, tokenizer and token streams")
     parser.add_argument("--steps", type=int, default=1300, help=f"updates of {BATCH_TOKENS} tokens")
     parser.add_argument("--batches", type=int, default=24, help=f"refine: batches of {GENERATED_BATCH} texts to generate")
     arguments = parser.parse_args()
     if arguments.phase == "pair":
         train_pair(arguments.out, arguments.steps)
-    elif arguments.phase == "unrepeat":
-        unrepeat_target(arguments.out, arguments.steps)
     else:
         refine_draft(arguments.out, arguments.steps, arguments.batches)
 
