@@ -71,8 +71,8 @@ async def run_worker(
     while True:
         started = loop.time()
         try:
-            welcome, connection = await dial()
-            say(f"connected to {connection.peer} ({welcome.controller_name})")
+            _, connection = await dial()
+            say(f"connected to {connection.peer}")
             if await _Connected(draft, connection, max_sessions=max_sessions, trace=trace).run():
                 say("the controller needs no more drafts; goodbye")
                 return
