@@ -15,10 +15,11 @@ from wanspec.backends.scripted import ScriptedBackend
 from wanspec.errors import BackendError, ConfigError
 from wanspec.policy.registry import PolicyConfig, policy_names
 from wanspec.protocol.effects import FinishReason
-from wanspec.runtime.engine import ControllerEngine, Generation, expected_of
+from wanspec.protocol.messages import Drafts, OpenSession
+from wanspec.runtime.engine import MAX_PENDING_EVENTS, ControllerEngine, Generation, expected_of
 from wanspec.runtime.model_runner import decode_plainly
 from wanspec.runtime.worker_process import hello_for, run_worker
-from wanspec.speculation.types import SamplingParams, ScoreItem
+from wanspec.speculation.types import NodeId, Position, SamplingParams, ScoreItem
 from wanspec.telemetry.metrics import measure_policies
 from wanspec.telemetry.trace import Trace
 from wanspec.transport.memory import MemoryListener, dial_memory
@@ -177,4 +178,32 @@ async def test_a_peer_that_sends_garbage_is_dropped_and_the_text_is_the_same() -
         connection.send([hello])
         assert await collect(generation) == plainly()
         assert place.engine.worker_names == []
+        await connection.close("")
+
+
+async def test_a_flood_of_valid_messages_does_not_pile_up_or_change_the_text() -> None:
+    async with site(target_step_s=0.005) as place:
+        _, connection = await dial_memory(place.listener, hello_for(model().info, worker_name="flood", max_sessions=4))
+        await place.engine.wait_for_workers(1)
+        generation = place.engine.submit(PROMPT, max_tokens=40, sampling=GREEDY, policy=PolicyConfig(name="paper"))
+        (opened,) = await connection.receive()
+        assert isinstance(opened, OpenSession)
+        acknowledgement = Drafts(
+            session_id=opened.session_id,
+            base_position=Position(2),
+            held_s=0.0,
+            first_node_id=NodeId(1),
+            parent_ids=(),
+            tokens=(),
+            log_probs=(),
+        )
+        for _ in range(20):
+            connection.send([acknowledgement] * 200)
+        most = 0
+        tokens: list[int] = []
+        async for news in generation:
+            tokens += news
+            most = max(most, place.engine._events.qsize())
+        assert tokens == plainly()
+        assert most <= MAX_PENDING_EVENTS + 8
         await connection.close("")

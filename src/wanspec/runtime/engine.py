@@ -52,6 +52,9 @@ from wanspec.telemetry.trace import NoTrace, TraceSink
 from wanspec.transport.handshake import Expected
 from wanspec.transport.interface import Connection, Listener
 
+MAX_PENDING_EVENTS = 256
+"""Events waiting for the machine above which no worker's next message is taken: a flood then fills the wire's own bounded buffer."""
+
 
 class Generation:
     """A request in progress: iterate over it for the tokens, a few at a time, as they are committed."""
@@ -245,6 +248,8 @@ class ControllerEngine:
                     if not isinstance(message, Drafts):
                         raise RemoteProtocolError(f"an unexpected {type(message).__name__}", worker=hello.worker_name)
                     self._tracer.message_received(worker_id, message, now=self._loop.time())
+                    while self._events.qsize() >= MAX_PENDING_EVENTS:  # noqa: ASYNC110  # rare, and the loop turns meanwhile
+                        await asyncio.sleep(0)  # let the machine catch up
                     self._events.put_nowait(DraftsReceived(worker_id=worker_id, drafts=message))
         except WanspecError as error:
             reason = str(error)
