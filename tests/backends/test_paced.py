@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from wanspec.backends import paced
 from wanspec.backends.interface import ModelInfo
 from wanspec.backends.paced import PacedBackend
-from wanspec.backends.presets import ALL_TIMES, PRESETS, preset
 from wanspec.backends.scripted import ScriptedBackend
 from wanspec.errors import BackendError, ConfigError
+from wanspec.presets import ALL_TIMES, PRESETS, preset
 from wanspec.speculation.types import SamplingParams, ScoreItem, SessionId
 
 

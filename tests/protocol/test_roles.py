@@ -25,6 +25,7 @@ from wanspec.protocol.events import (
     DraftFinished,
     MessageReceived,
     PassFailed,
+    PassKind,
     RequestArrived,
     RequestCancelled,
     VerifyFinished,
@@ -160,10 +161,12 @@ class TestController:
     def test_a_failed_pass_ends_its_sessions_with_the_reason(self) -> None:
         machine = controller()
         machine.handle(arrival(1), now=0.0)
-        finished = only(machine.handle(PassFailed(reason="out of memory"), now=0.1), FinishRequest)
+        finished = only(machine.handle(PassFailed(kind=PassKind.VERIFY, reason="out of memory"), now=0.1), FinishRequest)
         assert (finished.reason, finished.message) == (FinishReason.ERROR, "out of memory")
 
-    @pytest.mark.parametrize("event", [arrival(0), arrival(5, max_tokens=0), verified(7), drafted(7), PassFailed(reason="")])
+    @pytest.mark.parametrize(
+        "event", [arrival(0), arrival(5, max_tokens=0), verified(7), drafted(7), PassFailed(kind=PassKind.DRAFT, reason="")]
+    )
     def test_a_driver_that_uses_it_wrongly_is_told(self, event: RequestArrived) -> None:
         with pytest.raises(LocalProtocolError):
             controller().handle(event, now=0.0)

@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wanspec.backends.interface import Backend, ModelInfo
-from wanspec.backends.presets import preset
 from wanspec.errors import ConfigError
+from wanspec.presets import StepTime, preset
 from wanspec.speculation.types import ScoreItem, SessionId
 
 MAX_PACE_S = 60.0
@@ -36,8 +36,7 @@ class PacedBackend:
             if not 0.0 <= value <= MAX_PACE_S:
                 raise ConfigError(f"{name} is {value}; a pace is between 0 and {MAX_PACE_S:g} seconds")
         self._backend = backend
-        self.step_s = step_s
-        self.token_s = token_s
+        self._time = StepTime(step_s=step_s, token_s=token_s)
         self.passes = 0
         self.late_passes = 0
         """Passes that ended more than LATE_S after their time."""
@@ -47,18 +46,16 @@ class PacedBackend:
     @classmethod
     def from_preset(cls, backend: Backend, name: str, model: Literal["target", "draft"]) -> Self:
         """At the target's or the draft's pace of a named preset."""
-        pace = preset(name)
-        if model == "target":
-            return cls(backend, step_s=pace.target_step_s, token_s=pace.target_token_s)
-        return cls(backend, step_s=pace.draft_step_s, token_s=pace.draft_token_s)
+        pace = preset(name).target if model == "target" else preset(name).draft
+        return cls(backend, step_s=pace.step_s, token_s=pace.token_s)
 
     @property
     def info(self) -> ModelInfo:
         return self._backend.info
 
     def pass_s(self, tokens: int) -> float:
-        """How long a pass over `tokens` tokens takes; one that computes nothing takes no time."""
-        return max(self.step_s, tokens * self.token_s) if tokens else 0.0
+        """How long a pass over `tokens` tokens takes."""
+        return self._time.pass_s(tokens)
 
     def score(self, items: Sequence[ScoreItem]) -> list[NDArray[np.float32]]:
         """See `Backend.score`. Returns when the pass would have ended, or at once where it raises."""

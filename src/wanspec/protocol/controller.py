@@ -1,9 +1,10 @@
-"""The controller machine: many sessions, one device, workers that come and go.
+"""The controller machine: many sessions, one device or two, workers that come and go.
 
-Theory of operation. A session is always in one of three places: in the pass in flight, waiting (its policy wants drafts that are under
+Theory of operation. A session is always in one of three places: in a pass in flight, waiting (its policy wants drafts that are under
 way), or ready. Whenever the device is free, every session that is not in a pass is asked for its decision; those that want to verify
-make one batched target pass, those that want to draft one batched draft pass, and where there are both the two take turns. The first
-pass of a session is its prefill and carries no drafts.
+make one batched target pass, those that want to draft one batched draft pass, and where there are both the two take turns. Where the
+local draft model has a device of its own, the two passes run side by side, for different sessions. The first pass of a session is its
+prefill and carries no drafts.
 
 Workers only ever add to trees. What they say is checked by `SessionLink`; a worker that breaks the protocol is dropped, its sessions go
 to another worker or go on without one, and the text is the same. A worker that has left a commit unanswered for long is not waited for;
@@ -41,6 +42,7 @@ from wanspec.protocol.events import (
     DraftFinished,
     DraftsReceived,
     PassFailed,
+    PassKind,
     RequestArrived,
     RequestCancelled,
     VerifyFinished,
@@ -71,24 +73,23 @@ class _Worker:
     sessions: set[SessionId] = field(default_factory=set)
 
 
-@dataclass(slots=True)
-class _Pass:
-    """The pass in flight: which nodes of which sessions its rows belong to."""
-
-    is_verify: bool
-    rows: list[tuple[Session, tuple[Node, ...]]]
+_Wanted = Sequence[tuple[Session, tuple[Node, ...]]]
+"""Sessions, and the nodes of each that a pass is about."""
 
 
 class Controller:
     """See the module's text."""
 
-    def __init__(self, *, vocabulary_size: int, end_token: int | None) -> None:
+    def __init__(self, *, vocabulary_size: int, end_token: int | None, has_draft_device: bool = False) -> None:
+        """`has_draft_device`: the local draft model does not share the target's device."""
         self._vocabulary_size = vocabulary_size
+        self._has_draft_device = has_draft_device
         self._end_token = end_token
         self._sessions: dict[SessionId, Session] = {}
         self._workers: dict[WorkerId, _Worker] = {}
         self._newest_session_id = SessionId(0)
-        self._pass: _Pass | None = None
+        self._passes: dict[PassKind, _Wanted] = {}
+        """In flight: for each row of the answer the node that it belongs to."""
         self._last_was_verify = False
         self._draft_step_s = INITIAL_DRAFT_STEP_S
 
@@ -112,7 +113,7 @@ class Controller:
         """When to send DeadlineReached, unless something else happens before."""
         deadlines = []
         for session in self._sessions.values():
-            if session.wait_until is not None and self._pass is None:  # with a pass in flight nobody is asked before it ends
+            if session.wait_until is not None and not self._passes:  # with a pass in flight, its end is when all are asked again
                 deadlines.append(session.wait_until)
             if session.link is not None and session.link.unacknowledged_since is not None:
                 deadlines.append(session.link.unacknowledged_since + WORKER_SILENCE_S)
@@ -134,8 +135,9 @@ class Controller:
                 return self._verify_finished(event, now)
             case DraftFinished():
                 return self._draft_finished(event)
-            case PassFailed(reason=reason):
-                return self._pass_failed(reason)
+            case PassFailed(kind=kind, reason=reason):
+                failed = self._end_pass(kind)
+                return [effect for session, _ in failed for effect in self._finish(session.session_id, FinishReason.ERROR, reason)]
             case DeadlineReached():
                 return self._drop_silent_workers(now)
             case _:
@@ -237,24 +239,24 @@ class Controller:
     # Passes.
 
     def _start_pass(self, now: float) -> list[Effect]:
-        """Ask every session what it wants, and start what most need, if the device is free."""
-        if self._pass is not None:
+        """Ask every session that is in no pass what it wants, and start what most need, where a device is free."""
+        if self._passes and not (self._has_draft_device and len(self._passes) == 1):
             return []
-        decisions = [(session, self._decide(session, now)) for session in self._sessions.values()]
+        in_flight = {session.session_id for wanted in self._passes.values() for session, _ in wanted}
+        decisions = [(s, self._decide(s, now)) for s in self._sessions.values() if s.session_id not in in_flight]
         verifies = [(s, d.nodes) for s, d in decisions if isinstance(d, Verify)]
         drafts = [(s, (d.node,)) for s, d in decisions if isinstance(d, DraftLocally)]
-        if verifies and not (drafts and self._last_was_verify):
-            return [StartVerify(items=self._begin(verifies, lambda session: session.target_view, is_verify=True))]
-        if drafts:
-            return [StartDraft(items=self._begin(drafts, lambda session: session.draft_view, is_verify=False))]
-        return []
+        effects: list[Effect] = []
+        if verifies and PassKind.VERIFY not in self._passes and (self._has_draft_device or not (drafts and self._last_was_verify)):
+            effects.append(StartVerify(items=self._begin(PassKind.VERIFY, verifies, lambda session: session.target_view)))
+        if drafts and PassKind.DRAFT not in self._passes and (self._has_draft_device or not effects):
+            effects.append(StartDraft(items=self._begin(PassKind.DRAFT, drafts, lambda session: session.draft_view)))
+        return effects
 
-    def _begin(
-        self, wanted: Sequence[tuple[Session, tuple[Node, ...]]], view: Callable[[Session], ModelView], *, is_verify: bool
-    ) -> tuple[ScoreItem, ...]:
+    def _begin(self, kind: PassKind, wanted: _Wanted, view: Callable[[Session], ModelView]) -> tuple[ScoreItem, ...]:
         planned: list[tuple[Session, PlannedItem]] = [(s, view(s).plan(s.tree, nodes)) for s, nodes in wanted]
-        self._pass = _Pass(is_verify, [(session, plan.rows) for session, plan in planned])
-        self._last_was_verify = is_verify
+        self._passes[kind] = [(session, plan.rows) for session, plan in planned]
+        self._last_was_verify = kind is PassKind.VERIFY
         return tuple(plan.item for _, plan in planned)
 
     def _decide(self, session: Session, now: float) -> Decision:
@@ -277,16 +279,15 @@ class Controller:
         is_late = since is not None and now - since > max(WORKER_LATE_MIN_S, WORKER_LATE_RTTS * rtt_s)
         return Situation(tree=session.tree, worker_is_live=not is_late, rtt_s=rtt_s, draft_step_s=self._draft_step_s)
 
-    def _end_pass(self, *, is_verify: bool) -> list[tuple[Session, tuple[Node, ...]]]:
-        if self._pass is None or self._pass.is_verify != is_verify:
-            msg = f"no {'verify' if is_verify else 'draft'} pass is in flight"
+    def _end_pass(self, kind: PassKind) -> _Wanted:
+        if kind not in self._passes:
+            msg = f"no {kind.value} pass is in flight"
             raise LocalProtocolError(msg)
-        rows, self._pass = self._pass.rows, None
-        return rows
+        return self._passes.pop(kind)
 
     def _verify_finished(self, event: VerifyFinished, now: float) -> list[Effect]:
         effects: list[Effect] = []
-        for (session, rows), choices in zip(self._end_pass(is_verify=True), event.choices, strict=True):
+        for (session, rows), choices in zip(self._end_pass(PassKind.VERIFY), event.choices, strict=True):
             if session.session_id not in self._sessions:
                 continue
             position = session.end
@@ -313,14 +314,7 @@ class Controller:
 
     def _draft_finished(self, event: DraftFinished) -> list[Effect]:
         self._draft_step_s += STEP_SMOOTHING * (event.duration_s - self._draft_step_s)
-        for (session, rows), choices in zip(self._end_pass(is_verify=False), event.choices, strict=True):
+        for (session, rows), choices in zip(self._end_pass(PassKind.DRAFT), event.choices, strict=True):
             if session.session_id in self._sessions:
                 session.merge_local(rows, choices)
         return []
-
-    def _pass_failed(self, reason: str) -> list[Effect]:
-        if self._pass is None:
-            msg = "no pass is in flight"
-            raise LocalProtocolError(msg)
-        rows = self._end_pass(is_verify=self._pass.is_verify)
-        return [effect for session, _ in rows for effect in self._finish(session.session_id, FinishReason.ERROR, reason)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import StrEnum
 
 from wanspec.policy.registry import PolicyConfig
 from wanspec.protocol.messages import ControllerMessage, Drafts
@@ -79,10 +80,18 @@ class DraftFinished:
     duration_s: float
 
 
+class PassKind(StrEnum):
+    """What a controller's pass is for."""
+
+    VERIFY = "verify"
+    DRAFT = "draft"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PassFailed:
-    """The pass in flight could not be run; its sessions cannot go on."""
+    """The pass of this kind in flight could not be run; its sessions cannot go on."""
 
+    kind: PassKind
     reason: str
 
 

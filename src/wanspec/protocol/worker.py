@@ -36,6 +36,7 @@ class _Session:
         self.view = ModelView(message.session_id, message.sampling, message.tokens)
         self.owes_acknowledgement = True
         self._based_at = now
+        self._unexpanded = {self.tree.head.node_id: self.tree.head}
 
     def commit(self, message: Commit, now: float) -> None:
         """Move the head along the committed tokens that are news."""
@@ -47,15 +48,20 @@ class _Session:
         if news:
             self.view.committed(self.tree.commit(news))
             self.tree.advance_root(self.tree.head.position)
+            self._unexpanded = {node_id: node for node_id, node in self._unexpanded.items() if node_id in self.tree.nodes}
+            if not self.view.has_scored(self.tree.head):
+                self._unexpanded[self.tree.head.node_id] = self.tree.head
             self._based_at = now
         self.owes_acknowledgement = True
 
-    def leaves(self) -> list[Node]:
+    def take_leaves(self) -> list[Node]:
         """What to expand next."""
         if len(self.tree.nodes) + self.config.leaves * self.config.branch > MAX_TREE_NODES or not self.tree.room:
             return []
-        unexpanded = [node for node in (self.tree.head, *self.tree.drafts()) if not self.view.has_scored(node)]
-        return leaves_to_expand(self.tree, unexpanded, self.config)
+        leaves = leaves_to_expand(self.tree, self._unexpanded.values(), self.config)
+        for leaf in leaves:
+            del self._unexpanded[leaf.node_id]
+        return leaves
 
     def grow(self, rows: tuple[Node, ...], choices: tuple[DraftChoices, ...]) -> list[Node]:
         """Hang the offered children under the nodes that were scored, where these are still wanted. Returns the new nodes."""
@@ -66,7 +72,9 @@ class _Session:
             for token, log_prob in offered_children(ranking, self.config):
                 if token not in parent.children:
                     node = self.tree.add(parent, token, log_prob=log_prob)
-                    new += [node] if node else []
+                    if node is not None:
+                        new.append(node)
+                        self._unexpanded[node.node_id] = node
         return new
 
     def message(self, nodes: list[Node], now: float) -> SendMessage:
@@ -183,7 +191,7 @@ class Worker:
     def _start_pass(self) -> list[Effect]:
         if self._pass is not None:
             return []
-        wanted = [(session, session.leaves()) for session in self._sessions.values()]
+        wanted = [(session, session.take_leaves()) for session in self._sessions.values()]
         planned = [(session, session.view.plan(session.tree, leaves)) for session, leaves in wanted if leaves]
         if not planned:
             return []

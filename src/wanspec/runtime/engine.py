@@ -36,6 +36,7 @@ from wanspec.protocol.events import (
     DraftFinished,
     DraftsReceived,
     PassFailed,
+    PassKind,
     RequestArrived,
     RequestCancelled,
     VerifyFinished,
@@ -44,11 +45,12 @@ from wanspec.protocol.events import (
 )
 from wanspec.protocol.messages import Drafts, Drain, Hello, Message
 from wanspec.runtime.model_runner import choose_targets, rank_drafts
-from wanspec.runtime.tracing import Tracer
 from wanspec.speculation.sampling import check_sampling
 from wanspec.speculation.types import SamplingParams, ScoreItem, SessionId, WorkerId
 from wanspec.telemetry.records import Model
 from wanspec.telemetry.trace import NoTrace, TraceSink
+from wanspec.telemetry.tracer import Tracer
+from wanspec.transport.codec import encode_message
 from wanspec.transport.handshake import Expected
 from wanspec.transport.interface import Connection, Listener
 
@@ -215,7 +217,8 @@ class ControllerEngine:
         try:
             choices = await self._loop.run_in_executor(self._passes, run)
         except BackendError as error:
-            self._events.put_nowait(PassFailed(reason=str(error)))
+            kind = PassKind.VERIFY if model == "target" else PassKind.DRAFT
+            self._events.put_nowait(PassFailed(kind=kind, reason=str(error)))
             return
         except Exception as error:  # noqa: BLE001  # as above
             self._fail(error)
@@ -247,7 +250,7 @@ class ControllerEngine:
                 for message in await connection.receive():
                     if not isinstance(message, Drafts):
                         raise RemoteProtocolError(f"an unexpected {type(message).__name__}", worker=hello.worker_name)
-                    self._tracer.message_received(worker_id, message, now=self._loop.time())
+                    self._tracer.message_received(worker_id, message, len(encode_message(message)), now=self._loop.time())
                     while self._events.qsize() >= MAX_PENDING_EVENTS:  # noqa: ASYNC110  # rare, and the loop turns meanwhile
                         await asyncio.sleep(0)  # let the machine catch up
                     self._events.put_nowait(DraftsReceived(worker_id=worker_id, drafts=message))
@@ -269,7 +272,7 @@ class ControllerEngine:
             return  # it is gone, and the machine will hear so
         _, connection = self._connections[worker_id]
         for message in messages:
-            self._tracer.message_sent(worker_id, message, now=now)
+            self._tracer.message_sent(worker_id, message, len(encode_message(message)), now=now)
         try:
             connection.send(messages)
         except TransportError as error:

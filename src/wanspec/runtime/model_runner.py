@@ -25,7 +25,7 @@ _cached_noise = lru_cache(maxsize=NOISE_CACHE_ROWS)(gumbel_noise)
 def choose_targets(backend: Backend, items: Sequence[ScoreItem]) -> tuple[tuple[TargetChoice, ...], ...]:
     """Run one target pass; for each item one choice per row. Raises BackendError."""
     return tuple(
-        target_choices(logits, item.sampling, _noise(item, logits.shape[1]))
+        target_choices(logits, item.sampling, position_noise(item, logits.shape[1]))
         for item, logits in zip(items, backend.score(items), strict=True)
     )
 
@@ -33,7 +33,7 @@ def choose_targets(backend: Backend, items: Sequence[ScoreItem]) -> tuple[tuple[
 def rank_drafts(backend: Backend, items: Sequence[ScoreItem]) -> tuple[tuple[DraftChoices, ...], ...]:
     """Run one draft pass; for each item one ranking per row. Raises BackendError."""
     return tuple(
-        draft_choices(logits, item.sampling, _noise(item, logits.shape[1]), count=NUM_CHOICES)
+        draft_choices(logits, item.sampling, position_noise(item, logits.shape[1]), count=NUM_CHOICES)
         for item, logits in zip(items, backend.score(items), strict=True)
     )
 
@@ -55,7 +55,7 @@ def decode_plainly(
         target.close_session(session_id)
 
 
-def _noise(item: ScoreItem, vocabulary_size: int) -> Noise | None:
+def position_noise(item: ScoreItem, vocabulary_size: int) -> Noise | None:
     """The noise of every row's position [rows, vocabulary]; None for greedy decoding."""
     if item.sampling.temperature == 0.0:
         return None

@@ -24,9 +24,10 @@ from wanspec.protocol.messages import (
 )
 from wanspec.protocol.worker import Worker
 from wanspec.runtime.model_runner import rank_drafts
-from wanspec.runtime.tracing import Tracer
 from wanspec.speculation.types import ScoreItem, SessionId, WorkerId
 from wanspec.telemetry.trace import NoTrace, TraceSink
+from wanspec.telemetry.tracer import Tracer
+from wanspec.transport.codec import encode_message
 from wanspec.transport.interface import Connection
 from wanspec.transport.refusal import WorkerRefusedError
 
@@ -119,7 +120,7 @@ class _Connected:
             for message in await self._connection.receive():
                 if not isinstance(message, OpenSession | Commit | CloseSession | Drain):
                     raise RemoteProtocolError(f"an unexpected {type(message).__name__}")
-                self._tracer.message_received(NOBODY, message, now=self._loop.time())
+                self._tracer.message_received(NOBODY, message, len(encode_message(message)), now=self._loop.time())
                 self._events.put_nowait(MessageReceived(message=message))
 
     async def _work(self, group: asyncio.TaskGroup) -> None:
@@ -136,7 +137,7 @@ class _Connected:
                     group.create_task(self._run_pass(items))
                 case SendMessage(message=message):
                     messages.append(message)
-                    self._tracer.message_sent(NOBODY, message, now=now)
+                    self._tracer.message_sent(NOBODY, message, len(encode_message(message)), now=now)
                 case ReleaseSession(session_id=session_id):
                     self._open.discard(session_id)
                     self._passes.submit(self._draft.close_session, session_id)

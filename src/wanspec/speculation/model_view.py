@@ -13,6 +13,9 @@ from dataclasses import dataclass
 from wanspec.speculation.tree import DraftTree, Node
 from wanspec.speculation.types import NodeId, NodeSpec, Position, SamplingParams, ScoreItem, SessionId
 
+CACHED_SLACK = 64
+"""Node ids kept beyond twice the tree's before those that have left it are forgotten; they are never used again."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlannedItem:
@@ -52,7 +55,8 @@ class ModelView:
 
     def plan(self, tree: DraftTree, wanted: Iterable[Node]) -> PlannedItem:
         """The item that scores the `wanted` nodes below the head, whatever they hang from, and the head where it was not scored yet."""
-        self._cached &= tree.nodes.keys()
+        if len(self._cached) > 2 * len(tree.nodes) + CACHED_SLACK:
+            self._cached &= tree.nodes.keys()
         rows = [tree.head] if self._append else []
         missing: list[Node] = []
         for node in wanted:
@@ -74,9 +78,13 @@ class ModelView:
 
     def _missing(self, tree: DraftTree, node: Node) -> list[Node]:
         """The nodes on the way from the head to `node` that the model has not scored; marks them as scored."""
-        missing = [step for step in tree.path_to(node) if step.node_id not in self._cached]
-        self._cached.update(step.node_id for step in missing)
-        return missing
+        missing = []
+        step: Node | None = node
+        while step is not tree.head and step is not None and step.node_id not in self._cached:
+            missing.append(step)
+            self._cached.add(step.node_id)
+            step = step.parent
+        return missing[::-1]
 
 
 def _spec(tree: DraftTree, node: Node) -> NodeSpec:

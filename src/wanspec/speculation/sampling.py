@@ -65,12 +65,17 @@ def draft_choices(logits: Logits, params: SamplingParams, noise: Noise | None, *
     Their `log_probs` are those of softmax over the noisy scores: the share of each guess if the target's scores were the draft's own
     plus an error of scale 1.
     """
-    log_probs = _log_softmax(_scaled(logits, params))
-    scores = log_probs if noise is None else _log_softmax(log_probs + noise)
+    log_probs, scores = draft_scores(logits, params, noise)
     count = min(count, scores.shape[1])
     best = np.argpartition(-scores, count - 1, axis=1)[:, :count]
     rows = zip(best, scores, entropy_nats(log_probs).tolist(), strict=True)
     return tuple(_ranking(tokens, row, entropy) for tokens, row, entropy in rows)
+
+
+def draft_scores(logits: Logits, params: SamplingParams, noise: Noise | None) -> tuple[Scores, Scores]:
+    """Log probabilities of the draft's distribution, and the same under the noise, by which it ranks; both [rows, vocabulary]."""
+    log_probs = _log_softmax(_scaled(logits, params))
+    return log_probs, log_probs if noise is None else _log_softmax(log_probs + noise)
 
 
 def _ranking(tokens: NDArray[np.int64], scores: Scores, entropy: float) -> DraftChoices:

@@ -14,6 +14,7 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
+from typing import TypeVar, cast
 
 import msgspec
 
@@ -34,6 +35,7 @@ from wanspec.telemetry.records import (
     Verified,
 )
 
+_R = TypeVar("_R", bound=Record)
 Outputs = tuple[tuple[int, ...], ...]
 """The generated token ids of each session of a run, in the order of the session ids."""
 
@@ -109,10 +111,11 @@ def measure_run(records: Sequence[Record], sessions: frozenset[SessionId]) -> Ru
 
     Raises ConfigError when the trace has no arrival of one of them, arrivals under several policies, or tokens with a gap.
     """
-    arrivals = {record.session: record for record in records if isinstance(record, RequestArrived) and record.session in sessions}
+    by_kind = _ByKind(records)
+    arrivals = {record.session: record for record in by_kind.of(RequestArrived) if record.session in sessions}
     policy = _policy(sessions, arrivals)
-    emissions = _emissions(records, sessions)
-    rounds = [record for record in records if isinstance(record, Verified) and record.session in sessions]
+    emissions = _emissions(by_kind, sessions)
+    rounds = [record for record in by_kind.of(Verified) if record.session in sessions]
     accepted = sum(verified.accepted for verified in rounds)
     outputs = tuple(_output(session, emissions[session]) for session in sorted(sessions))
     return RunMetrics(
@@ -121,11 +124,11 @@ def measure_run(records: Sequence[Record], sessions: frozenset[SessionId]) -> Ru
         tokens=sum(map(len, outputs)),
         itl_ms=_mean_ms(_itl_s(own) for own in emissions.values()),
         ttft_ms=_mean_ms(_ttft_s(arrivals[session], own) for session, own in emissions.items()),
-        controller_target_passes=_count_passes(records, sessions, site="controller", model="target"),
-        controller_draft_passes=_count_passes(records, sessions, site="controller", model="draft"),
-        worker_draft_passes=_count_passes(records, sessions, site="worker", model="draft"),
-        controller_busy_s=_busy_s(records, sessions),
-        wire_bytes=_wire_bytes(records, sessions),
+        controller_target_passes=_count_passes(by_kind, sessions, site="controller", model="target"),
+        controller_draft_passes=_count_passes(by_kind, sessions, site="controller", model="draft"),
+        worker_draft_passes=_count_passes(by_kind, sessions, site="worker", model="draft"),
+        controller_busy_s=_busy_s(by_kind, sessions),
+        wire_bytes=_wire_bytes(by_kind, sessions),
         rounds=len(rounds),
         acceptance_rate=_ratio(accepted, sum(verified.drafted for verified in rounds)),
         mean_acceptance_length=1 + accepted / len(rounds) if rounds else None,
@@ -167,6 +170,19 @@ def rows_to_json(rows: Sequence[RunRow]) -> str:
     return msgspec.json.format(msgspec.json.encode([asdict(row) for row in rows]), indent=2).decode() + "\n"
 
 
+class _ByKind:
+    """A trace, sorted once by what its records are."""
+
+    def __init__(self, records: Iterable[Record]) -> None:
+        self._records: defaultdict[type, list[Record]] = defaultdict(list)
+        for record in records:
+            self._records[type(record)].append(record)
+
+    def of(self, kind: type[_R]) -> list[_R]:
+        """The records of one kind."""
+        return cast("list[_R]", self._records[kind])
+
+
 def _policy(sessions: frozenset[SessionId], arrivals: dict[SessionId, RequestArrived]) -> str:
     missing = sorted(set(sessions) - set(arrivals))
     if missing:
@@ -177,11 +193,11 @@ def _policy(sessions: frozenset[SessionId], arrivals: dict[SessionId, RequestArr
     return policies[0]
 
 
-def _emissions(records: Iterable[Record], sessions: frozenset[SessionId]) -> dict[SessionId, list[TokensEmitted]]:
+def _emissions(records: _ByKind, sessions: frozenset[SessionId]) -> dict[SessionId, list[TokensEmitted]]:
     """Each session's emissions that carry a token, by position."""
     emissions: dict[SessionId, list[TokensEmitted]] = {session: [] for session in sessions}
-    for record in records:
-        if isinstance(record, TokensEmitted) and record.session in sessions and record.tokens:
+    for record in records.of(TokensEmitted):
+        if record.session in sessions and record.tokens:
             emissions[record.session].append(record)
     for own in emissions.values():
         own.sort(key=lambda emitted: emitted.position)
@@ -208,39 +224,35 @@ def _ttft_s(arrival: RequestArrived, emissions: Sequence[TokensEmitted]) -> floa
     return emissions[0].t - arrival.t if emissions else None
 
 
-def _count_passes(records: Iterable[Record], sessions: frozenset[SessionId], *, site: Site, model: Model) -> int:
+def _count_passes(records: _ByKind, sessions: frozenset[SessionId], *, site: Site, model: Model) -> int:
     return sum(
-        isinstance(record, PassStarted) and record.site == site and record.model == model and not sessions.isdisjoint(record.sessions)
-        for record in records
+        record.site == site and record.model == model and not sessions.isdisjoint(record.sessions) for record in records.of(PassStarted)
     )
 
 
-def _busy_s(records: Iterable[Record], sessions: frozenset[SessionId]) -> float:
+def _busy_s(records: _ByKind, sessions: frozenset[SessionId]) -> float:
     return math.fsum(
-        record.duration_s
-        for record in records
-        if isinstance(record, PassFinished) and record.site == "controller" and not sessions.isdisjoint(record.sessions)
+        record.duration_s for record in records.of(PassFinished) if record.site == "controller" and not sessions.isdisjoint(record.sessions)
     )
 
 
-def _wire_bytes(records: Sequence[Record], sessions: frozenset[SessionId]) -> int:
+def _wire_bytes(records: _ByKind, sessions: frozenset[SessionId]) -> int:
     window = _lone_window(records, sessions)
-    counts = [record for record in records if isinstance(record, LinkBytes) and window and window[0] <= record.t < window[1]]
+    counts = [record for record in records.of(LinkBytes) if window and window[0] <= record.t < window[1]]
     if counts:
         return sum(count.to_worker_bytes + count.to_controller_bytes for count in counts)
     return sum(
         record.size_bytes
-        for record in records
-        if isinstance(record, MessageSent | MessageReceived) and record.site == "controller" and record.session in sessions
+        for record in (*records.of(MessageSent), *records.of(MessageReceived))
+        if record.site == "controller" and record.session in sessions
     )
 
 
-def _lone_window(records: Iterable[Record], sessions: frozenset[SessionId]) -> tuple[float, float] | None:
+def _lone_window(records: _ByKind, sessions: frozenset[SessionId]) -> tuple[float, float] | None:
     """From the run's first arrival until the first later one of another session; None when another session ran meanwhile."""
     times: defaultdict[SessionId, list[float]] = defaultdict(list)
-    for record in records:
-        if isinstance(record, RequestArrived | TokensEmitted | RequestFinished):
-            times[record.session].append(record.t)
+    for record in (*records.of(RequestArrived), *records.of(TokensEmitted), *records.of(RequestFinished)):
+        times[record.session].append(record.t)
     begin = min(min(times[session]) for session in sessions)
     last = max(max(times[session]) for session in sessions)
     others = [(min(own), max(own)) for session, own in times.items() if session not in sessions]

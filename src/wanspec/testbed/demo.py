@@ -18,9 +18,9 @@ from pathlib import Path
 from wanspec.backends.bundled_pair import load_bundled, load_bundled_tokenizer
 from wanspec.backends.interface import ModelInfo
 from wanspec.backends.paced import PacedBackend
-from wanspec.backends.presets import preset
 from wanspec.errors import ConfigError, TransportError
 from wanspec.policy.registry import PolicyConfig, create_policy
+from wanspec.presets import preset
 from wanspec.runtime.engine import ControllerEngine, check_request, expected_of
 from wanspec.runtime.model_runner import decode_plainly
 from wanspec.speculation.sampling import check_sampling

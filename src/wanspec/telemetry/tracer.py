@@ -11,7 +11,6 @@ from wanspec.protocol.messages import Message
 from wanspec.speculation.types import ScoreItem, SessionId, WorkerId
 from wanspec.telemetry import records
 from wanspec.telemetry.trace import TraceSink
-from wanspec.transport.codec import encode_message
 
 
 class Tracer:
@@ -66,11 +65,11 @@ class Tracer:
             )
         )
 
-    def message_sent(self, worker_id: WorkerId, message: Message, *, now: float) -> None:
-        self._sink.record(records.MessageSent(t=now, site=self._site, **_message(worker_id, message)))
+    def message_sent(self, worker_id: WorkerId, message: Message, size_bytes: int, *, now: float) -> None:
+        self._sink.record(records.MessageSent(t=now, site=self._site, **_message(worker_id, message, size_bytes)))
 
-    def message_received(self, worker_id: WorkerId, message: Message, *, now: float) -> None:
-        self._sink.record(records.MessageReceived(t=now, site=self._site, **_message(worker_id, message)))
+    def message_received(self, worker_id: WorkerId, message: Message, size_bytes: int, *, now: float) -> None:
+        self._sink.record(records.MessageReceived(t=now, site=self._site, **_message(worker_id, message, size_bytes)))
 
     def worker_joined(self, worker_id: WorkerId, name: str, *, now: float) -> None:
         self._sink.record(records.WorkerJoined(t=now, site=self._site, worker=worker_id, name=name))
@@ -80,11 +79,11 @@ class Tracer:
 
 
 def _sessions(items: Sequence[ScoreItem]) -> tuple[SessionId, ...]:
-    return tuple(item.session_id for item in items)
+    return tuple([item.session_id for item in items])
 
 
 def _tokens(items: Sequence[ScoreItem]) -> int:
-    return sum(item.tokens for item in items)
+    return sum([item.tokens for item in items])
 
 
 class _MessageFields(TypedDict):
@@ -94,10 +93,10 @@ class _MessageFields(TypedDict):
     size_bytes: int
 
 
-def _message(worker_id: WorkerId, message: Message) -> _MessageFields:
+def _message(worker_id: WorkerId, message: Message, size_bytes: int) -> _MessageFields:
     return {
         "worker": worker_id,
         "message": type(message).__name__,
         "session": getattr(message, "session_id", None),
-        "size_bytes": len(encode_message(message)),
+        "size_bytes": size_bytes,
     }

@@ -17,6 +17,18 @@ ESTIMATE_NOTE = (
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class StepTime:
+    """How long a forward pass takes."""
+
+    step_s: float
+    token_s: float = 0.0
+
+    def pass_s(self, tokens: int) -> float:
+        """The time of a pass over `tokens` tokens; one that computes nothing takes none."""
+        return max(self.step_s, tokens * self.token_s) if tokens else 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PacePreset:
     """The step times of a pair of models on given hardware."""
 
@@ -29,6 +41,14 @@ class PacePreset:
     """Where the step times come from."""
     estimated: tuple[str, ...] = ("target_token_s", "draft_token_s")
     """The fields that nobody measured."""
+
+    @property
+    def target(self) -> StepTime:
+        return StepTime(step_s=self.target_step_s, token_s=self.target_token_s)
+
+    @property
+    def draft(self) -> StepTime:
+        return StepTime(step_s=self.draft_step_s, token_s=self.draft_token_s)
 
 
 ALL_TIMES = ("target_step_s", "target_token_s", "draft_step_s", "draft_token_s")

@@ -1,0 +1,84 @@
+"""Records a token trace: how a real pair of models sees each position of the target's own text."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import count
+
+import numpy as np
+
+from wanspec.backends.interface import Backend
+from wanspec.runtime.engine import check_pair, check_request
+from wanspec.runtime.model_runner import position_noise
+from wanspec.speculation.entropy import entropy_nats
+from wanspec.speculation.sampling import check_sampling, draft_scores, target_choices
+from wanspec.speculation.types import Position, SamplingParams, ScoreItem, SessionId
+from wanspec.telemetry.token_trace import RANKS, TokenTrace
+
+Row = tuple[int, int, int, int, float, float, float, list[float]]
+
+
+def record_tokens(
+    target: Backend,
+    draft: Backend,
+    prompts: Sequence[Sequence[int]],
+    *,
+    max_tokens: int,
+    sampling: SamplingParams,
+    advance: Callable[[int], object] = lambda _: None,
+) -> TokenTrace:
+    """Continue each prompt with the target, `max_tokens` tokens or to its end, and ask the draft about every one.
+
+    `advance` is told how many tokens more are done. Raises ConfigError on what the models cannot do, BackendError when one fails.
+    """
+    check_pair(target.info, draft.info)
+    check_sampling(sampling)
+    for prompt in prompts:
+        check_request(target.info, prompt, max_tokens=max_tokens)
+        check_request(draft.info, prompt, max_tokens=max_tokens)
+    rows: list[Row] = []
+    for sequence, prompt in enumerate(prompts):
+        written = _record_sequence(target, draft, sequence, prompt, max_tokens, sampling)
+        rows += written
+        advance(max_tokens)
+    sequences, positions, tokens, ranks, draft_entropies, target_entropies, own, firsts = zip(*rows, strict=True)
+    return TokenTrace(
+        sequence=np.array(sequences),
+        position=np.array(positions),
+        token=np.array(tokens),
+        rank=np.array(ranks),
+        draft_entropy_nats=np.array(draft_entropies),
+        target_entropy_nats=np.array(target_entropies),
+        token_log_prob=np.array(own),
+        log_probs=np.array(firsts),
+        vocabulary_size=target.info.vocabulary_size,
+        temperature=sampling.temperature,
+        target=target.info.name,
+        draft=draft.info.name,
+    )
+
+
+def _record_sequence(
+    target: Backend, draft: Backend, sequence: int, prompt: Sequence[int], max_tokens: int, sampling: SamplingParams
+) -> list[Row]:
+    session_id = SessionId(sequence + 1)
+    append = tuple(prompt)
+    rows: list[Row] = []
+    try:
+        for position in count(len(prompt)):
+            item = ScoreItem(session_id=session_id, sampling=sampling, append=append, next_positions=(Position(position),))
+            noise = position_noise(item, target.info.vocabulary_size)
+            (choice,) = target_choices(target.score([item])[0], sampling, noise)
+            log_probs, scores = draft_scores(draft.score([item])[0], sampling, noise)
+            first = np.sort(scores[0])[::-1][:RANKS]
+            own = scores[0, choice.token]
+            rank = 1 + int(np.count_nonzero(scores[0] > own))
+            draft_entropy = float(entropy_nats(log_probs[0]))
+            rows.append((sequence, position, choice.token, rank, draft_entropy, choice.entropy_nats, float(own), first.tolist()))
+            if len(rows) == max_tokens or choice.token == target.info.end_token:
+                return rows
+            append = (choice.token,)
+    finally:
+        target.close_session(session_id)
+        draft.close_session(session_id)
+    raise AssertionError("unreachable")

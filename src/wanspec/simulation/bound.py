@@ -1,0 +1,46 @@
+"""The information bound: what no worker of a given width can beat, however it grows its tree.
+
+When the controller needs a draft for a token, what the worker has sent is based on what was committed a round trip before: D = R / ITL
+tokens earlier. The draft is there only if the worker followed the right one of all continuations of D tokens. To keep up it must expand
+each hypothesis that it follows once per committed token, so it can follow N = width x ITL / draft step of them. Of any set of N paths the
+right one is most probably in that of the N most probable ones, by the draft's own estimate, and fewer than N paths have a probability above
+1 / N; so its chance is about that of a path whose surprise, the sum of -log(probability) over D tokens, is at most log N. A set of one
+follows the first choices. Averaged over a token model's texts, this is the share of tokens for which a draft can be there in time, and so
+a limit on the offload fraction.
+
+It is a bound in the sense of the typical set: paths just below 1 / N may get in too, so that a run can pass it by a little.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+
+import numpy as np
+
+from wanspec.simulation.tokens import PositionRecord, TokenModel
+
+TEXTS, TEXT_TOKENS = 40, 400
+
+
+def covered_share(tokens: TokenModel, *, rtt_s: float, itl_s: float, width: float, draft_step_s: float, seed: int = 0) -> float:
+    """The share of tokens whose draft can be there in time, 0 to 1. `width`: leaves expanded in a draft step."""
+    depth = max(1, math.ceil(rtt_s / itl_s))
+    limit = math.log(max(1.0, width * itl_s / draft_step_s))
+    rng = random.Random(seed)
+    return float(np.mean([_covered(tokens.path(index, TEXT_TOKENS, rng), depth, limit) for index in range(TEXTS)]))
+
+
+def cross_entropy_nats(tokens: TokenModel) -> float:
+    """The draft's mean surprise at the target's tokens."""
+    return float(np.mean([-record.token_log_prob for record in tokens.pool]))
+
+
+def _covered(path: list[PositionRecord], depth: int, limit: float) -> float:
+    """Share of the windows of `depth` tokens whose surprise is within the limit, or which follow the first choices."""
+    if len(path) < depth:
+        return 0.0
+    surprise = np.concatenate(([0.0], np.cumsum([-record.token_log_prob for record in path])))
+    misses = np.concatenate(([0], np.cumsum([record.rank != 1 for record in path])))
+    in_window = surprise[depth:] - surprise[:-depth], misses[depth:] - misses[:-depth]
+    return float(np.mean((in_window[0] <= limit) | (in_window[1] == 0)))

@@ -1,0 +1,296 @@
+"""A controller and its workers in virtual time: the production machines, and everything around them modelled.
+
+What the real driver does with sockets, threads and models happens here on an event queue. The machines are the same, what is recorded is
+the same (`telemetry.records`), and the figures are computed by the same functions.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import assert_never
+
+from wanspec.errors import RemoteProtocolError
+from wanspec.policy.registry import PolicyConfig
+from wanspec.protocol.controller import Controller
+from wanspec.protocol.effects import (
+    DraftsMerged,
+    DropWorker,
+    Effect,
+    EmitTokens,
+    FinishReason,
+    FinishRequest,
+    ReleaseSession,
+    RoundFinished,
+    RttMeasured,
+    SendMessage,
+    StartDraft,
+    StartVerify,
+)
+from wanspec.protocol.events import (
+    ControllerEvent,
+    DeadlineReached,
+    DraftFinished,
+    DraftsReceived,
+    MessageReceived,
+    RequestArrived,
+    VerifyFinished,
+    WorkerEvent,
+    WorkerJoined,
+    WorkerLost,
+)
+from wanspec.protocol.messages import CloseSession, Commit, Drafts, Message, OpenSession
+from wanspec.protocol.worker import Worker
+from wanspec.simulation.compute import Device
+from wanspec.simulation.events import EventQueue
+from wanspec.simulation.link import Link, LinkProfile, Transport
+from wanspec.simulation.models import SimulatedModel, TokenWorld
+from wanspec.speculation.types import SamplingParams, ScoreItem, SessionId, WorkerId
+from wanspec.telemetry.records import Model
+from wanspec.telemetry.trace import TraceSink
+from wanspec.telemetry.tracer import Tracer
+
+LOSS_NOTICED_S = 0.05
+"""How long after a worker's end its connection is seen to be gone: a reset or a FIN, not a timeout."""
+NOBODY = WorkerId(0)
+"""At a worker's site, its controller."""
+_GREEDY = SamplingParams()
+
+
+@dataclass(slots=True, eq=False)
+class WorkerSite:
+    """A worker: its machine, its model, its device and the link to the controller."""
+
+    worker_id: WorkerId
+    machine: Worker
+    model: SimulatedModel
+    device: Device
+    down: Link
+    up: Link
+    tracer: Tracer
+    is_alive: bool = True
+    stalled_until: float = 0.0
+    mangle: Callable[[Drafts], Drafts] | None = None
+    """What a worker that lies makes of its drafts."""
+
+
+@dataclass(slots=True)
+class _Request:
+    text: tuple[int, ...]
+    """What plain target decoding writes."""
+    written: list[int] = field(default_factory=list)
+    reason: FinishReason | None = None
+
+
+class Cluster:
+    """One controller, any number of workers, and the time between them."""
+
+    def __init__(
+        self,
+        world: TokenWorld,
+        *,
+        target_device: Device,
+        draft_device: Device,
+        has_draft_device: bool,
+        sink: TraceSink,
+        seed: int,
+    ) -> None:
+        self.queue = EventQueue()
+        self.world = world
+        self.controller = Controller(vocabulary_size=world.vocabulary_size, end_token=None, has_draft_device=has_draft_device)
+        self.target, self.draft = SimulatedModel(world), SimulatedModel(world)
+        self.workers: dict[WorkerId, WorkerSite] = {}
+        self.requests: dict[SessionId, _Request] = {}
+        self.bytes_in_flight = 0
+        self.dropped: list[str] = []
+        """Why the controller dropped workers."""
+        self.faults: Counter[str] = Counter()
+        """Faults that were injected, by kind."""
+        self.on_finish: Callable[[], None] = lambda: None
+        self._target_device, self._draft_device = target_device, draft_device
+        self._sink = sink
+        self._tracer = Tracer(sink, "controller")
+        self._seed = seed
+        self._newest_worker_id = 0
+        self._deadline = math.inf
+
+    # What a scenario says.
+
+    def request(self, *, prompt_length: int, max_tokens: int, policy: PolicyConfig) -> SessionId:
+        """A request arrives now."""
+        session_id = SessionId(len(self.requests) + 1)
+        prompt = self.world.prompt(session_id, prompt_length)
+        self.requests[session_id] = _Request(self.world.open(session_id, prompt, max_tokens))
+        event = RequestArrived(session_id=session_id, prompt_tokens=prompt, sampling=_GREEDY, max_tokens=max_tokens, policy=policy)
+        self._tracer.request_arrived(event, now=self.queue.now)
+        self.tell_controller(event)
+        return session_id
+
+    def join(self, *, device: Device, link: LinkProfile, max_sessions: int, is_oracle: bool = False) -> WorkerSite:
+        """A worker dials in now; what it sends may go by datagram, what it is told never does."""
+        self._newest_worker_id += 1
+        worker_id = WorkerId(self._newest_worker_id)
+        site = self.workers[worker_id] = WorkerSite(
+            worker_id=worker_id,
+            machine=Worker(vocabulary_size=self.world.vocabulary_size, context_length=1 << 20, max_sessions=max_sessions),
+            model=SimulatedModel(self.world, is_oracle=is_oracle),
+            device=device,
+            down=Link(replace(link, transport=Transport.TCP), seed=hash((self._seed, worker_id, 0))),
+            up=Link(link, seed=hash((self._seed, worker_id, 1))),
+            tracer=Tracer(self._sink, "worker"),
+        )
+        self.tell_controller(WorkerJoined(worker_id=worker_id, name=f"worker-{worker_id}", max_sessions=max_sessions))
+        return site
+
+    def crash(self, site: WorkerSite) -> None:
+        """A worker dies now; the controller sees it a little later."""
+        site.is_alive = False
+        self.queue.schedule(self.queue.now + LOSS_NOTICED_S, self.tell_controller, WorkerLost(worker_id=site.worker_id))
+
+    def run(self, *, until: float) -> None:
+        """Let time pass until nothing is left to happen, or until then."""
+        queue = self.queue
+        while True:
+            deadline, next_at = self._deadline, queue.next_at
+            if deadline < next_at:
+                if deadline > until:
+                    return
+                queue.now = max(queue.now, deadline)
+                self.tell_controller(DeadlineReached())
+            elif next_at <= until and len(queue):
+                queue.step()
+            else:
+                return
+
+    def wrong_requests(self) -> list[SessionId]:
+        """Requests whose tokens are not those of plain target decoding, to the last one."""
+        return [session_id for session_id, request in self.requests.items() if tuple(request.written) != request.text]
+
+    # The controller's side.
+
+    def tell_controller(self, event: ControllerEvent) -> None:
+        """Hand an event to the controller machine, and do what it asks."""
+        now = self.queue.now
+        for effect in self.controller.handle(event, now=now):
+            self._do(effect, now)
+        deadline = self.controller.next_deadline()
+        self._deadline = math.inf if deadline is None else deadline
+
+    def _do(self, effect: Effect, now: float) -> None:
+        self._tracer.effect(effect, now=now)
+        match effect:
+            case StartVerify(items=items):
+                duration_s = self._target_device.pass_s(_tokens(items))
+                self._tracer.pass_started("target", items, now=now)
+                verified = VerifyFinished(choices=self.target.choose_targets(items), duration_s=duration_s)
+                self.queue.schedule(now + duration_s, self._pass_finished, "target", items, verified)
+            case StartDraft(items=items):
+                duration_s = self._draft_device.pass_s(_tokens(items))
+                self._tracer.pass_started("draft", items, now=now)
+                drafted = DraftFinished(choices=self.draft.rank_drafts(items), duration_s=duration_s)
+                self.queue.schedule(now + duration_s, self._pass_finished, "draft", items, drafted)
+            case SendMessage(worker_id=worker_id, message=message) if worker_id is not None:
+                self._send_down(worker_id, message, now)
+            case EmitTokens(session_id=session_id, tokens=tokens):
+                self.requests[session_id].written += tokens
+            case FinishRequest(session_id=session_id, reason=reason):
+                self.requests[session_id].reason = reason
+                self.world.close(session_id)
+                self.on_finish()
+            case ReleaseSession(session_id=session_id):
+                self.target.close_session(session_id)
+                self.draft.close_session(session_id)
+            case DropWorker(worker_id=worker_id, reason=reason):
+                self.dropped.append(reason)
+                self.workers[worker_id].is_alive = False
+            case RoundFinished() | DraftsMerged() | RttMeasured() | SendMessage():
+                pass
+            case _:
+                assert_never(effect)
+
+    def _pass_finished(self, model: Model, items: tuple[ScoreItem, ...], event: VerifyFinished | DraftFinished) -> None:
+        self._tracer.pass_finished(model, items, event.duration_s, now=self.queue.now)
+        self.tell_controller(event)
+
+    def _send_down(self, worker_id: WorkerId, message: Message, now: float) -> None:
+        site, size = self.workers[worker_id], message_bytes(message)
+        self._tracer.message_sent(worker_id, message, size, now=now)
+        arrival = site.down.arrival(size, now=now)
+        assert arrival is not None, "the controller's side is a stream"
+        self.bytes_in_flight += size
+        self.queue.schedule(arrival, self._arrive_down, site, message, size)
+
+    def _arrive_down(self, site: WorkerSite, message: Message, size: int) -> None:
+        self.bytes_in_flight -= size
+        if site.is_alive:
+            site.tracer.message_received(NOBODY, message, size, now=self.queue.now)
+            self._tell_worker(site, MessageReceived(message=message))  # type: ignore[arg-type]  # a controller sends only its own kinds
+
+    # The workers' side.
+
+    def _tell_worker(self, site: WorkerSite, event: WorkerEvent) -> None:
+        if not site.is_alive:
+            return
+        now = self.queue.now
+        try:
+            effects = site.machine.handle(event, now=now)
+        except RemoteProtocolError as error:
+            raise AssertionError(f"the controller broke the protocol: {error}") from error
+        for effect in effects:
+            match effect:
+                case StartDraft(items=items):
+                    duration_s = site.device.pass_s(_tokens(items))
+                    site.tracer.pass_started("draft", items, now=now)
+                    drafted = DraftFinished(choices=site.model.rank_drafts(items), duration_s=duration_s)
+                    self.queue.schedule(now + duration_s, self._worker_pass_finished, site, items, drafted)
+                case SendMessage(message=message) if isinstance(message, Drafts):
+                    self._send_up(site, message, now)
+                case ReleaseSession(session_id=session_id):
+                    site.model.close_session(session_id)
+                case _:
+                    raise AssertionError(effect)
+
+    def _worker_pass_finished(self, site: WorkerSite, items: tuple[ScoreItem, ...], event: DraftFinished) -> None:
+        now = self.queue.now
+        if now < site.stalled_until:
+            self.queue.schedule(site.stalled_until, self._worker_pass_finished, site, items, event)
+        elif site.is_alive:
+            site.tracer.pass_finished("draft", items, event.duration_s, now=now)
+            self._tell_worker(site, event)
+
+    def _send_up(self, site: WorkerSite, drafts: Drafts, now: float) -> None:
+        if site.mangle is not None:
+            drafts = site.mangle(drafts)
+        size = message_bytes(drafts)
+        site.tracer.message_sent(NOBODY, drafts, size, now=now)
+        arrival = site.up.arrival(size, now=now)
+        if arrival is not None:
+            self.bytes_in_flight += size
+            self.queue.schedule(arrival, self._arrive_up, site, drafts, size)
+
+    def _arrive_up(self, site: WorkerSite, drafts: Drafts, size: int) -> None:
+        self.bytes_in_flight -= size
+        if site.is_alive:
+            self._tracer.message_received(site.worker_id, drafts, size, now=self.queue.now)
+            self.tell_controller(DraftsReceived(worker_id=site.worker_id, drafts=drafts))
+
+
+def message_bytes(message: Message) -> int:
+    """About what the wire's codec makes of a message; a test holds it to within a quarter of the truth."""
+    match message:
+        case Drafts():
+            return 17 + 5 * len(message.tokens)
+        case Commit():
+            return 8 + 3 * len(message.tokens)
+        case OpenSession():
+            return 30 + 3 * len(message.tokens)
+        case CloseSession():
+            return 4
+        case _:
+            return 40
+
+
+def _tokens(items: Sequence[ScoreItem]) -> int:
+    return sum(item.tokens for item in items)

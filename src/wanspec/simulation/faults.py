@@ -1,0 +1,46 @@
+"""What may go wrong with a worker, made to happen."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from wanspec.protocol.messages import Drafts
+from wanspec.simulation.cluster import Cluster, WorkerSite
+from wanspec.simulation.scenario import Fault
+from wanspec.speculation.types import Position, WorkerId
+
+
+def inject(fault: Fault, cluster: Cluster, add_worker: Callable[[], WorkerSite]) -> None:
+    """Let a fault begin now. What happens to a worker that is not there any more is nothing."""
+    site = cluster.workers.get(WorkerId(fault.worker))
+    if fault.kind != "join" and (site is None or not site.is_alive):
+        return
+    cluster.faults[fault.kind] += 1
+    if fault.kind == "join" or site is None:
+        add_worker()
+        return
+    now, end = cluster.queue.now, cluster.queue.now + fault.duration_ms / 1e3
+    match fault.kind:
+        case "crash":
+            cluster.crash(site)
+        case "stall":
+            site.stalled_until = max(site.stalled_until, end)
+        case "garbage":
+            site.mangle = nonsense if fault.is_subtle else impossible
+        case "partition":
+            site.down.cut(now, end)
+            site.up.cut(now, end)
+        case "slow":
+            site.down.slow(now, end, fault.factor)
+            site.up.slow(now, end, fault.factor)
+
+
+def nonsense(drafts: Drafts) -> Drafts:
+    """Plausible and useless: every token another, every estimate certain."""
+    return replace(drafts, tokens=tuple((token * 31 + 7) % 97 for token in drafts.tokens), log_probs=(0.0,) * len(drafts.tokens))
+
+
+def impossible(drafts: Drafts) -> Drafts:
+    """What no honest worker says: it knows a commit that was never made."""
+    return replace(drafts, base_position=Position(drafts.base_position + 10_000))

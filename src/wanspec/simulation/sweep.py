@@ -1,0 +1,126 @@
+"""Sweeps: every combination of the values asked for, several seeds each, set beside co-located drafting on the same tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from wanspec.errors import ConfigError
+from wanspec.simulation.parallel import map_parallel
+from wanspec.simulation.run import SimulatedRun, simulate
+from wanspec.simulation.scenario import LinkSection, Policy, Scenario, expand
+from wanspec.telemetry.metrics import RunRow, compare
+from wanspec.telemetry.token_trace import write_parquet
+
+BASELINE = "colocated"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SimulatedRow(RunRow):
+    """One run of a sweep."""
+
+    preset: str
+    seed: int
+    point: Mapping[str, Any]
+    """The values of the swept parameters, by dotted path."""
+
+    def flat(self) -> dict[str, Any]:
+        """As one JSON object: the same keys as a real run's row, then preset, seed and the swept parameters."""
+        fields = asdict(self)
+        return fields | {name: value for name, value in fields.pop("point").items() if name not in {"policy.name", "link.rtt_ms"}}
+
+
+class Sweep:
+    """What is to be run; iterate over `rows()` to run it."""
+
+    def __init__(self, document: Mapping[str, Any], *, iterations: int, jobs: int = -1, backend: str = "loky") -> None:
+        """`document`: a scenario, with lists where a parameter is swept. Raises ConfigError."""
+        if iterations < 1:
+            raise ConfigError(f"iterations is {iterations}; give at least 1")
+        self._jobs, self._backend = jobs, backend
+        self._points = [
+            (point, msgspec.structs.replace(scenario, seed=scenario.seed + iteration))
+            for point, scenario in expand(document)
+            for iteration in range(iterations)
+        ]
+        scenarios = [*(baseline_of(scenario) for _, scenario in self._points), *(scenario for _, scenario in self._points)]
+        self._unique = {_key(scenario): scenario for scenario in scenarios}
+
+    def __len__(self) -> int:
+        """Runs, those of the baseline included."""
+        return len(self._unique)
+
+    @property
+    def scenarios(self) -> list[Scenario]:
+        """Every scenario asked for, without baselines."""
+        return [scenario for _, scenario in self._points]
+
+    def runs(self) -> Iterator[tuple[str, SimulatedRun]]:
+        """Run everything; each run as it is done."""
+        yield from zip(
+            self._unique, map_parallel(simulate, list(self._unique.values()), jobs=self._jobs, backend=self._backend), strict=True
+        )
+
+    def rows(self, runs: Mapping[str, SimulatedRun]) -> list[SimulatedRow]:
+        """The table, from all that `runs()` gave."""
+        return [row_of(point, scenario, runs[_key(scenario)], runs[_key(baseline_of(scenario))]) for point, scenario in self._points]
+
+
+def baseline_of(scenario: Scenario) -> Scenario:
+    """Standard speculative decoding at the controller alone, on the same tokens with the same devices and the same depth k."""
+    return msgspec.structs.replace(scenario, policy=Policy(name=BASELINE, k=scenario.policy.k), link=LinkSection(), workers=0, faults=())
+
+
+def row_of(point: Mapping[str, Any], scenario: Scenario, run: SimulatedRun, baseline: SimulatedRun) -> SimulatedRow:
+    """One line of the table."""
+    _, row = compare([baseline.metrics, run.metrics], baseline=BASELINE, rtt_ms=scenario.link.rtt_ms)
+    row = replace(row, policy=scenario.policy.name, identical=run.is_exact)
+    fields = {name: getattr(row, name) for name in RunRow.__dataclass_fields__}
+    return SimulatedRow(**fields, preset=scenario.compute.preset, seed=scenario.seed, point=point)
+
+
+def median_rows(rows: Sequence[SimulatedRow]) -> list[SimulatedRow]:
+    """One row for each combination: medians over its seeds; `identical` only if all are."""
+    groups: dict[str, list[SimulatedRow]] = {}
+    for row in rows:
+        groups.setdefault(repr((row.policy, row.rtt_ms, row.point)), []).append(row)
+    return [
+        replace(
+            group[0],
+            itl_ms=_median([row.itl_ms for row in group]),
+            itl_ratio=_median([row.itl_ratio for row in group]),
+            offload_fraction=_median([row.offload_fraction for row in group]),
+            bytes_per_token=_median([row.bytes_per_token for row in group]),
+            controller_draft_passes=round(float(np.median([row.controller_draft_passes for row in group]))),
+            worker_draft_passes=round(float(np.median([row.worker_draft_passes for row in group]))),
+            identical=all(row.identical for row in group),
+        )
+        for group in groups.values()
+    ]
+
+
+def rows_to_parquet(rows: Sequence[SimulatedRow], path: Path) -> None:
+    """Every run's row as Parquet. Raises ConfigError when it cannot be written."""
+    flat = [row.flat() for row in rows]
+    names = list(dict.fromkeys(name for fields in flat for name in fields))
+    write_parquet({name: _column([fields.get(name) for fields in flat]) for name in names}, path)
+
+
+def _column(values: list[Any]) -> np.ndarray[Any, Any]:
+    if any(isinstance(value, str) for value in values):
+        return np.array([None if value is None else str(value) for value in values], dtype=object)
+    return np.array([float("nan") if value is None else value for value in values])
+
+
+def _median(values: Sequence[float | None]) -> float | None:
+    defined = [value for value in values if value is not None]
+    return float(np.median(defined)) if defined else None
+
+
+def _key(scenario: Scenario) -> str:
+    return msgspec.json.encode(scenario).decode()
