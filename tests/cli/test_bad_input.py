@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from wanspec.cli.commands import app
+from wanspec.cli.application import app
 
 
 def outcome(*arguments: str) -> tuple[int, str]:

@@ -1,6 +1,7 @@
 """The command line, and the composition root: reads flags, builds what they ask for, turns errors into messages and statuses."""
 
-from wanspec.cli.commands import app
+from wanspec.cli import commands, simulation  # noqa: F401  # they register themselves
+from wanspec.cli.application import app
 
 
 def main() -> None:

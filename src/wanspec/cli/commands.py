@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from wanspec import __version__
+from wanspec.cli.application import app
 from wanspec.cli.options import (
     AllowPlaintext,
     Branch,
@@ -49,23 +49,6 @@ if TYPE_CHECKING:
     from wanspec.backends.interface import Backend
     from wanspec.telemetry.trace import TraceSink
     from wanspec.transport.security import ControllerSecurity, WorkerSecurity
-
-app = typer.Typer(
-    name="wanspec",
-    help="Speculative decoding split across the wide-area network: draft in a quiet region, verify in a busy one.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-)
-
-
-@app.callback(invoke_without_command=True)
-def root(*, version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
-    """See the application's help."""
-    if version:
-        typer.echo(__version__)
-        raise typer.Exit
 
 
 @app.command()

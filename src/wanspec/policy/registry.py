@@ -68,11 +68,7 @@ def _check(config: PolicyConfig) -> None:
         raise ConfigError(msg)
 
 
-def _chain_drafting(config: PolicyConfig) -> DraftingConfig:
-    return DraftingConfig(branch=1, leaves=1, entropy_threshold_nats=0.0, max_depth=config.max_depth)
-
-
-def _tree_drafting(config: PolicyConfig) -> DraftingConfig:
+def _drafting(config: PolicyConfig) -> DraftingConfig:
     return DraftingConfig(
         branch=config.branch,
         leaves=config.leaves,
@@ -84,11 +80,11 @@ def _tree_drafting(config: PolicyConfig) -> DraftingConfig:
 _FACTORIES: dict[str, Callable[[PolicyConfig], Policy]] = {
     "autoregressive": lambda _: Autoregressive(),
     "colocated": lambda config: Colocated(num_draft_tokens=config.num_draft_tokens),
-    "remote": lambda config: Remote(num_draft_tokens=config.num_draft_tokens, drafting=_chain_drafting(config)),
+    "remote": lambda config: Remote(num_draft_tokens=config.num_draft_tokens, drafting=_drafting(config)),
     "paper": lambda config: Paper(
         num_draft_tokens=config.num_draft_tokens,
         entropy_threshold_nats=config.controller_entropy_threshold_nats,
         staleness=StalenessRule(config.staleness),
-        drafting=_tree_drafting(config),
+        drafting=_drafting(config),
     ),
 }

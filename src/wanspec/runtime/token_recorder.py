@@ -25,11 +25,11 @@ def record_tokens(
     *,
     max_tokens: int,
     sampling: SamplingParams,
-    advance: Callable[[int], object] = lambda _: None,
+    advance: Callable[[], object] = lambda: None,
 ) -> TokenTrace:
     """Continue each prompt with the target, `max_tokens` tokens or to its end, and ask the draft about every one.
 
-    `advance` is told how many tokens more are done. Raises ConfigError on what the models cannot do, BackendError when one fails.
+    `advance` is called when a prompt is done. Raises ConfigError on what the models cannot do, BackendError when one fails.
     """
     check_pair(target.info, draft.info)
     check_sampling(sampling)
@@ -38,9 +38,8 @@ def record_tokens(
         check_request(draft.info, prompt, max_tokens=max_tokens)
     rows: list[Row] = []
     for sequence, prompt in enumerate(prompts):
-        written = _record_sequence(target, draft, sequence, prompt, max_tokens, sampling)
-        rows += written
-        advance(max_tokens)
+        rows += _record_sequence(target, draft, sequence, prompt, max_tokens, sampling)
+        advance()
     sequences, positions, tokens, ranks, draft_entropies, target_entropies, own, firsts = zip(*rows, strict=True)
     return TokenTrace(
         sequence=np.array(sequences),

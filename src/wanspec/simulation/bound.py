@@ -6,18 +6,24 @@ each hypothesis that it follows once per committed token, so it can follow N = w
 right one is most probably in that of the N most probable ones, by the draft's own estimate, and fewer than N paths have a probability above
 1 / N; so its chance is about that of a path whose surprise, the sum of -log(probability) over D tokens, is at most log N. A set of one
 follows the first choices. Averaged over a token model's texts, this is the share of tokens for which a draft can be there in time, and so
-a limit on the offload fraction.
+a limit on the offload fraction at that pace.
 
-It is a bound in the sense of the typical set: paths just below 1 / N may get in too, so that a run can pass it by a little.
+Two things can pass it: a controller that waits longer (its pace is another), and luck: it is a bound in the sense of the typical set,
+since paths just below 1 / N may get in too.
 """
 
 from __future__ import annotations
 
 import math
 import random
+from collections.abc import Sequence
 
 import numpy as np
 
+from wanspec.simulation.compute import Device
+from wanspec.simulation.run import token_model
+from wanspec.simulation.scenario import Scenario
+from wanspec.simulation.sweep import SimulatedRow
 from wanspec.simulation.tokens import PositionRecord, TokenModel
 
 TEXTS, TEXT_TOKENS = 40, 400
@@ -25,10 +31,29 @@ TEXTS, TEXT_TOKENS = 40, 400
 
 def covered_share(tokens: TokenModel, *, rtt_s: float, itl_s: float, width: float, draft_step_s: float, seed: int = 0) -> float:
     """The share of tokens whose draft can be there in time, 0 to 1. `width`: leaves expanded in a draft step."""
-    depth = max(1, math.ceil(rtt_s / itl_s))
+    depth = math.ceil(rtt_s / itl_s)
+    if depth == 0:
+        return 1.0
     limit = math.log(max(1.0, width * itl_s / draft_step_s))
     rng = random.Random(seed)
     return float(np.mean([_covered(tokens.path(index, TEXT_TOKENS, rng), depth, limit) for index in range(TEXTS)]))
+
+
+def bound_of(rows: Sequence[SimulatedRow], scenarios: Sequence[Scenario]) -> dict[float, float]:
+    """The bound at each round trip of a sweep, in ms, for the width and the median pace of its `paper` runs; empty without any."""
+    scenario = next((s for s in scenarios if s.policy.name == "paper"), None)
+    if scenario is None:
+        return {}
+    tokens = token_model(scenario.tokens)
+    step_s = Device(scenario.compute.draft_times(factor=scenario.compute.worker_slowdown)).pass_s(scenario.policy.s)
+    paces: dict[float, list[float]] = {}
+    for row in rows:
+        if row.policy == "paper" and row.rtt_ms is not None and row.itl_ms is not None:
+            paces.setdefault(row.rtt_ms, []).append(row.itl_ms)
+    return {
+        rtt_ms: covered_share(tokens, rtt_s=rtt_ms / 1e3, itl_s=float(np.median(itls)) / 1e3, width=scenario.policy.s, draft_step_s=step_s)
+        for rtt_ms, itls in sorted(paces.items())
+    }
 
 
 def cross_entropy_nats(tokens: TokenModel) -> float:

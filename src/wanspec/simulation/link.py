@@ -3,8 +3,8 @@
 Propagation (half the round trip), a random extra delay, serialisation at the link's bandwidth, loss, partitions and slow spells. Loss is
 seen as the transport sees it. TCP: nothing is lost for good and the order is kept, so that a lost segment comes late and holds up
 everything behind it; the first recovery takes 1.25 round trips (RACK, RFC 8985), further ones a retransmission timeout that doubles from
-200 ms to two minutes (RFC 6298; Linux' bounds). Datagrams: what is lost is lost, what is late arrives out of order. Even then only drafts travel as
-datagrams; what the controller says is on a stream in any case.
+200 ms to two minutes (RFC 6298; Linux' bounds). Datagrams: what is lost is lost, what is late arrives out of order. Even then only drafts
+travel as datagrams; what the controller says is on a stream in any case.
 """
 
 from __future__ import annotations

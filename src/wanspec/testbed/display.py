@@ -2,30 +2,16 @@
 
 from __future__ import annotations
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
-from wanspec.telemetry.metrics import RunRow
+from wanspec.telemetry.table import LEGEND, run_table
 from wanspec.testbed.demo import DemoConfig, DemoResult, Stage
 
 LATE_SHARE = 0.02
 """Share of late passes above which the machine was too busy for the figures to count."""
 LATE_LINK_MS = 2.0
 """Lateness of the relay, p99, above which the same holds."""
-HEADINGS = (
-    "RTT\nms",
-    "ITL\nms",
-    "ITL\nratio",
-    "local\ndrafts",
-    "off-\nload",
-    "worker\ndrafts",
-    "bytes/\ntoken",
-    "tokens",
-    "exact",
-)
-"""Beside the policy's name; they fit a terminal of 80 columns."""
 ABOUT = {
     "autoregressive": "the target alone, one token a pass",
     "colocated": "drafts on the spot, as everybody does",
@@ -58,49 +44,11 @@ class TerminalStage(Stage):
 
 def show_result(console: Console, result: DemoResult, config: DemoConfig) -> None:
     """The table, and what to know when reading it."""
-    table = Table(
-        title=f"{len(config.prompts)} prompts, {config.preset} step times, T = {config.sampling.temperature:g}",
-        box=SIMPLE_HEAD,
-        padding=(0, 1),
-        pad_edge=False,
-        collapse_padding=True,
-    )
-    table.add_column("policy", no_wrap=True)
-    for heading in HEADINGS:
-        table.add_column(heading, justify="right", no_wrap=True)
-    for row in result.rows:
-        table.add_row(*cells(row))
-    console.print(table)
-    console.print(
-        Text(
-            "ITL: inter-token latency, and its ratio to colocated; below 1 is faster. local, worker drafts: draft passes made at\n"
-            "the controller and at the worker. offload: share of colocated's draft passes that the controller no longer makes.\n"
-            "exact: every token equals plain target decoding.",
-            style="dim",
-        )
-    )
+    title = f"{len(config.prompts)} prompts, {config.preset} step times, T = {config.sampling.temperature:g}"
+    console.print(run_table(result.rows, title=title))
+    console.print(Text(LEGEND, style="dim"))
     for warning in warnings(result):
         console.print(Text(f"warning: {warning}", style="yellow"))
-
-
-def cells(row: RunRow) -> tuple[str, ...]:
-    """A row of the table as text."""
-
-    def number(value: float | None, digits: int) -> str:
-        return "-" if value is None else f"{value:.{digits}f}"
-
-    return (
-        row.policy,
-        number(row.rtt_ms, 0),
-        number(row.itl_ms, 1),
-        number(row.itl_ratio, 2),
-        str(row.controller_draft_passes),
-        number(row.offload_fraction, 2),
-        str(row.worker_draft_passes),
-        number(row.bytes_per_token, 0),
-        str(row.tokens),
-        {True: "yes", False: "NO", None: "-"}[row.identical],
-    )
 
 
 def warnings(result: DemoResult) -> list[str]:

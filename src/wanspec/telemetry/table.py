@@ -1,0 +1,61 @@
+"""Runs set side by side, as a table on a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+from wanspec.telemetry.metrics import RunRow
+
+HEADINGS = (
+    "RTT\nms",
+    "ITL\nms",
+    "ITL\nratio",
+    "local\ndrafts",
+    "off-\nload",
+    "worker\ndrafts",
+    "bytes/\ntoken",
+    "tokens",
+    "exact",
+)
+"""Beside the policy's name; they fit a terminal of 80 columns."""
+LEGEND = (
+    "ITL: inter-token latency, and its ratio to colocated; below 1 is faster. local, worker drafts: draft passes made at\n"
+    "the controller and at the worker. offload: share of colocated's draft passes that the controller no longer makes.\n"
+    "exact: every token equals plain target decoding."
+)
+
+
+def run_table(rows: Sequence[RunRow], *, title: str, points: Sequence[Mapping[str, object]] = ()) -> Table:
+    """One line a row; `points`: for each row the values of further parameters, which get columns of their own."""
+    parameters = list(dict.fromkeys(name for point in points for name in point))
+    table = Table(title=title, box=SIMPLE_HEAD, padding=(0, 1), pad_edge=False, collapse_padding=True)
+    table.add_column("policy", no_wrap=True)
+    for heading in (*(name.rpartition(".")[2] for name in parameters), *HEADINGS):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for index, row in enumerate(rows):
+        name, *figures = _cells(row)
+        table.add_row(name, *(str(points[index].get(parameter, "-")) for parameter in parameters), *figures)
+    return table
+
+
+def _cells(row: RunRow) -> tuple[str, ...]:
+    """A row of the table as text."""
+
+    def number(value: float | None, digits: int) -> str:
+        return "-" if value is None else f"{value:.{digits}f}"
+
+    return (
+        row.policy,
+        number(row.rtt_ms, 0),
+        number(row.itl_ms, 1),
+        number(row.itl_ratio, 2),
+        str(row.controller_draft_passes),
+        number(row.offload_fraction, 2),
+        str(row.worker_draft_passes),
+        number(row.bytes_per_token, 0),
+        str(row.tokens),
+        {True: "yes", False: "NO", None: "-"}[row.identical],
+    )
