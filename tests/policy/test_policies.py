@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from wanspec.errors import ConfigError
-from wanspec.policy.drafting import leaves_to_expand, offered_children
+from wanspec.policy.drafting import Frontier, offered_children
 from wanspec.policy.interface import DraftLocally, Outcome, Situation, Verify, Wait
 from wanspec.policy.registry import PolicyConfig, create_policy, policy_names
 from wanspec.speculation.tree import DraftTree, Node
@@ -105,14 +105,38 @@ def test_paper_drafts_locally_without_a_live_worker_and_when_its_patience_ends()
     assert policy.decide(situation(tree), now=decision.until) == DraftLocally(tree.head)
 
 
+def frontier(*nodes: Node) -> Frontier:
+    made = Frontier()
+    for node in nodes:
+        made.add(node)
+    return made
+
+
 def test_the_worker_expands_the_most_probable_leaves_that_are_not_too_deep() -> None:
     tree = DraftTree([1], max_position=10)
     likely, unlikely = (tree.add(tree.head, token, log_prob=p) for token, p in ((2, -0.1), (3, -3.0)))
     assert likely
     assert unlikely
-    assert leaves_to_expand(tree, [unlikely, likely], DraftingConfig(leaves=1)) == [likely]
-    assert leaves_to_expand(tree, [unlikely, likely], DraftingConfig(leaves=2)) == [likely, unlikely]
-    assert leaves_to_expand(tree, [likely], DraftingConfig(max_depth=1)) == []
+    assert frontier(unlikely, likely).take(tree, DraftingConfig(leaves=1)) == [likely]
+    assert frontier(unlikely, likely).take(tree, DraftingConfig(leaves=2)) == [likely, unlikely]
+    assert frontier(likely).take(tree, DraftingConfig(max_depth=1)) == []
+
+
+def test_a_leaf_is_taken_once_and_too_deep_ones_come_back_when_the_head_has_moved() -> None:
+    tree = DraftTree([1], max_position=10)
+    likely, unlikely = (tree.add(tree.head, token, log_prob=p) for token, p in ((2, -0.1), (3, -3.0)))
+    assert likely
+    assert unlikely
+    deeper = tree.add(likely, 4, log_prob=-0.1)
+    assert deeper
+    leaves = frontier(likely, unlikely, deeper)
+    config = DraftingConfig(leaves=2, max_depth=2)
+    assert leaves.take(tree, config) == [likely, unlikely]
+    assert leaves.take(tree, config) == []
+    tree.commit([2])
+    leaves.prune(tree)
+    assert deeper in leaves
+    assert leaves.take(tree, config) == [deeper]
 
 
 def test_the_worker_branches_only_where_the_draft_is_undecided() -> None:

@@ -59,7 +59,7 @@ def test_a_worker_that_errs_still_takes_drafts_away_on_a_short_link() -> None:
 
 
 def test_most_of_what_an_agreeing_worker_sends_joins_although_the_head_moves_meanwhile() -> None:
-    cluster = run(PolicyConfig(name="remote", num_draft_tokens=2), disagreement=0.1)
+    cluster = run(PolicyConfig(name="remote", num_draft_tokens=2, branch=1, leaves=1), disagreement=0.1)
     assert cluster.joined > 0.5 * (cluster.joined + cluster.stale)
 
 

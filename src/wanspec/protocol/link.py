@@ -75,7 +75,8 @@ class SessionLink:
             msg = f"it acknowledges position {drafts.base_position}, but only {self._tree.head.position} is committed"
             raise RemoteProtocolError(msg)
         if drafts.tokens and not 0 <= min(drafts.tokens) <= max(drafts.tokens) < vocabulary_size:
-            msg = f"it drafted tokens from {min(drafts.tokens)} to {max(drafts.tokens)}, but the vocabulary has {vocabulary_size}"
+            outside = next(token for token in drafts.tokens if not 0 <= token < vocabulary_size)
+            msg = f"it drafted token {outside}, but the vocabulary has {vocabulary_size}"
             raise RemoteProtocolError(msg)
         for node_id, parent_id in enumerate(drafts.parent_ids, start=drafts.first_node_id):
             if not 0 <= parent_id < node_id:

@@ -14,7 +14,7 @@ from __future__ import annotations
 from typing import assert_never
 
 from wanspec.errors import LocalProtocolError, RemoteProtocolError
-from wanspec.policy.drafting import leaves_to_expand, offered_children
+from wanspec.policy.drafting import Frontier, offered_children
 from wanspec.protocol.effects import Effect, ReleaseSession, SendMessage, StartDraft
 from wanspec.protocol.events import DraftFinished, MessageReceived, WorkerEvent
 from wanspec.protocol.messages import CloseSession, Commit, ControllerMessage, Drafts, Drain, OpenSession, Welcome
@@ -36,7 +36,8 @@ class _Session:
         self.view = ModelView(message.session_id, message.sampling, message.tokens)
         self.owes_acknowledgement = True
         self._based_at = now
-        self._unexpanded = {self.tree.head.node_id: self.tree.head}
+        self._frontier = Frontier()
+        self._frontier.add(self.tree.head)
 
     def commit(self, message: Commit, now: float) -> None:
         """Move the head along the committed tokens that are news."""
@@ -48,9 +49,9 @@ class _Session:
         if news:
             self.view.committed(self.tree.commit(news))
             self.tree.advance_root(self.tree.head.position)
-            self._unexpanded = {node_id: node for node_id, node in self._unexpanded.items() if node_id in self.tree.nodes}
-            if not self.view.has_scored(self.tree.head):
-                self._unexpanded[self.tree.head.node_id] = self.tree.head
+            self._frontier.prune(self.tree)
+            if not self.view.has_scored(self.tree.head) and self.tree.head not in self._frontier:
+                self._frontier.add(self.tree.head)
             self._based_at = now
         self.owes_acknowledgement = True
 
@@ -58,10 +59,7 @@ class _Session:
         """What to expand next."""
         if len(self.tree.nodes) + self.config.leaves * self.config.branch > MAX_TREE_NODES or not self.tree.room:
             return []
-        leaves = leaves_to_expand(self.tree, self._unexpanded.values(), self.config)
-        for leaf in leaves:
-            del self._unexpanded[leaf.node_id]
-        return leaves
+        return self._frontier.take(self.tree, self.config)
 
     def grow(self, rows: tuple[Node, ...], choices: tuple[DraftChoices, ...]) -> list[Node]:
         """Hang the offered children under the nodes that were scored, where these are still wanted. Returns the new nodes."""
@@ -74,7 +72,7 @@ class _Session:
                     node = self.tree.add(parent, token, log_prob=log_prob)
                     if node is not None:
                         new.append(node)
-                        self._unexpanded[node.node_id] = node
+                        self._frontier.add(node)
         return new
 
     def message(self, nodes: list[Node], now: float) -> SendMessage:

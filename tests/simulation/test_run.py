@@ -1,0 +1,158 @@
+"""Whole scenarios: exact, reproducible, and with figures that follow from the settings."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from wanspec.policy.registry import policy_names
+from wanspec.simulation.run import play, simulate
+from wanspec.simulation.scenario import ORACLE, Scenario, parse
+from wanspec.simulation.soak import failures_of, random_scenario, soak
+from wanspec.telemetry.records import PassFinished, PassStarted
+from wanspec.telemetry.trace import Trace
+
+FAST = {"preset": "h100-70b"}
+"""Five draft steps to a target step."""
+
+
+def scenario(**sections: object) -> Scenario:
+    return parse({"load": {"requests": 4, "tokens": 60}} | sections)
+
+
+@pytest.mark.parametrize("name", [*policy_names(), ORACLE])
+@pytest.mark.parametrize("rtt_ms", [0, 40])
+def test_every_policy_writes_what_plain_decoding_writes(name: str, rtt_ms: float) -> None:
+    run = simulate(scenario(policy={"name": name}, link={"rtt_ms": rtt_ms}))
+    assert run.is_exact
+    assert run.metrics.tokens == 240
+
+
+def test_a_run_is_a_function_of_its_seed() -> None:
+    link = {"rtt_ms": 30, "jitter_ms": 3, "loss": 0.02}
+    first, again, other = (simulate(scenario(link=link, seed=seed)) for seed in (1, 1, 2))
+    assert first == again
+    assert first != other
+
+
+def test_plain_decoding_takes_a_target_step_a_token() -> None:
+    run = simulate(scenario(policy={"name": "autoregressive"}, compute=FAST))
+    assert run.metrics.itl_ms == pytest.approx(17.0)
+
+
+def test_a_worker_that_is_never_wrong_costs_a_target_step_for_k_and_one_tokens() -> None:
+    run = simulate(scenario(load={"requests": 2, "tokens": 300}, policy={"name": ORACLE, "k": 3}, link={"rtt_ms": 0}, compute=FAST))
+    assert run.metrics.itl_ms == pytest.approx(17.0 / 4, rel=0.05)
+    assert run.metrics.acceptance_rate == 1.0
+
+
+def test_the_round_trip_costs_what_the_paper_says_it_costs() -> None:
+    ratios = [simulate(scenario(link={"rtt_ms": rtt})).metrics.itl_ms for rtt in (0, 20, 70)]
+    assert ratios == sorted(ratios)  # type: ignore[type-var]
+    passes = [simulate(scenario(link={"rtt_ms": rtt})).metrics.controller_draft_passes for rtt in (0, 20, 70)]
+    assert passes == sorted(passes)
+
+
+def test_many_users_share_passes() -> None:
+    alone = simulate(scenario(load={"requests": 8, "tokens": 40}))
+    together = simulate(scenario(load={"requests": 8, "tokens": 40, "users": 8}))
+    assert together.is_exact
+    assert together.metrics.controller_target_passes < alone.metrics.controller_target_passes / 3
+    assert together.duration_s < alone.duration_s / 3
+
+
+def test_poisson_arrivals_are_all_served() -> None:
+    run = simulate(scenario(load={"requests": 12, "tokens": 20, "arrivals": "poisson", "requests_per_s": 5.0}, workers=2))
+    assert run.is_exact
+    assert run.metrics.tokens == 240
+
+
+def overlapping(trace: Trace) -> bool:
+    """Whether a target pass and a local draft pass ever ran at the same time."""
+    open_models: set[str] = set()
+    for record in trace.records:
+        if isinstance(record, PassStarted) and record.site == "controller":
+            open_models.add(record.model)
+        elif isinstance(record, PassFinished) and record.site == "controller":
+            open_models.discard(record.model)
+        if len(open_models) == 2:
+            return True
+    return False
+
+
+@pytest.mark.parametrize("draft_device", [False, True])
+def test_target_and_local_drafts_share_a_device_unless_told_otherwise(*, draft_device: bool) -> None:
+    trace = Trace()
+    load = {"requests": 8, "tokens": 40, "users": 4}
+    cluster = play(scenario(load=load, policy={"name": "colocated"}, compute={"draft_device": draft_device}), trace)
+    assert not failures_of(cluster)
+    assert overlapping(trace) == draft_device
+
+
+def test_drafts_by_datagram_get_lost_and_the_text_is_the_same() -> None:
+    run = simulate(scenario(link={"rtt_ms": 20, "loss": 0.2, "transport": "datagram", "jitter_ms": 5}))
+    assert run.is_exact
+    assert not run.dropped
+
+
+def fault(kind: str, **fields: object) -> dict[str, object]:
+    return {"kind": kind, "at_ms": 200.0} | fields
+
+
+@pytest.mark.parametrize(
+    "faults",
+    [
+        [fault("crash")],
+        [fault("crash"), fault("join", at_ms=400.0)],
+        [fault("stall", duration_ms=20_000.0)],
+        [fault("garbage")],
+        [fault("garbage", is_subtle=True)],
+        [fault("partition", duration_ms=20_000.0)],
+        [fault("slow", factor=50.0)],
+    ],
+    ids=lambda faults: "+".join(str(entry["kind"]) for entry in faults),
+)
+def test_a_fault_costs_time_and_never_text(faults: list[dict[str, object]]) -> None:
+    trace = Trace()
+    cluster = play(scenario(faults=faults), trace)
+    assert not failures_of(cluster)
+    assert cluster.faults.total() == len(faults)
+
+
+def test_a_worker_that_breaks_the_protocol_is_dropped_with_a_reason() -> None:
+    run = simulate(scenario(faults=[fault("garbage")]))
+    assert len(run.dropped) == 1
+    assert "only" in run.dropped[0]
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_nothing_is_wrong_or_left_after_random_trouble(seed: int) -> None:
+    assert soak(seed).failures == ()
+
+
+def test_random_trouble_is_of_every_kind() -> None:
+    counts = sum((soak(seed).counts for range_start in (0,) for seed in range(range_start, 25)), soak(25).counts)
+    assert {"crash", "stall", "garbage", "partition", "slow", "join", "workers dropped", "messages retransmitted", "messages lost"} <= set(
+        counts
+    )
+
+
+def test_the_soak_notices_a_wrong_token_and_a_leak() -> None:
+    cluster = play(random_scenario(0), Trace())
+    session_id = next(iter(cluster.requests))
+    cluster.requests[session_id].written[3] += 1
+    cluster.bytes_in_flight += 5
+    found = failures_of(cluster)
+    assert found == [f"session {session_id} has other tokens than plain target decoding", "5 bytes in flight left at the end"]
+
+
+def test_a_hang_is_reported_with_its_seed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("wanspec.protocol.controller.Controller._verify_finished", lambda *_, **__: [])
+    result = soak(0)
+    assert "seed 0" in result.failures[0]
+    assert "hangs" in result.failures[0]
+
+
+def test_a_random_scenario_is_a_function_of_its_seed() -> None:
+    assert msgspec.json.encode(random_scenario(3)) == msgspec.json.encode(random_scenario(3))
+    assert random_scenario(3) != random_scenario(4)

@@ -1,0 +1,137 @@
+"""Sweeps, what is wrong with a scenario, and what comes out as files."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from wanspec.errors import ConfigError
+from wanspec.simulation.bound import bound_of, covered_share
+from wanspec.simulation.plots import bootstrap_interval, plot_against_rtt, plot_phi, plot_timeline, write_chrome_trace
+from wanspec.simulation.run import simulate_traced
+from wanspec.simulation.scenario import expand, parse, read_document
+from wanspec.simulation.sweep import SimulatedRow, Sweep, median_rows, rows_to_parquet
+from wanspec.simulation.tokens import iid_tokens
+from wanspec.speculation.types import SessionId
+from wanspec.telemetry.metrics import RunRow
+from wanspec.telemetry.token_trace import read_parquet
+
+SMALL = {"requests": 2, "tokens": 30}
+
+
+def rows_of(document: dict[str, Any], *, iterations: int = 2) -> list[SimulatedRow]:
+    sweep = Sweep({"load": SMALL} | document, iterations=iterations, jobs=1)
+    return sweep.rows(dict(sweep.runs()))
+
+
+def test_every_combination_is_run_and_set_beside_one_baseline() -> None:
+    sweep = Sweep({"load": SMALL, "policy": {"name": ["paper", "remote"]}, "link": {"rtt_ms": [0, 20, 40]}}, iterations=2, jobs=1)
+    rows = sweep.rows(dict(sweep.runs()))
+    assert len(sweep) == 2 * 3 * 2 + 2
+    assert len(rows) == 12
+    assert all(row.identical and row.itl_ratio is not None and row.offload_fraction is not None for row in rows)
+    assert [row.seed for row in rows[:2]] == [0, 1]
+
+
+def test_colocated_beside_itself_is_1() -> None:
+    assert {(row.itl_ratio, row.offload_fraction) for row in rows_of({"policy": {"name": "colocated"}})} == {(1.0, 0.0)}
+
+
+def test_a_row_has_the_keys_of_a_real_run_then_preset_and_seed_then_what_was_swept() -> None:
+    (row, *_) = rows_of({"policy": {"name": "paper", "phi": [0.5, 8.0]}})
+    assert list(row.flat()) == [*(field.name for field in fields(RunRow)), "preset", "seed", "policy.phi"]
+
+
+def test_medians_are_over_seeds() -> None:
+    rows = rows_of({"link": {"rtt_ms": [10, 50]}}, iterations=3)
+    medians = median_rows(rows)
+    assert [row.rtt_ms for row in medians] == [10, 50]
+    assert medians[0].itl_ms == sorted(row.itl_ms for row in rows if row.rtt_ms == 10 and row.itl_ms)[1]
+
+
+def test_rows_survive_parquet(tmp_path: Path) -> None:
+    rows = rows_of({"policy": {"name": ["paper", "autoregressive"], "phi": [0.5]}})
+    rows_to_parquet(rows, tmp_path / "rows.parquet")
+    columns = read_parquet(tmp_path / "rows.parquet")
+    assert list(columns["policy"]) == [row.policy for row in rows]
+    assert list(columns["itl_ms"]) == [row.itl_ms for row in rows]
+    assert list(columns["seed"]) == [row.seed for row in rows]
+
+
+def test_processes_give_what_one_process_gives() -> None:
+    document = {"load": SMALL, "link": {"rtt_ms": [0, 30]}}
+    one, two = (Sweep(document, iterations=2, jobs=jobs) for jobs in (1, 2))
+    assert one.rows(dict(one.runs())) == two.rows(dict(two.runs()))
+
+
+def test_pictures_and_a_trace_for_viewers(tmp_path: Path) -> None:
+    document = {"policy": {"name": "paper", "phi": [0.1, 1.0, 8.0]}, "link": {"rtt_ms": [10, 40]}}
+    rows = rows_of(document)
+    plot_against_rtt(rows, tmp_path / "rtt.png", bound={10.0: 0.8, 40.0: 0.6})
+    plot_phi(rows, tmp_path / "phi.png")
+    _, records = simulate_traced(parse({"load": SMALL}))
+    plot_timeline(records, SessionId(1), tmp_path / "timeline.png")
+    write_chrome_trace(records, SessionId(1), tmp_path / "timeline.json")
+    assert all((tmp_path / name).read_bytes().startswith(b"\x89PNG") for name in ("rtt.png", "phi.png", "timeline.png"))
+    events = json.loads((tmp_path / "timeline.json").read_text())["traceEvents"]
+    assert {event["ph"] for event in events} == {"M", "X", "s", "f", "i"}
+    assert {event["name"] for event in events if event["ph"] == "X"} == {"target", "local draft", "worker draft"}
+    starts, ends = ({event["id"]: event["ts"] for event in events if event["ph"] == phase} for phase in "sf")
+    assert starts.keys() == ends.keys()
+    assert all(ends[number] - starts[number] == pytest.approx(15_000) for number in starts)
+
+
+def test_a_bootstrap_interval_holds_the_median() -> None:
+    low, high = bootstrap_interval([1.0, 2.0, 3.0, 4.0, 100.0])
+    assert low <= 3.0 <= high
+    assert bootstrap_interval([2.0]) == (2.0, 2.0)
+
+
+def test_the_information_bound_falls_with_the_round_trip_and_rises_with_width() -> None:
+    tokens = iid_tokens(match_rate=0.8, seed=0)
+    shares = [covered_share(tokens, rtt_s=rtt, itl_s=0.012, width=2, draft_step_s=0.0075) for rtt in (0.0, 0.02, 0.07, 0.15)]
+    assert shares == sorted(shares, reverse=True)
+    assert shares[0] == 1.0
+    assert covered_share(tokens, rtt_s=0.07, itl_s=0.012, width=32, draft_step_s=0.0075) > shares[2] + 0.1
+    sweep = Sweep({"load": SMALL, "policy": {"name": ["paper", "remote"]}, "link": {"rtt_ms": [10, 40]}}, iterations=1, jobs=1)
+    bound = bound_of(sweep.rows(dict(sweep.runs())), sweep.scenarios)
+    assert list(bound) == [10.0, 40.0]
+    assert bound_of([], []) == {}
+
+
+@pytest.mark.parametrize(
+    ("document", "words"),
+    [
+        ({"link": {"rtt_ms": -5}}, "link.rtt_ms is -5"),
+        ({"link": {"rtt_ms": "far"}}, "link.rtt_ms is 'far'"),
+        ({"link": {"loss": 1.0}}, "link.loss is 1.0"),
+        ({"link": {"jitter": "wild"}}, "link.jitter is 'wild'"),
+        ({"link": {"speed": 3}}, "unknown field `speed`"),
+        ({"links": {}}, "unknown field `links`"),
+        ({"load": {"tokens": 0}}, "load.tokens is 0"),
+        ({"policy": {"name": "magic"}}, "policy.name is 'magic'; known policies: autoregressive"),
+        ({"policy": {"k": 99}}, "num_draft_tokens must be between 1 and 32, not 99"),
+        ({"compute": {"preset": "tpu"}}, "'tpu'; use one of"),
+        ({"compute": {"target_ms": []}}, "compute.target_ms is []"),
+        ({"compute": {"target_ms": [[8, 1.0], [1, 2.0]]}}, "sorted by tokens"),
+        ({"faults": [{"kind": "fire", "at_ms": 0}]}, "faults[0].kind is 'fire'"),
+        ({"faults": [{"kind": "crash", "at_ms": 0}], "workers": 0}, "workers is 0"),
+        ({"link": {"rtt_ms": []}}, "link.rtt_ms is an empty list"),
+        ({"seed": [1] * 1000, "link": {"rtt_ms": [1] * 1000}}, "more than 100000 combinations"),
+    ],
+)
+def test_an_impossible_scenario_is_refused_by_name(document: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        expand(document)
+    assert words.lower() in str(caught.value).lower()
+
+
+def test_a_scenario_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    (tmp_path / "bad.toml").write_text("link = {")
+    for name, words in (("none.toml", "No such file"), ("bad.toml", "is no TOML")):
+        with pytest.raises(ConfigError, match=words):
+            read_document(tmp_path / name)
