@@ -21,6 +21,7 @@ check: $(INSTALLED)  ## format, lint, types, layers
 
 bench: $(INSTALLED)  ## the cost of our own code
 	$(BIN)/python bench/overhead.py $(ARGS)
+	$(BIN)/python bench/simulation.py
 
 clean:
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist

@@ -83,9 +83,9 @@ class _Session:
             base_position=self.tree.head.position,
             held_s=now - self._based_at,
             first_node_id=nodes[0].node_id if nodes else NodeId(1),
-            parent_ids=tuple(self._wire_id(node.parent) for node in nodes),
-            tokens=tuple(node.token for node in nodes),
-            log_probs=tuple(_log_prob(node) for node in nodes),
+            parent_ids=tuple([self._wire_id(node.parent) for node in nodes]),
+            tokens=tuple([node.token for node in nodes]),
+            log_probs=tuple([_log_prob(node) for node in nodes]),
         )
         return SendMessage(worker_id=None, message=drafts)
 

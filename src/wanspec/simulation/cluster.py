@@ -100,7 +100,7 @@ class Cluster:
         self.queue = EventQueue()
         self.world = world
         self.controller = Controller(vocabulary_size=world.vocabulary_size, end_token=None, has_draft_device=has_draft_device)
-        self.target, self.draft = SimulatedModel(world), SimulatedModel(world)
+        self.target, self.draft = SimulatedModel(world), SimulatedModel(world, num_choices=1)
         self.workers: dict[WorkerId, WorkerSite] = {}
         self.requests: dict[SessionId, _Request] = {}
         self.bytes_in_flight = 0
@@ -128,14 +128,14 @@ class Cluster:
         self.tell_controller(event)
         return session_id
 
-    def join(self, *, device: Device, link: LinkProfile, max_sessions: int, is_oracle: bool = False) -> WorkerSite:
+    def join(self, *, device: Device, link: LinkProfile, max_sessions: int, num_choices: int, is_oracle: bool = False) -> WorkerSite:
         """A worker dials in now; what it sends may go by datagram, what it is told never does."""
         self._newest_worker_id += 1
         worker_id = WorkerId(self._newest_worker_id)
         site = self.workers[worker_id] = WorkerSite(
             worker_id=worker_id,
             machine=Worker(vocabulary_size=self.world.vocabulary_size, context_length=1 << 20, max_sessions=max_sessions),
-            model=SimulatedModel(self.world, is_oracle=is_oracle),
+            model=SimulatedModel(self.world, num_choices=num_choices, is_oracle=is_oracle),
             device=device,
             down=Link(replace(link, transport=Transport.TCP), seed=hash((self._seed, worker_id, 0))),
             up=Link(link, seed=hash((self._seed, worker_id, 1))),

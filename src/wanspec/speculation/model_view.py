@@ -62,19 +62,20 @@ class ModelView:
         for node in wanted:
             if node is not tree.head:
                 missing += self._missing(tree, node)
+        scored = (*rows, *missing)
         self._trunk_length += len(self._commit) + len(self._append)
         item = ScoreItem(
             session_id=self._session_id,
             sampling=self._sampling,
             commit=tuple(self._commit),
             append=tuple(self._append),
-            nodes=tuple(_spec(tree, node) for node in missing),
+            nodes=tuple([_spec(tree, node) for node in missing]),
             trunk_length=self._trunk_length,
-            next_positions=tuple(Position(row.position + 1) for row in (*rows, *missing)),
+            next_positions=tuple([Position(row.position + 1) for row in scored]),
         )
         self._commit, self._append = [], []
         self._cached.add(tree.head.node_id)
-        return PlannedItem(item=item, rows=(*rows, *missing))
+        return PlannedItem(item=item, rows=scored)
 
     def _missing(self, tree: DraftTree, node: Node) -> list[Node]:
         """The nodes on the way from the head to `node` that the model has not scored; marks them as scored."""

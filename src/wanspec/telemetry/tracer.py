@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TypedDict
 
 from wanspec.protocol.effects import DraftsMerged, Effect, EmitTokens, FinishRequest, RoundFinished, RttMeasured
 from wanspec.protocol.events import RequestArrived
@@ -66,10 +65,28 @@ class Tracer:
         )
 
     def message_sent(self, worker_id: WorkerId, message: Message, size_bytes: int, *, now: float) -> None:
-        self._sink.record(records.MessageSent(t=now, site=self._site, **_message(worker_id, message, size_bytes)))
+        self._sink.record(
+            records.MessageSent(
+                t=now,
+                site=self._site,
+                worker=worker_id,
+                message=type(message).__name__,
+                session=getattr(message, "session_id", None),
+                size_bytes=size_bytes,
+            )
+        )
 
     def message_received(self, worker_id: WorkerId, message: Message, size_bytes: int, *, now: float) -> None:
-        self._sink.record(records.MessageReceived(t=now, site=self._site, **_message(worker_id, message, size_bytes)))
+        self._sink.record(
+            records.MessageReceived(
+                t=now,
+                site=self._site,
+                worker=worker_id,
+                message=type(message).__name__,
+                session=getattr(message, "session_id", None),
+                size_bytes=size_bytes,
+            )
+        )
 
     def worker_joined(self, worker_id: WorkerId, name: str, *, now: float) -> None:
         self._sink.record(records.WorkerJoined(t=now, site=self._site, worker=worker_id, name=name))
@@ -84,19 +101,3 @@ def _sessions(items: Sequence[ScoreItem]) -> tuple[SessionId, ...]:
 
 def _tokens(items: Sequence[ScoreItem]) -> int:
     return sum([item.tokens for item in items])
-
-
-class _MessageFields(TypedDict):
-    worker: WorkerId
-    message: str
-    session: SessionId | None
-    size_bytes: int
-
-
-def _message(worker_id: WorkerId, message: Message, size_bytes: int) -> _MessageFields:
-    return {
-        "worker": worker_id,
-        "message": type(message).__name__,
-        "session": getattr(message, "session_id", None),
-        "size_bytes": size_bytes,
-    }

@@ -1,0 +1,101 @@
+"""`wanspec simulate` and `wanspec trace` as a person types them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from wanspec.cli.application import app
+
+SMALL = ("--requests", "1", "--max-tokens", "20", "--iterations", "1", "--jobs", "1")
+
+
+def wanspec(*arguments: str) -> Result:
+    return CliRunner().invoke(app, list(arguments))
+
+
+def test_commas_make_a_sweep_and_the_results_can_be_kept(tmp_path: Path) -> None:
+    rows, columns, pictures = tmp_path / "rows.json", tmp_path / "rows.parquet", tmp_path / "new" / "pictures"
+    result = wanspec(
+        "simulate", "--rtt", "0,40", "--policy", "paper,oracle", "--phi", "0.5,8", *SMALL,
+        "--json", str(rows), "--parquet", str(columns), "--plot", str(pictures),
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    assert result.output.count("oracle") == 4
+    written = json.loads(rows.read_text())
+    assert len(written) == 8
+    assert {"policy", "itl_ratio", "preset", "seed", "policy.phi"} <= set(written[0])
+    assert columns.read_bytes().startswith(b"PAR1")
+    assert {path.name for path in pictures.iterdir()} == {"rtt.png", "phi.png", "timeline.png", "timeline.json"}
+
+
+def test_a_file_says_what_to_run_and_flags_go_before_it(tmp_path: Path) -> None:
+    scenario = tmp_path / "scenario.toml"
+    scenario.write_text('[policy]\nname = ["paper", "remote"]\n[link]\nrtt_ms = 50\njitter_ms = [0, 5]\n')
+    result = wanspec("simulate", str(scenario), "--rtt", "10", *SMALL)
+    assert result.exit_code == 0, result.output
+    assert result.output.count("remote") == 2
+    assert " 50 " not in result.output
+
+
+def test_a_soak_says_what_happened() -> None:
+    result = wanspec("simulate", "--faults", "--seeds", "4", "--jobs", "1")
+    assert result.exit_code == 0, result.output
+    assert "4 seeds" in result.output
+    assert "0 failed" in result.output
+    assert "crash:" in result.output
+
+
+def test_a_failing_seed_is_printed_with_the_command_that_replays_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("wanspec.simulation.soak.failures_of", lambda _: ["a token too many"])
+    result = wanspec("simulate", "--faults", "--seed", "5", "--seeds", "1", "--jobs", "1")
+    assert result.exit_code == 1
+    assert "seed 5: a token too many" in result.output
+    assert "wanspec simulate --faults --seed 5 --seeds 1" in result.output
+
+
+def test_a_recorded_trace_can_be_simulated(tmp_path: Path) -> None:
+    trace = tmp_path / "trace.parquet"
+    pair = ("--target", "scripted:target,vocabulary=2048", "--draft", "scripted:draft,vocabulary=2048,disagreement=0.3")
+    result = wanspec("trace", str(trace), *pair, "--prompt", "def f(x):", "--prompt", "class A:", "--max-tokens", "40")
+    assert result.exit_code == 0, result.output
+    assert "80 tokens of 2 texts" in result.output
+    result = wanspec("simulate", "--tokens", str(trace), "--rtt", "20", "--policy", "paper", *SMALL)
+    assert result.exit_code == 0, result.output
+    assert "yes" in result.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["simulate", "--rtt", "-1"], "link.rtt_ms is -1"),
+        (["simulate", "--policy", "magic"], "policy.name is 'magic'; known policies"),
+        (["simulate", "--tokens", "easy"], "tokens.model is 'easy'; use mt-bench-like"),
+        (["simulate", "--tokens", "/nowhere.parquet"], "there is no file /nowhere.parquet"),
+        (["simulate", "--preset", "tpu"], "'tpu'"),
+        (["simulate", "--set", "link.jitter_ms"], "write it as section.name=value"),
+        (["simulate", "--set", "link.warp=9"], "unknown field `warp`"),
+        (["simulate", "--set", "link=9"], "link is 9"),
+        (["simulate", "--iterations", "0"], "iterations is 0"),
+        (["simulate", "--jobs", "0"], "jobs is 0"),
+        (["simulate", "--backend", "slurm"], "backend is 'slurm'; use one of loky, ray"),
+        (["simulate", "/nowhere.toml"], "/nowhere.toml: No such file"),
+        (["simulate", "--json", "/nowhere/rows.json"], "/nowhere/rows.json: No such file"),
+        (["simulate", "--parquet", "/nowhere/rows.parquet"], "/nowhere/rows.parquet: No such file"),
+        (["simulate", "--plot", "/dev/null/pictures"], "/dev/null/pictures: Not a directory"),
+        (["trace", "/nowhere/t.parquet"], "/nowhere/t.parquet: No such file"),
+        (["trace", "t.parquet", "--draft", "scripted:draft"], "do not share a tokenizer"),
+        (["trace", "t.parquet", "--max-tokens", "100000"], "max_tokens of 100000"),
+    ],
+)
+def test_bad_input_is_named_and_ends_with_status_2(
+    arguments: list[str], words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = wanspec(*arguments)
+    assert words in result.output.replace("\n", " ")
+    assert "Traceback" not in result.output
+    assert result.exit_code == 2
