@@ -1,7 +1,8 @@
 """Messages, expectations and certificates that the tests of this room share."""
 
-from dataclasses import replace
 from pathlib import Path
+
+from msgspec.structs import replace
 
 from wanspec.protocol.messages import PROTOCOL_VERSION, CloseSession, Commit, Drafts, Drain, Hello, OpenSession, Welcome
 from wanspec.speculation.types import DraftingConfig, NodeId, Position, SamplingParams, SessionId
@@ -39,12 +40,12 @@ EVERY_MESSAGE = (HELLO, WELCOME, DRAFTS, COMMIT, OPEN_SESSION, CLOSE_SESSION, DR
 
 
 def hello(**changes: object) -> Hello:
-    return replace(HELLO, **changes)  # type: ignore[arg-type]
+    return replace(HELLO, **changes)
 
 
 def drafts(count: int = 1, **changes: object) -> Drafts:
     """`count` nodes, each hanging off the one before the first."""
-    return replace(DRAFTS, parent_ids=(898,) * count, tokens=(1500,) * count, log_probs=(-0.5,) * count, **changes)  # type: ignore[arg-type]
+    return replace(DRAFTS, parent_ids=(898,) * count, tokens=(1500,) * count, log_probs=(-0.5,) * count, **changes)
 
 
 def certificates(folder: Path, *hosts: str) -> TrialCertificates:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import grpc.aio
 import pytest
+from msgspec import structs
 from tests.transport.samples import COMMIT, DRAFTS, DRAIN, EXPECTED, HELLO, OPEN_SESSION, OTHER_FINGERPRINT, WELCOME, certificates, hello
 
 from wanspec.errors import ConfigError, RemoteProtocolError, TransportError
@@ -121,7 +122,7 @@ async def test_both_sides_talk_in_plaintext_on_loopback_with_and_without_a_token
 
 
 async def test_the_longest_messages_pass_though_they_share_no_frame() -> None:
-    longest = replace(OPEN_SESSION, tokens=(1_000_000,) * MAX_SEQUENCE_TOKENS)
+    longest = structs.replace(OPEN_SESSION, tokens=(1_000_000,) * MAX_SEQUENCE_TOKENS)
     async with listener() as door:
         worker, controller = await joined(door)
         controller.send([longest, longest])
@@ -346,7 +347,7 @@ async def test_too_many_frames_drop_the_peer_with_a_reason() -> None:
 
 async def test_a_slow_reader_is_dropped_with_a_reason_and_the_server_lives_on() -> None:
     limits = WireLimits(max_unsent_bytes=4 << 20, close_timeout_s=0.1)
-    bulk = replace(OPEN_SESSION, tokens=(1,) * MAX_SEQUENCE_TOKENS)
+    bulk = structs.replace(OPEN_SESSION, tokens=(1,) * MAX_SEQUENCE_TOKENS)
     async with listener(limits=limits) as door, raw_stream(door) as call:
         await call.write(encode_frame([HELLO]))
         _, controller = await anext(door.connections())

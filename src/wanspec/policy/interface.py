@@ -7,15 +7,15 @@ worker? It sees the tree and the controller's estimates, and it holds no clock. 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Protocol
+
+from msgspec import Struct
 
 from wanspec.speculation.tree import DraftTree, Node
 from wanspec.speculation.types import DraftingConfig
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Situation:
+class Situation(Struct, frozen=True, kw_only=True):
     """What the controller knows when a policy decides."""
 
     tree: DraftTree
@@ -27,8 +27,7 @@ class Situation:
     """Recent duration of one draft step."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
+class Outcome(Struct, frozen=True, kw_only=True):
     """What a round committed."""
 
     drafted: int
@@ -39,22 +38,19 @@ class Outcome:
     """Entropy of the target's distribution for the last token committed."""
 
 
-@dataclass(frozen=True, slots=True)
-class Verify:
+class Verify(Struct, frozen=True):
     """Run the target on these nodes (and what they hang from); no nodes: an ordinary decode step."""
 
     nodes: tuple[Node, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class DraftLocally:
+class DraftLocally(Struct, frozen=True):
     """Run the local draft model on this node, to get its first child."""
 
     node: Node
 
 
-@dataclass(frozen=True, slots=True)
-class Wait:
+class Wait(Struct, frozen=True):
     """Do nothing until drafts arrive, or until this time (seconds, on the clock of `now`)."""
 
     until: float

@@ -5,8 +5,9 @@ The last group asks nothing: it is what the machine alone knows and an operator 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import StrEnum
+
+from msgspec import Struct
 
 from wanspec.protocol.messages import Message
 from wanspec.speculation.types import Position, ScoreItem, SessionId, WorkerId
@@ -23,30 +24,26 @@ class FinishReason(StrEnum):
     ERROR = "error"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StartVerify:
+class StartVerify(Struct, frozen=True, kw_only=True):
     """Run one target pass over these sessions; answer with VerifyFinished or PassFailed."""
 
     items: tuple[ScoreItem, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StartDraft:
+class StartDraft(Struct, frozen=True, kw_only=True):
     """Run one pass of this side's draft model; answer with DraftFinished or PassFailed."""
 
     items: tuple[ScoreItem, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SendMessage:
+class SendMessage(Struct, frozen=True, kw_only=True):
     """Send this to a worker, or, from a worker (None), to its controller."""
 
     worker_id: WorkerId | None
     message: Message
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EmitTokens:
+class EmitTokens(Struct, frozen=True, kw_only=True):
     """These tokens are final: give them to whoever asked."""
 
     session_id: SessionId
@@ -55,8 +52,7 @@ class EmitTokens:
     tokens: tuple[int, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FinishRequest:
+class FinishRequest(Struct, frozen=True, kw_only=True):
     """The request is over."""
 
     session_id: SessionId
@@ -65,23 +61,20 @@ class FinishRequest:
     """What went wrong, where something did."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ReleaseSession:
+class ReleaseSession(Struct, frozen=True, kw_only=True):
     """Free every cache of this session, after the pass in flight."""
 
     session_id: SessionId
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DropWorker:
+class DropWorker(Struct, frozen=True, kw_only=True):
     """End the connection to a worker."""
 
     worker_id: WorkerId
     reason: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RoundFinished:
+class RoundFinished(Struct, frozen=True, kw_only=True):
     """A verify and its outcome."""
 
     session_id: SessionId
@@ -91,8 +84,7 @@ class RoundFinished:
     entropy_nats: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DraftsMerged:
+class DraftsMerged(Struct, frozen=True, kw_only=True):
     """What became of a worker's drafts."""
 
     session_id: SessionId
@@ -101,8 +93,7 @@ class DraftsMerged:
     stale: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RttMeasured:
+class RttMeasured(Struct, frozen=True, kw_only=True):
     """A round trip, worked out from an acknowledgement."""
 
     worker_id: WorkerId

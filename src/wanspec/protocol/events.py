@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import StrEnum
+
+from msgspec import Struct
 
 from wanspec.policy.registry import PolicyConfig
 from wanspec.protocol.messages import ControllerMessage, Drafts
 from wanspec.speculation.types import DraftChoices, SamplingParams, SessionId, TargetChoice, WorkerId
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RequestArrived:
+class RequestArrived(Struct, frozen=True, kw_only=True):
     """Somebody wants text."""
 
     session_id: SessionId
@@ -24,15 +24,13 @@ class RequestArrived:
     policy: PolicyConfig
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RequestCancelled:
+class RequestCancelled(Struct, frozen=True, kw_only=True):
     """Nobody wants that text any more. An unknown session is no error."""
 
     session_id: SessionId
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WorkerJoined:
+class WorkerJoined(Struct, frozen=True, kw_only=True):
     """A worker was let in."""
 
     worker_id: WorkerId
@@ -40,30 +38,26 @@ class WorkerJoined:
     max_sessions: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WorkerLost:
+class WorkerLost(Struct, frozen=True, kw_only=True):
     """A worker's connection is gone."""
 
     worker_id: WorkerId
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DraftsReceived:
+class DraftsReceived(Struct, frozen=True, kw_only=True):
     """A worker sent drafts."""
 
     worker_id: WorkerId
     drafts: Drafts
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MessageReceived:
+class MessageReceived(Struct, frozen=True, kw_only=True):
     """The controller sent something (worker's side)."""
 
     message: ControllerMessage
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class VerifyFinished:
+class VerifyFinished(Struct, frozen=True, kw_only=True):
     """The target pass in flight is done."""
 
     choices: tuple[tuple[TargetChoice, ...], ...]
@@ -71,8 +65,7 @@ class VerifyFinished:
     duration_s: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DraftFinished:
+class DraftFinished(Struct, frozen=True, kw_only=True):
     """The draft pass in flight is done."""
 
     choices: tuple[tuple[DraftChoices, ...], ...]
@@ -87,16 +80,14 @@ class PassKind(StrEnum):
     DRAFT = "draft"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PassFailed:
+class PassFailed(Struct, frozen=True, kw_only=True):
     """The pass of this kind in flight could not be run; its sessions cannot go on."""
 
     kind: PassKind
     reason: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DeadlineReached:
+class DeadlineReached(Struct, frozen=True, kw_only=True):
     """`next_deadline()` has come."""
 
 

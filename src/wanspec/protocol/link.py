@@ -7,7 +7,8 @@ that a worker says about a session is judged here: what is merely late is ignore
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from wanspec.errors import RemoteProtocolError
 from wanspec.protocol.messages import Drafts
@@ -18,8 +19,7 @@ MAX_WORKER_NODES = MAX_TREE_NODES // 2
 """Tree size at which a worker's drafts are no longer taken: the other half stays free for local drafts."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MergeResult:
+class MergeResult(Struct, frozen=True, kw_only=True):
     """What became of one Drafts message."""
 
     joined: int

@@ -5,7 +5,7 @@ Every position is absolute and every id counts up, so that a message may come la
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 from wanspec.speculation.types import DraftingConfig, NodeId, Position, SamplingParams, SessionId
 
@@ -25,8 +25,7 @@ MAX_SESSIONS = 1024
 MAX_NODE_ID = (1 << 31) - 1
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Hello:
+class Hello(Struct, frozen=True, kw_only=True):
     """Worker to controller, first: who I am and what I draft with."""
 
     version: int
@@ -41,16 +40,14 @@ class Hello:
     """Sessions that the worker is willing to draft for at a time."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Welcome:
+class Welcome(Struct, frozen=True, kw_only=True):
     """Controller to worker, the answer to a Hello that fits."""
 
     version: int
     controller_name: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OpenSession:
+class OpenSession(Struct, frozen=True, kw_only=True):
     """Controller to worker: start drafting after these tokens."""
 
     session_id: SessionId
@@ -60,8 +57,7 @@ class OpenSession:
     drafting: DraftingConfig
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Commit:
+class Commit(Struct, frozen=True, kw_only=True):
     """Controller to worker: these tokens are final."""
 
     session_id: SessionId
@@ -70,22 +66,19 @@ class Commit:
     tokens: tuple[int, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CloseSession:
+class CloseSession(Struct, frozen=True, kw_only=True):
     """Controller to worker: forget this session. Repeating it is harmless."""
 
     session_id: SessionId
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Drain:
+class Drain(Struct, frozen=True, kw_only=True):
     """Controller to worker: no more sessions will come; close the connection when you like, and do not dial again."""
 
     reason: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Drafts:
+class Drafts(Struct, frozen=True, kw_only=True):
     """Worker to controller: the new nodes of one draft step, for one session.
 
     Node i has the id `first_node_id + i`. An empty one (no nodes) only acknowledges.

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from wanspec.protocol.messages import Drafts
 from wanspec.simulation.cluster import Cluster, WorkerSite

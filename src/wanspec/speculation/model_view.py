@@ -8,7 +8,8 @@ model run one after another.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from wanspec.speculation.tree import DraftTree, Node
 from wanspec.speculation.types import NodeId, NodeSpec, Position, SamplingParams, ScoreItem, SessionId
@@ -17,8 +18,7 @@ CACHED_SLACK = 64
 """Node ids kept beyond twice the tree's before those that have left it are forgotten; they are never used again."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PlannedItem:
+class PlannedItem(Struct, frozen=True, kw_only=True):
     """A session's part of a pass, and which node each row of the answer belongs to."""
 
     item: ScoreItem

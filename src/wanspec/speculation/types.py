@@ -7,8 +7,9 @@ parent). `ScoreItem` is the one question a model can be asked, for target and dr
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import NewType
+
+from msgspec import Struct
 
 SessionId = NewType("SessionId", int)
 """Counts up from 1 at the controller, never reused within a controller's life."""
@@ -19,8 +20,7 @@ NodeId = NewType("NodeId", int)
 Position = NewType("Position", int)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SamplingParams:
+class SamplingParams(Struct, frozen=True, kw_only=True):
     """How a target token is chosen. The output is a function of prompt, these parameters and the seed alone."""
 
     temperature: float = 0.0
@@ -33,8 +33,7 @@ class SamplingParams:
     """Seed of the Gumbel noise shared by both sides, in [0, 2**64)."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NodeSpec:
+class NodeSpec(Struct, frozen=True, kw_only=True):
     """A draft token to be scored."""
 
     node_id: NodeId
@@ -43,8 +42,7 @@ class NodeSpec:
     token: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ScoreItem:
+class ScoreItem(Struct, frozen=True, kw_only=True):
     """One session's part of a batched forward pass.
 
     In order: the cached nodes `commit` move to the end of the trunk and every cached node that does not descend from the last of them
@@ -75,8 +73,7 @@ class ScoreItem:
         return len(self.append) + len(self.nodes)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TargetChoice:
+class TargetChoice(Struct, frozen=True, kw_only=True):
     """The target's verdict after one row: which token follows."""
 
     token: int
@@ -84,8 +81,7 @@ class TargetChoice:
     """Entropy of the target's distribution for that token, before the noise."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DraftChoices:
+class DraftChoices(Struct, frozen=True, kw_only=True):
     """The draft model's ranking of what follows one row."""
 
     tokens: tuple[int, ...]
@@ -96,8 +92,7 @@ class DraftChoices:
     """Entropy of the draft's distribution, before the noise."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DraftingConfig:
+class DraftingConfig(Struct, frozen=True, kw_only=True):
     """How a worker grows its tree for one session; chosen by the controller's policy, sent with the session."""
 
     branch: int = 1
