@@ -5,7 +5,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 
 .DELETE_ON_ERROR:
-.PHONY: demo test check bench clean
+.PHONY: demo test check coverage bench clean
 
 demo: $(INSTALLED)  ## two processes and an emulated WAN, on this machine
 	$(BIN)/wanspec demo $(ARGS)
@@ -18,6 +18,10 @@ check: $(INSTALLED)  ## format, lint, types, layers
 	$(BIN)/ruff check --quiet
 	$(BIN)/mypy --no-error-summary
 	$(BIN)/lint-imports --no-logo
+
+coverage: $(INSTALLED)  ## every branch of the pure rooms, by their own tests
+	$(BIN)/python -m pytest --quiet tests/speculation tests/policy tests/protocol --deselect tests/protocol/test_exactness.py \
+	  --cov=wanspec.speculation --cov=wanspec.policy --cov=wanspec.protocol --cov-branch --cov-report=term-missing --cov-fail-under=100
 
 bench: $(INSTALLED)  ## the cost of our own code
 	$(BIN)/python bench/overhead.py $(ARGS)

@@ -105,6 +105,16 @@ def test_paper_drafts_locally_without_a_live_worker_and_when_its_patience_ends()
     assert policy.decide(situation(tree), now=decision.until) == DraftLocally(tree.head)
 
 
+@pytest.mark.parametrize("name", ["autoregressive", "colocated"])
+def test_policies_without_a_worker_ask_for_none(name: str) -> None:
+    tree, _ = tree_with_chain(0)
+    policy = create_policy(PolicyConfig(name=name))
+    before = policy.decide(situation(tree), now=0.0)
+    policy.opened(now=1.0)
+    assert policy.drafting is None
+    assert policy.decide(situation(tree), now=1.0) == before
+
+
 def frontier(*nodes: Node) -> Frontier:
     made = Frontier()
     for node in nodes:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import pytest
+from msgspec import structs
 from tests.cluster import Cluster, WanProfile, plain_decode
 
 from wanspec.backends.scripted import ScriptedBackend
@@ -79,7 +78,7 @@ def test_without_a_worker_the_paper_drafts_locally_as_colocated_does() -> None:
 def test_garbage_costs_speed_and_never_text() -> None:
     cluster = Cluster(model(), model())
     site = cluster.join(1, model())
-    site.mangle = lambda drafts: dataclasses.replace(drafts, tokens=tuple((token * 7 + 1) % 64 for token in drafts.tokens))
+    site.mangle = lambda drafts: structs.replace(drafts, tokens=tuple((token * 7 + 1) % 64 for token in drafts.tokens))
     cluster.request(1, PROMPT, max_tokens=60, policy=PolicyConfig(name="paper"))
     cluster.run()
     assert tuple(cluster.results[1].tokens) == plain_decode(model(), PROMPT, max_tokens=60)
@@ -99,7 +98,7 @@ def test_a_worker_that_breaks_the_protocol_is_dropped_with_the_reason(change: di
     site = cluster.join(1, model())
 
     def lie(drafts: Drafts) -> Drafts:
-        return dataclasses.replace(drafts, **change)  # type: ignore[arg-type]
+        return structs.replace(drafts, **change)
 
     site.mangle = lie
     cluster.request(1, PROMPT, max_tokens=40, policy=PolicyConfig(name="paper"))

@@ -23,6 +23,7 @@ from wanspec.protocol.effects import (
 from wanspec.protocol.events import (
     DeadlineReached,
     DraftFinished,
+    DraftsReceived,
     MessageReceived,
     PassFailed,
     PassKind,
@@ -37,6 +38,7 @@ from wanspec.protocol.worker import Worker
 from wanspec.speculation.types import (
     DraftChoices,
     DraftingConfig,
+    NodeId,
     Position,
     SamplingParams,
     SessionId,
@@ -171,6 +173,63 @@ class TestController:
         with pytest.raises(LocalProtocolError):
             controller().handle(event, now=0.0)
 
+    def test_of_a_worker_or_a_session_that_is_gone_nothing_more_is_heard(self) -> None:
+        machine = controller()
+        machine.handle(joined(1), now=0.0)
+        machine.handle(arrival(1, policy="paper"), now=0.0)
+        machine.handle(RequestCancelled(session_id=SessionId(1)), now=0.1)
+        assert machine.handle(drafts_received(1, session_id=1), now=0.2) == []  # it had not heard of the end yet
+        machine.handle(WorkerLost(worker_id=WorkerId(1)), now=0.3)
+        assert machine.handle(drafts_received(1, session_id=1), now=0.4) == []
+        assert machine.handle(WorkerLost(worker_id=WorkerId(1)), now=0.5) == []
+
+    @pytest.mark.parametrize(("session_id", "base"), [(7, 2), (1, 50)])
+    def test_a_worker_that_drafts_what_it_cannot_know_is_dropped(self, session_id: int, base: int) -> None:
+        machine = controller()
+        machine.handle(joined(1), now=0.0)
+        machine.handle(arrival(1, policy="paper"), now=0.0)
+        effects = machine.handle(drafts_received(1, session_id=session_id, base=base), now=0.1)
+        assert only(effects, DropWorker).worker_id == 1
+        assert machine.num_workers == 0
+
+    def test_the_drafts_of_a_request_that_has_ended_are_forgotten(self) -> None:
+        machine = controller()
+        machine.handle(arrival(1), now=0.0)
+        only(machine.handle(verified(7), now=0.1), StartDraft)
+        machine.handle(RequestCancelled(session_id=SessionId(1)), now=0.2)
+        assert machine.handle(drafted(8), now=0.3) == []
+
+    def test_a_policy_that_wants_more_than_the_tree_can_hold_gets_its_round(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("wanspec.speculation.tree.MAX_TREE_NODES", 1)
+        machine = controller()
+        machine.handle(arrival(1), now=0.0)
+        machine.handle(verified(7), now=0.1)
+        (item,) = only(machine.handle(drafted(8), now=0.2), StartVerify).items
+        assert (item.append, item.nodes) == ((7,), ())
+
+    def test_local_drafts_have_their_own_device_where_there_is_one(self) -> None:
+        machine = Controller(vocabulary_size=100, end_token=0, has_draft_device=True)
+        machine.handle(arrival(1), now=0.0)
+        machine.handle(arrival(2, policy="autoregressive"), now=0.0)
+        effects = machine.handle(verified(7), now=0.1)  # 1 wants to draft, 2 its prefill
+        assert [item.session_id for item in only(effects, StartDraft).items] == [1]
+        assert [item.session_id for item in only(effects, StartVerify).items] == [2]
+        assert machine.handle(joined(1), now=0.1) == []
+        assert [item.session_id for item in only(machine.handle(drafted(8), now=0.2), StartDraft).items] == [1]
+
+
+def drafts_received(worker_id: int, *, session_id: int, base: int = 2) -> DraftsReceived:
+    drafts = Drafts(
+        session_id=SessionId(session_id),
+        base_position=Position(base),
+        held_s=0.0,
+        first_node_id=NodeId(1),
+        parent_ids=(),
+        tokens=(),
+        log_probs=(),
+    )
+    return DraftsReceived(worker_id=WorkerId(worker_id), drafts=drafts)
+
 
 def open_session(
     session_id: int = 1, *, tokens: tuple[int, ...] = (1, 2, 3), branch: int = 1, leaves: int = 1, max_depth: int = 16
@@ -258,6 +317,19 @@ class TestWorker:
         assert tell(machine, CloseSession(session_id=SessionId(1))) == [ReleaseSession(session_id=SessionId(1))]
         assert machine.handle(drafted(7), now=0.1) == []
         assert tell(machine, CloseSession(session_id=SessionId(1))) == []
+
+    def test_a_pass_that_was_never_asked_for_is_refused(self) -> None:
+        with pytest.raises(LocalProtocolError, match="no draft pass"):
+            worker().handle(drafted(7), now=0.0)
+
+    def test_it_opens_a_session_once_and_never_waits_for_the_clock(self) -> None:
+        machine = worker()
+        tell(machine, open_session())
+        tell(machine, open_session())
+        assert (machine.num_sessions, machine.next_deadline()) == (1, None)
+
+    def test_a_commit_for_a_session_that_it_has_not_is_late(self) -> None:
+        assert tell(worker(), commit(3, 7)) == []
 
     def test_draining_is_remembered(self) -> None:
         machine = worker()

@@ -139,3 +139,8 @@ def test_coupling_beats_guessing_the_mode() -> None:
 def test_impossible_parameters_are_named(params: SamplingParams, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         check_sampling(params)
+
+
+def test_the_extremes_of_what_is_allowed_are_allowed() -> None:
+    check_sampling(SamplingParams(temperature=100.0, top_k=1, top_p=1.0, seed=2**64 - 1))
+    check_sampling(SamplingParams())

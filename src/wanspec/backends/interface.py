@@ -33,7 +33,7 @@ class Backend(Protocol):
     def info(self) -> ModelInfo: ...
 
     def score(self, items: Sequence[ScoreItem]) -> list[NDArray[np.float32]]:
-        """Run one batched forward pass. Returns, for each item in order, logits [item.rows, vocabulary].
+        """Run one batched forward pass. Returns, for each item in order, logits [rows, vocabulary].
 
         Raises BackendError when an item names an unknown parent or node, repeats a session, a token is outside the vocabulary or the
         context is exceeded; the caches are then as they were before the call.

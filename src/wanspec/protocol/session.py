@@ -39,13 +39,12 @@ class Session:
 
     def attach(self, worker_id: WorkerId, *, now: float) -> OpenSession:
         """Tie the session to a worker; the message that opens it there."""
-        if self.policy.drafting is None:
-            msg = "a policy without a worker cannot be attached to one"
-            raise AssertionError(msg)
+        drafting = self.policy.drafting
+        assert drafting is not None, "a policy without a worker cannot be attached to one"
         self.tree.advance_root(self.tree.head.position)
         self.link = SessionLink(worker_id, self.tree, now=now)
         self.policy.opened(now=now)
-        return OpenSession(session_id=self.session_id, tokens=tuple(self.tokens), sampling=self.sampling, drafting=self.policy.drafting)
+        return OpenSession(session_id=self.session_id, tokens=tuple(self.tokens), sampling=self.sampling, drafting=drafting)
 
     def merge_local(self, rows: tuple[Node, ...], choices: tuple[DraftChoices, ...]) -> None:
         """Add the first child of every node that the local draft model has scored."""

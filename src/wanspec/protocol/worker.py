@@ -67,12 +67,10 @@ class _Session:
         for parent, ranking in zip(rows, choices, strict=True):
             if parent not in self.tree:
                 continue
-            for token, log_prob in offered_children(ranking, self.config):
-                if token not in parent.children:
-                    node = self.tree.add(parent, token, log_prob=log_prob)
-                    if node is not None:
-                        new.append(node)
-                        self._frontier.add(node)
+            offered = [self.tree.add(parent, token, log_prob=log_prob) for token, log_prob in offered_children(ranking, self.config)]
+            new += [node for node in offered if node is not None]
+        for node in new:
+            self._frontier.add(node)
         return new
 
     def message(self, nodes: list[Node], now: float) -> SendMessage:

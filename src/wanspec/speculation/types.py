@@ -63,11 +63,6 @@ class ScoreItem(Struct, frozen=True, kw_only=True):
     """For each row of the answer the position that its choice is for: the noise depends on it, the logits do not."""
 
     @property
-    def rows(self) -> int:
-        """The number of rows in the answer."""
-        return len(self.nodes) + bool(self.append)
-
-    @property
     def tokens(self) -> int:
         """The number of tokens that the pass computes for this session."""
         return len(self.append) + len(self.nodes)
