@@ -1,6 +1,6 @@
 """Turns a checkpoint into the files that ship with the package, after checking them against PyTorch.
 
-    python models/export.py --run runs/pair     # takes refined.pt if it is there, else pair.pt
+    python models/export.py --run runs/pair     # takes the newest of its checkpoints
 
 Writes target.onnx, draft.onnx, tokenizer.json and pair.json for the package, and recorded_logits.npz for its tests.
 """
@@ -132,6 +132,10 @@ def export(state: dict[str, dict[str, dict[str, Tensor]]], tokenizer: Tokenizer,
     return described
 
 
+CHECKPOINTS = {"pair": "pair.pt", "unrepeat": "unrepeated.pt", "settle": "settled.pt", "refine": "refined.pt"}
+"""What each phase of train.py leaves, in order."""
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", type=Path, default=Path("runs/pair"), help="folder of the checkpoints and the tokenizer")
@@ -141,13 +145,13 @@ def main() -> None:
     torch.set_num_threads(1)
     arguments.bundled.mkdir(parents=True, exist_ok=True)
 
-    refined = arguments.run / "refined.pt"
-    checkpoint = refined if refined.exists() else arguments.run / "pair.pt"
-    state = torch.load(checkpoint, weights_only=True)
+    states = {
+        phase: torch.load(path, weights_only=True) for phase, file in CHECKPOINTS.items() if (path := arguments.run / file).exists()
+    }
+    *_, state = states.values()
     tokenizer = Tokenizer.from_file(str(arguments.run / "tokenizer.json"))
     tokenizer.save(str(arguments.bundled / "tokenizer.json"), pretty=False)
-    steps = {"refine_steps": state["step"] if checkpoint == refined else 0}
-    steps["pair_steps"] = torch.load(arguments.run / "pair.pt", weights_only=True)["step"]
+    steps = {f"{phase}_steps": states[phase]["step"] if phase in states else 0 for phase in CHECKPOINTS}
     pair = {
         "context_length": TARGET_SHAPE.context,
         "vocabulary_size": TARGET_SHAPE.vocabulary,

@@ -1,7 +1,9 @@
 """Trains the bundled pair: a target on the standard library, and a draft that learns the target's distribution beside it.
 
-    python models/train.py pair   --out runs/pair --steps 1300     # both models at once; the target's logits are there anyway
-    python models/train.py refine --out runs/pair --steps 600      # the draft again, on text that the target itself wrote
+    python models/train.py pair     --out runs/pair --steps 1300   # both models at once; the target's logits are there anyway
+    python models/train.py unrepeat --out runs/pair --steps 1300   # further, while the target also unlearns to repeat itself
+    python models/train.py settle   --out runs/pair --steps 150    # the same, gently, so that its text is text again
+    python models/train.py refine   --out runs/pair --steps 600    # the draft again, on text that the target itself wrote
 
 Seeded; interrupt it at any time and start the same command again to go on from the last checkpoint.
 """
@@ -10,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +33,35 @@ WARM_UP_STEPS = 60
 DECAY_FRACTION = 0.45  # of the steps, at the end, with a rate falling to nothing
 CHECKPOINT_SECONDS = 240
 GENERATED_BATCH, GENERATED_PROMPT, GENERATED_TOKENS = 96, 48, 208
+REPEATED_TOKENS = 8  # a token that completes a run of so many, seen before in the same text, is a repetition
+REPETITION_STEPS = 2  # `unrepeat`, `settle`: every so many steps, one on the target's own greedy text
+REPETITION_ROWS = 16  # of such text in such a step
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Further training of both models while the target unlearns to repeat itself."""
+
+    source: str
+    checkpoint: str
+    rate: float  # of the first training's learning rates
+    repetition_weight: float
+    fresh_text_steps: int  # until the target writes new text
+    contexts: tuple[tuple[float, int], ...]
+    warm_up_steps: int
+    decay_fraction: float
+
+
+STAGES = {
+    "unrepeat": Stage(
+        source="pair.pt", checkpoint="unrepeated.pt", rate=0.6, repetition_weight=2.0, fresh_text_steps=60,
+        contexts=CONTEXTS, warm_up_steps=WARM_UP_STEPS, decay_fraction=DECAY_FRACTION,
+    ),
+    "settle": Stage(
+        source="unrepeated.pt", checkpoint="settled.pt", rate=0.12, repetition_weight=0.5, fresh_text_steps=40,
+        contexts=((0.0, 512), (0.75, 1024)), warm_up_steps=10, decay_fraction=0.8,
+    ),
+}  # fmt: skip
 
 
 class Learner:
@@ -60,14 +92,14 @@ class Learner:
             optimizer.load_state_dict(saved)
 
 
-def rate_at(step: int, steps: int) -> float:
+def rate_at(step: int, steps: int, *, warm_up_steps: int = WARM_UP_STEPS, decay_fraction: float = DECAY_FRACTION) -> float:
     """Learning-rate factor: warm up, hold, then fall linearly to nothing."""
-    return min(1.0, (step + 1) / WARM_UP_STEPS, (steps - step) / (steps * DECAY_FRACTION))
+    return min(1.0, (step + 1) / warm_up_steps, (steps - step) / (steps * decay_fraction))
 
 
-def context_at(step: int, steps: int) -> int:
+def context_at(step: int, steps: int, contexts: tuple[tuple[float, int], ...] = CONTEXTS) -> int:
     """Length of the training windows: short ones first, since they cost least."""
-    return next(context for share, context in reversed(CONTEXTS) if step >= share * steps)
+    return next(context for share, context in reversed(contexts) if step >= share * steps)
 
 
 def windows(stream: np.ndarray, *, step: int, context: int) -> Tensor:
@@ -123,6 +155,61 @@ def train_pair(out: Path, steps: int) -> None:
             saved_at = time.monotonic()
 
 
+def repetitions(texts: Tensor) -> Tensor:
+    """Where a token completes a run of REPEATED_TOKENS that stood in the same text before [batch, tokens], prompts left out."""
+    found = torch.zeros(texts.shape, dtype=torch.bool)
+    for row, text in enumerate(texts.tolist()):
+        seen: set[tuple[int, ...]] = set()
+        for end in range(REPEATED_TOKENS, len(text) + 1):
+            run = tuple(text[end - REPEATED_TOKENS : end])
+            found[row, end - 1] = run in seen and end > GENERATED_PROMPT
+            seen.add(run)
+    return found
+
+
+def repetition_loss(target: Learner, texts: Tensor) -> Tensor:
+    """Unlikelihood of the repetitions in `texts` [batch, tokens] (Welleck et al., 2019), in nats a token."""
+    repeated = repetitions(texts)[:, 1:]
+    log_probs = target.fast_model(texts[:, :-1]).log_softmax(-1).gather(-1, texts[:, 1:, None])[..., 0]
+    return -(torch.log1p(-log_probs.exp().clamp_max(0.9999)) * repeated).sum() / repeated.numel()
+
+
+def train_on(out: Path, steps: int, stage: Stage) -> None:
+    """Train both on, from the end of the stage before or from the last checkpoint."""
+    _, train, held_out = corpus.load(out)
+    target = Learner(Llama(TARGET_SHAPE), matrix_lr=4e-3 * stage.rate, other_lr=4e-3 * stage.rate)
+    draft = Learner(Llama(DRAFT_SHAPE), matrix_lr=6e-3 * stage.rate, other_lr=6e-3 * stage.rate)
+    checkpoint = out / stage.checkpoint
+    first = restore(checkpoint, target, draft)
+    if not first:
+        restore(out / stage.source, target, draft)
+    saved_at = time.monotonic()
+    texts: Tensor | None = None
+    bar = tqdm(range(first, steps), initial=first, total=steps, unit="step", mininterval=10)
+    for step in bar:
+        batch = windows(train, step=10**6 + step, context=context_at(step, steps, stage.contexts))
+        target_logits = target.fast_model(batch[:, :-1])
+        target_loss = F.cross_entropy(target_logits.flatten(0, 1), batch[:, 1:].flatten())
+        target_loss.backward()
+        distillation_loss(draft.fast_model(batch[:, :-1]), target_logits.detach()).backward()
+        if texts is None or step % stage.fresh_text_steps == 0:
+            texts = generate(target.model, train, batch_index=10_000 + step, greedy=GENERATED_BATCH)
+            tqdm.write(f"step {step}: {repetitions(texts)[:, GENERATED_PROMPT:].float().mean().item():.3f} of greedy tokens repeat a run")
+        if step % REPETITION_STEPS == 0 or step == first:
+            rows = np.random.default_rng((SEED, 3, step)).choice(len(texts), REPETITION_ROWS, replace=False)
+            repetition = repetition_loss(target, texts[torch.from_numpy(rows)])
+            (stage.repetition_weight * repetition).backward()
+        rate = rate_at(step, steps, warm_up_steps=stage.warm_up_steps, decay_fraction=stage.decay_fraction)
+        target.step(rate=rate)
+        draft.step(rate=rate)
+        bar.set_postfix(target=f"{target_loss.item():.3f}", repetition=f"{repetition.item():.3f}", refresh=False)
+        if step % 200 == 199 or step == steps - 1:
+            report(step, held_out_losses(target.model, draft.model, held_out[:100_000]))
+        if time.monotonic() - saved_at > CHECKPOINT_SECONDS or step == steps - 1:
+            save(checkpoint, target, draft, step + 1)
+            saved_at = time.monotonic()
+
+
 def restore(path: Path, target: Learner, draft: Learner) -> int:
     """Load a checkpoint if there is one; the step to go on with."""
     if not path.exists():
@@ -144,8 +231,8 @@ def report(step: int, losses: tuple[float, float, float]) -> None:
 
 
 @torch.no_grad()
-def generate(target: Llama, stream: np.ndarray, *, batch_index: int) -> Tensor:
-    """Continuations that the target itself writes, half greedily and half sampled at T = 0.8.
+def generate(target: Llama, stream: np.ndarray, *, batch_index: int, greedy: int = GENERATED_BATCH // 2) -> Tensor:
+    """Continuations that the target itself writes, the first `greedy` ones greedily and the rest sampled at T = 0.8.
 
     Prompts are random windows of `stream`. Returns ids [GENERATED_BATCH, GENERATED_PROMPT + GENERATED_TOKENS].
     """
@@ -157,7 +244,7 @@ def generate(target: Llama, stream: np.ndarray, *, batch_index: int) -> Tensor:
     logits = decode(target, ids, caches)
     for _ in range(GENERATED_TOKENS):
         noise = -torch.log(-torch.log(torch.rand(logits.shape, generator=generator).clamp_min(1e-20)))
-        noise[: GENERATED_BATCH // 2] = 0.0
+        noise[:greedy] = 0.0
         chosen = (logits / 0.8 + noise).argmax(-1, keepdim=True)
         ids = torch.cat((ids, chosen), dim=1)
         logits = decode(target, chosen, caches)
@@ -189,7 +276,7 @@ def refine_draft(out: Path, steps: int, batches: int) -> None:
     target = Learner(Llama(TARGET_SHAPE), matrix_lr=0, other_lr=0)
     draft = Learner(Llama(DRAFT_SHAPE), matrix_lr=3e-3, other_lr=3e-3)
     checkpoint = out / "refined.pt"
-    first = restore(checkpoint if checkpoint.exists() else out / "pair.pt", target, draft)
+    first = restore(checkpoint if checkpoint.exists() else out / "settled.pt", target, draft)
     first = first if checkpoint.exists() else 0
     for optimizer in draft.optimizers:
         if not first:
@@ -227,13 +314,15 @@ def own_text(target: Llama, stream: np.ndarray, out: Path, index: int) -> Tensor
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("phase", choices=["pair", "refine"])
+    parser.add_argument("phase", choices=["pair", *STAGES, "refine"])
     parser.add_argument("--out", type=Path, default=Path("runs/pair"), help="folder of checkpoints, tokenizer and token streams")
     parser.add_argument("--steps", type=int, default=1300, help=f"updates of {BATCH_TOKENS} tokens")
     parser.add_argument("--batches", type=int, default=24, help=f"refine: batches of {GENERATED_BATCH} texts to generate")
     arguments = parser.parse_args()
     if arguments.phase == "pair":
         train_pair(arguments.out, arguments.steps)
+    elif arguments.phase in STAGES:
+        train_on(arguments.out, arguments.steps, STAGES[arguments.phase])
     else:
         refine_draft(arguments.out, arguments.steps, arguments.batches)
 
