@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from wanspec.errors import RemoteProtocolError
-from wanspec.protocol.link import MAX_WORKER_NODES, SessionLink
+from wanspec.protocol.link import MAX_NODE_IDS, MAX_WORKER_NODES, SessionLink
 from wanspec.protocol.messages import Drafts
 from wanspec.protocol.rtt import RttEstimate
 from wanspec.speculation.tree import DraftTree
@@ -98,6 +98,31 @@ def test_a_flood_of_nodes_leaves_room_for_local_drafts() -> None:
         merge(link, drafts(2, [first % 99] * 100, first=first, parents=list(range(first - 1, first + 99))))
     assert len(tree.nodes) <= MAX_WORKER_NODES
     assert tree.add(tree.head, 99, log_prob=-1.0) is not None
+
+
+def test_many_ids_for_one_node_are_refused_before_they_cost_much() -> None:
+    tree, link = linked()
+    tree.commit([10])
+
+    def flood() -> None:
+        for first in range(1, 10 * MAX_NODE_IDS, 256):
+            merge(link, drafts(2, [10] * 256, first=first, parents=[0] * 256))
+
+    with pytest.raises(RemoteProtocolError, match="MAX_NODE_IDS"):
+        flood()
+    assert len(link._nodes) <= 2 * MAX_NODE_IDS + 64
+
+
+def test_ids_of_nodes_that_are_gone_are_forgotten_now_and_then() -> None:
+    tree, link = linked()
+    passes = 0
+    for position in range(2, 900):
+        before = link._nodes
+        merge(link, drafts(position, [10, 11, 12, 13], first=4 * position, parents=[0, 0, 0, 0]))
+        passes += link._nodes is not before
+        tree.commit([10])
+    assert len(link._nodes) < 100
+    assert passes < 100
 
 
 @pytest.mark.parametrize(

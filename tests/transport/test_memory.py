@@ -20,7 +20,7 @@ from wanspec.errors import LocalProtocolError, RemoteProtocolError, TransportErr
 from wanspec.protocol.messages import MAX_REASON_LENGTH, Hello
 from wanspec.transport.codec import MAX_FRAME_BYTES, decode_goodbye, encode_frame
 from wanspec.transport.interface import Connection
-from wanspec.transport.limits import FrameAllowance, WireLimits
+from wanspec.transport.limits import Allowance, WireLimits
 from wanspec.transport.memory import MemoryListener, MemoryPipe, dial_memory
 from wanspec.transport.refusal import WorkerRefusedError
 
@@ -256,6 +256,18 @@ async def test_too_many_frames_drop_the_peer() -> None:
             await controller.receive()
 
 
+async def test_too_many_draft_nodes_drop_the_peer() -> None:
+    async with listener(WireLimits(max_nodes_per_s=1.0, max_nodes_burst=500)) as door:
+        pipe, controller = await greeted(door)
+        for _ in range(2):
+            await pipe.write(encode_frame([drafts(200)]))
+            assert await controller.receive() == [drafts(200)]
+        await pipe.write(encode_frame([drafts(200)]))
+        with pytest.raises(RemoteProtocolError, match="max_nodes_per_s"):
+            await controller.receive()
+        assert "max_nodes_per_s" in await the_goodbye(pipe)
+
+
 async def test_a_slow_reader_is_dropped_and_told_as_far_as_possible() -> None:
     limits = WireLimits(max_unsent_bytes=1000, max_unread_bytes=100, close_timeout_s=0.05)
     async with listener(limits) as door:
@@ -282,7 +294,7 @@ async def test_frames_that_nobody_takes_stop_the_reading_until_somebody_does() -
 
 
 async def test_the_allowance_refills_at_its_rate_up_to_its_burst() -> None:
-    allowance = FrameAllowance(WireLimits(max_frames_per_s=10.0, max_frames_burst=2))
+    allowance = Allowance(per_s=10.0, burst=2)
     assert [allowance.take(now=0.0) for _ in range(3)] == [True, True, False]
     assert allowance.take(now=0.2)
     assert [allowance.take(now=100.0) for _ in range(3)] == [True, True, False]

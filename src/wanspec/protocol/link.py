@@ -17,6 +17,8 @@ from wanspec.speculation.types import WorkerId
 
 MAX_WORKER_NODES = MAX_TREE_NODES // 2
 """Tree size at which a worker's drafts are no longer taken: the other half stays free for local drafts."""
+MAX_NODE_IDS = MAX_TREE_NODES
+"""Ids of a worker that may stand for nodes of one tree: an honest worker has one id for a node, and so never more than there are nodes."""
 
 
 class MergeResult(Struct, frozen=True, kw_only=True):
@@ -36,6 +38,7 @@ class SessionLink:
         self._tree = tree
         self._nodes: dict[int, Node] = {}
         """The worker's node id -> our node."""
+        self._ids_at_pruning = 0
         self._next_node_id = 1
         self._unacknowledged: deque[tuple[int, float]] = deque([(tree.head.position, now)])
         """(position of the newest token told, when it was told), oldest first."""
@@ -96,5 +99,10 @@ class SessionLink:
         return rtt_s
 
     def _forget_removed(self) -> None:
-        if len(self._nodes) > 2 * len(self._tree.nodes) + 64:
-            self._nodes = {node_id: node for node_id, node in self._nodes.items() if node in self._tree}
+        if len(self._nodes) <= 2 * self._ids_at_pruning + 64:  # only when they have doubled, or each message could cost a full pass
+            return
+        self._nodes = {node_id: node for node_id, node in self._nodes.items() if node in self._tree}
+        self._ids_at_pruning = len(self._nodes)
+        if self._ids_at_pruning > MAX_NODE_IDS:
+            msg = f"it has {self._ids_at_pruning} ids for the nodes of one tree, at most {MAX_NODE_IDS} (MAX_NODE_IDS)"
+            raise RemoteProtocolError(msg)

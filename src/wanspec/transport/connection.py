@@ -1,7 +1,7 @@
 """One connection, whatever carries its frames.
 
 A `FramedConnection` owns everything that is the same on every wire: the queue of what is not sent yet and its joining into as few frames
-as possible, the queue of what is not read yet and the pushing back, the rate limit, and how a connection ends. A `FramePipe` below it
+as possible, the queue of what is not read yet and the pushing back, the rate limits, and how a connection ends. A `FramePipe` below it
 only moves opaque frames.
 
 Sending: `send` encodes at once, so that an error points at its caller, and queues; one task writes. While a write is under way more
@@ -21,7 +21,7 @@ from collections.abc import Callable, Sequence
 from typing import Final, Protocol
 
 from wanspec.errors import RemoteProtocolError, TransportError
-from wanspec.protocol.messages import Message
+from wanspec.protocol.messages import Drafts, Message
 from wanspec.transport.codec import (
     MAX_FRAME_BYTES,
     MAX_FRAME_HEADER_BYTES,
@@ -31,7 +31,7 @@ from wanspec.transport.codec import (
     encode_message,
     join_frame,
 )
-from wanspec.transport.limits import FrameAllowance, WireLimits
+from wanspec.transport.limits import Allowance, WireLimits
 from wanspec.transport.refusal import WorkerRefusedError
 
 _WORDLESS: Final = f"it died, the network broke, or a frame was longer than {MAX_FRAME_BYTES} bytes (MAX_FRAME_BYTES)"
@@ -69,7 +69,8 @@ class FramedConnection:
         self._decode = decode
         self._limits = limits
         self._worker = worker
-        self._allowance = FrameAllowance(limits)
+        self._frames = Allowance(limits.max_frames_per_s, limits.max_frames_burst)
+        self._nodes = Allowance(limits.max_nodes_per_s, limits.max_nodes_burst)
         self._unsent: deque[bytes] = deque()
         self._unsent_bytes = 0
         self._unread: deque[bytes] = deque()
@@ -124,9 +125,13 @@ class FramedConnection:
         if self._unread_bytes <= self._limits.max_unread_bytes:
             self._room.set()
         try:
-            return self._decode(frame)
+            messages = self._decode(frame)
         except RemoteProtocolError as error:
             raise self._accuse(error.reason) from error
+        nodes = sum(len(message.tokens) for message in messages if isinstance(message, Drafts))
+        if not self._nodes.take(nodes, now=asyncio.get_running_loop().time()):
+            raise self._accuse(f"more than {self._limits.max_nodes_per_s:g} draft nodes a second (max_nodes_per_s)")
+        return messages
 
     async def close(self, reason: str) -> None:
         self._end(TransportError(f"closed here: {reason}"), farewell=encode_goodbye(reason))
@@ -196,7 +201,7 @@ class FramedConnection:
 
     def _take(self, frame: bytes) -> None:
         self._received_bytes += len(frame)
-        if not self._allowance.take(now=asyncio.get_running_loop().time()):
+        if not self._frames.take(now=asyncio.get_running_loop().time()):
             self._accuse(f"more than {self._limits.max_frames_per_s:g} frames a second (max_frames_per_s)")
             return
         try:
