@@ -117,3 +117,31 @@ def test_a_stalled_worker_is_not_waited_for_and_then_dropped_and_another_takes_o
     assert cluster.workers[2].draft_passes > 0  # type: ignore[index]
     early = [b - a for a, b in zip(cluster.results[1].token_times[20:100], cluster.results[1].token_times[21:101], strict=True)]
     assert max(early) < 0.03  # plain decoding, not one patience after another
+
+
+@pytest.mark.parametrize("name", ["remote", "paper"])
+def test_a_worker_that_answers_late_on_purpose_and_drafts_nothing_is_soon_not_waited_for(name: str) -> None:
+    cluster = Cluster(model(), model(), wan=WanProfile(rtt_s=2.0))
+    site = cluster.join(1, model())
+    site.mangle = lambda drafts: structs.replace(drafts, held_s=0.0, parent_ids=(), tokens=(), log_probs=())
+    cluster.request(1, PROMPT, max_tokens=TOKENS, policy=chain(name, controller_entropy_threshold_nats=TRUSTING))
+    cluster.run()
+    assert tuple(cluster.results[1].tokens) == plain_decode(model(), PROMPT, max_tokens=TOKENS)
+    assert cluster.results[1].token_times[-1] < TOKENS * 0.0234 + 8.0
+
+
+def test_after_a_worker_that_was_waited_for_in_vain_a_better_one_is_waited_for_again() -> None:
+    cluster = Cluster(model(), model(), wan=WanProfile(rtt_s=2.0))
+    site = cluster.join(1, model())
+    site.mangle = lambda drafts: structs.replace(drafts, held_s=0.0, parent_ids=(), tokens=(), log_probs=())
+
+    def replace_it() -> None:
+        cluster.crash(1)
+        cluster.wan.rtt_s = 0.07
+        cluster.join(2, model())
+
+    cluster.at(8.0, replace_it)
+    cluster.request(1, PROMPT, max_tokens=3 * TOKENS, policy=chain("remote"))
+    cluster.run()
+    assert tuple(cluster.results[1].tokens) == plain_decode(model(), PROMPT, max_tokens=3 * TOKENS)
+    assert sum(done.accepted for done in cluster.rounds[-50:]) > 80

@@ -8,7 +8,7 @@ import pytest
 
 from wanspec.errors import LocalProtocolError, RemoteProtocolError
 from wanspec.policy.registry import PolicyConfig
-from wanspec.protocol.controller import WORKER_SILENCE_S, Controller
+from wanspec.protocol.controller import MAX_PATIENT_RTT_S, WORKER_SILENCE_S, Controller
 from wanspec.protocol.effects import (
     DropWorker,
     Effect,
@@ -70,6 +70,18 @@ def verified(*tokens: int) -> VerifyFinished:
 def drafted(*tokens: int, entropy_nats: float = 0.0) -> DraftFinished:
     rows = tuple(DraftChoices(tokens=(token, 90), log_probs=(-0.1, -3.0), entropy_nats=entropy_nats) for token in tokens)
     return DraftFinished(choices=(rows,), duration_s=0.007)
+
+
+def acknowledgement(position: int) -> Drafts:
+    return Drafts(
+        session_id=SessionId(1),
+        base_position=Position(position),
+        held_s=0.0,
+        first_node_id=NodeId(1),
+        parent_ids=(),
+        tokens=(),
+        log_probs=(),
+    )
 
 
 def only(effects: list[Effect], kind: type[T]) -> T:
@@ -151,6 +163,17 @@ class TestController:
         dropped = only(machine.handle(DeadlineReached(), now=WORKER_SILENCE_S), DropWorker)
         assert "unanswered for 10 s" in dropped.reason
         assert machine.num_workers == 0
+
+    def test_the_patience_does_not_grow_with_whatever_round_trip_a_worker_shows(self) -> None:
+        machine = controller()
+        machine.handle(joined(1), now=0.0)
+        machine.handle(arrival(1, policy="remote"), now=0.0)
+        machine.handle(DraftsReceived(worker_id=WorkerId(1), drafts=acknowledgement(2)), now=9.0)
+        machine.handle(verified(7), now=9.0)
+        machine.handle(DraftsReceived(worker_id=WorkerId(1), drafts=acknowledgement(3)), now=9.1)
+        deadline = machine.next_deadline()
+        assert deadline is not None
+        assert 9.0 + 2 * MAX_PATIENT_RTT_S < deadline < 9.1 + 2 * MAX_PATIENT_RTT_S
 
     def test_a_cancelled_session_ends_at_once_and_its_pass_is_forgotten(self) -> None:
         machine = controller()

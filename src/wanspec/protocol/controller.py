@@ -59,6 +59,10 @@ from wanspec.speculation.types import Position, ScoreItem, SessionId, WorkerId
 WORKER_LATE_RTTS = 4.0
 WORKER_LATE_MIN_S = 0.25
 """A commit unanswered for this long, and this many round trips, means that the worker is not to be waited for."""
+MAX_PATIENT_RTT_S = 1.0
+"""The longest round trip that is waited for, above any on this planet: a worker could make its own seem as long as it likes."""
+MAX_VAIN_WAIT_S = 5.0
+"""Waited without one draft accepted, after which a session waits for no worker until one is: many rounds over any honest link."""
 WORKER_SILENCE_S = 10.0
 """A commit unanswered for this long loses the worker its place: far above any round trip, soon enough for a person."""
 INITIAL_DRAFT_STEP_S = 0.01
@@ -260,13 +264,13 @@ class Controller:
         return tuple(plan.item for _, plan in planned)
 
     def _decide(self, session: Session, now: float) -> Decision:
-        session.wait_until = None
+        session.end_wait(now=now)
         if session.target_view.is_empty:
             return Verify()
         decision = session.policy.decide(self._situation(session, now), now=now)
         match decision:
             case Wait(until=until):
-                session.wait_until = until
+                session.wait(until, now=now)
             case DraftLocally(node=node) if session.draft_view.has_scored(node):
                 return Verify(tuple(session.tree.path_to(node)))  # the tree is full: there is nothing more to be had
         return decision
@@ -274,10 +278,11 @@ class Controller:
     def _situation(self, session: Session, now: float) -> Situation:
         if session.link is None:
             return Situation(tree=session.tree, worker_is_live=False, rtt_s=0.0, draft_step_s=self._draft_step_s)
-        rtt_s = self._workers[session.link.worker_id].rtt.smoothed_s
+        rtt_s = min(self._workers[session.link.worker_id].rtt.smoothed_s, MAX_PATIENT_RTT_S)
         since = session.link.unacknowledged_since
         is_late = since is not None and now - since > max(WORKER_LATE_MIN_S, WORKER_LATE_RTTS * rtt_s)
-        return Situation(tree=session.tree, worker_is_live=not is_late, rtt_s=rtt_s, draft_step_s=self._draft_step_s)
+        is_live = not is_late and session.waited_in_vain_s < MAX_VAIN_WAIT_S
+        return Situation(tree=session.tree, worker_is_live=is_live, rtt_s=rtt_s, draft_step_s=self._draft_step_s)
 
     def _end_pass(self, kind: PassKind) -> _Wanted:
         if kind not in self._passes:

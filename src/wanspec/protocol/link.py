@@ -67,6 +67,7 @@ class SessionLink:
                 continue
             node = self._tree.add(parent, token, log_prob=log_prob)
             if node is not None:
+                node.is_from_worker = True
                 self._nodes[index] = node
                 joined += 1
         self._next_node_id = max(self._next_node_id, drafts.first_node_id + len(drafts.tokens))

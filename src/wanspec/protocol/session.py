@@ -31,6 +31,9 @@ class Session:
         self.link: SessionLink | None = None
         self.wait_until: float | None = None
         """When the policy's patience ends, while it waits."""
+        self._waiting_since = 0.0
+        self.waited_in_vain_s = 0.0
+        """Spent waiting since a worker's draft was last accepted."""
 
     @property
     def end(self) -> Position:
@@ -45,6 +48,16 @@ class Session:
         self.link = SessionLink(worker_id, self.tree, now=now)
         self.policy.opened(now=now)
         return OpenSession(session_id=self.session_id, tokens=tuple(self.tokens), sampling=self.sampling, drafting=drafting)
+
+    def wait(self, until: float, *, now: float) -> None:
+        """The policy waits for the worker."""
+        self.wait_until, self._waiting_since = until, now
+
+    def end_wait(self, *, now: float) -> None:
+        """The policy, if it waits, is about to be asked again."""
+        if self.wait_until is not None:
+            self.waited_in_vain_s += min(now, self.wait_until) - self._waiting_since
+        self.wait_until = None
 
     def merge_local(self, rows: tuple[Node, ...], choices: tuple[DraftChoices, ...]) -> None:
         """Add the first child of every node that the local draft model has scored."""
@@ -65,6 +78,8 @@ class Session:
             reason = FinishReason.END
         self.tokens += tokens
         path = self.tree.commit(tokens)
+        if any(node.is_from_worker for node in path[: outcome.accepted]):
+            self.waited_in_vain_s = 0.0
         self.target_view.committed(path)
         self.draft_view.committed(path)
         if self.link is None:

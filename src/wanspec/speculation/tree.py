@@ -33,6 +33,8 @@ class Node:
     """Sum of acceptance estimates (natural logarithms) from where the tree began; only differences below one head mean anything."""
     children: dict[int, Node] = field(default_factory=dict)
     """By token."""
+    is_from_worker: bool = False
+    """At the controller: whether a worker has proposed it, alone or among others."""
 
 
 class DraftTree:
