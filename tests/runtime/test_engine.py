@@ -15,11 +15,11 @@ from wanspec.backends.scripted import ScriptedBackend
 from wanspec.errors import BackendError, ConfigError
 from wanspec.policy.registry import PolicyConfig, policy_names
 from wanspec.protocol.effects import FinishReason
-from wanspec.protocol.messages import Drafts, OpenSession
+from wanspec.protocol.messages import Drafts, Drain, Message, OpenSession
 from wanspec.runtime.engine import MAX_PENDING_EVENTS, ControllerEngine, Generation, expected_of
 from wanspec.runtime.model_runner import decode_plainly
 from wanspec.runtime.worker_process import hello_for, run_worker
-from wanspec.speculation.types import NodeId, Position, SamplingParams, ScoreItem
+from wanspec.speculation.types import NodeId, Position, SamplingParams, ScoreItem, WorkerId
 from wanspec.telemetry.metrics import measure_policies
 from wanspec.telemetry.trace import Trace
 from wanspec.transport.memory import MemoryListener, dial_memory
@@ -65,6 +65,36 @@ async def send_home(place: Site, *workers: asyncio.Task[None]) -> None:
     await place.engine.drain("done")
     async with asyncio.timeout(5):
         await asyncio.gather(*workers)
+
+
+class Lingering:
+    """A connection that is closed when as many as `closing` has places for are about to be."""
+
+    peer = "lingering"
+
+    def __init__(self, closing: asyncio.Barrier) -> None:
+        self._closing = closing
+        self.sent: list[Message] = []
+
+    def send(self, messages: Sequence[Message]) -> None:
+        self.sent += messages
+
+    async def receive(self) -> Sequence[Message]:
+        raise AssertionError
+
+    async def close(self, reason: str) -> None:
+        await self._closing.wait()
+
+
+async def test_workers_that_are_slow_to_leave_are_sent_home_together() -> None:
+    closing = asyncio.Barrier(3)
+    lingering = [Lingering(closing) for _ in range(3)]
+    async with site() as place, asyncio.timeout(5):
+        for number, connection in enumerate(lingering, start=1):
+            place.engine._connections[WorkerId(number)] = (hello_for(model().info, worker_name="w", max_sessions=1), connection)
+        await place.engine.drain("done")
+        place.engine._connections.clear()
+    assert [connection.sent for connection in lingering] == [[Drain(reason="done")]] * 3
 
 
 @pytest.mark.parametrize("temperature", [0.0, 0.8])

@@ -131,10 +131,11 @@ class ControllerEngine:
 
     async def drain(self, reason: str) -> None:
         """Send every worker home for good."""
-        for _, connection in list(self._connections.values()):
+        connections = [connection for _, connection in self._connections.values()]
+        for connection in connections:
             with contextlib.suppress(TransportError):
                 connection.send([Drain(reason=reason)])
-            await connection.close(reason)
+        await asyncio.gather(*[connection.close(reason) for connection in connections])  # a slow one holds up no other
 
     def submit(self, prompt_tokens: Sequence[int], *, max_tokens: int, sampling: SamplingParams, policy: PolicyConfig) -> Generation:
         """Start generating. Raises ConfigError, naming the value and the limit, on a request that cannot be served."""

@@ -54,8 +54,9 @@ def hello_mismatch(hello: Hello, expected: Expected) -> str:
 
 async def admit(pipe: FramePipe, *, expected: Expected, limits: WireLimits) -> Hello:
     """The controller's part: read a Hello and answer it. Raises TransportError when the worker was refused, which it has been told."""
+    deadline = asyncio.get_running_loop().time() + limits.handshake_timeout_s
     try:
-        async with asyncio.timeout(limits.handshake_timeout_s):
+        async with asyncio.timeout_at(deadline):
             hello = _the_hello(await pipe.read())
     except TimeoutError:
         reason = f"no Hello within {limits.handshake_timeout_s:g} s (handshake_timeout_s)"
@@ -68,7 +69,13 @@ async def admit(pipe: FramePipe, *, expected: Expected, limits: WireLimits) -> H
     if reason:
         await refuse(pipe, reason, permanent=True, limits=limits)
         raise TransportError(f"{hello.worker_name}: {reason}")
-    await pipe.write(encode_frame([Welcome(version=PROTOCOL_VERSION, controller_name=expected.controller_name)]))
+    try:
+        async with asyncio.timeout_at(deadline):
+            await pipe.write(encode_frame([Welcome(version=PROTOCOL_VERSION, controller_name=expected.controller_name)]))
+    except TimeoutError:
+        raise TransportError(
+            f"{hello.worker_name}: took no Welcome within {limits.handshake_timeout_s:g} s (handshake_timeout_s)"
+        ) from None
     return hello
 
 
