@@ -320,6 +320,18 @@ async def test_garbage_after_the_hello_drops_the_peer_with_a_reason_and_the_serv
         await exchange(*await joined(door))
 
 
+async def test_a_connection_without_a_stream_is_ended_soon_and_a_quiet_worker_is_not() -> None:
+    async with listener(limits=WireLimits(handshake_timeout_s=0.5)) as door:
+        worker, controller = await joined(door)
+        reader, writer = await asyncio.open_connection(*door.address.split(":"))
+        writer.write(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(3) + b"\x04" + bytes(5))  # the preface and empty SETTINGS
+        async with asyncio.timeout(10):
+            while await reader.read(1024):
+                pass
+        writer.close()
+        await exchange(worker, controller)
+
+
 async def test_too_big_a_frame_ends_the_stream_and_the_server_lives_on() -> None:
     async with listener() as door:
         async with raw_stream(door) as call:

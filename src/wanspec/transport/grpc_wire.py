@@ -56,8 +56,6 @@ KEEPALIVE_PERIOD_S: Final = 20.0
 """Quiet time before a ping: below the idle limits of NAT gateways (from 30 s)."""
 KEEPALIVE_TIMEOUT_S: Final = 10.0
 """A ping unanswered for so long means that the connection is gone."""
-IDLE_CONNECTION_S: Final = 30.0
-"""How long somebody may hold a TCP connection without a stream on it."""
 
 Options = list[tuple[str, int | str]]
 _Call = grpc.aio.StreamStreamCall[bytes, bytes]
@@ -270,8 +268,9 @@ def _server_options(limits: WireLimits) -> Options:
         ("grpc.http2.max_ping_strikes", 2),
         ("grpc.so_reuseport", 0),
         ("grpc.max_concurrent_streams", MAX_STREAMS_PER_CONNECTION),
-        ("grpc.max_connection_idle_ms", round(IDLE_CONNECTION_S * 1000)),
+        # TCP and TLS, then a stream: whoever has not got so far by then only holds one of the connections below.
         ("grpc.server_handshake_timeout_ms", round(limits.handshake_timeout_s * 1000)),
+        ("grpc.max_connection_idle_ms", round(limits.handshake_timeout_s * 1000)),
         ("grpc.max_allowed_incoming_connections", limits.max_workers + limits.max_handshakes),
     ]
 
