@@ -165,7 +165,11 @@ def test_the_worker_branches_only_where_the_draft_is_undecided() -> None:
         (PolicyConfig(branch=9), "branch must be between 1 and 8, not 9"),
         (PolicyConfig(leaves=33), "leaves must be between 1 and 32, not 33"),
         (PolicyConfig(max_depth=65), "max_depth must be between 1 and 64, not 65"),
-        (PolicyConfig(worker_entropy_threshold_nats=float("nan")), "worker_entropy_threshold_nats must be 0 or more, not nan"),
+        (
+            PolicyConfig(worker_entropy_threshold_nats=float("nan")),
+            "worker_entropy_threshold_nats must be .* 0 or more, not nan",
+        ),
+        (PolicyConfig(controller_entropy_threshold_nats=float("inf")), "controller_entropy_threshold_nats must be .* not inf"),
         (PolicyConfig(staleness="loose"), "staleness must be one of printed, prose, not 'loose'"),
     ],
 )

@@ -62,6 +62,12 @@ def test_noise_is_pinned_so_that_old_seeds_keep_their_text() -> None:
     assert gumbel_noise(42, 7, 3) == pytest.approx([-0.9546474766384008, -1.3826683101238866, -1.4148081611885388], abs=1e-12)
 
 
+def test_large_seeds_are_told_apart_and_small_ones_keep_their_noise() -> None:
+    assert gumbel_noise(2**63 - 1, 7, 2) == pytest.approx([3.614647443734021, 3.544925881953453], abs=1e-12)
+    assert not np.array_equal(gumbel_noise(2**63, 7, 10), gumbel_noise(2**63 + 1, 7, 10))
+    assert not np.array_equal(gumbel_noise(2**64 - 1, 7, 10), gumbel_noise(2**64 - 2, 7, 10))
+
+
 def test_noise_of_neighbouring_positions_is_uncorrelated() -> None:
     noise = noise_rows(9, range(400), 50)
     assert abs(np.corrcoef(noise[:-1].ravel(), noise[1:].ravel())[0, 1]) < 0.03
@@ -131,7 +137,8 @@ def test_coupling_beats_guessing_the_mode() -> None:
     [
         (SamplingParams(temperature=-0.1), "temperature must be between 0 and 100, not -0.1"),
         (SamplingParams(temperature=float("nan")), "temperature must be"),
-        (SamplingParams(top_k=-1), "top_k must be 0"),
+        (SamplingParams(top_k=-1), r"top_k must be between 0 \(keep all\) and 1048576, not -1"),
+        (SamplingParams(top_k=2**20 + 1), "top_k must be between"),
         (SamplingParams(top_p=0.0), "top_p must be above 0"),
         (SamplingParams(seed=2**64), "seed must be between"),
     ],

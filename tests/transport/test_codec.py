@@ -26,7 +26,6 @@ from wanspec.protocol.messages import (
     MAX_REASON_LENGTH,
     MAX_SEQUENCE_TOKENS,
     MAX_SESSIONS,
-    MAX_VOCABULARY,
     CloseSession,
     Commit,
     ControllerMessage,
@@ -38,7 +37,7 @@ from wanspec.protocol.messages import (
     Welcome,
     WorkerMessage,
 )
-from wanspec.speculation.types import DraftingConfig, NodeId, Position, SamplingParams, SessionId
+from wanspec.speculation.types import MAX_VOCABULARY, DraftingConfig, NodeId, Position, SamplingParams, SessionId
 from wanspec.transport.codec import (
     MAX_FRAME_BYTES,
     MAX_MESSAGES_PER_FRAME,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -60,8 +61,9 @@ def _check(config: PolicyConfig) -> None:
             msg = f"{field} must be between 1 and {most}, not {value}"
             raise ConfigError(msg)
     for field in ("worker_entropy_threshold_nats", "controller_entropy_threshold_nats"):
-        if not getattr(config, field) >= 0.0:
-            msg = f"{field} must be 0 or more, not {getattr(config, field)}"
+        value = getattr(config, field)
+        if not 0.0 <= value < math.inf:
+            msg = f"{field} must be a finite number, 0 or more, not {value}"
             raise ConfigError(msg)
     if config.staleness not in list(StalenessRule):
         msg = f"staleness must be one of {', '.join(StalenessRule)}, not {config.staleness!r}"

@@ -14,8 +14,6 @@ PROTOCOL_VERSION = 1
 MAX_NAME_LENGTH = 128
 """Names of workers, models and reasons: enough for a host name and a sentence."""
 MAX_REASON_LENGTH = 512
-MAX_VOCABULARY = 1 << 20
-"""Above every published tokenizer."""
 MAX_SEQUENCE_TOKENS = 1 << 17
 """Prompt and commit lengths; bounds the memory that one message can ask for to about half a MiB."""
 MAX_NODES_PER_FRAME = 256

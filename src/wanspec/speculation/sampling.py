@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from wanspec.errors import ConfigError
 from wanspec.speculation.entropy import entropy_nats
-from wanspec.speculation.types import DraftChoices, SamplingParams, TargetChoice
+from wanspec.speculation.types import MAX_VOCABULARY, DraftChoices, SamplingParams, TargetChoice
 
 Logits = NDArray[np.float32]
 Noise = NDArray[np.float64]
@@ -29,8 +29,8 @@ def check_sampling(params: SamplingParams) -> None:
     if not 0.0 <= params.temperature <= MAX_TEMPERATURE:
         msg = f"temperature must be between 0 and {MAX_TEMPERATURE:g}, not {params.temperature}"
         raise ConfigError(msg)
-    if params.top_k < 0:
-        msg = f"top_k must be 0 (keep all) or more, not {params.top_k}"
+    if not 0 <= params.top_k <= MAX_VOCABULARY:
+        msg = f"top_k must be between 0 (keep all) and {MAX_VOCABULARY}, not {params.top_k}"
         raise ConfigError(msg)
     if not 0.0 < params.top_p <= 1.0:
         msg = f"top_p must be above 0 and at most 1, not {params.top_p}"
@@ -42,7 +42,8 @@ def check_sampling(params: SamplingParams) -> None:
 
 def gumbel_noise(seed: int, position: int, size: int) -> Noise:
     """Standard Gumbel noise [size] for the token at `position`: a pure function of its arguments (Philox, counter-based)."""
-    bits = np.random.Philox(counter=[0, 0, 0, position], key=[seed, _STREAM]).random_raw(size)
+    key = np.array([seed, _STREAM], np.uint64)  # a list with a seed of 2**63 or more would become floats, and neighbouring seeds one
+    bits = np.random.Philox(counter=[0, 0, 0, position], key=key).random_raw(size)
     uniform = ((bits >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53
     noise: Noise = -np.log(-np.log(uniform))
     return noise

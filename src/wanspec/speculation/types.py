@@ -11,6 +11,9 @@ from typing import NewType
 
 from msgspec import Struct
 
+MAX_VOCABULARY = 1 << 20
+"""Tokens; above every published tokenizer."""
+
 SessionId = NewType("SessionId", int)
 """Counts up from 1 at the controller, never reused within a controller's life."""
 WorkerId = NewType("WorkerId", int)

@@ -19,8 +19,8 @@ from wanspec.protocol.messages import (
     MAX_REASON_LENGTH,
     MAX_SEQUENCE_TOKENS,
     MAX_SESSIONS,
-    MAX_VOCABULARY,
 )
+from wanspec.speculation.types import MAX_VOCABULARY
 
 MAX_SESSION_ID = (1 << 53) - 1
 """More than a controller can ever count to, and exact in every JSON reader of the traces."""
