@@ -145,9 +145,7 @@ def main() -> None:
     torch.set_num_threads(1)
     arguments.bundled.mkdir(parents=True, exist_ok=True)
 
-    states = {
-        phase: torch.load(path, weights_only=True) for phase, file in CHECKPOINTS.items() if (path := arguments.run / file).exists()
-    }
+    states = {phase: torch.load(path, weights_only=True) for phase, file in CHECKPOINTS.items() if (path := arguments.run / file).exists()}
     *_, state = states.values()
     tokenizer = Tokenizer.from_file(str(arguments.run / "tokenizer.json"))
     tokenizer.save(str(arguments.bundled / "tokenizer.json"), pretty=False)
