@@ -6,13 +6,14 @@ import random
 from functools import partial
 
 import pytest
-from tests.cluster import Cluster, WanProfile, plain_decode
+from tests.cluster import Cluster, WanProfile, model_of, plain_decode, stall
 
 from wanspec.backends.scripted import ScriptedBackend
 from wanspec.policy.registry import PolicyConfig, policy_names
-from wanspec.speculation.types import SamplingParams
+from wanspec.speculation.types import SamplingParams, SessionId
 
 SEEDS = 200
+FOREVER = 1e9
 POLICIES = [
     *(PolicyConfig(name=name) for name in policy_names()),
     PolicyConfig(name="paper", num_draft_tokens=4, branch=3, leaves=4, staleness="prose", worker_entropy_threshold_nats=0.0),
@@ -31,9 +32,8 @@ def random_schedule(seed: int, policy: PolicyConfig) -> None:
     target, draft = model(0.0), model(disagreement)
     wan = WanProfile(rtt_s=rng.uniform(0.0, 0.3), jitter_s=rng.choice([0.0, 0.005, 0.1]), duplicate=rng.choice([0.0, 0.2]))
     cluster = Cluster(target, draft, seed=seed, wan=wan)
-    worker_models = {worker_id: model(disagreement) for worker_id in range(1, rng.randint(1, 3))}
-    for worker_id, worker_model in worker_models.items():
-        cluster.join(worker_id, worker_model, max_sessions=rng.choice([1, 8]))
+    for _ in range(1, rng.randint(1, 3)):
+        cluster.dial_in(model(disagreement), max_sessions=rng.choice([1, 8]))
     requests = {}
     arrives_at = 0.0
     for session_id in range(1, rng.randint(2, 5)):
@@ -42,23 +42,22 @@ def random_schedule(seed: int, policy: PolicyConfig) -> None:
         sampling = SamplingParams(temperature=rng.choice([0.0, 0.8]), top_k=rng.choice([0, 5]), seed=rng.randrange(1 << 60))
         requests[session_id] = (prompt, max_tokens, sampling)
         arrives_at += rng.uniform(0.0, 0.5)
-        request = partial(cluster.request, session_id, prompt, max_tokens=max_tokens, policy=policy, sampling=sampling)
+        request = partial(cluster.ask, session_id, prompt, max_tokens=max_tokens, policy=policy, sampling=sampling)
         cluster.at(arrives_at, request)
-    for worker_id in cluster.workers:
+    for site in cluster.workers.values():
         if rng.random() < 0.5:
-            cluster.at(rng.uniform(0.0, 1.5), partial(cluster.crash, worker_id))
+            cluster.at(rng.uniform(0.0, 1.5), partial(cluster.crash, site))
         elif rng.random() < 0.2:
-            cluster.at(rng.uniform(0.0, 1.0), cluster.workers[worker_id].stall)
-    newcomer = model(disagreement)
-    cluster.at(rng.uniform(0.2, 2.0), partial(cluster.join, 9, newcomer))
+            cluster.at(rng.uniform(0.0, 1.0), partial(stall, site))
+    cluster.at(rng.uniform(0.2, 2.0), partial(cluster.dial_in, model(disagreement)))
     cancelled = rng.choice([None, 1])
     if cancelled:
         cluster.at(rng.uniform(0.5, 1.0), partial(cluster.cancel, 1))
-    cluster.run()
+    cluster.run(until=FOREVER)
 
     for session_id, (prompt, max_tokens, sampling) in requests.items():
         expected = plain_decode(target, prompt, max_tokens=max_tokens, sampling=sampling)
-        result = cluster.results[session_id]
+        result = cluster.requests[SessionId(session_id)]
         if result.reason == "cancelled":
             assert session_id == cancelled
             assert tuple(result.tokens) == expected[: len(result.tokens)]
@@ -67,10 +66,12 @@ def random_schedule(seed: int, policy: PolicyConfig) -> None:
             assert result.reason == ("end" if expected[-1] == end_token else "length")
     assert cluster.controller.num_sessions == target.open_sessions == draft.open_sessions == 0
     assert not [reason for reason in cluster.dropped.values() if "unanswered" not in reason]
-    for worker_id, site in cluster.workers.items():
-        if site.is_alive and not site.is_stalled:
+    for site in cluster.workers.values():
+        if site.is_alive and not site.stalled_until:
             assert site.machine.num_sessions == 0
-            assert {**worker_models, 9: newcomer}[worker_id].open_sessions == 0
+            backend = model_of(site).backend
+            assert isinstance(backend, ScriptedBackend)
+            assert backend.open_sessions == 0
 
 
 @pytest.mark.timeout(600)  # 200 schedules: a minute on a busy machine

@@ -5,11 +5,11 @@ from __future__ import annotations
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from tests.cluster import Cluster, WanProfile, plain_decode
+from tests.cluster import Cluster, WanProfile, plain_decode, stall
 
 from wanspec.backends.scripted import ScriptedBackend
 from wanspec.policy.registry import PolicyConfig, policy_names
-from wanspec.speculation.types import SamplingParams
+from wanspec.speculation.types import SamplingParams, SessionId
 
 
 class ClusterMachine(RuleBasedStateMachine):
@@ -44,28 +44,28 @@ class ClusterMachine(RuleBasedStateMachine):
         sampling = SamplingParams(temperature=temperature, seed=session_id)
         self.expected[session_id] = plain_decode(self.model(0.0), prompt, max_tokens=max_tokens, sampling=sampling)
         config = PolicyConfig(name=policy, num_draft_tokens=draft_tokens)
-        self.cluster.request(session_id, prompt, max_tokens=max_tokens, policy=config, sampling=sampling)
+        self.cluster.ask(session_id, prompt, max_tokens=max_tokens, policy=config, sampling=sampling)
 
     @rule(seconds=st.sampled_from([0.001, 0.02, 0.1, 0.5]))
     def time_passes(self, seconds: float) -> None:
-        self.cluster.run(until=self.cluster.now + seconds)
-        self.cluster.now += seconds
+        self.cluster.run(until=self.cluster.queue.now + seconds)
+        self.cluster.queue.now += seconds
 
     @precondition(lambda self: self.num_workers < 4)
     @rule(max_sessions=st.integers(1, 3))
     def worker_joins(self, max_sessions: int) -> None:
         self.num_workers += 1
-        self.cluster.join(self.num_workers, self.model(self.disagreement), max_sessions=max_sessions)
+        self.cluster.dial_in(self.model(self.disagreement), max_sessions=max_sessions)
 
     @precondition(lambda self: self.num_workers > 0)
     @rule(data=st.data(), stalls=st.booleans())
     def worker_fails(self, data: st.DataObject, *, stalls: bool) -> None:
         worker_id = data.draw(st.integers(1, self.num_workers))
-        site = self.cluster.workers[worker_id]  # type: ignore[index]
+        site = self.cluster.site(worker_id)
         if stalls:
-            site.stall()
+            stall(site)
         elif site.is_alive:
-            self.cluster.crash(worker_id)
+            self.cluster.crash(site)
 
     @precondition(lambda self: self.expected)
     @rule(data=st.data())
@@ -75,15 +75,15 @@ class ClusterMachine(RuleBasedStateMachine):
     @invariant()
     def tokens_are_a_beginning_of_plain_decoding(self) -> None:
         for session_id, expected in getattr(self, "expected", {}).items():
-            tokens = tuple(self.cluster.results[session_id].tokens)
+            tokens = tuple(self.cluster.requests[SessionId(session_id)].tokens)
             assert tokens == expected[: len(tokens)]
 
     def teardown(self) -> None:
         if not hasattr(self, "expected"):
             return
-        self.cluster.run()
+        self.cluster.run(until=1e9)
         for session_id, expected in self.expected.items():
-            result = self.cluster.results[session_id]
+            result = self.cluster.requests[SessionId(session_id)]
             assert result.reason is not None
             assert result.reason == "cancelled" or tuple(result.tokens) == expected
         assert self.cluster.controller.num_sessions == self.target.open_sessions == self.draft.open_sessions == 0

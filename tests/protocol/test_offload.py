@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pytest
 from msgspec import structs
-from tests.cluster import Cluster, WanProfile, plain_decode
+from tests.cluster import Cluster, WanProfile, model_of, plain_decode, stall
 
 from wanspec.backends.scripted import ScriptedBackend
 from wanspec.policy.registry import PolicyConfig
 from wanspec.protocol.messages import Drafts
+from wanspec.speculation.types import SessionId, WorkerId
 
 PROMPT = [1, 2, 3, 4, 5]
 TOKENS = 200
@@ -27,15 +28,15 @@ def chain(name: str, *, controller_entropy_threshold_nats: float = 0.5) -> Polic
 def run(policy: PolicyConfig, *, rtt_s: float = 0.07, disagreement: float = 0.0, workers: int = 1) -> Cluster:
     cluster = Cluster(model(), model(disagreement), wan=WanProfile(rtt_s=rtt_s))
     for worker_id in range(1, workers + 1):
-        cluster.join(worker_id, model(disagreement))
-    cluster.request(1, PROMPT, max_tokens=TOKENS, policy=policy)
-    cluster.run()
-    assert tuple(cluster.results[1].tokens) == plain_decode(model(), PROMPT, max_tokens=TOKENS)
+        cluster.dial_in(model(disagreement))
+    cluster.ask(1, PROMPT, max_tokens=TOKENS, policy=policy)
+    cluster.run(until=1e9)
+    assert tuple(cluster.requests[SessionId(1)].tokens) == plain_decode(model(), PROMPT, max_tokens=TOKENS)
     return cluster
 
 
 def itl_s(cluster: Cluster) -> float:
-    times = cluster.results[1].token_times
+    times = cluster.requests[SessionId(1)].token_times
     return (times[-1] - times[0]) / (len(times) - 1)
 
 
@@ -77,11 +78,11 @@ def test_without_a_worker_the_paper_drafts_locally_as_colocated_does() -> None:
 
 def test_garbage_costs_speed_and_never_text() -> None:
     cluster = Cluster(model(), model())
-    site = cluster.join(1, model())
+    site = cluster.dial_in(model())
     site.mangle = lambda drafts: structs.replace(drafts, tokens=tuple((token * 7 + 1) % 64 for token in drafts.tokens))
-    cluster.request(1, PROMPT, max_tokens=60, policy=PolicyConfig(name="paper"))
-    cluster.run()
-    assert tuple(cluster.results[1].tokens) == plain_decode(model(), PROMPT, max_tokens=60)
+    cluster.ask(1, PROMPT, max_tokens=60, policy=PolicyConfig(name="paper"))
+    cluster.run(until=1e9)
+    assert tuple(cluster.requests[SessionId(1)].tokens) == plain_decode(model(), PROMPT, max_tokens=60)
     assert not cluster.dropped
 
 
@@ -95,53 +96,56 @@ def test_garbage_costs_speed_and_never_text() -> None:
 )
 def test_a_worker_that_breaks_the_protocol_is_dropped_with_the_reason(change: dict[str, object], reason: str) -> None:
     cluster = Cluster(model(), model())
-    site = cluster.join(1, model())
+    site = cluster.dial_in(model())
 
     def lie(drafts: Drafts) -> Drafts:
         return structs.replace(drafts, **change)
 
     site.mangle = lie
-    cluster.request(1, PROMPT, max_tokens=40, policy=PolicyConfig(name="paper"))
-    cluster.run()
-    assert reason in cluster.dropped[1]  # type: ignore[index]
-    assert tuple(cluster.results[1].tokens) == plain_decode(model(), PROMPT, max_tokens=40)
+    cluster.ask(1, PROMPT, max_tokens=40, policy=PolicyConfig(name="paper"))
+    cluster.run(until=1e9)
+    assert reason in cluster.dropped[WorkerId(1)]
+    assert tuple(cluster.requests[SessionId(1)].tokens) == plain_decode(model(), PROMPT, max_tokens=40)
 
 
 def test_a_stalled_worker_is_not_waited_for_and_then_dropped_and_another_takes_over() -> None:
     cluster = Cluster(model(), model())
-    cluster.join(1, model()).stall()
-    cluster.request(1, PROMPT, max_tokens=800, policy=PolicyConfig(name="remote"))
-    cluster.at(5.0, lambda: cluster.join(2, model()))
-    cluster.run()
-    assert "unanswered for 10 s" in cluster.dropped[1]  # type: ignore[index]
-    assert cluster.workers[2].draft_passes > 0  # type: ignore[index]
-    early = [b - a for a, b in zip(cluster.results[1].token_times[20:100], cluster.results[1].token_times[21:101], strict=True)]
+    stall(cluster.dial_in(model()))
+    cluster.ask(1, PROMPT, max_tokens=800, policy=PolicyConfig(name="remote"))
+    cluster.at(5.0, lambda: cluster.dial_in(model()))
+    cluster.run(until=1e9)
+    assert "unanswered for 10 s" in cluster.dropped[WorkerId(1)]
+    assert model_of(cluster.site(2)).passes > 0
+    early = [
+        b - a
+        for a, b in zip(cluster.requests[SessionId(1)].token_times[20:100], cluster.requests[SessionId(1)].token_times[21:101], strict=True)
+    ]
     assert max(early) < 0.03  # plain decoding, not one patience after another
 
 
 @pytest.mark.parametrize("name", ["remote", "paper"])
 def test_a_worker_that_answers_late_on_purpose_and_drafts_nothing_is_soon_not_waited_for(name: str) -> None:
     cluster = Cluster(model(), model(), wan=WanProfile(rtt_s=2.0))
-    site = cluster.join(1, model())
+    site = cluster.dial_in(model())
     site.mangle = lambda drafts: structs.replace(drafts, held_s=0.0, parent_ids=(), tokens=(), log_probs=())
-    cluster.request(1, PROMPT, max_tokens=TOKENS, policy=chain(name, controller_entropy_threshold_nats=TRUSTING))
-    cluster.run()
-    assert tuple(cluster.results[1].tokens) == plain_decode(model(), PROMPT, max_tokens=TOKENS)
-    assert cluster.results[1].token_times[-1] < TOKENS * 0.0234 + 8.0
+    cluster.ask(1, PROMPT, max_tokens=TOKENS, policy=chain(name, controller_entropy_threshold_nats=TRUSTING))
+    cluster.run(until=1e9)
+    assert tuple(cluster.requests[SessionId(1)].tokens) == plain_decode(model(), PROMPT, max_tokens=TOKENS)
+    assert cluster.requests[SessionId(1)].token_times[-1] < TOKENS * 0.0234 + 8.0
 
 
 def test_after_a_worker_that_was_waited_for_in_vain_a_better_one_is_waited_for_again() -> None:
     cluster = Cluster(model(), model(), wan=WanProfile(rtt_s=2.0))
-    site = cluster.join(1, model())
+    site = cluster.dial_in(model())
     site.mangle = lambda drafts: structs.replace(drafts, held_s=0.0, parent_ids=(), tokens=(), log_probs=())
 
     def replace_it() -> None:
-        cluster.crash(1)
+        cluster.crash(cluster.site(1))
         cluster.wan.rtt_s = 0.07
-        cluster.join(2, model())
+        cluster.dial_in(model())
 
     cluster.at(8.0, replace_it)
-    cluster.request(1, PROMPT, max_tokens=3 * TOKENS, policy=chain("remote"))
-    cluster.run()
-    assert tuple(cluster.results[1].tokens) == plain_decode(model(), PROMPT, max_tokens=3 * TOKENS)
+    cluster.ask(1, PROMPT, max_tokens=3 * TOKENS, policy=chain("remote"))
+    cluster.run(until=1e9)
+    assert tuple(cluster.requests[SessionId(1)].tokens) == plain_decode(model(), PROMPT, max_tokens=3 * TOKENS)
     assert sum(done.accepted for done in cluster.rounds[-50:]) > 80

@@ -87,8 +87,8 @@ def overlapping(trace: Trace) -> bool:
 def test_target_and_local_drafts_share_a_device_unless_told_otherwise(*, draft_device: bool) -> None:
     trace = Trace()
     load = {"requests": 8, "tokens": 40, "users": 4}
-    cluster = play(scenario(load=load, policy={"name": "colocated"}, compute={"draft_device": draft_device}), trace)
-    assert not failures_of(cluster)
+    stage = play(scenario(load=load, policy={"name": "colocated"}, compute={"draft_device": draft_device}), trace)
+    assert not failures_of(stage)
     assert overlapping(trace) == draft_device
 
 
@@ -117,9 +117,9 @@ def fault(kind: str, **fields: object) -> dict[str, object]:
 )
 def test_a_fault_costs_time_and_never_text(faults: list[dict[str, object]]) -> None:
     trace = Trace()
-    cluster = play(scenario(faults=faults), trace)
-    assert not failures_of(cluster)
-    assert cluster.faults.total() == len(faults)
+    stage = play(scenario(faults=faults), trace)
+    assert not failures_of(stage)
+    assert stage.faults.total() == len(faults)
 
 
 def test_a_worker_that_breaks_the_protocol_is_dropped_with_a_reason() -> None:
@@ -143,11 +143,11 @@ def test_random_trouble_is_of_every_kind() -> None:
 
 
 def test_the_soak_notices_a_wrong_token_and_a_leak() -> None:
-    cluster = play(random_scenario(0), Trace())
-    session_id = next(iter(cluster.requests))
-    cluster.requests[session_id].written[3] += 1
-    cluster.bytes_in_flight += 5
-    found = failures_of(cluster)
+    stage = play(random_scenario(0), Trace())
+    session_id = next(iter(stage.texts))
+    stage.cluster.requests[session_id].tokens[3] += 1
+    stage.cluster.bytes_in_flight += 5
+    found = failures_of(stage)
     assert found == [f"session {session_id} has other tokens than plain target decoding", "5 bytes in flight left at the end"]
 
 

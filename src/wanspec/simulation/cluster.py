@@ -7,10 +7,10 @@ the same (`telemetry.records`), and the figures are computed by the same functio
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import assert_never
+from functools import partial
+from typing import Any, Protocol, assert_never
 
 from wanspec.errors import RemoteProtocolError
 from wanspec.policy.registry import PolicyConfig
@@ -41,13 +41,12 @@ from wanspec.protocol.events import (
     WorkerJoined,
     WorkerLost,
 )
-from wanspec.protocol.messages import CloseSession, Commit, Drafts, Message, OpenSession
+from wanspec.protocol.messages import CloseSession, Commit, ControllerMessage, Drafts, Message, OpenSession
 from wanspec.protocol.worker import Worker
 from wanspec.simulation.compute import Device
 from wanspec.simulation.events import EventQueue
 from wanspec.simulation.link import Link, LinkProfile, Transport
-from wanspec.simulation.models import SimulatedModel, TokenWorld
-from wanspec.speculation.types import SamplingParams, ScoreItem, SessionId, WorkerId
+from wanspec.speculation.types import DraftChoices, SamplingParams, ScoreItem, SessionId, TargetChoice, WorkerId
 from wanspec.telemetry.records import Model
 from wanspec.telemetry.trace import TraceSink
 from wanspec.telemetry.tracer import Tracer
@@ -56,7 +55,22 @@ LOSS_NOTICED_S = 0.05
 """How long after a worker's end its connection is seen to be gone: a reset or a FIN, not a timeout."""
 NOBODY = WorkerId(0)
 """At a worker's site, its controller."""
-_GREEDY = SamplingParams()
+
+
+class PassModel(Protocol):
+    """What runs passes: a model of a model, or a real one."""
+
+    def choose_targets(self, items: Sequence[ScoreItem]) -> tuple[tuple[TargetChoice, ...], ...]:
+        """Run a target pass; for each item one choice per row."""
+        ...
+
+    def rank_drafts(self, items: Sequence[ScoreItem]) -> tuple[tuple[DraftChoices, ...], ...]:
+        """Run a draft pass; for each item one ranking per row."""
+        ...
+
+    def close_session(self, session_id: SessionId) -> None:
+        """Free a session's cache; an unknown session is no error."""
+        ...
 
 
 @dataclass(slots=True, eq=False)
@@ -65,7 +79,7 @@ class WorkerSite:
 
     worker_id: WorkerId
     machine: Worker
-    model: SimulatedModel
+    model: PassModel
     device: Device
     down: Link
     up: Link
@@ -77,10 +91,13 @@ class WorkerSite:
 
 
 @dataclass(slots=True)
-class _Request:
-    text: tuple[int, ...]
-    """What plain target decoding writes."""
-    written: list[int] = field(default_factory=list)
+class Request:
+    """What has become of a request."""
+
+    arrived_at: float
+    tokens: list[int] = field(default_factory=list)
+    """Generated so far."""
+    token_times: list[float] = field(default_factory=list)
     reason: FinishReason | None = None
 
 
@@ -89,65 +106,61 @@ class Cluster:
 
     def __init__(
         self,
-        world: TokenWorld,
         *,
+        controller: Controller,
+        target: PassModel,
+        draft: PassModel,
         target_device: Device,
         draft_device: Device,
-        has_draft_device: bool,
         sink: TraceSink,
         seed: int,
     ) -> None:
         self.queue = EventQueue()
-        self.world = world
-        self.controller = Controller(vocabulary_size=world.vocabulary_size, end_token=None, has_draft_device=has_draft_device)
-        self.target, self.draft = SimulatedModel(world), SimulatedModel(world, num_choices=1)
+        self.controller = controller
         self.workers: dict[WorkerId, WorkerSite] = {}
-        self.requests: dict[SessionId, _Request] = {}
+        self.requests: dict[SessionId, Request] = {}
         self.bytes_in_flight = 0
-        self.dropped: list[str] = []
+        self.dropped: dict[WorkerId, str] = {}
         """Why the controller dropped workers."""
-        self.faults: Counter[str] = Counter()
-        """Faults that were injected, by kind."""
-        self.on_finish: Callable[[], None] = lambda: None
+        self.on_finish: Callable[[SessionId], None] = lambda _: None
+        self._target, self._draft = target, draft
         self._target_device, self._draft_device = target_device, draft_device
         self._sink = sink
         self._tracer = Tracer(sink, "controller")
         self._seed = seed
-        self._newest_worker_id = 0
         self._deadline = math.inf
 
     # What a scenario says.
 
-    def request(self, *, prompt_length: int, max_tokens: int, policy: PolicyConfig) -> SessionId:
-        """A request arrives now."""
-        session_id = SessionId(len(self.requests) + 1)
-        prompt = self.world.prompt(session_id, prompt_length)
-        self.requests[session_id] = _Request(self.world.open(session_id, prompt, max_tokens))
-        event = RequestArrived(session_id=session_id, prompt_tokens=prompt, sampling=_GREEDY, max_tokens=max_tokens, policy=policy)
+    def request(
+        self, prompt: Sequence[int], *, max_tokens: int, policy: PolicyConfig, sampling: SamplingParams, session_id: SessionId
+    ) -> None:
+        """A request arrives now; session ids count up."""
+        self.requests[session_id] = Request(arrived_at=self.queue.now)
+        event = RequestArrived(session_id=session_id, prompt_tokens=tuple(prompt), sampling=sampling, max_tokens=max_tokens, policy=policy)
         self._tracer.request_arrived(event, now=self.queue.now)
         self.tell_controller(event)
-        return session_id
 
-    def join(self, *, device: Device, link: LinkProfile, max_sessions: int, num_choices: int, is_oracle: bool = False) -> WorkerSite:
+    def join(self, machine: Worker, model: PassModel, *, device: Device, link: LinkProfile, max_sessions: int) -> WorkerSite:
         """A worker dials in now; what it sends may go by datagram, what it is told never does."""
-        self._newest_worker_id += 1
-        worker_id = WorkerId(self._newest_worker_id)
+        worker_id = WorkerId(len(self.workers) + 1)
+        down = replace(link, transport=Transport.TCP) if link.transport is Transport.DATAGRAM else link
         site = self.workers[worker_id] = WorkerSite(
             worker_id=worker_id,
-            machine=Worker(vocabulary_size=self.world.vocabulary_size, context_length=1 << 20, max_sessions=max_sessions),
-            model=SimulatedModel(self.world, num_choices=num_choices, is_oracle=is_oracle),
+            machine=machine,
+            model=model,
             device=device,
-            down=Link(replace(link, transport=Transport.TCP), seed=hash((self._seed, worker_id, 0))),
+            down=Link(down, seed=hash((self._seed, worker_id, 0))),
             up=Link(link, seed=hash((self._seed, worker_id, 1))),
             tracer=Tracer(self._sink, "worker"),
         )
         self.tell_controller(WorkerJoined(worker_id=worker_id, name=f"worker-{worker_id}", max_sessions=max_sessions))
         return site
 
-    def crash(self, site: WorkerSite) -> None:
+    def crash(self, site: WorkerSite, *, noticed_after_s: float = LOSS_NOTICED_S) -> None:
         """A worker dies now; the controller sees it a little later."""
         site.is_alive = False
-        self.queue.schedule(self.queue.now + LOSS_NOTICED_S, self.tell_controller, WorkerLost(worker_id=site.worker_id))
+        self.queue.schedule(self.queue.now + noticed_after_s, self.tell_controller, WorkerLost(worker_id=site.worker_id))
 
     def run(self, *, until: float) -> None:
         """Let time pass until nothing is left to happen, or until then."""
@@ -163,10 +176,6 @@ class Cluster:
                 queue.step()
             else:
                 return
-
-    def wrong_requests(self) -> list[SessionId]:
-        """Requests whose tokens are not those of plain target decoding, to the last one."""
-        return [session_id for session_id, request in self.requests.items() if tuple(request.written) != request.text]
 
     # The controller's side.
 
@@ -184,26 +193,26 @@ class Cluster:
             case StartVerify(items=items):
                 duration_s = self._target_device.pass_s(_tokens(items))
                 self._tracer.pass_started("target", items, now=now)
-                verified = VerifyFinished(choices=self.target.choose_targets(items), duration_s=duration_s)
+                verified = VerifyFinished(choices=self._target.choose_targets(items), duration_s=duration_s)
                 self.queue.schedule(now + duration_s, self._pass_finished, "target", items, verified)
             case StartDraft(items=items):
                 duration_s = self._draft_device.pass_s(_tokens(items))
                 self._tracer.pass_started("draft", items, now=now)
-                drafted = DraftFinished(choices=self.draft.rank_drafts(items), duration_s=duration_s)
+                drafted = DraftFinished(choices=self._draft.rank_drafts(items), duration_s=duration_s)
                 self.queue.schedule(now + duration_s, self._pass_finished, "draft", items, drafted)
             case SendMessage(worker_id=worker_id, message=message) if worker_id is not None:
                 self._send_down(worker_id, message, now)
             case EmitTokens(session_id=session_id, tokens=tokens):
-                self.requests[session_id].written += tokens
+                self.requests[session_id].tokens += tokens
+                self.requests[session_id].token_times += [now] * len(tokens)
             case FinishRequest(session_id=session_id, reason=reason):
                 self.requests[session_id].reason = reason
-                self.world.close(session_id)
-                self.on_finish()
+                self.on_finish(session_id)
             case ReleaseSession(session_id=session_id):
-                self.target.close_session(session_id)
-                self.draft.close_session(session_id)
+                self._target.close_session(session_id)
+                self._draft.close_session(session_id)
             case DropWorker(worker_id=worker_id, reason=reason):
-                self.dropped.append(reason)
+                self.dropped[worker_id] = reason
                 self.workers[worker_id].is_alive = False
             case RoundFinished() | DraftsMerged() | RttMeasured() | SendMessage():
                 pass
@@ -217,16 +226,20 @@ class Cluster:
     def _send_down(self, worker_id: WorkerId, message: Message, now: float) -> None:
         site, size = self.workers[worker_id], message_bytes(message)
         self._tracer.message_sent(worker_id, message, size, now=now)
-        arrival = site.down.arrival(size, now=now)
-        assert arrival is not None, "the controller's side is a stream"
-        self.bytes_in_flight += size
-        self.queue.schedule(arrival, self._arrive_down, site, message, size)
+        self._carry(site.down, message, size, partial(self._arrive_down, site))
 
-    def _arrive_down(self, site: WorkerSite, message: Message, size: int) -> None:
+    def _carry(self, link: Link, message: Message, size: int, arrive: Callable[[Any, int], None]) -> None:
+        """Send a message on its way."""
+        arrival = link.arrival(size, now=self.queue.now, session=getattr(message, "session_id", None))
+        if arrival is not None:
+            self.bytes_in_flight += size
+            self.queue.schedule(arrival, arrive, message, size)
+
+    def _arrive_down(self, site: WorkerSite, message: ControllerMessage, size: int) -> None:
         self.bytes_in_flight -= size
         if site.is_alive:
             site.tracer.message_received(NOBODY, message, size, now=self.queue.now)
-            self._tell_worker(site, MessageReceived(message=message))  # type: ignore[arg-type]  # a controller sends only its own kinds
+            self._tell_worker(site, MessageReceived(message=message))
 
     # The workers' side.
 
@@ -265,10 +278,7 @@ class Cluster:
             drafts = site.mangle(drafts)
         size = message_bytes(drafts)
         site.tracer.message_sent(NOBODY, drafts, size, now=now)
-        arrival = site.up.arrival(size, now=now)
-        if arrival is not None:
-            self.bytes_in_flight += size
-            self.queue.schedule(arrival, self._arrive_up, site, drafts, size)
+        self._carry(site.up, drafts, size, partial(self._arrive_up, site))
 
     def _arrive_up(self, site: WorkerSite, drafts: Drafts, size: int) -> None:
         self.bytes_in_flight -= size

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
 from wanspec.protocol.messages import Drafts
-from wanspec.simulation.cluster import Cluster, WorkerSite
 from wanspec.simulation.scenario import Fault
 from wanspec.speculation.types import Position, WorkerId
 
+if TYPE_CHECKING:
+    from wanspec.simulation.run import Stage
 
-def inject(fault: Fault, cluster: Cluster, add_worker: Callable[[], WorkerSite]) -> None:
+
+def inject(fault: Fault, stage: Stage) -> None:
     """Let a fault begin now. What happens to a worker that is not there any more is nothing."""
+    cluster = stage.cluster
     site = cluster.workers.get(WorkerId(fault.worker))
     if fault.kind != "join" and (site is None or not site.is_alive):
         return
-    cluster.faults[fault.kind] += 1
+    stage.faults[fault.kind] += 1
     if fault.kind == "join" or site is None:
-        add_worker()
+        stage.add_worker()
         return
     now, end = cluster.queue.now, cluster.queue.now + fault.duration_ms / 1e3
     match fault.kind:

@@ -10,6 +10,7 @@ travel as datagrams; what the controller says is on a stream in any case.
 from __future__ import annotations
 
 import random
+from collections import defaultdict
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -31,10 +32,14 @@ class Jitter(StrEnum):
 
 
 class Transport(StrEnum):
-    """How loss shows."""
+    """How loss and order show."""
 
     TCP = "tcp"
+    """One stream for all sessions: what is late holds up everything behind it."""
+    STREAMS = "streams"
+    """A stream for each session, as QUIC has them: it holds up its own session only."""
     DATAGRAM = "datagram"
+    """What is lost is lost, and what is late is overtaken."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,7 +65,8 @@ class Link:
         self._profile = profile
         self._random = random.Random(seed)
         self._sent_until = 0.0
-        self._arrived_until = 0.0
+        self._arrived_until: defaultdict[object, float] = defaultdict(float)
+        """By stream."""
         self._is_losing = False
         self._cuts: list[tuple[float, float]] = []
         self._spells: list[tuple[float, float, float]] = []
@@ -74,8 +80,8 @@ class Link:
         """Delays are multiplied by `factor` in this time."""
         self._spells.append((begin, end, factor))
 
-    def arrival(self, size_bytes: int, *, now: float) -> float | None:
-        """When a message sent now is there; None: never."""
+    def arrival(self, size_bytes: int, *, now: float, session: object = None) -> float | None:
+        """When a message of this session sent now is there; None: never."""
         profile = self._profile
         sent = max(now, self._sent_until) + (size_bytes + FRAME_BYTES) / profile.bandwidth_bytes_per_s
         self._sent_until = sent
@@ -89,8 +95,9 @@ class Link:
             sent += recovery_s
             recovery_s = min(max(2 * recovery_s, MIN_RETRANSMISSION_TIMEOUT_S), MAX_RETRANSMISSION_TIMEOUT_S)
             is_lost = self._is_cut(sent) or self._random.random() < profile.loss  # the burst is over by then
-        self._arrived_until = max(self._arrived_until, sent + self._delay_s(sent))
-        return self._arrived_until
+        stream = session if profile.transport is Transport.STREAMS else None
+        self._arrived_until[stream] = max(self._arrived_until[stream], sent + self._delay_s(sent))
+        return self._arrived_until[stream]
 
     def _is_cut(self, when: float) -> bool:
         return any(begin <= when < end for begin, end in self._cuts)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import random
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,19 +13,23 @@ from importlib import resources
 from pathlib import Path
 
 from wanspec.errors import ConfigError
+from wanspec.protocol.controller import Controller
 from wanspec.protocol.effects import FinishReason
+from wanspec.protocol.worker import Worker
 from wanspec.simulation.cluster import Cluster, WorkerSite
 from wanspec.simulation.compute import Device
 from wanspec.simulation.faults import inject
-from wanspec.simulation.models import TokenWorld
+from wanspec.simulation.models import SimulatedModel, TokenWorld
 from wanspec.simulation.scenario import ORACLE, Scenario, Tokens
 from wanspec.simulation.tokens import PERSISTENCE, ReplayTokens, TokenModel, iid_tokens, markov_tokens
+from wanspec.speculation.types import SamplingParams, SessionId
 from wanspec.telemetry.metrics import RunMetrics, measure_run
 from wanspec.telemetry.records import Record
 from wanspec.telemetry.token_trace import read_token_trace
-from wanspec.telemetry.trace import Trace
+from wanspec.telemetry.trace import Trace, TraceSink
 
-MAX_SESSIONS = 1024
+MAX_SESSIONS, MAX_CONTEXT = 1024, 1 << 20
+"""Of a simulated worker: no limit worth the name."""
 PATIENCE_S = 120.0
 """Virtual time without a token after which a run counts as hung: above every timeout in the machines."""
 AFTERMATH_S = 3600.0
@@ -56,16 +61,16 @@ def simulate(scenario: Scenario) -> SimulatedRun:
 def simulate_traced(scenario: Scenario) -> tuple[SimulatedRun, list[Record]]:
     """The same, with all that happened."""
     trace = Trace()
-    cluster = play(scenario, trace)
-    metrics = measure_run(trace.records, frozenset(cluster.requests))
-    run = SimulatedRun(metrics=metrics, is_exact=not cluster.wrong_requests(), duration_s=cluster.queue.now, dropped=tuple(cluster.dropped))
-    return run, trace.records
-
-
-def play(scenario: Scenario, trace: Trace) -> Cluster:
-    """Build what a scenario describes and let it run to its end. Raises AssertionError when it hangs, naming the seed."""
     with rare_collections():
-        return _play(scenario, trace)
+        stage = play(scenario, trace)
+        metrics = measure_run(trace.records, frozenset(stage.cluster.requests))
+    run = SimulatedRun(
+        metrics=metrics,
+        is_exact=not stage.wrong_sessions(),
+        duration_s=stage.cluster.queue.now,
+        dropped=tuple(stage.cluster.dropped.values()),
+    )
+    return run, trace.records
 
 
 @contextmanager
@@ -79,36 +84,64 @@ def rare_collections() -> Iterator[None]:
         gc.set_threshold(*before)
 
 
-def _play(scenario: Scenario, trace: Trace) -> Cluster:
-    seed, compute = scenario.seed, scenario.compute
-    cluster = Cluster(
-        TokenWorld(token_model(scenario.tokens), seed=seed),
-        target_device=Device(compute.target_times(), variation=compute.variation, seed=hash((seed, 1))),
-        draft_device=Device(compute.draft_times(), variation=compute.variation, seed=hash((seed, 2))),
-        has_draft_device=compute.draft_device,
-        sink=trace,
-        seed=seed,
-    )
+class Stage:
+    """A cluster set up as a scenario says, and what is known about it beforehand."""
+
+    def __init__(self, scenario: Scenario, sink: TraceSink) -> None:
+        seed, compute = scenario.seed, scenario.compute
+        self.scenario = scenario
+        self.world = TokenWorld(token_model(scenario.tokens), seed=seed)
+        self.target, self.draft = SimulatedModel(self.world), SimulatedModel(self.world, num_choices=1)
+        self.worker_models: list[SimulatedModel] = []
+        self.texts: dict[SessionId, tuple[int, ...]] = {}
+        """What plain target decoding writes in each session."""
+        self.faults: Counter[str] = Counter()
+        """Faults that were injected, by kind."""
+        self.cluster = Cluster(
+            controller=Controller(vocabulary_size=self.world.vocabulary_size, end_token=None, has_draft_device=compute.draft_device),
+            target=self.target,
+            draft=self.draft,
+            target_device=Device(compute.target_times(), variation=compute.variation, seed=hash((seed, 1))),
+            draft_device=Device(compute.draft_times(), variation=compute.variation, seed=hash((seed, 2))),
+            sink=sink,
+            seed=seed,
+        )
+
+    def add_worker(self) -> WorkerSite:
+        """A worker of the scenario's kind dials in."""
+        scenario, compute = self.scenario, self.scenario.compute
+        model = SimulatedModel(self.world, num_choices=scenario.policy.b, is_oracle=scenario.policy.name == ORACLE)
+        self.worker_models.append(model)
+        times = compute.draft_times(factor=compute.worker_slowdown)
+        device = Device(times, variation=compute.variation, seed=hash((scenario.seed, 3, len(self.worker_models))))
+        machine = Worker(vocabulary_size=self.world.vocabulary_size, context_length=MAX_CONTEXT, max_sessions=MAX_SESSIONS)
+        return self.cluster.join(machine, model, device=device, link=scenario.link.profile(), max_sessions=MAX_SESSIONS)
+
+    def add_request(self) -> None:
+        """The next request arrives, unless all have."""
+        load, session_id = self.scenario.load, SessionId(len(self.texts) + 1)
+        if session_id > load.requests:
+            return
+        prompt = self.world.prompt(session_id, load.prompt_tokens)
+        self.texts[session_id] = self.world.open(session_id, prompt, load.tokens)
+        policy = self.scenario.policy.config()
+        self.cluster.request(prompt, max_tokens=load.tokens, policy=policy, sampling=SamplingParams(), session_id=session_id)
+
+    def wrong_sessions(self) -> list[SessionId]:
+        """Sessions whose tokens are not those of plain target decoding, to the last one."""
+        return [session_id for session_id, text in self.texts.items() if tuple(self.cluster.requests[session_id].tokens) != text]
+
+
+def play(scenario: Scenario, trace: Trace) -> Stage:
+    """Set up what a scenario describes and let it run to its end. Raises AssertionError when it hangs, naming the seed."""
+    stage = Stage(scenario, trace)
     for _ in range(scenario.workers):
-        add_worker(cluster, scenario)
+        stage.add_worker()
     for fault in scenario.faults:
-        cluster.queue.schedule(fault.at_ms / 1e3, inject, fault, cluster, lambda: add_worker(cluster, scenario))
-    _schedule_requests(cluster, scenario)
-    _run_to_the_end(cluster, scenario)
-    return cluster
-
-
-def add_worker(cluster: Cluster, scenario: Scenario) -> WorkerSite:
-    """A worker of the scenario's kind dials in."""
-    compute = scenario.compute
-    times = compute.draft_times(factor=compute.worker_slowdown)
-    return cluster.join(
-        device=Device(times, variation=compute.variation, seed=hash((scenario.seed, 3, len(cluster.workers)))),
-        link=scenario.link.profile(),
-        max_sessions=MAX_SESSIONS,
-        num_choices=scenario.policy.b,
-        is_oracle=scenario.policy.name == ORACLE,
-    )
+        stage.cluster.queue.schedule(fault.at_ms / 1e3, inject, fault, stage)
+    _schedule_requests(stage)
+    _run_to_the_end(stage)
+    return stage
 
 
 @lru_cache(maxsize=8)
@@ -130,31 +163,37 @@ def token_model(tokens: Tokens) -> TokenModel:
             raise ConfigError(f"tokens.model is {other!r}; use mt-bench-like, iid, markov, bundled, or the path of a .parquet token trace")
 
 
-def _schedule_requests(cluster: Cluster, scenario: Scenario) -> None:
-    load, policy = scenario.load, scenario.policy.config()
-
-    def arrive() -> None:
-        if len(cluster.requests) < load.requests:
-            cluster.request(prompt_length=load.prompt_tokens, max_tokens=load.tokens, policy=policy)
-
+def _schedule_requests(stage: Stage) -> None:
+    load, queue = stage.scenario.load, stage.cluster.queue
+    stage.cluster.on_finish = stage.world.close
     if load.arrivals == "sequential":
-        cluster.on_finish = lambda: cluster.queue.schedule(cluster.queue.now, arrive)
+
+        def finished(session_id: SessionId) -> None:
+            stage.world.close(session_id)
+            queue.schedule(queue.now, stage.add_request)
+
+        stage.cluster.on_finish = finished
         for _ in range(min(load.users, load.requests)):
-            cluster.queue.schedule(0.0, arrive)
+            queue.schedule(0.0, stage.add_request)
     else:
-        rng, when = random.Random(hash((scenario.seed, 4))), 0.0
+        rng, when = random.Random(hash((stage.scenario.seed, 4))), 0.0
         for _ in range(load.requests):
             when += rng.expovariate(load.requests_per_s)
-            cluster.queue.schedule(when, arrive)
+            queue.schedule(when, stage.add_request)
 
 
-def _run_to_the_end(cluster: Cluster, scenario: Scenario) -> None:
-    while any(request.reason is None for request in cluster.requests.values()) or len(cluster.requests) < scenario.load.requests:
-        before = sum(len(request.written) for request in cluster.requests.values())
+def _run_to_the_end(stage: Stage) -> None:
+    cluster = stage.cluster
+
+    def written() -> int:
+        return sum(len(request.tokens) for request in cluster.requests.values())
+
+    while sum(request.reason is not None for request in cluster.requests.values()) < stage.scenario.load.requests:
+        before = written()
         cluster.run(until=cluster.queue.now + PATIENCE_S)
-        if not len(cluster.queue) and sum(len(request.written) for request in cluster.requests.values()) == before:
+        if not len(cluster.queue) and written() == before:
             break
     cluster.run(until=cluster.queue.now + AFTERMATH_S)
     for session_id, request in cluster.requests.items():
         if request.reason is not FinishReason.LENGTH:
-            raise AssertionError(f"seed {scenario.seed}: session {session_id} hangs at token {len(request.written)}")
+            raise AssertionError(f"seed {stage.scenario.seed}: session {session_id} hangs at token {len(request.tokens)}")

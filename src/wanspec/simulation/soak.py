@@ -12,9 +12,8 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from wanspec.policy.registry import policy_names
-from wanspec.simulation.cluster import Cluster
 from wanspec.simulation.link import Jitter, Transport
-from wanspec.simulation.run import play
+from wanspec.simulation.run import Stage, play
 from wanspec.simulation.scenario import Compute, Fault, FaultKind, LinkSection, Load, Policy, Scenario, Tokens
 from wanspec.telemetry.trace import Trace
 
@@ -39,28 +38,30 @@ def soak(seed: int) -> SoakResult:
     scenario = random_scenario(seed)
     trace = Trace()
     try:
-        cluster = play(scenario, trace)
+        stage = play(scenario, trace)
     except Exception as error:  # noqa: BLE001  # whatever it is, it is this seed's
         return SoakResult(seed=seed, failures=(f"{type(error).__name__}: {error}",), tokens=0)
-    counts = Counter(cluster.faults)
+    cluster = stage.cluster
+    counts = Counter(stage.faults)
     counts["workers dropped"] = len(cluster.dropped)
     counts["messages retransmitted"] = sum(site.up.retransmitted + site.down.retransmitted for site in cluster.workers.values())
     counts["messages lost"] = sum(site.up.lost for site in cluster.workers.values())
-    tokens = sum(len(request.written) for request in cluster.requests.values())
-    return SoakResult(seed=seed, failures=tuple(failures_of(cluster)), tokens=tokens, counts=counts)
+    tokens = sum(len(request.tokens) for request in cluster.requests.values())
+    return SoakResult(seed=seed, failures=tuple(failures_of(stage)), tokens=tokens, counts=counts)
 
 
-def failures_of(cluster: Cluster) -> list[str]:
-    """What is wrong with a cluster whose run is over."""
-    found = [f"session {session_id} has other tokens than plain target decoding" for session_id in cluster.wrong_requests()]
+def failures_of(stage: Stage) -> list[str]:
+    """What is wrong with a stage whose play is over."""
+    cluster = stage.cluster
+    found = [f"session {session_id} has other tokens than plain target decoding" for session_id in stage.wrong_sessions()]
     alive = [site for site in cluster.workers.values() if site.is_alive]
     left = {
         "sessions at the controller": cluster.controller.num_sessions,
-        "target caches": cluster.target.open_sessions,
-        "local draft caches": cluster.draft.open_sessions,
+        "target caches": stage.target.open_sessions,
+        "local draft caches": stage.draft.open_sessions,
         "sessions at workers": sum(site.machine.num_sessions for site in alive),
-        "worker caches": sum(site.model.open_sessions for site in alive),
-        "texts": cluster.world.open_texts,
+        "worker caches": sum(stage.worker_models[site.worker_id - 1].open_sessions for site in alive),
+        "texts": stage.world.open_texts,
         "bytes in flight": cluster.bytes_in_flight,
         "events": len(cluster.queue),
     }
