@@ -27,7 +27,7 @@ def chain(name: str, *, controller_entropy_threshold_nats: float = 0.5) -> Polic
 
 def run(policy: PolicyConfig, *, rtt_s: float = 0.07, disagreement: float = 0.0, workers: int = 1) -> Cluster:
     cluster = Cluster(model(), model(disagreement), wan=WanProfile(rtt_s=rtt_s))
-    for worker_id in range(1, workers + 1):
+    for _ in range(workers):
         cluster.dial_in(model(disagreement))
     cluster.ask(1, PROMPT, max_tokens=TOKENS, policy=policy)
     cluster.run(until=1e9)
