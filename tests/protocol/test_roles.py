@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TypeVar
 
 import pytest
+from msgspec import structs
 
 from wanspec.errors import LocalProtocolError, RemoteProtocolError
 from wanspec.policy.registry import PolicyConfig
@@ -33,7 +34,7 @@ from wanspec.protocol.events import (
     WorkerJoined,
     WorkerLost,
 )
-from wanspec.protocol.messages import CloseSession, Commit, ControllerMessage, Drafts, Drain, OpenSession, Welcome
+from wanspec.protocol.messages import MAX_SEQUENCE_TOKENS, CloseSession, Commit, ControllerMessage, Drafts, Drain, OpenSession, Welcome
 from wanspec.protocol.worker import Worker
 from wanspec.speculation.types import (
     DraftChoices,
@@ -364,6 +365,8 @@ class TestWorker:
         [
             (commit(9, 5), "leaves a gap"),
             (commit(3, 100), "outside the vocabulary"),
+            (commit(3, *[5] * (MAX_SEQUENCE_TOKENS - 2)), "a commit of 131070 tokens at position 3, beyond MAX_SEQUENCE_TOKENS"),
+            (structs.replace(open_session(2), sampling=SamplingParams(temperature=1e308)), "session 2: temperature must be"),
             (open_session(2, tokens=()), "has no tokens"),
             (open_session(2, tokens=(100,)), "outside the vocabulary"),
             (Welcome(version=1, controller_name="c"), "second welcome"),
@@ -374,6 +377,11 @@ class TestWorker:
         tell(machine, open_session())
         with pytest.raises(RemoteProtocolError, match=reason):
             tell(machine, message)
+
+    def test_text_beyond_its_context_is_acknowledged_and_not_drafted(self) -> None:
+        machine = worker(context_length=5)
+        assert sent(tell(machine, open_session(tokens=(1,) * 9))).tokens == ()
+        assert sent(tell(machine, commit(9, *[1] * 100))).base_position == 108
 
     def test_far_more_sessions_than_offered_are_refused(self) -> None:
         machine = worker(max_sessions=1)

@@ -13,12 +13,13 @@ from __future__ import annotations
 
 from typing import assert_never
 
-from wanspec.errors import LocalProtocolError, RemoteProtocolError
+from wanspec.errors import ConfigError, LocalProtocolError, RemoteProtocolError
 from wanspec.policy.drafting import Frontier, offered_children
 from wanspec.protocol.effects import Effect, ReleaseSession, SendMessage, StartDraft
 from wanspec.protocol.events import DraftFinished, MessageReceived, WorkerEvent
-from wanspec.protocol.messages import CloseSession, Commit, ControllerMessage, Drafts, Drain, OpenSession, Welcome
+from wanspec.protocol.messages import MAX_SEQUENCE_TOKENS, CloseSession, Commit, ControllerMessage, Drafts, Drain, OpenSession, Welcome
 from wanspec.speculation.model_view import ModelView
+from wanspec.speculation.sampling import check_sampling
 from wanspec.speculation.tree import MAX_TREE_NODES, DraftTree, Node
 from wanspec.speculation.types import DraftChoices, NodeId, ScoreItem, SessionId
 
@@ -44,6 +45,9 @@ class _Session:
         known = self.tree.head.position + 1 - message.position
         if known < 0:
             msg = f"a commit at position {message.position} leaves a gap after {self.tree.head.position}"
+            raise RemoteProtocolError(msg)
+        if message.position + len(message.tokens) > MAX_SEQUENCE_TOKENS:  # we could not even acknowledge it
+            msg = f"a commit of {len(message.tokens)} tokens at position {message.position}, beyond MAX_SEQUENCE_TOKENS"
             raise RemoteProtocolError(msg)
         news = message.tokens[known:]
         if news:
@@ -164,6 +168,11 @@ class Worker:
         if len(self._sessions) >= 2 * self._max_sessions:  # not once: a close may still be under way when the next open comes
             msg = f"session {message.session_id} is far beyond the {self._max_sessions} sessions that this worker offered"
             raise RemoteProtocolError(msg)
+        try:
+            check_sampling(message.sampling)
+        except ConfigError as error:
+            msg = f"session {message.session_id}: {error}"
+            raise RemoteProtocolError(msg) from error
         self._sessions[message.session_id] = _Session(message, self._context_length, now)
 
     def _check_tokens(self, tokens: tuple[int, ...]) -> None:
