@@ -12,6 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from wanspec.cli.application import app
+from wanspec.cli.options import MAX_PROMPT_BYTES
 
 
 def outcome(*arguments: str) -> tuple[int, str]:
@@ -46,6 +47,16 @@ def outcome(*arguments: str) -> tuple[int, str]:
         (["generate", "x", "--listen", "0.0.0.0:0"], "unencrypted; configure TLS"),
         (["generate", "x", "--listen", "127.0.0.1"], "write HOST:PORT"),
         (["generate", "x", "--listen", "127.0.0.1:0", "--tls-cert", "a.pem"], "--tls-cert and --tls-key go together"),
+        (["generate", "x", "--workers", "-1"], "--workers"),
+        (["generate", "x", "--workers", "65", "--listen", "127.0.0.1:0"], "--workers"),
+        (["generate", "x", "--workers", "1", "--listen", "127.0.0.1:0", "--temperature", "nan"], "temperature must be between"),
+        (["generate", "x", "--workers", "1", "--listen", "127.0.0.1:0", "--max-tokens", "9999"], "max_tokens of 9999"),
+        (["generate", "x", "--workers", "1", "--listen", "127.0.0.1:0", "--policy", "magic"], "unknown policy 'magic'"),
+        (["generate", "\udcff"], "the prompt is not UTF-8 (byte 0)"),
+        (["generate", "x" * (MAX_PROMPT_BYTES + 1)], "the prompt has more than 1048576 bytes (MAX_PROMPT_BYTES)"),
+        (["generate", "x", "--tls-cert", "c", "--tls-key", "k", "--tls-ca", "a", "--token", "t"], "give only one"),
+        (["demo", "--prompt", "\udcff"], "the prompt is not UTF-8 (byte 0)"),
+        (["demo", "--prompt-file", "/dev/zero"], "/dev/zero has more than 1048576 bytes"),
         (["worker", "--controller", "192.0.2.1:8500"], "unencrypted; configure TLS"),
         (["worker", "--controller", "nonsense"], "write HOST:PORT"),
         (["worker", "--controller", "127.0.0.1:1", "--preset", "tpu"], "'tpu'"),
@@ -68,6 +79,14 @@ def test_a_prompt_file_that_cannot_be_used_is_named(tmp_path: Path, content: byt
     path.write_bytes(content)
     status, output = outcome("demo", "--prompt-file", str(path))
     assert (status, words in output) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"), [(b"\xff\xfe", "is not UTF-8 (byte 0)"), (b"x" * (MAX_PROMPT_BYTES + 1), "more than 1048576")]
+)
+def test_a_prompt_on_standard_input_that_cannot_be_used_is_named(content: bytes, words: str) -> None:
+    result = CliRunner().invoke(app, ["generate", "-"], input=content)
+    assert (result.exit_code, f"standard input {words}" in result.output.replace("has more", "more")) == (2, True)
 
 
 def test_a_port_in_use_is_named() -> None:

@@ -36,13 +36,15 @@ from wanspec.cli.options import (
     demo_prompts,
     load_model,
     policy_config,
+    read_prompt,
     read_prompts,
     trace_sink,
     worker_security,
 )
 from wanspec.cli.running import exit_statuses, run, stderr
 from wanspec.errors import ConfigError, WanspecError
-from wanspec.policy.registry import PolicyConfig, policy_names
+from wanspec.policy.registry import PolicyConfig, create_policy, policy_names
+from wanspec.speculation.sampling import check_sampling
 from wanspec.speculation.types import SamplingParams
 
 if TYPE_CHECKING:
@@ -126,7 +128,7 @@ def generate(
     phi: Phi = 0.5,
     staleness: Staleness = "printed",
     listen: Annotated[str, typer.Option(help="Take workers at this HOST:PORT; empty: draft locally only.")] = "",
-    workers: Annotated[int, typer.Option(help="Wait for this many workers before beginning.")] = 0,
+    workers: Annotated[int, typer.Option(min=0, max=64, help="Wait for this many workers before beginning.")] = 0,
     token: Token = "",
     tls_ca: TlsCa = None,
     tls_cert: TlsCert = None,
@@ -146,9 +148,11 @@ def generate(
         if workers and not listen:
             raise ConfigError(f"--workers {workers} waits for workers, but without --listen none can come; add --listen HOST:PORT")
         config = policy_config(policy, draft_tokens, branch, leaves, theta, phi, staleness)
+        create_policy(config)
         sampling = SamplingParams(temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
+        check_sampling(sampling)
         security = controller_security(token, tls_ca, tls_cert, tls_key, allow_plaintext=allow_plaintext)
-        text = sys.stdin.read() if prompt == "-" else prompt
+        text = read_prompt(prompt)
         with trace_sink(trace) as sink:
             run(
                 _generate(
@@ -163,20 +167,22 @@ async def _generate(
     listen_at: str, workers: int, security: ControllerSecurity, sink: TraceSink | None,
 ) -> None:  # fmt: skip
     from wanspec.backends.bundled_pair import load_bundled_tokenizer
-    from wanspec.runtime.engine import ControllerEngine, expected_of
+    from wanspec.runtime.engine import ControllerEngine, check_request, expected_of
     from wanspec.transport.grpc_wire import listen
 
     tokenizer = load_bundled_tokenizer()
+    tokens = tokenizer.encode(text)
+    check_request(target.info, tokens, max_tokens=max_tokens)  # now: nobody should wait for workers and then be refused
     listener = await listen(listen_at, expected=expected_of(target.info), security=security) if listen_at else None
     async with ControllerEngine(target=target, draft=draft, listener=listener, trace=sink) as engine:
         if listener is not None and workers:
             stderr.print(f"waiting for {workers} worker(s) at {listener.address}", style="dim")
             await engine.wait_for_workers(workers)
-        generation = engine.submit(tokenizer.encode(text), max_tokens=max_tokens, sampling=sampling, policy=policy)
+        generation = engine.submit(tokens, max_tokens=max_tokens, sampling=sampling, policy=policy)
         stream = tokenizer.stream()
         sys.stdout.write(text)
-        async for tokens in generation:
-            sys.stdout.write(stream.push(tokens))
+        async for news in generation:
+            sys.stdout.write(stream.push(news))
             sys.stdout.flush()
         sys.stdout.write(stream.finish() + "\n")
         await engine.drain("the text is written")

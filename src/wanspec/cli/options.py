@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -16,8 +17,8 @@ if TYPE_CHECKING:
     from wanspec.telemetry.trace import TraceSink
     from wanspec.transport.security import ControllerSecurity, WorkerSecurity
 
-MAX_PROMPT_FILE_BYTES = 1 << 20
-"""A prompt file holds a few prompts; more is a mistake."""
+MAX_PROMPT_BYTES = 1 << 20
+"""A prompt, or a file of a few; more is a mistake."""
 PROMPT_SEPARATOR = "\n---\n"
 """Between the prompts of a prompt file."""
 DEMO_PROMPTS = 3
@@ -73,6 +74,11 @@ def controller_security(token: str, ca: Path | None, cert: Path | None, key: Pat
         if ca is not None:
             raise ConfigError(f"--tls-ca {ca} alone does not make TLS; add --tls-cert and --tls-key")
         return Plaintext(token=token, allow_plaintext=allow_plaintext)
+    if token and ca is not None:
+        raise ConfigError(
+            f"--tls-ca {ca} and a token (--token or WANSPEC_TOKEN) are two ways for workers to prove themselves; give only one: "
+            "without the token workers need certificates, without --tls-ca they need the token"
+        )
     if token:
         return TokenTlsController(certificate_file=cert, key_file=key, token=token)
     if ca is None:
@@ -103,23 +109,42 @@ def _check_certificate(cert: Path | None, key: Path | None) -> None:
         raise ConfigError("--tls-cert and --tls-key go together; one of them is missing")
 
 
+def read_prompt(argument: str) -> str:
+    """The prompt given as an argument, or `-` for standard input. Raises ConfigError where it is too long or no text."""
+    if argument != "-":
+        return _text(argument)
+    if sys.stdin is None:
+        raise ConfigError("standard input is closed; give the prompt as an argument")
+    return _decoded(sys.stdin.buffer.read(MAX_PROMPT_BYTES + 1), "standard input")
+
+
 def read_prompts(prompts: list[str], prompt_file: Path | None) -> tuple[str, ...]:
     """The prompts given by hand and in a file. Raises ConfigError on an empty prompt or a file that cannot be used."""
-    texts = list(prompts)
+    texts = [_text(prompt) for prompt in prompts]
     if prompt_file is not None:
         try:
-            data = prompt_file.read_bytes()
-            text = data.decode("utf-8")
+            with prompt_file.open("rb") as file:
+                data = file.read(MAX_PROMPT_BYTES + 1)
         except OSError as error:
             raise ConfigError(f"{prompt_file}: {error.strerror}; name a file of prompts") from error
-        except UnicodeDecodeError as error:
-            raise ConfigError(f"{prompt_file} is not UTF-8 (byte {error.start}); convert it, for instance with iconv") from error
-        if len(data) > MAX_PROMPT_FILE_BYTES:
-            raise ConfigError(f"{prompt_file} has {len(data)} bytes, more than {MAX_PROMPT_FILE_BYTES}; name a file of prompts")
-        texts += [part for part in text.strip("\n").split(PROMPT_SEPARATOR) if part] or [""]
+        texts += [part for part in _decoded(data, str(prompt_file)).strip("\n").split(PROMPT_SEPARATOR) if part] or [""]
     if "" in texts:
         raise ConfigError("a prompt is empty; give it at least one character")
     return tuple(texts)
+
+
+def _text(argument: str) -> str:
+    """An argument of the command line as text: bytes that are not UTF-8 reach us as lone surrogates."""
+    return _decoded(argument.encode("utf-8", "surrogatepass"), "the prompt")
+
+
+def _decoded(data: bytes, source: str) -> str:
+    if len(data) > MAX_PROMPT_BYTES:
+        raise ConfigError(f"{source} has more than {MAX_PROMPT_BYTES} bytes (MAX_PROMPT_BYTES); shorten it")
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{source} is not UTF-8 (byte {error.start}); convert it, for instance with iconv") from error
 
 
 def demo_prompts() -> tuple[str, ...]:
