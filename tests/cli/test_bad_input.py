@@ -82,11 +82,41 @@ def test_a_prompt_file_that_cannot_be_used_is_named(tmp_path: Path, content: byt
 
 
 @pytest.mark.parametrize(
-    ("content", "words"), [(b"\xff\xfe", "is not UTF-8 (byte 0)"), (b"x" * (MAX_PROMPT_BYTES + 1), "more than 1048576")]
+    ("content", "words"),
+    [(b"\xff\xfe", "standard input is not UTF-8 (byte 0)"), (b"x" * (MAX_PROMPT_BYTES + 1), "standard input has more than 1048576 bytes")],
 )
 def test_a_prompt_on_standard_input_that_cannot_be_used_is_named(content: bytes, words: str) -> None:
     result = CliRunner().invoke(app, ["generate", "-"], input=content)
-    assert (result.exit_code, f"standard input {words}" in result.output.replace("has more", "more")) == (2, True)
+    assert (result.exit_code, words in result.output) == (2, True)
+
+
+def wanspec(*arguments: str, redirect: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
+    """A process of its own, its streams redirected as the shell does it."""
+    command = f'exec "$0" -m wanspec "$@" {redirect}'
+    return subprocess.run(
+        ["sh", "-c", command, sys.executable, *arguments],
+        capture_output=True, text=True, timeout=60, check=False, env={**os.environ, "PYTHONWARNINGS": "error", **environment},
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("arguments", "redirect", "words"),
+    [
+        (["generate", "x", "--max-tokens", "2"], "> /dev/full", "No space left on device"),
+        (["generate", "x", "--max-tokens", "2"], ">&-", "standard output is closed"),
+        (["generate", "-"], "<&-", "standard input is closed"),
+        (["generate", "x", "--max-tokens", "2", "--trace", "/dev/full"], "", "No space left on device"),
+    ],
+)
+def test_streams_that_are_full_or_closed_are_named_in_one_line(arguments: list[str], redirect: str, words: str) -> None:
+    run = wanspec(*arguments, redirect=redirect)
+    assert (run.returncode, len(run.stderr.splitlines())) == (1, 1)
+    assert words in run.stderr
+
+
+def test_what_the_terminal_cannot_show_is_replaced() -> None:
+    run = wanspec("generate", "é", "--max-tokens", "2", PYTHONIOENCODING="ascii")
+    assert (run.returncode, run.stdout[:1], run.stderr) == (0, "?", "")
 
 
 def test_a_port_in_use_is_named() -> None:
@@ -104,9 +134,6 @@ def test_certificates_are_not_overwritten(tmp_path: Path) -> None:
 
 
 def test_generate_writes_the_text_alone_to_standard_output() -> None:
-    run = subprocess.run(
-        [sys.executable, "-m", "wanspec", "generate", "def f(", "--max-tokens", "5"],
-        capture_output=True, text=True, timeout=60, check=True, env={**os.environ, "PYTHONWARNINGS": "error"},
-    )  # fmt: skip
+    run = wanspec("generate", "def f(", "--max-tokens", "5")
     assert run.stdout.startswith("def f(")
-    assert run.stderr == ""
+    assert (run.returncode, run.stderr) == (0, "")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import socket
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -41,7 +40,7 @@ from wanspec.cli.options import (
     trace_sink,
     worker_security,
 )
-from wanspec.cli.running import exit_statuses, run, stderr
+from wanspec.cli.running import exit_statuses, run, standard_output, stderr
 from wanspec.errors import ConfigError, WanspecError
 from wanspec.policy.registry import PolicyConfig, create_policy, policy_names
 from wanspec.speculation.sampling import check_sampling
@@ -170,6 +169,7 @@ async def _generate(
     from wanspec.runtime.engine import ControllerEngine, check_request, expected_of
     from wanspec.transport.grpc_wire import listen
 
+    output = standard_output()
     tokenizer = load_bundled_tokenizer()
     tokens = tokenizer.encode(text)
     check_request(target.info, tokens, max_tokens=max_tokens)  # now: nobody should wait for workers and then be refused
@@ -180,11 +180,12 @@ async def _generate(
             await engine.wait_for_workers(workers)
         generation = engine.submit(tokens, max_tokens=max_tokens, sampling=sampling, policy=policy)
         stream = tokenizer.stream()
-        sys.stdout.write(text)
+        output.write(text)
         async for news in generation:
-            sys.stdout.write(stream.push(news))
-            sys.stdout.flush()
-        sys.stdout.write(stream.finish() + "\n")
+            output.write(stream.push(news))
+            output.flush()
+        output.write(stream.finish() + "\n")
+        output.flush()
         await engine.drain("the text is written")
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from wanspec.errors import ConfigError
+from wanspec.errors import ConfigError, WanspecError
 from wanspec.policy.registry import PolicyConfig, policy_names
 
 if TYPE_CHECKING:
@@ -114,7 +114,7 @@ def read_prompt(argument: str) -> str:
     if argument != "-":
         return _text(argument)
     if sys.stdin is None:
-        raise ConfigError("standard input is closed; give the prompt as an argument")
+        raise WanspecError("standard input is closed; give the prompt as an argument")
     return _decoded(sys.stdin.buffer.read(MAX_PROMPT_BYTES + 1), "standard input")
 
 

@@ -6,10 +6,13 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
+import sys
 from collections.abc import Coroutine, Iterator
-from contextlib import contextmanager
-from typing import TypeVar
+from contextlib import contextmanager, suppress
+from io import TextIOWrapper
+from typing import TextIO, TypeVar
 
 import typer
 from rich.console import Console
@@ -35,8 +38,30 @@ def exit_statuses() -> Iterator[None]:
     except KeyboardInterrupt:
         stderr.print("interrupted", style="dim")
         raise typer.Exit(130) from None
-    except BrokenPipeError:
+    except OSError as error:  # a full disk, a pipe that nobody reads any more
+        _forget_output()
+        if not isinstance(error, BrokenPipeError):
+            where = f"{error.filename}: " if error.filename else ""
+            stderr.print(f"error: {where}{error.strerror or repr(error)}", style="red")
         raise typer.Exit(1) from None
+
+
+def standard_output() -> TextIO:
+    """Where text goes; what its encoding lacks is replaced. Raises WanspecError when it is closed."""
+    if sys.stdout is None:
+        raise WanspecError("standard output is closed; redirect it to a file, or to /dev/null")
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")
+    return sys.stdout
+
+
+def _forget_output() -> None:
+    """What is still buffered cannot be written, and must not be tried again when the interpreter ends."""
+    with suppress(OSError, AttributeError):  # it may be no file, or closed
+        sys.stdout.flush()
+        return
+    with suppress(OSError, AttributeError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def run(coroutine: Coroutine[object, None, T]) -> T:

@@ -105,7 +105,7 @@ class _Connected:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._receive())
                 group.create_task(self._work(group))
-        except* (BackendError, RemoteProtocolError, TransportError) as errors:
+        except* (BackendError, RemoteProtocolError, TransportError, OSError) as errors:  # OSError: the trace cannot be written
             error = errors.exceptions[0]
             await self._connection.close(str(error))
             if not self._machine.is_draining:
