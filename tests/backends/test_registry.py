@@ -32,6 +32,10 @@ def test_a_scripted_pair_has_one_tokenizer() -> None:
         ("scripted:draft,speed=2", "no option 'speed'; use vocabulary, seed, context, disagreement"),
         ("scripted:draft,seed", "write option=value"),
         ("scripted:draft,seed=x", "'x' is not a number"),
+        ("scripted:draft,seed=inf", "'inf' is not a finite number"),
+        ("scripted:draft,vocabulary=nan", "'nan' is not a finite number"),
+        ("scripted:draft,context=0", "context_length is 0; a scripted model holds 1 to 131072 tokens"),
+        ("scripted:draft,context=1e30", "a scripted model holds 1 to 131072 tokens"),
     ],
 )
 def test_a_wrong_name_is_refused_with_what_would_be_right(spec: str, message: str) -> None:

@@ -42,7 +42,7 @@ def test_nothing_is_overwritten(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["worker-key.pem"]
 
 
-@pytest.mark.parametrize("host", ["", "a b", "host:8500", "https://host", "bücher.example"])
+@pytest.mark.parametrize("host", ["", "a b", "host:8500", "https://host", "bücher.example", "..", "-x", "a\x1bb", "a\n", "x" * 3000])
 def test_a_host_that_fits_no_certificate_is_refused(tmp_path: Path, host: str) -> None:
     with pytest.raises(ConfigError, match="host"):
         create_trial_certificates(tmp_path, [host])

@@ -16,7 +16,7 @@ from wanspec.errors import ConfigError, RemoteProtocolError, TransportError
 from wanspec.protocol.messages import MAX_SEQUENCE_TOKENS, Message
 from wanspec.transport.certificates import TrialCertificates
 from wanspec.transport.codec import MAX_FRAME_BYTES, decode_goodbye, encode_frame
-from wanspec.transport.grpc_wire import METHOD, GrpcListener, dial, listen
+from wanspec.transport.grpc_wire import METHOD, SERVICE, GrpcListener, dial, listen
 from wanspec.transport.interface import Connection
 from wanspec.transport.limits import WireLimits
 from wanspec.transport.refusal import WorkerRefusedError
@@ -282,6 +282,26 @@ async def test_another_grpc_service_is_no_controller() -> None:
     with pytest.raises(WorkerRefusedError, match="is no WANSpec controller; check the address"):
         await dial(f"127.0.0.1:{port}", HELLO, security=Plaintext())
     await server.stop(None)
+
+
+async def test_what_a_controller_says_in_a_refusal_is_made_fit_for_a_terminal() -> None:
+    async def refuse(_requests: AsyncIterator[bytes], context: "grpc.aio.ServicerContext[bytes, bytes]") -> None:
+        await context.abort(grpc.StatusCode.UNAUTHENTICATED, "\x1b[31mred\nsecond line " + "x" * 2000)
+
+    server = grpc.aio.server()
+    handler: grpc.RpcMethodHandler[bytes, bytes] = grpc.stream_stream_rpc_method_handler(refuse)
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, {"Exchange": handler}),))
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    with pytest.raises(WorkerRefusedError, match=r"refused this worker:  \[31mred second line x+$") as caught:
+        await dial(f"127.0.0.1:{port}", HELLO, security=Plaintext())
+    assert len(str(caught.value)) < 600
+    await server.stop(None)
+
+
+async def test_port_0_is_not_dialled() -> None:
+    with pytest.raises(ConfigError, match="nobody listens on port 0"):
+        await dial("127.0.0.1:0", HELLO, security=Plaintext())
 
 
 async def test_a_port_in_use_is_named() -> None:

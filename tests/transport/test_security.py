@@ -27,6 +27,8 @@ from wanspec.transport.security import (
         ("0.0.0.0:80", "0.0.0.0", False),
         ("[::]:80", "::", False),
         ("10.0.0.1:80", "10.0.0.1", False),
+        ("[fe80::1%eth0]:80", "fe80::1%eth0", False),
+        ("my_service-1:80", "my_service-1", False),
         ("localhost.example.org:80", "localhost.example.org", False),
     ],
 )
@@ -35,10 +37,17 @@ def test_an_address_is_taken_apart_and_known_for_loopback_or_not(text: str, host
     assert (address.host, address.port, address.is_loopback, str(address)) == (host, 80, loopback, text)
 
 
-@pytest.mark.parametrize("text", ["", "host", "host:", ":80", "host:http", "host:65536", "::1:80", "unix:/tmp/x", "http://host:80", "h:-1"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "host", "host:", ":80", "host:http", "host:65536", "::1:80", "[::1:80", "unix:/tmp/x", "unix:80", "http://host:80", "h:-1"),
+        *("a b:80", "h\u2028:80", "höst:80", "h\x1b[2J:80", "h:80\n", "h" * 300 + ":80", "h:" + "9" * 5000),
+    ],
+)
 def test_a_bad_address_is_named_with_the_form_to_write(text: str) -> None:
-    with pytest.raises(ConfigError, match="write HOST:PORT"):
+    with pytest.raises(ConfigError, match="write HOST:PORT") as caught:
         parse_address(text)
+    assert len(str(caught.value)) < 250
 
 
 def test_plaintext_stays_on_loopback_unless_it_is_allowed() -> None:

@@ -8,6 +8,7 @@ Each kind's engine is imported when it is asked for.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, cast
 
@@ -63,9 +64,12 @@ def _scripted(spec: str, options: Mapping[str, str], _threads: int) -> Backend:
 
 def _number(text: str, spec: str) -> float:
     try:
-        return float(text)
+        number = float(text)
     except ValueError:
         raise ConfigError(f"{spec!r}: {text!r} is not a number") from None
+    if not math.isfinite(number):
+        raise ConfigError(f"{spec!r}: {text!r} is not a finite number")
+    return number
 
 
 FACTORIES: dict[str, Callable[[str, Mapping[str, str], int], Backend]] = {

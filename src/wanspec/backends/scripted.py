@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from wanspec.backends.interface import ModelInfo
 from wanspec.backends.slot_cache import Extension, SessionCaches, SlotCache
 from wanspec.errors import ConfigError
+from wanspec.protocol.messages import MAX_SEQUENCE_TOKENS
 from wanspec.speculation.types import ScoreItem, SessionId
 
 CONTEXT_TOKENS = 4
@@ -45,6 +46,8 @@ class ScriptedBackend:
             raise ConfigError(f"vocabulary_size is {vocabulary_size}; a scripted model has 2 to {MAX_VOCABULARY} tokens")
         if not 0.0 <= disagreement <= 1.0:
             raise ConfigError(f"disagreement is {disagreement}; it is a share, 0 to 1")
+        if not 1 <= context_length <= MAX_SEQUENCE_TOKENS:
+            raise ConfigError(f"context_length is {context_length}; a scripted model holds 1 to {MAX_SEQUENCE_TOKENS} tokens")
         self._info = ModelInfo(
             name=f"scripted-{seed}-{disagreement:g}",
             vocabulary_size=vocabulary_size,

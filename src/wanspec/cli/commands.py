@@ -210,6 +210,8 @@ def worker(
     bearer token in WANSPEC_TOKEN.
     """
     with exit_statuses(), trace_sink(trace) as sink:
+        if not name.isprintable():
+            raise ConfigError(f"--name {name!r} has characters that do not print; use letters, digits and hyphens")
         security = worker_security(controller, token, tls_ca, tls_cert, tls_key, allow_plaintext=allow_plaintext)
         backend = load_model(draft, preset, "draft")
         run(_work(controller, backend, name or socket.gethostname(), max_sessions, security, sink, until_stdin_closes=until_stdin_closes))
@@ -245,7 +247,7 @@ async def _work(
 
 @app.command()
 def certs(
-    folder: Annotated[Path, typer.Argument(help="Where to write them; made if need be.")],
+    folder: Annotated[str, typer.Argument(help="Where to write them; made if need be.")],
     host: Annotated[list[str] | None, typer.Option(help="Name or address by which workers dial the controller; repeatable.")] = None,
 ) -> None:
     """Make an authority and certificates for a trial: one for the controller, one for workers.
@@ -255,5 +257,7 @@ def certs(
     from wanspec.transport.certificates import create_trial_certificates
 
     with exit_statuses():
-        for path in create_trial_certificates(folder, host or []).all():
+        if not folder:
+            raise ConfigError("the folder's name is empty; write . for this one")
+        for path in create_trial_certificates(Path(folder), host or []).all():
             typer.echo(path)

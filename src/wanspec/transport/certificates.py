@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Final
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -23,6 +25,10 @@ VALIDITY = timedelta(days=365)
 CLOCK_SKEW = timedelta(minutes=10)
 """How far behind a site's clock may be and still accept a certificate made just now."""
 LOOPBACK_HOSTS = ("localhost", "127.0.0.1", "::1")
+
+MAX_HOST_LENGTH = 253
+_HOST: Final = re.compile(r"(?:\*\.)?[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,62})(?:\.[A-Za-z0-9_][A-Za-z0-9_-]{0,62})*")
+"""Labels of letters, digits, hyphens and underscores, the first of them perhaps a wildcard."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,8 +158,8 @@ def _general_name(host: str) -> x509.GeneralName:
         return x509.IPAddress(ipaddress.ip_address(host))
     except ValueError:
         pass
-    if not host or not host.isascii() or any(char in " /:@" for char in host):
-        raise ConfigError(f"host {host!r}: give an ASCII host name or an IP address, without a port")
+    if len(host) > MAX_HOST_LENGTH or not _HOST.fullmatch(host):
+        raise ConfigError(f"host {host[:MAX_HOST_LENGTH]!r}: give an ASCII host name or an IP address, without a port")
     return x509.DNSName(host)
 
 

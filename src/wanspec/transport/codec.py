@@ -137,9 +137,13 @@ def decode_controller_frame(data: bytes) -> list[ControllerMessage]:
 
 
 def encode_goodbye(reason: str, *, permanent: bool = False) -> bytes:
-    """The frame that ends a connection and says why; the reason is made printable and cut to MAX_REASON_LENGTH."""
-    printable = "".join(char if char.isprintable() else " " for char in reason)[:MAX_REASON_LENGTH]
-    return _encode([GoodbyeFrame(reason=printable, permanent=permanent)])
+    """The frame that ends a connection and says why; the reason is made `printable`."""
+    return _encode([GoodbyeFrame(reason=printable(reason), permanent=permanent)])
+
+
+def printable(reason: str) -> str:
+    """A reason as it may be sent, logged and shown on a terminal: cut to MAX_REASON_LENGTH, with spaces for what does not print."""
+    return "".join(char if char.isprintable() else " " for char in reason[:MAX_REASON_LENGTH])
 
 
 def decode_goodbye(data: bytes) -> GoodbyeFrame | None:

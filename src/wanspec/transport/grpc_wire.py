@@ -15,9 +15,9 @@ import os
 from collections.abc import AsyncIterator
 from typing import Final, assert_never, cast
 
-from wanspec.errors import TransportError
+from wanspec.errors import ConfigError, TransportError
 from wanspec.protocol.messages import Hello, Welcome
-from wanspec.transport.codec import MAX_FRAME_BYTES, decode_controller_frame, encode_frame
+from wanspec.transport.codec import MAX_FRAME_BYTES, decode_controller_frame, encode_frame, printable
 from wanspec.transport.connection import FramedConnection
 from wanspec.transport.diagnosis import rejects_our_certificate, why_not_bound
 from wanspec.transport.handshake import Expected, introduce
@@ -92,6 +92,8 @@ async def dial(address: str, hello: Hello, *, security: WorkerSecurity, limits: 
     """
     limits = limits or WireLimits()
     where = parse_address(address)
+    if where.port == 0:
+        raise ConfigError(f"address {where}: nobody listens on port 0; write the port that the controller listens on")
     check_security(where, security)
     frame = encode_frame([hello])
     channel = _channel(where, security)
@@ -180,7 +182,8 @@ class _WorkerPipe:
         await self._channel.close()
 
     def _failure(self, code: grpc.StatusCode, details: str | None) -> TransportError:
-        """What gRPC says, in words for the person who runs the worker."""
+        """What gRPC says, in words for the person who runs the worker; the controller may have chosen the details."""
+        details = printable(details) if details else None
         text = f"{self._controller}: {details or code.name}"
         match code:
             case grpc.StatusCode.INTERNAL:

@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import hmac
 import ipaddress
+import re
 import ssl
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Final
 
 from wanspec.errors import ConfigError
 
 MAX_PORT = 65535
+MAX_ADDRESS_SHOWN = 100
+"""Characters of a bad address that a message repeats."""
+_ADDRESS: Final = re.compile(r"(?:(?P<host>[A-Za-z0-9._-]{1,253})|\[(?P<ipv6>[0-9A-Za-z:.%_-]{1,253})\]):(?P<port>[0-9]{1,5})")
+"""Underscores and zones (`fe80::1%eth0`) are in use, whatever the standards say."""
+_NO_HOSTS: Final = frozenset({"unix", "unix-abstract", "vsock", "dns", "ipv4", "ipv6", "xds"})
+"""Before a colon, gRPC takes these for kinds of addresses: `unix:80` would be a file."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,19 +90,11 @@ class Address:
 
 def parse_address(text: str) -> Address:
     """Take HOST:PORT apart. Raises ConfigError."""
-    host, colon, port = text.rpartition(":")
-    bracketed = host.startswith("[") and host.endswith("]")
-    if (
-        not colon
-        or not host
-        or not port.isascii()
-        or not port.isdigit()
-        or int(port) > MAX_PORT
-        or (":" in host and not bracketed)
-        or "/" in host
-    ):
-        raise ConfigError(f"address {text!r}: write HOST:PORT, such as controller.example.org:8500 or [::1]:8500")
-    return Address(host=host[1:-1] if bracketed else host, port=int(port))
+    parts = _ADDRESS.fullmatch(text)
+    if parts is None or parts["host"] in _NO_HOSTS or int(parts["port"]) > MAX_PORT:
+        shown = text if len(text) <= MAX_ADDRESS_SHOWN else text[:MAX_ADDRESS_SHOWN] + "..."
+        raise ConfigError(f"address {shown!r}: write HOST:PORT, such as controller.example.org:8500 or [::1]:8500")
+    return Address(host=parts["host"] or parts["ipv6"], port=int(parts["port"]))
 
 
 def check_security(address: Address, security: ControllerSecurity | WorkerSecurity) -> None:
