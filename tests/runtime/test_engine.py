@@ -198,7 +198,32 @@ async def test_models_of_different_tokenizers_are_refused() -> None:
         ControllerEngine(target=model(), draft=ScriptedBackend(vocabulary_size=64))
 
 
-async def test_a_peer_that_sends_garbage_is_dropped_and_the_text_is_the_same() -> None:
+def acknowledgement(opened: OpenSession, *, position: int) -> Drafts:
+    return Drafts(
+        session_id=opened.session_id,
+        base_position=Position(position),
+        held_s=0.0,
+        first_node_id=NodeId(1),
+        parent_ids=(),
+        tokens=(),
+        log_probs=(),
+    )
+
+
+async def test_a_worker_that_breaks_the_protocol_is_dropped_and_the_operator_hears_why(caplog: pytest.LogCaptureFixture) -> None:
+    async with site(target_step_s=0.005) as place:
+        _, connection = await dial_memory(place.listener, hello_for(model().info, worker_name="liar", max_sessions=4))
+        await place.engine.wait_for_workers(1)
+        generation = place.engine.submit(PROMPT, max_tokens=40, sampling=GREEDY, policy=PolicyConfig(name="paper"))
+        (opened,) = await connection.receive()
+        assert isinstance(opened, OpenSession)
+        connection.send([acknowledgement(opened, position=4000)])
+        assert await collect(generation) == plainly()
+        await connection.close("")
+    assert "dropped liar at memory: it acknowledges position 4000, but only" in caplog.text
+
+
+async def test_a_peer_that_sends_garbage_is_dropped_and_the_text_is_the_same(caplog: pytest.LogCaptureFixture) -> None:
     async with site(target_step_s=0.005) as place:
         hello = hello_for(model().info, worker_name="garbage", max_sessions=4)
         _, connection = await dial_memory(place.listener, hello)
@@ -209,6 +234,7 @@ async def test_a_peer_that_sends_garbage_is_dropped_and_the_text_is_the_same() -
         assert await collect(generation) == plainly()
         assert place.engine.worker_names == []
         await connection.close("")
+    assert "dropped garbage at memory: a second Hello" in caplog.text
 
 
 async def test_a_flood_of_valid_messages_does_not_pile_up_or_change_the_text() -> None:
@@ -218,17 +244,9 @@ async def test_a_flood_of_valid_messages_does_not_pile_up_or_change_the_text() -
         generation = place.engine.submit(PROMPT, max_tokens=40, sampling=GREEDY, policy=PolicyConfig(name="paper"))
         (opened,) = await connection.receive()
         assert isinstance(opened, OpenSession)
-        acknowledgement = Drafts(
-            session_id=opened.session_id,
-            base_position=Position(2),
-            held_s=0.0,
-            first_node_id=NodeId(1),
-            parent_ids=(),
-            tokens=(),
-            log_probs=(),
-        )
+        message = acknowledgement(opened, position=2)
         for _ in range(20):
-            connection.send([acknowledgement] * 200)
+            connection.send([message] * 200)
         most = 0
         tokens: list[int] = []
         async for news in generation:

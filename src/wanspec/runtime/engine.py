@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -53,6 +54,8 @@ from wanspec.telemetry.tracer import Tracer
 from wanspec.transport.codec import encode_message
 from wanspec.transport.handshake import Expected
 from wanspec.transport.interface import Connection, Listener
+
+_log = logging.getLogger(__name__)
 
 MAX_PENDING_EVENTS = 256
 """Events waiting for the machine above which no worker's next message is taken: a flood then fills the wire's own bounded buffer."""
@@ -257,6 +260,8 @@ class ControllerEngine:
                     self._events.put_nowait(DraftsReceived(worker_id=worker_id, drafts=message))
         except WanspecError as error:
             reason = str(error)
+            if isinstance(error, RemoteProtocolError):
+                _log.warning("dropped %s: %s", connection.peer, error.reason)
             await connection.close(reason)
         finally:
             del self._connections[worker_id]
@@ -281,7 +286,9 @@ class ControllerEngine:
 
     async def _drop(self, worker_id: WorkerId, reason: str) -> None:
         if worker_id in self._connections:
-            await self._connections[worker_id][1].close(reason)
+            _, connection = self._connections[worker_id]
+            _log.warning("dropped %s: %s", connection.peer, reason)
+            await connection.close(reason)
 
     def _spawn(self, coroutine: Coroutine[object, None, None]) -> None:
         task: asyncio.Task[None] = asyncio.create_task(coroutine)
