@@ -118,8 +118,9 @@ def test_streams_that_are_full_or_closed_are_named_in_one_line(arguments: list[s
     assert words in run.stderr
 
 
-def test_what_the_terminal_cannot_show_is_replaced() -> None:
-    run = wanspec("generate", "é", "--max-tokens", "2", PYTHONIOENCODING="ascii")
+@pytest.mark.parametrize("environment", [{"PYTHONIOENCODING": "ascii"}, {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}])
+def test_what_the_terminal_cannot_show_is_replaced(environment: dict[str, str]) -> None:
+    run = wanspec("generate", "é", "--max-tokens", "2", **environment)
     assert (run.returncode, run.stdout[:1], run.stderr) == (0, "?", "")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -134,8 +135,8 @@ def read_prompts(prompts: list[str], prompt_file: Path | None) -> tuple[str, ...
 
 
 def _text(argument: str) -> str:
-    """An argument of the command line as text: bytes that are not UTF-8 reach us as lone surrogates."""
-    return _decoded(argument.encode("utf-8", "surrogatepass"), "the prompt")
+    """An argument of the command line as text, whatever the locale made of its bytes."""
+    return _decoded(os.fsencode(argument), "the prompt")
 
 
 def _decoded(data: bytes, source: str) -> str:
