@@ -43,7 +43,6 @@ from wanspec.cli.options import (
 from wanspec.cli.running import exit_statuses, run, standard_output, stderr
 from wanspec.errors import ConfigError, WanspecError
 from wanspec.policy.registry import PolicyConfig, create_policy, policy_names
-from wanspec.speculation.sampling import check_sampling
 from wanspec.speculation.types import SamplingParams
 
 if TYPE_CHECKING:
@@ -143,6 +142,8 @@ def generate(
         wanspec generate "def parse(" --listen 127.0.0.1:8500 --workers 1      # in one terminal
         wanspec worker --controller 127.0.0.1:8500                            # in another
     """
+    from wanspec.speculation.sampling import check_sampling
+
     with exit_statuses():
         if workers and not listen:
             raise ConfigError(f"--workers {workers} waits for workers, but without --listen none can come; add --listen HOST:PORT")
