@@ -21,6 +21,8 @@ MAX_NODES_PER_FRAME = 256
 MAX_SESSIONS = 1024
 """Sessions that one worker may offer to hold."""
 MAX_NODE_ID = (1 << 31) - 1
+MAX_HELD_S = 3600.0
+"""An acknowledgement older than this says nothing about the link; an older one is said to be this old."""
 
 
 class Hello(Struct, frozen=True, kw_only=True):

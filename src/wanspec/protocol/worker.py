@@ -17,7 +17,17 @@ from wanspec.errors import ConfigError, LocalProtocolError, RemoteProtocolError
 from wanspec.policy.drafting import Frontier, offered_children
 from wanspec.protocol.effects import Effect, ReleaseSession, SendMessage, StartDraft
 from wanspec.protocol.events import DraftFinished, MessageReceived, WorkerEvent
-from wanspec.protocol.messages import MAX_SEQUENCE_TOKENS, CloseSession, Commit, ControllerMessage, Drafts, Drain, OpenSession, Welcome
+from wanspec.protocol.messages import (
+    MAX_HELD_S,
+    MAX_SEQUENCE_TOKENS,
+    CloseSession,
+    Commit,
+    ControllerMessage,
+    Drafts,
+    Drain,
+    OpenSession,
+    Welcome,
+)
 from wanspec.speculation.model_view import ModelView
 from wanspec.speculation.sampling import check_sampling
 from wanspec.speculation.tree import MAX_TREE_NODES, DraftTree, Node
@@ -83,7 +93,7 @@ class _Session:
         drafts = Drafts(
             session_id=self.session_id,
             base_position=self.tree.head.position,
-            held_s=now - self._based_at,
+            held_s=min(now - self._based_at, MAX_HELD_S),
             first_node_id=nodes[0].node_id if nodes else NodeId(1),
             parent_ids=tuple([self._wire_id(node.parent) for node in nodes]),
             tokens=tuple([node.token for node in nodes]),

@@ -13,6 +13,7 @@ from typing import Annotated
 from msgspec import Meta, Struct
 
 from wanspec.protocol.messages import (
+    MAX_HELD_S,
     MAX_NAME_LENGTH,
     MAX_NODE_ID,
     MAX_NODES_PER_FRAME,
@@ -29,8 +30,6 @@ MAX_CONTEXT_LENGTH = (1 << 31) - 1
 MAX_BRANCH = 8
 MAX_LEAVES = 32
 MAX_DRAFT_DEPTH = 64
-MAX_HELD_S = 3600.0
-"""An acknowledgement older than this says nothing about the link."""
 HELD_STEPS_PER_S = 1_000_000
 """`held_s` travels as whole microseconds: far below the noise of any clock that reads it, 3 bytes for what is usual."""
 LOG_PROB_STEPS_PER_NAT = 16
