@@ -34,7 +34,17 @@ from wanspec.protocol.events import (
     WorkerJoined,
     WorkerLost,
 )
-from wanspec.protocol.messages import MAX_SEQUENCE_TOKENS, CloseSession, Commit, ControllerMessage, Drafts, Drain, OpenSession, Welcome
+from wanspec.protocol.messages import (
+    MAX_HELD_S,
+    MAX_SEQUENCE_TOKENS,
+    CloseSession,
+    Commit,
+    ControllerMessage,
+    Drafts,
+    Drain,
+    OpenSession,
+    Welcome,
+)
 from wanspec.protocol.worker import Worker
 from wanspec.speculation.types import (
     DraftChoices,
@@ -334,6 +344,11 @@ class TestWorker:
         tell(machine, commit(3, 7), now=0.2)
         assert sent(tell(machine, commit(3, 7), now=0.3)).base_position == 3
         assert sent(tell(machine, commit(2, 3, 7), now=0.3)).base_position == 3
+
+    def test_a_commit_said_again_after_hours_is_acknowledged_as_old_as_the_wire_can_say(self) -> None:
+        machine = worker(context_length=3)
+        tell(machine, open_session())
+        assert sent(tell(machine, commit(2, 3), now=1e5)).held_s == MAX_HELD_S
 
     def test_a_closed_session_is_freed_and_its_pass_forgotten(self) -> None:
         machine = worker()
