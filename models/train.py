@@ -3,7 +3,7 @@
     python models/train.py pair     --out runs/pair --steps 1300   # both models at once; the target's logits are there anyway
     python models/train.py unrepeat --out runs/pair --steps 1300   # further, while the target also unlearns to repeat itself
     python models/train.py settle   --out runs/pair --steps 150    # the same, gently, so that its text is text again
-    python models/train.py refine   --out runs/pair --steps 600    # the draft again, on text that the target itself wrote
+    python models/train.py refine   --out runs/pair --steps 1200   # the draft again, on text that the target itself wrote
 
 Seeded; interrupt it at any time and start the same command again to go on from the last checkpoint.
 """

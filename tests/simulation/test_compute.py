@@ -24,6 +24,10 @@ def test_a_table_of_one_entry_is_constant() -> None:
     assert interpolate([(1, 0.003)], 50) == 0.003
 
 
+def test_overhead_is_added_to_every_pass() -> None:
+    assert Device(StepTime(step_s=0.02), overhead_s=0.001).pass_s(1) == pytest.approx(0.021)
+
+
 def test_variation_spreads_the_times_around_their_mean() -> None:
     device = Device(StepTime(step_s=0.01), variation=0.2, seed=1)
     times = [device.pass_s(1) for _ in range(5000)]

@@ -66,10 +66,10 @@ def demo(
     top_p: TopP = 1.0,
     seed: Seed = 0,
     draft_tokens: DraftTokens = 2,
-    branch: Branch = 4,
-    leaves: Leaves = 16,
-    theta: Theta = 0.1,
-    phi: Phi = 8.0,
+    branch: Branch = 2,
+    leaves: Leaves = 32,
+    theta: Theta = 0.3,
+    phi: Phi = 4.0,
     staleness: Staleness = "printed",
     json_path: Annotated[Path | None, typer.Option("--json", help="Write the table to this file, as JSON.")] = None,
     trace_folder: Annotated[Path | None, typer.Option("--trace", help="Keep the traces of both processes in this folder.")] = None,
@@ -77,8 +77,8 @@ def demo(
     """Controller and worker as two processes, an emulated WAN between them: watch them write, see what it costs.
 
     Runs the same prompts under each policy, on the bundled models at a preset's step times, and compares the text, token for token, with
-    what the target writes alone. The parameters of `paper` are set for the bundled pair: a worker that branches widely, and a controller
-    that trusts it (phi above any entropy of a 2048-token vocabulary).
+    what the target writes alone. The worker's and the paper's parameters are set for the bundled pair: a wide tree, and a controller that
+    mostly trusts it.
     """
     from wanspec.testbed.demo import DemoConfig, run_demo
     from wanspec.testbed.display import TerminalStage, show_result

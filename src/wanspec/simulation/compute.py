@@ -12,13 +12,17 @@ from wanspec.presets import StepTime
 class Device:
     """What a model runs on."""
 
-    def __init__(self, times: StepTime | Sequence[tuple[int, float]], *, variation: float = 0.0, seed: int = 0) -> None:
+    def __init__(
+        self, times: StepTime | Sequence[tuple[int, float]], *, variation: float = 0.0, overhead_s: float = 0.0, seed: int = 0
+    ) -> None:
         """`times`: a formula, or a table of (tokens in the pass, seconds), linear in between and beyond its last two entries.
 
-        `variation`: standard deviation of a pass's time as a share of it; drawn from a lognormal distribution of that mean.
+        `variation`: standard deviation of a pass's time as a share of it; drawn from a lognormal distribution of that mean. `overhead_s`:
+        added to every pass.
         """
         self._times = times
         self._sigma = variation
+        self._overhead_s = overhead_s
         self._random = random.Random(seed)
 
     def pass_s(self, tokens: int) -> float:
@@ -26,7 +30,7 @@ class Device:
         expected_s = self._times.pass_s(tokens) if isinstance(self._times, StepTime) else interpolate(self._times, tokens)
         if self._sigma:
             expected_s *= self._random.lognormvariate(-(self._sigma**2) / 2, self._sigma)
-        return expected_s
+        return expected_s + self._overhead_s
 
 
 def interpolate(table: Sequence[tuple[int, float]], tokens: int) -> float:

@@ -17,7 +17,6 @@ from wanspec.protocol.controller import Controller
 from wanspec.protocol.effects import FinishReason
 from wanspec.protocol.worker import Worker
 from wanspec.simulation.cluster import Cluster, WorkerSite
-from wanspec.simulation.compute import Device
 from wanspec.simulation.faults import inject
 from wanspec.simulation.models import SimulatedModel, TokenWorld
 from wanspec.simulation.scenario import ORACLE, Scenario, Tokens
@@ -101,8 +100,8 @@ class Stage:
             controller=Controller(vocabulary_size=self.world.vocabulary_size, end_token=None, has_draft_device=compute.draft_device),
             target=self.target,
             draft=self.draft,
-            target_device=Device(compute.target_times(), variation=compute.variation, seed=hash((seed, 1))),
-            draft_device=Device(compute.draft_times(), variation=compute.variation, seed=hash((seed, 2))),
+            target_device=compute.device(compute.target_times(), seed=hash((seed, 1))),
+            draft_device=compute.device(compute.draft_times(), seed=hash((seed, 2))),
             sink=sink,
             seed=seed,
         )
@@ -113,7 +112,7 @@ class Stage:
         model = SimulatedModel(self.world, num_choices=scenario.policy.b, is_oracle=scenario.policy.name == ORACLE)
         self.worker_models.append(model)
         times = compute.draft_times(factor=compute.worker_slowdown)
-        device = Device(times, variation=compute.variation, seed=hash((scenario.seed, 3, len(self.worker_models))))
+        device = compute.device(times, seed=hash((scenario.seed, 3, len(self.worker_models))))
         machine = Worker(vocabulary_size=self.world.vocabulary_size, context_length=MAX_CONTEXT, max_sessions=MAX_SESSIONS)
         return self.cluster.join(machine, model, device=device, link=scenario.link.profile(), max_sessions=MAX_SESSIONS)
 

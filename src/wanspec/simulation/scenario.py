@@ -20,6 +20,7 @@ from msgspec import Meta, Struct
 from wanspec.errors import ConfigError
 from wanspec.policy.registry import PolicyConfig, create_policy, policy_names
 from wanspec.presets import StepTime, preset
+from wanspec.simulation.compute import Device
 from wanspec.simulation.link import Jitter, LinkProfile, Transport
 from wanspec.simulation.tokens import PERSISTENCE
 
@@ -94,10 +95,16 @@ class Compute(_Section, frozen=True):
     """Measured times of draft passes, on both sides."""
     variation: Share = 0.0
     """Standard deviation of a pass's time, as a share of it."""
+    overhead_ms: AtLeast0 = 0.0
+    """What our own code and the operating system add to every pass."""
     draft_device: bool = False
     """Whether the controller's draft model has a device of its own."""
     worker_slowdown: Annotated[float, Meta(gt=0.0, le=1000.0)] = 1.0
     """How much longer a draft pass takes at a worker."""
+
+    def device(self, times: StepTime | list[tuple[int, float]], *, seed: int) -> Device:
+        """A device whose passes take these times."""
+        return Device(times, variation=self.variation, overhead_s=self.overhead_ms / 1e3, seed=seed)
 
     def target_times(self) -> StepTime | list[tuple[int, float]]:
         """Of target passes, in seconds."""
