@@ -163,7 +163,7 @@ class Cluster:
         self.queue.schedule(self.queue.now + noticed_after_s, self.tell_controller, WorkerLost(worker_id=site.worker_id))
 
     def run(self, *, until: float) -> None:
-        """Let time pass until nothing is left to happen, or until then."""
+        """Let time pass until nothing is left to happen, or until then (a finite time)."""
         queue = self.queue
         while True:
             deadline, next_at = self._deadline, queue.next_at
@@ -172,7 +172,7 @@ class Cluster:
                     return
                 queue.now = max(queue.now, deadline)
                 self.tell_controller(DeadlineReached())
-            elif next_at <= until and len(queue):
+            elif next_at <= until:  # never so with an empty queue
                 queue.step()
             else:
                 return
@@ -190,6 +190,8 @@ class Cluster:
     def _do(self, effect: Effect, now: float) -> None:
         self._tracer.effect(effect, now=now)
         match effect:
+            case DraftsMerged() | RttMeasured() | RoundFinished():
+                pass  # the most frequent first
             case StartVerify(items=items):
                 duration_s = self._target_device.pass_s(_tokens(items))
                 self._tracer.pass_started("target", items, now=now)
@@ -214,7 +216,7 @@ class Cluster:
             case DropWorker(worker_id=worker_id, reason=reason):
                 self.dropped[worker_id] = reason
                 self.workers[worker_id].is_alive = False
-            case RoundFinished() | DraftsMerged() | RttMeasured() | SendMessage():
+            case SendMessage():
                 pass
             case _:
                 assert_never(effect)

@@ -103,7 +103,7 @@ class Link:
         return any(begin <= when < end for begin, end in self._cuts)
 
     def _is_lost(self, when: float) -> bool:
-        if self._is_cut(when):
+        if self._cuts and self._is_cut(when):
             return True
         profile = self._profile
         if not profile.loss:

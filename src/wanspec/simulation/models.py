@@ -116,13 +116,14 @@ class SimulatedModel:
         return TargetChoice(token=world.target_token(context), entropy_nats=world.record(context).target_entropy_nats)
 
     def _draft_choices(self, context: int) -> DraftChoices:
-        token = self._world.target_token(context)
+        world, count = self._world, self._num_choices
+        token = world.target_token(context)
         if self._is_oracle:
             return DraftChoices(tokens=(token,), log_probs=(0.0,), entropy_nats=0.0)
-        record, size = self._world.record(context), self._world.vocabulary_size
+        record, size = world.record(context), world.vocabulary_size
         return DraftChoices(
-            tokens=tuple([(token + offset) % size for offset in record.offsets[: self._num_choices]]),
-            log_probs=record.log_probs[: self._num_choices],
+            tokens=tuple([(token + offset) % size for offset in record.offsets[:count]]),
+            log_probs=record.log_probs[:count],
             entropy_nats=record.draft_entropy_nats,
         )
 

@@ -29,6 +29,12 @@ class Tracer:
     def effect(self, effect: Effect, *, now: float) -> None:
         """Write down an effect that is news in itself; passes and messages have their own methods."""
         match effect:
+            case DraftsMerged(session_id=session_id, worker_id=worker_id, joined=joined, stale=stale):
+                self._sink.record(
+                    records.DraftsReceived(
+                        t=now, site=self._site, session=session_id, worker=worker_id, nodes=joined + stale, joined=joined, stale=stale
+                    )
+                )
             case EmitTokens(session_id=session_id, position=position, tokens=tokens):
                 self._sink.record(records.TokensEmitted(t=now, site=self._site, session=session_id, position=position, tokens=tokens))
             case FinishRequest(session_id=session_id, reason=reason):
@@ -43,12 +49,6 @@ class Tracer:
                         accepted=effect.accepted,
                         committed=effect.committed,
                         entropy_nats=effect.entropy_nats,
-                    )
-                )
-            case DraftsMerged(session_id=session_id, worker_id=worker_id, joined=joined, stale=stale):
-                self._sink.record(
-                    records.DraftsReceived(
-                        t=now, site=self._site, session=session_id, worker=worker_id, nodes=joined + stale, joined=joined, stale=stale
                     )
                 )
             case RttMeasured(worker_id=worker_id, rtt_s=rtt_s):
