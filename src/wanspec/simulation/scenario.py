@@ -28,6 +28,8 @@ ORACLE = "oracle"
 """The policy of a worker that is never wrong; only a simulator can have one."""
 MAX_RTT_MS = 60_000.0
 MAX_TOKENS = 100_000
+MAX_SCENARIO_BYTES = 1 << 20
+"""A scenario is a page; more is another kind of file."""
 MAX_SWEEP_RUNS = 100_000
 """A sweep beyond this is a mistake in a list; it would take days."""
 AtLeast0 = Annotated[float, Meta(ge=0.0)]
@@ -191,7 +193,11 @@ class Scenario(_Section, frozen=True):
 def read_document(path: Path) -> dict[str, Any]:
     """The contents of a TOML file. Raises ConfigError."""
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        with path.open("rb") as file:
+            data = file.read(MAX_SCENARIO_BYTES + 1)
+        if len(data) > MAX_SCENARIO_BYTES:
+            raise ConfigError(f"{path} has more than {MAX_SCENARIO_BYTES} bytes (MAX_SCENARIO_BYTES); name a scenario file")
+        return tomllib.loads(data.decode())
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}; name a scenario file (TOML)") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
