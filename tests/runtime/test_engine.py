@@ -12,16 +12,17 @@ from numpy.typing import NDArray
 
 from wanspec.backends.paced import PacedBackend
 from wanspec.backends.scripted import ScriptedBackend
-from wanspec.errors import BackendError, ConfigError
+from wanspec.errors import BackendError, ConfigError, TransportError
 from wanspec.policy.registry import PolicyConfig, policy_names
 from wanspec.protocol.effects import FinishReason
-from wanspec.protocol.messages import Drafts, Drain, Message, OpenSession
+from wanspec.protocol.messages import Drafts, Drain, Message, OpenSession, Welcome
 from wanspec.runtime.engine import MAX_PENDING_EVENTS, ControllerEngine, Generation, expected_of
 from wanspec.runtime.model_runner import decode_plainly
 from wanspec.runtime.worker_process import hello_for, run_worker
 from wanspec.speculation.types import NodeId, Position, SamplingParams, ScoreItem, WorkerId
 from wanspec.telemetry.metrics import measure_policies
 from wanspec.telemetry.trace import Trace
+from wanspec.transport.interface import Connection
 from wanspec.transport.memory import MemoryListener, dial_memory
 
 PROMPT = [1, 2, 3]
@@ -95,6 +96,36 @@ async def test_workers_that_are_slow_to_leave_are_sent_home_together() -> None:
         await place.engine.drain("done")
         place.engine._connections.clear()
     assert [connection.sent for connection in lingering] == [[Drain(reason="done")]] * 3
+
+
+class Farewell:
+    """A connection whose other end drains us, and is gone before anybody looks."""
+
+    peer = "farewell"
+
+    def __init__(self) -> None:
+        self._unread: list[Message] = [Drain(reason="done")]
+
+    def send(self, messages: Sequence[Message]) -> None:
+        raise TransportError("gone")
+
+    async def receive(self) -> Sequence[Message]:
+        if not self._unread:
+            raise TransportError("gone")
+        return [self._unread.pop()]
+
+    async def close(self, reason: str) -> None:
+        pass
+
+
+async def test_a_drain_just_before_the_end_of_the_connection_is_heeded() -> None:
+    async def dial() -> tuple[Welcome, Connection]:
+        return Welcome(version=1, controller_name="c"), Farewell()
+
+    words: list[str] = []
+    async with asyncio.timeout(5):
+        await run_worker(dial, model(), max_sessions=1, say=words.append)
+    assert words[-1] == "the controller needs no more drafts; goodbye"
 
 
 @pytest.mark.parametrize("temperature", [0.0, 0.8])

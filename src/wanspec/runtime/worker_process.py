@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -95,7 +96,8 @@ class _Connected:
         self._machine = Worker(vocabulary_size=info.vocabulary_size, context_length=info.context_length, max_sessions=max_sessions)
         self._tracer = Tracer(trace or NoTrace(), "worker")
         self._passes = ThreadPoolExecutor(max_workers=1, thread_name_prefix="wanspec-pass")
-        self._events: asyncio.Queue[WorkerEvent] = asyncio.Queue()
+        self._events: asyncio.Queue[WorkerEvent | Exception] = asyncio.Queue()
+        """What is to be handled in order; an error is the connection's end."""
         self._open: set[SessionId] = set()
         self._loop = asyncio.get_running_loop()
 
@@ -116,16 +118,21 @@ class _Connected:
         return self._machine.is_draining
 
     async def _receive(self) -> None:
-        while True:
-            for message in await self._connection.receive():
-                if not isinstance(message, OpenSession | Commit | CloseSession | Drain):
-                    raise RemoteProtocolError(f"an unexpected {type(message).__name__}")
-                self._tracer.message_received(NOBODY, message, len(encode_message(message)), now=self._loop.time())
-                self._events.put_nowait(MessageReceived(message=message))
+        try:
+            while True:
+                for message in await self._connection.receive():
+                    if not isinstance(message, OpenSession | Commit | CloseSession | Drain):
+                        raise RemoteProtocolError(f"an unexpected {type(message).__name__}")
+                    self._tracer.message_received(NOBODY, message, len(encode_message(message)), now=self._loop.time())
+                    self._events.put_nowait(MessageReceived(message=message))
+        except (RemoteProtocolError, TransportError) as error:
+            self._events.put_nowait(error)  # in its turn: a Drain may be waiting in front of it
 
     async def _work(self, group: asyncio.TaskGroup) -> None:
         while True:
             event = await self._events.get()
+            if isinstance(event, Exception):
+                raise event
             now = self._loop.time()
             self._do(self._machine.handle(event, now=now), now, group)
 
@@ -144,7 +151,8 @@ class _Connected:
                 case _:
                     raise AssertionError(effect)
         if messages:
-            self._connection.send(messages)
+            with contextlib.suppress(TransportError):  # `_receive` will say so, after what came before it
+                self._connection.send(messages)
 
     async def _run_pass(self, items: tuple[ScoreItem, ...]) -> None:
         started = self._loop.time()
