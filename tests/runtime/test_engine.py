@@ -19,7 +19,7 @@ from wanspec.protocol.messages import Drafts, Drain, Message, OpenSession, Welco
 from wanspec.runtime.engine import MAX_PENDING_EVENTS, ControllerEngine, Generation, expected_of
 from wanspec.runtime.model_runner import decode_plainly
 from wanspec.runtime.worker_process import hello_for, run_worker
-from wanspec.speculation.types import NodeId, Position, SamplingParams, ScoreItem, WorkerId
+from wanspec.speculation.types import DraftingConfig, NodeId, Position, SamplingParams, ScoreItem, SessionId, WorkerId
 from wanspec.telemetry.metrics import measure_policies
 from wanspec.telemetry.trace import Trace
 from wanspec.transport.interface import Connection
@@ -99,26 +99,33 @@ async def test_workers_that_are_slow_to_leave_are_sent_home_together() -> None:
 
 
 class Farewell:
-    """A connection whose other end drains us, and is gone before anybody looks."""
+    """A connection whose other end asks for drafts, then drains us and is gone before they can be sent."""
 
     peer = "farewell"
 
     def __init__(self) -> None:
-        self._unread: list[Message] = [Drain(reason="done")]
+        self._unread: list[Message] = [
+            OpenSession(session_id=SessionId(1), tokens=(1, 2, 3), sampling=GREEDY, drafting=DraftingConfig()),
+            Drain(reason="done"),
+        ]
+        self._is_gone = asyncio.Event()
 
     def send(self, messages: Sequence[Message]) -> None:
+        self._is_gone.set()
         raise TransportError("gone")
 
     async def receive(self) -> Sequence[Message]:
+        if len(self._unread) < 2:
+            await self._is_gone.wait()
         if not self._unread:
             raise TransportError("gone")
-        return [self._unread.pop()]
+        return [self._unread.pop(0)]
 
     async def close(self, reason: str) -> None:
         pass
 
 
-async def test_a_drain_just_before_the_end_of_the_connection_is_heeded() -> None:
+async def test_a_drain_is_heeded_though_nothing_can_be_sent_any_more() -> None:
     async def dial() -> tuple[Welcome, Connection]:
         return Welcome(version=1, controller_name="c"), Farewell()
 
