@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from wanspec.policy.interface import Decision, DraftLocally, Outcome, Situation, Verify, Wait
 from wanspec.speculation.types import DraftingConfig
 
@@ -10,6 +12,7 @@ class Autoregressive:
     """Plain target decoding: one token a pass."""
 
     drafting: DraftingConfig | None = None
+    local_drafting = DraftingConfig()
 
     def decide(self, situation: Situation, *, now: float) -> Decision:
         del situation, now
@@ -26,6 +29,7 @@ class Colocated:
     """Standard speculative decoding: draft a chain of depth `num_draft_tokens` locally, then verify it."""
 
     drafting: DraftingConfig | None = None
+    local_drafting = DraftingConfig()
 
     def __init__(self, *, num_draft_tokens: int) -> None:
         self._num_draft_tokens = num_draft_tokens
@@ -35,7 +39,7 @@ class Colocated:
         tree = situation.tree
         path = tree.best_path(self._num_draft_tokens)
         if len(path) < min(self._num_draft_tokens, tree.room):
-            return DraftLocally(path[-1] if path else tree.head)
+            return DraftLocally((path[-1] if path else tree.head,))
         return Verify(tuple(path))
 
     def opened(self, *, now: float) -> None:
@@ -43,6 +47,36 @@ class Colocated:
 
     def committed(self, outcome: Outcome, *, now: float) -> None:
         pass
+
+
+class ColocatedTree:
+    """Speculative decoding with a tree drafted on the spot: `levels` batched local passes, then a pass over the most probable nodes."""
+
+    drafting: DraftingConfig | None = None
+
+    def __init__(self, *, levels: int, verify_width: int, local_drafting: DraftingConfig) -> None:
+        self.local_drafting = local_drafting
+        self._levels = levels
+        self._verify_width = verify_width
+        self._drafted = 0
+
+    def decide(self, situation: Situation, *, now: float) -> Decision:
+        del now
+        tree = situation.tree
+        if self._drafted < min(self._levels, tree.room):
+            nodes = (tree.head, *tree.most_probable(tree.size, min_log_prob=-math.inf))
+            leaves = [node for node in nodes if not node.children and node.position < tree.max_position]
+            fresh = [node for node in leaves if not situation.has_drafted(node)][: self.local_drafting.leaves]
+            if fresh:
+                self._drafted += 1
+                return DraftLocally(tuple(fresh))
+        return Verify(tuple(tree.most_probable(self._verify_width, min_log_prob=-math.inf)))
+
+    def opened(self, *, now: float) -> None:
+        pass
+
+    def committed(self, outcome: Outcome, *, now: float) -> None:
+        self._drafted = 0
 
 
 class Remote:
@@ -53,6 +87,7 @@ class Remote:
 
     def __init__(self, *, num_draft_tokens: int, drafting: DraftingConfig) -> None:
         self.drafting: DraftingConfig | None = drafting
+        self.local_drafting = DraftingConfig()
         self._num_draft_tokens = num_draft_tokens
         self._waiting_since = 0.0
 

@@ -1,19 +1,31 @@
-"""The worker's half of every policy (the paper's Algorithm 2): which leaves to expand next, and which children to offer."""
+"""How a draft tree grows, at a worker and at the controller: which leaves to expand next, and which children to offer."""
 
 from __future__ import annotations
 
 import heapq
+import math
 
+from wanspec.speculation.calibration import Calibration
 from wanspec.speculation.tree import DraftTree, Node
 from wanspec.speculation.types import DraftChoices, DraftingConfig
 
+MIN_LOG_PROB = -15.9375
+"""The smallest estimate that the wire can carry."""
+WITHHELD_SHARE = 0.02
+"""Children this much below `path_prob_min` are forgotten: the head would have to move far for them to be wanted after all."""
+
 
 class Frontier:
-    """A session's unexpanded nodes, the most probable first; of equally probable ones the older."""
+    """A session's unexpanded nodes, the most probable first; of equally probable ones the older.
+
+    Children that are too improbable to be offered yet are withheld, as plain tuples, until the head moves towards them.
+    """
 
     def __init__(self) -> None:
         self._heap: list[tuple[float, int, Node]] = []
         self._too_deep: list[tuple[float, int, Node]] = []
+        self._withheld: list[tuple[float, Node, int, float]] = []
+        """(path_log_prob, parent, token, log_prob)"""
 
     def __contains__(self, node: Node) -> bool:
         return any(entry[2] is node for entry in (*self._heap, *self._too_deep))
@@ -22,11 +34,28 @@ class Frontier:
         """A node that the draft model has not scored."""
         heapq.heappush(self._heap, (-node.path_log_prob, node.node_id, node))
 
-    def prune(self, tree: DraftTree) -> None:
-        """Forget what has left the tree; to be called when its head has moved."""
+    def offer(self, tree: DraftTree, parent: Node, children: list[tuple[int, float]], config: DraftingConfig) -> list[Node]:
+        """Hang (token, log_prob) children under `parent`. Returns the nodes to be proposed; what is too improbable is withheld."""
+        least = _least_log_prob(tree, config)
+        offered = []
+        for token, log_prob in children:
+            path_log_prob = parent.path_log_prob + log_prob
+            if path_log_prob >= least:
+                offered += self._materialise(tree, parent, token, log_prob)
+            elif path_log_prob >= least + math.log(WITHHELD_SHARE):
+                self._withheld.append((path_log_prob, parent, token, log_prob))
+        return offered
+
+    def head_moved(self, tree: DraftTree, config: DraftingConfig) -> list[Node]:
+        """Forget what has left the tree. Returns the nodes that are now probable enough to be proposed."""
         self._heap = [entry for entry in (*self._heap, *self._too_deep) if entry[2] in tree]
         self._too_deep = []
         heapq.heapify(self._heap)
+        least = _least_log_prob(tree, config)
+        withheld = [entry for entry in self._withheld if entry[1] in tree and entry[1].position >= tree.head.position]
+        self._withheld = [entry for entry in withheld if entry[0] < least]
+        released = [entry for entry in withheld if entry[0] >= least]
+        return [node for _, parent, token, log_prob in released for node in self._materialise(tree, parent, token, log_prob)]
 
     def take(self, tree: DraftTree, config: DraftingConfig) -> list[Node]:
         """The leaves to expand now: at most `config.leaves`, none as deep as `config.max_depth` already."""
@@ -40,8 +69,22 @@ class Frontier:
                 self._too_deep.append(entry)
         return leaves
 
+    def _materialise(self, tree: DraftTree, parent: Node, token: int, log_prob: float) -> list[Node]:
+        if token in parent.children:
+            return []  # committed meanwhile
+        node = tree.add(parent, token, log_prob=max(MIN_LOG_PROB, log_prob))
+        if node is None:
+            return []
+        self.add(node)
+        return [node]
 
-def offered_children(choices: DraftChoices, config: DraftingConfig) -> list[tuple[int, float]]:
+
+def _least_log_prob(tree: DraftTree, config: DraftingConfig) -> float:
+    return tree.head.path_log_prob + math.log(config.path_prob_min) if config.path_prob_min else -math.inf
+
+
+def offered_children(choices: DraftChoices, config: DraftingConfig, calibration: Calibration) -> list[tuple[int, float]]:
     """Tokens to propose after a node, with their log probabilities: the first alone where the draft is confident, else the top few."""
     count = 1 if choices.entropy_nats < config.entropy_threshold_nats else config.branch
-    return list(zip(choices.tokens[:count], choices.log_probs[:count], strict=True))
+    log_probs = calibration.log_probs(choices) if config.is_calibrated else choices.log_probs
+    return list(zip(choices.tokens[:count], log_probs[:count], strict=True))

@@ -7,10 +7,13 @@ worker? It sees the tree and the controller's estimates, and it holds no clock. 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 from msgspec import Struct
 
+from wanspec.policy.arrivals import Arrivals
+from wanspec.policy.pass_times import PassTimes
 from wanspec.speculation.tree import DraftTree, Node
 from wanspec.speculation.types import DraftingConfig
 
@@ -23,8 +26,18 @@ class Situation(Struct, frozen=True, kw_only=True):
     """Whether a worker drafts for this session and has not been silent for suspiciously long."""
     rtt_s: float
     """Estimated round trip to that worker."""
-    draft_step_s: float
-    """Recent duration of one draft step."""
+    arrivals: Arrivals | None
+    """When its drafts will come; None without a live worker."""
+    target_times: PassTimes
+    draft_times: PassTimes
+    """Of this machine's own passes."""
+    has_drafted: Callable[[Node], bool]
+    """Whether the local draft model has expanded a node."""
+
+    @property
+    def draft_step_s(self) -> float:
+        """Expected duration of a small local draft step."""
+        return self.draft_times.expected_s(1)
 
 
 class Outcome(Struct, frozen=True, kw_only=True):
@@ -45,9 +58,9 @@ class Verify(Struct, frozen=True):
 
 
 class DraftLocally(Struct, frozen=True):
-    """Run the local draft model on this node, to get its first child."""
+    """Run the local draft model on these nodes, to get their children."""
 
-    node: Node
+    nodes: tuple[Node, ...]
 
 
 class Wait(Struct, frozen=True):
@@ -65,6 +78,11 @@ class Policy(Protocol):
     @property
     def drafting(self) -> DraftingConfig | None:
         """How a worker shall draft for this session; None asks for no worker."""
+        ...
+
+    @property
+    def local_drafting(self) -> DraftingConfig:
+        """Which children local passes offer."""
         ...
 
     def decide(self, situation: Situation, *, now: float) -> Decision:

@@ -31,6 +31,7 @@ class Paper:
 
     def __init__(self, *, num_draft_tokens: int, entropy_threshold_nats: float, staleness: StalenessRule, drafting: DraftingConfig) -> None:
         self.drafting: DraftingConfig | None = drafting
+        self.local_drafting = DraftingConfig()
         self._num_draft_tokens = num_draft_tokens
         self._entropy_threshold_nats = entropy_threshold_nats
         self._staleness = staleness
@@ -44,7 +45,7 @@ class Paper:
             return Verify(tuple(path))
         until = max(self._waiting_since, self._updated_at + situation.rtt_s) + patience_s(situation, self._num_draft_tokens)
         if not situation.worker_is_live or self._is_stale(situation, now) or now >= until:
-            return DraftLocally(path[-1] if path else tree.head)
+            return DraftLocally((path[-1] if path else tree.head,))
         return Wait(until)
 
     def opened(self, *, now: float) -> None:

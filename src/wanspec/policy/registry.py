@@ -7,14 +7,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from wanspec.errors import ConfigError
-from wanspec.policy.chain import Autoregressive, Colocated, Remote
+from wanspec.policy.adaptive import Adaptive
+from wanspec.policy.chain import Autoregressive, Colocated, ColocatedTree, Remote
 from wanspec.policy.interface import Policy
 from wanspec.policy.paper import Paper, StalenessRule
 from wanspec.speculation.types import DraftingConfig
 
 MAX_DRAFT_TOKENS = 32
 MAX_BRANCH = 8
-MAX_LEAVES = 32
+MAX_WIDTH = 128
 MAX_DEPTH = 64
 
 
@@ -28,7 +29,7 @@ class PolicyConfig:
     branch: int = 2
     """b: children that the worker offers where the draft is uncertain, 1 to 8."""
     leaves: int = 2
-    """s: leaves that the worker expands per draft step, 1 to 32."""
+    """s: leaves that the worker expands per draft step, 1 to 128."""
     worker_entropy_threshold_nats: float = 0.5
     """theta: draft entropy below which the worker does not branch, at least 0."""
     controller_entropy_threshold_nats: float = 0.5
@@ -37,6 +38,14 @@ class PolicyConfig:
     """`printed` or `prose`: the two readings of the paper's rule for local drafting."""
     max_depth: int = 16
     """How far ahead of the committed text the worker drafts, in tokens, 1 to 64."""
+    width: int = 32
+    """adaptive, colocated-tree: leaves expanded per draft step, 1 to 128."""
+    verify_width: int = 32
+    """adaptive, colocated-tree: draft tokens verified per target pass, 1 to 128."""
+    path_prob_min: float = 0.01
+    """adaptive, colocated-tree: paths that the target takes with a smaller probability are not drafted, above 0 and below 1."""
+    redundancy_price_s: float = 0.0
+    """adaptive: what a local draft pass costs beyond its time, at least 0; 0 is fastest, infinity never drafts where a worker does."""
 
 
 def create_policy(config: PolicyConfig) -> Policy:
@@ -54,7 +63,7 @@ def policy_names() -> tuple[str, ...]:
 
 
 def _check(config: PolicyConfig) -> None:
-    limits = {"num_draft_tokens": MAX_DRAFT_TOKENS, "branch": MAX_BRANCH, "leaves": MAX_LEAVES, "max_depth": MAX_DEPTH}
+    limits = {"num_draft_tokens": MAX_DRAFT_TOKENS, "branch": MAX_BRANCH, "leaves": MAX_WIDTH, "width": MAX_WIDTH, "verify_width": MAX_WIDTH, "max_depth": MAX_DEPTH}
     for field, most in limits.items():
         value = getattr(config, field)
         if not 1 <= value <= most:
@@ -79,14 +88,30 @@ def _drafting(config: PolicyConfig) -> DraftingConfig:
     )
 
 
+def _best_first(config: PolicyConfig) -> DraftingConfig:
+    return DraftingConfig(
+        branch=MAX_BRANCH,
+        leaves=config.width,
+        max_depth=MAX_DEPTH,
+        path_prob_min=config.path_prob_min,
+        is_calibrated=True,
+    )
+
+
 _FACTORIES: dict[str, Callable[[PolicyConfig], Policy]] = {
     "autoregressive": lambda _: Autoregressive(),
     "colocated": lambda config: Colocated(num_draft_tokens=config.num_draft_tokens),
+    "colocated-tree": lambda config: ColocatedTree(
+        levels=config.num_draft_tokens, verify_width=config.verify_width, local_drafting=_best_first(config)
+    ),
     "remote": lambda config: Remote(num_draft_tokens=config.num_draft_tokens, drafting=_drafting(config)),
     "paper": lambda config: Paper(
         num_draft_tokens=config.num_draft_tokens,
         entropy_threshold_nats=config.controller_entropy_threshold_nats,
         staleness=StalenessRule(config.staleness),
         drafting=_drafting(config),
+    ),
+    "adaptive": lambda config: Adaptive(
+        verify_width=config.verify_width, redundancy_price_s=config.redundancy_price_s, drafting=_best_first(config)
     ),
 }

@@ -20,7 +20,9 @@ from dataclasses import dataclass, field
 from typing import assert_never
 
 from wanspec.errors import LocalProtocolError, RemoteProtocolError
+from wanspec.policy.arrivals import Arrivals
 from wanspec.policy.interface import Decision, DraftLocally, Situation, Verify, Wait
+from wanspec.policy.pass_times import PassTimes
 from wanspec.policy.registry import create_policy
 from wanspec.protocol.effects import (
     DraftsMerged,
@@ -52,7 +54,9 @@ from wanspec.protocol.events import (
 from wanspec.protocol.messages import CloseSession, Commit, Drafts
 from wanspec.protocol.rtt import RttEstimate
 from wanspec.protocol.session import Session
+from wanspec.speculation.calibration import CalibrationBook
 from wanspec.speculation.model_view import ModelView, PlannedItem
+from wanspec.speculation.reliability import Reliability
 from wanspec.speculation.tree import Node
 from wanspec.speculation.types import Position, ScoreItem, SessionId, WorkerId
 
@@ -66,7 +70,7 @@ MAX_VAIN_WAIT_S = 5.0
 WORKER_SILENCE_S = 10.0
 """A commit unanswered for this long loses the worker its place: far above any round trip, soon enough for a person."""
 INITIAL_DRAFT_STEP_S = 0.01
-STEP_SMOOTHING = 0.2
+INITIAL_TARGET_STEP_S = 0.03
 
 
 @dataclass(slots=True, eq=False)
@@ -74,6 +78,8 @@ class _Worker:
     name: str
     max_sessions: int
     rtt: RttEstimate = field(default_factory=RttEstimate)
+    step_s: float = INITIAL_DRAFT_STEP_S
+    reliability: Reliability = field(default_factory=Reliability)
     sessions: set[SessionId] = field(default_factory=set)
 
 
@@ -84,8 +90,15 @@ _Wanted = Sequence[tuple[Session, tuple[Node, ...]]]
 class Controller:
     """See the module's text."""
 
-    def __init__(self, *, vocabulary_size: int, end_token: int | None, has_draft_device: bool = False) -> None:
-        """`has_draft_device`: the local draft model does not share the target's device."""
+    def __init__(
+        self,
+        *,
+        vocabulary_size: int,
+        end_token: int | None,
+        has_draft_device: bool = False,
+        calibrations: CalibrationBook | None = None,
+    ) -> None:
+        """`has_draft_device`: the local draft model does not share the target's device. `calibrations`: what is known of it."""
         self._vocabulary_size = vocabulary_size
         self._has_draft_device = has_draft_device
         self._end_token = end_token
@@ -95,7 +108,9 @@ class Controller:
         self._passes: dict[PassKind, _Wanted] = {}
         """In flight: for each row of the answer the node that it belongs to."""
         self._last_was_verify = False
-        self._draft_step_s = INITIAL_DRAFT_STEP_S
+        self._calibrations = calibrations or CalibrationBook()
+        self._target_times = PassTimes(INITIAL_TARGET_STEP_S)
+        self._draft_times = PassTimes(INITIAL_DRAFT_STEP_S)
 
     @property
     def num_sessions(self) -> int:
@@ -158,7 +173,8 @@ class Controller:
             raise LocalProtocolError(msg)
         self._newest_session_id = event.session_id
         policy = create_policy(event.policy)
-        session = Session(event.session_id, event.prompt_tokens, event.sampling, event.max_tokens, policy)
+        calibration = self._calibrations.at(event.sampling.temperature)
+        session = Session(event.session_id, event.prompt_tokens, event.sampling, event.max_tokens, policy, calibration)
         self._sessions[event.session_id] = session
         return self._find_worker(session, now)
 
@@ -192,8 +208,9 @@ class Controller:
         if not free:
             return []
         _, worker_id = min(free)
-        self._workers[worker_id].sessions.add(session.session_id)
-        return [SendMessage(worker_id=worker_id, message=session.attach(worker_id, now=now))]
+        worker = self._workers[worker_id]
+        worker.sessions.add(session.session_id)
+        return [SendMessage(worker_id=worker_id, message=session.attach(worker_id, worker.reliability, now=now))]
 
     def _remove_worker(self, worker_id: WorkerId, now: float) -> list[Effect]:
         worker = self._workers.pop(worker_id, None)
@@ -219,6 +236,7 @@ class Controller:
             result = session.link.merge(drafts, vocabulary_size=self._vocabulary_size, now=now)
         except RemoteProtocolError as error:
             return self._drop_worker(worker_id, error.reason, now)
+        worker.step_s = drafts.step_s or worker.step_s
         effects: list[Effect] = [DraftsMerged(session_id=session.session_id, worker_id=worker_id, joined=result.joined, stale=result.stale)]
         if result.rtt_s is not None:
             worker.rtt.add(result.rtt_s)
@@ -249,7 +267,7 @@ class Controller:
         in_flight = {session.session_id for wanted in self._passes.values() for session, _ in wanted}
         decisions = [(s, self._decide(s, now)) for s in self._sessions.values() if s.session_id not in in_flight]
         verifies = [(s, d.nodes) for s, d in decisions if isinstance(d, Verify)]
-        drafts = [(s, (d.node,)) for s, d in decisions if isinstance(d, DraftLocally)]
+        drafts = [(s, d.nodes) for s, d in decisions if isinstance(d, DraftLocally)]
         effects: list[Effect] = []
         if verifies and PassKind.VERIFY not in self._passes and (self._has_draft_device or not (drafts and self._last_was_verify)):
             effects.append(StartVerify(items=self._begin(PassKind.VERIFY, verifies, lambda session: session.target_view)))
@@ -271,18 +289,41 @@ class Controller:
         match decision:
             case Wait(until=until):
                 session.wait(until, now=now)
-            case DraftLocally(node=node) if session.draft_view.has_scored(node):
-                return Verify(tuple(session.tree.path_to(node)))  # the tree is full: there is nothing more to be had
+            case DraftLocally(nodes=nodes) if all(map(session.draft_view.has_scored, nodes)):
+                return Verify(tuple(session.tree.path_to(nodes[0])))  # the tree is full: there is nothing more to be had
         return decision
 
     def _situation(self, session: Session, now: float) -> Situation:
-        if session.link is None:
-            return Situation(tree=session.tree, worker_is_live=False, rtt_s=0.0, draft_step_s=self._draft_step_s)
-        rtt_s = min(self._workers[session.link.worker_id].rtt.smoothed_s, MAX_PATIENT_RTT_S)
-        since = session.link.unacknowledged_since
-        is_late = since is not None and now - since > max(WORKER_LATE_MIN_S, WORKER_LATE_RTTS * rtt_s)
-        is_live = not is_late and session.waited_in_vain_s < MAX_VAIN_WAIT_S
-        return Situation(tree=session.tree, worker_is_live=is_live, rtt_s=rtt_s, draft_step_s=self._draft_step_s)
+        arrivals = self._arrivals(session, now)
+        return Situation(
+            tree=session.tree,
+            worker_is_live=arrivals is not None,
+            rtt_s=arrivals.rtt_s if arrivals else 0.0,
+            arrivals=arrivals,
+            target_times=self._target_times,
+            draft_times=self._draft_times,
+            has_drafted=session.draft_view.has_scored,
+        )
+
+    def _arrivals(self, session: Session, now: float) -> Arrivals | None:
+        """What may be expected of the session's worker; None where there is none, or not to be waited for."""
+        link = session.link
+        if link is None or session.waited_in_vain_s >= MAX_VAIN_WAIT_S:
+            return None
+        worker = self._workers[link.worker_id]
+        rtt_s = min(worker.rtt.smoothed_s, MAX_PATIENT_RTT_S)
+        since = link.unacknowledged_since
+        if since is not None and now - since > max(WORKER_LATE_MIN_S, WORKER_LATE_RTTS * rtt_s):
+            return None
+        rejoin_position, rejoin_told_at = link.rejoins
+        return Arrivals(
+            rtt_s=rtt_s,
+            deviation_s=worker.rtt.variance_s,
+            step_s=worker.step_s,
+            told_at=link.told_at,
+            rejoin_position=rejoin_position,
+            rejoin_told_at=rejoin_told_at,
+        )
 
     def _end_pass(self, kind: PassKind) -> _Wanted:
         if kind not in self._passes:
@@ -292,11 +333,13 @@ class Controller:
 
     def _verify_finished(self, event: VerifyFinished, now: float) -> list[Effect]:
         effects: list[Effect] = []
-        for (session, rows), choices in zip(self._end_pass(PassKind.VERIFY), event.choices, strict=True):
+        finished = self._end_pass(PassKind.VERIFY)
+        self._target_times.add(sum(len(rows) for _, rows in finished), event.duration_s)
+        for (session, rows), choices in zip(finished, event.choices, strict=True):
             if session.session_id not in self._sessions:
                 continue
             position = session.end
-            tokens, outcome, reason = session.commit(rows, choices, self._end_token, now=now)
+            tokens, outcome, reason, path = session.commit(rows, choices, self._end_token, now=now)
             effects.append(
                 RoundFinished(
                     session_id=session.session_id,
@@ -307,19 +350,21 @@ class Controller:
                 )
             )
             effects.append(EmitTokens(session_id=session.session_id, position=position, tokens=tuple(tokens)))
-            effects += self._finish(session.session_id, reason) if reason else self._tell(session, position, tokens, now)
+            effects += self._finish(session.session_id, reason) if reason else self._tell(session, position, tokens, path, now)
         return effects
 
-    def _tell(self, session: Session, position: Position, tokens: list[int], now: float) -> list[Effect]:
-        if session.link is None:
+    def _tell(self, session: Session, position: Position, tokens: list[int], path: list[Node], now: float) -> list[Effect]:
+        link = session.link
+        if link is None:
             return []
-        session.link.told(now=now)
-        commit = Commit(session_id=session.session_id, position=position, tokens=tuple(tokens))
-        return [SendMessage(worker_id=session.link.worker_id, message=commit)]
+        link.told(path, now=now)
+        commit = Commit(session_id=session.session_id, position=position, tokens=tuple(tokens), newest_node_id=link.newest_node_id)
+        return [SendMessage(worker_id=link.worker_id, message=commit)]
 
     def _draft_finished(self, event: DraftFinished) -> list[Effect]:
-        self._draft_step_s += STEP_SMOOTHING * (event.duration_s - self._draft_step_s)
-        for (session, rows), choices in zip(self._end_pass(PassKind.DRAFT), event.choices, strict=True):
+        finished = self._end_pass(PassKind.DRAFT)
+        self._draft_times.add(sum(len(rows) for _, rows in finished), event.duration_s)
+        for (session, rows), choices in zip(finished, event.choices, strict=True):
             if session.session_id in self._sessions:
                 session.merge_local(rows, choices)
         return []

@@ -7,11 +7,13 @@ that a worker says about a session is judged here: what is merely late is ignore
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 
 from msgspec import Struct
 
 from wanspec.errors import RemoteProtocolError
 from wanspec.protocol.messages import Drafts
+from wanspec.speculation.reliability import Reliability
 from wanspec.speculation.tree import MAX_TREE_NODES, DraftTree, Node
 from wanspec.speculation.types import WorkerId
 
@@ -33,9 +35,14 @@ class MergeResult(Struct, frozen=True, kw_only=True):
 class SessionLink:
     """One session on one worker."""
 
-    def __init__(self, worker_id: WorkerId, tree: DraftTree, *, now: float) -> None:
+    def __init__(self, worker_id: WorkerId, tree: DraftTree, reliability: Reliability, *, now: float) -> None:
         self.worker_id = worker_id
+        self.told_at = now
+        """When it was last told anything."""
+        self.rejoins = (tree.head.position, now)
+        """The newest committed position whose token the worker had not proposed when it was told of it, and when that was."""
         self._tree = tree
+        self._reliability = reliability
         self._nodes: dict[int, Node] = {}
         """The worker's node id -> our node."""
         self._ids_at_pruning = 0
@@ -49,9 +56,18 @@ class SessionLink:
         """When the oldest commit went out that the worker has not acknowledged."""
         return self._unacknowledged[0][1] if self._unacknowledged else None
 
-    def told(self, *, now: float) -> None:
-        """The worker has just been told every token up to the head."""
+    @property
+    def newest_node_id(self) -> int:
+        """The highest id among the worker's nodes that have arrived."""
+        return self._next_node_id - 1
+
+    def told(self, path: Sequence[Node], *, now: float) -> None:
+        """The worker has just been told every token up to the head, `path` being the new ones."""
         self._unacknowledged.append((self._tree.head.position, now))
+        self.told_at = now
+        for node in path:
+            if node.arrived_at is None:
+                self.rejoins = (node.position, now)
 
     def merge(self, drafts: Drafts, *, vocabulary_size: int, now: float) -> MergeResult:
         """Join a worker's drafts to the tree. Raises RemoteProtocolError on what no honest worker sends."""
@@ -65,9 +81,10 @@ class SessionLink:
             parent = self._nodes.get(parent_id) if parent_id else base
             if parent is None or index < self._next_node_id or len(self._tree.nodes) >= MAX_WORKER_NODES:
                 continue
-            node = self._tree.add(parent, token, log_prob=log_prob)
+            node = self._tree.add(parent, token, log_prob=self._reliability.log_prob(log_prob))
             if node is not None:
-                node.is_from_worker = True
+                if node.arrived_at is None:
+                    node.arrived_at, node.claim = now, log_prob
                 self._nodes[index] = node
                 joined += 1
         self._next_node_id = max(self._next_node_id, drafts.first_node_id + len(drafts.tokens))

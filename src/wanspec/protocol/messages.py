@@ -9,20 +9,22 @@ from msgspec import Struct
 
 from wanspec.speculation.types import DraftingConfig, NodeId, Position, SamplingParams, SessionId
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
 
 MAX_NAME_LENGTH = 128
 """Names of workers, models and reasons: enough for a host name and a sentence."""
 MAX_REASON_LENGTH = 512
 MAX_SEQUENCE_TOKENS = 1 << 17
 """Prompt and commit lengths; bounds the memory that one message can ask for to about half a MiB."""
-MAX_NODES_PER_FRAME = 256
-"""Nodes of one session in one Drafts message: a worker step offers at most 32 leaves x 8 branches."""
+MAX_NODES_PER_FRAME = 1024
+"""Nodes of one session in one Drafts message: a worker step offers at most 128 leaves x 8 branches."""
 MAX_SESSIONS = 1024
 """Sessions that one worker may offer to hold."""
 MAX_NODE_ID = (1 << 31) - 1
 MAX_HELD_S = 3600.0
 """An acknowledgement older than this says nothing about the link; an older one is said to be this old."""
+MAX_STEP_S = 60.0
+"""Of a worker; a slower one is said to be this slow, and is of no use to anybody."""
 
 
 class Hello(Struct, frozen=True, kw_only=True):
@@ -64,6 +66,8 @@ class Commit(Struct, frozen=True, kw_only=True):
     position: Position
     """Position of the first of `tokens`."""
     tokens: tuple[int, ...]
+    newest_node_id: int = 0
+    """The highest id among the worker's nodes that have arrived; 0 before the first. What is beyond it is still under way."""
 
 
 class CloseSession(Struct, frozen=True, kw_only=True):
@@ -89,6 +93,8 @@ class Drafts(Struct, frozen=True, kw_only=True):
     """Position of the worker's root, the newest committed token it knows; this acknowledges every commit up to it."""
     held_s: float
     """Seconds between the arrival of the commit that set the base and the sending of this message."""
+    step_s: float
+    """How long the worker's draft steps take at present."""
     first_node_id: NodeId
     parent_ids: tuple[int, ...]
     """Ids of earlier nodes; 0 is the committed token at `base_position`."""

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
+from wanspec.policy.drafting import offered_children
 from wanspec.policy.interface import Outcome, Policy
 from wanspec.protocol.effects import FinishReason
 from wanspec.protocol.link import SessionLink
 from wanspec.protocol.messages import OpenSession
+from wanspec.speculation.calibration import Calibration
 from wanspec.speculation.model_view import ModelView
+from wanspec.speculation.reliability import Reliability
 from wanspec.speculation.tree import DraftTree, Node
 from wanspec.speculation.types import DraftChoices, NodeId, Position, SamplingParams, SessionId, TargetChoice, WorkerId
 from wanspec.speculation.verification import walk
@@ -16,7 +22,13 @@ class Session:
     """One request in progress."""
 
     def __init__(
-        self, session_id: SessionId, prompt_tokens: tuple[int, ...], sampling: SamplingParams, max_tokens: int, policy: Policy
+        self,
+        session_id: SessionId,
+        prompt_tokens: tuple[int, ...],
+        sampling: SamplingParams,
+        max_tokens: int,
+        policy: Policy,
+        calibration: Calibration,
     ) -> None:
         self.session_id = session_id
         self.sampling = sampling
@@ -28,6 +40,9 @@ class Session:
         self.tree = DraftTree(prompt_tokens, max_position=self._end_position - 2)
         self.target_view = ModelView(session_id, sampling, prompt_tokens)
         self.draft_view = ModelView(session_id, sampling, prompt_tokens)
+        self._calibration = calibration
+        self._choices: dict[NodeId, DraftChoices] = {}
+        """What the local draft model said after nodes that are still in the tree."""
         self.link: SessionLink | None = None
         self.wait_until: float | None = None
         """When the policy's patience ends, while it waits."""
@@ -40,12 +55,12 @@ class Session:
         """Position of the next token to be committed."""
         return Position(len(self.tokens))
 
-    def attach(self, worker_id: WorkerId, *, now: float) -> OpenSession:
+    def attach(self, worker_id: WorkerId, reliability: Reliability, *, now: float) -> OpenSession:
         """Tie the session to a worker; the message that opens it there."""
         drafting = self.policy.drafting
         assert drafting is not None, "a policy without a worker cannot be attached to one"
         self.tree.advance_root(self.tree.head.position)
-        self.link = SessionLink(worker_id, self.tree, now=now)
+        self.link = SessionLink(worker_id, self.tree, reliability, now=now)
         self.policy.opened(now=now)
         return OpenSession(session_id=self.session_id, tokens=tuple(self.tokens), sampling=self.sampling, drafting=drafting)
 
@@ -60,14 +75,23 @@ class Session:
         self.wait_until = None
 
     def merge_local(self, rows: tuple[Node, ...], choices: tuple[DraftChoices, ...]) -> None:
-        """Add the first child of every node that the local draft model has scored."""
+        """Add children to every node that the local draft model has scored."""
+        config = self.policy.local_drafting
+        least = self.tree.head.path_log_prob + (math.log(config.path_prob_min) if config.path_prob_min else -math.inf)
         for node, ranking in zip(rows, choices, strict=True):
-            self.tree.add(node, ranking.tokens[0], log_prob=ranking.log_probs[0])
+            if config.is_calibrated:
+                self._choices[node.node_id] = ranking
+            for token, log_prob in offered_children(ranking, config, self._calibration):
+                if node.path_log_prob + log_prob >= least:
+                    self.tree.add(node, token, log_prob=log_prob)
 
     def commit(
         self, rows: tuple[Node, ...], choices: tuple[TargetChoice, ...], end_token: int | None, *, now: float
-    ) -> tuple[list[int], Outcome, FinishReason | None]:
-        """Commit what the target has chosen. Returns the new tokens, the round's outcome, and why the request ends, if it does."""
+    ) -> tuple[list[int], Outcome, FinishReason | None, list[Node]]:
+        """Commit what the target has chosen.
+
+        Returns the new tokens, the round's outcome, why the request ends, if it does, and the tokens' nodes.
+        """
         by_node: dict[NodeId, TargetChoice] = {row.node_id: choice for row, choice in zip(rows, choices, strict=True)}
         walked = walk(self.tree, by_node)
         outcome = Outcome(drafted=len(rows) - 1, accepted=len(walked) - 1, entropy_nats=walked[-1].entropy_nats)
@@ -77,12 +101,24 @@ class Session:
             tokens = tokens[: tokens.index(end_token) + 1]
             reason = FinishReason.END
         self.tokens += tokens
+        old_head = self.tree.head
         path = self.tree.commit(tokens)
-        if any(node.is_from_worker for node in path[: outcome.accepted]):
+        self._learn([old_head, *path], path)
+        if any(node.arrived_at is not None for node in path[: outcome.accepted]):
             self.waited_in_vain_s = 0.0
         self.target_view.committed(path)
         self.draft_view.committed(path)
         if self.link is None:
             self.tree.advance_root(self.tree.head.position)
         self.policy.committed(outcome, now=now)
-        return tokens, outcome, reason
+        return tokens, outcome, reason, path
+
+    def _learn(self, parents: Sequence[Node], path: Sequence[Node]) -> None:
+        """What the target chose, for the calibration of the local draft model."""
+        if not self._choices:
+            return
+        for parent, node in zip(parents, path, strict=False):
+            choices = self._choices.get(parent.node_id)
+            if choices is not None:
+                self._calibration.observe(choices, node.token)
+        self._choices = {node_id: choices for node_id, choices in self._choices.items() if node_id in self.tree.nodes}

@@ -14,12 +14,13 @@ from __future__ import annotations
 from typing import assert_never
 
 from wanspec.errors import ConfigError, LocalProtocolError, RemoteProtocolError
-from wanspec.policy.drafting import Frontier, offered_children
+from wanspec.policy.drafting import MIN_LOG_PROB, Frontier, offered_children
 from wanspec.protocol.effects import Effect, ReleaseSession, SendMessage, StartDraft
 from wanspec.protocol.events import DraftFinished, MessageReceived, WorkerEvent
 from wanspec.protocol.messages import (
     MAX_HELD_S,
     MAX_SEQUENCE_TOKENS,
+    MAX_STEP_S,
     CloseSession,
     Commit,
     ControllerMessage,
@@ -28,30 +29,37 @@ from wanspec.protocol.messages import (
     OpenSession,
     Welcome,
 )
+from wanspec.speculation.calibration import Calibration, CalibrationBook
 from wanspec.speculation.model_view import ModelView
 from wanspec.speculation.sampling import check_sampling
 from wanspec.speculation.tree import MAX_TREE_NODES, DraftTree, Node
 from wanspec.speculation.types import DraftChoices, NodeId, ScoreItem, SessionId
 
-MIN_LOG_PROB = -15.9375
-"""The smallest estimate that the wire can carry."""
+STEP_SMOOTHING = 0.2
+MAX_UNACKNOWLEDGED_NODES = MAX_TREE_NODES
+"""Sent for one session and not known to have arrived, beyond which it is not drafted for: 20 kB, so that a link slower than its drafts
+holds up no news for long."""
 
 
 class _Session:
     """One session's tree, and what the controller has yet to hear of it."""
 
-    def __init__(self, message: OpenSession, context_length: int, now: float) -> None:
+    def __init__(self, message: OpenSession, context_length: int, calibration: Calibration, now: float) -> None:
         self.session_id = message.session_id
         self.config = message.drafting
         self.tree = DraftTree(message.tokens, max_position=context_length - 1)
         self.view = ModelView(message.session_id, message.sampling, message.tokens)
         self.owes_acknowledgement = True
         self._based_at = now
+        self._calibration = calibration
+        self._choices: dict[NodeId, DraftChoices] = {}
+        """What the model said after nodes that are still in the tree, for the calibration."""
+        self._newest_sent = self._newest_arrived = 0
         self._frontier = Frontier()
         self._frontier.add(self.tree.head)
 
-    def commit(self, message: Commit, now: float) -> None:
-        """Move the head along the committed tokens that are news."""
+    def commit(self, message: Commit, now: float) -> list[Node]:
+        """Move the head along the committed tokens that are news. Returns nodes that are worth offering since then."""
         known = self.tree.head.position + 1 - message.position
         if known < 0:
             msg = f"a commit at position {message.position} leaves a gap after {self.tree.head.position}"
@@ -59,19 +67,33 @@ class _Session:
         if message.position + len(message.tokens) > MAX_SEQUENCE_TOKENS:  # we could not even acknowledge it
             msg = f"a commit of {len(message.tokens)} tokens at position {message.position}, beyond MAX_SEQUENCE_TOKENS"
             raise RemoteProtocolError(msg)
-        news = message.tokens[known:]
-        if news:
-            self.view.committed(self.tree.commit(news))
-            self.tree.advance_root(self.tree.head.position)
-            self._frontier.prune(self.tree)
-            if not self.view.has_scored(self.tree.head) and self.tree.head not in self._frontier:
-                self._frontier.add(self.tree.head)
-            self._based_at = now
+        if not 0 <= message.newest_node_id <= self._newest_sent:
+            msg = f"a commit says that node {message.newest_node_id} has arrived, the newest is {self._newest_sent}"
+            raise RemoteProtocolError(msg)
+        self._newest_arrived = max(self._newest_arrived, message.newest_node_id)
         self.owes_acknowledgement = True
+        news = message.tokens[known:]
+        if not news:
+            return []
+        old_head = self.tree.head
+        path = self.tree.commit(news)
+        for parent, node in zip([old_head, *path], path, strict=False):
+            choices = self._choices.get(parent.node_id)
+            if choices is not None:
+                self._calibration.observe(choices, node.token)
+        self.view.committed(path)
+        self.tree.advance_root(self.tree.head.position)
+        self._choices = {node_id: choices for node_id, choices in self._choices.items() if node_id in self.tree.nodes}
+        released = self._frontier.head_moved(self.tree, self.config)
+        if not self.view.has_scored(self.tree.head) and self.tree.head not in self._frontier:
+            self._frontier.add(self.tree.head)
+        self._based_at = now
+        return released
 
     def take_leaves(self) -> list[Node]:
         """What to expand next."""
-        if len(self.tree.nodes) + self.config.leaves * self.config.branch > MAX_TREE_NODES or not self.tree.room:
+        is_full = len(self.tree.nodes) + self.config.leaves * self.config.branch > MAX_TREE_NODES
+        if is_full or not self.tree.room or self._newest_sent - self._newest_arrived > MAX_UNACKNOWLEDGED_NODES:
             return []
         return self._frontier.take(self.tree, self.config)
 
@@ -81,19 +103,21 @@ class _Session:
         for parent, ranking in zip(rows, choices, strict=True):
             if parent not in self.tree:
                 continue
-            offered = [self.tree.add(parent, token, log_prob=log_prob) for token, log_prob in offered_children(ranking, self.config)]
-            new += [node for node in offered if node is not None]
-        for node in new:
-            self._frontier.add(node)
+            if self.config.is_calibrated:
+                self._choices[parent.node_id] = ranking
+            new += self._frontier.offer(self.tree, parent, offered_children(ranking, self.config, self._calibration), self.config)
         return new
 
-    def message(self, nodes: list[Node], now: float) -> SendMessage:
+    def message(self, nodes: list[Node], step_s: float, now: float) -> SendMessage:
         """Offer these nodes, and acknowledge."""
         self.owes_acknowledgement = False
+        if nodes:
+            self._newest_sent = nodes[-1].node_id
         drafts = Drafts(
             session_id=self.session_id,
             base_position=self.tree.head.position,
             held_s=min(now - self._based_at, MAX_HELD_S),
+            step_s=min(step_s, MAX_STEP_S),
             first_node_id=nodes[0].node_id if nodes else NodeId(1),
             parent_ids=tuple([self._wire_id(node.parent) for node in nodes]),
             tokens=tuple([node.token for node in nodes]),
@@ -114,12 +138,16 @@ def _log_prob(node: Node) -> float:
 class Worker:
     """See the module's text."""
 
-    def __init__(self, *, vocabulary_size: int, context_length: int, max_sessions: int) -> None:
+    def __init__(
+        self, *, vocabulary_size: int, context_length: int, max_sessions: int, calibrations: CalibrationBook | None = None
+    ) -> None:
         self._vocabulary_size = vocabulary_size
         self._context_length = context_length
         self._max_sessions = max_sessions
         self._sessions: dict[SessionId, _Session] = {}
+        self._calibrations = calibrations or CalibrationBook()
         self._pass: list[tuple[_Session, tuple[Node, ...]]] | None = None
+        self._step_s = 0.0
         self.is_draining = False
         """Whether the controller has said that it wants no more of us."""
 
@@ -143,8 +171,8 @@ class Worker:
         match event:
             case MessageReceived(message=message):
                 return self._message_received(message, now)
-            case DraftFinished(choices=choices):
-                return self._draft_finished(choices, now)
+            case DraftFinished():
+                return self._draft_finished(event, now)
             case _:
                 assert_never(event)
 
@@ -154,8 +182,9 @@ class Worker:
                 self._open(message, now)
             case Commit():
                 self._check_tokens(message.tokens)
-                if message.session_id in self._sessions:
-                    self._sessions[message.session_id].commit(message, now)
+                session = self._sessions.get(message.session_id)
+                if session is not None and (released := session.commit(message, now)):
+                    return [session.message(released, self._step_s, now)]
             case CloseSession(session_id=session_id):
                 if self._sessions.pop(session_id, None) is not None:
                     return [ReleaseSession(session_id=session_id)]
@@ -183,24 +212,27 @@ class Worker:
         except ConfigError as error:
             msg = f"session {message.session_id}: {error}"
             raise RemoteProtocolError(msg) from error
-        self._sessions[message.session_id] = _Session(message, self._context_length, now)
+        self._sessions[message.session_id] = _Session(
+            message, self._context_length, self._calibrations.at(message.sampling.temperature), now
+        )
 
     def _check_tokens(self, tokens: tuple[int, ...]) -> None:
         if tokens and not 0 <= min(tokens) <= max(tokens) < self._vocabulary_size:
             msg = f"a token is outside the vocabulary of {self._vocabulary_size}"
             raise RemoteProtocolError(msg)
 
-    def _draft_finished(self, choices: tuple[tuple[DraftChoices, ...], ...], now: float) -> list[Effect]:
+    def _draft_finished(self, event: DraftFinished, now: float) -> list[Effect]:
         if self._pass is None:
             msg = "no draft pass is in flight"
             raise LocalProtocolError(msg)
         finished, self._pass = self._pass, None
+        self._step_s += STEP_SMOOTHING * (event.duration_s - self._step_s) if self._step_s else event.duration_s
         effects: list[Effect] = []
-        for (session, rows), ranked in zip(finished, choices, strict=True):
+        for (session, rows), ranked in zip(finished, event.choices, strict=True):
             if self._sessions.get(session.session_id) is session:
                 nodes = session.grow(rows, ranked)
                 if nodes:
-                    effects.append(session.message(nodes, now))
+                    effects.append(session.message(nodes, self._step_s, now))
         return effects
 
     def _start_pass(self) -> list[Effect]:
@@ -217,4 +249,4 @@ class Worker:
     def _acknowledge(self, now: float) -> list[Effect]:
         """Answer commits of sessions that no pass will answer for."""
         in_pass = {session.session_id for session, _ in self._pass or ()}
-        return [s.message([], now) for s in self._sessions.values() if s.owes_acknowledgement and s.session_id not in in_pass]
+        return [s.message([], self._step_s, now) for s in self._sessions.values() if s.owes_acknowledgement and s.session_id not in in_pass]

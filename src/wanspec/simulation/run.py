@@ -90,7 +90,7 @@ class Stage:
         seed, compute = scenario.seed, scenario.compute
         self.scenario = scenario
         self.world = TokenWorld(token_model(scenario.tokens), seed=seed)
-        self.target, self.draft = SimulatedModel(self.world), SimulatedModel(self.world, num_choices=1)
+        self.target, self.draft = SimulatedModel(self.world), SimulatedModel(self.world)
         self.worker_models: list[SimulatedModel] = []
         self.texts: dict[SessionId, tuple[int, ...]] = {}
         """What plain target decoding writes in each session."""
@@ -109,7 +109,7 @@ class Stage:
     def add_worker(self) -> WorkerSite:
         """A worker of the scenario's kind dials in."""
         scenario, compute = self.scenario, self.scenario.compute
-        model = SimulatedModel(self.world, num_choices=scenario.policy.b, is_oracle=scenario.policy.name == ORACLE)
+        model = SimulatedModel(self.world, is_oracle=scenario.policy.name == ORACLE)
         self.worker_models.append(model)
         times = compute.draft_times(factor=compute.worker_slowdown)
         device = compute.device(times, seed=hash((scenario.seed, 3, len(self.worker_models))))

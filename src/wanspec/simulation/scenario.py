@@ -142,6 +142,10 @@ class Policy(_Section, frozen=True):
     phi: float = 0.5
     staleness: str = "printed"
     max_depth: int = 16
+    width: int = 32
+    verify_width: int = 32
+    path_prob_min: float = 0.01
+    redundancy_price_ms: AtLeast0 = 0.0
 
     def config(self) -> PolicyConfig:
         """As the production code wants it. Raises ConfigError."""
@@ -157,6 +161,10 @@ class Policy(_Section, frozen=True):
             controller_entropy_threshold_nats=self.phi,
             staleness=self.staleness,
             max_depth=self.max_depth,
+            width=self.width,
+            verify_width=self.verify_width,
+            path_prob_min=self.path_prob_min,
+            redundancy_price_s=self.redundancy_price_ms / 1e3,
         )
         create_policy(config)
         return config

@@ -11,6 +11,7 @@ Positions are absolute; nothing here knows time, models or the wire.
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -33,8 +34,10 @@ class Node:
     """Sum of acceptance estimates (natural logarithms) from where the tree began; only differences below one head mean anything."""
     children: dict[int, Node] = field(default_factory=dict)
     """By token."""
-    is_from_worker: bool = False
-    """At the controller: whether a worker has proposed it, alone or among others."""
+    arrived_at: float | None = None
+    """At the controller: when a worker proposed it (seconds); None: no worker has."""
+    claim: float = 0.0
+    """At the controller: the worker's own estimate given the parent (natural logarithm)."""
 
 
 class DraftTree:
@@ -53,6 +56,11 @@ class DraftTree:
 
     def __contains__(self, node: Node) -> bool:
         return self.nodes.get(node.node_id) is node
+
+    @property
+    def size(self) -> int:
+        """Nodes, those of the spine included."""
+        return len(self.nodes)
 
     @property
     def room(self) -> int:
@@ -116,6 +124,21 @@ class DraftTree:
             node = pending.pop()
             yield node
             pending.extend(node.children.values())
+
+    def most_probable(self, count: int, *, min_log_prob: float) -> list[Node]:
+        """The `count` most probable nodes below the head whose path, from it, is at least as probable as that; best first, connected."""
+        least = self.head.path_log_prob + min_log_prob
+        best: list[Node] = []
+        heap = [(-child.path_log_prob, child.node_id, child) for child in self.head.children.values()]
+        heapq.heapify(heap)
+        while heap and len(best) < count:
+            _, _, node = heapq.heappop(heap)
+            if node.path_log_prob < least:
+                break
+            best.append(node)
+            for child in node.children.values():
+                heapq.heappush(heap, (-child.path_log_prob, child.node_id, child))
+        return best
 
     def best_path(self, depth: int) -> list[Node]:
         """From below the head, the most probable child at each step, at most `depth` nodes."""

@@ -96,8 +96,12 @@ class DraftingConfig(Struct, frozen=True, kw_only=True):
     branch: int = 1
     """Children offered where the draft is uncertain, 1 to 8."""
     leaves: int = 1
-    """Leaves expanded in one draft step, 1 to 32."""
+    """Leaves expanded in one draft step, 1 to 128."""
     entropy_threshold_nats: float = 0.0
     """Draft entropy below which only the first choice is kept; 0 or less branches everywhere."""
     max_depth: int = 16
     """How far below its root the worker drafts ahead, 1 to 64."""
+    path_prob_min: float = 0.0
+    """Nodes that the target's path, from the head, is less likely to reach are neither sent nor expanded, in [0, 1)."""
+    is_calibrated: bool = False
+    """Whether probabilities are acceptance estimates (`calibration`) or the draft model's own."""

@@ -1,7 +1,7 @@
 """Between messages and bytes. A frame is a list of messages; its layout is `wire_format`'s.
 
 What goes out is held to the same bounds as what comes in, and by the same code: a message is encoded, then validated as its receiver
-would. `log_probs` come back rounded to 1/16 nat and `held_s` to a microsecond.
+would. `log_probs` come back rounded to 1/16 nat and `held_s` and `step_s` to a microsecond.
 
 Sizes in bytes, for session 7 at position 300, held for 20 ms, node ids near 900 and tokens near 1500: Drafts of 0 / 1 / 8 / 32 / 256
 nodes 17 / 22 / 57 / 181 / 1434, a Commit of three tokens 17, a CloseSession 4; with large ids throughout, Drafts of one node take 36.
@@ -33,9 +33,9 @@ from wanspec.protocol.messages import (
 )
 from wanspec.speculation.types import DraftingConfig, NodeId, Position, SamplingParams, SessionId
 from wanspec.transport.wire_format import (
-    HELD_STEPS_PER_S,
     LOG_PROB_STEPS,
     LOG_PROB_STEPS_PER_NAT,
+    STEPS_PER_S,
     CloseSessionFrame,
     CommitFrame,
     ControllerFrame,
@@ -202,14 +202,21 @@ def _to_frame(message: Message) -> MessageFrame:
         case Drafts():
             return _pack_drafts(message)
         case Commit():
-            return CommitFrame(message.session_id, message.position, message.tokens)
+            return CommitFrame(message.session_id, message.position, message.tokens, message.newest_node_id)
         case OpenSession():
             sampling, drafting = message.sampling, message.drafting
             return OpenSessionFrame(
                 message.session_id,
                 message.tokens,
                 SamplingFields(sampling.temperature, sampling.top_k, sampling.top_p, sampling.seed),
-                DraftingFields(drafting.branch, drafting.leaves, drafting.entropy_threshold_nats, drafting.max_depth),
+                DraftingFields(
+                    drafting.branch,
+                    drafting.leaves,
+                    drafting.entropy_threshold_nats,
+                    drafting.max_depth,
+                    drafting.path_prob_min,
+                    drafting.is_calibrated,
+                ),
             )
         case CloseSession():
             return CloseSessionFrame(message.session_id)
@@ -252,7 +259,12 @@ def _from_worker_frame(frame: WorkerFrame) -> WorkerMessage:
 def _from_controller_frame(frame: ControllerFrame) -> ControllerMessage:
     match frame:
         case CommitFrame():
-            return Commit(session_id=SessionId(frame.session_id), position=Position(frame.position), tokens=frame.tokens)
+            return Commit(
+                session_id=SessionId(frame.session_id),
+                position=Position(frame.position),
+                tokens=frame.tokens,
+                newest_node_id=frame.newest_node_id,
+            )
         case OpenSessionFrame():
             sampling, drafting = frame.sampling, frame.drafting
             return OpenSession(
@@ -264,6 +276,8 @@ def _from_controller_frame(frame: ControllerFrame) -> ControllerMessage:
                     leaves=drafting.leaves,
                     entropy_threshold_nats=drafting.entropy_threshold_nats,
                     max_depth=drafting.max_depth,
+                    path_prob_min=drafting.path_prob_min,
+                    is_calibrated=drafting.is_calibrated,
                 ),
             )
         case CloseSessionFrame():
@@ -290,7 +304,8 @@ def _pack_drafts(drafts: Drafts) -> DraftsFrame:
     return DraftsFrame(
         drafts.session_id,
         drafts.base_position,
-        round(drafts.held_s * HELD_STEPS_PER_S),
+        round(drafts.held_s * STEPS_PER_S),
+        round(drafts.step_s * STEPS_PER_S),
         drafts.first_node_id,
         tuple(steps_back),
         drafts.tokens,
@@ -311,7 +326,8 @@ def _unpack_drafts(frame: DraftsFrame) -> Drafts:
     return Drafts(
         session_id=SessionId(frame.session_id),
         base_position=Position(frame.base_position),
-        held_s=frame.held_s / HELD_STEPS_PER_S,
+        held_s=frame.held_s / STEPS_PER_S,
+        step_s=frame.step_s / STEPS_PER_S,
         first_node_id=NodeId(frame.first_node_id),
         parent_ids=tuple(parent_ids),
         tokens=frame.tokens,

@@ -20,6 +20,7 @@ from wanspec.protocol.messages import (
     MAX_REASON_LENGTH,
     MAX_SEQUENCE_TOKENS,
     MAX_SESSIONS,
+    MAX_STEP_S,
 )
 from wanspec.speculation.types import MAX_VOCABULARY
 
@@ -28,10 +29,10 @@ MAX_SESSION_ID = (1 << 53) - 1
 MAX_VERSION = (1 << 16) - 1
 MAX_CONTEXT_LENGTH = (1 << 31) - 1
 MAX_BRANCH = 8
-MAX_LEAVES = 32
+MAX_LEAVES = 128
 MAX_DRAFT_DEPTH = 64
-HELD_STEPS_PER_S = 1_000_000
-"""`held_s` travels as whole microseconds: far below the noise of any clock that reads it, 3 bytes for what is usual."""
+STEPS_PER_S = 1_000_000
+"""`held_s` and `step_s` travel as whole microseconds: far below the noise of any clock that reads them, 3 bytes for what is usual."""
 LOG_PROB_STEPS_PER_NAT = 16
 """`log_probs` travel as one byte each, in steps of 1/16 nat (6 % in probability)."""
 LOG_PROB_STEPS = 256
@@ -66,8 +67,10 @@ class DraftsFrame(Struct, array_like=True, tag=2, frozen=True, forbid_unknown_fi
 
     session_id: SessionNumber
     base_position: TokenPosition
-    held_s: Annotated[int, Meta(ge=0, le=int(MAX_HELD_S * HELD_STEPS_PER_S))]
-    """In steps of 1 / HELD_STEPS_PER_S."""
+    held_s: Annotated[int, Meta(ge=0, le=int(MAX_HELD_S * STEPS_PER_S))]
+    """In steps of 1 / STEPS_PER_S."""
+    step_s: Annotated[int, Meta(ge=0, le=int(MAX_STEP_S * STEPS_PER_S))]
+    """Likewise."""
     first_node_id: Annotated[int, Meta(ge=1, le=MAX_NODE_ID)]
     parent_ids: Annotated[tuple[Annotated[int, Meta(ge=0, lt=MAX_NODE_ID)], ...], Meta(max_length=MAX_NODES_PER_FRAME)]
     """How far back each parent is (own id minus parent's id); 0 is the base."""
@@ -100,6 +103,8 @@ class DraftingFields(Struct, array_like=True, frozen=True, forbid_unknown_fields
     leaves: Annotated[int, Meta(ge=1, le=MAX_LEAVES)]
     entropy_threshold_nats: FiniteFloat
     max_depth: Annotated[int, Meta(ge=1, le=MAX_DRAFT_DEPTH)]
+    path_prob_min: Annotated[float, Meta(ge=0.0, lt=1.0)]
+    is_calibrated: bool
 
 
 class OpenSessionFrame(Struct, array_like=True, tag=4, frozen=True, forbid_unknown_fields=True):
@@ -117,6 +122,7 @@ class CommitFrame(Struct, array_like=True, tag=5, frozen=True, forbid_unknown_fi
     session_id: SessionNumber
     position: TokenPosition
     tokens: Annotated[tuple[Token, ...], Meta(max_length=MAX_SEQUENCE_TOKENS)]
+    newest_node_id: Annotated[int, Meta(ge=0, le=MAX_NODE_ID)]
 
 
 class CloseSessionFrame(Struct, array_like=True, tag=6, frozen=True, forbid_unknown_fields=True):

@@ -1,0 +1,150 @@
+"""Acceptance estimates: from what the draft model says to how probable it is that the target agrees.
+
+Draft confidence is not acceptance. The target's choice is modelled as that of the draft's own scores at another scale tau,
+P(token) = softmax(score / tau): below 1 the draft is right more often than it says, above 1 less often. Tau is fitted online by maximum
+likelihood on what the target in fact chose, over a grid, by bins of the draft's entropy, each drawn towards what all bins say and that
+towards a prior; old evidence fades, so that another kind of text may have another scale.
+
+Only the first few tokens of a ranking are known one by one. The others are taken for equally probable, as many as the entropy says there
+are: n tokens that share the mass m weigh n (m / n) ** (1 / tau) together.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from msgspec import Struct
+from numpy.typing import NDArray
+
+from wanspec.errors import ConfigError
+from wanspec.speculation.types import DraftChoices
+
+TAUS = tuple(0.1 * 1.22**step for step in range(20))
+"""The grid: 0.1 to 4.4, finer than what can be told apart."""
+PRIOR_TAU = 0.5
+"""What a distilled draft of its target was found to have, greedy."""
+PRIOR_TOKENS = 30.0
+"""The prior counts as much as this many tokens."""
+PRIOR_NATS = 0.25
+"""By how much it finds exp(1) times or one exp(1)-th of PRIOR_TAU less likely, a token."""
+BIN_TOKENS = 30.0
+"""What all bins say counts in each as much as this many tokens."""
+ENTROPY_EDGES_NATS = (0.3, 1.0, 2.0, 3.0)
+MEMORY_TOKENS = 2000.0
+"""Evidence fades with this time constant."""
+REFIT_TOKENS = 8
+"""Tokens between two fits: one token hardly moves them."""
+MAX_TEMPERATURE = 5.0
+"""Those above share a calibration: text at such temperatures is noise, and a book must not grow without end."""
+MIN_TAIL = 1e-9
+"""A mass outside the ranking below this is rounding."""
+
+_INVERSE_TAUS: NDArray[np.float64] = 1.0 / np.array(TAUS)
+_PRIOR: NDArray[np.float64] = -PRIOR_NATS * np.log(np.array(TAUS) / PRIOR_TAU) ** 2
+
+
+class CalibrationState(Struct, frozen=True, kw_only=True):
+    """What a calibration has learned, to be kept in a file."""
+
+    evidence: tuple[tuple[float, ...], ...]
+    """For each entropy bin the log likelihood of each tau in TAUS."""
+    tokens: tuple[float, ...]
+    """For each bin how many tokens that is, faded."""
+
+
+class Calibration:
+    """The scale of one model pair at one temperature."""
+
+    def __init__(self, state: CalibrationState | None = None) -> None:
+        """Go on from `state`. Raises ConfigError where that has another shape."""
+        bins = len(ENTROPY_EDGES_NATS) + 1
+        self._evidence: NDArray[np.float64] = np.zeros((bins, len(TAUS)))
+        self._tokens: NDArray[np.float64] = np.zeros(bins)
+        if state is not None:
+            self._restore(state)
+        self._since_fit = 0
+        self._fit()
+
+    @property
+    def taus(self) -> tuple[float, ...]:
+        """The scale in each entropy bin, from sure to undecided."""
+        return tuple(1.0 / inverse for inverse in self._inverse_taus)
+
+    @property
+    def state(self) -> CalibrationState:
+        """What has been learned so far."""
+        return CalibrationState(evidence=tuple(tuple(row) for row in self._evidence.tolist()), tokens=tuple(self._tokens.tolist()))
+
+    def log_probs(self, choices: DraftChoices) -> list[float]:
+        """For each token of the ranking the natural logarithm of the probability that the target chooses it."""
+        inverse = self._inverse_taus[bisect_right(ENTROPY_EDGES_NATS, choices.entropy_nats)]
+        scores = [inverse * log_prob for log_prob in choices.log_probs]
+        mass, count_nats = _tail(choices.log_probs, choices.entropy_nats)
+        total = sum([math.exp(score) for score in scores])
+        if mass > MIN_TAIL:
+            total += math.exp(inverse * math.log(mass) + (1.0 - inverse) * count_nats)
+        shift = math.log(total)
+        return [score - shift for score in scores]
+
+    def observe(self, choices: DraftChoices, token: int) -> None:
+        """The target has chosen `token` where the draft model ranked `choices`."""
+        known = np.array(choices.log_probs)
+        scores = _INVERSE_TAUS[:, None] * known
+        mass, count_nats = _tail(choices.log_probs, choices.entropy_nats)
+        tail = _INVERSE_TAUS * math.log(max(mass, MIN_TAIL)) + (1.0 - _INVERSE_TAUS) * count_nats
+        total = np.log(np.exp(scores).sum(axis=1) + np.exp(tail))
+        chosen = scores[:, choices.tokens.index(token)] if token in choices.tokens else tail
+        self._evidence *= 1.0 - 1.0 / MEMORY_TOKENS
+        self._tokens *= 1.0 - 1.0 / MEMORY_TOKENS
+        entropy_bin = bisect_right(ENTROPY_EDGES_NATS, choices.entropy_nats)
+        self._evidence[entropy_bin] += chosen - total
+        self._tokens[entropy_bin] += 1.0
+        self._since_fit += 1
+        if self._since_fit >= REFIT_TOKENS:
+            self._fit()
+
+    def _fit(self) -> None:
+        """The most likely scale in each bin."""
+        self._since_fit = 0
+        of_all = (self._evidence.sum(axis=0) + PRIOR_TOKENS * _PRIOR) / (self._tokens.sum() + PRIOR_TOKENS)
+        best = np.argmax(self._evidence + BIN_TOKENS * of_all, axis=1)
+        self._inverse_taus: list[float] = _INVERSE_TAUS[best].tolist()
+
+    def _restore(self, state: CalibrationState) -> None:
+        evidence, tokens = np.array(state.evidence, np.float64), np.array(state.tokens, np.float64)
+        if evidence.shape != self._evidence.shape or tokens.shape != self._tokens.shape or not np.isfinite(evidence.sum() + tokens.sum()):
+            raise ConfigError(f"a calibration of shape {evidence.shape}, not {self._evidence.shape}, or not finite; remove the file")
+        self._evidence, self._tokens = evidence, tokens
+
+
+class CalibrationBook:
+    """A model pair's calibrations: the scale of the noise, and so tau, goes with the temperature."""
+
+    def __init__(self, states: Mapping[float, CalibrationState] | None = None) -> None:
+        """Go on from `states`, by temperature. Raises ConfigError where one has another shape."""
+        self._by_temperature = {temperature: Calibration(state) for temperature, state in (states or {}).items()}
+
+    @property
+    def states(self) -> dict[float, CalibrationState]:
+        """What has been learned so far, by temperature."""
+        return {temperature: calibration.state for temperature, calibration in self._by_temperature.items()}
+
+    def at(self, temperature: float) -> Calibration:
+        """The calibration of about this temperature."""
+        key = min(round(temperature, 1), MAX_TEMPERATURE)
+        return self._by_temperature.setdefault(key, Calibration())
+
+
+def _tail(log_probs: Sequence[float], entropy_nats: float) -> tuple[float, float]:
+    """The mass outside a ranking, and the logarithm of how many tokens share it, at least 0."""
+    mass, known_nats = 1.0, 0.0
+    for log_prob in log_probs:
+        prob = math.exp(log_prob)
+        mass -= prob
+        known_nats -= prob * log_prob
+    if mass <= MIN_TAIL:
+        return 0.0, 0.0
+    return mass, max(0.0, (entropy_nats - known_nats) / mass + math.log(mass))

@@ -1,0 +1,93 @@
+"""Drafts for nothing: what followed the last time the text had the same end (prompt lookup).
+
+Code, tables and quotations repeat themselves. The longest earlier occurrence of the text's last few tokens is looked up, and what came
+after it is proposed, a token at a time; how often such a proposal comes true depends on how long the match is, and is learned as the text
+is written. It costs no pass of any model.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Sequence
+
+from msgspec import Struct
+
+MAX_MATCH = 8
+"""Tokens compared: longer matches are no better."""
+MAX_PLACES = 8
+"""Earlier places looked at, the newest."""
+PRIOR_RATES = (0.4, 0.6, 0.7, 0.75, 0.8, 0.8, 0.85, 0.85)
+"""Share of proposals that come true, by length of the match from 1, before it is known."""
+PRIOR_PROPOSALS = 10.0
+MEMORY_PROPOSALS = 200.0
+"""Of a length; older ones fade."""
+
+
+class Proposal(Struct, frozen=True):
+    """A token that may come next."""
+
+    token: int
+    match: int
+    """How many tokens before it are the same as at the earlier place, 1 to MAX_MATCH."""
+    place: int
+    """Index of the earlier occurrence."""
+
+
+class SuffixIndex:
+    """Where pairs and single tokens occurred in one sequence; grows with it."""
+
+    def __init__(self, tokens: Sequence[int]) -> None:
+        self._tokens: list[int] = []
+        self._places: defaultdict[tuple[int, ...], list[int]] = defaultdict(list)
+        """Index after each occurrence of one token or two."""
+        self._true = [PRIOR_PROPOSALS * rate for rate in PRIOR_RATES]
+        self._made = [PRIOR_PROPOSALS] * MAX_MATCH
+        self.extend(tokens)
+
+    def extend(self, tokens: Sequence[int]) -> None:
+        """The sequence goes on with these."""
+        for token in tokens:
+            self._tokens.append(token)
+            after = len(self._tokens)
+            self._places[(token,)].append(after)
+            if after > 1:
+                self._places[(self._tokens[-2], token)].append(after)
+
+    def propose(self, ending: Sequence[int]) -> Proposal | None:
+        """What may follow the sequence and then `ending`, by its longest and newest earlier match."""
+        tail = (*self._tokens[-MAX_MATCH:], *ending)[-MAX_MATCH:]
+        for size in (2, 1):
+            best, best_match = -1, 0
+            for place in reversed(self._places.get(tail[-size:], ())[-MAX_PLACES:]):
+                if place < len(self._tokens) and (match := self._match(place, tail)) > best_match:
+                    best, best_match = place, match
+            if best_match:
+                return Proposal(self._tokens[best], best_match, best)
+        return None
+
+    def follow(self, proposal: Proposal) -> Proposal | None:
+        """What followed the proposal's token at the same place."""
+        place = proposal.place + 1
+        if place >= len(self._tokens):
+            return None
+        return Proposal(self._tokens[place], min(MAX_MATCH, proposal.match + 1), place)
+
+    def log_prob(self, proposal: Proposal) -> float:
+        """Natural logarithm of the probability that it comes true."""
+        index = proposal.match - 1
+        return math.log(self._true[index] / self._made[index])
+
+    def observe(self, match: int, *, came_true: bool) -> None:
+        """A proposal with a match of this length was put to the test."""
+        index = match - 1
+        fade = 1.0 - 1.0 / MEMORY_PROPOSALS
+        self._made[index] = self._made[index] * fade + 1.0
+        self._true[index] = self._true[index] * fade + came_true
+
+    def _match(self, place: int, tail: tuple[int, ...]) -> int:
+        """How many tokens before `place` are those at the end of `tail`."""
+        match = 0
+        while match < len(tail) and match < place and self._tokens[place - 1 - match] == tail[-1 - match]:
+            match += 1
+        return match
