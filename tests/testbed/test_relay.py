@@ -15,7 +15,9 @@ from typing import Any
 import pytest
 
 from wanspec.errors import ConfigError, TransportError
-from wanspec.testbed.relay import MAX_HELD_BYTES, Lane, Link, LinkSettings, Relay, changed_settings, start_relay
+from wanspec.testbed.emulator import answer
+from wanspec.testbed.link import Link, LinkSettings
+from wanspec.testbed.relay import MAX_HELD_BYTES, Lane, Relay, start_relay
 
 pytestmark = pytest.mark.asyncio
 
@@ -23,12 +25,15 @@ Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
 @asynccontextmanager
-async def relayed(**settings: float) -> AsyncIterator[tuple[Relay, Streams, Streams]]:
+async def relayed(
+    rtt_ms: float = 0.0, *, jitter_ms: float = 0.0, bandwidth_bytes_per_s: float | None = None
+) -> AsyncIterator[tuple[Relay, Streams, Streams]]:
     """A relay, the dialer's end of a connection through it, and the target's."""
     arrived: asyncio.Queue[Streams] = asyncio.Queue()
     server = await asyncio.start_server(lambda *streams: arrived.put_nowait(streams), "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
-    relay = await start_relay(listen="127.0.0.1:0", to=f"127.0.0.1:{port}", settings=LinkSettings(**settings))
+    settings = LinkSettings(rtt_ms=rtt_ms, jitter_ms=jitter_ms, bandwidth_bytes_per_s=bandwidth_bytes_per_s)
+    relay = await start_relay(listen="127.0.0.1:0", to=f"127.0.0.1:{port}", settings=settings)
     dialer = await dialed(relay)
     target = await arrived.get()
     try:
@@ -83,13 +88,6 @@ async def test_a_link_of_limited_bandwidth_takes_its_time() -> None:
         dialer_out.write(bytes(50_000))
         await target_in.readexactly(50_000)
         assert now() - start_s >= 0.049
-
-
-async def test_due_times_add_serialisation_and_half_the_round_trip() -> None:
-    link = Link(settings=LinkSettings(rtt_ms=100.0, bandwidth_bytes_per_s=1000.0), random=random.Random(1))
-    assert link.due_s(now=10.0, size=100) == pytest.approx(10.15)
-    assert link.due_s(now=10.0, size=100) == pytest.approx(10.25)
-    assert link.due_s(now=20.0, size=100) == pytest.approx(20.15)
 
 
 async def test_the_round_trip_changes_while_it_runs_and_nothing_overtakes() -> None:
@@ -196,28 +194,25 @@ async def test_a_far_end_that_takes_no_more_holds_the_lane() -> None:
     assert sink.written == 4
 
 
-@pytest.mark.parametrize(
-    ("line", "words"),
-    [
-        (b"{", "not JSON"),
-        (b'{"rtt": 3}', "unknown setting 'rtt'; there are rtt_ms, jitter_ms"),
-        (b'{"rtt_ms": "3"}', "rtt_ms '3': give a number"),
-        (b'{"rtt_ms": true}', "rtt_ms True"),
-        (b'{"rtt_ms": -1}', "rtt_ms -1"),
-        (b'{"rtt_ms": NaN}', "rtt_ms nan"),
-        (b'{"jitter_ms": 1e9}', "jitter_ms"),
-        (b'{"bandwidth_bytes_per_s": 0}', "bandwidth_bytes_per_s 0"),
-    ],
-)
-async def test_a_bad_setting_is_named(line: bytes, words: str) -> None:
-    with pytest.raises(ConfigError, match=words):
-        changed_settings(LinkSettings(rtt_ms=1.0), line)
+async def test_a_change_of_the_link_keeps_the_counters_and_a_reset_does_not() -> None:
+    async with relayed() as (relay, (_, dialer_out), (target_in, _)):
+        dialer_out.write(b"1234")
+        await target_in.readexactly(4)
+        changed = answer(relay, b'{"rtt_ms": 5}')
+        assert (changed["bytes_to_target"], changed["connections_total"]) == (4, 1)
+        assert changed["lateness_ms_p99"] is not None
+        reset = answer(relay, b'{"reset": true}')
+        assert (reset["rtt_ms"], reset["connections_open"]) == (5, 1)
+        assert (reset["bytes_to_target"], reset["connections_total"], reset["lateness_ms_p99"]) == (0, 0, None)
 
 
-async def test_good_settings_change_what_they_name_only() -> None:
-    settings = LinkSettings(rtt_ms=1.0, bandwidth_bytes_per_s=5.0)
-    assert changed_settings(settings, b'{"jitter_ms": 2}') == LinkSettings(rtt_ms=1.0, jitter_ms=2, bandwidth_bytes_per_s=5.0)
-    assert changed_settings(settings, b'{"bandwidth_bytes_per_s": null}') == LinkSettings(rtt_ms=1.0)
+async def test_loss_and_partitions_are_refused_by_name() -> None:
+    async with relayed(rtt_ms=1.0) as (relay, _, _):
+        assert "loss 0.1: the relay" in str(answer(relay, b'{"loss": 0.1}')["error"])
+        assert "down True: the relay" in str(answer(relay, b'{"rtt_ms": 9, "down": true, "reset": true}')["error"])
+        assert relay.settings == LinkSettings(rtt_ms=1.0)
+    with pytest.raises(ConfigError, match=r"loss 0\.2: the relay"):
+        await start_relay(listen="127.0.0.1:0", to="127.0.0.1:1", settings=LinkSettings(loss=0.2))
 
 
 async def test_a_port_in_use_is_named() -> None:

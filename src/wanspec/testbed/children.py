@@ -23,14 +23,19 @@ END_TIMEOUT_S = 5.0
 """Between asking a child to end and ending it."""
 STDERR_LINES = 20
 """Lines of a dead child's last words that are shown."""
+INSIDE = ("-m", "wanspec.testbed.inside")
+"""Takes a namespace and a command; it enters the one and becomes the other."""
 
 
 class Child:
     """A Python process of ours; an async context manager."""
 
-    def __init__(self, name: str, arguments: Sequence[str], *, environment: dict[str, str] | None = None) -> None:
+    def __init__(
+        self, name: str, arguments: Sequence[str], *, environment: dict[str, str] | None = None, namespace: str | None = None
+    ) -> None:
+        """`namespace` is the file of the network namespace to run in, as `wanspec.testbed.wan` prints it; None: ours."""
         self.name = name
-        self._arguments = arguments
+        self._arguments = arguments if namespace is None else [*INSIDE, namespace, "--", sys.executable, *arguments]
         self._environment = {**os.environ, "PYTHONUNBUFFERED": "1", **(environment or {})}
         self._last_words: list[str] = []
 

@@ -2,84 +2,40 @@
 
     python -m wanspec.testbed.relay --listen 127.0.0.1:0 --to 127.0.0.1:8500 --rtt-ms 70
 
-prints {"listening": "127.0.0.1:PORT"} when ready. Every line on standard input is answered by one line of counters; a JSON object changes
-the link first: {"rtt_ms": 30}, {"jitter_ms": 2}, {"bandwidth_bytes_per_s": 1e6}. It ends with standard input, or on SIGTERM or SIGINT.
+prints {"listening": "127.0.0.1:PORT"} when ready and then takes the lines of `wanspec.testbed.emulator`.
 
 Each direction is one link that all connections share. A chunk is due one way after it has arrived: the serialisation time at the link's
 bandwidth behind all that came before, half the RTT, and a jitter drawn evenly from [0, jitter]; nothing overtakes. Ends and resets of
 connections travel like bytes. How late chunks are sent after they were due is counted: judge a run by it.
 
-Not emulated: loss, and the RTT that TCP itself takes to connect: the relay accepts at once.
+Not emulated: loss and partitions, which are refused by name, and the RTT that TCP itself takes to connect: the relay accepts at once.
+`wanspec.testbed.wan` has them all, but needs root.
 """
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import contextlib
-import json
 import random
-import selectors
-import signal
 import socket
 import struct
-import sys
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from typing import Final, cast
 
 from wanspec.errors import ConfigError, TransportError, WanspecError
+from wanspec.testbed.emulator import link_parser, link_settings, run_precisely, serve
+from wanspec.testbed.link import Lateness, Link, LinkSettings
 from wanspec.transport.security import Address, parse_address
 
 MAX_CONNECTIONS: Final = 256
 """Pairs of sockets, below the 1024 descriptors that select() can watch."""
 MAX_HELD_BYTES: Final = 16 << 20
 """Under way in one direction of one connection: a gigabit for 130 ms. Beyond it the sender is not read."""
-MAX_LATENESS_SAMPLES: Final = 8192
-"""The newest; few enough that sorting them for an answer does not make the next chunk late."""
-MAX_DELAY_MS: Final = 60_000.0
 
 _END = b""
 """In a lane: the sender will send no more."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LinkSettings:
-    """What the emulated link does, the same both ways."""
-
-    rtt_ms: float = 0.0
-    """Round trip; each direction takes half."""
-    jitter_ms: float = 0.0
-    """Extra delay of a chunk, at most; one way, drawn evenly, order kept."""
-    bandwidth_bytes_per_s: float | None = None
-    """Each way; None is unlimited."""
-
-    def __post_init__(self) -> None:
-        for name, value_ms in (("rtt_ms", self.rtt_ms), ("jitter_ms", self.jitter_ms)):
-            if not 0.0 <= value_ms <= MAX_DELAY_MS:
-                raise ConfigError(f"{name} {value_ms}: give 0 to {MAX_DELAY_MS:g}")
-        if self.bandwidth_bytes_per_s is not None and not self.bandwidth_bytes_per_s > 0.0:
-            raise ConfigError(f"bandwidth_bytes_per_s {self.bandwidth_bytes_per_s}: give a positive number, or null for no limit")
-
-
-@dataclass(slots=True, eq=False)
-class Link:
-    """One direction, shared by all connections: when a chunk is due, and what has passed."""
-
-    settings: LinkSettings
-    random: random.Random
-    idle_from_s: float = 0.0
-    """When the last byte so far has left the sender's side of the link."""
-    sent_bytes: int = 0
-    lateness_s: deque[float] = field(default_factory=lambda: deque(maxlen=MAX_LATENESS_SAMPLES))
-
-    def due_s(self, *, now: float, size: int) -> float:
-        """When a chunk that arrives now comes out at the far end."""
-        if self.settings.bandwidth_bytes_per_s is not None:
-            self.idle_from_s = max(now, self.idle_from_s) + size / self.settings.bandwidth_bytes_per_s
-            now = self.idle_from_s
-        return now + self.settings.rtt_ms / 2000.0 + self.random.uniform(0.0, self.settings.jitter_ms / 1000.0)
 
 
 class Lane:
@@ -144,7 +100,7 @@ class Lane:
                 self._timer = self._loop.call_at(due_s, self._forward)
                 return
             self._chunks.popleft()
-            self._link.lateness_s.append(now - due_s)
+            self._link.lateness.add(now - due_s)
             self._send(chunk)
 
     def _send(self, chunk: bytes | None) -> None:
@@ -235,9 +191,12 @@ class Relay:
     """A running relay; `start_relay` makes it."""
 
     def __init__(self, to: Address, settings: LinkSettings, *, seed: int) -> None:
+        """Raises ConfigError on what only packets can suffer."""
+        _check(settings)
         self._to = to
-        self._there = Link(settings=settings, random=random.Random(seed))
-        self._back = Link(settings=settings, random=random.Random(seed + 1))
+        self._lateness = Lateness()
+        self._there = Link(settings=settings, random=random.Random(seed), lateness=self._lateness)
+        self._back = Link(settings=settings, random=random.Random(seed + 1), lateness=self._lateness)
         self._pairs: set[Pair] = set()
         self._connecting: set[asyncio.Task[None]] = set()
         self._server: asyncio.Server | None = None
@@ -263,14 +222,18 @@ class Relay:
         return self._there.settings
 
     def change(self, settings: LinkSettings) -> None:
-        """Chunks that arrive from now on meet another link; lateness is counted anew."""
-        for link in (self._there, self._back):
-            link.settings = settings
-            link.lateness_s.clear()
+        """Chunks that arrive from now on meet another link. Raises ConfigError on what only packets can suffer."""
+        _check(settings)
+        self._there.settings = self._back.settings = settings
+
+    def reset(self) -> None:
+        """Count anew; connections that are open still are."""
+        self._lateness.clear()
+        self._there.sent_bytes = self._back.sent_bytes = 0
+        self._connections_total = self._connections_failed = 0
 
     def counters(self) -> dict[str, float | None]:
-        """The settings and what has passed so far."""
-        lateness_s = sorted((*self._there.lateness_s, *self._back.lateness_s))
+        """The settings, and what has passed since the last reset."""
         return {
             **asdict(self.settings),
             "connections_open": len(self._pairs),
@@ -278,8 +241,7 @@ class Relay:
             "connections_failed": self._connections_failed,
             "bytes_to_target": self._there.sent_bytes,
             "bytes_from_target": self._back.sent_bytes,
-            "lateness_ms_p50": _quantile_ms(lateness_s, 0.5),
-            "lateness_ms_p99": _quantile_ms(lateness_s, 0.99),
+            **self._lateness.counters(),
         }
 
     async def close(self) -> None:
@@ -323,20 +285,27 @@ async def start_relay(*, listen: str, to: str, settings: LinkSettings, seed: int
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m wanspec.testbed.relay", description="A TCP relay that delays every byte.")
+    parser = link_parser("wanspec.testbed.relay", "A TCP relay that delays every byte.")
     parser.add_argument("--listen", default="127.0.0.1:0", metavar="HOST:PORT", help="port 0 takes a free one (default: %(default)s)")
     parser.add_argument("--to", required=True, metavar="HOST:PORT", help="need not be up yet")
-    parser.add_argument("--rtt-ms", type=float, default=0.0, help="round trip; each way takes half (default: %(default)s)")
-    parser.add_argument("--jitter-ms", type=float, default=0.0, help="extra delay of a chunk, at most (default: %(default)s)")
-    parser.add_argument("--bandwidth-bytes-per-s", type=float, help="each way (default: no limit)")
-    parser.add_argument("--seed", type=int, default=0, help="of the jitter (default: %(default)s)")
     options = parser.parse_args(arguments)
     try:
-        settings = LinkSettings(rtt_ms=options.rtt_ms, jitter_ms=options.jitter_ms, bandwidth_bytes_per_s=options.bandwidth_bytes_per_s)
-        with asyncio.Runner(loop_factory=_precise_loop) as runner:
-            runner.run(_serve(listen=options.listen, to=options.to, settings=settings, seed=options.seed))
+        run_precisely(_run(listen=options.listen, to=options.to, settings=link_settings(options), seed=options.seed))
     except WanspecError as error:
         parser.error(str(error))
+
+
+async def _run(*, listen: str, to: str, settings: LinkSettings, seed: int) -> None:
+    relay = await start_relay(listen=listen, to=to, settings=settings, seed=seed)
+    await serve(relay, ready={"listening": relay.address})
+    await relay.close()
+
+
+def _check(settings: LinkSettings) -> None:
+    """Raises ConfigError on what only packets can suffer: TCP's own recovery is not seen by one who relays its bytes."""
+    for name, value in (("loss", settings.loss), ("down", settings.down)):
+        if value:
+            raise ConfigError(f"{name} {value}: the relay carries bytes and can lose none; python -m wanspec.testbed.wan carries packets")
 
 
 def _reset(transport: asyncio.Transport) -> None:
@@ -344,56 +313,6 @@ def _reset(transport: asyncio.Transport) -> None:
     if not transport.is_closing():
         transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         transport.abort()
-
-
-def _precise_loop() -> asyncio.AbstractEventLoop:
-    """epoll rounds every timeout up to the next millisecond, select does not."""
-    return asyncio.SelectorEventLoop(selectors.SelectSelector())
-
-
-async def _serve(*, listen: str, to: str, settings: LinkSettings, seed: int) -> None:
-    """Relay until standard input ends or a signal comes."""
-    relay = await start_relay(listen=listen, to=to, settings=settings, seed=seed)
-    loop = asyncio.get_running_loop()
-    lines = asyncio.StreamReader()
-    stdin, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(lines), sys.stdin)
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, lines.feed_eof)
-    _answer({"listening": relay.address})
-    while line := await lines.readline():
-        try:
-            if line.lstrip().startswith(b"{"):
-                relay.change(changed_settings(relay.settings, line))
-            _answer(relay.counters())
-        except ConfigError as error:
-            _answer({"error": str(error)})
-    stdin.close()
-    await relay.close()
-
-
-def changed_settings(settings: LinkSettings, line: bytes) -> LinkSettings:
-    """The settings after a line of standard input. Raises ConfigError."""
-    try:
-        changes = json.loads(line)
-    except ValueError as error:
-        raise ConfigError(f"not JSON: {error}") from error
-    names = LinkSettings.__slots__
-    for name, value in changes.items():
-        if name not in names:
-            raise ConfigError(f"unknown setting {name!r}; there are {', '.join(names)}")
-        if isinstance(value, bool) or not (isinstance(value, int | float) or (value is None and name == "bandwidth_bytes_per_s")):
-            raise ConfigError(f"{name} {value!r}: give a number")
-    return replace(settings, **changes)
-
-
-def _answer(values: Mapping[str, object]) -> None:
-    sys.stdout.write(json.dumps(values) + "\n")
-    sys.stdout.flush()
-
-
-def _quantile_ms(sorted_s: Sequence[float], quantile: float) -> float | None:
-    """Nearest rank; None without samples."""
-    return sorted_s[int(quantile * (len(sorted_s) - 1))] * 1000.0 if sorted_s else None
 
 
 if __name__ == "__main__":

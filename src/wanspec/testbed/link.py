@@ -1,0 +1,126 @@
+"""What an emulated link does to what passes, and how well the emulation kept to it.
+
+The relay (bytes of TCP connections, no privileges) and the WAN between two namespaces (IP packets, root) share the settings, the due times
+and the measure of lateness. Time comes from the caller.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+from collections import Counter
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Final
+
+from wanspec.errors import ConfigError
+
+MAX_DELAY_MS: Final = 60_000.0
+"""Round trip and jitter: longer than TCP waits for an answer to its first packets, and so of no use."""
+LATENESS_STEP: Final = 1.02
+"""Ratio of the bounds of one bucket of lateness: a quantile is never understated, and overstated by at most 2 %."""
+LATENESS_FLOOR_S: Final = 1e-6
+"""Upper bound of the first bucket; with it a minute of lateness falls into bucket 905."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LinkSettings:
+    """What the emulated link does, the same both ways."""
+
+    rtt_ms: float = 0.0
+    """Round trip; each direction takes half."""
+    jitter_ms: float = 0.0
+    """Extra delay, at most; one way, drawn evenly, order kept."""
+    bandwidth_bytes_per_s: float | None = None
+    """Each way; None is unlimited."""
+    loss: float = 0.0
+    """Share of the packets that are lost, each way, in [0, 1)."""
+    loss_burst: float = 1.0
+    """Mean number of packets lost in a row, at least 1; 1: each is lost or not regardless of the others."""
+    down: bool = False
+    """A partition: nothing that arrives meanwhile gets through."""
+
+    def __post_init__(self) -> None:
+        for name, value_ms in (("rtt_ms", self.rtt_ms), ("jitter_ms", self.jitter_ms)):
+            if not 0.0 <= value_ms <= MAX_DELAY_MS:
+                raise ConfigError(f"{name} {value_ms}: give 0 to {MAX_DELAY_MS:g}")
+        if self.bandwidth_bytes_per_s is not None and not self.bandwidth_bytes_per_s > 0.0:
+            raise ConfigError(f"bandwidth_bytes_per_s {self.bandwidth_bytes_per_s}: give a positive number, or null for no limit")
+        if not 0.0 <= self.loss < 1.0:
+            raise ConfigError(f"loss {self.loss}: give a share of at least 0 and below 1")
+        if not 1.0 <= self.loss_burst < math.inf:
+            raise ConfigError(f"loss_burst {self.loss_burst}: give a mean number of packets in a row, at least 1")
+        if self.loss_burst > 1.0 and self.loss > self.loss_burst * (1.0 - self.loss):
+            raise ConfigError(f"loss_burst {self.loss_burst}: with loss {self.loss} give 1, or at least {self.loss / (1.0 - self.loss):g}")
+
+
+def changed_settings(settings: LinkSettings, changes: dict[str, Any]) -> LinkSettings:
+    """The settings after these changes. Raises ConfigError."""
+    names = [setting.name for setting in fields(LinkSettings)]
+    for name, value in changes.items():
+        if name not in names:
+            raise ConfigError(f"unknown setting {name!r}; there are {', '.join(names)} and reset")
+        if name == "down":
+            if not isinstance(value, bool):
+                raise ConfigError(f"down {value!r}: give true or false")
+        elif isinstance(value, bool) or not (isinstance(value, int | float) or (value is None and name == "bandwidth_bytes_per_s")):
+            raise ConfigError(f"{name} {value!r}: give a number")
+    return replace(settings, **changes)
+
+
+def read_changes(line: bytes) -> tuple[dict[str, Any], bool]:
+    """The changes in a line of standard input that is a JSON object, and whether to count anew. Raises ConfigError."""
+    try:
+        changes: dict[str, Any] = json.loads(line)
+    except ValueError as error:
+        raise ConfigError(f"not JSON: {error}") from error
+    resets = changes.pop("reset", False)
+    if not isinstance(resets, bool):
+        raise ConfigError(f"reset {resets!r}: give true or false")
+    return changes, resets
+
+
+class Lateness:
+    """How late things left after they were due: every one since the last reset, in buckets, so that an answer takes no time."""
+
+    def __init__(self) -> None:
+        self._counts: Counter[int] = Counter()
+
+    def add(self, lateness_s: float) -> None:
+        ratio = lateness_s / LATENESS_FLOOR_S
+        self._counts[0 if ratio <= 1.0 else math.ceil(math.log(ratio, LATENESS_STEP))] += 1
+
+    def clear(self) -> None:
+        self._counts.clear()
+
+    def quantile_ms(self, quantile: float) -> float | None:
+        """Nearest rank; None without samples."""
+        left = int(quantile * (self._counts.total() - 1))
+        for bucket in sorted(self._counts):
+            left -= self._counts[bucket]
+            if left < 0:
+                return 1000.0 * LATENESS_FLOOR_S * LATENESS_STEP**bucket
+        return None
+
+    def counters(self) -> dict[str, float | None]:
+        return {"lateness_ms_p50": self.quantile_ms(0.5), "lateness_ms_p99": self.quantile_ms(0.99)}
+
+
+@dataclass(slots=True, eq=False)
+class Link:
+    """One direction: when what arrives now is due, and what has passed."""
+
+    settings: LinkSettings
+    random: random.Random
+    lateness: Lateness = field(default_factory=Lateness)
+    """Both directions of a link may share it."""
+    idle_from_s: float = 0.0
+    """When the last byte so far has left the sender's side of the link."""
+    sent_bytes: int = 0
+
+    def due_s(self, *, now: float, size: int) -> float:
+        """When `size` bytes that arrive now come out at the far end."""
+        if self.settings.bandwidth_bytes_per_s is not None:
+            self.idle_from_s = max(now, self.idle_from_s) + size / self.settings.bandwidth_bytes_per_s
+            now = self.idle_from_s
+        return now + self.settings.rtt_ms / 2000.0 + self.random.uniform(0.0, self.settings.jitter_ms / 1000.0)
