@@ -49,6 +49,10 @@ class Outcome(Struct, frozen=True, kw_only=True):
     """Of these, how many were committed; the bonus or correction token is not among them."""
     entropy_nats: float
     """Entropy of the target's distribution for the last token committed."""
+    accepted_estimates: tuple[float, ...] = ()
+    """The probabilities at which drafts that were committed had been estimated, given their parents,"""
+    rejected_estimates: tuple[float, ...] = ()
+    """and those of drafts beside or after them that were verified and not committed, though their parents were."""
 
 
 class Verify(Struct, frozen=True):

@@ -347,6 +347,8 @@ class Controller:
                     accepted=outcome.accepted,
                     committed=len(tokens),
                     entropy_nats=outcome.entropy_nats,
+                    accepted_estimates=outcome.accepted_estimates,
+                    rejected_estimates=outcome.rejected_estimates,
                 )
             )
             effects.append(EmitTokens(session_id=session.session_id, position=position, tokens=tuple(tokens)))

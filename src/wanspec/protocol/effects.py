@@ -82,6 +82,8 @@ class RoundFinished(Struct, frozen=True, kw_only=True):
     accepted: int
     committed: int
     entropy_nats: float
+    accepted_estimates: tuple[float, ...] = ()
+    rejected_estimates: tuple[float, ...] = ()
 
 
 class DraftsMerged(Struct, frozen=True, kw_only=True):

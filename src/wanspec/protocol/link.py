@@ -42,7 +42,7 @@ class SessionLink:
         self.rejoins = (tree.head.position, now)
         """The newest committed position whose token the worker had not proposed when it was told of it, and when that was."""
         self._tree = tree
-        self._reliability = reliability
+        self.reliability = reliability
         self._nodes: dict[int, Node] = {}
         """The worker's node id -> our node."""
         self._ids_at_pruning = 0
@@ -81,7 +81,7 @@ class SessionLink:
             parent = self._nodes.get(parent_id) if parent_id else base
             if parent is None or index < self._next_node_id or len(self._tree.nodes) >= MAX_WORKER_NODES:
                 continue
-            node = self._tree.add(parent, token, log_prob=self._reliability.log_prob(log_prob))
+            node = self._tree.add(parent, token, log_prob=self.reliability.log_prob(log_prob))
             if node is not None:
                 if node.arrived_at is None:
                     node.arrived_at, node.claim = now, log_prob

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from wanspec.policy.drafting import offered_children
 from wanspec.policy.interface import Outcome, Policy
@@ -94,7 +94,14 @@ class Session:
         """
         by_node: dict[NodeId, TargetChoice] = {row.node_id: choice for row, choice in zip(rows, choices, strict=True)}
         walked = walk(self.tree, by_node)
-        outcome = Outcome(drafted=len(rows) - 1, accepted=len(walked) - 1, entropy_nats=walked[-1].entropy_nats)
+        accepted, rejected = self._judge(by_node)
+        outcome = Outcome(
+            drafted=len(rows) - 1,
+            accepted=len(walked) - 1,
+            entropy_nats=walked[-1].entropy_nats,
+            accepted_estimates=accepted,
+            rejected_estimates=rejected,
+        )
         tokens = [choice.token for choice in walked][: self._end_position - self.end]
         reason = FinishReason.LENGTH if self.end + len(tokens) == self._end_position else None
         if end_token is not None and end_token in tokens:
@@ -112,6 +119,22 @@ class Session:
             self.tree.advance_root(self.tree.head.position)
         self.policy.committed(outcome, now=now)
         return tokens, outcome, reason, path
+
+    def _judge(self, by_node: Mapping[NodeId, TargetChoice]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Estimates (probabilities) of the children that were put to the test and came true, and of those that did not."""
+        accepted, rejected = [], []
+        node: Node | None = self.tree.head
+        while node is not None and node.node_id in by_node:
+            token = by_node[node.node_id].token
+            for child in node.children.values():
+                if child.node_id not in by_node:
+                    continue
+                came_true = child.token == token
+                (accepted if came_true else rejected).append(math.exp(child.path_log_prob - node.path_log_prob))
+                if self.link is not None and child.arrived_at is not None:
+                    self.link.reliability.observe(child.claim, came_true=came_true)
+            node = node.children.get(token)
+        return tuple(accepted), tuple(rejected)
 
     def _learn(self, parents: Sequence[Node], path: Sequence[Node]) -> None:
         """What the target chose, for the calibration of the local draft model."""

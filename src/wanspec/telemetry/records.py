@@ -104,6 +104,10 @@ class Verified(_SessionRecord, frozen=True, kw_only=True):
     """Tokens that were appended for good: the accepted ones and the bonus or correction token."""
     entropy_nats: float
     """Entropy of the target's distribution for the last committed token, before the noise."""
+    accepted_estimates: tuple[float, ...] = ()
+    """Probabilities given their parents at which the accepted drafts had been estimated,"""
+    rejected_estimates: tuple[float, ...] = ()
+    """and those of verified drafts that were not accepted though their parents were: what a calibration is judged by."""
 
 
 class DraftsReceived(_SessionRecord, frozen=True, kw_only=True):

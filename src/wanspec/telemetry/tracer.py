@@ -49,6 +49,8 @@ class Tracer:
                         accepted=effect.accepted,
                         committed=effect.committed,
                         entropy_nats=effect.entropy_nats,
+                        accepted_estimates=effect.accepted_estimates,
+                        rejected_estimates=effect.rejected_estimates,
                     )
                 )
             case RttMeasured(worker_id=worker_id, rtt_s=rtt_s):
