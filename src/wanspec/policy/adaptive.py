@@ -26,16 +26,19 @@ MAX_LEVELS = 16
 """Levels of local drafting that are thought about."""
 PACE_MEMORY = 0.95
 """Of the time per token, for each round."""
-LOOKAHEAD_STEPS = 4
-"""Draft steps of the worker that may be waited for in one go."""
+WAIT_COST = 3.0
+"""What waiting must gain, as a multiple of its time: what is not waited for is not lost, it is there for the next round."""
+DEAR_PACE, CHEAP_PACE = 0.85, 0.97
+"""Time per token, as a share of that with local drafts alone, up to which a local pass costs the whole price, and from which on nothing."""
 
 
 class Adaptive:
     """See the module's text."""
 
-    def __init__(self, *, verify_width: int, redundancy_price_s: float, drafting: DraftingConfig) -> None:
+    def __init__(self, *, verify_width: int, redundancy_price_s: float, drafting: DraftingConfig, uses_lookup: bool) -> None:
         self.drafting: DraftingConfig | None = drafting
         self.local_drafting = drafting
+        self.uses_lookup = uses_lookup
         self._verify_width = verify_width
         self._price_s = redundancy_price_s
         self._min_log_prob = math.log(drafting.path_prob_min)
@@ -74,11 +77,12 @@ class Adaptive:
         covered = reached = 0.0
         for node in (tree.head, *chosen):
             prob = math.exp(node.path_log_prob - base)
-            if node.children:
+            below = sum([math.exp(child.path_log_prob - base) for child in node.children.values()])
+            if situation.has_drafted(node) or any([child.arrived_at is not None for child in node.children.values()]):
                 reached += prob
-                covered += sum([math.exp(child.path_log_prob - base) for child in node.children.values()])
+                covered += below
             elif node.position < tree.max_position:
-                leaves.append((node, prob))
+                leaves.append((node, max(0.0, prob - below / self._coverage)))
         if reached:
             self._coverage += COVERAGE_SMOOTHING * (min(1.0, covered / reached) - self._coverage)
         return leaves
@@ -90,10 +94,9 @@ class Adaptive:
         expected = [(situation.arrivals.children_at(node, now=now), prob) for node, prob in leaves]
         expected = sorted((max(at, now), prob) for at, prob in expected if at < math.inf)
         token_s = self._token_s(situation, expected, leaves, now)
-        step_s = situation.arrivals.step_s
         best_until, best_gain_s = now, 0.0
-        for until in sorted({at + steps * step_s for at, _ in expected for steps in range(LOOKAHEAD_STEPS)}):
-            gain_s = self._arriving(expected, until, step_s) * token_s - (until - now)
+        for until, _ in expected:
+            gain_s = self._arriving(expected, until, situation.arrivals.step_s) * token_s - WAIT_COST * (until - now)
             if gain_s > best_gain_s:
                 best_until, best_gain_s = until, gain_s
         return best_until, best_gain_s
@@ -111,16 +114,22 @@ class Adaptive:
         duration_s = situation.draft_times.expected_s(min(len(leaves), self._verify_width))
         arrivals = situation.arrivals
         expected = [] if arrivals is None else [(arrivals.children_at(node, now=now), prob) for node, prob in leaves]
-        step_s = 0.0 if arrivals is None else arrivals.step_s
-        gained = self._arriving(expected, now + duration_s, step_s) if arrivals is not None else 0.0
+        gained = 0.0
         wanted = []
         for node, prob in leaves:
             comes = arrivals is not None and arrivals.children_at(node, now=now) <= now + duration_s
             if not comes and not situation.has_drafted(node):
                 wanted.append(node)
                 gained += prob * self._coverage
-        price_s = self._price_s if arrivals is not None else 0.0
-        return wanted, gained * self._token_s(situation, expected, leaves, now) - duration_s - price_s
+        token_s = self._token_s(situation, expected, leaves, now)
+        return wanted, gained * token_s - duration_s - (self._charged_s(situation) if arrivals is not None else 0.0)
+
+    def _charged_s(self, situation: Situation) -> float:
+        """The price of a local pass: as much of it as we can afford and still be faster than with local drafts alone."""
+        if not self._tokens or self._price_s == math.inf:
+            return self._price_s
+        pace = self._time_s / self._tokens / self._alone_s(situation)
+        return self._price_s * min(1.0, max(0.0, (CHEAP_PACE - pace) / (CHEAP_PACE - DEAR_PACE)))
 
     def _token_s(self, situation: Situation, expected: list[tuple[float, float]], leaves: list[tuple[Node, float]], now: float) -> float:
         """What a token is worth."""
@@ -129,7 +138,7 @@ class Adaptive:
             return alone_s
         soon = now + situation.target_times.expected_s(self._verify_width)
         near = sum([prob for at, prob in expected if at <= soon])
-        share = near / sum([prob for _, prob in leaves])
+        share = near / max(1e-9, sum([prob for _, prob in leaves]))
         return share * self._time_s / self._tokens + (1.0 - share) * alone_s
 
     def _alone_s(self, situation: Situation) -> float:

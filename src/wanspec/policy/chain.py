@@ -13,6 +13,7 @@ class Autoregressive:
 
     drafting: DraftingConfig | None = None
     local_drafting = DraftingConfig()
+    uses_lookup = False
 
     def decide(self, situation: Situation, *, now: float) -> Decision:
         del situation, now
@@ -30,6 +31,7 @@ class Colocated:
 
     drafting: DraftingConfig | None = None
     local_drafting = DraftingConfig()
+    uses_lookup = False
 
     def __init__(self, *, num_draft_tokens: int) -> None:
         self._num_draft_tokens = num_draft_tokens
@@ -53,6 +55,7 @@ class ColocatedTree:
     """Speculative decoding with a tree drafted on the spot: `levels` batched local passes, then a pass over the most probable nodes."""
 
     drafting: DraftingConfig | None = None
+    uses_lookup = False
 
     def __init__(self, *, levels: int, verify_width: int, local_drafting: DraftingConfig) -> None:
         self.local_drafting = local_drafting
@@ -85,9 +88,11 @@ class Remote:
     Waits for the worker as long as its drafts may reasonably take, then decodes with what is there, so that nothing hangs on it.
     """
 
+    local_drafting = DraftingConfig()
+    uses_lookup = False
+
     def __init__(self, *, num_draft_tokens: int, drafting: DraftingConfig) -> None:
         self.drafting: DraftingConfig | None = drafting
-        self.local_drafting = DraftingConfig()
         self._num_draft_tokens = num_draft_tokens
         self._waiting_since = 0.0
 

@@ -89,6 +89,11 @@ class Policy(Protocol):
         """Which children local passes offer."""
         ...
 
+    @property
+    def uses_lookup(self) -> bool:
+        """Whether drafts that cost no pass (`lookup`) are to be added to the tree."""
+        ...
+
     def decide(self, situation: Situation, *, now: float) -> Decision:
         """What to do next. Also called again whenever something arrives while it waits."""
         ...

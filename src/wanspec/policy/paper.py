@@ -29,9 +29,11 @@ class StalenessRule(StrEnum):
 class Paper:
     """Algorithm 1. The worker's half, Algorithm 2, is `DraftingConfig` (b, s, theta)."""
 
+    local_drafting = DraftingConfig()
+    uses_lookup = False
+
     def __init__(self, *, num_draft_tokens: int, entropy_threshold_nats: float, staleness: StalenessRule, drafting: DraftingConfig) -> None:
         self.drafting: DraftingConfig | None = drafting
-        self.local_drafting = DraftingConfig()
         self._num_draft_tokens = num_draft_tokens
         self._entropy_threshold_nats = entropy_threshold_nats
         self._staleness = staleness

@@ -44,6 +44,8 @@ class PolicyConfig:
     """adaptive, colocated-tree: draft tokens verified per target pass, 1 to 128."""
     path_prob_min: float = 0.01
     """adaptive, colocated-tree: paths that the target takes with a smaller probability are not drafted, above 0 and below 1."""
+    lookup: bool = True
+    """adaptive: whether to draft, at no cost, what followed the text's last tokens when they occurred before."""
     redundancy_price_s: float = 0.0
     """adaptive: what a local draft pass costs beyond its time, at least 0; 0 is fastest, infinity never drafts where a worker does."""
 
@@ -112,6 +114,9 @@ _FACTORIES: dict[str, Callable[[PolicyConfig], Policy]] = {
         drafting=_drafting(config),
     ),
     "adaptive": lambda config: Adaptive(
-        verify_width=config.verify_width, redundancy_price_s=config.redundancy_price_s, drafting=_best_first(config)
+        verify_width=config.verify_width,
+        redundancy_price_s=config.redundancy_price_s,
+        drafting=_best_first(config),
+        uses_lookup=config.lookup,
     ),
 }

@@ -285,6 +285,7 @@ class Controller:
         session.end_wait(now=now)
         if session.target_view.is_empty:
             return Verify()
+        session.look_up()
         decision = session.policy.decide(self._situation(session, now), now=now)
         match decision:
             case Wait(until=until):

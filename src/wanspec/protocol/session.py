@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 from wanspec.policy.drafting import offered_children
+from wanspec.policy.lookup import Lookup
 from wanspec.policy.interface import Outcome, Policy
 from wanspec.protocol.effects import FinishReason
 from wanspec.protocol.link import SessionLink
@@ -41,6 +42,7 @@ class Session:
         self.target_view = ModelView(session_id, sampling, prompt_tokens)
         self.draft_view = ModelView(session_id, sampling, prompt_tokens)
         self._calibration = calibration
+        self._lookup = Lookup(prompt_tokens) if policy.uses_lookup else None
         self._choices: dict[NodeId, DraftChoices] = {}
         """What the local draft model said after nodes that are still in the tree."""
         self.link: SessionLink | None = None
@@ -73,6 +75,13 @@ class Session:
         if self.wait_until is not None:
             self.waited_in_vain_s += min(now, self.wait_until) - self._waiting_since
         self.wait_until = None
+
+    def look_up(self) -> None:
+        """Add the drafts that cost nothing."""
+        if self._lookup is not None:
+            path_prob_min = self.policy.local_drafting.path_prob_min
+            leaves = [node for node in self.tree.drafts() if not node.children]
+            self._lookup.grow(self.tree, [self.tree.head, *leaves], path_prob_min=path_prob_min)
 
     def merge_local(self, rows: tuple[Node, ...], choices: tuple[DraftChoices, ...]) -> None:
         """Add children to every node that the local draft model has scored."""
@@ -111,6 +120,8 @@ class Session:
         old_head = self.tree.head
         path = self.tree.commit(tokens)
         self._learn([old_head, *path], path)
+        if self._lookup is not None:
+            self._lookup.committed(old_head, path)
         if any(node.arrived_at is not None for node in path[: outcome.accepted]):
             self.waited_in_vain_s = 0.0
         self.target_view.committed(path)

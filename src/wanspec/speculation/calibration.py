@@ -95,7 +95,7 @@ class Calibration:
         scores = _INVERSE_TAUS[:, None] * known
         mass, count_nats = _tail(choices.log_probs, choices.entropy_nats)
         tail = _INVERSE_TAUS * math.log(max(mass, MIN_TAIL)) + (1.0 - _INVERSE_TAUS) * count_nats
-        total = np.log(np.exp(scores).sum(axis=1) + np.exp(tail))
+        total = np.logaddexp(np.log(np.exp(scores).sum(axis=1)), tail)
         chosen = scores[:, choices.tokens.index(token)] if token in choices.tokens else tail
         self._evidence *= 1.0 - 1.0 / MEMORY_TOKENS
         self._tokens *= 1.0 - 1.0 / MEMORY_TOKENS

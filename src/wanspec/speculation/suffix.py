@@ -17,7 +17,7 @@ MAX_MATCH = 8
 """Tokens compared: longer matches are no better."""
 MAX_PLACES = 8
 """Earlier places looked at, the newest."""
-PRIOR_RATES = (0.4, 0.6, 0.7, 0.75, 0.8, 0.8, 0.85, 0.85)
+PRIOR_RATES = (0.3, 0.5, 0.6, 0.65, 0.65, 0.65, 0.7, 0.8)
 """Share of proposals that come true, by length of the match from 1, before it is known."""
 PRIOR_PROPOSALS = 10.0
 MEMORY_PROPOSALS = 200.0
