@@ -133,5 +133,5 @@ async def run_policy(
             stage.text(stream.push(tokens[:-1]), stream.push(tokens[-1:]))
         stage.text("", stream.finish())
         stage.end()
-        if create_policy(policy).drafting is not None and not deployment.engine.worker_names:
+        if create_policy(policy).drafting is not None and not deployment.has_worker:
             stage.notice("the worker is gone: this ran without it")

@@ -1,8 +1,9 @@
 """The parts of an experiment on one machine: the controller's engine in this process, an emulated link, worker processes beyond it.
 
 Two links: `relay`, a process that delays every byte, without privileges; and `tun`, a process that carries packets between two network
-namespaces, with root. With `tun` the calling thread, which must be the one of the event loop, enters the controller's namespace before
-anything listens or any thread is made, and goes back at the end: what it starts meanwhile, gRPC's threads among it, is born there.
+namespaces, with root. With `tun` the calling thread, which is that of the event loop, enters the controller's namespace before anything
+listens, and stays: what it starts from then on, gRPC's threads among it, is born there. Give it a process of its own, in which gRPC has
+not been used before and is not wanted elsewhere afterwards.
 
 Both models are held to the step times of a preset.
 """
@@ -11,10 +12,9 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import secrets
-from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -64,6 +64,11 @@ class Deployment:
         self._preset = preset
         self._rtt_s = 0.0
         self._carried = (0, 0)
+
+    @property
+    def has_worker(self) -> bool:
+        """Whether one is connected."""
+        return bool(self.engine.worker_names)
 
     @property
     def passes(self) -> int:
@@ -138,7 +143,7 @@ async def deploy(target: Backend, draft: Backend, *, preset: str, emulator: Emul
         if emulator == "tun":
             child = await stack.enter_async_context(Child("wan", ["-m", "wanspec.testbed.wan"]))
             ready = await child.read_json()
-            stack.enter_context(_inside(ready["controller_namespace"]))
+            enter_namespace(ready["controller_namespace"])
             host, namespace = ready["controller_address"], ready["worker_namespace"]
         security = Plaintext(token=token, allow_plaintext=namespace is not None)
         listener = await listen(f"{host}:0", expected=expected_of(target.info), security=security)
@@ -151,20 +156,6 @@ async def deploy(target: Backend, draft: Backend, *, preset: str, emulator: Emul
         yield Deployment(
             engine=engine, target=paced_target, draft=paced_draft, trace=trace, emulator=child, door=door, preset=preset
         )  # fmt: skip
-
-
-@contextmanager
-def _inside(namespace: str) -> Iterator[None]:
-    """Be in this network namespace, and go back where this thread was. Raises TransportError."""
-    home = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        enter_namespace(namespace)
-        try:
-            yield
-        finally:
-            enter_namespace(f"/proc/self/fd/{home}")
-    finally:
-        os.close(home)
 
 
 async def _meet(engine: ControllerEngine, worker: Child) -> None:

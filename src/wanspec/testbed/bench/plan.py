@@ -26,6 +26,8 @@ CHAIN, TREE = "colocated", "colocated-tree"
 """The two baselines, whose best settings are searched."""
 MAX_DEPTH = 6
 """The deepest chain and tree that are tried."""
+TREE_WIDTH = 32
+"""Leaves expanded in a pass of the co-located tree, and drafts verified: what a pass takes without being slower."""
 MAX_RTT_MS = 2_000.0
 """A slower link would take too long to measure."""
 MAX_REPEATS = 100
@@ -142,7 +144,7 @@ def policy_of(name: str, *, depth: int = 2) -> PolicyConfig:
         case "remote" | "paper":
             return PolicyConfig(name=name, **ADAPTED)  # type: ignore[arg-type]  # numbers of both kinds
         case "colocated" | "colocated-tree":
-            return PolicyConfig(name=name, num_draft_tokens=depth)
+            return PolicyConfig(name=name, num_draft_tokens=depth, width=TREE_WIDTH, verify_width=TREE_WIDTH)
         case _:
             return PolicyConfig(name=name)
 

@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from wanspec.backends.bundled_pair import load_bundled, load_bundled_tokenizer
 from wanspec.backends.interface import Backend, ModelInfo
@@ -49,7 +50,7 @@ WARM_UP_TOKENS = 32
 """Written, and not counted, over each new connection: it has been used before anything is measured, as that of a server has."""
 
 
-class Progress:
+class Progress(Protocol):
     """Hears how far it is; the command line shows it."""
 
     def doing(self, what: str) -> None:
@@ -100,7 +101,7 @@ class Bench:
         self.runs: list[MeasuredRun] = []
         self.tried: list[Tried] = []
         self.example: list[Record] = []
-        """The trace of the last run of `adaptive`, both sites."""
+        """The trace of a run of `adaptive`, both sites; empty as long as there is none."""
         self._progress = progress
         self._target, self._draft = load_bundled("target"), load_bundled("draft")
         self._prompts = encode_prompts(self._target.info, config)
@@ -115,6 +116,17 @@ class Bench:
     def rows(self) -> list[BenchRow]:
         """The table so far."""
         return rows_of(self.config, self.cells, self.runs)
+
+    @property
+    def example_label(self) -> str:
+        """What the example is of."""
+        return self._example_cell.label if self._example_cell else ""
+
+    @property
+    def _example_cell(self) -> Cell | None:
+        """`adaptive` over a middling distance."""
+        own = [cell for cell in self.cells if cell.policy.name == "adaptive"]
+        return own[len(self.config.rtts_ms) // 2] if own else None
 
     async def run(self) -> None:
         """All of it. Raises TransportError when a process does not start, or dies."""
@@ -179,7 +191,7 @@ class Bench:
         for prompt in self._prompts:
             await self._continue(deployment, prompt, cell, self.config.max_tokens)
         counters = await deployment.link_counters()
-        if cell.link is not None and not deployment.engine.worker_names:
+        if cell.link is not None and not deployment.has_worker:
             raise TransportError("the worker process is gone")
         self._progress.done(run_s(self.config, cell))
         return RecordedRun(
@@ -200,7 +212,7 @@ class Bench:
         """The figures of a run, from its own sessions alone: policies of the same name are told apart by them."""
         sessions = sorted(record.session for record in run.records if isinstance(record, RequestArrived))
         records = [*run.records, *of_sessions(worker_records, frozenset(sessions))]
-        if run.cell.policy.name == "adaptive":
+        if not self.example and run.cell == self._example_cell:
             self.example = records
         metrics = measure_run(records, frozenset(sessions))
         return MeasuredRun(
