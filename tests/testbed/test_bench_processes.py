@@ -87,7 +87,7 @@ from wanspec.backends.bundled_pair import load_bundled
 from wanspec.testbed.deployment import deploy
 
 def threads():
-    waiting = [str(thread.native_id) for thread in threading.enumerate() if thread.name.startswith("waitpid")]  # for a child: no sockets
+    waiting = [str(thread.native_id) for thread in threading.enumerate() if "waitpid" in thread.name]  # for a child
     return {task.name: os.stat(task / "ns" / "net").st_ino for task in Path("/proc/self/task").iterdir() if task.name not in waiting}
 
 async def main():

@@ -15,20 +15,20 @@ from wanspec.testbed.bench.run import Tried
 from wanspec.testbed.display import LATE_SHARE
 from wanspec.testbed.link import MAX_LATENESS_MS
 
-GAINS = ("RTT\nms", "loss\n%", "ITL\nms", "to the\nchain", "\n95 %", "to the\ntree", "off-\nload", "runs", "void", "exact")
+GAINS = ("RTT\nms", "loss\n%", "ITL\nms", "of the\nchain", "\n95 %", "of the\ntree", "off-\nload", "runs/\nvoid", "exact")
 """Beside the policy's name; they fit a terminal of 80 columns."""
 COSTS = (
-    "RTT\nms", "loss\n%", "TTFT\nms", "busy/\ntoken", "local\ndrafts", "worker\ndrafts", "worker\nstep", "bytes/\ntoken", "tokens/\nround",
+    "RTT\nms", "loss\n%", "TTFT\nms", "busy\nms", "local\ndrafts", "worker\ndrafts", "step\nms", "bytes/\ntoken", "tokens/\nround",
     "calib.\nerror", "our\nms",
 )  # fmt: skip
 """Likewise."""
 LEGEND = (
-    "ITL: inter-token latency in ms; then its ratio to the best co-located chain, with the 95 % interval, and to\n"
+    "ITL: inter-token latency; then its ratio to that of the best co-located chain, with the 95 % interval, and of\n"
     "the best co-located tree; below 1 is faster. offload: share of the chain's draft passes that the controller no\n"
-    "longer makes. void: runs left out, for the emulated link was late. exact: every token equals plain decoding.\n"
-    "RTT any: it has no worker. TTFT: time to first token. busy/token: ms of the controller's device. drafts: draft\n"
-    "passes in one repeat, and how many ms the worker's take. calib. error: by how much estimated acceptance is off.\n"
-    "our ms: CPU time of our own code at the controller in each round, p95."
+    "longer makes. runs/void: those that count, and those that do not, for the emulated link was late. exact: every\n"
+    "token equals plain decoding. RTT any: it has no worker. TTFT: time to first token. busy: the controller's device,\n"
+    "for each token. drafts: draft passes in one repeat; step: how long the worker's take. calib. error: by how much\n"
+    "estimated acceptance is off. our ms: CPU time of our own code at the controller in each round, p95."
 )
 
 
@@ -141,7 +141,7 @@ def _against(name: str, figures: Sequence[tuple[float | None, float | None, Inte
 
 
 def _table(headings: Sequence[str], rows: Iterable[Sequence[str]], *, title: str) -> Table:
-    table = Table(title=title, box=SIMPLE_HEAD, padding=(0, 1), pad_edge=False, collapse_padding=True)
+    table = Table(title=title, box=SIMPLE_HEAD, padding=0, pad_edge=False)
     table.add_column("policy", no_wrap=True)
     for heading in headings:
         table.add_column(heading, justify="right", no_wrap=True)
@@ -162,8 +162,7 @@ def _gains(row: BenchRow) -> tuple[str, ...]:
         "-" if row.itl_ratio_interval is None else "{:.2f}-{:.2f}".format(*row.itl_ratio_interval),
         _number(row.itl_ratio_tree, ".2f"),
         _number(row.offload_fraction, ".2f"),
-        str(row.repeats),
-        str(row.void_runs),
+        f"{row.repeats}/{row.void_runs}",
         "yes" if row.identical else "NO",
     )
 
