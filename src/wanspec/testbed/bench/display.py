@@ -19,7 +19,7 @@ GAINS = ("RTT\nms", "loss\n%", "ITL\nms", "of the\nchain", "\n95 %", "of the\ntr
 """Beside the policy's name; they fit a terminal of 80 columns."""
 COSTS = (
     "RTT\nms", "loss\n%", "TTFT\nms", "busy\nms", "local\ndrafts", "worker\ndrafts", "step\nms", "bytes/\ntoken", "tokens/\nround",
-    "calib.\nerror", "our\nms",
+    "cal.\nerror", "our\nms",
 )  # fmt: skip
 """Likewise."""
 LEGEND = (
@@ -27,7 +27,7 @@ LEGEND = (
     "the best co-located tree; below 1 is faster. offload: share of the chain's draft passes that the controller no\n"
     "longer makes. runs/void: those that count, and those that do not, for the emulated link was late. exact: every\n"
     "token equals plain decoding. RTT any: it has no worker. TTFT: time to first token. busy: the controller's device,\n"
-    "for each token. drafts: draft passes in one repeat; step: how long the worker's take. calib. error: by how much\n"
+    "for each token. drafts: draft passes in one repeat; step: how long the worker's take. cal. error: by how much\n"
     "estimated acceptance is off. our ms: CPU time of our own code at the controller in each round, p95."
 )
 
