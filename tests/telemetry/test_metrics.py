@@ -5,6 +5,7 @@ from dataclasses import fields, replace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace as replaced
 
 from wanspec.errors import ConfigError
 from wanspec.speculation.types import Position, SessionId, WorkerId
@@ -19,6 +20,7 @@ from wanspec.telemetry.records import (
     Record,
     RequestArrived,
     RequestFinished,
+    RoundOverhead,
     Site,
     TokensEmitted,
     Verified,
@@ -229,3 +231,25 @@ def test_the_json_is_a_list_of_objects_with_the_rows_fields_and_null_where_nothi
     assert list(row) == [field.name for field in fields(RunRow)]
     assert row["itl_ratio"] is None
     assert text.endswith("]\n")
+
+
+def spent(*sessions: int, cpu_ms: float) -> Record:
+    return RoundOverhead(t=0.0, site="controller", sessions=tuple(map(SessionId, sessions)), cpu_s=cpu_ms / 1e3)
+
+
+def test_the_overhead_of_a_round_is_the_95th_percentile_of_those_of_the_run() -> None:
+    records = [arrived(1, 0.0), *[spent(1, cpu_ms=cost) for cost in range(1, 101)], spent(2, cpu_ms=500.0)]
+    assert measure(records, 1).overhead_ms_per_round_p95 == pytest.approx(95.0)
+    assert measure([arrived(1, 0.0)], 1).overhead_ms_per_round_p95 is None
+
+
+def test_busy_time_is_set_in_relation_to_the_tokens() -> None:
+    records = [*request(1, begin=0.0, times=[1.0, 2.0], tokens=[[1], [2]]), returned(1, duration_s=0.03)]
+    assert measure(records, 1).controller_busy_s_per_token == pytest.approx(0.015)
+
+
+def test_the_calibration_error_is_that_of_the_runs_own_rounds() -> None:
+    own = replaced(verified(1, drafted=4, accepted=1), accepted_estimates=(0.85,), rejected_estimates=(0.85, 0.15))
+    other = replaced(verified(2, drafted=1, accepted=1), accepted_estimates=(0.05,))
+    assert measure([arrived(1, 0.0), own, other], 1).calibration_error == pytest.approx((abs(1.7 - 1) + 0.15) / 3)
+    assert measure([arrived(1, 0.0), verified(1, drafted=0, accepted=0)], 1).calibration_error is None

@@ -164,6 +164,14 @@ def check_writable(path: Path | None) -> None:
             raise ConfigError(f"{path}: {error.strerror}; name a file in a folder that you can write") from error
 
 
+def make_folder(folder: Path) -> None:
+    """Make a folder. Raises ConfigError when that cannot be."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"{folder}: {error.strerror}; name a folder that can be made") from error
+
+
 def trace_sink(path: Path | None) -> AbstractContextManager[TraceSink | None]:
     """A context manager for the trace that was asked for, if one was."""
     from wanspec.telemetry.trace import TraceWriter

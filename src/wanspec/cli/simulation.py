@@ -17,7 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from wanspec.cli.application import app
-from wanspec.cli.options import Seed, Temperature, TopK, TopP, check_writable, load_model, read_prompts
+from wanspec.cli.options import Seed, Temperature, TopK, TopP, check_writable, load_model, make_folder, read_prompts
 from wanspec.cli.running import exit_statuses, stderr
 from wanspec.errors import ConfigError, WanspecError
 from wanspec.speculation.types import SamplingParams
@@ -244,14 +244,6 @@ def claims_table(claims: Sequence[Claim], *, title: str) -> Table:
     for claim in claims:
         table.add_row(claim.where, claim.what, f"{claim.published:.2f}", f"{claim.ours:.2f}")
     return table
-
-
-def make_folder(folder: Path) -> None:
-    """Make a folder. Raises ConfigError when that cannot be."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"{folder}: {error.strerror}; name a folder that can be made") from error
 
 
 def tracked(items: Iterable[T], total: int, what: str) -> Iterator[T]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -27,6 +28,7 @@ from wanspec.protocol.effects import (
     FinishReason,
     FinishRequest,
     ReleaseSession,
+    RoundFinished,
     SendMessage,
     StartDraft,
     StartVerify,
@@ -90,7 +92,13 @@ class Generation:
 
 
 class ControllerEngine:
-    """Serves requests with a target model, a local draft model and whichever workers dial in; an async context manager."""
+    """Serves requests with a target model, a local draft model and whichever workers dial in; an async context manager.
+
+    Its own cost is traced as one `RoundOverhead` for each target pass: the CPU time of the event loop's thread from the end of one round to
+    the end of the next. In it: the machine and the policy, taking apart and putting together messages, what gRPC does in Python, the
+    event loop itself, this trace, and whatever else shares the loop, such as the reader of a `Generation`. Not in it: the thread that runs
+    the passes (models, and the choice of tokens from their logits), gRPC's own threads, the kernel's work on other threads' behalf.
+    """
 
     def __init__(self, *, target: Backend, draft: Backend, listener: Listener | None = None, trace: TraceSink | None = None) -> None:
         """Take over `listener`: it is closed with the engine."""
@@ -106,6 +114,8 @@ class ControllerEngine:
         self._session_ids, self._worker_ids = count(1), count(1)
         self._workers_changed = asyncio.Condition()
         self._failure: Exception | None = None
+        self._round_began_cpu_s = 0.0
+        """CPU time of the loop's thread at the end of the latest round, or at the arrival of the only request."""
 
     async def __aenter__(self) -> Self:
         self._loop = asyncio.get_running_loop()
@@ -169,7 +179,11 @@ class ControllerEngine:
                 now = self._loop.time()
                 if isinstance(event, RequestArrived):
                     self._tracer.request_arrived(event, now=now)
-                self._do(self._machine.handle(event, now=now), now)
+                    if len(self._generations) == 1:
+                        self._round_began_cpu_s = time.thread_time()
+                effects = self._machine.handle(event, now=now)
+                self._do(effects, now)
+                self._trace_overhead(effects, now)
         except Exception as error:  # noqa: BLE001  # a bug of ours: nobody may be left waiting for it
             self._fail(error)
 
@@ -209,6 +223,12 @@ class ControllerEngine:
                     pass  # an observation: traced above
         for worker_id, messages in frames.items():
             self._send(worker_id, messages, now)
+
+    def _trace_overhead(self, effects: Sequence[Effect], now: float) -> None:
+        sessions = tuple([effect.session_id for effect in effects if isinstance(effect, RoundFinished)])
+        if sessions:
+            began_cpu_s, self._round_began_cpu_s = self._round_began_cpu_s, time.thread_time()
+            self._tracer.round_overhead(sessions, self._round_began_cpu_s - began_cpu_s, now=now)
 
     # Passes.
 

@@ -30,10 +30,12 @@ from wanspec.telemetry.records import (
     Record,
     RequestArrived,
     RequestFinished,
+    RoundOverhead,
     Site,
     TokensEmitted,
     Verified,
 )
+from wanspec.telemetry.reliability import ReliabilityBins, calibration_error, reliability_bins
 
 _R = TypeVar("_R", bound=Record)
 Outputs = tuple[tuple[int, ...], ...]
@@ -65,6 +67,20 @@ class RunMetrics:
     """Accepted / draft tokens verified."""
     mean_acceptance_length: float | None
     """1 + accepted / rounds."""
+    overhead_ms_per_round_p95: float | None
+    """CPU time of the controller's event loop thread for each round; nearest rank. See `ControllerEngine`."""
+    reliability: ReliabilityBins
+    """What verified drafts had been estimated at, and what came of them."""
+
+    @property
+    def calibration_error(self) -> float | None:
+        """Mean difference of estimated and observed acceptance, over the bins, weighted by their drafts."""
+        return calibration_error(self.reliability)
+
+    @property
+    def controller_busy_s_per_token(self) -> float | None:
+        """Time of the controller's device for each generated token."""
+        return _ratio(self.controller_busy_s, self.tokens)
 
     @property
     def bytes_per_token(self) -> float | None:
@@ -132,6 +148,8 @@ def measure_run(records: Sequence[Record], sessions: frozenset[SessionId]) -> Ru
         rounds=len(rounds),
         acceptance_rate=_ratio(accepted, sum(verified.drafted for verified in rounds)),
         mean_acceptance_length=1 + accepted / len(rounds) if rounds else None,
+        overhead_ms_per_round_p95=_overhead_ms_p95(by_kind, sessions),
+        reliability=reliability_bins(rounds),
     )
 
 
@@ -234,6 +252,11 @@ def _busy_s(records: _ByKind, sessions: frozenset[SessionId]) -> float:
     return math.fsum(
         record.duration_s for record in records.of(PassFinished) if record.site == "controller" and not sessions.isdisjoint(record.sessions)
     )
+
+
+def _overhead_ms_p95(records: _ByKind, sessions: frozenset[SessionId]) -> float | None:
+    costs_s = sorted(record.cpu_s for record in records.of(RoundOverhead) if not sessions.isdisjoint(record.sessions))
+    return 1000 * costs_s[math.ceil(0.95 * len(costs_s)) - 1] if costs_s else None
 
 
 def _wire_bytes(records: _ByKind, sessions: frozenset[SessionId]) -> int:

@@ -93,6 +93,15 @@ class PassFinished(_Record, frozen=True, kw_only=True):
     """From start to finish, pacing included."""
 
 
+class RoundOverhead(_Record, frozen=True, kw_only=True):
+    """What a round cost the thread that decides: see `ControllerEngine` for what is in it. One for each target pass."""
+
+    sessions: tuple[SessionId, ...]
+    """Those whose round it was."""
+    cpu_s: Seconds
+    """CPU time of the event loop's thread since the round before, or since the request arrived where it was the only one."""
+
+
 class Verified(_SessionRecord, frozen=True, kw_only=True):
     """One round of one session."""
 
@@ -178,6 +187,7 @@ Record = (
     | RequestFinished
     | PassStarted
     | PassFinished
+    | RoundOverhead
     | Verified
     | DraftsReceived
     | MessageSent

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from os import PathLike
 from pathlib import Path
 from types import TracebackType
@@ -65,6 +66,13 @@ class TraceWriter:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
         self.close()
+
+
+def write_trace(records: Iterable[Record], path: str | PathLike[str]) -> None:
+    """Write a whole trace file. Raises ConfigError when the file cannot be opened."""
+    with TraceWriter(path) as writer:
+        for record in records:
+            writer.record(record)
 
 
 def read_trace(path: str | PathLike[str]) -> list[Record]:

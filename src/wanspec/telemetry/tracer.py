@@ -66,6 +66,9 @@ class Tracer:
             )
         )
 
+    def round_overhead(self, sessions: tuple[SessionId, ...], cpu_s: float, *, now: float) -> None:
+        self._sink.record(records.RoundOverhead(t=now, site=self._site, sessions=sessions, cpu_s=cpu_s))
+
     def message_sent(self, worker_id: WorkerId, message: Message, size_bytes: int, *, now: float) -> None:
         self._sink.record(
             records.MessageSent(

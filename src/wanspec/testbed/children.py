@@ -1,7 +1,8 @@
 """The other processes of an experiment on one machine: a relay and workers, which end when the experiment does, however it ends.
 
 Each child lives as long as its standard input is open. The kernel closes that when we die, so that nothing is left running even after a
-SIGKILL; and each has a process group of its own, so that a Ctrl-C reaches only us and we end the children in order.
+SIGKILL; and each has a process group of its own, so that a Ctrl-C reaches only us and we end the children in order. But not a session of
+its own: Linux would share out the processors by session first (autogroup), and a relay would wait for whole turns of the models.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ class Child:
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
             env=self._environment,
-            start_new_session=True,
+            process_group=0,
         )
         self._listening = asyncio.create_task(self._listen())
         return self

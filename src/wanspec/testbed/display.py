@@ -7,16 +7,17 @@ from rich.text import Text
 
 from wanspec.telemetry.table import LEGEND, run_table
 from wanspec.testbed.demo import DemoConfig, DemoResult, Stage
+from wanspec.testbed.link import MAX_LATENESS_MS
 
 LATE_SHARE = 0.02
 """Share of late passes above which the machine was too busy for the figures to count."""
-LATE_LINK_MS = 2.0
-"""Lateness of the relay, p99, above which the same holds."""
 ABOUT = {
     "autoregressive": "the target alone, one token a pass",
     "colocated": "drafts on the spot, as everybody does",
+    "colocated-tree": "drafts a tree on the spot",
     "remote": "drafts at the worker only",
     "paper": "drafts at the worker, and locally where a disagreement is predicted",
+    "adaptive": "drafts at the worker, and locally where that is worth its time",
 }
 
 
@@ -58,6 +59,6 @@ def warnings(result: DemoResult) -> list[str]:
         found.append(
             f"{result.late_passes} of {result.passes} passes were late: this machine is too busy or too slow for the preset's step times"
         )
-    if result.lateness_ms_p99 is not None and result.lateness_ms_p99 > LATE_LINK_MS:
+    if result.lateness_ms_p99 is not None and result.lateness_ms_p99 > MAX_LATENESS_MS:
         found.append(f"the emulated link was up to {result.lateness_ms_p99:.1f} ms late (p99): the round trip was longer than asked for")
     return found

@@ -17,6 +17,8 @@ from wanspec.errors import ConfigError
 
 MAX_DELAY_MS: Final = 60_000.0
 """Round trip and jitter: longer than TCP waits for an answer to its first packets, and so of no use."""
+MAX_LATENESS_MS: Final = 2.0
+"""Lateness, p99, above which a run was not over the link that was asked for, and its figures do not count."""
 LATENESS_STEP: Final = 1.02
 """Ratio of the bounds of one bucket of lateness: a quantile is never understated, and overstated by at most 2 %."""
 LATENESS_FLOOR_S: Final = 1e-6

@@ -25,7 +25,7 @@ from dataclasses import asdict
 from typing import Final, cast
 
 from wanspec.errors import ConfigError, TransportError, WanspecError
-from wanspec.testbed.emulator import link_parser, link_settings, run_precisely, serve
+from wanspec.testbed.emulator import link_parser, link_settings, run_ahead, run_precisely, serve
 from wanspec.testbed.link import Lateness, Link, LinkSettings
 from wanspec.transport.security import Address, parse_address
 
@@ -297,6 +297,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 async def _run(*, listen: str, to: str, settings: LinkSettings, seed: int) -> None:
     relay = await start_relay(listen=listen, to=to, settings=settings, seed=seed)
+    run_ahead()
     await serve(relay, ready={"listening": relay.address})
     await relay.close()
 

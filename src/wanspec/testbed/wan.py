@@ -23,7 +23,7 @@ from dataclasses import asdict
 from typing import Final
 
 from wanspec.errors import WanspecError
-from wanspec.testbed.emulator import link_parser, link_settings, run_precisely, serve
+from wanspec.testbed.emulator import link_parser, link_settings, run_ahead, run_precisely, serve
 from wanspec.testbed.link import Lateness, LinkSettings
 from wanspec.testbed.namespaces import CONGESTION_CONTROL, Site, create_site
 from wanspec.testbed.packets import PacketLane
@@ -134,8 +134,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 async def _run(settings: LinkSettings, *, seed: int, congestion_control: str) -> None:
     controller = create_site(CONTROLLER_ADDRESS, congestion_control=congestion_control)
     worker = create_site(WORKER_ADDRESS, congestion_control=congestion_control)
-    with contextlib.suppress(OSError):  # where it is not allowed, the counters tell what came of it
-        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))
+    run_ahead()
     wan = Wan(controller, worker, settings, seed=seed)
     ready = {"controller_namespace": controller.path, "worker_namespace": worker.path}
     addresses = {"controller_address": controller.address, "worker_address": worker.address}

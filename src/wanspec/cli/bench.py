@@ -1,0 +1,197 @@
+"""`wanspec bench`: flags in, a table, JSON and pictures out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from wanspec.cli.application import app
+from wanspec.cli.options import Seed, check_writable, make_folder, read_prompts
+from wanspec.cli.running import exit_statuses, run, stderr
+from wanspec.errors import ConfigError, WanspecError
+from wanspec.policy.registry import policy_names
+
+if TYPE_CHECKING:
+    from wanspec.testbed.bench.plan import BenchConfig
+    from wanspec.testbed.bench.run import Bench
+    from wanspec.testbed.deployment import Emulator
+
+RTTS_MS, QUICK_RTTS_MS = (0.5, 15.0, 30.0, 70.0, 100.0, 150.0), (15.0, 70.0, 150.0)
+LOSSES = (0.0, 0.01)
+TEMPERATURES, QUICK_TEMPERATURES = (0.0, 0.8), (0.0,)
+QUICK_POLICIES = ("colocated", "colocated-tree", "paper", "adaptive")
+PROMPTS, QUICK_PROMPTS = 8, 4
+MAX_TOKENS, QUICK_MAX_TOKENS = 96, 64
+REPEATS, QUICK_REPEATS = 3, 2
+
+
+@app.command()
+def bench(
+    policy: Annotated[list[str] | None, typer.Option(help=f"Any of {', '.join(policy_names())}; commas. Default: all.")] = None,
+    rtt: Annotated[list[str] | None, typer.Option(help="Round trips in ms, with commas. Default: 0.5,15,30,70,100,150.")] = None,
+    loss: Annotated[
+        list[str] | None, typer.Option(help="Shares of packets lost, with commas. Default: 0,0.01 where packets are emulated, else 0.")
+    ] = None,
+    temperature: Annotated[list[str] | None, typer.Option(help="Temperatures, with commas; 0 is greedy. Default: 0,0.8.")] = None,
+    preset: Annotated[str, typer.Option(help="Hold every pass to these step times: l40s-8b, h100-70b, ...")] = "l40s-8b",
+    prompts: Annotated[int | None, typer.Option(help=f"How many prompts. Default: {PROMPTS}, every fourth of them not Python.")] = None,
+    prompt_file: Annotated[Path | None, typer.Option(help="Your own prompts, in UTF-8, separated by lines of three dashes.")] = None,
+    max_tokens: Annotated[int | None, typer.Option(help=f"Tokens to generate per prompt. Default: {MAX_TOKENS}.")] = None,
+    repeats: Annotated[int | None, typer.Option(help=f"How often everything is run, in turns. Default: {REPEATS}.")] = None,
+    seed: Seed = 0,
+    wan: Annotated[
+        str,
+        typer.Option(
+            help="How the link is emulated. tun: packets between two network namespaces, needs root; relay: bytes; auto: the best."
+        ),
+    ] = "",
+    quick: Annotated[bool, typer.Option("--quick", help="The essence in under three minutes, without root. Flags beside it win.")] = False,
+    json_path: Annotated[Path | None, typer.Option("--json", help="Write one row per cell to this file, as JSON.")] = None,
+    plot_folder: Annotated[Path | None, typer.Option("--plot", help="Draw the results into this folder; made if need be.")] = None,
+) -> None:
+    """Measure every policy over many links, with real processes, sockets and models, against the best that one site can do alone.
+
+    This process is the controller; a worker process lives beyond an emulated link. The bundled models are held to a preset's step times.
+    First the best co-located chain (k of 1 to 6) and tree (1 to 6 levels) are searched; then everything runs in turns, --repeats times.
+    Every text is compared with plain target decoding, token for token. A run over a link that was late is void and run again.
+
+    \b
+        wanspec bench --quick                                        # under three minutes
+        wanspec bench --policy colocated,adaptive --rtt 70 --loss 0  # a part of it; ratios need colocated
+        wanspec bench --prompt-file mine.txt --json rows.json --plot pictures
+
+    Ctrl-C ends it and shows what was measured. docs/benchmarking.md says how to read the table.
+    """  # noqa: D301  # the backspace keeps the lines of the examples apart
+    with exit_statuses():
+        check_writable(json_path)
+        if plot_folder is not None:
+            make_folder(plot_folder)
+        from wanspec.testbed.bench.plan import BenchConfig, check_config
+
+        emulator = emulator_of(wan or ("relay" if quick else "auto"))
+        default_losses = LOSSES if emulator == "tun" and not quick else LOSSES[:1]
+        config = BenchConfig(
+            preset=preset,
+            prompts=prompts_of(prompts, prompt_file, quick=quick),
+            policies=words(policy) or (QUICK_POLICIES if quick else policy_names()),
+            rtts_ms=numbers("--rtt", rtt) or (QUICK_RTTS_MS if quick else RTTS_MS),
+            losses=numbers("--loss", loss) or default_losses,
+            temperatures=numbers("--temperature", temperature) or (QUICK_TEMPERATURES if quick else TEMPERATURES),
+            max_tokens=max_tokens if max_tokens is not None else (QUICK_MAX_TOKENS if quick else MAX_TOKENS),
+            repeats=repeats if repeats is not None else (QUICK_REPEATS if quick else REPEATS),
+            seed=seed,
+            emulator=emulator,
+        )
+        check_config(config)
+        _run(config, json_path, plot_folder)
+
+
+def _run(config: BenchConfig, json_path: Path | None, plot_folder: Path | None) -> None:
+    """Run, and show what was measured, however it ends."""
+    from wanspec.testbed.bench.display import duration
+    from wanspec.testbed.bench.plan import estimate_s
+    from wanspec.testbed.bench.run import Bench
+
+    stderr.print(f"about {duration(estimate_s(config))}; Ctrl-C ends it and shows what was measured", style="dim")
+    with _progress_bar(estimate_s(config)) as bar:
+        measured = Bench(config, bar)
+        try:
+            run(measured.run())
+        finally:
+            bar.hide()
+            _show(measured, json_path, plot_folder)
+    if not all(row.identical for row in measured.rows):
+        raise WanspecError("the text of a policy differs from plain target decoding; this is a bug, please report it")
+
+
+def _show(measured: Bench, json_path: Path | None, plot_folder: Path | None) -> None:
+    from wanspec.testbed.bench.display import show_bench
+    from wanspec.testbed.bench.rows import rows_to_json
+
+    rows = measured.rows
+    show_bench(Console(highlight=False, soft_wrap=True), measured.config, rows, measured.tried)
+    if json_path is not None:
+        json_path.write_text(rows_to_json(rows), "utf-8")
+    if plot_folder is not None and rows:
+        from wanspec.testbed.bench.plots import draw
+
+        for path in draw(measured, plot_folder):
+            stderr.print(f"drawn: {path}", style="dim")
+
+
+def emulator_of(wan: str) -> Emulator:
+    """What --wan asks for. Raises ConfigError when that cannot be had."""
+    from wanspec.testbed.namespaces import available
+
+    match wan:
+        case "relay":
+            return "relay"
+        case "auto":
+            return "relay" if available() else "tun"
+        case "tun":
+            if (obstacle := available()) is not None:
+                raise ConfigError(f"--wan tun: {obstacle}")
+            return "tun"
+        case _:
+            raise ConfigError(f"--wan {wan!r}: give auto, tun or relay")
+
+
+def prompts_of(number: int | None, prompt_file: Path | None, *, quick: bool) -> tuple[str, ...]:
+    """The prompts asked for. Raises ConfigError where there are not so many."""
+    from wanspec.testbed.bench.prompts import bench_prompts
+
+    if prompt_file is None:
+        return bench_prompts(number if number is not None else (QUICK_PROMPTS if quick else PROMPTS))
+    texts = read_prompts([], prompt_file)
+    if number is not None and not 1 <= number <= len(texts):
+        raise ConfigError(f"--prompts: {number}; {prompt_file} has {len(texts)}")
+    return texts[:number]
+
+
+def words(texts: list[str] | None) -> tuple[str, ...]:
+    """What is between the commas, of all occurrences of a flag."""
+    return tuple([word.strip() for text in texts or [] for word in text.split(",")])
+
+
+def numbers(flag: str, texts: list[str] | None) -> tuple[float, ...]:
+    """The same, as numbers. Raises ConfigError."""
+    found = []
+    for word in words(texts):
+        try:
+            found.append(float(word))
+        except ValueError as error:
+            raise ConfigError(f"{flag}: {word!r} is no number; write numbers with commas, such as {flag} 15,70") from error
+    return tuple(found)
+
+
+class _Bar:
+    """A `Progress` of the benchmark on standard error, where there is a person to see it."""
+
+    def __init__(self, progress: Progress, total_s: float) -> None:
+        self._progress = progress
+        self._task = progress.add_task("starting", total=total_s)
+
+    def doing(self, what: str) -> None:
+        self._progress.update(self._task, description=what)
+
+    def done(self, seconds: float) -> None:
+        self._progress.advance(self._task, seconds)
+
+    def say(self, text: str) -> None:
+        self._progress.console.print(text, style="yellow")
+
+    def hide(self) -> None:
+        self._progress.stop()
+
+
+@contextmanager
+def _progress_bar(total_s: float) -> Iterator[_Bar]:
+    columns = (TextColumn("{task.description:<36}"), BarColumn(), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
+    with Progress(*columns, console=stderr, transient=True) as progress:
+        yield _Bar(progress, total_s)

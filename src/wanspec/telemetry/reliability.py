@@ -1,0 +1,63 @@
+"""How good acceptance estimates were: what verified drafts had been estimated at against what came of them, by bins of the estimate."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from wanspec.telemetry.records import Verified
+
+BINS = 10
+"""Of equal width in probability."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReliabilityBin:
+    """The drafts whose estimates fell into one bin."""
+
+    drafts: int = 0
+    estimated: float = 0.0
+    """Sum of their estimates: how many were expected to be accepted."""
+    accepted: int = 0
+
+
+ReliabilityBins = tuple[ReliabilityBin, ...]
+"""BINS of them, from 0 to 1."""
+
+
+def reliability_bins(rounds: Iterable[Verified]) -> ReliabilityBins:
+    """Sort the estimates of verified drafts into bins."""
+    estimates: list[list[float]] = [[] for _ in range(BINS)]
+    accepted = [0] * BINS
+    for verified in rounds:
+        for estimate in verified.accepted_estimates:
+            estimates[_bin(estimate)].append(estimate)
+            accepted[_bin(estimate)] += 1
+        for estimate in verified.rejected_estimates:
+            estimates[_bin(estimate)].append(estimate)
+    return tuple(
+        ReliabilityBin(drafts=len(own), estimated=math.fsum(own), accepted=count) for own, count in zip(estimates, accepted, strict=True)
+    )
+
+
+def merged(parts: Sequence[ReliabilityBins]) -> ReliabilityBins:
+    """The bins of several runs taken together."""
+    return tuple(
+        ReliabilityBin(
+            drafts=sum(own.drafts for own in bins),
+            estimated=math.fsum(own.estimated for own in bins),
+            accepted=sum(own.accepted for own in bins),
+        )
+        for bins in zip(*parts, strict=True)
+    )
+
+
+def calibration_error(bins: ReliabilityBins) -> float | None:
+    """Expected calibration error: mean over the drafts of |estimated - observed acceptance| of their bin; None without drafts."""
+    drafts = sum(own.drafts for own in bins)
+    return math.fsum(abs(own.estimated - own.accepted) for own in bins) / drafts if drafts else None
+
+
+def _bin(estimate: float) -> int:
+    return min(BINS - 1, max(0, int(estimate * BINS)))

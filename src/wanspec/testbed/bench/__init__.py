@@ -1,0 +1,1 @@
+"""`wanspec bench`: every policy over many links, with real processes, so that one may compare."""

@@ -1,0 +1,186 @@
+"""How a benchmark looks on a terminal: the search, the table, how to read it, and what it comes to in words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from wanspec.testbed.bench.plan import CHAIN, TREE, BenchConfig, needs_worker, setting_of
+from wanspec.testbed.bench.rows import BenchRow, Interval
+from wanspec.testbed.bench.run import Tried
+from wanspec.testbed.display import LATE_SHARE
+from wanspec.testbed.link import MAX_LATENESS_MS
+
+GAINS = ("RTT\nms", "loss\n%", "ITL\nms", "of the\nchain", "\n95 %", "of the\ntree", "off-\nload", "runs/\nvoid", "exact")
+"""Beside the policy's name; they fit a terminal of 80 columns."""
+COSTS = (
+    "RTT\nms", "loss\n%", "TTFT\nms", "busy\nms", "local\ndrafts", "worker\ndrafts", "step\nms", "bytes/\ntoken", "tokens/\nround",
+    "cal.\nerror", "our\nms",
+)  # fmt: skip
+"""Likewise."""
+LEGEND = (
+    "ITL: inter-token latency; then its ratio to that of the best co-located chain, with the 95 % interval, and of\n"
+    "the best co-located tree; below 1 is faster. offload: share of the chain's draft passes that the controller no\n"
+    "longer makes. runs/void: those that count, and those that do not, for the emulated link was late. exact: every\n"
+    "token equals plain decoding. RTT any: it has no worker. TTFT: time to first token. busy: the controller's device,\n"
+    "for each token. drafts: draft passes in one repeat; step: how long the worker's take. cal. error: by how much\n"
+    "estimated acceptance is off. our ms: CPU time of our own code at the controller in each round, p95."
+)
+
+
+def show_bench(console: Console, config: BenchConfig, rows: Sequence[BenchRow], tried: Sequence[Tried]) -> None:
+    """All that there is to say."""
+    if not rows:
+        console.print(Text("nothing was measured", style="yellow"))
+        return
+    for line in search_lines(tried):
+        console.print(Text(line, style="dim"))
+    for temperature in config.temperatures:
+        own = once(row for row in rows if row.temperature == temperature)
+        console.print(_table(GAINS, [(row.policy, *_link(row), *_gains(row)) for row in own], title=_title(config, temperature)))
+        console.print(_table(COSTS, [(row.policy, *_link(row), *_costs(row)) for row in own], title="at what cost"))
+    console.print(Text(LEGEND, style="dim"))
+    console.print()
+    for line in verdict(rows):
+        console.print(Text(line))
+    for warning in warnings(rows):
+        console.print(Text(f"warning: {warning}", style="yellow"))
+
+
+def once(rows: Iterable[BenchRow]) -> list[BenchRow]:
+    """The rows, without the repetitions of those that do not depend on the link."""
+    seen: dict[tuple[object, ...], BenchRow] = {}
+    for row in rows:
+        link = (row.rtt_ms, row.loss) if needs_worker(row.policy) else ()
+        seen.setdefault((row.policy, row.temperature, *link), row)
+    return list(seen.values())
+
+
+def search_lines(tried: Sequence[Tried]) -> list[str]:
+    """What the searches have found."""
+    lines = []
+    for name, what in ((CHAIN, "chain, by k"), (TREE, "tree, by levels")):
+        for temperature in dict.fromkeys(each.temperature for each in tried if each.policy.name == name):
+            own = [each for each in tried if each.policy.name == name and each.temperature == temperature]
+            figures = ", ".join(f"{each.policy.num_draft_tokens}: {each.itl_ms:.1f}" for each in own)
+            best = next(each for each in own if each.is_best)
+            lines.append(f"best co-located {what} at T = {temperature:g}: {figures} ms a token; taken: {setting_of(best.policy)}")
+    return lines
+
+
+def verdict(rows: Sequence[BenchRow]) -> list[str]:
+    """What the table comes to, in words: a line for each policy with a worker, temperature and loss."""
+    groups: dict[tuple[str, float, float | None], list[BenchRow]] = {}
+    for row in rows:
+        if needs_worker(row.policy) and row.itl_ms is not None:
+            groups.setdefault((row.policy, row.temperature, row.loss), []).append(row)
+    lines = [_sentence(*key, group) for key, group in groups.items()]
+    wrong = sorted({row.policy for row in rows if row.identical is False})
+    exact = "Every token equals plain target decoding." if not wrong else f"NOT the target's text: {', '.join(wrong)}. This is a bug."
+    return [*lines, exact]
+
+
+def warnings(rows: Sequence[BenchRow]) -> list[str]:
+    """What speaks against the figures."""
+    found = []
+    void = [row for row in once(rows) if row.repeats == 0]
+    if void:
+        where = ", ".join(f"{row.policy} at {row.rtt_ms:g} ms" for row in void)
+        found.append(f"no valid run of {where}: the emulated link was more than {MAX_LATENESS_MS:g} ms late (p99) each time")
+    late = [row for row in once(rows) if (row.late_fraction or 0.0) > LATE_SHARE]
+    if late:
+        worst = max(row.late_fraction or 0.0 for row in late)
+        names = ", ".join(dict.fromkeys(row.policy for row in late))
+        found.append(
+            f"up to {worst:.0%} of the controller's passes ({names}) were late: "
+            "this machine is too busy or too slow for the preset's step times"
+        )
+    return found
+
+
+def duration(seconds: float) -> str:
+    """For a person, in round figures."""
+    if seconds < 90:  # noqa: PLR2004  # above it, minutes are easier to grasp
+        return f"{max(10, round(seconds, -1)):.0f} s"
+    return f"{seconds / 60:.0f} minutes"
+
+
+def _title(config: BenchConfig, temperature: float) -> str:
+    return f"{len(config.prompts)} prompts x {config.max_tokens} tokens, {config.preset} step times, T = {temperature:g}, {config.emulator}"
+
+
+def _sentence(policy: str, temperature: float, loss: float | None, rows: Sequence[BenchRow]) -> str:
+    rtts = ", ".join(f"{row.rtt_ms:g}" for row in rows)
+    where = f"{policy}, T = {temperature:g}" + (f", {loss:.1%} of packets lost" if loss else "") + f", at {rtts} ms"
+    parts = [
+        _against("chain", [(row.rtt_ms, row.itl_ratio, row.itl_ratio_interval) for row in rows]),
+        _against("tree", [(row.rtt_ms, row.itl_ratio_tree, row.itl_ratio_tree_interval) for row in rows]),
+    ]
+    if any(row.offload_fraction is not None for row in rows):
+        parts.append("offload " + ", ".join(_number(row.offload_fraction, ".2f") for row in rows))
+    return f"{where}: " + ("; ".join(part for part in parts if part) or "nothing to compare with") + "."
+
+
+def _against(name: str, figures: Sequence[tuple[float | None, float | None, Interval | None]]) -> str:
+    """How it compares with a baseline, and where it is faster or slower beyond doubt."""
+    if all(ratio is None for _, ratio, _ in figures):
+        return ""
+    faster = [f"{rtt_ms:g}" for rtt_ms, _, interval in figures if interval is not None and interval[1] < 1]
+    slower = [f"{rtt_ms:g}" for rtt_ms, _, interval in figures if interval is not None and interval[0] > 1]
+    places = [
+        f"{what} at {'all' if len(where) == len(figures) else ', '.join(where)}"
+        for what, where in (("faster", faster), ("slower", slower))
+        if where
+    ]
+    ratios = ", ".join(_number(ratio, ".2f") for _, ratio, _ in figures)
+    return f"{ratios} of the best {name}'s latency ({'; '.join(places) or 'no clear difference'})"
+
+
+def _table(headings: Sequence[str], rows: Iterable[Sequence[str]], *, title: str) -> Table:
+    table = Table(title=title, box=SIMPLE_HEAD, padding=0, pad_edge=False)
+    table.add_column("policy", no_wrap=True)
+    for heading in headings:
+        table.add_column(heading, justify="right", no_wrap=True)
+    for cells in rows:
+        table.add_row(*cells)
+    return table
+
+
+def _link(row: BenchRow) -> tuple[str, str]:
+    is_linked = needs_worker(row.policy)
+    return _number(row.rtt_ms, "g") if is_linked else "any", _number(100 * row.loss if row.loss is not None and is_linked else None, "g")
+
+
+def _gains(row: BenchRow) -> tuple[str, ...]:
+    return (
+        _number(row.itl_ms, ".1f"),
+        _number(row.itl_ratio, ".2f"),
+        "-" if row.itl_ratio_interval is None else "{:.2f}-{:.2f}".format(*row.itl_ratio_interval),
+        _number(row.itl_ratio_tree, ".2f"),
+        _number(row.offload_fraction, ".2f"),
+        f"{row.repeats}/{row.void_runs}",
+        "yes" if row.identical else "NO",
+    )
+
+
+def _costs(row: BenchRow) -> tuple[str, ...]:
+    busy_s, is_linked = row.controller_busy_s_per_token, needs_worker(row.policy)
+    return (
+        _number(row.ttft_ms, ".0f"),
+        _number(None if busy_s is None else 1000 * busy_s, ".1f"),
+        str(row.controller_draft_passes),
+        str(row.worker_draft_passes),
+        _number(row.worker_step_ms, ".1f"),
+        _number(row.bytes_per_token if is_linked else None, ".0f"),
+        _number(row.mean_acceptance_length, ".1f"),
+        _number(row.calibration_error, ".3f"),
+        _number(row.overhead_ms_per_round_p95, ".1f"),
+    )
+
+
+def _number(value: float | None, form: str) -> str:
+    return "-" if value is None else format(value, form)

@@ -1,0 +1,171 @@
+"""The parts of an experiment on one machine: the controller's engine in this process, an emulated link, worker processes beyond it.
+
+Two links: `relay`, a process that delays every byte, without privileges; and `tun`, a process that carries packets between two network
+namespaces, with root. With `tun` the calling thread, which is that of the event loop, enters the controller's namespace before anything
+listens, and stays: what it starts from then on, gRPC's threads among it, is born there. Give it a process of its own, in which gRPC has
+not been used before and is not wanted elsewhere afterwards.
+
+Both models are held to the step times of a preset.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import secrets
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from wanspec.backends.interface import Backend
+from wanspec.backends.paced import PacedBackend
+from wanspec.errors import ConfigError, TransportError
+from wanspec.policy.registry import PolicyConfig
+from wanspec.runtime.engine import ControllerEngine, expected_of
+from wanspec.speculation.types import SamplingParams
+from wanspec.telemetry.records import LinkBytes, Record
+from wanspec.telemetry.trace import Trace
+from wanspec.testbed.children import START_TIMEOUT_S, Child
+from wanspec.testbed.namespaces import enter_namespace
+from wanspec.transport.grpc_wire import listen
+from wanspec.transport.security import Plaintext
+
+Emulator = Literal["relay", "tun"]
+TOKEN_VARIABLE = "WANSPEC_TOKEN"  # noqa: S105  # the name of a variable
+"""Where a worker finds its bearer token: the environment, which other users cannot read, and not the command line, which they can."""
+SETTLE_RTTS = 1.5
+"""Round trips to wait after a request, so that what is still under way is counted for it and not for the next."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Door:
+    """How a worker gets to the controller."""
+
+    address: str
+    """What it dials."""
+    token: str
+    namespace: str | None
+    """Where it lives; None: where we do."""
+
+
+class Deployment:
+    """What `deploy` has started."""
+
+    def __init__(
+        self, *, engine: ControllerEngine, target: PacedBackend, draft: PacedBackend, trace: Trace, emulator: Child, door: Door, preset: str
+    ) -> None:
+        self.engine = engine
+        self._models = (target, draft)
+        self._trace = trace
+        self._emulator = emulator
+        self._door = door
+        self._preset = preset
+        self._rtt_s = 0.0
+        self._carried = (0, 0)
+
+    @property
+    def has_worker(self) -> bool:
+        """Whether one is connected."""
+        return bool(self.engine.worker_names)
+
+    @property
+    def passes(self) -> int:
+        """Passes of this process so far."""
+        return sum(model.passes for model in self._models)
+
+    @property
+    def late_passes(self) -> int:
+        """Those of them that could not keep the preset's pace."""
+        return sum(model.late_passes for model in self._models)
+
+    def take_trace(self) -> list[Record]:
+        """What has been recorded at the controller and the link since the last time."""
+        records, self._trace.records = self._trace.records, []
+        return records
+
+    async def set_link(self, *, rtt_ms: float, loss: float = 0.0) -> None:
+        """What leaves from now on meets this link; its counters begin anew. Raises ConfigError on what the emulator cannot do."""
+        self._rtt_s = rtt_ms / 1000
+        await self._ask({"rtt_ms": rtt_ms, "loss": loss, "reset": True})
+
+    async def reset_link(self) -> None:
+        """Let the link's counters begin anew."""
+        await self._ask({"reset": True})
+
+    async def link_counters(self) -> dict[str, Any]:
+        """What the emulator counts, see there."""
+        return await self._emulator.ask("")
+
+    @asynccontextmanager
+    async def worker(self, trace_file: Path) -> AsyncIterator[Child]:
+        """A worker process that has dialled in; sent home at the end, its trace complete. Raises TransportError."""
+        arguments = ["-m", "wanspec", "worker", "--controller", self._door.address, "--preset", self._preset, "--name", "worker"]
+        arguments += ["--trace", str(trace_file), "--until-stdin-closes"]
+        if self._door.namespace is not None:
+            arguments.append("--allow-plaintext")  # there is nobody else in these namespaces
+        environment = {TOKEN_VARIABLE: self._door.token}
+        async with Child("worker", arguments, environment=environment, namespace=self._door.namespace) as child:
+            await _meet(self.engine, child)
+            yield child
+            await self.engine.drain("the work is done")
+            await child.wait()
+
+    async def generate(
+        self, prompt: Sequence[int], *, max_tokens: int, sampling: SamplingParams, policy: PolicyConfig
+    ) -> AsyncIterator[tuple[int, ...]]:
+        """One request's tokens as they are committed; at its end the bytes that the link has carried for it are recorded."""
+        async for tokens in self.engine.submit(prompt, max_tokens=max_tokens, sampling=sampling, policy=policy):
+            yield tokens
+        await asyncio.sleep(SETTLE_RTTS * self._rtt_s)
+        counters = await self.link_counters()
+        carried = (counters["bytes_from_target"], counters["bytes_to_target"])
+        to_worker_bytes, to_controller_bytes = (new - old for new, old in zip(carried, self._carried, strict=True))
+        self._carried = carried
+        now = asyncio.get_running_loop().time()
+        self._trace.record(LinkBytes(t=now, site="link", to_worker_bytes=to_worker_bytes, to_controller_bytes=to_controller_bytes))
+
+    async def _ask(self, changes: dict[str, Any]) -> None:
+        answer = await self._emulator.ask(json.dumps(changes))
+        if "error" in answer:
+            raise ConfigError(answer["error"])
+        self._carried = (0, 0)
+
+
+@asynccontextmanager
+async def deploy(target: Backend, draft: Backend, *, preset: str, emulator: Emulator = "relay") -> AsyncIterator[Deployment]:
+    """An engine with these models, and a link in front of it; workers come later. Raises TransportError when something will not start."""
+    token, trace = secrets.token_hex(16), Trace()
+    paced_target, paced_draft = PacedBackend.from_preset(target, preset, "target"), PacedBackend.from_preset(draft, preset, "draft")
+    async with AsyncExitStack() as stack:
+        host, namespace, child = "127.0.0.1", None, None
+        if emulator == "tun":
+            child = await stack.enter_async_context(Child("wan", ["-m", "wanspec.testbed.wan"]))
+            ready = await child.read_json()
+            enter_namespace(ready["controller_namespace"])
+            host, namespace = ready["controller_address"], ready["worker_namespace"]
+        security = Plaintext(token=token, allow_plaintext=namespace is not None)
+        listener = await listen(f"{host}:0", expected=expected_of(target.info), security=security)
+        engine = await stack.enter_async_context(ControllerEngine(target=paced_target, draft=paced_draft, listener=listener, trace=trace))
+        address = listener.address
+        if child is None:
+            child = await stack.enter_async_context(Child("relay", ["-m", "wanspec.testbed.relay", "--to", address]))
+            address = (await child.read_json())["listening"]
+        door = Door(address=address, token=token, namespace=namespace)
+        yield Deployment(
+            engine=engine, target=paced_target, draft=paced_draft, trace=trace, emulator=child, door=door, preset=preset
+        )  # fmt: skip
+
+
+async def _meet(engine: ControllerEngine, worker: Child) -> None:
+    """Return when the worker has dialled in. Raises TransportError when it dies first or takes too long."""
+    joined = asyncio.create_task(engine.wait_for_workers(1))
+    died = asyncio.create_task(worker.wait())
+    try:
+        await asyncio.wait({joined, died}, timeout=START_TIMEOUT_S, return_when=asyncio.FIRST_COMPLETED)
+        if not joined.done():
+            raise TransportError(await worker.obituary() if died.done() else f"no worker dialled in within {START_TIMEOUT_S:g} s")
+    finally:
+        joined.cancel()
+        died.cancel()
