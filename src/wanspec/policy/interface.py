@@ -28,6 +28,8 @@ class Situation(Struct, frozen=True, kw_only=True):
     """Estimated round trip to that worker."""
     arrivals: Arrivals | None
     """When its drafts will come; None without a live worker."""
+    pace_s: float | None
+    """Seconds per token of late with this worker, over all sessions; None without one, or before the first round."""
     target_times: PassTimes
     draft_times: PassTimes
     """Of this machine's own passes."""

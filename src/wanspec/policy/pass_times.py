@@ -1,10 +1,12 @@
-"""How long this machine's own passes take, as they were measured: by the number of tokens that they compute."""
+"""What this site's own work takes, as it was measured: passes by the number of tokens that they compute, and rounds per token."""
 
 from __future__ import annotations
 
 SMOOTHING = 0.2
 BINS = 18
 """By powers of two of the tokens; the last has the longest prompts."""
+PACE_MEMORY_ROUNDS = 50.0
+"""Older rounds fade."""
 
 
 class PassTimes:
@@ -33,3 +35,25 @@ class PassTimes:
 
 def _bin(tokens: int) -> int:
     return min(BINS - 1, max(0, tokens - 1).bit_length())
+
+
+class Pace:
+    """Seconds per committed token, over the last rounds."""
+
+    def __init__(self) -> None:
+        self._time_s = self._tokens = 0.0
+
+    @property
+    def token_s(self) -> float | None:
+        """None before the first round."""
+        return self._time_s / self._tokens if self._tokens else None
+
+    def blended_with(self, token_s: float, tokens: float) -> float:
+        """The same with `tokens` more tokens that took `token_s` each."""
+        return (self._time_s + token_s * tokens) / (self._tokens + tokens)
+
+    def add(self, duration_s: float, tokens: float) -> None:
+        """A round has taken this long and committed so many tokens."""
+        fade = 1.0 - 1.0 / PACE_MEMORY_ROUNDS
+        self._time_s = fade * self._time_s + duration_s
+        self._tokens = fade * self._tokens + tokens

@@ -23,7 +23,7 @@ MAX_DEPTH = 64
 class PolicyConfig:
     """A policy and its parameters; those that a policy has no use for are ignored."""
 
-    name: str = "paper"
+    name: str = "adaptive"
     num_draft_tokens: int = 2
     """k: draft tokens verified per target pass, 1 to 32."""
     branch: int = 2
@@ -38,16 +38,17 @@ class PolicyConfig:
     """`printed` or `prose`: the two readings of the paper's rule for local drafting."""
     max_depth: int = 16
     """How far ahead of the committed text the worker drafts, in tokens, 1 to 64."""
-    width: int = 32
+    width: int = 64
     """adaptive, colocated-tree: leaves expanded per draft step, 1 to 128."""
     verify_width: int = 32
     """adaptive, colocated-tree: draft tokens verified per target pass, 1 to 128."""
-    path_prob_min: float = 0.01
+    path_prob_min: float = 0.001
     """adaptive, colocated-tree: paths that the target takes with a smaller probability are not drafted, above 0 and below 1."""
     lookup: bool = True
     """adaptive: whether to draft, at no cost, what followed the text's last tokens when they occurred before."""
-    redundancy_price_s: float = 0.0
-    """adaptive: what a local draft pass costs beyond its time, at least 0; 0 is fastest, infinity never drafts where a worker does."""
+    redundancy_price_s: float = 0.01
+    """adaptive: what a local draft pass costs beyond its time while generation is faster than without a worker, at least 0; 0 is fastest,
+    infinity never drafts where a worker does."""
 
 
 def create_policy(config: PolicyConfig) -> Policy:

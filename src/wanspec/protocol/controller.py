@@ -22,7 +22,7 @@ from typing import assert_never
 from wanspec.errors import LocalProtocolError, RemoteProtocolError
 from wanspec.policy.arrivals import Arrivals
 from wanspec.policy.interface import Decision, DraftLocally, Situation, Verify, Wait
-from wanspec.policy.pass_times import PassTimes
+from wanspec.policy.pass_times import Pace, PassTimes
 from wanspec.policy.registry import create_policy
 from wanspec.protocol.effects import (
     DraftsMerged,
@@ -69,6 +69,12 @@ MAX_VAIN_WAIT_S = 5.0
 """Waited without one draft accepted, after which a session waits for no worker until one is: many rounds over any honest link."""
 WORKER_SILENCE_S = 10.0
 """A commit unanswered for this long loses the worker its place: far above any round trip, soon enough for a person."""
+USELESS_SHARE = 0.02
+"""A worker that has proposed less than this share of what its sessions commit is rested: its drafts are late, wrong or lost."""
+JUDGED_TOKENS = 200.0
+"""Committed before that is judged; older ones fade at this pace too."""
+FIRST_REST_S, MAX_REST_S = 10.0, 300.0
+"""How long a worker is rested; doubled each time until it proves useful."""
 INITIAL_DRAFT_STEP_S = 0.01
 INITIAL_TARGET_STEP_S = 0.03
 
@@ -80,6 +86,13 @@ class _Worker:
     rtt: RttEstimate = field(default_factory=RttEstimate)
     step_s: float = INITIAL_DRAFT_STEP_S
     reliability: Reliability = field(default_factory=Reliability)
+    pace: Pace = field(default_factory=Pace)
+    committed: float = 0.0
+    """Tokens that its sessions committed, older ones faded,"""
+    useful: float = 0.0
+    """and those of them that it had proposed."""
+    rests_until: float = 0.0
+    rest_s: float = FIRST_REST_S
     sessions: set[SessionId] = field(default_factory=set)
 
 
@@ -204,7 +217,11 @@ class Controller:
         """Attach a session that wants a worker and has none to the least loaded one, if any has room."""
         if session.link is not None or session.policy.drafting is None:
             return []
-        free = [(len(w.sessions), worker_id) for worker_id, w in self._workers.items() if len(w.sessions) < w.max_sessions]
+        free = [
+            (len(worker.sessions), worker_id)
+            for worker_id, worker in self._workers.items()
+            if len(worker.sessions) < worker.max_sessions and now >= worker.rests_until
+        ]
         if not free:
             return []
         _, worker_id = min(free)
@@ -301,6 +318,7 @@ class Controller:
             worker_is_live=arrivals is not None,
             rtt_s=arrivals.rtt_s if arrivals else 0.0,
             arrivals=arrivals,
+            pace_s=self._workers[session.link.worker_id].pace.token_s if session.link else None,
             target_times=self._target_times,
             draft_times=self._draft_times,
             has_drafted=session.draft_view.has_scored,
@@ -353,7 +371,36 @@ class Controller:
                 )
             )
             effects.append(EmitTokens(session_id=session.session_id, position=position, tokens=tuple(tokens)))
+            effects += self._judge_worker(session, path, now)
             effects += self._finish(session.session_id, reason) if reason else self._tell(session, position, tokens, path, now)
+        return effects
+
+    def _judge_worker(self, session: Session, path: list[Node], now: float) -> list[Effect]:
+        """Take note of what the session's worker was good for; rest it when it has been good for nothing."""
+        if session.link is None:
+            return []
+        worker = self._workers[session.link.worker_id]
+        if session.round_s is not None:
+            worker.pace.add(session.round_s, len(path))
+        fade = 1.0 - len(path) / JUDGED_TOKENS
+        worker.committed = max(0.0, fade) * worker.committed + len(path)
+        worker.useful = max(0.0, fade) * worker.useful + sum(node.arrived_at is not None for node in path)
+        if worker.useful >= USELESS_SHARE * worker.committed:
+            if worker.committed > 0.9 * JUDGED_TOKENS:
+                worker.rest_s = FIRST_REST_S
+            return []
+        return self._rest(session.link.worker_id, now) if worker.committed > 0.9 * JUDGED_TOKENS else []
+
+    def _rest(self, worker_id: WorkerId, now: float) -> list[Effect]:
+        worker = self._workers[worker_id]
+        worker.rests_until, worker.rest_s = now + worker.rest_s, min(2 * worker.rest_s, MAX_REST_S)
+        worker.committed = worker.useful = 0.0
+        effects: list[Effect] = []
+        resting, worker.sessions = worker.sessions, set()
+        for session_id in sorted(resting):
+            self._sessions[session_id].link = None
+            effects.append(SendMessage(worker_id=worker_id, message=CloseSession(session_id=session_id)))
+            effects += self._find_worker(self._sessions[session_id], now)
         return effects
 
     def _tell(self, session: Session, position: Position, tokens: list[int], path: list[Node], now: float) -> list[Effect]:

@@ -49,6 +49,9 @@ class Session:
         self.wait_until: float | None = None
         """When the policy's patience ends, while it waits."""
         self._waiting_since = 0.0
+        self._round_began_at: float | None = None
+        self.round_s: float | None = None
+        """How long the newest round took, waits and local passes included; None for the first, which is the prefill."""
         self.waited_in_vain_s = 0.0
         """Spent waiting since a worker's draft was last accepted."""
 
@@ -128,6 +131,8 @@ class Session:
         self.draft_view.committed(path)
         if self.link is None:
             self.tree.advance_root(self.tree.head.position)
+        self.round_s = None if self._round_began_at is None else now - self._round_began_at
+        self._round_began_at = now
         self.policy.committed(outcome, now=now)
         return tokens, outcome, reason, path
 

@@ -142,10 +142,10 @@ class Policy(_Section, frozen=True):
     phi: float = 0.5
     staleness: str = "printed"
     max_depth: int = 16
-    width: int = 32
+    width: int = 64
     verify_width: int = 32
-    path_prob_min: float = 0.01
-    redundancy_price_ms: AtLeast0 = 0.0
+    path_prob_min: float = 0.001
+    redundancy_price_ms: float = 10.0
 
     def config(self) -> PolicyConfig:
         """As the production code wants it. Raises ConfigError."""
