@@ -66,7 +66,14 @@ def policy_names() -> tuple[str, ...]:
 
 
 def _check(config: PolicyConfig) -> None:
-    limits = {"num_draft_tokens": MAX_DRAFT_TOKENS, "branch": MAX_BRANCH, "leaves": MAX_WIDTH, "width": MAX_WIDTH, "verify_width": MAX_WIDTH, "max_depth": MAX_DEPTH}
+    limits = {
+        "num_draft_tokens": MAX_DRAFT_TOKENS,
+        "branch": MAX_BRANCH,
+        "leaves": MAX_WIDTH,
+        "max_depth": MAX_DEPTH,
+        "width": MAX_WIDTH,
+        "verify_width": MAX_WIDTH,
+    }
     for field, most in limits.items():
         value = getattr(config, field)
         if not 1 <= value <= most:
@@ -77,6 +84,12 @@ def _check(config: PolicyConfig) -> None:
         if not 0.0 <= value < math.inf:
             msg = f"{field} must be a finite number, 0 or more, not {value}"
             raise ConfigError(msg)
+    if not 0.0 < config.path_prob_min < 1.0:
+        msg = f"path_prob_min must be above 0 and below 1, not {config.path_prob_min}"
+        raise ConfigError(msg)
+    if not config.redundancy_price_s >= 0.0:
+        msg = f"redundancy_price_s must be 0 or more (infinity: never draft locally), not {config.redundancy_price_s}"
+        raise ConfigError(msg)
     if config.staleness not in list(StalenessRule):
         msg = f"staleness must be one of {', '.join(StalenessRule)}, not {config.staleness!r}"
         raise ConfigError(msg)

@@ -6,8 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 
 from wanspec.policy.drafting import offered_children
-from wanspec.policy.lookup import Lookup
 from wanspec.policy.interface import Outcome, Policy
+from wanspec.policy.lookup import Lookup
 from wanspec.protocol.effects import FinishReason
 from wanspec.protocol.link import SessionLink
 from wanspec.protocol.messages import OpenSession
@@ -138,7 +138,8 @@ class Session:
 
     def _judge(self, by_node: Mapping[NodeId, TargetChoice]) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """Estimates (probabilities) of the children that were put to the test and came true, and of those that did not."""
-        accepted, rejected = [], []
+        accepted: list[float] = []
+        rejected: list[float] = []
         node: Node | None = self.tree.head
         while node is not None and node.node_id in by_node:
             token = by_node[node.node_id].token
