@@ -102,7 +102,7 @@ class Adaptive:
             prob = math.exp(node.path_log_prob - base)
             children = node.children.values()
             below = sum([math.exp(child.path_log_prob - base) for child in children])
-            if situation.has_drafted(node) or any([child.arrived_at is not None for child in children]):
+            if situation.has_drafted(node) or any(child.arrived_at is not None for child in children):
                 reached += prob
                 covered += below
             elif node.position < tree.max_position:
