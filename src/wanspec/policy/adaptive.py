@@ -66,6 +66,8 @@ class Adaptive:
         self._price_s = redundancy_price_s
         self._min_log_prob = math.log(drafting.path_prob_min)
         self._coverage = INITIAL_COVERAGE
+        self._alone_s = 0.0
+        """What a token costs with local drafts alone; as of the newest decision."""
         self._pace = Pace()
         self._round_began_at: float | None = None
 
@@ -75,6 +77,7 @@ class Adaptive:
         leaves = self._leaves(situation, chosen, now)
         if not leaves:
             return Verify(tuple(chosen))
+        self._alone_s = self._time_alone_s(situation)
         token_s = self._token_s(situation, leaves, now)
         wait_until, wait_gain_s = self._best_wait(arrivals, leaves, token_s, now)
         wanted, draft_gain_s = self._local_pass(situation, leaves, token_s, now)
@@ -139,7 +142,7 @@ class Adaptive:
             return 0.0
         if self._price_s == NEVER:
             return NEVER
-        share = self._recent_token_s(situation) / self._alone_s(situation)
+        share = self._recent_token_s(situation) / self._alone_s
         return self._price_s * min(1.0, max(0.0, (CHEAP_PACE - share) / (CHEAP_PACE - DEAR_PACE)))
 
     def _token_s(self, situation: Situation, leaves: Sequence[_Leaf], now: float) -> float:
@@ -147,17 +150,23 @@ class Adaptive:
         soon = now + situation.target_times.expected_s(self._verify_width)
         near = sum([leaf.prob for leaf in leaves if leaf.children_at <= soon])
         share = near / max(MIN_PROB, sum([leaf.prob for leaf in leaves]))
-        return share * self._recent_token_s(situation) + (1.0 - share) * self._alone_s(situation)
+        return share * self._recent_token_s(situation) + (1.0 - share) * self._alone_s
 
     def _recent_token_s(self, situation: Situation) -> float:
         """What one has cost lately, in this session and, at its start, in those before."""
-        before_s = situation.pace_s or self._alone_s(situation)
+        before_s = situation.pace_s or self._alone_s
         return self._pace.blended_with(before_s, INHERITED_TOKENS)
 
-    def _alone_s(self, situation: Situation) -> float:
+    def _time_alone_s(self, situation: Situation) -> float:
         """What one costs with local drafts alone, as many levels of them as are best."""
         target_s, draft_s = situation.target_times.expected_s(self._verify_width), situation.draft_times.expected_s(self._verify_width)
-        return min([(target_s + levels * draft_s) / (1.0 + self._deepening(levels)) for levels in range(MAX_LEVELS)])
+        best_s = target_s
+        for levels in range(1, MAX_LEVELS):
+            token_s = (target_s + levels * draft_s) / (1.0 + self._deepening(levels))
+            if token_s >= best_s:
+                break
+            best_s = token_s
+        return best_s
 
     def _deepening(self, levels: float) -> float:
         """Tokens that so many levels below a node of the path are worth."""

@@ -39,6 +39,8 @@ REFIT_TOKENS = 8
 """Tokens between two fits: one token hardly moves them."""
 MAX_TEMPERATURE = 5.0
 """Those above share a calibration: text at such temperatures is noise, and a book must not grow without end."""
+MAX_TAIL_NATS = 8.0
+"""Some 3,000 tokens: more never share what is left, and under noise, of which the entropy knows nothing, the formula could say any number."""
 MIN_TAIL = 1e-9
 """A mass outside the ranking below this is rounding."""
 
@@ -139,7 +141,7 @@ class CalibrationBook:
 
 
 def _tail(log_probs: Sequence[float], entropy_nats: float) -> tuple[float, float]:
-    """The mass outside a ranking, and the logarithm of how many tokens share it, at least 0."""
+    """The mass outside a ranking, and the logarithm of how many tokens share it, 0 to MAX_TAIL_NATS."""
     mass, known_nats = 1.0, 0.0
     for log_prob in log_probs:
         prob = math.exp(log_prob)
@@ -147,4 +149,4 @@ def _tail(log_probs: Sequence[float], entropy_nats: float) -> tuple[float, float
         known_nats -= prob * log_prob
     if mass <= MIN_TAIL:
         return 0.0, 0.0
-    return mass, max(0.0, (entropy_nats - known_nats) / mass + math.log(mass))
+    return mass, min(MAX_TAIL_NATS, max(0.0, (entropy_nats - known_nats) / mass + math.log(mass)))
