@@ -20,7 +20,7 @@ from msgspec import Struct
 from numpy.typing import NDArray
 
 from wanspec.errors import ConfigError
-from wanspec.speculation.types import DraftChoices
+from wanspec.speculation.types import MAX_VOCABULARY, DraftChoices
 
 TAUS = tuple(0.1 * 1.22**step for step in range(20))
 """The grid: 0.1 to 4.4, finer than what can be told apart."""
@@ -41,6 +41,8 @@ MAX_TEMPERATURE = 5.0
 """Those above share a calibration: text at such temperatures is noise, and a book must not grow without end."""
 MIN_TAIL = 1e-9
 """A mass outside the ranking below this is rounding."""
+MAX_TAIL_NATS = math.log(MAX_VOCABULARY)
+"""No more tokens than there are can share it: the entropy is that before the noise, and tells little of a small mass under it."""
 
 _INVERSE_TAUS: NDArray[np.float64] = 1.0 / np.array(TAUS)
 _PRIOR: NDArray[np.float64] = -PRIOR_NATS * np.log(np.array(TAUS) / PRIOR_TAU) ** 2
@@ -139,7 +141,7 @@ class CalibrationBook:
 
 
 def _tail(log_probs: Sequence[float], entropy_nats: float) -> tuple[float, float]:
-    """The mass outside a ranking, and the logarithm of how many tokens share it, at least 0."""
+    """The mass outside a ranking, and the logarithm of how many tokens share it, 0 to MAX_TAIL_NATS."""
     mass, known_nats = 1.0, 0.0
     for log_prob in log_probs:
         prob = math.exp(log_prob)
@@ -147,4 +149,4 @@ def _tail(log_probs: Sequence[float], entropy_nats: float) -> tuple[float, float
         known_nats -= prob * log_prob
     if mass <= MIN_TAIL:
         return 0.0, 0.0
-    return mass, max(0.0, (entropy_nats - known_nats) / mass + math.log(mass))
+    return mass, min(MAX_TAIL_NATS, max(0.0, (entropy_nats - known_nats) / mass + math.log(mass)))
