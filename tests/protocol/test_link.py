@@ -8,6 +8,7 @@ from wanspec.errors import RemoteProtocolError
 from wanspec.protocol.link import MAX_NODE_IDS, MAX_WORKER_NODES, SessionLink
 from wanspec.protocol.messages import Drafts
 from wanspec.protocol.rtt import RttEstimate
+from wanspec.speculation.reliability import Reliability
 from wanspec.speculation.tree import DraftTree
 from wanspec.speculation.types import NodeId, Position, SessionId, WorkerId
 
@@ -17,6 +18,7 @@ def drafts(base: int, tokens: list[int], *, first: int = 1, parents: list[int] |
         session_id=SessionId(1),
         base_position=Position(base),
         held_s=held_s,
+        step_s=0.007,
         first_node_id=NodeId(first),
         parent_ids=tuple(parents if parents is not None else [0, *range(first, first + len(tokens) - 1)][: len(tokens)]),
         tokens=tuple(tokens),
@@ -26,7 +28,7 @@ def drafts(base: int, tokens: list[int], *, first: int = 1, parents: list[int] |
 
 def linked() -> tuple[DraftTree, SessionLink]:
     tree = DraftTree([1, 2, 3], max_position=1000)
-    return tree, SessionLink(WorkerId(1), tree, now=0.0)
+    return tree, SessionLink(WorkerId(1), tree, Reliability(), now=0.0)
 
 
 def merge(link: SessionLink, message: Drafts, *, now: float = 0.1) -> tuple[int, int]:
@@ -71,8 +73,7 @@ def test_a_message_that_comes_twice_changes_nothing() -> None:
 
 def test_an_acknowledgement_moves_the_root_and_shows_the_round_trip() -> None:
     tree, link = linked()
-    tree.commit([10])
-    link.told(now=1.0)
+    link.told(tree.commit([10]), now=1.0)
     result = link.merge(drafts(3, [], held_s=0.02), vocabulary_size=100, now=1.1)
     assert tree.root is tree.head
     assert result.rtt_s == pytest.approx(0.08)
@@ -81,8 +82,7 @@ def test_an_acknowledgement_moves_the_root_and_shows_the_round_trip() -> None:
 
 def test_a_base_that_was_acknowledged_away_is_stale() -> None:
     tree, link = linked()
-    tree.commit([10, 11])
-    link.told(now=1.0)
+    link.told(tree.commit([10, 11]), now=1.0)
     merge(link, drafts(4, []))
     assert merge(link, drafts(2, [10, 11, 12], first=5)) == (0, 3)
 
