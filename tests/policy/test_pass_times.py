@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from wanspec.policy.pass_times import PACE_MEMORY_ROUNDS, PassTimes, Pace
+from wanspec.policy.pass_times import PACE_MEMORY_ROUNDS, Pace, PassTimes
 
 
 def test_before_any_measurement_the_initial_time_is_assumed() -> None:

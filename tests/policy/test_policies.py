@@ -63,6 +63,30 @@ def test_colocated_drafts_at_the_end_of_its_chain() -> None:
     assert policy.decide(situation(tree), now=0.0) == DraftLocally((path[-1],))
 
 
+def test_colocated_tree_drafts_level_by_level_all_fresh_leaves_at_once_and_verifies_the_best() -> None:
+    tree, _ = tree_with_chain(0)
+    config = PolicyConfig(name="colocated-tree", num_draft_tokens=2, verify_width=3)
+    policy = create_policy(config)
+    assert policy.decide(situation(tree), now=0.0) == DraftLocally((tree.head,))
+    likely, unlikely = (tree.add(tree.head, token, log_prob=p) for token, p in ((5, -0.1), (6, -2.5)))
+    assert likely
+    assert unlikely
+    assert policy.decide(situation(tree), now=0.0) == DraftLocally((likely, unlikely))
+    below = [tree.add(likely, token, log_prob=p) for token, p in ((5, -0.1), (6, -2.5))]
+    assert policy.decide(situation(tree), now=0.0) == Verify((likely, below[0], unlikely))
+    policy.committed(outcome(1), now=0.0)
+    tree.commit([5])
+    assert policy.decide(situation(tree), now=0.0) == DraftLocally(tuple(tree.most_probable(9, min_log_prob=-9.0)))
+
+
+def test_colocated_tree_expands_no_more_leaves_than_its_width_and_none_twice() -> None:
+    tree, _ = tree_with_chain(0)
+    nodes = [tree.add(tree.head, token, log_prob=-0.1 - token) for token in range(4)]
+    policy = create_policy(PolicyConfig(name="colocated-tree", width=2))
+    assert policy.decide(situation(tree), now=0.0) == DraftLocally((nodes[0], nodes[1]))
+    assert policy.decide(situation(tree, drafted=True), now=0.0) == Verify(tuple(nodes))
+
+
 def test_remote_waits_with_patience_and_then_decodes_with_what_is_there() -> None:
     tree, path = tree_with_chain(1)
     policy = create_policy(PolicyConfig(name="remote"))

@@ -42,7 +42,7 @@ class ClusterMachine(RuleBasedStateMachine):
         path_prob_min=st.sampled_from([1e-4, 0.01]),
         repeats=st.sampled_from([1, 3]),
     )
-    def request(  # noqa: PLR0913, PLR0917 - one for each thing that is drawn
+    def request(
         self, policy: str, prompt: list[int], max_tokens: int, temperature: float, draft_tokens: int, width: int, path_prob_min: float,
         repeats: int,
     ) -> None:  # fmt: skip
