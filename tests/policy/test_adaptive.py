@@ -95,7 +95,8 @@ def test_without_a_worker_it_drafts_on_the_spot_all_leaves_in_one_pass_and_then_
 def test_the_surer_the_drafts_the_deeper_it_drafts() -> None:
     depths = []
     for prob in (0.3, 0.6, 0.95):
-        tree, policy, drafted = new_tree(), adaptive(verify_width=32), []
+        tree, policy = new_tree(), adaptive(verify_width=32)
+        drafted: list[Node] = []
         while isinstance(decision := policy.decide(situation(tree, drafted=drafted), now=NOW), DraftLocally):
             drafted += decision.nodes
             for leaf in decision.nodes:

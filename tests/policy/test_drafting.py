@@ -85,7 +85,8 @@ def test_whatever_happens_new_nodes_are_probable_have_consecutive_ids_and_parent
     steps: list[tuple[str, list[float]]], path_prob_min: float
 ) -> None:
     config = DraftingConfig(branch=8, leaves=3, max_depth=10, path_prob_min=path_prob_min)
-    tree, frontier, taken = new_tree(), Frontier(), set()
+    tree, frontier = new_tree(), Frontier()
+    taken: set[int] = set()
     frontier.add(tree.head)
     for kind, log_probs in steps:
         new = []

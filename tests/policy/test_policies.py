@@ -26,6 +26,12 @@ def tree_with_chain(depth: int, *, max_position: int = 100) -> tuple[DraftTree, 
     return tree, path
 
 
+def add(tree: DraftTree, parent: Node, token: int, log_prob: float) -> Node:
+    node = tree.add(parent, token, log_prob=log_prob)
+    assert node is not None
+    return node
+
+
 def situation(tree: DraftTree, *, live: bool = True, drafted: bool = False) -> Situation:
     return Situation(
         tree=tree,
@@ -68,11 +74,9 @@ def test_colocated_tree_drafts_level_by_level_all_fresh_leaves_at_once_and_verif
     config = PolicyConfig(name="colocated-tree", num_draft_tokens=2, verify_width=3)
     policy = create_policy(config)
     assert policy.decide(situation(tree), now=0.0) == DraftLocally((tree.head,))
-    likely, unlikely = (tree.add(tree.head, token, log_prob=p) for token, p in ((5, -0.1), (6, -2.5)))
-    assert likely
-    assert unlikely
+    likely, unlikely = (add(tree, tree.head, token, p) for token, p in ((5, -0.1), (6, -2.5)))
     assert policy.decide(situation(tree), now=0.0) == DraftLocally((likely, unlikely))
-    below = [tree.add(likely, token, log_prob=p) for token, p in ((5, -0.1), (6, -2.5))]
+    below = [add(tree, likely, token, p) for token, p in ((5, -0.1), (6, -2.5))]
     assert policy.decide(situation(tree), now=0.0) == Verify((likely, below[0], unlikely))
     policy.committed(outcome(1), now=0.0)
     tree.commit([5])
@@ -81,7 +85,7 @@ def test_colocated_tree_drafts_level_by_level_all_fresh_leaves_at_once_and_verif
 
 def test_colocated_tree_expands_no_more_leaves_than_its_width_and_none_twice() -> None:
     tree, _ = tree_with_chain(0)
-    nodes = [tree.add(tree.head, token, log_prob=-0.1 - token) for token in range(4)]
+    nodes = [add(tree, tree.head, token, -0.1 - token) for token in range(4)]
     policy = create_policy(PolicyConfig(name="colocated-tree", width=2))
     assert policy.decide(situation(tree), now=0.0) == DraftLocally((nodes[0], nodes[1]))
     assert policy.decide(situation(tree, drafted=True), now=0.0) == Verify(tuple(nodes))

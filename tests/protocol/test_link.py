@@ -87,6 +87,45 @@ def test_a_base_that_was_acknowledged_away_is_stale() -> None:
     assert merge(link, drafts(2, [10, 11, 12], first=5)) == (0, 3)
 
 
+def test_drafts_are_remembered_with_when_they_came_and_what_was_claimed() -> None:
+    tree, link = linked()
+    local = tree.add(tree.head, 9, log_prob=-2.0)
+    assert local is not None
+    merge(link, drafts(2, [10]), now=0.1)
+    merge(link, drafts(2, [10, 9], first=2, parents=[0, 0]), now=0.2)
+    (node,) = tree.best_path(1)
+    assert (node.arrived_at, node.claim, node.path_log_prob) == (0.1, -0.5, -0.5)
+    assert (local.arrived_at, local.claim, local.path_log_prob) == (0.2, -0.5, -2.0)
+
+
+def test_claims_that_have_proved_false_are_taken_for_what_they_are_worth() -> None:
+    tree, link = linked()
+    for _ in range(30):
+        link.reliability.observe(-0.5, came_true=False)
+    merge(link, drafts(2, [10]))
+    (node,) = tree.best_path(1)
+    assert (node.claim, node.path_log_prob < -1.5) == (-0.5, True)
+
+
+def test_what_has_arrived_is_known_by_the_highest_id() -> None:
+    _, link = linked()
+    assert link.newest_node_id == 0
+    merge(link, drafts(2, [10, 11], first=4))
+    merge(link, drafts(2, []))
+    merge(link, drafts(2, [12], first=2))
+    assert link.newest_node_id == 5
+
+
+def test_a_worker_rejoins_at_the_newest_token_that_it_had_not_proposed() -> None:
+    tree, link = linked()
+    assert link.rejoins == (2, 0.0)
+    merge(link, drafts(2, [10, 11]))
+    link.told(tree.commit([10, 11]), now=1.0)
+    assert (link.rejoins, link.told_at) == ((2, 0.0), 1.0)
+    link.told(tree.commit([12, 13]), now=2.0)
+    assert (link.rejoins, link.told_at) == ((6, 2.0), 2.0)
+
+
 def test_a_worker_that_overstates_how_long_it_held_a_commit_gets_a_round_trip_of_nothing() -> None:
     _, link = linked()
     assert link.merge(drafts(2, [], held_s=50.0), vocabulary_size=100, now=0.1).rtt_s == 0.0

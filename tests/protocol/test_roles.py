@@ -11,7 +11,7 @@ from msgspec import structs
 
 from wanspec.errors import LocalProtocolError, RemoteProtocolError
 from wanspec.policy.registry import PolicyConfig
-from wanspec.protocol.controller import MAX_PATIENT_RTT_S, WORKER_SILENCE_S, Controller
+from wanspec.protocol.controller import FIRST_REST_S, JUDGED_TOKENS, MAX_PATIENT_RTT_S, WORKER_SILENCE_S, Controller
 from wanspec.protocol.effects import (
     DropWorker,
     Effect,
@@ -251,6 +251,50 @@ class TestController:
         (item,) = only(machine.handle(drafted(8), now=0.2), StartVerify).items
         assert (item.append, item.nodes) == ((7,), ())
 
+    def test_a_worker_whose_drafts_are_never_committed_is_rested_and_comes_back_after_its_rest(self) -> None:
+        machine = controller()
+        machine.handle(joined(1), now=0.0)
+        machine.handle(joined(2, max_sessions=1), now=0.0)
+        machine.handle(arrival(1, policy="remote", max_tokens=5000), now=0.0)
+        machine.handle(arrival(2, policy="remote"), now=0.0)
+        machine.handle(RequestCancelled(session_id=SessionId(2)), now=0.0)
+        rested_at, moved = rounds_until_rest(machine, now=0.1)
+        assert [(effect.worker_id, type(effect.message)) for effect in moved[:2]] == [(1, CloseSession), (2, OpenSession)]
+        assert rested_at > 0.9 * JUDGED_TOKENS * 0.02
+        machine.handle(WorkerLost(worker_id=WorkerId(2)), now=rested_at)
+        nobody = machine.handle(arrival(3, policy="remote"), now=rested_at + FIRST_REST_S - 0.1)
+        assert not [effect for effect in nobody if isinstance(effect, SendMessage)]
+        again = only(machine.handle(arrival(4, policy="remote"), now=rested_at + FIRST_REST_S), SendMessage)
+        assert (again.worker_id, type(again.message)) == (1, OpenSession)
+        assert machine.num_workers == 1
+
+    def test_a_worker_that_is_useless_again_rests_twice_as_long(self) -> None:
+        machine = controller()
+        machine.handle(joined(1), now=0.0)
+        machine.handle(arrival(1, policy="remote", max_tokens=5000), now=0.0)
+        rested_at, _ = rounds_until_rest(machine, now=0.1)
+        machine.handle(joined(9), now=rested_at + FIRST_REST_S)  # finds the session a worker: the first one, which has rested
+        second_rest_at, _ = rounds_until_rest(machine, now=rested_at + FIRST_REST_S)
+        machine.handle(WorkerLost(worker_id=WorkerId(9)), now=second_rest_at)
+        for rest_s, expected in ((2 * FIRST_REST_S - 0.1, []), (2 * FIRST_REST_S, [1])):
+            session_id = 2 + len(expected)
+            effects = machine.handle(arrival(session_id, policy="remote"), now=second_rest_at + rest_s)
+            assert [effect.worker_id for effect in effects if isinstance(effect, SendMessage)] == expected
+
+    def test_a_worker_that_now_and_then_proposes_what_is_committed_is_not_rested(self) -> None:
+        machine = controller()
+        machine.handle(joined(1), now=0.0)
+        machine.handle(arrival(1, policy="remote", max_tokens=5000), now=0.0)
+        now = 0.0
+        for step in range(600):
+            now = verify_begins(machine, now=now + 0.02)
+            says = acknowledgement(2 + machine._sessions[SessionId(1)].end - 3)
+            if step % 20 == 19:
+                says = structs.replace(says, first_node_id=NodeId(step), parent_ids=(0,), tokens=(7,), log_probs=(-0.1,))
+            machine.handle(DraftsReceived(worker_id=WorkerId(1), drafts=says), now=now)
+            machine.handle(verified(*answers(machine)), now=now)
+        assert machine._workers[WorkerId(1)].sessions == {1}
+
     def test_local_drafts_have_their_own_device_where_there_is_one(self) -> None:
         machine = Controller(vocabulary_size=100, end_token=0, has_draft_device=True)
         machine.handle(arrival(1), now=0.0)
@@ -260,6 +304,36 @@ class TestController:
         assert [item.session_id for item in only(effects, StartVerify).items] == [2]
         assert machine.handle(joined(1), now=0.1) == []
         assert [item.session_id for item in only(machine.handle(drafted(8), now=0.2), StartDraft).items] == [1]
+
+
+def answers(machine: Controller) -> list[int]:
+    """A 7 for every row of the target pass in flight."""
+    ((_, rows),) = machine._passes[PassKind.VERIFY]
+    return [7] * len(rows)
+
+
+def verify_begins(machine: Controller, *, now: float) -> float:
+    """Let the time come at which a target pass is in flight."""
+    while PassKind.VERIFY not in machine._passes:
+        deadline = machine.next_deadline()
+        assert deadline is not None
+        now = max(now, deadline)
+        machine.handle(DeadlineReached(), now=now)
+    return now
+
+
+def rounds_until_rest(machine: Controller, *, now: float) -> tuple[float, list[SendMessage]]:
+    """Rounds of session 1, 20 ms each, that its worker has no part in, until it is taken from it: when, and what was said then."""
+    for _ in range(1000):
+        now = verify_begins(machine, now=now + 0.02)
+        session = machine._sessions[SessionId(1)]
+        assert session.link is not None
+        heard = DraftsReceived(worker_id=session.link.worker_id, drafts=acknowledgement(session.end - 1))
+        machine.handle(heard, now=now)
+        said = [effect for effect in machine.handle(verified(*answers(machine)), now=now) if isinstance(effect, SendMessage)]
+        if any(isinstance(effect.message, CloseSession) for effect in said):
+            return now, said
+    raise AssertionError("the worker is never rested")
 
 
 def drafts_received(worker_id: int, *, session_id: int, base: int = 2) -> DraftsReceived:
