@@ -75,7 +75,7 @@ class Loop:
                 prompt_tokens=(1, 2, 3),
                 sampling=GREEDY,
                 max_tokens=TOKENS,
-                policy=PolicyConfig(name="paper", num_draft_tokens=4),
+                policy=PolicyConfig(name="adaptive", width=32),
             )
         )
         while not self.finished:

@@ -46,6 +46,9 @@ class SlowBackend:
         self.clock.now += self.work_s
         return self.backend.score(items)
 
+    def end_pass(self) -> None:
+        self.backend.end_pass()
+
     def close_session(self, session_id: SessionId) -> None:
         self.backend.close_session(session_id)
 
@@ -65,27 +68,41 @@ def paced_backend(clock: FakeTime, *, work_s: float = 0.001) -> PacedBackend:
     return PacedBackend(SlowBackend(clock, work_s), step_s=0.020, token_s=0.001)
 
 
+def run_pass(backend: PacedBackend, items: Sequence[ScoreItem]) -> list[NDArray[np.float32]]:
+    logits = backend.score(items)
+    backend.end_pass()
+    return logits
+
+
+def test_what_is_done_with_the_scores_is_part_of_the_pass(clock: FakeTime) -> None:
+    backend = paced_backend(clock)
+    backend.score([prompt(1, 3)])
+    clock.now += 0.015
+    backend.end_pass()
+    assert clock.now - 100.0 == pytest.approx(0.020, abs=1e-4)
+
+
 def test_a_small_pass_takes_the_step_time(clock: FakeTime) -> None:
     backend = paced_backend(clock)
-    assert backend.score([prompt(1, 3)])[0].shape == (1, 64)
+    assert run_pass(backend, [prompt(1, 3)])[0].shape == (1, 64)
     assert clock.now - 100.0 == pytest.approx(0.020, abs=1e-4)
     assert (backend.passes, backend.late_passes) == (1, 0)
 
 
 def test_a_large_batch_takes_its_tokens_time(clock: FakeTime) -> None:
-    paced_backend(clock).score([prompt(1, 30), prompt(2, 20)])
+    run_pass(paced_backend(clock), [prompt(1, 30), prompt(2, 20)])
     assert clock.now - 100.0 == pytest.approx(0.050, abs=1e-4)
 
 
 def test_a_pass_without_tokens_takes_no_time(clock: FakeTime) -> None:
     backend = paced_backend(clock, work_s=0.0)
-    backend.score([])
+    run_pass(backend, [])
     assert (clock.now, backend.passes) == (100.0, 0)
 
 
 def test_a_model_slower_than_its_pace_is_counted(clock: FakeTime) -> None:
     backend = paced_backend(clock, work_s=0.025)
-    backend.score([prompt(1, 1)])
+    run_pass(backend, [prompt(1, 1)])
     assert (backend.passes, backend.late_passes) == (1, 1)
     assert backend.lateness_s_max == pytest.approx(0.005)
 
@@ -93,14 +110,14 @@ def test_a_model_slower_than_its_pace_is_counted(clock: FakeTime) -> None:
 def test_a_sleep_that_ends_late_is_counted(clock: FakeTime) -> None:
     clock.oversleep = 0.004
     backend = paced_backend(clock)
-    backend.score([prompt(1, 1)])
+    run_pass(backend, [prompt(1, 1)])
     assert backend.late_passes == 1
 
 
 def test_an_error_is_not_held_back(clock: FakeTime) -> None:
     backend = paced_backend(clock, work_s=0.0)
     with pytest.raises(BackendError):
-        backend.score([prompt(1, 0)])
+        run_pass(backend, [prompt(1, 0)])
     assert (clock.now, backend.passes) == (100.0, 0)
 
 
@@ -108,7 +125,7 @@ def test_on_the_real_clock_no_pass_is_too_short() -> None:
     backend = PacedBackend(ScriptedBackend(), step_s=0.004, token_s=0.0)
     for session in range(1, 6):
         started = time.perf_counter()
-        backend.score([prompt(session, 1)])
+        run_pass(backend, [prompt(session, 1)])
         assert time.perf_counter() - started >= 0.004
         backend.close_session(SessionId(session))
 

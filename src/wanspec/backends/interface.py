@@ -40,6 +40,10 @@ class Backend(Protocol):
         """
         ...
 
+    def end_pass(self) -> None:
+        """The choices of the newest pass have been made: what emulates a slower machine waits here until that would be so there."""
+        ...
+
     def close_session(self, session_id: SessionId) -> None:
         """Free a session's cache. An unknown session is no error."""
         ...

@@ -80,6 +80,9 @@ class OnnxBackend:
         self._caches.apply(plans)
         return [joined([rows for rows in answer if len(rows)] or [nothing]) for answer in answers.values()]
 
+    def end_pass(self) -> None:
+        """See `Backend.end_pass`."""
+
     def close_session(self, session_id: SessionId) -> None:
         """See `Backend.close_session`."""
         self._caches.close(session_id)

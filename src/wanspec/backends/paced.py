@@ -1,6 +1,6 @@
 """Holds every pass of a backend to the time that it would take elsewhere, so that a small machine shows a large one's timing.
 
-A pass lasts max(step_s, tokens x token_s), prefill included. A pass that cannot keep its pace, because the model is slower than the preset
+A pass lasts max(step_s, tokens x token_s), prefill and the choice of tokens included. A pass that cannot keep its pace, because the model is slower than the preset
 or the machine is busy, is counted in `late_passes`: a run with more than a few of them is not at the preset's timing, and its figures
 do not count.
 """
@@ -37,6 +37,8 @@ class PacedBackend:
                 raise ConfigError(f"{name} is {value}; a pace is between 0 and {MAX_PACE_S:g} seconds")
         self._backend = backend
         self._time = StepTime(step_s=step_s, token_s=token_s)
+        self._due: float | None = None
+        """When the pass in flight is to end."""
         self.passes = 0
         self.late_passes = 0
         """Passes that ended more than LATE_S after their time."""
@@ -58,16 +60,20 @@ class PacedBackend:
         return self._time.pass_s(tokens)
 
     def score(self, items: Sequence[ScoreItem]) -> list[NDArray[np.float32]]:
-        """See `Backend.score`. Returns when the pass would have ended, or at once where it raises."""
+        """See `Backend.score`."""
+        self._due = None
         started = time.perf_counter()
         logits = self._backend.score(items)
         tokens = sum(item.tokens for item in items)
         if tokens:
-            self._hold(started + self.pass_s(tokens))
+            self._due = started + self.pass_s(tokens)
         return logits
 
-    def _hold(self, due: float) -> None:
-        """Wait until `due`, and record how late it is then."""
+    def end_pass(self) -> None:
+        """Wait until the pass would have ended, and record how late it is then."""
+        due, self._due = self._due, None
+        if due is None:
+            return
         while (left := due - time.perf_counter()) > 0.0:
             time.sleep(left - SLEEP_MARGIN_S if left > SLEEP_MARGIN_S else 0.0)
         self.passes += 1

@@ -83,6 +83,9 @@ class ScriptedBackend:
         self.passes += 1
         return logits
 
+    def end_pass(self) -> None:
+        """See `Backend.end_pass`."""
+
     def close_session(self, session_id: SessionId) -> None:
         """See `Backend.close_session`."""
         self._caches.close(session_id)

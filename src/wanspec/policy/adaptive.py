@@ -6,7 +6,7 @@ reaches with probability P, and whose children cover a share c of what may follo
 time that one costs at present. The best of the three is done.
 
 - Waiting costs three times its time: what is not waited for is not lost, it is there for the next round.
-- A local pass costs its time and a price, and is credited only with what the worker will not have delivered meanwhile. The price is what
+- A local pass costs its time and a price, and is credited only with what the worker will hardly have delivered meanwhile. The price is what
   keeps drafts out of a busy site, but no generation shall be slower for it: it is charged in full while the generation is clearly faster
   than with local drafts alone, and not at all where it is no faster.
 - What a token costs depends on whether the worker's news is near. With drafts coming in it is the measured time per token. In the gap after
@@ -22,22 +22,15 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from wanspec.policy.arrivals import Arrivals
+from wanspec.policy.coverage import MAX_LEVELS
 from wanspec.policy.interface import Decision, DraftLocally, Outcome, Situation, Verify, Wait
 from wanspec.policy.pass_times import Pace
 from wanspec.speculation.tree import Node
 from wanspec.speculation.types import DraftingConfig
 
-INITIAL_COVERAGE = 0.85
-"""Share of what may follow a node that its children cover, before it is known."""
-COVERAGE_SMOOTHING = 0.05
-WIDE_ENOUGH = 0.97
-"""Share of a level's probability that a pass is wide enough for: with widths of 32, fitted to measured trees."""
-MAX_LEVELS = 16
-"""Levels of drafting that are thought about."""
 WAIT_COST = 3.0
 """What waiting must gain, as a multiple of its time. Tuned, as the next, in the simulator and on the bundled pair."""
-DEAR_PACE, CHEAP_PACE = 0.97, 1.02
+DEAR_PACE, CHEAP_PACE = 0.85, 0.95
 """Time per token, as a share of that with local drafts alone, up to which a local pass costs the whole price, and from which on nothing."""
 INHERITED_TOKENS = 20.0
 """The pace of the sessions before counts at a session's start as much as this many tokens."""
@@ -65,7 +58,8 @@ class Adaptive:
         self._verify_width = verify_width
         self._price_s = redundancy_price_s
         self._min_log_prob = math.log(drafting.path_prob_min)
-        self._coverage = INITIAL_COVERAGE
+        self._alone_s = 0.0
+        """What a token costs with local drafts alone; as of the newest decision."""
         self._pace = Pace()
         self._round_began_at: float | None = None
 
@@ -75,9 +69,10 @@ class Adaptive:
         leaves = self._leaves(situation, chosen, now)
         if not leaves:
             return Verify(tuple(chosen))
+        self._alone_s = self._time_alone_s(situation)
         token_s = self._token_s(situation, leaves, now)
-        wait_until, wait_gain_s = self._best_wait(arrivals, leaves, token_s, now)
-        wanted, draft_gain_s = self._local_pass(situation, leaves, token_s, now)
+        wait_until, wait_gain_s = self._best_wait(situation, leaves, token_s * situation.worker_share, now)
+        wanted, draft_gain_s = self._local_pass(situation, chosen, leaves, token_s, now)
         if wanted and draft_gain_s > max(0.0, wait_gain_s):
             return DraftLocally(tuple(wanted))
         if arrivals is not None and wait_gain_s > 0.0:
@@ -97,41 +92,45 @@ class Adaptive:
         tree, arrivals = situation.tree, situation.arrivals
         base = tree.head.path_log_prob
         leaves = []
-        covered = reached = 0.0
+        expanded = []
         for node in (tree.head, *chosen):
             prob = math.exp(node.path_log_prob - base)
             children = node.children.values()
             below = sum([math.exp(child.path_log_prob - base) for child in children])
-            if situation.has_drafted(node) or any([child.arrived_at is not None for child in children]):
-                reached += prob
-                covered += below
+            if situation.has_drafted(node) or any(child.arrived_at is not None for child in children):
+                expanded.append(node)
             elif node.position < tree.max_position:
                 children_at = NEVER if arrivals is None else arrivals.children_at(node, now=now)
-                leaves.append(_Leaf(node, max(0.0, prob - below / self._coverage), children_at))
-        if reached:
-            self._coverage += COVERAGE_SMOOTHING * (min(1.0, covered / reached) - self._coverage)
+                leaves.append(_Leaf(node, max(0.0, prob - below / situation.coverage.total), children_at))
+        situation.coverage.observe(expanded, tree.head)
         return leaves
 
-    def _best_wait(self, arrivals: Arrivals | None, leaves: Sequence[_Leaf], token_s: float, now: float) -> tuple[float, float]:
+    def _best_wait(self, situation: Situation, leaves: Sequence[_Leaf], token_s: float, now: float) -> tuple[float, float]:
         """Until when waiting is worth most, and how much, in seconds."""
-        best = (now, 0.0)
+        best, arrivals = (now, 0.0), situation.arrivals
         if arrivals is None:
             return best
         coming = [leaf for leaf in leaves if leaf.children_at < NEVER]
         for until in {leaf.children_at for leaf in coming}:
             arriving = [(leaf.prob, 1.0 + (until - leaf.children_at) / arrivals.step_s) for leaf in coming if leaf.children_at <= until]
-            tokens = sum([prob * self._deepening(levels) for prob, levels in arriving])
+            tokens = sum([prob * _deepening(levels, situation.coverage.total) for prob, levels in arriving])
             gain_s = tokens * token_s - WAIT_COST * (until - now)
             if gain_s > best[1]:
                 best = (until, gain_s)
         return best
 
-    def _local_pass(self, situation: Situation, leaves: Sequence[_Leaf], token_s: float, now: float) -> tuple[list[Node], float]:
+    def _local_pass(
+        self, situation: Situation, chosen: Sequence[Node], leaves: Sequence[_Leaf], token_s: float, now: float
+    ) -> tuple[list[Node], float]:
         """The leaves that a local pass would expand, and what that is worth, in seconds."""
         duration_s = situation.draft_times.expected_s(min(len(leaves), self._verify_width))
-        wanted = [leaf for leaf in leaves if leaf.children_at > now + duration_s]
-        tokens = sum([leaf.prob for leaf in wanted]) * self._coverage
-        return [leaf.node for leaf in wanted], tokens * token_s - duration_s - self._charged_s(situation)
+        soon, share = now + duration_s, situation.worker_share
+        fresh = [leaf.prob if leaf.children_at > soon else leaf.prob * (1.0 - share) for leaf in leaves]
+        base = situation.tree.head.path_log_prob
+        verified = [math.exp(node.path_log_prob - base) for node in chosen]
+        tokens = situation.coverage.gain(fresh, verified, width=self._verify_width)
+        wanted = [leaf.node for leaf in leaves]
+        return wanted, tokens * token_s - duration_s - self._charged_s(situation)
 
     def _charged_s(self, situation: Situation) -> float:
         """The price of a local pass: as much of it as we can afford and still be faster than with local drafts alone."""
@@ -139,7 +138,7 @@ class Adaptive:
             return 0.0
         if self._price_s == NEVER:
             return NEVER
-        share = self._recent_token_s(situation) / self._alone_s(situation)
+        share = self._recent_token_s(situation) / self._alone_s
         return self._price_s * min(1.0, max(0.0, (CHEAP_PACE - share) / (CHEAP_PACE - DEAR_PACE)))
 
     def _token_s(self, situation: Situation, leaves: Sequence[_Leaf], now: float) -> float:
@@ -147,19 +146,20 @@ class Adaptive:
         soon = now + situation.target_times.expected_s(self._verify_width)
         near = sum([leaf.prob for leaf in leaves if leaf.children_at <= soon])
         share = near / max(MIN_PROB, sum([leaf.prob for leaf in leaves]))
-        return share * self._recent_token_s(situation) + (1.0 - share) * self._alone_s(situation)
+        return share * self._recent_token_s(situation) + (1.0 - share) * self._alone_s
 
     def _recent_token_s(self, situation: Situation) -> float:
         """What one has cost lately, in this session and, at its start, in those before."""
-        before_s = situation.pace_s or self._alone_s(situation)
+        before_s = situation.pace_s or self._alone_s
         return self._pace.blended_with(before_s, INHERITED_TOKENS)
 
-    def _alone_s(self, situation: Situation) -> float:
+    def _time_alone_s(self, situation: Situation) -> float:
         """What one costs with local drafts alone, as many levels of them as are best."""
         target_s, draft_s = situation.target_times.expected_s(self._verify_width), situation.draft_times.expected_s(self._verify_width)
-        return min([(target_s + levels * draft_s) / (1.0 + self._deepening(levels)) for levels in range(MAX_LEVELS)])
+        tokens = situation.coverage.tree_tokens(self._verify_width)
+        return min([(target_s + levels * draft_s) / (1.0 + more) for levels, more in enumerate(tokens)])
 
-    def _deepening(self, levels: float) -> float:
-        """Tokens that so many levels below a node of the path are worth."""
-        share = WIDE_ENOUGH * self._coverage
-        return share * (1.0 - share ** min(MAX_LEVELS, int(levels))) / (1.0 - share)
+
+def _deepening(levels: float, share: float) -> float:
+    """Tokens that so many levels below a node of the path are worth, where children cover `share` of what may follow."""
+    return share * (1.0 - share ** min(MAX_LEVELS, int(levels))) / (1.0 - share) if share < 1.0 else levels

@@ -13,6 +13,7 @@ from typing import Protocol
 from msgspec import Struct
 
 from wanspec.policy.arrivals import Arrivals
+from wanspec.policy.coverage import Coverage
 from wanspec.policy.pass_times import PassTimes
 from wanspec.speculation.tree import DraftTree, Node
 from wanspec.speculation.types import DraftingConfig
@@ -30,6 +31,10 @@ class Situation(Struct, frozen=True, kw_only=True):
     """When its drafts will come; None without a live worker."""
     pace_s: float | None
     """Seconds per token of late with this worker, over all sessions; None without one, or before the first round."""
+    worker_share: float
+    """Of the tokens committed of late, how many the worker had proposed in time; 0 without one."""
+    coverage: Coverage
+    """What children cover, at this temperature."""
     target_times: PassTimes
     draft_times: PassTimes
     """Of this machine's own passes."""

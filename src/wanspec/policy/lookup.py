@@ -1,20 +1,22 @@
 """Drafts that cost no pass: what followed the last time the text had the same end, hung below the leaves of a draft tree.
 
-Both sides do it. At a worker such nodes let one draft step go several levels deeper; at the controller they are there at once, when the
-worker's news is still under way.
+They are there at once, while the worker's news is still under way. (A worker gains nothing by them: its own model is about to say more. That
+was measured, and so was the reuse of what had been drafted below a rejected token: it hardly ever came true.)
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from wanspec.speculation.suffix import SuffixIndex
 from wanspec.speculation.tree import DraftTree, Node
 from wanspec.speculation.types import NodeId
 
-LEAF_PROB_MIN = 0.05
+LEAF_LOG_PROB_MIN = math.log(0.05)
 """Leaves that the target's path is less likely to reach are not worth a look."""
+MAX_LEAVES = 32
+"""Nodes looked through for leaves: so many can hardly be above that."""
 
 
 class Lookup:
@@ -36,30 +38,23 @@ class Lookup:
         self._looked_at.clear()
         self._proposed.clear()
 
-    def grow(self, tree: DraftTree, leaves: Iterable[Node], *, path_prob_min: float) -> list[Node]:
-        """Hang proposals below these nodes, as deep as they are probable enough. Returns the nodes that are new."""
-        least_leaf = tree.head.path_log_prob + math.log(LEAF_PROB_MIN)
+    def grow(self, tree: DraftTree, *, path_prob_min: float) -> None:
+        """Hang proposals below the head and the leaves, as deep as they are probable enough."""
+        leaves = [node for node in tree.most_probable(MAX_LEAVES, min_log_prob=LEAF_LOG_PROB_MIN) if not node.children]
         least = tree.head.path_log_prob + math.log(path_prob_min)
-        new: list[Node] = []
-        for leaf in leaves:
-            if leaf.path_log_prob >= least_leaf and leaf.node_id not in self._looked_at:
+        for leaf in (tree.head, *leaves):
+            if leaf.node_id not in self._looked_at:
                 self._looked_at.add(leaf.node_id)
-                new += self._grow_below(tree, leaf, least)
-        return new
+                self._grow_below(tree, leaf, least)
 
-    def _grow_below(self, tree: DraftTree, leaf: Node, least: float) -> list[Node]:
-        new: list[Node] = []
+    def _grow_below(self, tree: DraftTree, leaf: Node, least: float) -> None:
         proposal = self._index.propose([node.token for node in tree.path_to(leaf)])
         node = leaf
         while proposal is not None:
             log_prob = self._index.log_prob(proposal)
-            is_new = proposal.token not in node.children
             child = tree.add(node, proposal.token, log_prob=log_prob) if node.path_log_prob + log_prob >= least else None
             if child is None:
                 break
             self._proposed[node.node_id] = (proposal.token, proposal.match)
-            if is_new:
-                new.append(child)
             node = child
             proposal = self._index.follow(proposal)
-        return new

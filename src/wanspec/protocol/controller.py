@@ -15,12 +15,14 @@ The machine has no IO, no clock, no randomness. Everything enters through `handl
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import assert_never
 
 from wanspec.errors import LocalProtocolError, RemoteProtocolError
 from wanspec.policy.arrivals import Arrivals
+from wanspec.policy.coverage import Coverage
 from wanspec.policy.interface import Decision, DraftLocally, Situation, Verify, Wait
 from wanspec.policy.pass_times import Pace, PassTimes
 from wanspec.policy.registry import create_policy
@@ -54,7 +56,7 @@ from wanspec.protocol.events import (
 from wanspec.protocol.messages import CloseSession, Commit, Drafts
 from wanspec.protocol.rtt import RttEstimate
 from wanspec.protocol.session import Session
-from wanspec.speculation.calibration import CalibrationBook
+from wanspec.speculation.calibration import MAX_TEMPERATURE, CalibrationBook
 from wanspec.speculation.model_view import ModelView, PlannedItem
 from wanspec.speculation.reliability import Reliability
 from wanspec.speculation.tree import Node
@@ -73,9 +75,12 @@ USELESS_SHARE = 0.02
 """A worker that has proposed less than this share of what its sessions commit is rested: its drafts are late, wrong or lost."""
 JUDGED_TOKENS = 200.0
 """Committed before that is judged; older ones fade at this pace too."""
+PRIOR_TOKENS = 20.0
 FIRST_REST_S, MAX_REST_S = 10.0, 300.0
 """How long a worker is rested; doubled each time until it proves useful."""
-INITIAL_DRAFT_STEP_S = 0.01
+INITIAL_WORKER_STEP_S = 0.01
+INITIAL_DRAFT_STEP_S = 0.001
+"""Of the local draft model: low, so that it is tried and measured."""
 INITIAL_TARGET_STEP_S = 0.03
 
 
@@ -84,7 +89,7 @@ class _Worker:
     name: str
     max_sessions: int
     rtt: RttEstimate = field(default_factory=RttEstimate)
-    step_s: float = INITIAL_DRAFT_STEP_S
+    step_s: float = INITIAL_WORKER_STEP_S
     reliability: Reliability = field(default_factory=Reliability)
     pace: Pace = field(default_factory=Pace)
     committed: float = 0.0
@@ -93,6 +98,12 @@ class _Worker:
     """and those of them that it had proposed."""
     rests_until: float = 0.0
     rest_s: float = FIRST_REST_S
+
+    @property
+    def share(self) -> float:
+        """Of what its sessions commit, how much it had proposed; half before anything is known."""
+        return (self.useful + PRIOR_TOKENS / 2) / (self.committed + PRIOR_TOKENS)
+
     sessions: set[SessionId] = field(default_factory=set)
 
 
@@ -122,6 +133,8 @@ class Controller:
         """In flight: for each row of the answer the node that it belongs to."""
         self._last_was_verify = False
         self._calibrations = calibrations or CalibrationBook()
+        self._coverages: defaultdict[float, Coverage] = defaultdict(Coverage)
+        """By temperature."""
         self._target_times = PassTimes(INITIAL_TARGET_STEP_S)
         self._draft_times = PassTimes(INITIAL_DRAFT_STEP_S)
 
@@ -318,7 +331,9 @@ class Controller:
             worker_is_live=arrivals is not None,
             rtt_s=arrivals.rtt_s if arrivals else 0.0,
             arrivals=arrivals,
+            coverage=self._coverages[min(round(session.sampling.temperature, 1), MAX_TEMPERATURE)],
             pace_s=self._workers[session.link.worker_id].pace.token_s if session.link else None,
+            worker_share=self._workers[session.link.worker_id].share if session.link else 0.0,
             target_times=self._target_times,
             draft_times=self._draft_times,
             has_drafted=session.draft_view.has_scored,

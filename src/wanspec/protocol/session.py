@@ -82,9 +82,7 @@ class Session:
     def look_up(self) -> None:
         """Add the drafts that cost nothing."""
         if self._lookup is not None:
-            path_prob_min = self.policy.local_drafting.path_prob_min
-            leaves = [node for node in self.tree.drafts() if not node.children]
-            self._lookup.grow(self.tree, [self.tree.head, *leaves], path_prob_min=path_prob_min)
+            self._lookup.grow(self.tree, path_prob_min=self.policy.local_drafting.path_prob_min)
 
     def merge_local(self, rows: tuple[Node, ...], choices: tuple[DraftChoices, ...]) -> None:
         """Add children to every node that the local draft model has scored."""

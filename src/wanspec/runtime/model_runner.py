@@ -24,18 +24,22 @@ _cached_noise = lru_cache(maxsize=NOISE_CACHE_ROWS)(gumbel_noise)
 
 def choose_targets(backend: Backend, items: Sequence[ScoreItem]) -> tuple[tuple[TargetChoice, ...], ...]:
     """Run one target pass; for each item one choice per row. Raises BackendError."""
-    return tuple(
+    choices = tuple(
         target_choices(logits, item.sampling, position_noise(item, logits.shape[1]))
         for item, logits in zip(items, backend.score(items), strict=True)
     )
+    backend.end_pass()
+    return choices
 
 
 def rank_drafts(backend: Backend, items: Sequence[ScoreItem]) -> tuple[tuple[DraftChoices, ...], ...]:
     """Run one draft pass; for each item one ranking per row. Raises BackendError."""
-    return tuple(
+    choices = tuple(
         draft_choices(logits, item.sampling, position_noise(item, logits.shape[1]), count=NUM_CHOICES)
         for item, logits in zip(items, backend.score(items), strict=True)
     )
+    backend.end_pass()
+    return choices
 
 
 def decode_plainly(

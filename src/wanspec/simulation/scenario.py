@@ -125,7 +125,7 @@ class Tokens(_Section, frozen=True):
 
     model: str = "mt-bench-like"
     """`mt-bench-like`, `iid`, `markov`, `bundled` (the shipped trace of the bundled pair), or a path to a token trace (Parquet)."""
-    match_rate: Annotated[float, Meta(ge=0.5, le=0.95)] = 0.8
+    match_rate: Annotated[float, Meta(ge=0.05, le=0.98)] = 0.8
     """iid, markov: how often the draft's first choice is the target's."""
     persistence: Share = PERSISTENCE
     """markov: probability that a position is as hard as the one before for that reason; 0 is iid."""

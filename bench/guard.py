@@ -1,0 +1,102 @@
+"""Never slower: `adaptive` against the best that one site can do alone, over random scenarios in the simulator.
+
+    python bench/guard.py [SCENARIOS] [FIRST_SEED]
+
+Each seed is a scenario: round trip, acceptance, jitter, loss, step times, widths, a worker that may crash and come back. The same tokens are
+written by the co-located chain and the co-located tree, each at its best depth, and by `adaptive`. Prints the distribution of the ratio
+of inter-token latencies, how often `adaptive` is more than 2 % and 5 % slower, and the worst ten with their seeds.
+"""
+
+from __future__ import annotations
+
+import random
+import sys
+from typing import Any
+
+import numpy as np
+from joblib import Parallel, delayed
+
+from wanspec.simulation.run import simulate
+from wanspec.simulation.scenario import parse
+
+REQUESTS, TOKENS = 4, 100
+MAX_DEPTH = 10
+WORST = 10
+
+
+def scenario(seed: int) -> dict[str, Any]:
+    """The scenario of a seed, as plain values."""
+    chance = random.Random(seed)
+    rtt_ms = chance.uniform(0.0, 400.0) if chance.random() < 0.5 else 400.0 ** chance.random()
+    target_ms = chance.uniform(10.0, 50.0)
+    draft_ms = target_ms / chance.uniform(2.0, 20.0)
+    match_rate = chance.uniform(0.05, 0.98)
+    link: dict[str, Any] = {"rtt_ms": rtt_ms}
+    if chance.random() < 0.5:
+        link["jitter_ms"] = chance.uniform(0.0, 0.15) * rtt_ms
+    if chance.random() < 0.5:
+        link["loss"] = chance.uniform(0.0, 0.03)
+    faults = []
+    if chance.random() < 0.3:
+        crash_ms = chance.uniform(100.0, 4000.0)
+        faults = [{"kind": "crash", "at_ms": crash_ms}, {"kind": "join", "at_ms": crash_ms + chance.uniform(100.0, 3000.0)}]
+    return {
+        "seed": seed,
+        "load": {"requests": REQUESTS, "tokens": TOKENS},
+        "link": link,
+        "compute": {"target_ms": [[1, target_ms]], "draft_ms": [[1, draft_ms]], "worker_slowdown": chance.choice([1.0, 1.0, 0.5, 2.0])},
+        "tokens": {"model": chance.choice(["iid", "markov"]), "match_rate": match_rate},
+        "policy": {"name": "adaptive", "width": round(128.0 ** chance.random())},
+        "faults": faults,
+    }
+
+
+def itl_ms(document: dict[str, Any]) -> float:
+    """Inter-token latency of one run."""
+    run = simulate(parse(document))
+    assert run.is_exact, f"seed {document['seed']}: a wrong token"
+    assert run.metrics.itl_ms is not None
+    return run.metrics.itl_ms
+
+
+def best_alone_ms(document: dict[str, Any]) -> tuple[float, str]:
+    """The best chain or tree without a worker: deeper, until that was twice no better."""
+    best, best_name = float("inf"), ""
+    for name in ("colocated", "colocated-tree"):
+        worse, best_of_kind = 0, float("inf")
+        for depth in range(1, MAX_DEPTH + 1):
+            alone = document | {"policy": {"name": name, "k": depth, "width": 32}, "workers": 0, "faults": [], "link": {}}
+            now = itl_ms(alone)
+            worse = worse + 1 if now >= best_of_kind else 0
+            best_of_kind = min(best_of_kind, now)
+            if now < best:
+                best, best_name = now, f"{name} {depth}"
+            if worse == 2:
+                break
+    return best, best_name
+
+
+def ratio(seed: int) -> tuple[float, int, str]:
+    """`adaptive` in relation to the best alone; below 1 is faster."""
+    document = scenario(seed)
+    best, name = best_alone_ms(document)
+    return itl_ms(document) / best, seed, name
+
+
+def main() -> None:
+    """Run, and print."""
+    count = int(sys.argv[1]) if len(sys.argv) > 1 else 1000
+    first = int(sys.argv[2]) if len(sys.argv) > 2 else 0
+    results = Parallel(n_jobs=-1)(delayed(ratio)(seed) for seed in range(first, first + count))
+    ratios = np.array([value for value, _, _ in results])
+    print("ratio to the best alone: " + ", ".join(f"p{q} {np.percentile(ratios, q):.3f}" for q in (1, 10, 50, 90, 95, 99, 100)))
+    print(f"of {count} scenarios {(ratios > 1.02).mean():.1%} more than 2 % slower, {(ratios > 1.05).mean():.1%} more than 5 % slower")
+    for value, seed, name in sorted(results, reverse=True)[:WORST]:
+        document = scenario(seed)
+        print(
+            f"{value:.3f}  seed {seed}: best alone is {name}; { ({name: document[name] for name in ('link', 'compute', 'tokens', 'policy')}) }"
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,66 @@
+"""What expanding a node is good for: how much of what may follow a node its children cover, by their rank, as it was seen of late."""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections.abc import Iterable, Sequence
+
+from wanspec.speculation.tree import Node
+
+INITIAL_SHARES = (0.7, 0.1, 0.04, 0.02, 0.01, 0.01, 0.01, 0.01)
+"""Of the first child, the second and so on, before anything is known."""
+SMOOTHING = 0.03
+MAX_LEVELS = 16
+"""Levels of drafting that are thought about."""
+REFRESH_LOOKS = 16
+"""Observations between two computations of what whole trees are worth: the shares move slowly."""
+
+
+class Coverage:
+    """The shares of one model pair, and what follows from them."""
+
+    def __init__(self) -> None:
+        self._shares = list(INITIAL_SHARES)
+        self._looks = 0
+        self._tree_tokens: dict[int, list[float]] = {}
+        self.total = math.fsum(self._shares)
+        """Probability that one of its children follows a node."""
+
+    def observe(self, parents: Iterable[Node], head: Node) -> None:
+        """Look at nodes below `head`, or itself, that were expanded."""
+        reached, sums = 0.0, [0.0] * len(self._shares)
+        for parent in parents:
+            weight = math.exp(parent.path_log_prob - head.path_log_prob)
+            ranked = heapq.nlargest(len(sums), [child.path_log_prob - parent.path_log_prob for child in parent.children.values()])
+            reached += weight
+            for rank, log_prob in enumerate(ranked):
+                sums[rank] += weight * math.exp(log_prob)
+        if not reached:
+            return
+        self._shares = [share + SMOOTHING * (seen / reached - share) for share, seen in zip(self._shares, sums, strict=True)]
+        self.total = min(1.0, math.fsum(self._shares))
+        self._looks += 1
+        if self._looks % REFRESH_LOOKS == 0:
+            self._tree_tokens.clear()
+
+    def gain(self, leaves: Iterable[float], verified: Sequence[float], *, width: int) -> float:
+        """Tokens that a round of at most `width` nodes, now `verified`, gains when leaves of these probabilities are expanded."""
+        least = verified[-1] if len(verified) >= width else 0.0
+        new = [prob * share for prob in leaves for share in self._shares if prob * share > least]
+        return math.fsum(heapq.nlargest(width, [*verified, *new])) - math.fsum(verified)
+
+    def tree_tokens(self, width: int) -> list[float]:
+        """For each number of levels, from 0, how many tokens a tree drafted on the spot, `width` nodes a pass, adds to a round."""
+        if width not in self._tree_tokens:
+            self._tree_tokens[width] = self._grow(width)
+        return self._tree_tokens[width]
+
+    def _grow(self, width: int) -> list[float]:
+        tokens = [0.0]
+        level, tree = [1.0], list[float]()
+        for _ in range(MAX_LEVELS):
+            level = heapq.nlargest(width, [prob * share for prob in level for share in self._shares])
+            tree = heapq.nlargest(width, [*tree, *level])
+            tokens.append(math.fsum(tree))
+        return tokens
