@@ -20,7 +20,7 @@ from msgspec import Struct
 from numpy.typing import NDArray
 
 from wanspec.errors import ConfigError
-from wanspec.speculation.types import MAX_VOCABULARY, DraftChoices
+from wanspec.speculation.types import DraftChoices
 
 TAUS = tuple(0.1 * 1.22**step for step in range(20))
 """The grid: 0.1 to 4.4, finer than what can be told apart."""
@@ -43,8 +43,6 @@ MAX_TAIL_NATS = 8.0
 """Some 3,000 tokens: more never share what is left, and under noise, of which the entropy knows nothing, the formula could say any number."""
 MIN_TAIL = 1e-9
 """A mass outside the ranking below this is rounding."""
-MAX_TAIL_NATS = math.log(MAX_VOCABULARY)
-"""No more tokens than there are can share it: the entropy is that before the noise, and tells little of a small mass under it."""
 
 _INVERSE_TAUS: NDArray[np.float64] = 1.0 / np.array(TAUS)
 _PRIOR: NDArray[np.float64] = -PRIOR_NATS * np.log(np.array(TAUS) / PRIOR_TAU) ** 2
