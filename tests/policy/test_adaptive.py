@@ -10,6 +10,7 @@ from msgspec.structs import replace
 
 from wanspec.policy.adaptive import WAIT_COST, Adaptive
 from wanspec.policy.arrivals import Arrivals
+from wanspec.policy.coverage import Coverage
 from wanspec.policy.interface import DraftLocally, Outcome, Situation, Verify, Wait
 from wanspec.policy.pass_times import PassTimes
 from wanspec.policy.registry import PolicyConfig, create_policy
@@ -31,7 +32,13 @@ def adaptive(*, price_s: float = 0.01, verify_width: int = 8, path_prob_min: flo
 
 
 def situation(
-    tree: DraftTree, arrivals: Arrivals | None = None, *, drafted: Collection[Node] = (), pace_s: float | None = None
+    tree: DraftTree,
+    arrivals: Arrivals | None = None,
+    *,
+    drafted: Collection[Node] = (),
+    pace_s: float | None = None,
+    share: float = 1.0,
+    coverage: Coverage | None = None,
 ) -> Situation:
     return Situation(
         tree=tree,
@@ -39,6 +46,8 @@ def situation(
         rtt_s=RTT_S if arrivals else 0.0,
         arrivals=arrivals,
         pace_s=pace_s,
+        worker_share=share,
+        coverage=coverage or Coverage(),
         target_times=PassTimes(TARGET_S),
         draft_times=PassTimes(DRAFT_S),
         has_drafted=lambda node: node in drafted,
@@ -194,11 +203,19 @@ def test_at_the_end_of_the_text_it_asks_for_nothing() -> None:
 
 
 def test_the_share_that_children_cover_is_learned() -> None:
-    policy = adaptive()
+    policy, seen = adaptive(), Coverage()
     tree = new_tree(max_position=2)
     add(tree, tree.head, 1, 0.1)
     for _ in range(200):
-        policy.decide(situation(tree, drafted=[tree.head]), now=NOW)
+        policy.decide(situation(tree, drafted=[tree.head], coverage=seen), now=NOW)
     bare = new_tree()
-    assert policy.decide(situation(bare), now=NOW) == Verify()  # a draft pass for a tenth of a token is not worth it
-    assert isinstance(adaptive().decide(situation(bare), now=NOW), DraftLocally)
+    assert policy.decide(situation(bare, coverage=seen), now=NOW) == Verify()  # a draft pass for a tenth of a token is not worth it
+    assert isinstance(policy.decide(situation(bare), now=NOW), DraftLocally)
+
+
+def test_the_less_a_worker_has_to_say_the_less_is_waited_for_it_and_the_more_is_drafted() -> None:
+    for share, kind in ((0.9, Wait), (0.0, DraftLocally)):
+        tree = new_tree()
+        chain(tree, 0.95, arrived_at=NOW - STEP_S + 0.0005)
+        decision = adaptive(price_s=0.0).decide(situation(tree, FOLLOWING, drafted=[tree.head], share=share), now=NOW)
+        assert isinstance(decision, kind)

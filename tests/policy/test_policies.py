@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from wanspec.errors import ConfigError
+from wanspec.policy.coverage import Coverage
 from wanspec.policy.drafting import Frontier, offered_children
 from wanspec.policy.interface import DraftLocally, Outcome, Situation, Verify, Wait
 from wanspec.policy.pass_times import PassTimes
@@ -39,6 +40,8 @@ def situation(tree: DraftTree, *, live: bool = True, drafted: bool = False) -> S
         rtt_s=RTT_S,
         arrivals=None,
         pace_s=None,
+        worker_share=0.5,
+        coverage=Coverage(),
         target_times=PassTimes(0.0234),
         draft_times=PassTimes(DRAFT_STEP_S),
         has_drafted=lambda _: drafted,
