@@ -30,7 +30,7 @@ from wanspec.speculation.types import DraftingConfig
 
 WAIT_COST = 3.0
 """What waiting must gain, as a multiple of its time. Tuned, as the next, in the simulator and on the bundled pair."""
-DEAR_PACE, CHEAP_PACE = 0.85, 0.95
+DEAR_PACE, CHEAP_PACE = 0.75, 0.87
 """Time per token, as a share of that with local drafts alone, up to which a local pass costs the whole price, and from which on nothing."""
 INHERITED_TOKENS = 20.0
 """The pace of the sessions before counts at a session's start as much as this many tokens."""
