@@ -5,9 +5,12 @@ from __future__ import annotations
 import pytest
 
 from wanspec.errors import ConfigError
+from wanspec.policy.coverage import Coverage
 from wanspec.policy.drafting import Frontier, offered_children
 from wanspec.policy.interface import DraftLocally, Outcome, Situation, Verify, Wait
+from wanspec.policy.pass_times import PassTimes
 from wanspec.policy.registry import PolicyConfig, create_policy, policy_names
+from wanspec.speculation.calibration import Calibration
 from wanspec.speculation.tree import DraftTree, Node
 from wanspec.speculation.types import DraftChoices, DraftingConfig
 
@@ -24,8 +27,25 @@ def tree_with_chain(depth: int, *, max_position: int = 100) -> tuple[DraftTree, 
     return tree, path
 
 
-def situation(tree: DraftTree, *, live: bool = True) -> Situation:
-    return Situation(tree=tree, worker_is_live=live, rtt_s=RTT_S, draft_step_s=DRAFT_STEP_S)
+def add(tree: DraftTree, parent: Node, token: int, log_prob: float) -> Node:
+    node = tree.add(parent, token, log_prob=log_prob)
+    assert node is not None
+    return node
+
+
+def situation(tree: DraftTree, *, live: bool = True, drafted: bool = False) -> Situation:
+    return Situation(
+        tree=tree,
+        worker_is_live=live,
+        rtt_s=RTT_S,
+        arrivals=None,
+        pace_s=None,
+        worker_share=0.5,
+        coverage=Coverage(),
+        target_times=PassTimes(0.0234),
+        draft_times=PassTimes(DRAFT_STEP_S),
+        has_drafted=lambda _: drafted,
+    )
 
 
 def outcome(accepted: int, *, entropy_nats: float = 0.0) -> Outcome:
@@ -35,8 +55,8 @@ def outcome(accepted: int, *, entropy_nats: float = 0.0) -> Outcome:
 def test_every_policy_verifies_a_tree_that_is_deep_enough() -> None:
     tree, path = tree_with_chain(3)
     for name in policy_names():
-        expected = () if name == "autoregressive" else tuple(path[:2])
-        assert create_policy(PolicyConfig(name=name)).decide(situation(tree), now=0.0) == Verify(expected)
+        count = {"autoregressive": 0, "adaptive": 3, "colocated-tree": 3}.get(name, 2)
+        assert create_policy(PolicyConfig(name=name)).decide(situation(tree, drafted=True), now=0.0) == Verify(tuple(path[:count]))
 
 
 def test_at_the_end_of_the_text_no_policy_wants_more_than_fits() -> None:
@@ -49,7 +69,29 @@ def test_colocated_drafts_at_the_end_of_its_chain() -> None:
     tree, path = tree_with_chain(1)
     policy = create_policy(PolicyConfig(name="colocated"))
     assert policy.drafting is None
-    assert policy.decide(situation(tree), now=0.0) == DraftLocally(path[-1])
+    assert policy.decide(situation(tree), now=0.0) == DraftLocally((path[-1],))
+
+
+def test_colocated_tree_drafts_level_by_level_all_fresh_leaves_at_once_and_verifies_the_best() -> None:
+    tree, _ = tree_with_chain(0)
+    config = PolicyConfig(name="colocated-tree", num_draft_tokens=2, verify_width=3)
+    policy = create_policy(config)
+    assert policy.decide(situation(tree), now=0.0) == DraftLocally((tree.head,))
+    likely, unlikely = (add(tree, tree.head, token, p) for token, p in ((5, -0.1), (6, -2.5)))
+    assert policy.decide(situation(tree), now=0.0) == DraftLocally((likely, unlikely))
+    below = [add(tree, likely, token, p) for token, p in ((5, -0.1), (6, -2.5))]
+    assert policy.decide(situation(tree), now=0.0) == Verify((likely, below[0], unlikely))
+    policy.committed(outcome(1), now=0.0)
+    tree.commit([5])
+    assert policy.decide(situation(tree), now=0.0) == DraftLocally(tuple(tree.most_probable(9, min_log_prob=-9.0)))
+
+
+def test_colocated_tree_expands_no_more_leaves_than_its_width_and_none_twice() -> None:
+    tree, _ = tree_with_chain(0)
+    nodes = [add(tree, tree.head, token, -0.1 - token) for token in range(4)]
+    policy = create_policy(PolicyConfig(name="colocated-tree", width=2))
+    assert policy.decide(situation(tree), now=0.0) == DraftLocally((nodes[0], nodes[1]))
+    assert policy.decide(situation(tree, drafted=True), now=0.0) == Verify(tuple(nodes))
 
 
 def test_remote_waits_with_patience_and_then_decodes_with_what_is_there() -> None:
@@ -67,7 +109,7 @@ def test_paper_drafts_locally_while_the_worker_cannot_have_answered_a_correction
     tree, path = tree_with_chain(1)
     policy = create_policy(PolicyConfig(name="paper"))
     policy.committed(outcome(1), now=10.0)
-    assert policy.decide(situation(tree), now=10.0 + RTT_S - 0.001) == DraftLocally(path[-1])
+    assert policy.decide(situation(tree), now=10.0 + RTT_S - 0.001) == DraftLocally((path[-1],))
     assert isinstance(policy.decide(situation(tree), now=10.0 + RTT_S + 0.001), Wait)
 
 
@@ -82,7 +124,7 @@ def test_paper_takes_it_to_be_stale_after_an_undecided_bonus() -> None:
     tree, _ = tree_with_chain(0)
     policy = create_policy(PolicyConfig(name="paper", controller_entropy_threshold_nats=0.5))
     policy.committed(outcome(2, entropy_nats=0.6), now=10.0)
-    assert policy.decide(situation(tree), now=10.001) == DraftLocally(tree.head)
+    assert policy.decide(situation(tree), now=10.001) == DraftLocally((tree.head,))
 
 
 @pytest.mark.parametrize(("staleness", "drafts"), [("printed", False), ("prose", True)])
@@ -99,18 +141,19 @@ def test_paper_drafts_locally_without_a_live_worker_and_when_its_patience_ends()
     tree, _ = tree_with_chain(0)
     policy = create_policy(PolicyConfig(name="paper"))
     policy.committed(outcome(2), now=10.0)
-    assert policy.decide(situation(tree, live=False), now=10.1) == DraftLocally(tree.head)
+    assert policy.decide(situation(tree, live=False), now=10.1) == DraftLocally((tree.head,))
     decision = policy.decide(situation(tree), now=10.1)
     assert isinstance(decision, Wait)
-    assert policy.decide(situation(tree), now=decision.until) == DraftLocally(tree.head)
+    assert policy.decide(situation(tree), now=decision.until) == DraftLocally((tree.head,))
 
 
-@pytest.mark.parametrize("name", ["autoregressive", "colocated"])
+@pytest.mark.parametrize("name", ["autoregressive", "colocated", "colocated-tree"])
 def test_policies_without_a_worker_ask_for_none(name: str) -> None:
     tree, _ = tree_with_chain(0)
     policy = create_policy(PolicyConfig(name=name))
     before = policy.decide(situation(tree), now=0.0)
     policy.opened(now=1.0)
+    policy.committed(outcome(0), now=1.0)
     assert policy.drafting is None
     assert policy.decide(situation(tree), now=1.0) == before
 
@@ -144,7 +187,7 @@ def test_a_leaf_is_taken_once_and_too_deep_ones_come_back_when_the_head_has_move
     assert leaves.take(tree, config) == [likely, unlikely]
     assert leaves.take(tree, config) == []
     tree.commit([2])
-    leaves.prune(tree)
+    assert leaves.head_moved(tree, config) == []
     assert deeper in leaves
     assert leaves.take(tree, config) == [deeper]
 
@@ -153,23 +196,30 @@ def test_the_worker_branches_only_where_the_draft_is_undecided() -> None:
     config = DraftingConfig(branch=2, entropy_threshold_nats=0.5)
     sure = DraftChoices(tokens=(4, 5, 6), log_probs=(-0.1, -3.0, -4.0), entropy_nats=0.3)
     unsure = DraftChoices(tokens=(4, 5, 6), log_probs=(-0.7, -0.9, -4.0), entropy_nats=0.9)
-    assert offered_children(sure, config) == [(4, -0.1)]
-    assert offered_children(unsure, config) == [(4, -0.7), (5, -0.9)]
+    assert offered_children(sure, config, Calibration()) == [(4, -0.1)]
+    assert offered_children(unsure, config, Calibration()) == [(4, -0.7), (5, -0.9)]
 
 
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        (PolicyConfig(name="magic"), "unknown policy 'magic'; known policies: autoregressive, colocated, remote, paper"),
+        (PolicyConfig(name="magic"), "unknown policy 'magic'; known policies: autoregressive, colocated, colocated-tree, remote, paper"),
         (PolicyConfig(num_draft_tokens=0), "num_draft_tokens must be between 1 and 32, not 0"),
         (PolicyConfig(branch=9), "branch must be between 1 and 8, not 9"),
-        (PolicyConfig(leaves=33), "leaves must be between 1 and 32, not 33"),
+        (PolicyConfig(leaves=129), "leaves must be between 1 and 128, not 129"),
         (PolicyConfig(max_depth=65), "max_depth must be between 1 and 64, not 65"),
         (
             PolicyConfig(worker_entropy_threshold_nats=float("nan")),
             "worker_entropy_threshold_nats must be .* 0 or more, not nan",
         ),
         (PolicyConfig(controller_entropy_threshold_nats=float("inf")), "controller_entropy_threshold_nats must be .* not inf"),
+        (PolicyConfig(width=129), "width must be between 1 and 128, not 129"),
+        (PolicyConfig(verify_width=0), "verify_width must be between 1 and 128, not 0"),
+        (PolicyConfig(path_prob_min=0.0), "path_prob_min must be above 0 and below 1, not 0.0"),
+        (PolicyConfig(path_prob_min=1.0), "path_prob_min must be above 0 and below 1, not 1.0"),
+        (PolicyConfig(path_prob_min=float("nan")), "path_prob_min must be above 0 and below 1, not nan"),
+        (PolicyConfig(redundancy_price_s=-0.1), "redundancy_price_s must be 0 or more .*, not -0.1"),
+        (PolicyConfig(redundancy_price_s=float("nan")), "redundancy_price_s must be 0 or more .*, not nan"),
         (PolicyConfig(staleness="loose"), "staleness must be one of printed, prose, not 'loose'"),
     ],
 )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import random
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -25,9 +27,17 @@ def random_schedule(seed: int, policy: PolicyConfig) -> None:
     rng = random.Random(f"{seed}/{policy.name}")
     model_seed, disagreement = rng.randrange(1 << 30), rng.choice([0.0, 0.1, 0.3, 1.0])
     end_token = rng.choice([None, 0, 3])
+    vocabulary_size = rng.choice([4, 32])  # with four tokens, text repeats itself and lookups hit
+    policy = replace(
+        policy,
+        width=rng.choice([1, 8, 64]),
+        verify_width=rng.choice([1, 7, 32]),
+        path_prob_min=rng.choice([1e-5, 1e-3, 0.1]),
+        redundancy_price_s=rng.choice([0.0, 0.01, math.inf]),
+    )
 
     def model(own: float) -> ScriptedBackend:
-        return ScriptedBackend(vocabulary_size=32, seed=model_seed, disagreement=own, end_token=end_token)
+        return ScriptedBackend(vocabulary_size=vocabulary_size, seed=model_seed, disagreement=own, end_token=end_token)
 
     target, draft = model(0.0), model(disagreement)
     wan = WanProfile(rtt_s=rng.uniform(0.0, 0.3), jitter_s=rng.choice([0.0, 0.005, 0.1]), duplicate=rng.choice([0.0, 0.2]))
@@ -37,7 +47,7 @@ def random_schedule(seed: int, policy: PolicyConfig) -> None:
     requests = {}
     arrives_at = 0.0
     for session_id in range(1, rng.randint(2, 5)):
-        prompt = [rng.randrange(32) for _ in range(rng.randint(1, 12))]
+        prompt = [rng.randrange(vocabulary_size) for _ in range(rng.randint(1, 12))] * rng.choice([1, 1, 3])
         max_tokens = rng.randint(1, 40)
         sampling = SamplingParams(temperature=rng.choice([0.0, 0.8]), top_k=rng.choice([0, 5]), seed=rng.randrange(1 << 60))
         requests[session_id] = (prompt, max_tokens, sampling)

@@ -8,6 +8,7 @@ from wanspec.errors import RemoteProtocolError
 from wanspec.protocol.link import MAX_NODE_IDS, MAX_WORKER_NODES, SessionLink
 from wanspec.protocol.messages import Drafts
 from wanspec.protocol.rtt import RttEstimate
+from wanspec.speculation.reliability import Reliability
 from wanspec.speculation.tree import DraftTree
 from wanspec.speculation.types import NodeId, Position, SessionId, WorkerId
 
@@ -17,6 +18,7 @@ def drafts(base: int, tokens: list[int], *, first: int = 1, parents: list[int] |
         session_id=SessionId(1),
         base_position=Position(base),
         held_s=held_s,
+        step_s=0.007,
         first_node_id=NodeId(first),
         parent_ids=tuple(parents if parents is not None else [0, *range(first, first + len(tokens) - 1)][: len(tokens)]),
         tokens=tuple(tokens),
@@ -26,7 +28,7 @@ def drafts(base: int, tokens: list[int], *, first: int = 1, parents: list[int] |
 
 def linked() -> tuple[DraftTree, SessionLink]:
     tree = DraftTree([1, 2, 3], max_position=1000)
-    return tree, SessionLink(WorkerId(1), tree, now=0.0)
+    return tree, SessionLink(WorkerId(1), tree, Reliability(), now=0.0)
 
 
 def merge(link: SessionLink, message: Drafts, *, now: float = 0.1) -> tuple[int, int]:
@@ -71,8 +73,7 @@ def test_a_message_that_comes_twice_changes_nothing() -> None:
 
 def test_an_acknowledgement_moves_the_root_and_shows_the_round_trip() -> None:
     tree, link = linked()
-    tree.commit([10])
-    link.told(now=1.0)
+    link.told(tree.commit([10]), now=1.0)
     result = link.merge(drafts(3, [], held_s=0.02), vocabulary_size=100, now=1.1)
     assert tree.root is tree.head
     assert result.rtt_s == pytest.approx(0.08)
@@ -81,10 +82,48 @@ def test_an_acknowledgement_moves_the_root_and_shows_the_round_trip() -> None:
 
 def test_a_base_that_was_acknowledged_away_is_stale() -> None:
     tree, link = linked()
-    tree.commit([10, 11])
-    link.told(now=1.0)
+    link.told(tree.commit([10, 11]), now=1.0)
     merge(link, drafts(4, []))
     assert merge(link, drafts(2, [10, 11, 12], first=5)) == (0, 3)
+
+
+def test_drafts_are_remembered_with_when_they_came_and_what_was_claimed() -> None:
+    tree, link = linked()
+    local = tree.add(tree.head, 9, log_prob=-2.0)
+    assert local is not None
+    merge(link, drafts(2, [10]), now=0.1)
+    merge(link, drafts(2, [10, 9], first=2, parents=[0, 0]), now=0.2)
+    (node,) = tree.best_path(1)
+    assert (node.arrived_at, node.claim, node.path_log_prob) == (0.1, -0.5, -0.5)
+    assert (local.arrived_at, local.claim, local.path_log_prob) == (0.2, -0.5, -2.0)
+
+
+def test_claims_that_have_proved_false_are_taken_for_what_they_are_worth() -> None:
+    tree, link = linked()
+    for _ in range(30):
+        link.reliability.observe(-0.5, came_true=False)
+    merge(link, drafts(2, [10]))
+    (node,) = tree.best_path(1)
+    assert (node.claim, node.path_log_prob < -1.5) == (-0.5, True)
+
+
+def test_what_has_arrived_is_known_by_the_highest_id() -> None:
+    _, link = linked()
+    assert link.newest_node_id == 0
+    merge(link, drafts(2, [10, 11], first=4))
+    merge(link, drafts(2, []))
+    merge(link, drafts(2, [12], first=2))
+    assert link.newest_node_id == 5
+
+
+def test_a_worker_rejoins_at_the_newest_token_that_it_had_not_proposed() -> None:
+    tree, link = linked()
+    assert link.rejoins == (2, 0.0)
+    merge(link, drafts(2, [10, 11]))
+    link.told(tree.commit([10, 11]), now=1.0)
+    assert (link.rejoins, link.told_at) == ((2, 0.0), 1.0)
+    link.told(tree.commit([12, 13]), now=2.0)
+    assert (link.rejoins, link.told_at) == ((6, 2.0), 2.0)
 
 
 def test_a_worker_that_overstates_how_long_it_held_a_commit_gets_a_round_trip_of_nothing() -> None:

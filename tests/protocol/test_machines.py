@@ -38,12 +38,19 @@ class ClusterMachine(RuleBasedStateMachine):
         max_tokens=st.integers(1, 20),
         temperature=st.sampled_from([0.0, 0.8]),
         draft_tokens=st.integers(1, 4),
+        width=st.sampled_from([1, 4, 64]),
+        path_prob_min=st.sampled_from([1e-4, 0.01]),
+        repeats=st.sampled_from([1, 3]),
     )
-    def request(self, policy: str, prompt: list[int], max_tokens: int, temperature: float, draft_tokens: int) -> None:
+    def request(
+        self, policy: str, prompt: list[int], max_tokens: int, temperature: float, draft_tokens: int, width: int, path_prob_min: float,
+        repeats: int,
+    ) -> None:  # fmt: skip
+        prompt *= repeats
         session_id = len(self.expected) + 1
         sampling = SamplingParams(temperature=temperature, seed=session_id)
         self.expected[session_id] = plain_decode(self.model(0.0), prompt, max_tokens=max_tokens, sampling=sampling)
-        config = PolicyConfig(name=policy, num_draft_tokens=draft_tokens)
+        config = PolicyConfig(name=policy, num_draft_tokens=draft_tokens, width=width, verify_width=width, path_prob_min=path_prob_min)
         self.cluster.ask(session_id, prompt, max_tokens=max_tokens, policy=config, sampling=sampling)
 
     @rule(seconds=st.sampled_from([0.001, 0.02, 0.1, 0.5]))

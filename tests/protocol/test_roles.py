@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from itertools import pairwise
 from typing import TypeVar
 
 import pytest
@@ -9,7 +11,7 @@ from msgspec import structs
 
 from wanspec.errors import LocalProtocolError, RemoteProtocolError
 from wanspec.policy.registry import PolicyConfig
-from wanspec.protocol.controller import MAX_PATIENT_RTT_S, WORKER_SILENCE_S, Controller
+from wanspec.protocol.controller import FIRST_REST_S, JUDGED_TOKENS, MAX_PATIENT_RTT_S, WORKER_SILENCE_S, Controller
 from wanspec.protocol.effects import (
     DropWorker,
     Effect,
@@ -36,7 +38,9 @@ from wanspec.protocol.events import (
 )
 from wanspec.protocol.messages import (
     MAX_HELD_S,
+    MAX_NODES_PER_FRAME,
     MAX_SEQUENCE_TOKENS,
+    MAX_STEP_S,
     CloseSession,
     Commit,
     ControllerMessage,
@@ -83,11 +87,17 @@ def drafted(*tokens: int, entropy_nats: float = 0.0) -> DraftFinished:
     return DraftFinished(choices=(rows,), duration_s=0.007)
 
 
+def ranked(tokens: tuple[int, ...], log_probs: tuple[float, ...], *, rows: int = 1) -> DraftFinished:
+    row = DraftChoices(tokens=tokens, log_probs=log_probs, entropy_nats=2.0)
+    return DraftFinished(choices=((row,) * rows,), duration_s=0.007)
+
+
 def acknowledgement(position: int) -> Drafts:
     return Drafts(
         session_id=SessionId(1),
         base_position=Position(position),
         held_s=0.0,
+        step_s=0.007,
         first_node_id=NodeId(1),
         parent_ids=(),
         tokens=(),
@@ -241,6 +251,50 @@ class TestController:
         (item,) = only(machine.handle(drafted(8), now=0.2), StartVerify).items
         assert (item.append, item.nodes) == ((7,), ())
 
+    def test_a_worker_whose_drafts_are_never_committed_is_rested_and_comes_back_after_its_rest(self) -> None:
+        machine = controller()
+        machine.handle(joined(1), now=0.0)
+        machine.handle(joined(2, max_sessions=1), now=0.0)
+        machine.handle(arrival(1, policy="remote", max_tokens=5000), now=0.0)
+        machine.handle(arrival(2, policy="remote"), now=0.0)
+        machine.handle(RequestCancelled(session_id=SessionId(2)), now=0.0)
+        rested_at, moved = rounds_until_rest(machine, now=0.1)
+        assert [(effect.worker_id, type(effect.message)) for effect in moved[:2]] == [(1, CloseSession), (2, OpenSession)]
+        assert rested_at > 0.9 * JUDGED_TOKENS * 0.02
+        machine.handle(WorkerLost(worker_id=WorkerId(2)), now=rested_at)
+        nobody = machine.handle(arrival(3, policy="remote"), now=rested_at + FIRST_REST_S - 0.1)
+        assert not [effect for effect in nobody if isinstance(effect, SendMessage)]
+        again = only(machine.handle(arrival(4, policy="remote"), now=rested_at + FIRST_REST_S), SendMessage)
+        assert (again.worker_id, type(again.message)) == (1, OpenSession)
+        assert machine.num_workers == 1
+
+    def test_a_worker_that_is_useless_again_rests_twice_as_long(self) -> None:
+        machine = controller()
+        machine.handle(joined(1), now=0.0)
+        machine.handle(arrival(1, policy="remote", max_tokens=5000), now=0.0)
+        rested_at, _ = rounds_until_rest(machine, now=0.1)
+        machine.handle(joined(9), now=rested_at + FIRST_REST_S)  # finds the session a worker: the first one, which has rested
+        second_rest_at, _ = rounds_until_rest(machine, now=rested_at + FIRST_REST_S)
+        machine.handle(WorkerLost(worker_id=WorkerId(9)), now=second_rest_at)
+        for rest_s, expected in ((2 * FIRST_REST_S - 0.1, []), (2 * FIRST_REST_S, [1])):
+            session_id = 2 + len(expected)
+            effects = machine.handle(arrival(session_id, policy="remote"), now=second_rest_at + rest_s)
+            assert [effect.worker_id for effect in effects if isinstance(effect, SendMessage)] == expected
+
+    def test_a_worker_that_now_and_then_proposes_what_is_committed_is_not_rested(self) -> None:
+        machine = controller()
+        machine.handle(joined(1), now=0.0)
+        machine.handle(arrival(1, policy="remote", max_tokens=5000), now=0.0)
+        now = 0.0
+        for step in range(600):
+            now = verify_begins(machine, now=now + 0.02)
+            says = acknowledgement(2 + machine._sessions[SessionId(1)].end - 3)
+            if step % 20 == 19:
+                says = structs.replace(says, first_node_id=NodeId(step), parent_ids=(0,), tokens=(7,), log_probs=(-0.1,))
+            machine.handle(DraftsReceived(worker_id=WorkerId(1), drafts=says), now=now)
+            machine.handle(verified(*answers(machine)), now=now)
+        assert machine._workers[WorkerId(1)].sessions == {1}
+
     def test_local_drafts_have_their_own_device_where_there_is_one(self) -> None:
         machine = Controller(vocabulary_size=100, end_token=0, has_draft_device=True)
         machine.handle(arrival(1), now=0.0)
@@ -252,11 +306,42 @@ class TestController:
         assert [item.session_id for item in only(machine.handle(drafted(8), now=0.2), StartDraft).items] == [1]
 
 
+def answers(machine: Controller) -> list[int]:
+    """A 7 for every row of the target pass in flight."""
+    ((_, rows),) = machine._passes[PassKind.VERIFY]
+    return [7] * len(rows)
+
+
+def verify_begins(machine: Controller, *, now: float) -> float:
+    """Let the time come at which a target pass is in flight."""
+    while PassKind.VERIFY not in machine._passes:
+        deadline = machine.next_deadline()
+        assert deadline is not None
+        now = max(now, deadline)
+        machine.handle(DeadlineReached(), now=now)
+    return now
+
+
+def rounds_until_rest(machine: Controller, *, now: float) -> tuple[float, list[SendMessage]]:
+    """Rounds of session 1, 20 ms each, that its worker has no part in, until it is taken from it: when, and what was said then."""
+    for _ in range(1000):
+        now = verify_begins(machine, now=now + 0.02)
+        session = machine._sessions[SessionId(1)]
+        assert session.link is not None
+        heard = DraftsReceived(worker_id=session.link.worker_id, drafts=acknowledgement(session.end - 1))
+        machine.handle(heard, now=now)
+        said = [effect for effect in machine.handle(verified(*answers(machine)), now=now) if isinstance(effect, SendMessage)]
+        if any(isinstance(effect.message, CloseSession) for effect in said):
+            return now, said
+    raise AssertionError("the worker is never rested")
+
+
 def drafts_received(worker_id: int, *, session_id: int, base: int = 2) -> DraftsReceived:
     drafts = Drafts(
         session_id=SessionId(session_id),
         base_position=Position(base),
         held_s=0.0,
+        step_s=0.007,
         first_node_id=NodeId(1),
         parent_ids=(),
         tokens=(),
@@ -266,14 +351,28 @@ def drafts_received(worker_id: int, *, session_id: int, base: int = 2) -> Drafts
 
 
 def open_session(
-    session_id: int = 1, *, tokens: tuple[int, ...] = (1, 2, 3), branch: int = 1, leaves: int = 1, max_depth: int = 16
+    session_id: int = 1,
+    *,
+    tokens: tuple[int, ...] = (1, 2, 3),
+    branch: int = 1,
+    leaves: int = 1,
+    max_depth: int = 16,
+    path_prob_min: float = 0.0,
+    is_calibrated: bool = False,
 ) -> OpenSession:
-    drafting = DraftingConfig(branch=branch, leaves=leaves, entropy_threshold_nats=0.5, max_depth=max_depth)
+    drafting = DraftingConfig(
+        branch=branch,
+        leaves=leaves,
+        entropy_threshold_nats=0.5,
+        max_depth=max_depth,
+        path_prob_min=path_prob_min,
+        is_calibrated=is_calibrated,
+    )
     return OpenSession(session_id=SessionId(session_id), tokens=tokens, sampling=SamplingParams(), drafting=drafting)
 
 
-def commit(position: int, *tokens: int) -> Commit:
-    return Commit(session_id=SessionId(1), position=Position(position), tokens=tokens)
+def commit(position: int, *tokens: int, newest_node_id: int = 0) -> Commit:
+    return Commit(session_id=SessionId(1), position=Position(position), tokens=tokens, newest_node_id=newest_node_id)
 
 
 def tell(machine: Worker, message: ControllerMessage, *, now: float = 0.0) -> list[Effect]:
@@ -350,6 +449,72 @@ class TestWorker:
         tell(machine, open_session())
         assert sent(tell(machine, commit(2, 3), now=1e5)).held_s == MAX_HELD_S
 
+    def test_it_stops_at_so_many_unacknowledged_nodes_and_goes_on_when_they_have_arrived(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("wanspec.protocol.worker.MAX_UNACKNOWLEDGED_NODES", 3)
+        machine = worker()
+        effects, sent_nodes, token = tell(machine, open_session(max_depth=64)), 0, 7
+        while [effect for effect in effects if isinstance(effect, StartDraft)]:
+            effects, token = machine.handle(drafted(token), now=0.1), token + 1
+            sent_nodes += len(sent(effects).tokens)
+        assert sent_nodes == 3  # ids count from 2: the root has one too
+        newest = sent(effects).first_node_id
+        assert [type(effect) for effect in tell(machine, commit(3, 7, newest_node_id=newest - 2))] == [StartDraft]
+
+    def test_a_commit_that_acknowledges_nothing_does_not_open_the_window(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("wanspec.protocol.worker.MAX_UNACKNOWLEDGED_NODES", 0)
+        machine = worker()
+        tell(machine, open_session())
+        first = sent(machine.handle(drafted(7), now=0.1)).first_node_id
+        assert sent(tell(machine, commit(3, 7))).tokens == ()
+        only(tell(machine, commit(4, 8, newest_node_id=first)), StartDraft)
+        machine.handle(drafted(9), now=0.2)
+        assert sent(tell(machine, commit(5, 9))).tokens == ()  # what is acknowledged stays so, and the newest is not
+
+    def test_what_was_too_improbable_is_sent_when_the_head_comes_near(self) -> None:
+        machine = worker()
+        tell(machine, open_session(branch=2, path_prob_min=0.1))
+        assert sent(machine.handle(ranked((7, 9), (-1.0, -5.0)), now=0.1)).tokens == (7,)
+        assert sent(machine.handle(ranked((8, 4), (-0.5, -2.0)), now=0.2)).tokens == (8,)
+        released = sent(tell(machine, commit(3, 7), now=0.3))
+        assert (released.base_position, released.tokens, released.parent_ids, released.held_s) == (3, (4,), (0,), 0.0)
+
+    def test_however_much_is_sent_at_once_every_message_fits_a_frame(self) -> None:
+        machine = worker(context_length=500)
+        effects = tell(machine, open_session(branch=8, leaves=128, max_depth=64, path_prob_min=2e-4))
+        flat = (math.log(1 / 8),) * 8
+        effects = machine.handle(ranked(tuple(range(8)), (math.log(0.5), *[-15.0] * 7)), now=0.1)
+        while passes := [effect for effect in effects if isinstance(effect, StartDraft)]:
+            rows = len(passes[0].items[0].next_positions)
+            effects = machine.handle(ranked(tuple(range(8)), flat, rows=rows), now=0.1)
+        effects = tell(machine, commit(3, 0), now=0.2)  # twice as probable now: a whole level is
+        messages = [effect.message for effect in effects if isinstance(effect, SendMessage)]
+        assert all(isinstance(message, Drafts) and 0 < len(message.tokens) <= MAX_NODES_PER_FRAME for message in messages)
+        counted = [(message.first_node_id, len(message.tokens)) for message in messages if isinstance(message, Drafts)]
+        assert sum(count for _, count in counted) > MAX_NODES_PER_FRAME
+        assert all(before[0] + before[1] == after[0] for before, after in pairwise(counted))
+
+    def test_the_scale_of_its_estimates_is_learned_from_what_is_committed(self) -> None:
+        machine = worker(context_length=1000)
+        effects = tell(machine, open_session(branch=2, is_calibrated=True))
+        position, estimates = 3, []
+        for step in range(120):
+            effects = machine.handle(ranked((7, 8), (-0.7, -0.8)), now=0.1)
+            estimates.append(sent(effects).log_probs[0])
+            tell(machine, commit(position, 7 if step % 2 else 50))  # half of the time neither
+            effects = machine.handle(ranked((7, 8), (-0.7, -0.8)), now=0.1)
+            position += 1
+        assert estimates[-1] < estimates[0] - 0.2
+
+    def test_how_long_its_steps_take_goes_with_every_message(self) -> None:
+        machine = worker()
+        assert sent(tell(worker(context_length=3), open_session())).step_s == 0.0
+        tell(machine, open_session())
+        assert sent(machine.handle(drafted(7), now=0.1)).step_s == pytest.approx(0.007)
+        slow = structs.replace(drafted(8), duration_s=0.017)
+        assert sent(machine.handle(slow, now=0.2)).step_s == pytest.approx(0.009)
+        endless = structs.replace(drafted(9), duration_s=1e6)
+        assert sent(machine.handle(endless, now=0.3)).step_s == MAX_STEP_S
+
     def test_a_closed_session_is_freed_and_its_pass_forgotten(self) -> None:
         machine = worker()
         tell(machine, open_session())
@@ -379,6 +544,8 @@ class TestWorker:
         ("message", "reason"),
         [
             (commit(9, 5), "leaves a gap"),
+            (commit(3, 5, newest_node_id=1), "node 1 has arrived, the newest is 0"),
+            (commit(3, 5, newest_node_id=-1), "node -1 has arrived, the newest is 0"),
             (commit(3, 100), "outside the vocabulary"),
             (commit(3, *[5] * (MAX_SEQUENCE_TOKENS - 2)), "a commit of 131070 tokens at position 3, beyond MAX_SEQUENCE_TOKENS"),
             (structs.replace(open_session(2), sampling=SamplingParams(temperature=1e308)), "session 2: temperature must be"),

@@ -241,6 +241,7 @@ def acknowledgement(opened: OpenSession, *, position: int) -> Drafts:
         session_id=opened.session_id,
         base_position=Position(position),
         held_s=0.0,
+        step_s=0.007,
         first_node_id=NodeId(1),
         parent_ids=(),
         tokens=(),

@@ -98,7 +98,7 @@ def test_a_link_is_a_function_of_its_seed() -> None:
 
 def drafts(nodes: int) -> Drafts:
     return Drafts(
-        session_id=SessionId(7), base_position=Position(300), held_s=0.02, first_node_id=NodeId(900),
+        session_id=SessionId(7), base_position=Position(300), held_s=0.02, step_s=0.0075, first_node_id=NodeId(900),
         parent_ids=(0,) * nodes, tokens=(1500,) * nodes, log_probs=(-1.0,) * nodes,
     )  # fmt: skip
 

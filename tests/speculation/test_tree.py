@@ -110,6 +110,24 @@ def test_the_best_path_takes_the_most_probable_child_each_time() -> None:
     assert tree.best_path(1) == [likely]
 
 
+def test_the_most_probable_nodes_are_connected_sorted_and_no_more_than_asked_for() -> None:
+    tree = new_tree()
+    tree.commit([1])
+    likely, unlikely = add(tree, tree.head, 4, -0.1), add(tree, tree.head, 5, -2.0)
+    below, hidden = add(tree, likely, 7, -0.5), add(tree, unlikely, 6, -0.1)
+    assert tree.most_probable(9, min_log_prob=-9.0) == [likely, below, unlikely, hidden]
+    assert tree.most_probable(3, min_log_prob=-9.0) == [likely, below, unlikely]
+    assert tree.most_probable(9, min_log_prob=-0.6) == [likely, below]
+    assert tree.most_probable(0, min_log_prob=-9.0) == []
+    assert new_tree().most_probable(9, min_log_prob=-9.0) == []
+
+
+def test_of_equally_probable_nodes_the_older_is_first() -> None:
+    tree = new_tree()
+    nodes = [add(tree, tree.head, token, -1.0) for token in (6, 4, 5)]
+    assert tree.most_probable(9, min_log_prob=-9.0) == nodes
+
+
 def test_a_path_ends_at_its_node() -> None:
     tree = new_tree()
     first = add(tree, tree.head, 4)
@@ -165,6 +183,16 @@ class TreeMachine(RuleBasedStateMachine):
             self.committed = (*self.committed, node.token)
             self.known.append((node, self.committed))
         self.paths = {path for path in self.paths if len(path) > len(self.committed) and path[: len(self.committed)] == self.committed}
+
+    @rule(count=st.integers(0, 12), depth=st.integers(0, 6))
+    def most_probable(self, count: int, depth: int) -> None:
+        nodes = self.tree.most_probable(count, min_log_prob=-depth - 0.5)  # every draft is -1 below its parent
+        assert len(nodes) <= count
+        assert len(set(map(id, nodes))) == len(nodes)
+        assert [node.path_log_prob for node in nodes] == sorted((node.path_log_prob for node in nodes), reverse=True)
+        assert all(node.parent is self.tree.head or node.parent in nodes[:index] for index, node in enumerate(nodes))
+        if len(nodes) < count:
+            assert len(nodes) == sum(len(path) - len(self.committed) <= depth for path in self.paths)
 
     @rule(position=st.integers(0, 40))
     def advance_root(self, position: int) -> None:

@@ -27,12 +27,13 @@ DRAFTS = Drafts(
     session_id=SessionId(7),
     base_position=Position(300),
     held_s=0.02,
+    step_s=0.0075,
     first_node_id=NodeId(900),
     parent_ids=(898,),
     tokens=(1500,),
     log_probs=(-0.5,),
 )
-COMMIT = Commit(session_id=SessionId(7), position=Position(300), tokens=(1500, 1600, 1700))
+COMMIT = Commit(session_id=SessionId(7), position=Position(300), tokens=(1500, 1600, 1700), newest_node_id=900)
 OPEN_SESSION = OpenSession(session_id=SessionId(7), tokens=(1, 2, 3), sampling=SamplingParams(), drafting=DraftingConfig())
 CLOSE_SESSION = CloseSession(session_id=SessionId(7))
 DRAIN = Drain(reason="maintenance")

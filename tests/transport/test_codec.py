@@ -76,6 +76,7 @@ def draft_messages(draw: st.DrawFn) -> Drafts:
         session_id=draw(session_ids),
         base_position=draw(positions),
         held_s=draw(st.integers(0, 3_600_000_000)) / 1e6,
+        step_s=draw(st.integers(0, 60_000_000)) / 1e6,
         first_node_id=NodeId(first),
         parent_ids=tuple(draw(st.integers(0, first + index - 1)) for index in range(count)),
         tokens=tuple(draw(tokens) for _ in range(count)),
@@ -91,7 +92,13 @@ samplings = st.builds(
     seed=st.integers(0, 2**64 - 1),
 )
 draftings = st.builds(
-    DraftingConfig, branch=st.integers(1, 8), leaves=st.integers(1, 32), entropy_threshold_nats=finite, max_depth=st.integers(1, 64)
+    DraftingConfig,
+    branch=st.integers(1, 8),
+    leaves=st.integers(1, 128),
+    entropy_threshold_nats=finite,
+    max_depth=st.integers(1, 64),
+    path_prob_min=st.floats(0, 1, exclude_max=True),
+    is_calibrated=st.booleans(),
 )
 worker_messages = st.one_of(hellos, draft_messages())
 controller_messages = st.one_of(
@@ -103,7 +110,9 @@ controller_messages = st.one_of(
         sampling=samplings,
         drafting=draftings,
     ),
-    st.builds(Commit, session_id=session_ids, position=positions, tokens=token_tuples),
+    st.builds(
+        Commit, session_id=session_ids, position=positions, tokens=token_tuples, newest_node_id=st.integers(0, MAX_NODE_ID).map(NodeId)
+    ),
     st.builds(CloseSession, session_id=session_ids),
     st.builds(Drain, reason=reasons),
 )
@@ -119,12 +128,13 @@ def test_controller_messages_survive_the_wire(messages: list[ControllerMessage])
     assert decode_controller_frame(encode_frame(messages)) == messages
 
 
-@given(st.floats(-15.9375, 0), st.floats(0, 3600))
-def test_what_is_quantised_comes_back_within_half_a_step(log_prob: float, held_s: float) -> None:
-    (sent,) = decode_worker_frame(encode_frame([replace(DRAFTS, log_probs=(log_prob,), held_s=held_s)]))
+@given(st.floats(-15.9375, 0), st.floats(0, 3600), st.floats(0, 60))
+def test_what_is_quantised_comes_back_within_half_a_step(log_prob: float, held_s: float, step_s: float) -> None:
+    (sent,) = decode_worker_frame(encode_frame([replace(DRAFTS, log_probs=(log_prob,), held_s=held_s, step_s=step_s)]))
     assert isinstance(sent, Drafts)
     assert abs(sent.log_probs[0] - log_prob) <= 1 / 32
     assert abs(sent.held_s - held_s) <= 1e-6
+    assert abs(sent.step_s - step_s) <= 1e-6
 
 
 def decode_both_ways(data: bytes) -> None:
@@ -162,7 +172,7 @@ def test_claimed_lengths_and_deep_nesting_cost_nothing(data: bytes) -> None:
 
 @pytest.mark.parametrize(
     ("message", "size"),
-    [(drafts(0), 17), (drafts(1), 22), (drafts(8), 57), (drafts(32), 181), (drafts(256), 1434), (COMMIT, 17), (CLOSE_SESSION, 4)],
+    [(drafts(0), 20), (drafts(1), 25), (drafts(8), 60), (drafts(32), 184), (drafts(256), 1437), (COMMIT, 20), (CLOSE_SESSION, 4)],
 )
 def test_typical_frames_are_this_small(message: Message, size: int) -> None:
     assert len(encode_frame([message])) == size
@@ -196,6 +206,9 @@ def test_the_longest_prompt_fits_a_frame() -> None:
         (DRAFTS, {"held_s": 3601.0}, "Drafts.held_s"),
         (DRAFTS, {"held_s": float("nan")}, "Drafts"),
         (DRAFTS, {"held_s": float("inf")}, "Drafts"),
+        (DRAFTS, {"step_s": -1.0}, "Drafts.step_s"),
+        (DRAFTS, {"step_s": 61.0}, "Drafts.step_s"),
+        (DRAFTS, {"step_s": float("nan")}, "Drafts"),
         (DRAFTS, {"first_node_id": 0}, "parent_ids"),
         (DRAFTS, {"first_node_id": MAX_NODE_ID + 1}, "first_node_id"),
         (DRAFTS, {"parent_ids": (900,)}, "parent_ids"),
@@ -217,10 +230,15 @@ def test_the_longest_prompt_fits_a_frame() -> None:
         (OPEN_SESSION, {"sampling": SamplingParams(seed=-1)}, "OpenSession.sampling.seed"),
         (OPEN_SESSION, {"sampling": SamplingParams(seed=2**64)}, "OpenSession"),
         (OPEN_SESSION, {"drafting": DraftingConfig(branch=9)}, "OpenSession.drafting.branch"),
-        (OPEN_SESSION, {"drafting": DraftingConfig(leaves=33)}, "OpenSession.drafting.leaves"),
+        (OPEN_SESSION, {"drafting": DraftingConfig(leaves=129)}, "OpenSession.drafting.leaves"),
         (OPEN_SESSION, {"drafting": DraftingConfig(max_depth=65)}, "OpenSession.drafting.max_depth"),
         (OPEN_SESSION, {"drafting": DraftingConfig(entropy_threshold_nats=float("nan"))}, "OpenSession.drafting.entropy_threshold_nats"),
+        (OPEN_SESSION, {"drafting": DraftingConfig(path_prob_min=-0.1)}, "OpenSession.drafting.path_prob_min"),
+        (OPEN_SESSION, {"drafting": DraftingConfig(path_prob_min=1.0)}, "OpenSession.drafting.path_prob_min"),
+        (OPEN_SESSION, {"drafting": DraftingConfig(path_prob_min=float("nan"))}, "OpenSession.drafting.path_prob_min"),
         (COMMIT, {"position": -1}, "Commit.position"),
+        (COMMIT, {"newest_node_id": -1}, "Commit.newest_node_id"),
+        (COMMIT, {"newest_node_id": MAX_NODE_ID + 1}, "Commit.newest_node_id"),
         (COMMIT, {"tokens": (MAX_VOCABULARY,)}, "Commit.tokens[0]"),
         (COMMIT, {"tokens": ("a",)}, "Commit.tokens[0]"),
         (CLOSE_SESSION, {"session_id": 0}, "CloseSession.session_id"),
@@ -232,7 +250,7 @@ def test_a_message_beyond_a_bound_is_not_sent(message: Message, changes: dict[st
         encode_frame([replace(message, **changes)])
 
 
-GOOD_DRAFTS = [2, 7, 300, 20_000, 900, [2], [1500], b"\x08"]
+GOOD_DRAFTS = [2, 7, 300, 20_000, 7_500, 900, [2], [1500], b"\x08"]
 
 
 @pytest.mark.parametrize(
@@ -242,13 +260,14 @@ GOOD_DRAFTS = [2, 7, 300, 20_000, 900, [2], [1500], b"\x08"]
         (2, MAX_SEQUENCE_TOKENS, "Drafts.base_position: Expected `int` <= 131071"),
         (3, 3_600_000_001, "Drafts.held_s: Expected `int` <= 3600000000"),
         (3, 0.5, "Drafts.held_s: Expected `int`, got `float`"),
-        (4, 0, "Drafts.first_node_id: Expected `int` >= 1"),
-        (4, MAX_NODE_ID + 1, "Drafts.first_node_id: Expected `int` <= 2147483647"),
-        (5, [900], "Drafts.parent_ids: node 900 has a parent 900 ids back, at most 899"),
-        (5, [1, 1], "Drafts.parent_ids, tokens, log_probs: 2, 1 and 1 of them, must be equally many"),
-        (5, [1] * 257, "Drafts.parent_ids: Expected `array` of length <= 256"),
-        (6, [MAX_VOCABULARY], "Drafts.tokens[0]: Expected `int` <= 1048575"),
-        (7, b"", "Drafts.parent_ids, tokens, log_probs: 1, 1 and 0 of them, must be equally many"),
+        (4, 60_000_001, "Drafts.step_s: Expected `int` <= 60000000"),
+        (5, 0, "Drafts.first_node_id: Expected `int` >= 1"),
+        (5, MAX_NODE_ID + 1, "Drafts.first_node_id: Expected `int` <= 2147483647"),
+        (6, [900], "Drafts.parent_ids: node 900 has a parent 900 ids back, at most 899"),
+        (6, [1, 1], "Drafts.parent_ids, tokens, log_probs: 2, 1 and 1 of them, must be equally many"),
+        (6, [1] * 1025, "Drafts.parent_ids: Expected `array` of length <= 1024"),
+        (7, [MAX_VOCABULARY], "Drafts.tokens[0]: Expected `int` <= 1048575"),
+        (8, b"", "Drafts.parent_ids, tokens, log_probs: 1, 1 and 0 of them, must be equally many"),
     ],
 )
 def test_a_frame_beyond_a_bound_is_refused_by_field_and_limit(index: int, value: object, reason: str) -> None:
@@ -260,7 +279,7 @@ def test_a_frame_beyond_a_bound_is_refused_by_field_and_limit(index: int, value:
 
 
 def test_the_last_node_id_is_bounded_too() -> None:
-    frame = msgspec.msgpack.encode([[2, 7, 300, 0, MAX_NODE_ID, [1, 1], [1, 1], b"\0\0"]])
+    frame = msgspec.msgpack.encode([[2, 7, 300, 0, 0, MAX_NODE_ID, [1, 1], [1, 1], b"\0\0"]])
     with pytest.raises(RemoteProtocolError, match="MAX_NODE_ID"):
         decode_worker_frame(frame)
 

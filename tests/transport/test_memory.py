@@ -17,7 +17,7 @@ from tests.transport.samples import (
 )
 
 from wanspec.errors import LocalProtocolError, RemoteProtocolError, TransportError
-from wanspec.protocol.messages import MAX_REASON_LENGTH, Hello
+from wanspec.protocol.messages import MAX_NODES_PER_FRAME, MAX_REASON_LENGTH, Hello
 from wanspec.transport.codec import MAX_FRAME_BYTES, decode_goodbye, encode_frame
 from wanspec.transport.interface import Connection
 from wanspec.transport.limits import Allowance, WireLimits
@@ -98,7 +98,7 @@ async def test_a_message_that_breaks_a_bound_raises_at_its_sender_and_harms_noth
     async with listener() as door:
         worker, controller = await joined(door)
         with pytest.raises(LocalProtocolError):
-            worker.send([drafts(257)])
+            worker.send([drafts(MAX_NODES_PER_FRAME + 1)])
         worker.send([DRAFTS])
         assert await controller.receive() == [DRAFTS]
 
@@ -167,7 +167,7 @@ async def _until_closed(door: MemoryListener) -> AsyncIterator[tuple[Hello, Conn
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"version": 2}, ["protocol version", "speaks 2", "controller 1", "same WANSpec release"]),
+        ({"version": 1}, ["protocol version", "speaks 1", "controller 2", "same WANSpec release"]),
         ({"tokenizer_fingerprint": OTHER_FINGERPRINT}, ["tokenizer fingerprint", OTHER_FINGERPRINT, EXPECTED.tokenizer_fingerprint]),
         ({"vocabulary_size": 2049}, ["vocabulary size", "2049", "2048"]),
         ({"tokenizer_fingerprint": OTHER_FINGERPRINT, "model_name": "m" * 128}, ["target model's tokenizer"]),

@@ -19,6 +19,7 @@ from wanspec.protocol.effects import Effect, ReleaseSession, SendMessage, StartD
 from wanspec.protocol.events import DraftFinished, MessageReceived, WorkerEvent
 from wanspec.protocol.messages import (
     MAX_HELD_S,
+    MAX_NODES_PER_FRAME,
     MAX_SEQUENCE_TOKENS,
     MAX_STEP_S,
     CloseSession,
@@ -108,8 +109,13 @@ class _Session:
             new += self._frontier.offer(self.tree, parent, offered_children(ranking, self.config, self._calibration), self.config)
         return new
 
+    def messages(self, nodes: list[Node], step_s: float, now: float) -> list[SendMessage]:
+        """Offer these nodes, in as many messages as it takes: when the head moves, more than one step's may be wanted at once."""
+        starts = range(0, len(nodes), MAX_NODES_PER_FRAME)
+        return [self.message(nodes[start : start + MAX_NODES_PER_FRAME], step_s, now) for start in starts]
+
     def message(self, nodes: list[Node], step_s: float, now: float) -> SendMessage:
-        """Offer these nodes, and acknowledge."""
+        """Offer these nodes, at most MAX_NODES_PER_FRAME, and acknowledge."""
         self.owes_acknowledgement = False
         if nodes:
             self._newest_sent = nodes[-1].node_id
@@ -184,7 +190,7 @@ class Worker:
                 self._check_tokens(message.tokens)
                 session = self._sessions.get(message.session_id)
                 if session is not None and (released := session.commit(message, now)):
-                    return [session.message(released, self._step_s, now)]
+                    return [*session.messages(released, self._step_s, now)]
             case CloseSession(session_id=session_id):
                 if self._sessions.pop(session_id, None) is not None:
                     return [ReleaseSession(session_id=session_id)]

@@ -116,9 +116,12 @@ class Calibration:
         self._inverse_taus: list[float] = _INVERSE_TAUS[best].tolist()
 
     def _restore(self, state: CalibrationState) -> None:
+        bins = len(self._tokens)
+        if [len(row) for row in state.evidence] != [len(TAUS)] * bins or len(state.tokens) != bins:
+            raise ConfigError(f"a calibration of another shape than {bins} bins of {len(TAUS)}; remove the file")
         evidence, tokens = np.array(state.evidence, np.float64), np.array(state.tokens, np.float64)
-        if evidence.shape != self._evidence.shape or tokens.shape != self._tokens.shape or not np.isfinite(evidence.sum() + tokens.sum()):
-            raise ConfigError(f"a calibration of shape {evidence.shape}, not {self._evidence.shape}, or not finite; remove the file")
+        if not np.isfinite(evidence).all() or not np.isfinite(tokens).all() or tokens.min() < 0.0:
+            raise ConfigError("a calibration with numbers that are not finite, or negative counts; remove the file")
         self._evidence, self._tokens = evidence, tokens
 
 

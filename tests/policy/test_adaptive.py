@@ -1,0 +1,221 @@
+"""Our policy in situations made by hand: what it verifies, when it drafts locally, when it waits, and what it charges for what."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection
+
+import pytest
+from msgspec.structs import replace
+
+from wanspec.policy.adaptive import WAIT_COST, Adaptive
+from wanspec.policy.arrivals import Arrivals
+from wanspec.policy.coverage import Coverage
+from wanspec.policy.interface import DraftLocally, Outcome, Situation, Verify, Wait
+from wanspec.policy.pass_times import PassTimes
+from wanspec.policy.registry import PolicyConfig, create_policy
+from wanspec.speculation.tree import DraftTree, Node
+
+TARGET_S, DRAFT_S, RTT_S, STEP_S = 0.02, 0.004, 0.05, 0.004
+NOW = 10.0
+FRESH = Arrivals(rtt_s=RTT_S, deviation_s=0.0005, step_s=STEP_S, told_at=NOW, rejoin_position=1, rejoin_told_at=NOW)
+"""The worker has just been told of a token that was news to it."""
+FOLLOWING = replace(FRESH, told_at=NOW, rejoin_position=0, rejoin_told_at=NOW - 5.0)
+"""It foresaw every token for seconds."""
+
+
+def adaptive(*, price_s: float = 0.01, verify_width: int = 8, path_prob_min: float = 0.001) -> Adaptive:
+    config = PolicyConfig(name="adaptive", redundancy_price_s=price_s, verify_width=verify_width, path_prob_min=path_prob_min)
+    policy = create_policy(config)
+    assert isinstance(policy, Adaptive)
+    return policy
+
+
+def situation(
+    tree: DraftTree,
+    arrivals: Arrivals | None = None,
+    *,
+    drafted: Collection[Node] = (),
+    pace_s: float | None = None,
+    share: float = 1.0,
+    coverage: Coverage | None = None,
+) -> Situation:
+    return Situation(
+        tree=tree,
+        worker_is_live=arrivals is not None,
+        rtt_s=RTT_S if arrivals else 0.0,
+        arrivals=arrivals,
+        pace_s=pace_s,
+        worker_share=share,
+        coverage=coverage or Coverage(),
+        target_times=PassTimes(TARGET_S),
+        draft_times=PassTimes(DRAFT_S),
+        has_drafted=lambda node: node in drafted,
+    )
+
+
+def new_tree(*, max_position: int = 1000) -> DraftTree:
+    return DraftTree([1, 2], max_position=max_position)
+
+
+def add(tree: DraftTree, parent: Node, token: int, prob: float, *, arrived_at: float | None = None) -> Node:
+    node = tree.add(parent, token, log_prob=math.log(prob))
+    assert node is not None
+    node.arrived_at = arrived_at
+    return node
+
+
+def chain(tree: DraftTree, *probs: float, arrived_at: float | None = None) -> list[Node]:
+    nodes = [tree.head]
+    for token, prob in enumerate(probs):
+        nodes.append(add(tree, nodes[-1], token, prob, arrived_at=arrived_at))
+    return nodes[1:]
+
+
+def test_a_tree_that_the_local_model_has_expanded_as_far_as_it_goes_is_verified_at_once() -> None:
+    tree = new_tree(max_position=3)
+    nodes = chain(tree, 0.9, 0.9)
+    assert adaptive().decide(situation(tree, FRESH, drafted=[tree.head, nodes[0]]), now=NOW) == Verify(tuple(nodes))
+
+
+def test_it_verifies_the_most_probable_nodes_and_no_more_than_its_width() -> None:
+    tree = new_tree(max_position=2)
+    nodes = [add(tree, tree.head, token, prob) for token, prob in enumerate((0.1, 0.4, 0.2, 0.0005))]
+    drafted = [tree.head]
+    assert adaptive(verify_width=2).decide(situation(tree, drafted=drafted), now=NOW) == Verify((nodes[1], nodes[2]))
+    assert adaptive().decide(situation(tree, drafted=drafted), now=NOW) == Verify((nodes[1], nodes[2], nodes[0]))
+
+
+def test_without_a_worker_it_drafts_on_the_spot_all_leaves_in_one_pass_and_then_verifies() -> None:
+    tree, policy = new_tree(), adaptive()
+    drafted: list[Node] = []
+    levels = 0
+    while isinstance(decision := policy.decide(situation(tree, drafted=drafted), now=NOW), DraftLocally):
+        for leaf in decision.nodes:
+            drafted.append(leaf)
+            add(tree, leaf, 1, 0.7)
+            add(tree, leaf, 2, 0.15)
+        levels += 1
+    assert isinstance(decision, Verify)
+    assert 2 <= levels <= 8  # a level costs a fifth of a target pass
+    assert len(decision.nodes) == 8
+
+
+def test_the_surer_the_drafts_the_deeper_it_drafts() -> None:
+    depths = []
+    for prob in (0.3, 0.6, 0.95):
+        tree, policy = new_tree(), adaptive(verify_width=32)
+        drafted: list[Node] = []
+        while isinstance(decision := policy.decide(situation(tree, drafted=drafted), now=NOW), DraftLocally):
+            drafted += decision.nodes
+            for leaf in decision.nodes:
+                add(tree, leaf, 1, prob)
+        depths.append(len(drafted))
+    assert depths == sorted(depths)
+    assert depths[0] < depths[-1]
+
+
+def test_in_the_gap_after_an_unforeseen_token_it_drafts_locally() -> None:
+    tree = new_tree()
+    assert adaptive(price_s=0.0).decide(situation(tree, FRESH), now=NOW) == DraftLocally((tree.head,))
+
+
+def test_what_arrives_before_the_pass_would_be_done_is_not_drafted() -> None:
+    tree = new_tree()
+    policy = adaptive(price_s=0.0)
+    early = NOW - RTT_S - STEP_S  # told so long ago that its answer is two milliseconds away
+    arrivals = replace(FRESH, told_at=early, rejoin_told_at=early)
+    assert NOW < arrivals.children_at(tree.head, now=NOW) < NOW + DRAFT_S
+    assert not isinstance(policy.decide(situation(tree, arrivals), now=NOW), DraftLocally)
+    (arrived,) = chain(tree, 0.5, arrived_at=NOW)  # the next level is a step behind
+    other = add(tree, tree.head, 9, 0.4)  # this one was never sent
+    slow = replace(FRESH, step_s=0.002)
+    decision = policy.decide(situation(tree, slow, drafted=[tree.head]), now=NOW)
+    assert not isinstance(decision, DraftLocally) or (arrived not in decision.nodes and other in decision.nodes)
+
+
+def test_what_is_overdue_is_drafted() -> None:
+    tree = new_tree()
+    late = replace(FRESH, told_at=NOW - 1.0, rejoin_told_at=NOW - 1.0)
+    assert adaptive(price_s=0.0).decide(situation(tree, late), now=NOW) == DraftLocally((tree.head,))
+
+
+def test_at_an_infinite_price_it_never_drafts_where_a_worker_does_and_does_where_none_does() -> None:
+    for arrivals in (FRESH, FOLLOWING, replace(FRESH, told_at=NOW - 1.0, rejoin_told_at=NOW - 1.0)):
+        for depth in (0, 2):
+            for pace_s in (None, 0.0001, 100.0):
+                tree = new_tree()
+                chain(tree, *[0.9] * depth)
+                decision = adaptive(price_s=math.inf).decide(situation(tree, arrivals, pace_s=pace_s), now=NOW)
+                assert not isinstance(decision, DraftLocally)
+    tree = new_tree()
+    assert adaptive(price_s=math.inf).decide(situation(tree), now=NOW) == DraftLocally((tree.head,))
+
+
+def gap_decision(price_s: float, *, pace_s: float) -> object:
+    tree = new_tree()
+    return adaptive(price_s=price_s).decide(situation(tree, FRESH, pace_s=pace_s), now=NOW)
+
+
+def test_a_high_price_keeps_it_from_drafting_only_while_it_is_faster_than_alone() -> None:
+    assert not isinstance(gap_decision(10.0, pace_s=0.001), DraftLocally)
+    assert isinstance(gap_decision(0.0, pace_s=0.001), DraftLocally)
+    assert isinstance(gap_decision(10.0, pace_s=0.1), DraftLocally)  # slower than alone: nothing is charged
+
+
+def test_the_pace_of_this_session_counts_more_and_more() -> None:
+    tree, policy = new_tree(), adaptive(price_s=10.0)
+    for round_ in range(60):
+        policy.committed(Outcome(drafted=2, accepted=1, entropy_nats=0.1), now=round_ * 0.2)
+    assert isinstance(policy.decide(situation(tree, FRESH, pace_s=0.001), now=NOW), DraftLocally)
+
+
+def test_it_waits_for_what_is_a_moment_away() -> None:
+    tree = new_tree()
+    chain(tree, 0.95, arrived_at=NOW - STEP_S + 0.0005)  # the next level is half a millisecond away
+    decision = adaptive().decide(situation(tree, FOLLOWING, drafted=[tree.head]), now=NOW)
+    assert isinstance(decision, Wait)
+    assert NOW < decision.until < NOW + 2 * STEP_S
+
+
+def test_it_does_not_wait_for_little_or_for_long() -> None:
+    for prob, step_s in ((0.02, STEP_S), (0.95, 0.2)):
+        tree = new_tree()
+        nodes = chain(tree, prob, arrived_at=NOW - STEP_S + 0.0005)
+        arrivals = replace(FOLLOWING, step_s=step_s)
+        decision = adaptive(price_s=math.inf).decide(situation(tree, arrivals, drafted=[tree.head]), now=NOW)
+        assert decision == Verify(tuple(nodes))
+
+
+@pytest.mark.parametrize("step_s", [1e-6, 60.0])
+def test_no_step_time_that_the_wire_lets_through_makes_it_wait_long(step_s: float) -> None:
+    tree = new_tree()
+    chain(tree, 0.99, 0.99, arrived_at=NOW)
+    for arrivals in (FRESH, FOLLOWING):
+        decision = adaptive().decide(situation(tree, replace(arrivals, step_s=step_s)), now=NOW)
+        if isinstance(decision, Wait):
+            assert decision.until - NOW < 16 * TARGET_S / WAIT_COST
+
+
+def test_at_the_end_of_the_text_it_asks_for_nothing() -> None:
+    tree = new_tree(max_position=1)
+    assert adaptive().decide(situation(tree, FRESH), now=NOW) == Verify()
+
+
+def test_the_share_that_children_cover_is_learned() -> None:
+    policy, seen = adaptive(), Coverage()
+    tree = new_tree(max_position=2)
+    add(tree, tree.head, 1, 0.1)
+    for _ in range(200):
+        policy.decide(situation(tree, drafted=[tree.head], coverage=seen), now=NOW)
+    bare = new_tree()
+    assert policy.decide(situation(bare, coverage=seen), now=NOW) == Verify()  # a draft pass for a tenth of a token is not worth it
+    assert isinstance(policy.decide(situation(bare), now=NOW), DraftLocally)
+
+
+def test_the_less_a_worker_has_to_say_the_less_is_waited_for_it_and_the_more_is_drafted() -> None:
+    for share, kind in ((0.9, Wait), (0.0, DraftLocally)):
+        tree = new_tree()
+        chain(tree, 0.95, arrived_at=NOW - STEP_S + 0.0005)
+        decision = adaptive(price_s=0.0).decide(situation(tree, FOLLOWING, drafted=[tree.head], share=share), now=NOW)
+        assert isinstance(decision, kind)

@@ -1,0 +1,175 @@
+"""Acceptance estimates: the scale is found again, kept, and refused where it is not one."""
+
+from __future__ import annotations
+
+import math
+import random
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from wanspec.errors import ConfigError
+from wanspec.speculation.calibration import ENTROPY_EDGES_NATS, MAX_TEMPERATURE, TAUS, Calibration, CalibrationBook, CalibrationState
+from wanspec.speculation.sampling import draft_choices, gumbel_noise
+from wanspec.speculation.types import DraftChoices, SamplingParams
+
+VOCABULARY = 50
+GRID_STEP = TAUS[1] / TAUS[0]
+
+
+def ranked(logits: list[float] | np.ndarray, *, count: int = 8, temperature: float = 0.0, position: int = 0) -> DraftChoices:
+    row = np.array([logits], np.float32)
+    noise = gumbel_noise(5, position, row.shape[1])[None] if temperature else None
+    (choices,) = draft_choices(row, SamplingParams(temperature=temperature), noise, count=count)
+    return choices
+
+
+def learned(tau: float, *, tokens: int = 1500, count: int = 8, seed: int = 0) -> Calibration:
+    """A calibration that has seen a target which chooses by softmax(score / tau)."""
+    rng = np.random.default_rng(seed)
+    calibration = Calibration()
+    for _ in range(tokens):
+        logits = rng.normal(size=VOCABULARY) * rng.choice([0.5, 2.0, 4.0])
+        scores = logits - np.log(np.exp(logits).sum())
+        probs = np.exp(scores / tau)
+        calibration.observe(ranked(logits, count=count), int(rng.choice(VOCABULARY, p=probs / probs.sum())))
+    return calibration
+
+
+@pytest.mark.parametrize("tau", [0.4, 1.0, 2.5])
+def test_the_scale_of_the_targets_choices_is_found_within_the_grid(tau: float) -> None:
+    taus = learned(tau, count=VOCABULARY).taus
+    assert len(taus) == len(ENTROPY_EDGES_NATS) + 1
+    seen = taus[1:]  # hardly a draw is surer than the first edge
+    assert all(tau / GRID_STEP**2 < found < tau * GRID_STEP**2 for found in seen)
+
+
+@pytest.mark.parametrize("tau", [0.4, 1.0])
+def test_a_ranking_of_eight_is_nearly_enough_to_find_it(tau: float) -> None:
+    assert all(tau / GRID_STEP**3 < found < tau * GRID_STEP**3 for found in learned(tau).taus[1:])
+
+
+def test_estimates_come_true_as_often_as_they_say() -> None:
+    tau, rng = 0.5, np.random.default_rng(1)
+    calibration = learned(tau)
+    expected = hits = 0.0
+    for _ in range(2000):
+        logits = rng.normal(size=VOCABULARY) * 3.0
+        probs = np.exp((logits - logits.max()) / tau)
+        choices = ranked(logits)
+        expected += math.exp(calibration.log_probs(choices)[0])
+        hits += int(rng.choice(VOCABULARY, p=probs / probs.sum())) == choices.tokens[0]
+    assert expected == pytest.approx(hits, rel=0.06)
+
+
+def test_before_it_has_seen_anything_the_prior_holds() -> None:
+    assert all(0.4 < tau < 0.6 for tau in Calibration().taus)
+
+
+def test_another_kind_of_text_moves_the_scale_in_its_own_bin_most() -> None:
+    calibration = Calibration()
+    sure, undecided = ranked([9.0] + [0.0] * 49), ranked([1.0] + [0.0] * 49)
+    for _ in range(300):
+        calibration.observe(sure, sure.tokens[0])
+        calibration.observe(undecided, 49)
+    assert calibration.taus[0] < calibration.taus[-1]
+
+
+LOGITS = st.lists(st.floats(-30, 30), min_size=1, max_size=40)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    logits=LOGITS,
+    count=st.integers(1, 8),
+    temperature=st.sampled_from([0.0, 0.1, 0.8, 20.0]),
+    seen=st.sampled_from([0, 40]),
+    chosen=st.integers(0, 40),
+)
+def test_estimates_of_a_ranking_are_probabilities_and_sum_to_at_most_one(
+    logits: list[float], count: int, temperature: float, seen: int, chosen: int
+) -> None:
+    calibration = Calibration()
+    choices = ranked(logits, count=count, temperature=temperature)
+    for _ in range(seen):
+        calibration.observe(choices, chosen)
+    estimates = calibration.log_probs(choices)
+    assert len(estimates) == len(choices.tokens)
+    assert estimates == sorted(estimates, reverse=True)
+    assert sum(math.exp(estimate) for estimate in estimates) <= 1.0 + 1e-9
+    assert all(math.isfinite(value) for row in calibration.state.evidence for value in row)
+
+
+def test_noise_that_makes_an_undecided_draft_sure_breaks_nothing() -> None:
+    # The entropy is that before the noise: a tiny mass outside the ranking cannot hold as many tokens as it would say.
+    calibration = Calibration()
+    wrong = DraftChoices(tokens=tuple(range(8)), log_probs=(-1e-8, *[-20.0] * 7), entropy_nats=3.5)
+    for _ in range(60):
+        calibration.observe(wrong, 7)
+        assert sum(map(math.exp, calibration.log_probs(wrong))) <= 1.0 + 1e-9
+    assert calibration.taus[-1] > 1.0
+
+
+def test_a_calibration_goes_on_from_what_was_kept() -> None:
+    first = learned(1.7, tokens=200)
+    second = Calibration(first.state)
+    choices = ranked([3.0, 2.0, 1.0, *[0.0] * 47])
+    assert second.taus == Calibration(second.state).taus
+    assert second.state == first.state
+    for _ in range(8):
+        first.observe(choices, 1)
+        second.observe(choices, 1)
+    assert second.log_probs(choices) == Calibration(first.state).log_probs(choices)
+
+
+BINS = len(ENTROPY_EDGES_NATS) + 1
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        CalibrationState(evidence=((0.0,) * len(TAUS),) * (BINS - 1), tokens=(0.0,) * BINS),
+        CalibrationState(evidence=((0.0,) * (len(TAUS) + 1),) * BINS, tokens=(0.0,) * BINS),
+        CalibrationState(evidence=((0.0,) * len(TAUS),) * BINS, tokens=(0.0,) * (BINS + 1)),
+        CalibrationState(evidence=((math.nan,) * len(TAUS),) * BINS, tokens=(0.0,) * BINS),
+        CalibrationState(evidence=((0.0,) * len(TAUS),) * BINS, tokens=(math.inf,) * BINS),
+        CalibrationState(evidence=(), tokens=()),
+    ],
+)
+def test_a_state_that_is_none_is_refused(state: CalibrationState) -> None:
+    with pytest.raises(ConfigError, match="remove the file"):
+        Calibration(state)
+
+
+def test_a_ragged_state_is_refused_too() -> None:
+    ragged = CalibrationState(evidence=((0.0,) * len(TAUS),) * (BINS - 1) + ((0.0,),), tokens=(0.0,) * BINS)
+    with pytest.raises(ConfigError, match="remove the file"):
+        Calibration(ragged)
+
+
+def test_a_state_of_negative_tokens_is_refused() -> None:
+    negative = CalibrationState(evidence=((0.0,) * len(TAUS),) * BINS, tokens=(-30.0 / BINS,) * BINS)
+    with pytest.raises(ConfigError, match="remove the file"):
+        Calibration(negative)
+
+
+def test_a_book_has_a_calibration_for_each_temperature_and_few_in_all() -> None:
+    book = CalibrationBook()
+    assert book.at(0.0) is book.at(0.04)
+    assert book.at(0.8) is not book.at(0.0)
+    rng = random.Random(0)
+    for _ in range(300):
+        book.at(rng.uniform(0.0, 100.0))
+    assert len(book.states) <= 10 * MAX_TEMPERATURE + 1
+
+
+def test_a_book_goes_on_from_what_was_kept() -> None:
+    book = CalibrationBook()
+    choices = ranked([3.0, 2.0, 1.0, *[0.0] * 47])
+    for _ in range(100):
+        book.at(0.8).observe(choices, 2)
+    again = CalibrationBook(book.states)
+    assert again.states == book.states
+    assert again.at(0.8).taus == Calibration(book.states[0.8]).taus != again.at(0.0).taus
