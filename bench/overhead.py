@@ -1,6 +1,6 @@
 """What our own code costs per round and per draft step: machines, sampling, codec, and nothing of the models.
 
-One session of the `paper` policy runs between a real controller and a real worker machine on a virtual clock, with a scripted pair that
+One session of the `adaptive` policy, with widths of 32, runs between a real controller and a real worker machine on a virtual clock, with a scripted pair that
 agrees in three of four contexts. Calls are timed in CPU seconds of the thread, so that a busy machine does not count.
 """
 
