@@ -74,7 +74,7 @@ SUPPRESSIONS = [modest, upside_down, at_random]
 
 def run(rtt_ms: float, *, workers: int) -> SimulatedRun:
     document: dict[str, object] = {
-        "load": {"requests": 4, "tokens": 150},
+        "load": {"requests": 2, "tokens": 150},
         "link": {"rtt_ms": rtt_ms},
         "policy": {"name": "adaptive"},
         "compute": {"preset": "h100-70b"},
