@@ -104,8 +104,11 @@ def deaf_to_acknowledgements(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cluster.Cluster, "_send_down", send)
 
 
-@pytest.mark.parametrize("rtt_ms", [2.0, 30.0])
-@pytest.mark.parametrize("lie", [*LIES, *SUPPRESSIONS], ids=lambda lie: lie.__name__)
+@pytest.mark.parametrize(
+    ("lie", "rtt_ms"),
+    [*((lie, 2.0) for lie in (*LIES, *SUPPRESSIONS)), (random_and_certain, 30.0), (upside_down, 30.0)],
+    ids=lambda value: getattr(value, "__name__", str(value)),
+)
 def test_a_liar_changes_no_text_and_costs_hardly_any_time(
     lie: Callable[[Drafts], Drafts], rtt_ms: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
