@@ -15,6 +15,7 @@ from wanspec.backends.scripted import ScriptedBackend
 from wanspec.errors import BackendError, ConfigError, TransportError
 from wanspec.policy.registry import PolicyConfig, policy_names
 from wanspec.protocol.effects import FinishReason
+from wanspec.protocol.events import ControllerEvent, RequestCancelled, VerifyFinished
 from wanspec.protocol.messages import Drafts, Drain, Message, OpenSession, Welcome
 from wanspec.runtime.engine import MAX_PENDING_EVENTS, ControllerEngine, Generation, expected_of
 from wanspec.runtime.model_runner import decode_plainly
@@ -183,6 +184,25 @@ async def test_a_worker_lost_in_the_middle_costs_no_text_and_a_newcomer_is_used(
         assert place.engine.worker_names == ["second"]
         assert second is not None
         await send_home(place, second)
+
+
+async def test_a_request_cancelled_as_its_pass_begins_takes_no_other_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with site(target_step_s=0.002) as place:
+        events, passes = place.engine._events, []
+        put_nowait = events.put_nowait
+
+        def put(event: ControllerEvent) -> None:
+            put_nowait(event)
+            if isinstance(event, VerifyFinished):
+                passes.append(event)
+                if len(passes) == 10:
+                    put_nowait(RequestCancelled(session_id=SessionId(1)))  # handled before the next pass's task has begun
+
+        monkeypatch.setattr(events, "put_nowait", put)
+        policy = PolicyConfig(name="autoregressive")
+        first, other = (place.engine.submit(PROMPT, max_tokens=40, sampling=GREEDY, policy=policy) for _ in range(2))
+        assert await collect(other) == plainly()
+        assert len(await collect(first)) < 40
 
 
 async def test_a_cancelled_generation_ends() -> None:

@@ -20,6 +20,7 @@ from wanspec.cli.application import app
 from wanspec.cli.options import Seed, Temperature, TopK, TopP, check_writable, load_model, make_folder, read_prompts
 from wanspec.cli.running import exit_statuses, stderr
 from wanspec.errors import ConfigError, WanspecError
+from wanspec.policy.registry import policy_names
 from wanspec.speculation.types import SamplingParams
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from wanspec.simulation.sweep import SimulatedRow
 
 T = TypeVar("T")
-DEFAULT_SWEEP = {"policy.name": "autoregressive,colocated,remote,paper,oracle", "link.rtt_ms": "0,15,30,70"}
+DEFAULT_SWEEP = {"policy.name": "autoregressive,colocated,colocated-tree,remote,paper,adaptive,oracle", "link.rtt_ms": "0,15,30,70"}
 """What is swept when nothing is asked for."""
 SHOWN_FAILURES = 5
 SHOWN_READINGS = 8
@@ -42,9 +43,7 @@ JoblibBackend = Annotated[
 @app.command()
 def simulate(
     scenario: Annotated[Path | None, typer.Argument(help="A scenario (TOML); flags go before it.")] = None,
-    policy: Annotated[
-        str, typer.Option(help="policy.name: autoregressive, colocated, remote, paper, or oracle, which is never wrong.")
-    ] = "",
+    policy: Annotated[str, typer.Option(help=f"policy.name: {', '.join(policy_names())}, or oracle, which is never wrong.")] = "",
     rtt: Annotated[str, typer.Option(help="link.rtt_ms: round trip in ms.")] = "",
     loss: Annotated[str, typer.Option(help="link.loss: share of messages lost.")] = "",
     preset: Annotated[str, typer.Option(help="compute.preset: step times, such as l40s-8b.")] = "",

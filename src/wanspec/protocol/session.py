@@ -92,8 +92,10 @@ class Session:
             if config.is_calibrated:
                 self._choices[node.node_id] = ranking
             for token, log_prob in offered_children(ranking, config, self._calibration):
-                if node.path_log_prob + log_prob >= least:
-                    self.tree.add(node, token, log_prob=log_prob)
+                path_log_prob = node.path_log_prob + log_prob
+                child = self.tree.add(node, token, log_prob=log_prob) if path_log_prob >= least else None
+                if child is not None and node.position >= self.tree.head.position:
+                    self.tree.raise_to(child, path_log_prob)  # a worker that proposed it may have made little of it
 
     def commit(
         self, rows: tuple[Node, ...], choices: tuple[TargetChoice, ...], end_token: int | None, *, now: float

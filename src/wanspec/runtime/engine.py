@@ -215,9 +215,9 @@ class ControllerEngine:
             self._tracer.effect(effect, now=now)
             match effect:
                 case StartVerify(items=items):
-                    self._spawn(self._run_pass("target", items))
+                    self._start_pass("target", items)
                 case StartDraft(items=items):
-                    self._spawn(self._run_pass("draft", items))
+                    self._start_pass("draft", items)
                 case SendMessage(worker_id=worker_id, message=message) if worker_id is not None:
                     frames[worker_id].append(message)
                 case EmitTokens(session_id=session_id, tokens=tokens):
@@ -241,14 +241,18 @@ class ControllerEngine:
 
     # Passes.
 
-    async def _run_pass(self, model: Model, items: tuple[ScoreItem, ...]) -> None:
+    def _start_pass(self, model: Model, items: tuple[ScoreItem, ...]) -> None:
+        """Queue a pass, now and not when its task begins: a release that is handled next must queue up behind it."""
         started = self._loop.time()
         self._tracer.pass_started(model, items, now=started)
         run: Callable[[], Any] = (
             (lambda: choose_targets(self._target, items)) if model == "target" else (lambda: rank_drafts(self._draft, items))
         )
+        self._spawn(self._finish_pass(model, items, self._loop.run_in_executor(self._passes, run), started))
+
+    async def _finish_pass(self, model: Model, items: tuple[ScoreItem, ...], passing: asyncio.Future[Any], started: float) -> None:
         try:
-            choices = await self._loop.run_in_executor(self._passes, run)
+            choices = await passing
         except BackendError as error:
             kind = PassKind.VERIFY if model == "target" else PassKind.DRAFT
             self._events.put_nowait(PassFailed(kind=kind, reason=str(error)))

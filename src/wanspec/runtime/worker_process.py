@@ -27,7 +27,7 @@ from wanspec.protocol.worker import Worker
 from wanspec.runtime.calibration_store import CalibrationStore
 from wanspec.runtime.model_runner import rank_drafts
 from wanspec.speculation.calibration import CalibrationBook
-from wanspec.speculation.types import ScoreItem, SessionId, WorkerId
+from wanspec.speculation.types import DraftChoices, ScoreItem, SessionId, WorkerId
 from wanspec.telemetry.trace import NoTrace, TraceSink
 from wanspec.telemetry.tracer import Tracer
 from wanspec.transport.codec import encode_message
@@ -56,6 +56,9 @@ def hello_for(info: ModelInfo, *, worker_name: str, max_sessions: int) -> Hello:
         context_length=info.context_length,
         max_sessions=max_sessions,
     )
+
+
+_Choices = tuple[tuple[DraftChoices, ...], ...]
 
 
 async def run_worker(
@@ -159,7 +162,11 @@ class _Connected:
         for effect in effects:
             match effect:
                 case StartDraft(items=items):
-                    group.create_task(self._run_pass(items))
+                    self._tracer.pass_started("draft", items, now=now)
+                    self._open.update(item.session_id for item in items)
+                    # Submitted now, not when the task begins: a release that is handled next must queue up behind it.
+                    choices = self._loop.run_in_executor(self._passes, rank_drafts, self._draft, items)
+                    group.create_task(self._finish_pass(items, choices, now))
                 case SendMessage(message=message):
                     messages.append(message)
                     self._tracer.message_sent(NOBODY, message, len(encode_message(message)), now=now)
@@ -172,11 +179,8 @@ class _Connected:
             with contextlib.suppress(TransportError):  # `_receive` will say so, after what came before it
                 self._connection.send(messages)
 
-    async def _run_pass(self, items: tuple[ScoreItem, ...]) -> None:
-        started = self._loop.time()
-        self._tracer.pass_started("draft", items, now=started)
-        self._open.update(item.session_id for item in items)
-        choices = await self._loop.run_in_executor(self._passes, rank_drafts, self._draft, items)
+    async def _finish_pass(self, items: tuple[ScoreItem, ...], passing: asyncio.Future[_Choices], started: float) -> None:
+        choices = await passing
         now = self._loop.time()
         self._tracer.pass_finished("draft", items, now - started, now=now)
         self._events.put_nowait(DraftFinished(choices=choices, duration_s=now - started))

@@ -134,7 +134,7 @@ class Tokens(_Section, frozen=True):
 class Policy(_Section, frozen=True):
     """What decides, and its parameters, under their published letters where they have one."""
 
-    name: str = "paper"
+    name: str = "adaptive"
     k: int = 2
     b: int = 2
     s: int = 2
