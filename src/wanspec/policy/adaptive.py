@@ -30,7 +30,7 @@ from wanspec.speculation.types import DraftingConfig
 
 WAIT_COST = 3.0
 """What waiting must gain, as a multiple of its time. Tuned, as the next, in the simulator and on the bundled pair."""
-DEAR_PACE, CHEAP_PACE = 0.75, 0.87
+DEAR_PACE, CHEAP_PACE = 0.72, 0.82
 """Time per token, as a share of that with local drafts alone, up to which a local pass costs the whole price, and from which on nothing."""
 COVERED_SHARE = 0.2
 """Of what may follow a node, a worker's children must cover this much to count: less is no draft model's doing."""
