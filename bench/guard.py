@@ -2,15 +2,15 @@
 
     python bench/guard.py [SCENARIOS] [FIRST_SEED]
 
-Each seed is a scenario: round trip, acceptance, jitter, loss, step times, widths, a worker that may crash and come back. The same tokens are
-written by the co-located chain and the co-located tree, each at its best depth, and by `adaptive`. Prints the distribution of the ratio
-of inter-token latencies, how often `adaptive` is more than 2 % and 5 % slower, and the worst ten with their seeds.
+Each seed is a scenario: round trip, acceptance, jitter, loss, step times, widths, a worker that may crash and come back. The same
+tokens are written by the co-located chain and the co-located tree, each at its best depth, and by `adaptive`. Prints the distribution of
+the ratio of inter-token latencies, how often `adaptive` is more than 2 % and 5 % slower, and the worst ten with their seeds.
 """
 
 from __future__ import annotations
 
+import argparse
 import random
-import sys
 from typing import Any
 
 import numpy as np
@@ -22,22 +22,26 @@ from wanspec.simulation.scenario import parse
 REQUESTS, TOKENS = 4, 100
 MAX_DEPTH = 10
 WORST = 10
+PATIENCE = 2
+"""Depths running that were no better, after which deeper ones are not tried."""
+OFTEN, SELDOM = 0.5, 0.3
+SLOWER, MUCH_SLOWER = 1.02, 1.05
 
 
 def scenario(seed: int) -> dict[str, Any]:
     """The scenario of a seed, as plain values."""
     chance = random.Random(seed)
-    rtt_ms = chance.uniform(0.0, 400.0) if chance.random() < 0.5 else 400.0 ** chance.random()
+    rtt_ms = chance.uniform(0.0, 400.0) if chance.random() < OFTEN else 400.0 ** chance.random()
     target_ms = chance.uniform(10.0, 50.0)
     draft_ms = target_ms / chance.uniform(2.0, 20.0)
     match_rate = chance.uniform(0.05, 0.98)
     link: dict[str, Any] = {"rtt_ms": rtt_ms}
-    if chance.random() < 0.5:
+    if chance.random() < OFTEN:
         link["jitter_ms"] = chance.uniform(0.0, 0.15) * rtt_ms
-    if chance.random() < 0.5:
+    if chance.random() < OFTEN:
         link["loss"] = chance.uniform(0.0, 0.03)
     faults = []
-    if chance.random() < 0.3:
+    if chance.random() < SELDOM:
         crash_ms = chance.uniform(100.0, 4000.0)
         faults = [{"kind": "crash", "at_ms": crash_ms}, {"kind": "join", "at_ms": crash_ms + chance.uniform(100.0, 3000.0)}]
     return {
@@ -71,7 +75,7 @@ def best_alone_ms(document: dict[str, Any]) -> tuple[float, str]:
             best_of_kind = min(best_of_kind, now)
             if now < best:
                 best, best_name = now, f"{name} {depth}"
-            if worse == 2:
+            if worse == PATIENCE:
                 break
     return best, best_name
 
@@ -85,17 +89,20 @@ def ratio(seed: int) -> tuple[float, int, str]:
 
 def main() -> None:
     """Run, and print."""
-    count = int(sys.argv[1]) if len(sys.argv) > 1 else 1000
-    first = int(sys.argv[2]) if len(sys.argv) > 2 else 0
-    results = Parallel(n_jobs=-1)(delayed(ratio)(seed) for seed in range(first, first + count))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("scenarios", type=int, nargs="?", default=1000)
+    parser.add_argument("first_seed", type=int, nargs="?", default=0)
+    arguments = parser.parse_args()
+    seeds = range(arguments.first_seed, arguments.first_seed + arguments.scenarios)
+    results = Parallel(n_jobs=-1)(delayed(ratio)(seed) for seed in seeds)
     ratios = np.array([value for value, _, _ in results])
     print("ratio to the best alone: " + ", ".join(f"p{q} {np.percentile(ratios, q):.3f}" for q in (1, 10, 50, 90, 95, 99, 100)))
-    print(f"of {count} scenarios {(ratios > 1.02).mean():.1%} more than 2 % slower, {(ratios > 1.05).mean():.1%} more than 5 % slower")
+    slower, much_slower = (ratios > SLOWER).mean(), (ratios > MUCH_SLOWER).mean()
+    print(f"of {len(seeds)} scenarios {slower:.1%} more than 2 % slower, {much_slower:.1%} more than 5 % slower")
     for value, seed, name in sorted(results, reverse=True)[:WORST]:
         document = scenario(seed)
-        print(
-            f"{value:.3f}  seed {seed}: best alone is {name}; { ({name: document[name] for name in ('link', 'compute', 'tokens', 'policy')}) }"
-        )
+        facts = {section: document[section] for section in ("link", "compute", "tokens", "policy")}
+        print(f"{value:.3f}  seed {seed}: best alone is {name}; {facts}")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """Holds every pass of a backend to the time that it would take elsewhere, so that a small machine shows a large one's timing.
 
-A pass lasts max(step_s, tokens x token_s), prefill and the choice of tokens included. A pass that cannot keep its pace, because the model is slower than the preset
-or the machine is busy, is counted in `late_passes`: a run with more than a few of them is not at the preset's timing, and its figures
-do not count.
+A pass lasts max(step_s, tokens x token_s), prefill and the choice of tokens included. A pass that cannot keep its pace, because the model
+is slower than the preset or the machine is busy, is counted in `late_passes`: a run with more than a few of them is not at the preset's
+timing, and its figures do not count.
 """
 
 from __future__ import annotations

@@ -12,10 +12,10 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from wanspec.cli.application import app
-from wanspec.cli.options import Seed, check_writable, make_folder, read_prompts
+from wanspec.cli.options import Lookup, Price, Seed, Width, check_writable, make_folder, read_prompts
 from wanspec.cli.running import exit_statuses, run, stderr
 from wanspec.errors import ConfigError, WanspecError
-from wanspec.policy.registry import policy_names
+from wanspec.policy.registry import PolicyConfig, policy_names
 
 if TYPE_CHECKING:
     from wanspec.testbed.bench.plan import BenchConfig
@@ -45,6 +45,9 @@ def bench(
     max_tokens: Annotated[int | None, typer.Option(help=f"Tokens to generate per prompt. Default: {MAX_TOKENS}.")] = None,
     repeats: Annotated[int | None, typer.Option(help=f"How often everything is run, in turns. Default: {REPEATS}.")] = None,
     seed: Seed = 0,
+    width: Width = 64,
+    price_ms: Price = 10.0,
+    lookup: Lookup = True,
     wan: Annotated[
         str,
         typer.Option(
@@ -87,6 +90,7 @@ def bench(
             repeats=repeats if repeats is not None else (QUICK_REPEATS if quick else REPEATS),
             seed=seed,
             emulator=emulator,
+            adaptive=PolicyConfig(name="adaptive", width=width, redundancy_price_s=price_ms / 1e3, lookup=lookup),
         )
         check_config(config)
         _run(config, json_path, plot_folder)
@@ -94,6 +98,7 @@ def bench(
 
 def _run(config: BenchConfig, json_path: Path | None, plot_folder: Path | None) -> None:
     """Run, and show what was measured, however it ends."""
+    from wanspec.simulation.run import rare_collections
     from wanspec.testbed.bench.display import duration
     from wanspec.testbed.bench.plan import estimate_s
     from wanspec.testbed.bench.run import Bench
@@ -102,7 +107,8 @@ def _run(config: BenchConfig, json_path: Path | None, plot_folder: Path | None) 
     with _progress_bar(estimate_s(config)) as bar:
         measured = Bench(config, bar)
         try:
-            run(measured.run())
+            with rare_collections():
+                run(measured.run())
         finally:
             bar.hide()
             _show(measured, json_path, plot_folder)

@@ -14,11 +14,14 @@ from wanspec.cli.application import app
 from wanspec.cli.options import (
     AllowPlaintext,
     Branch,
+    CalibrationFile,
     DraftTokens,
     Leaves,
+    Lookup,
     Phi,
     Policy,
     Preset,
+    Price,
     Seed,
     Staleness,
     Temperature,
@@ -30,6 +33,8 @@ from wanspec.cli.options import (
     TopK,
     TopP,
     TraceFile,
+    VerifyWidth,
+    Width,
     check_writable,
     controller_security,
     demo_prompts,
@@ -47,6 +52,7 @@ from wanspec.speculation.types import SamplingParams
 
 if TYPE_CHECKING:
     from wanspec.backends.interface import Backend
+    from wanspec.runtime.calibration_store import CalibrationStore
     from wanspec.telemetry.trace import TraceSink
     from wanspec.transport.security import ControllerSecurity, WorkerSecurity
 
@@ -71,6 +77,10 @@ def demo(
     theta: Theta = 0.3,
     phi: Phi = 4.0,
     staleness: Staleness = "printed",
+    width: Width = 64,
+    verify_width: VerifyWidth = 32,
+    price_ms: Price = 10.0,
+    lookup: Lookup = True,
     json_path: Annotated[Path | None, typer.Option("--json", help="Write the table to this file, as JSON.")] = None,
     trace_folder: Annotated[Path | None, typer.Option("--trace", help="Keep the traces of both processes in this folder.")] = None,
 ) -> None:
@@ -92,7 +102,10 @@ def demo(
             rtt_ms=rtt,
             preset=preset,
             prompts=read_prompts(prompt or [], prompt_file) or demo_prompts(),
-            policies=tuple(policy_config(name, draft_tokens, branch, leaves, theta, phi, staleness) for name in names),
+            policies=tuple(
+                policy_config(name, draft_tokens, branch, leaves, theta, phi, staleness, width, verify_width, price_ms, lookup=lookup)
+                for name in names
+            ),
             max_tokens=max_tokens,
             sampling=SamplingParams(temperature=temperature, top_k=top_k, top_p=top_p, seed=seed),
             trace_folder=trace_folder,
@@ -118,13 +131,17 @@ def generate(
     seed: Seed = 0,
     target: Annotated[str, typer.Option(help="Target model.")] = "bundled:target",
     draft: Annotated[str, typer.Option(help="Draft model, with the target's tokenizer.")] = "bundled:draft",
-    policy: Policy = "paper",
+    policy: Policy = "adaptive",
     draft_tokens: DraftTokens = 2,
     branch: Branch = 2,
     leaves: Leaves = 2,
     theta: Theta = 0.5,
     phi: Phi = 0.5,
     staleness: Staleness = "printed",
+    width: Width = 64,
+    verify_width: VerifyWidth = 32,
+    price_ms: Price = 10.0,
+    lookup: Lookup = True,
     listen: Annotated[str, typer.Option(help="Take workers at this HOST:PORT; empty: draft locally only.")] = "",
     workers: Annotated[int, typer.Option(min=0, max=64, help="Wait for this many workers before beginning.")] = 0,
     token: Token = "",
@@ -133,6 +150,7 @@ def generate(
     tls_key: TlsKey = None,
     allow_plaintext: AllowPlaintext = False,
     preset: Preset = "",
+    calibration: CalibrationFile = None,
     trace: TraceFile = None,
 ) -> None:
     """Generate text with a target model here, and with whatever workers dial in.
@@ -142,12 +160,14 @@ def generate(
         wanspec generate "def parse(" --listen 127.0.0.1:8500 --workers 1      # in one terminal
         wanspec worker --controller 127.0.0.1:8500                            # in another
     """
+    from wanspec.runtime.calibration_store import CalibrationStore
     from wanspec.speculation.sampling import check_sampling
 
     with exit_statuses():
         if workers and not listen:
             raise ConfigError(f"--workers {workers} waits for workers, but without --listen none can come; add --listen HOST:PORT")
-        config = policy_config(policy, draft_tokens, branch, leaves, theta, phi, staleness)
+        config = policy_config(policy, draft_tokens, branch, leaves, theta, phi, staleness, width, verify_width, price_ms, lookup=lookup)
+        store = CalibrationStore(calibration)
         create_policy(config)
         sampling = SamplingParams(temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
         check_sampling(sampling)
@@ -157,14 +177,15 @@ def generate(
             run(
                 _generate(
                     text, max_tokens, sampling, config, load_model(target, preset, "target"), load_model(draft, preset, "draft"),
-                    listen, workers, security, sink,
+                    listen, workers, security, store, sink,
                 )
             )  # fmt: skip
+            store.save()
 
 
 async def _generate(
     text: str, max_tokens: int, sampling: SamplingParams, policy: PolicyConfig, target: Backend, draft: Backend,
-    listen_at: str, workers: int, security: ControllerSecurity, sink: TraceSink | None,
+    listen_at: str, workers: int, security: ControllerSecurity, store: CalibrationStore, sink: TraceSink | None,
 ) -> None:  # fmt: skip
     from wanspec.backends.bundled_pair import load_bundled_tokenizer
     from wanspec.runtime.engine import ControllerEngine, check_request, expected_of
@@ -175,7 +196,13 @@ async def _generate(
     tokens = tokenizer.encode(text)
     check_request(target.info, tokens, max_tokens=max_tokens)  # now: nobody should wait for workers and then be refused
     listener = await listen(listen_at, expected=expected_of(target.info), security=security) if listen_at else None
-    async with ControllerEngine(target=target, draft=draft, listener=listener, trace=sink) as engine:
+    async with ControllerEngine(
+        target=target,
+        draft=draft,
+        listener=listener,
+        trace=sink,
+        calibrations=store.book(draft=draft.info.name, target=target.info.name),
+    ) as engine:
         if listener is not None and workers:
             stderr.print(f"waiting for {workers} worker(s) at {listener.address}", style="dim")
             await engine.wait_for_workers(workers)
@@ -202,6 +229,7 @@ def worker(
     tls_key: TlsKey = None,
     allow_plaintext: AllowPlaintext = False,
     preset: Preset = "",
+    calibration: CalibrationFile = None,
     trace: TraceFile = None,
     until_stdin_closes: Annotated[bool, typer.Option("--until-stdin-closes", hidden=True)] = False,
 ) -> None:
@@ -210,17 +238,23 @@ def worker(
     Between machines it wants TLS: a certificate (--tls-cert, --tls-key, --tls-ca; `wanspec certs` makes a set for a trial), or a
     bearer token in WANSPEC_TOKEN.
     """
+    from wanspec.runtime.calibration_store import CalibrationStore
+
     with exit_statuses(), trace_sink(trace) as sink:
         if not name.isprintable():
             raise ConfigError(f"--name {name!r} has characters that do not print; use letters, digits and hyphens")
         security = worker_security(controller, token, tls_ca, tls_cert, tls_key, allow_plaintext=allow_plaintext)
         backend = load_model(draft, preset, "draft")
-        run(_work(controller, backend, name or socket.gethostname(), max_sessions, security, sink, until_stdin_closes=until_stdin_closes))
+        work = _work(
+            controller, backend, name or socket.gethostname(), max_sessions, security, CalibrationStore(calibration), sink,
+            until_stdin_closes=until_stdin_closes,
+        )  # fmt: skip
+        run(work)
 
 
 async def _work(
-    controller: str, draft: Backend, name: str, max_sessions: int, security: WorkerSecurity, sink: TraceSink | None,
-    *, until_stdin_closes: bool,
+    controller: str, draft: Backend, name: str, max_sessions: int, security: WorkerSecurity,
+    store: CalibrationStore, sink: TraceSink | None, *, until_stdin_closes: bool,
 ) -> None:  # fmt: skip
     from wanspec.runtime.worker_process import hello_for, run_worker
     from wanspec.testbed.children import end_with_stdin
@@ -233,6 +267,7 @@ async def _work(
         max_sessions=max_sessions,
         say=lambda text: stderr.print(text, style="dim"),
         trace=sink,
+        calibrations=store,
     )
     if not until_stdin_closes:
         await work

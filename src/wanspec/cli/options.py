@@ -35,6 +35,15 @@ Leaves = Annotated[int, typer.Option(help="paper: leaves that the worker expands
 Theta = Annotated[float, typer.Option(help="paper: draft entropy in nats below which the worker does not branch.")]
 Phi = Annotated[float, typer.Option(help="paper: target entropy in nats above which a bonus token makes the worker stale.")]
 Staleness = Annotated[str, typer.Option(help="paper: which reading of the rule for local drafting, printed or prose.")]
+Width = Annotated[int, typer.Option(help="adaptive: leaves that the worker expands per draft step; also of colocated-tree.")]
+VerifyWidth = Annotated[int, typer.Option(help="adaptive: draft tokens verified per target pass; also of colocated-tree.")]
+Price = Annotated[
+    float, typer.Option("--price-ms", help="adaptive: what a local draft pass costs beyond its time; 0: fastest, inf: never with a worker.")
+]
+Lookup = Annotated[bool, typer.Option(help="adaptive: also draft, for nothing, what followed the same words before.")]
+CalibrationFile = Annotated[
+    Path | None, typer.Option("--calibration", help="Begin with what this file knows about the pair of models, and keep it up to date.")
+]
 Preset = Annotated[str, typer.Option(help="Hold every pass to these step times, such as l40s-8b; empty: as fast as it goes.")]
 TraceFile = Annotated[Path | None, typer.Option("--trace", help="Write down everything that happens, as JSON lines.")]
 Token = Annotated[str, typer.Option(envvar="WANSPEC_TOKEN", help="Bearer token. Better in the environment, where ps does not show it.")]
@@ -44,7 +53,10 @@ TlsKey = Annotated[Path | None, typer.Option(help="The certificate's private key
 AllowPlaintext = Annotated[bool, typer.Option("--allow-plaintext", help="Go without TLS beyond this machine: only on a trusted network.")]
 
 
-def policy_config(name: str, draft_tokens: int, branch: int, leaves: int, theta: float, phi: float, staleness: str) -> PolicyConfig:
+def policy_config(
+    name: str, draft_tokens: int, branch: int, leaves: int, theta: float, phi: float, staleness: str,
+    width: int, verify_width: int, price_ms: float, *, lookup: bool,
+) -> PolicyConfig:  # fmt: skip
     """The policy that the flags describe."""
     return PolicyConfig(
         name=name,
@@ -54,6 +66,10 @@ def policy_config(name: str, draft_tokens: int, branch: int, leaves: int, theta:
         worker_entropy_threshold_nats=theta,
         controller_entropy_threshold_nats=phi,
         staleness=staleness,
+        width=width,
+        verify_width=verify_width,
+        redundancy_price_s=price_ms / 1e3,
+        lookup=lookup,
     )
 
 

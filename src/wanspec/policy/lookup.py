@@ -1,7 +1,7 @@
 """Drafts that cost no pass: what followed the last time the text had the same end, hung below the leaves of a draft tree.
 
-They are there at once, while the worker's news is still under way. (A worker gains nothing by them: its own model is about to say more. That
-was measured, and so was the reuse of what had been drafted below a rejected token: it hardly ever came true.)
+They are there at once, while the worker's news is still under way. (A worker gains nothing by them: its own model is about to say more.
+That was measured, and so was the reuse of what had been drafted below a rejected token: it hardly ever came true.)
 """
 
 from __future__ import annotations

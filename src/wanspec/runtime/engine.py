@@ -48,6 +48,7 @@ from wanspec.protocol.events import (
 )
 from wanspec.protocol.messages import Drafts, Drain, Hello, Message
 from wanspec.runtime.model_runner import choose_targets, rank_drafts
+from wanspec.speculation.calibration import CalibrationBook
 from wanspec.speculation.sampling import check_sampling
 from wanspec.speculation.types import SamplingParams, ScoreItem, SessionId, WorkerId
 from wanspec.telemetry.records import Model
@@ -100,11 +101,19 @@ class ControllerEngine:
     the passes (models, and the choice of tokens from their logits), gRPC's own threads, the kernel's work on other threads' behalf.
     """
 
-    def __init__(self, *, target: Backend, draft: Backend, listener: Listener | None = None, trace: TraceSink | None = None) -> None:
-        """Take over `listener`: it is closed with the engine."""
+    def __init__(
+        self,
+        *,
+        target: Backend,
+        draft: Backend,
+        listener: Listener | None = None,
+        trace: TraceSink | None = None,
+        calibrations: CalibrationBook | None = None,
+    ) -> None:
+        """Take over `listener`: it is closed with the engine. `calibrations`: of this pair; what is learned is written there."""
         check_pair(target.info, draft.info)
         self._target, self._draft, self._listener = target, draft, listener
-        self._machine = Controller(vocabulary_size=target.info.vocabulary_size, end_token=target.info.end_token)
+        self._machine = Controller(vocabulary_size=target.info.vocabulary_size, end_token=target.info.end_token, calibrations=calibrations)
         self._tracer = Tracer(trace or NoTrace(), "controller")
         self._events: asyncio.Queue[ControllerEvent] = asyncio.Queue()
         self._passes = ThreadPoolExecutor(max_workers=1, thread_name_prefix="wanspec-pass")

@@ -24,7 +24,9 @@ from wanspec.protocol.messages import (
     Welcome,
 )
 from wanspec.protocol.worker import Worker
+from wanspec.runtime.calibration_store import CalibrationStore
 from wanspec.runtime.model_runner import rank_drafts
+from wanspec.speculation.calibration import CalibrationBook
 from wanspec.speculation.types import DraftChoices, ScoreItem, SessionId, WorkerId
 from wanspec.telemetry.trace import NoTrace, TraceSink
 from wanspec.telemetry.tracer import Tracer
@@ -66,19 +68,28 @@ async def run_worker(
     max_sessions: int,
     say: Callable[[str], None],
     trace: TraceSink | None = None,
+    calibrations: CalibrationStore | None = None,
 ) -> None:
     """Draft for the controller that `dial` reaches until it drains us; `say` tells a person what happens.
+
+    What is learned goes into `calibrations`, which is saved when a connection ends.
 
     Raises WorkerRefusedError when the controller will not have this worker at all.
     """
     loop = asyncio.get_running_loop()
+    calibrations = calibrations or CalibrationStore()
     delay_s = FIRST_REDIAL_S
     while True:
         started = loop.time()
         try:
-            _, connection = await dial()
+            welcome, connection = await dial()
             say(f"connected to {connection.peer}")
-            if await _Connected(draft, connection, max_sessions=max_sessions, trace=trace).run():
+            book = calibrations.book(draft=draft.info.name, target=welcome.controller_name)
+            try:
+                is_drained = await _Connected(draft, connection, max_sessions=max_sessions, trace=trace, calibrations=book).run()
+            finally:
+                calibrations.save()
+            if is_drained:
                 say("the controller needs no more drafts; goodbye")
                 return
         except WorkerRefusedError:
@@ -93,10 +104,17 @@ async def run_worker(
 class _Connected:
     """One connection's life: a machine, and a thread for passes."""
 
-    def __init__(self, draft: Backend, connection: Connection, *, max_sessions: int, trace: TraceSink | None) -> None:
+    def __init__(
+        self, draft: Backend, connection: Connection, *, max_sessions: int, trace: TraceSink | None, calibrations: CalibrationBook
+    ) -> None:
         self._draft, self._connection = draft, connection
         info = draft.info
-        self._machine = Worker(vocabulary_size=info.vocabulary_size, context_length=info.context_length, max_sessions=max_sessions)
+        self._machine = Worker(
+            vocabulary_size=info.vocabulary_size,
+            context_length=info.context_length,
+            max_sessions=max_sessions,
+            calibrations=calibrations,
+        )
         self._tracer = Tracer(trace or NoTrace(), "worker")
         self._passes = ThreadPoolExecutor(max_workers=1, thread_name_prefix="wanspec-pass")
         self._events: asyncio.Queue[WorkerEvent | Exception] = asyncio.Queue()

@@ -40,7 +40,7 @@ REFIT_TOKENS = 8
 MAX_TEMPERATURE = 5.0
 """Those above share a calibration: text at such temperatures is noise, and a book must not grow without end."""
 MAX_TAIL_NATS = 8.0
-"""Some 3,000 tokens: more never share what is left, and under noise, of which the entropy knows nothing, the formula could say any number."""
+"""Some 3,000 tokens: more never share what is left, and under noise, of which the entropy knows nothing, the formula could say anything."""
 MIN_TAIL = 1e-9
 """A mass outside the ranking below this is rounding."""
 

@@ -9,7 +9,7 @@ slows down or warms up does so for all alike; the cells without a link are dealt
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 from wanspec.errors import ConfigError
@@ -59,6 +59,8 @@ class BenchConfig:
     repeats: int
     seed: int
     emulator: Emulator
+    adaptive: PolicyConfig = field(default_factory=lambda: PolicyConfig(name="adaptive"))
+    """How `adaptive` is set."""
 
     def sampling(self, temperature: float) -> SamplingParams:
         return SamplingParams(temperature=temperature, seed=self.seed)
@@ -116,7 +118,7 @@ def check_config(config: BenchConfig) -> None:
         if repeated is not None:
             raise ConfigError(f"--{what}: {repeated!r} is named twice; name each once")
     for name in config.policies:
-        create_policy(policy_of(name))
+        create_policy(config.adaptive if name == "adaptive" else policy_of(name))
     for rtt_ms in config.rtts_ms:
         if not 0.0 <= rtt_ms <= MAX_RTT_MS:
             raise ConfigError(f"--rtt: {rtt_ms:g} ms; give 0 to {MAX_RTT_MS:g}")
@@ -171,7 +173,7 @@ def cells_of(config: BenchConfig, chosen: Sequence[tuple[float, PolicyConfig]]) 
     cells = []
     for temperature in config.temperatures:
         for name in config.policies:
-            policy = best.get((temperature, name), policy_of(name))
+            policy = config.adaptive if name == "adaptive" else best.get((temperature, name), policy_of(name))
             links: list[Link | None] = [*config.links] if needs_worker(name) else [None]
             cells += [Cell(policy=policy, temperature=temperature, link=link) for link in links]
     return cells
