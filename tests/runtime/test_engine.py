@@ -14,8 +14,8 @@ from wanspec.backends.paced import PacedBackend
 from wanspec.backends.scripted import ScriptedBackend
 from wanspec.errors import BackendError, ConfigError, TransportError
 from wanspec.policy.registry import PolicyConfig, policy_names
-from wanspec.protocol.effects import FinishReason
-from wanspec.protocol.events import ControllerEvent, RequestCancelled, VerifyFinished
+from wanspec.protocol.effects import Effect, FinishReason, StartDraft
+from wanspec.protocol.events import RequestCancelled
 from wanspec.protocol.messages import Drafts, Drain, Message, OpenSession, Welcome
 from wanspec.runtime.engine import MAX_PENDING_EVENTS, ControllerEngine, Generation, expected_of
 from wanspec.runtime.model_runner import decode_plainly
@@ -187,22 +187,25 @@ async def test_a_worker_lost_in_the_middle_costs_no_text_and_a_newcomer_is_used(
 
 
 async def test_a_request_cancelled_as_its_pass_begins_takes_no_other_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    async with site(target_step_s=0.002) as place:
-        events, passes = place.engine._events, []
-        put_nowait = events.put_nowait
+    async with site() as place:
+        engine = place.engine
+        cancelled: list[SessionId] = []
+        do = engine._do
 
-        def put(event: ControllerEvent) -> None:
-            put_nowait(event)
-            if isinstance(event, VerifyFinished):
-                passes.append(event)
-                if len(passes) == 10:
-                    put_nowait(RequestCancelled(session_id=SessionId(1)))  # handled before the next pass's task has begun
+        def do_and_cancel(effects: Sequence[Effect], now: float) -> None:
+            do(effects, now)
+            shared = [effect.items for effect in effects if isinstance(effect, StartDraft) and len(effect.items) > 1]
+            hit = [item.session_id for items in shared for item in items if not item.append]
+            if hit and not cancelled:
+                cancelled.append(hit[0])
+                engine._events.put_nowait(RequestCancelled(session_id=hit[0]))  # handled before the pass's task begins
 
-        monkeypatch.setattr(events, "put_nowait", put)
-        policy = PolicyConfig(name="autoregressive")
-        first, other = (place.engine.submit(PROMPT, max_tokens=40, sampling=GREEDY, policy=policy) for _ in range(2))
-        assert await collect(other) == plainly()
-        assert len(await collect(first)) < 40
+        monkeypatch.setattr(engine, "_do", do_and_cancel)
+        policy = PolicyConfig(name="colocated", num_draft_tokens=4)
+        generations = [engine.submit(PROMPT, max_tokens=40, sampling=GREEDY, policy=policy) for _ in range(3)]
+        await asyncio.gather(*map(collect, generations))
+        assert cancelled
+        assert sorted(generation.finish_reason or "" for generation in generations) == ["cancelled", "length", "length"]
 
 
 async def test_a_cancelled_generation_ends() -> None:
