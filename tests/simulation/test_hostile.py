@@ -64,8 +64,12 @@ def upside_down(drafts: Drafts) -> Drafts:
     return replace(drafts, log_probs=tuple(max(-15.9, -1.0 / (0.01 - log_prob)) for log_prob in drafts.log_probs))
 
 
+def at_random(drafts: Drafts) -> Drafts:
+    return replace(drafts, log_probs=tuple(-15.9 * chance.random() for _ in drafts.log_probs))
+
+
 LIES = [random_and_certain, far_ahead, quick, slow, next_door, mute, quick_next_door_and_wrong, quick_next_door_and_mute]
-SUPPRESSIONS = [modest, upside_down]
+SUPPRESSIONS = [modest, upside_down, at_random]
 
 
 def run(rtt_ms: float, *, workers: int) -> SimulatedRun:

@@ -32,8 +32,8 @@ WAIT_COST = 3.0
 """What waiting must gain, as a multiple of its time. Tuned, as the next, in the simulator and on the bundled pair."""
 DEAR_PACE, CHEAP_PACE = 0.72, 0.82
 """Time per token, as a share of that with local drafts alone, up to which a local pass costs the whole price, and from which on nothing."""
-COVERED_SHARE = 0.2
-"""Of what may follow a node, a worker's children must cover this much to count: less is no draft model's doing."""
+BELIEVED_SHARE = 0.5
+"""A worker's children that cover less than this share of the usual are not all that may follow, whatever it says."""
 INHERITED_TOKENS = 20.0
 """The pace of the sessions before counts at a session's start as much as this many tokens."""
 MIN_PROB = 1e-9
@@ -99,11 +99,11 @@ class Adaptive:
             prob = math.exp(node.path_log_prob - base)
             children = node.children.values()
             below = sum([math.exp(child.path_log_prob - base) for child in children])
-            is_covered = below >= COVERED_SHARE * prob and any(child.arrived_at is not None for child in children)
-            if is_covered or situation.has_drafted(node):
+            has_arrived = any(child.arrived_at is not None for child in children)
+            if situation.has_drafted(node) or (has_arrived and below >= BELIEVED_SHARE * prob * situation.coverage.total):
                 expanded.append(node)
             elif node.position < tree.max_position:
-                children_at = NEVER if arrivals is None else arrivals.children_at(node, now=now)
+                children_at = NEVER if arrivals is None or has_arrived else arrivals.children_at(node, now=now)
                 leaves.append(_Leaf(node, max(0.0, prob - below / situation.coverage.total), children_at))
         situation.coverage.observe(expanded, tree.head)
         return leaves

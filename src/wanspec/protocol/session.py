@@ -93,9 +93,11 @@ class Session:
                 self._choices[node.node_id] = ranking
             for token, log_prob in offered_children(ranking, config, self._calibration):
                 path_log_prob = node.path_log_prob + log_prob
-                child = self.tree.add(node, token, log_prob=log_prob) if path_log_prob >= least else None
-                if child is not None and node.position >= self.tree.head.position:
-                    self.tree.raise_to(child, path_log_prob)  # a worker that proposed it may have made little of it
+                existing = node.children.get(token)
+                if existing is None and path_log_prob >= least:
+                    self.tree.add(node, token, log_prob=log_prob)
+                elif existing is not None and (existing.arrived_at is not None or path_log_prob > existing.path_log_prob):
+                    self.tree.reestimate(existing, path_log_prob)  # a worker may say anything
 
     def commit(
         self, rows: tuple[Node, ...], choices: tuple[TargetChoice, ...], end_token: int | None, *, now: float

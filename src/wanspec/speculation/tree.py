@@ -85,14 +85,14 @@ class DraftTree:
             return None
         return self._create(parent, token, Position(parent.position + 1), parent.path_log_prob + log_prob)
 
-    def raise_to(self, node: Node, path_log_prob: float) -> None:
-        """A node is at least this probable after all, and what is below it more so by as much."""
-        by = path_log_prob - node.path_log_prob
-        pending = [node] if by > 0.0 else []
+    def reestimate(self, node: Node, path_log_prob: float) -> None:
+        """Another estimate of a node; what is below it moves with it."""
+        shift = path_log_prob - node.path_log_prob
+        pending = [node]
         while pending:
-            raised = pending.pop()
-            raised.path_log_prob += by
-            pending.extend(raised.children.values())
+            moved = pending.pop()
+            moved.path_log_prob += shift
+            pending.extend(moved.children.values())
 
     def commit(self, tokens: Iterable[int]) -> list[Node]:
         """Move the head along `tokens`, which are final. Returns their nodes; those that nobody proposed are made."""
