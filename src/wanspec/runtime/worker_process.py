@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import random
+import threading
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from wanspec.backends.interface import Backend, ModelInfo
 from wanspec.errors import BackendError, RemoteProtocolError, TransportError
-from wanspec.protocol.effects import Effect, ReleaseSession, SendMessage, StartDraft
+from wanspec.protocol.effects import ReleaseSession, SendMessage, StartDraft
 from wanspec.protocol.events import DraftFinished, MessageReceived, WorkerEvent
 from wanspec.protocol.messages import (
     MAX_NAME_LENGTH,
@@ -27,10 +27,10 @@ from wanspec.protocol.worker import Worker
 from wanspec.runtime.calibration_store import CalibrationStore
 from wanspec.runtime.model_runner import rank_drafts
 from wanspec.speculation.calibration import CalibrationBook
-from wanspec.speculation.types import DraftChoices, ScoreItem, SessionId, WorkerId
+from wanspec.speculation.types import ScoreItem, SessionId, WorkerId
 from wanspec.telemetry.trace import NoTrace, TraceSink
 from wanspec.telemetry.tracer import Tracer
-from wanspec.transport.codec import encode_message
+from wanspec.transport.codec import encoded_size
 from wanspec.transport.interface import Connection
 from wanspec.transport.refusal import WorkerRefusedError
 
@@ -56,9 +56,6 @@ def hello_for(info: ModelInfo, *, worker_name: str, max_sessions: int) -> Hello:
         context_length=info.context_length,
         max_sessions=max_sessions,
     )
-
-
-_Choices = tuple[tuple[DraftChoices, ...], ...]
 
 
 async def run_worker(
@@ -102,7 +99,10 @@ async def run_worker(
 
 
 class _Connected:
-    """One connection's life: a machine, and a thread for passes."""
+    """One connection's life: a machine, and a thread for passes.
+
+    What arrives is handled in the event loop's thread; the end of a pass in its own, so that the next one starts at once. Hence the lock.
+    """
 
     def __init__(
         self, draft: Backend, connection: Connection, *, max_sessions: int, trace: TraceSink | None, calibrations: CalibrationBook
@@ -117,75 +117,90 @@ class _Connected:
         )
         self._tracer = Tracer(trace or NoTrace(), "worker")
         self._passes = ThreadPoolExecutor(max_workers=1, thread_name_prefix="wanspec-pass")
-        self._events: asyncio.Queue[WorkerEvent | Exception] = asyncio.Queue()
-        """What is to be handled in order; an error is the connection's end."""
+        self._lock = threading.Lock()
+        """Held while an event is handled."""
+        self._is_over = False
         self._open: set[SessionId] = set()
         self._loop = asyncio.get_running_loop()
+        self._failure: asyncio.Future[None] = self._loop.create_future()
+        """Of a pass, or of what was done about its end."""
 
     async def run(self) -> bool:
         """Draft until the connection ends; True when that is what the controller wants. Raises what ended it otherwise."""
+        receiving = asyncio.create_task(self._receive())
         try:
-            async with asyncio.TaskGroup() as group:
-                group.create_task(self._receive())
-                group.create_task(self._work(group))
-        except* (BackendError, RemoteProtocolError, TransportError, OSError) as errors:  # OSError: the trace cannot be written
-            error = errors.exceptions[0]
+            await asyncio.wait({receiving, self._failure}, return_when=asyncio.FIRST_COMPLETED)
+            await (self._failure if self._failure.done() else receiving)
+        except (BackendError, RemoteProtocolError, TransportError, OSError) as error:  # OSError: the trace cannot be written
             await self._connection.close(str(error))
             if not self._machine.is_draining:
-                raise error from None
+                raise
         finally:
             await self._connection.close("the worker is stopping")
             await asyncio.to_thread(self._free)
+            receiving.cancel()
+            self._failure.cancel()
+            await asyncio.gather(receiving, self._failure, return_exceptions=True)
         return self._machine.is_draining
 
     async def _receive(self) -> None:
-        try:
-            while True:
-                for message in await self._connection.receive():
-                    if not isinstance(message, OpenSession | Commit | CloseSession | Drain):
-                        raise RemoteProtocolError(f"an unexpected {type(message).__name__}")
-                    self._tracer.message_received(NOBODY, message, len(encode_message(message)), now=self._loop.time())
-                    self._events.put_nowait(MessageReceived(message=message))
-        except (RemoteProtocolError, TransportError) as error:
-            self._events.put_nowait(error)  # in its turn: a Drain may be waiting in front of it
-
-    async def _work(self, group: asyncio.TaskGroup) -> None:
         while True:
-            event = await self._events.get()
-            if isinstance(event, Exception):
-                raise event
+            for message in await self._connection.receive():
+                if not isinstance(message, OpenSession | Commit | CloseSession | Drain):
+                    raise RemoteProtocolError(f"an unexpected {type(message).__name__}")
+                self._handle(MessageReceived(message=message))
+            await asyncio.sleep(0)  # a flood must not keep the loop, and the pass's thread from the lock
+
+    def _handle(self, event: WorkerEvent) -> None:
+        """Take in an event and do what it asks for, in whichever thread it has come up."""
+        with self._lock:
+            if self._is_over:
+                return
             now = self._loop.time()
-            self._do(self._machine.handle(event, now=now), now, group)
+            if isinstance(event, MessageReceived):
+                self._tracer.message_received(NOBODY, event.message, encoded_size(event.message), now=now)
+            messages: list[Message] = []
+            for effect in self._machine.handle(event, now=now):
+                match effect:
+                    case StartDraft(items=items):
+                        self._tracer.pass_started("draft", items, now=now)
+                        self._open.update(item.session_id for item in items)
+                        self._passes.submit(self._run_pass, items, now)
+                    case SendMessage(message=message):
+                        messages.append(message)
+                        self._tracer.message_sent(NOBODY, message, encoded_size(message), now=now)
+                    case ReleaseSession(session_id=session_id):
+                        self._open.discard(session_id)
+                        self._passes.submit(self._draft.close_session, session_id)
+                    case _:
+                        raise AssertionError(effect)
+            if messages:
+                self._loop.call_soon_threadsafe(self._send, messages)
 
-    def _do(self, effects: Sequence[Effect], now: float, group: asyncio.TaskGroup) -> None:
-        messages: list[Message] = []
-        for effect in effects:
-            match effect:
-                case StartDraft(items=items):
-                    self._tracer.pass_started("draft", items, now=now)
-                    self._open.update(item.session_id for item in items)
-                    # Submitted now, not when the task begins: a release that is handled next must queue up behind it.
-                    choices = self._loop.run_in_executor(self._passes, rank_drafts, self._draft, items)
-                    group.create_task(self._finish_pass(items, choices, now))
-                case SendMessage(message=message):
-                    messages.append(message)
-                    self._tracer.message_sent(NOBODY, message, len(encode_message(message)), now=now)
-                case ReleaseSession(session_id=session_id):
-                    self._open.discard(session_id)
-                    self._passes.submit(self._draft.close_session, session_id)
-                case _:
-                    raise AssertionError(effect)
-        if messages:
-            with contextlib.suppress(TransportError):  # `_receive` will say so, after what came before it
-                self._connection.send(messages)
+    def _send(self, messages: Sequence[Message]) -> None:
+        try:
+            self._connection.send(messages)
+        except TransportError:
+            pass  # `_receive` will say so, after what came before it
+        except Exception as error:  # noqa: BLE001  # a bug of ours, raised by `run`
+            self._fail(error)
 
-    async def _finish_pass(self, items: tuple[ScoreItem, ...], passing: asyncio.Future[_Choices], started: float) -> None:
-        choices = await passing
-        now = self._loop.time()
-        self._tracer.pass_finished("draft", items, now - started, now=now)
-        self._events.put_nowait(DraftFinished(choices=choices, duration_s=now - started))
+    def _run_pass(self, items: tuple[ScoreItem, ...], started: float) -> None:
+        try:
+            choices = rank_drafts(self._draft, items)
+            now = self._loop.time()
+            self._tracer.pass_finished("draft", items, now - started, now=now)
+            self._handle(DraftFinished(choices=choices, duration_s=now - started))
+        except Exception as error:  # noqa: BLE001  # raised by `run`
+            self._loop.call_soon_threadsafe(self._fail, error)
+
+    def _fail(self, error: Exception) -> None:
+        if not self._failure.done():
+            self._failure.set_exception(error)
 
     def _free(self) -> None:
+        with self._lock:
+            self._is_over = True
         self._passes.shutdown()
         for session_id in self._open:
             self._draft.close_session(session_id)

@@ -18,7 +18,7 @@ FLUSH_INTERVAL_S = 1.0
 
 
 class TraceSink(Protocol):
-    """Takes records as they happen."""
+    """Takes records as they happen, from any thread."""
 
     def record(self, record: Record) -> None: ...
 

@@ -110,6 +110,11 @@ def encode_message(message: Message) -> bytes:
     return data
 
 
+def encoded_size(message: Message) -> int:
+    """Bytes of one message, without checking it: for a trace."""
+    return len(_encode(_to_frame(message)))
+
+
 def join_frame(parts: Sequence[bytes]) -> bytes:
     """A frame of messages that are encoded already. Raises LocalProtocolError beyond the limits of a frame."""
     count = len(parts)
