@@ -69,9 +69,9 @@ def test_a_full_tree_takes_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_estimates_are_calibrated_where_the_policy_asks_for_it() -> None:
     choices = DraftChoices(tokens=(4, 5, 6), log_probs=(-0.7, -0.9, -4.0), entropy_nats=0.9)
-    offered = offered_children(choices, CONFIG, Calibration())
+    (offered,) = offered_children([choices], CONFIG, Calibration())
     assert [token for token, _ in offered] == [4, 5, 6]
-    assert [estimate for _, estimate in offered] == Calibration().log_probs(choices)
+    assert [estimate for _, estimate in offered] == Calibration().log_probs([choices])[0]
 
 
 STEPS = st.lists(

@@ -196,8 +196,8 @@ def test_the_worker_branches_only_where_the_draft_is_undecided() -> None:
     config = DraftingConfig(branch=2, entropy_threshold_nats=0.5)
     sure = DraftChoices(tokens=(4, 5, 6), log_probs=(-0.1, -3.0, -4.0), entropy_nats=0.3)
     unsure = DraftChoices(tokens=(4, 5, 6), log_probs=(-0.7, -0.9, -4.0), entropy_nats=0.9)
-    assert offered_children(sure, config, Calibration()) == [(4, -0.1)]
-    assert offered_children(unsure, config, Calibration()) == [(4, -0.7), (5, -0.9)]
+    assert offered_children([sure], config, Calibration()) == [[(4, -0.1)]]
+    assert offered_children([unsure], config, Calibration()) == [[(4, -0.7), (5, -0.9)]]
 
 
 @pytest.mark.parametrize(

@@ -59,7 +59,7 @@ def test_estimates_come_true_as_often_as_they_say() -> None:
         logits = rng.normal(size=VOCABULARY) * 3.0
         probs = np.exp((logits - logits.max()) / tau)
         choices = ranked(logits)
-        expected += math.exp(calibration.log_probs(choices)[0])
+        expected += math.exp(calibration.log_probs([choices])[0][0])
         hits += int(rng.choice(VOCABULARY, p=probs / probs.sum())) == choices.tokens[0]
     assert expected == pytest.approx(hits, rel=0.06)
 
@@ -95,7 +95,7 @@ def test_estimates_of_a_ranking_are_probabilities_and_sum_to_at_most_one(
     choices = ranked(logits, count=count, temperature=temperature)
     for _ in range(seen):
         calibration.observe(choices, chosen)
-    estimates = calibration.log_probs(choices)
+    estimates = calibration.log_probs([choices])[0]
     assert len(estimates) == len(choices.tokens)
     assert estimates == sorted(estimates, reverse=True)
     assert sum(math.exp(estimate) for estimate in estimates) <= 1.0 + 1e-9
@@ -108,7 +108,7 @@ def test_noise_that_makes_an_undecided_draft_sure_breaks_nothing() -> None:
     wrong = DraftChoices(tokens=tuple(range(8)), log_probs=(-1e-8, *[-20.0] * 7), entropy_nats=3.5)
     for _ in range(60):
         calibration.observe(wrong, 7)
-        assert sum(map(math.exp, calibration.log_probs(wrong))) <= 1.0 + 1e-9
+        assert sum(map(math.exp, calibration.log_probs([wrong])[0])) <= 1.0 + 1e-9
     assert calibration.taus[-1] > 1.0
 
 
@@ -121,7 +121,7 @@ def test_a_calibration_goes_on_from_what_was_kept() -> None:
     for _ in range(8):
         first.observe(choices, 1)
         second.observe(choices, 1)
-    assert second.log_probs(choices) == Calibration(first.state).log_probs(choices)
+    assert second.log_probs([choices])[0] == Calibration(first.state).log_probs([choices])[0]
 
 
 BINS = len(ENTROPY_EDGES_NATS) + 1

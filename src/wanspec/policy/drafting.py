@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 import math
+from collections.abc import Sequence
 
 from wanspec.speculation.calibration import Calibration
 from wanspec.speculation.tree import DraftTree, Node
@@ -13,6 +14,7 @@ MIN_LOG_PROB = -15.9375
 """The smallest estimate that the wire can carry."""
 WITHHELD_SHARE = 0.02
 """Children this much below `path_prob_min` are forgotten: the head would have to move far for them to be wanted after all."""
+WITHHELD_NATS = math.log(WITHHELD_SHARE)
 
 
 class Frontier:
@@ -37,12 +39,12 @@ class Frontier:
     def offer(self, tree: DraftTree, parent: Node, children: list[tuple[int, float]], config: DraftingConfig) -> list[Node]:
         """Hang (token, log_prob) children under `parent`. Returns the nodes to be proposed; what is too improbable is withheld."""
         least = _least_log_prob(tree, config)
-        offered = []
+        offered: list[Node] = []
         for token, log_prob in children:
             path_log_prob = parent.path_log_prob + log_prob
             if path_log_prob >= least:
-                offered += self._materialise(tree, parent, token, log_prob)
-            elif path_log_prob >= least + math.log(WITHHELD_SHARE):
+                self._materialise(tree, parent, token, log_prob, offered)
+            elif path_log_prob >= least + WITHHELD_NATS:
                 self._withheld.append((path_log_prob, parent, token, log_prob))
         return offered
 
@@ -54,8 +56,11 @@ class Frontier:
         least = _least_log_prob(tree, config)
         withheld = [entry for entry in self._withheld if entry[1] in tree and entry[1].position >= tree.head.position]
         self._withheld = [entry for entry in withheld if entry[0] < least]
-        released = [entry for entry in withheld if entry[0] >= least]
-        return [node for _, parent, token, log_prob in released for node in self._materialise(tree, parent, token, log_prob)]
+        released: list[Node] = []
+        for path_log_prob, parent, token, log_prob in withheld:
+            if path_log_prob >= least:
+                self._materialise(tree, parent, token, log_prob, released)
+        return released
 
     def take(self, tree: DraftTree, config: DraftingConfig) -> list[Node]:
         """The leaves to expand now: at most `config.leaves`, none as deep as `config.max_depth` already."""
@@ -69,22 +74,27 @@ class Frontier:
                 self._too_deep.append(entry)
         return leaves
 
-    def _materialise(self, tree: DraftTree, parent: Node, token: int, log_prob: float) -> list[Node]:
+    def _materialise(self, tree: DraftTree, parent: Node, token: int, log_prob: float, new: list[Node]) -> None:
+        """Make the node, unless it was committed meanwhile or there is no room, and append it to `new`."""
         if token in parent.children:
-            return []  # committed meanwhile
+            return
         node = tree.add(parent, token, log_prob=max(MIN_LOG_PROB, log_prob))
-        if node is None:
-            return []
-        self.add(node)
-        return [node]
+        if node is not None:
+            self.add(node)
+            new.append(node)
 
 
 def _least_log_prob(tree: DraftTree, config: DraftingConfig) -> float:
     return tree.head.path_log_prob + math.log(config.path_prob_min) if config.path_prob_min else -math.inf
 
 
-def offered_children(choices: DraftChoices, config: DraftingConfig, calibration: Calibration) -> list[tuple[int, float]]:
-    """Tokens to propose after a node, with their log probabilities: the first alone where the draft is confident, else the top few."""
-    count = 1 if choices.entropy_nats < config.entropy_threshold_nats else config.branch
-    log_probs = calibration.log_probs(choices) if config.is_calibrated else choices.log_probs
-    return list(zip(choices.tokens[:count], log_probs[:count], strict=True))
+def offered_children(
+    rankings: Sequence[DraftChoices], config: DraftingConfig, calibration: Calibration
+) -> list[list[tuple[int, float]]]:
+    """For each ranking the tokens to propose, with their log probabilities: the first alone where the draft is confident, else the top few."""
+    estimates = calibration.log_probs(rankings) if config.is_calibrated else [ranking.log_probs for ranking in rankings]
+    counts = [1 if ranking.entropy_nats < config.entropy_threshold_nats else config.branch for ranking in rankings]
+    return [
+        list(zip(ranking.tokens[:count], log_probs[:count], strict=True))
+        for ranking, log_probs, count in zip(rankings, estimates, counts, strict=True)
+    ]

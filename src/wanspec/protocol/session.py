@@ -88,10 +88,10 @@ class Session:
         """Add children to every node that the local draft model has scored."""
         config = self.policy.local_drafting
         least = self.tree.head.path_log_prob + (math.log(config.path_prob_min) if config.path_prob_min else -math.inf)
-        for node, ranking in zip(rows, choices, strict=True):
+        for node, ranking, children in zip(rows, choices, offered_children(choices, config, self._calibration), strict=True):
             if config.is_calibrated:
                 self._choices[node.node_id] = ranking
-            for token, log_prob in offered_children(ranking, config, self._calibration):
+            for token, log_prob in children:
                 path_log_prob = node.path_log_prob + log_prob
                 existing = node.children.get(token)
                 if existing is None and path_log_prob >= least:

@@ -100,13 +100,13 @@ class _Session:
 
     def grow(self, rows: tuple[Node, ...], choices: tuple[DraftChoices, ...]) -> list[Node]:
         """Hang the offered children under the nodes that were scored, where these are still wanted. Returns the new nodes."""
+        alive = [(parent, ranking) for parent, ranking in zip(rows, choices, strict=True) if parent in self.tree]
+        rankings = [ranking for _, ranking in alive]
         new: list[Node] = []
-        for parent, ranking in zip(rows, choices, strict=True):
-            if parent not in self.tree:
-                continue
+        for (parent, ranking), children in zip(alive, offered_children(rankings, self.config, self._calibration), strict=True):
             if self.config.is_calibrated:
                 self._choices[parent.node_id] = ranking
-            new += self._frontier.offer(self.tree, parent, offered_children(ranking, self.config, self._calibration), self.config)
+            new += self._frontier.offer(self.tree, parent, children, self.config)
         return new
 
     def messages(self, nodes: list[Node], step_s: float, now: float) -> list[SendMessage]:

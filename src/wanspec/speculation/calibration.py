@@ -12,6 +12,7 @@ are: n tokens that share the mass m weigh n (m / n) ** (1 / tau) together.
 from __future__ import annotations
 
 import math
+import sys
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 
@@ -73,30 +74,32 @@ class Calibration:
     @property
     def taus(self) -> tuple[float, ...]:
         """The scale in each entropy bin, from sure to undecided."""
-        return tuple(1.0 / inverse for inverse in self._inverse_taus)
+        return tuple(1.0 / inverse for inverse in self._inverse_taus.tolist())
 
     @property
     def state(self) -> CalibrationState:
         """What has been learned so far."""
         return CalibrationState(evidence=tuple(tuple(row) for row in self._evidence.tolist()), tokens=tuple(self._tokens.tolist()))
 
-    def log_probs(self, choices: DraftChoices) -> list[float]:
-        """For each token of the ranking the natural logarithm of the probability that the target chooses it."""
-        inverse = self._inverse_taus[bisect_right(ENTROPY_EDGES_NATS, choices.entropy_nats)]
-        scores = [inverse * log_prob for log_prob in choices.log_probs]
-        mass, count_nats = _tail(choices.log_probs, choices.entropy_nats)
-        total = sum([math.exp(score) for score in scores])
-        if mass > MIN_TAIL:
-            total += math.exp(inverse * math.log(mass) + (1.0 - inverse) * count_nats)
-        shift = math.log(total)
-        return [score - shift for score in scores]
+    def log_probs(self, rankings: Sequence[DraftChoices]) -> list[list[float]]:
+        """For each token of each ranking the natural logarithm of the probability that the target chooses it."""
+        if not rankings:
+            return []
+        known = _known(rankings)
+        mass, count_nats = _tails(known, rankings)
+        bins = [bisect_right(ENTROPY_EDGES_NATS, ranking.entropy_nats) for ranking in rankings]
+        inverse = self._inverse_taus[bins]
+        scores = inverse[:, None] * known
+        tails = np.where(mass > MIN_TAIL, np.exp(inverse * np.log(np.maximum(mass, MIN_TAIL)) + (1.0 - inverse) * count_nats), 0.0)
+        estimates: list[list[float]] = (scores - np.log(np.exp(scores).sum(axis=1) + tails)[:, None]).tolist()
+        return [row[: len(ranking.log_probs)] for row, ranking in zip(estimates, rankings, strict=True)]
 
     def observe(self, choices: DraftChoices, token: int) -> None:
         """The target has chosen `token` where the draft model ranked `choices`."""
-        known = np.array(choices.log_probs)
+        known = _known([choices])
         scores = _INVERSE_TAUS[:, None] * known
-        mass, count_nats = _tail(choices.log_probs, choices.entropy_nats)
-        tail = _INVERSE_TAUS * math.log(max(mass, MIN_TAIL)) + (1.0 - _INVERSE_TAUS) * count_nats
+        mass, count_nats = _tails(known, [choices])
+        tail = _INVERSE_TAUS * np.log(np.maximum(mass, MIN_TAIL)) + (1.0 - _INVERSE_TAUS) * count_nats
         total = np.logaddexp(np.log(np.exp(scores).sum(axis=1)), tail)
         chosen = scores[:, choices.tokens.index(token)] if token in choices.tokens else tail
         self._evidence *= 1.0 - 1.0 / MEMORY_TOKENS
@@ -113,7 +116,7 @@ class Calibration:
         self._since_fit = 0
         of_all = (self._evidence.sum(axis=0) + PRIOR_TOKENS * _PRIOR) / (self._tokens.sum() + PRIOR_TOKENS)
         best = np.argmax(self._evidence + BIN_TOKENS * of_all, axis=1)
-        self._inverse_taus: list[float] = _INVERSE_TAUS[best].tolist()
+        self._inverse_taus: NDArray[np.float64] = _INVERSE_TAUS[best]
 
     def _restore(self, state: CalibrationState) -> None:
         bins = len(self._tokens)
@@ -143,13 +146,18 @@ class CalibrationBook:
         return self._by_temperature.setdefault(key, Calibration())
 
 
-def _tail(log_probs: Sequence[float], entropy_nats: float) -> tuple[float, float]:
-    """The mass outside a ranking, and the logarithm of how many tokens share it, 0 to MAX_TAIL_NATS."""
-    mass, known_nats = 1.0, 0.0
-    for log_prob in log_probs:
-        prob = math.exp(log_prob)
-        mass -= prob
-        known_nats -= prob * log_prob
-    if mass <= MIN_TAIL:
-        return 0.0, 0.0
-    return mass, min(MAX_TAIL_NATS, max(0.0, (entropy_nats - known_nats) / mass + math.log(mass)))
+def _known(rankings: Sequence[DraftChoices]) -> NDArray[np.float64]:
+    """The rankings' log probabilities [rankings, tokens], shorter ones filled up with -inf."""
+    longest = max(len(ranking.log_probs) for ranking in rankings)
+    return np.array([(*ranking.log_probs, *[-math.inf] * (longest - len(ranking.log_probs))) for ranking in rankings])
+
+
+def _tails(known: NDArray[np.float64], rankings: Sequence[DraftChoices]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """For each ranking the mass outside it, and the logarithm of how many tokens share it, 0 to MAX_TAIL_NATS."""
+    probs = np.exp(known)
+    mass = 1.0 - probs.sum(axis=1)
+    known_nats = -(probs * np.maximum(known, -sys.float_info.max)).sum(axis=1)
+    enough = np.maximum(mass, MIN_TAIL)
+    entropies = np.array([ranking.entropy_nats for ranking in rankings])
+    count_nats = np.clip((entropies - known_nats) / enough + np.log(enough), 0.0, MAX_TAIL_NATS)
+    return mass, np.where(mass > MIN_TAIL, count_nats, 0.0)
