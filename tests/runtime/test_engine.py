@@ -17,7 +17,8 @@ from wanspec.policy.registry import PolicyConfig, policy_names
 from wanspec.protocol.effects import Effect, FinishReason, StartDraft
 from wanspec.protocol.events import RequestCancelled
 from wanspec.protocol.messages import Drafts, Drain, Message, OpenSession, Welcome
-from wanspec.runtime.engine import MAX_PENDING_EVENTS, ControllerEngine, Generation, expected_of
+from wanspec.runtime.engine import MAX_PENDING_EVENTS, ControllerEngine, expected_of
+from wanspec.runtime.generation import Generation
 from wanspec.runtime.model_runner import decode_plainly
 from wanspec.runtime.worker_process import hello_for, run_worker
 from wanspec.speculation.types import DraftingConfig, NodeId, Position, SamplingParams, ScoreItem, SessionId, WorkerId
