@@ -201,9 +201,7 @@ class ControllerEngine:
                     self._start_pass("target", items)
                 case StartDraft(items=items):
                     self._start_pass("draft", items)
-                    self.tally.local_draft_passes += len(items)
-                    for item in items:
-                        self._generations[item.session_id].tally.local_draft_passes += 1
+                    self._count_draft_pass(items)
                 case SendMessage(worker_id=worker_id, message=message) if worker_id is not None:
                     frames[worker_id].append(message)
                 case EmitTokens(session_id=session_id, tokens=tokens):
@@ -214,15 +212,24 @@ class ControllerEngine:
                     self._passes.submit(self._release, session_id)
                 case DropWorker(worker_id=worker_id, reason=reason):
                     self._spawn(self._drop(worker_id, reason))
-                case RoundFinished(session_id=session_id):
-                    self.tally.add_round(effect)
-                    self._generations[session_id].tally.add_round(effect)
-                case RttMeasured(worker_id=worker_id, rtt_s=rtt_s) if worker_id in self._connections:
-                    self._rtts[worker_id].add(rtt_s)
                 case _:
-                    pass  # an observation: traced above
+                    self._observe(effect)
         for worker_id, messages in frames.items():
             self._send(worker_id, messages, now)
+
+    def _observe(self, effect: Effect) -> None:
+        """Take note, for whoever asked for the text, of what a machine alone knows."""
+        match effect:
+            case RoundFinished(session_id=session_id):
+                self.tally.add_round(effect)
+                self._generations[session_id].tally.add_round(effect)
+            case RttMeasured(worker_id=worker_id, rtt_s=rtt_s) if worker_id in self._connections:
+                self._rtts[worker_id].add(rtt_s)
+
+    def _count_draft_pass(self, items: Sequence[ScoreItem]) -> None:
+        self.tally.local_draft_passes += len(items)
+        for item in items:
+            self._generations[item.session_id].tally.local_draft_passes += 1
 
     def _trace_overhead(self, effects: Sequence[Effect], now: float) -> None:
         sessions = tuple([effect.session_id for effect in effects if isinstance(effect, RoundFinished)])

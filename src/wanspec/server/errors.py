@@ -57,8 +57,13 @@ def bad_request(message: str, *, param: str | None = None, code: str | None = No
 def envelope(status: int, message: str, *, param: str | None = None, code: str | None = None) -> bytes:
     """{"error": {message, type, param, code}}, as JSON."""
     kind = _KINDS.get(HTTPStatus(status), "server_error" if status >= HTTPStatus.INTERNAL_SERVER_ERROR else "invalid_request_error")
-    error = {"message": message[:MAX_MESSAGE_CHARACTERS], "type": kind, "param": param, "code": code}
+    error = {"message": _shown(message), "type": kind, "param": None if param is None else _shown(param), "code": code}
     return msgspec.json.encode({"error": error})
+
+
+def _shown(text: str) -> str:
+    """What may be quoted of a client's own words."""
+    return text[:MAX_MESSAGE_CHARACTERS].encode(errors="replace").decode()
 
 
 def error_response(error: HTTPException) -> Response:

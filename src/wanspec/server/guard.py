@@ -1,7 +1,7 @@
 """The outer shell of the server: who asks, how much at once, and what is written down about it.
 
-Plain ASGI: FastAPI's own middleware would read answers before passing them on, and would hide hang-ups. Nothing of a prompt, a text or a key
-reaches the log: paths are logged as their routes, errors without their words.
+Plain ASGI: FastAPI's own middleware would read answers before passing them on, and would hide hang-ups. Nothing of a prompt, a text or a
+key reaches the log: paths are logged as their routes, errors without their words.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class AccessLog:
         try:
             await self._app(scope, receive, send_named)
         except Exception as error:  # noqa: BLE001  # a bug of ours: it ends this request, and no other
-            _log.error("bug", extra={"fields": {"request_id": visit.request_id, "trace": bare_trace(error)}})  # noqa: TRY400
+            _log.error("bug", extra={"fields": {"request_id": visit.request_id, "trace": bare_trace(error)}})
         finally:
             if visit.status in REFUSALS:
                 self._metrics.refused(visit.status)

@@ -34,7 +34,8 @@ class ApiKeys:
                 raise ConfigError("an API key's name has 1 to 64 letters, digits, dots, hyphens or underscores, and is not 'anonymous'")
             if len(key) < MIN_KEY_CHARACTERS or not key.isascii() or not key.isprintable():
                 raise ConfigError(
-                    f"the API key of {name} must have {MIN_KEY_CHARACTERS} or more printable ASCII characters; `openssl rand -hex 32` makes one"
+                    f"the API key of {name} must have {MIN_KEY_CHARACTERS} or more printable ASCII characters; "
+                    "`openssl rand -hex 32` makes one"
                 )
         self._digests = {name: _digest(key.encode()) for name, key in keys.items()}
 

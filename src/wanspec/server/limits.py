@@ -54,7 +54,7 @@ class ServerLimits:
     def __post_init__(self) -> None:
         least: dict[str, float] = {"max_queued": 0, "max_prompt_tokens": 0, "coalesce_s": 0, "key_streams": 0, "key_requests_per_minute": 0}
         for name in self.__slots__:
-            value, minimum = getattr(self, name), least.get(name, 1 if name.startswith("max_") else 0.1)
+            value, minimum = getattr(self, name), least.get(name, 0.1 if name.endswith("_s") else 1)
             if not minimum <= value < float("inf"):
                 raise ConfigError(f"{name} must be {minimum:g} or more, not {value}")
         if self.coalesce_s > 10.0:  # noqa: PLR2004  # the docstring says so

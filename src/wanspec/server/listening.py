@@ -1,7 +1,7 @@
 """The port: uvicorn, and the patience it lacks.
 
-uvicorn waits forever for a request's head and for a reader that does not read. Here both have a limit, as has the number of connections; what
-is not HTTP is told so in the same envelope as every other error.
+uvicorn waits forever for a request's head and for a reader that does not read. Here both have a limit, as has the number of connections;
+what is not HTTP is told so in the same envelope as every other error.
 """
 
 from __future__ import annotations
@@ -113,7 +113,7 @@ class ApiServer(uvicorn.Server):
     """uvicorn, ended by cancellation instead of by signals: those are the command line's."""
 
     def __init__(self, app: ASGIApp, limits: ServerLimits, *, certificate_file: Path | None, key_file: Path | None, drain_s: float) -> None:
-        """`drain_s`: how long answers under way may take once the server is to end. Raises ConfigError on certificates that do not serve."""
+        """`drain_s`: how long answers under way may take once the server is to end. Raises ConfigError on bad certificates."""
         if certificate_file is not None:
             tls_context(certificate_file=certificate_file, key_file=key_file)  # says what is wrong; uvicorn would not
         super().__init__(
@@ -137,7 +137,7 @@ class ApiServer(uvicorn.Server):
         )
 
     @contextmanager
-    def capture_signals(self) -> Iterator[None]:  # type: ignore[override]  # a Generator is an Iterator
+    def capture_signals(self) -> Iterator[None]:
         """Leave signals alone."""
         yield
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, StringConstraints
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, StringConstraints
 from pydantic_core import PydanticCustomError
 
 from wanspec.server.limits import MAX_LABEL_CHARACTERS, MAX_LABELS, MAX_STOP_CHARACTERS, MAX_STOPS
@@ -19,16 +19,26 @@ DEFAULT_MAX_TOKENS = 16
 _STRICT = ConfigDict(strict=True, extra="allow", allow_inf_nan=False)
 
 
+def _text(value: str) -> str:
+    """A text that has bytes: JSON can spell halves of characters."""
+    if not value.isascii():
+        try:
+            value.encode()
+        except UnicodeEncodeError as error:
+            raise PydanticCustomError("text", "the text has a surrogate without its other half") from error
+    return value
+
+
 def _prompts(value: object) -> list[str | list[int]]:
     """OpenAI's four kinds of prompts as one: a list of texts and token lists."""
     if isinstance(value, str):
-        return [value]
+        return [_text(value)]
     if not isinstance(value, list) or not value:
         raise PydanticCustomError("prompt", "give a string, a list of strings, a list of token ids or a list of such lists; none empty")
     if all(type(item) is int for item in value):
         return [value]
     if all(isinstance(item, str) or (isinstance(item, list) and all(type(token) is int for token in item)) for item in value):
-        return value
+        return [_text(item) if isinstance(item, str) else item for item in value]
     raise PydanticCustomError("prompt", "give a string, a list of strings, a list of token ids or a list of such lists")
 
 
@@ -106,7 +116,7 @@ class TextPart(BaseModel):
     model_config = _STRICT
 
     type: Literal["text"]
-    text: str
+    text: Annotated[str, AfterValidator(_text)]
 
 
 class Message(BaseModel):

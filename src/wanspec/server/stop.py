@@ -1,7 +1,7 @@
 """Stop strings in a text that comes piece by piece.
 
-The text ends before the stop string that is the first to be complete (of those complete at the same character, the one that began first), so
-that the result does not depend on how the text was cut into pieces. What might be the beginning of a stop string is held back.
+The text ends before the stop string that is the first to be complete (of those complete at the same character, the one that began first),
+so that the result does not depend on how the text was cut into pieces. What might be the beginning of a stop string is held back.
 """
 
 from __future__ import annotations
