@@ -30,13 +30,6 @@ async def test_nothing_but_health_and_readiness_is_told_without_a_key() -> None:
     async with site(keys=KEYS) as place:
         for path in PATHS:
             for headers in WRONG:
-                {},
-                bearer("wrong"),
-                bearer(""),
-                {"Authorization": ALICE},
-                {"Authorization": "Basic " + ALICE},
-                bearer(ALICE[:-1]),
-            ):
                 for method in ("GET", "POST"):
                     answer = await place.client.request(method, path, headers=headers)
                     assert (answer.status_code, answer.json()["error"]["code"]) == (401, "invalid_api_key"), path
