@@ -46,7 +46,7 @@ class Site:
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
-    async def post(self, path: str = "/v1/completions", **body: object) -> httpx.Response:
+    async def post(self, path: str = "/v1/completions", /, **body: object) -> httpx.Response:
         return await self.client.post(path, json=body)
 
     async def idle(self) -> None:

@@ -24,7 +24,7 @@ def slow_target() -> PacedBackend:
     return PacedBackend(model(), step_s=0.01, token_s=0.0)
 
 
-def request_bytes(path: str = "/v1/completions", **body: object) -> bytes:
+def request_bytes(path: str = "/v1/completions", /, **body: object) -> bytes:
     content = json.dumps(body).encode()
     return (
         f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {len(content)}\r\n\r\n".encode()

@@ -96,7 +96,7 @@ async def test_nesting_is_no_way_to_the_bottom_of_the_stack() -> None:
         (b"GET /health\r\n\r\n", 400),
         (b"GET /health HTTP/1.1\r\n\r\n", 400),
         (post(b"", headers=JSON + b"Content-Length: 5\r\n"), 400),
-        (post(b"{}", headers=JSON + b"Transfer-Encoding: chunked\r\n"), 400),
+        (post(b"{}", headers=JSON + b"Transfer-Encoding: chunked\r\n"), 408),
         (b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: -1\r\n\r\n", 400),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -36,7 +37,7 @@ from wanspec.cli.options import (
     policy_config,
     trace_sink,
 )
-from wanspec.cli.running import exit_statuses, run, stderr
+from wanspec.cli.running import exit_statuses, run
 from wanspec.errors import ConfigError
 from wanspec.policy.registry import PolicyConfig, create_policy
 
@@ -47,6 +48,8 @@ if TYPE_CHECKING:
     from wanspec.server.limits import ServerLimits
     from wanspec.telemetry.trace import TraceSink
     from wanspec.transport.security import Address, ControllerSecurity
+
+_log = logging.getLogger(__name__)
 
 config_app = typer.Typer(name="config", help="Settings files.", no_args_is_help=True)
 app.add_typer(config_app)
@@ -175,7 +178,7 @@ def check(file: Annotated[Path, typer.Argument(help="A settings file for wanspec
     with command.commands["serve"].make_context("wanspec serve", ["--config", str(file)]) as context, exit_statuses():
         settings = serve_config(context.params)
     link = f"workers dial {settings.listen}" if settings.listen else "no workers"
-    guard = f"{len(settings.keys)} API keys" if settings.keys is not None else "no API keys"
+    guard = f"API keys: {len(settings.keys)}" if settings.keys is not None else "no API keys"
     typer.echo(f"{file} is fine: {settings.target} at {settings.api}, {guard}, {link}, policy {settings.policy.name}")
 
 
@@ -243,6 +246,7 @@ async def _serve(config: ServeConfig, target: Backend, draft: Backend, store: Ca
     from wanspec.server.listening import ApiServer, bind
     from wanspec.server.service import Service
     from wanspec.transport.grpc_wire import listen
+    from wanspec.transport.security import Address
 
     listener = await listen(config.listen, expected=expected_of(target.info), security=config.security) if config.listen else None
     calibrations = store.book(draft=draft.info.name, target=target.info.name)
@@ -260,9 +264,9 @@ async def _serve(config: ServeConfig, target: Backend, draft: Backend, store: Ca
         server = ApiServer(app, config.limits, certificate_file=config.certificate_file, key_file=config.key_file, drain_s=config.drain_s)
         with bind(config.api) as sock:
             scheme = "http" if config.certificate_file is None else "https"
-            host, port = sock.getsockname()[:2]
-            workers = f"; workers dial {listener.address}" if listener is not None else ""
-            stderr.print(f"{service.model_name} at {scheme}://{f'[{host}]' if ':' in host else host}:{port}/v1{workers}", style="dim")
+            where = Address(host=config.api.host, port=sock.getsockname()[1])
+            fields = {"model": service.model_name, "api": f"{scheme}://{where}/v1", "workers_dial": listener.address if listener else None}
+            _log.info("serving", extra={"fields": fields})
             try:
                 await server.serve_until_cancelled(service, sock)
             finally:

@@ -7,6 +7,7 @@ nobody, and gets what has gathered in one piece; how much may gather is bounded.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -19,9 +20,12 @@ from wanspec.runtime.generation import Generation, Tally
 from wanspec.server.admission import RETRY_AFTER_S, Place
 from wanspec.server.errors import ApiError
 from wanspec.server.limits import ServerLimits
+from wanspec.server.log import bare_trace
 from wanspec.server.metrics import Metrics
 from wanspec.server.orders import Order
 from wanspec.server.stop import StopStrings
+
+_log = logging.getLogger(__name__)
 
 STOP, LENGTH, ABORT, ERROR = "stop", "length", "abort", "error"
 """Why a choice ended: OpenAI's words for the first two."""
@@ -174,7 +178,8 @@ class Choice:
         """However it ended: even before it began."""
         self._place.leave()
         if self.finish_reason is None:
-            if not task.cancelled() and task.exception() is not None:
+            if not task.cancelled() and (bug := task.exception()) is not None:
+                _log.error("bug", extra={"fields": {"trace": bare_trace(bug)}})
                 self._fail(ApiError(HTTPStatus.INTERNAL_SERVER_ERROR, "an error of ours", code="internal_error"))
             else:
                 self._finish(ABORT)

@@ -10,7 +10,6 @@ import asyncio
 import logging
 import re
 import secrets
-import traceback
 from dataclasses import dataclass, field
 from http import HTTPStatus
 
@@ -20,11 +19,14 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from wanspec.server.errors import ApiError, error_response
 from wanspec.server.keys import ANONYMOUS, ApiKeys
 from wanspec.server.limits import ServerLimits
+from wanspec.server.log import bare_trace
 from wanspec.server.metrics import Metrics
 from wanspec.transport.security import Address
 
 OPEN_PATHS = frozenset({"/health", "/ready"})
 """What a load balancer asks without a key."""
+LINE_BYTES = len(": \r\n")
+"""Of a header besides its name and value."""
 JSON_TYPE = b"application/json"
 REFUSALS = (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE)
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
@@ -102,7 +104,8 @@ class Guard:
     def _check(self, scope: Scope) -> None:
         """Raise ApiError for a request that need not be read."""
         headers: dict[bytes, bytes] = dict(scope["headers"])
-        if sum(len(name) + len(value) for name, value in scope["headers"]) + len(scope["raw_path"]) > self._limits.max_header_bytes:
+        head_bytes = len(scope["raw_path"]) + sum(len(name) + len(value) + LINE_BYTES for name, value in scope["headers"])
+        if head_bytes > self._limits.max_header_bytes:
             raise ApiError(
                 HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
                 f"the request's head has more than {self._limits.max_header_bytes} bytes",
@@ -154,11 +157,6 @@ class Guard:
         return ApiError(
             HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"the body has more than {self._limits.max_body_bytes} bytes", ends_connection=True
         )
-
-
-def bare_trace(error: BaseException) -> str:
-    """Where it happened and what kind it is; not what it says, which might quote a prompt."""
-    return "".join(traceback.format_tb(error.__traceback__)) + type(error).__name__
 
 
 def _check_host(host: bytes) -> None:

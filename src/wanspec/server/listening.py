@@ -45,7 +45,7 @@ class BoundedHttp(H11Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in uvicorn
         """Take it, unless there are too many."""
         super().connection_made(transport)
-        transport.set_write_buffer_limits(high=0)  # so that we hear of every byte that is not taken
+        transport.set_write_buffer_limits(high=1, low=0)  # so that we hear of what is not taken; TLS never resumes with 0
         self._watch_head()
         if len(self.connections) > self._limits.max_connections:
             self._refuse(HTTPStatus.SERVICE_UNAVAILABLE, "too many connections; try again", (f"Retry-After: {RETRY_AFTER_S:.0f}",))

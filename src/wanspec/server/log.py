@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import traceback
 from datetime import UTC, datetime
 
 import msgspec
@@ -28,13 +29,21 @@ class PlainLines(logging.Formatter):
 
 
 def fields_of(record: logging.LogRecord) -> dict[str, object]:
-    """What was given as `extra={"fields": ...}`."""
-    fields = getattr(record, "fields", {})
-    return dict(fields)
+    """What was given as `extra={"fields": ...}`, and of an exception where it came from."""
+    fields = dict(getattr(record, "fields", {}))
+    if record.exc_info and record.exc_info[1] is not None:
+        fields["trace"] = bare_trace(record.exc_info[1])
+    return fields
+
+
+def bare_trace(error: BaseException) -> str:
+    """Where it happened and what kind it is; not what it says, which might quote a prompt."""
+    return "".join(traceback.format_tb(error.__traceback__)) + type(error).__name__
 
 
 def configure_logs(*, as_json: bool) -> None:
     """Send the process's logs to standard error."""
+    logging.getLogger("uvicorn").setLevel(logging.WARNING)  # what it says besides, we say better
     handler = logging.StreamHandler()
     handler.setFormatter(JsonLines() if as_json else PlainLines())
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
