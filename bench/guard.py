@@ -19,7 +19,7 @@ from joblib import Parallel, delayed
 from wanspec.simulation.run import simulate
 from wanspec.simulation.scenario import parse
 
-REQUESTS, TOKENS = 4, 100
+REQUESTS, TOKENS = 8, 150
 MAX_DEPTH = 10
 WORST = 10
 PATIENCE = 2
