@@ -53,6 +53,7 @@ from wanspec.protocol.events import (
     WorkerJoined,
     WorkerLost,
 )
+from wanspec.protocol.link import SessionLink
 from wanspec.protocol.messages import CloseSession, Commit, Drafts
 from wanspec.protocol.rtt import RttEstimate
 from wanspec.protocol.session import Session
@@ -111,6 +112,14 @@ _Wanted = Sequence[tuple[Session, tuple[Node, ...]]]
 """Sessions, and the nodes of each that a pass is about."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Pass:
+    rows: _Wanted
+    """For each row of the answer the node that it belongs to."""
+    tokens: int
+    """Computed in all, prompts included."""
+
+
 class Controller:
     """See the module's text."""
 
@@ -129,8 +138,8 @@ class Controller:
         self._sessions: dict[SessionId, Session] = {}
         self._workers: dict[WorkerId, _Worker] = {}
         self._newest_session_id = SessionId(0)
-        self._passes: dict[PassKind, _Wanted] = {}
-        """In flight: for each row of the answer the node that it belongs to."""
+        self._passes: dict[PassKind, _Pass] = {}
+        """In flight."""
         self._last_was_verify = False
         self._calibrations = calibrations or CalibrationBook()
         self._coverages: defaultdict[float, Coverage] = defaultdict(Coverage)
@@ -182,7 +191,7 @@ class Controller:
                 return self._draft_finished(event)
             case PassFailed(kind=kind, reason=reason):
                 failed = self._end_pass(kind)
-                return [effect for session, _ in failed for effect in self._finish(session.session_id, FinishReason.ERROR, reason)]
+                return [effect for session, _ in failed.rows for effect in self._finish(session.session_id, FinishReason.ERROR, reason)]
             case DeadlineReached():
                 return self._drop_silent_workers(now)
             case _:
@@ -294,7 +303,7 @@ class Controller:
         """Ask every session that is in no pass what it wants, and start what most need, where a device is free."""
         if self._passes and not (self._has_draft_device and len(self._passes) == 1):
             return []
-        in_flight = {session.session_id for wanted in self._passes.values() for session, _ in wanted}
+        in_flight = {session.session_id for running in self._passes.values() for session, _ in running.rows}
         decisions = [(s, self._decide(s, now)) for s in self._sessions.values() if s.session_id not in in_flight]
         verifies = [(s, d.nodes) for s, d in decisions if isinstance(d, Verify)]
         drafts = [(s, d.nodes) for s, d in decisions if isinstance(d, DraftLocally)]
@@ -307,7 +316,8 @@ class Controller:
 
     def _begin(self, kind: PassKind, wanted: _Wanted, view: Callable[[Session], ModelView]) -> tuple[ScoreItem, ...]:
         planned: list[tuple[Session, PlannedItem]] = [(s, view(s).plan(s.tree, nodes)) for s, nodes in wanted]
-        self._passes[kind] = [(session, plan.rows) for session, plan in planned]
+        tokens = sum(plan.item.tokens for _, plan in planned)
+        self._passes[kind] = _Pass([(session, plan.rows) for session, plan in planned], tokens)
         self._last_was_verify = kind is PassKind.VERIFY
         return tuple(plan.item for _, plan in planned)
 
@@ -359,7 +369,7 @@ class Controller:
             rejoin_told_at=rejoin_told_at,
         )
 
-    def _end_pass(self, kind: PassKind) -> _Wanted:
+    def _end_pass(self, kind: PassKind) -> _Pass:
         if kind not in self._passes:
             msg = f"no {kind.value} pass is in flight"
             raise LocalProtocolError(msg)
@@ -368,11 +378,11 @@ class Controller:
     def _verify_finished(self, event: VerifyFinished, now: float) -> list[Effect]:
         effects: list[Effect] = []
         finished = self._end_pass(PassKind.VERIFY)
-        self._target_times.add(sum(len(rows) for _, rows in finished), event.duration_s)
-        for (session, rows), choices in zip(finished, event.choices, strict=True):
+        self._target_times.add(finished.tokens, event.duration_s)
+        for (session, rows), choices in zip(finished.rows, event.choices, strict=True):
             if session.session_id not in self._sessions:
                 continue
-            position = session.end
+            position, link = session.end, session.link
             tokens, outcome, reason, path = session.commit(rows, choices, self._end_token, now=now)
             effects.append(
                 RoundFinished(
@@ -387,7 +397,12 @@ class Controller:
             )
             effects.append(EmitTokens(session_id=session.session_id, position=position, tokens=tuple(tokens)))
             effects += self._judge_worker(session, path, now)
-            effects += self._finish(session.session_id, reason) if reason else self._tell(session, position, tokens, path, now)
+            if reason:
+                effects += self._finish(session.session_id, reason)
+            elif session.link is not None and session.link is link:
+                effects.append(self._tell(session.session_id, link, position, tokens, path, now))
+            else:  # it has none, or has just been told everything; one may have become free
+                effects += self._find_worker(session, now)
         return effects
 
     def _judge_worker(self, session: Session, path: list[Node], now: float) -> list[Effect]:
@@ -418,18 +433,17 @@ class Controller:
             effects += self._find_worker(self._sessions[session_id], now)
         return effects
 
-    def _tell(self, session: Session, position: Position, tokens: list[int], path: list[Node], now: float) -> list[Effect]:
-        link = session.link
-        if link is None:
-            return []
+    def _tell(
+        self, session_id: SessionId, link: SessionLink, position: Position, tokens: list[int], path: list[Node], now: float
+    ) -> SendMessage:
         link.told(path, now=now)
-        commit = Commit(session_id=session.session_id, position=position, tokens=tuple(tokens), newest_node_id=link.newest_node_id)
-        return [SendMessage(worker_id=link.worker_id, message=commit)]
+        commit = Commit(session_id=session_id, position=position, tokens=tuple(tokens), newest_node_id=link.newest_node_id)
+        return SendMessage(worker_id=link.worker_id, message=commit)
 
     def _draft_finished(self, event: DraftFinished) -> list[Effect]:
         finished = self._end_pass(PassKind.DRAFT)
-        self._draft_times.add(sum(len(rows) for _, rows in finished), event.duration_s)
-        for (session, rows), choices in zip(finished, event.choices, strict=True):
+        self._draft_times.add(finished.tokens, event.duration_s)
+        for (session, rows), choices in zip(finished.rows, event.choices, strict=True):
             if session.session_id in self._sessions:
                 session.merge_local(rows, choices)
         return []
