@@ -101,7 +101,7 @@ async def site(  # noqa: PLR0913  # the parts of a server
         port: int = sock.getsockname()[1]
         serving = asyncio.create_task(server.serve_until_cancelled(service, sock))
         try:
-            async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=20) as client:
+            async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=20, verify=False, trust_env=False) as client:
                 yield Site(port, engine, service, server, client, tokenizer)
         finally:
             serving.cancel()

@@ -100,8 +100,8 @@ class BoundedHttp(H11Protocol):
         self.transport.close()
 
     def _watch_head(self) -> None:
-        """Run the clock while a request's head is awaited."""
-        is_awaited = self.conn.their_state is h11.IDLE
+        """Run the clock while a request's head is awaited, or the rest of a request that has been answered already."""
+        is_awaited = self.conn.their_state is h11.IDLE or self.conn.our_state is h11.DONE
         if is_awaited and self._head_timer is None:
             self._head_timer = self.loop.call_later(self._limits.head_timeout_s, self.transport.abort)
         elif not is_awaited and self._head_timer is not None:

@@ -24,7 +24,7 @@ CLIENT_CLOSED_REQUEST = 499
 
 def make_router(service: Service) -> APIRouter:
     """All routes."""
-    router = APIRouter()
+    router = APIRouter(responses={"4XX": {"description": "An error, in OpenAI's envelope."}})  # else FastAPI would document its own
 
     @router.post("/v1/completions")
     async def completions(body: CompletionRequest, request: Request) -> Response:

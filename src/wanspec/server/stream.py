@@ -51,7 +51,8 @@ class EventStream(Response):
                 events = [*events, error_event(self._batch.error.body)]
             elif has_finished:
                 events += self._writer.end(choices)
-            await send({"type": "http.response.body", "body": b"".join(events), "more_body": not has_finished})
+            if events or has_finished:
+                await send({"type": "http.response.body", "body": b"".join(events), "more_body": not has_finished})
             if has_finished:
                 return
             next_at = loop.time() + self._coalesce_s
