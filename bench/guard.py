@@ -4,7 +4,8 @@
 
 Each seed is a scenario: round trip, acceptance, jitter, loss, step times, widths, a worker that may crash and come back. The same
 tokens are written by the co-located chain and the co-located tree, each at its best depth, and by `adaptive`. Prints the distribution of
-the ratio of inter-token latencies, how often `adaptive` is more than 2 % and 5 % slower, and the worst ten with their seeds. About an hour on two cores; Ctrl-C ends it and prints what there is.
+the ratio of inter-token latencies, how often `adaptive` is more than 2 % and 5 % slower, and the worst ten with their seeds. About an
+hour on two cores; Ctrl-C ends it and prints what there is.
 """
 
 from __future__ import annotations

@@ -42,8 +42,6 @@ def situation(
 ) -> Situation:
     return Situation(
         tree=tree,
-        worker_is_live=arrivals is not None,
-        rtt_s=RTT_S if arrivals else 0.0,
         arrivals=arrivals,
         pace_s=pace_s,
         worker_share=share,

@@ -273,10 +273,10 @@ class TestController:
         machine.handle(joined(1), now=0.0)
         machine.handle(arrival(1, policy="remote", max_tokens=5000), now=0.0)
         rested_at, _ = rounds_until_rest(machine, now=0.1)
-        for now, expected in ((rested_at + 0.1, 0), (rested_at + FIRST_REST_S, 1)):  # the session goes on, and asks after every round
+        for now, opened in ((rested_at + 0.1, 0), (rested_at + FIRST_REST_S, 1)):  # the session goes on, and asks after every round
             began = verify_begins(machine, now=now)
             said = [e for e in machine.handle(verified(*answers(machine)), now=began) if isinstance(e, SendMessage)]
-            assert [type(effect.message) for effect in said] == [OpenSession] * expected
+            assert [type(effect.message) for effect in said] == [OpenSession] * opened
         second_rest_at, _ = rounds_until_rest(machine, now=rested_at + FIRST_REST_S)
         for rest_s, expected in ((2 * FIRST_REST_S - 0.1, []), (2 * FIRST_REST_S, [1])):
             session_id = 2 + len(expected)

@@ -338,8 +338,6 @@ class Controller:
         arrivals = self._arrivals(session, now)
         return Situation(
             tree=session.tree,
-            worker_is_live=arrivals is not None,
-            rtt_s=arrivals.rtt_s if arrivals else 0.0,
             arrivals=arrivals,
             coverage=self._coverages[min(round(session.sampling.temperature, 1), MAX_TEMPERATURE)],
             pace_s=self._workers[session.link.worker_id].pace.token_s if session.link else None,
