@@ -133,7 +133,7 @@ def test_a_worker_that_dials_in_drafts_for_the_server() -> None:
             assert running.child.returncode == 143
             assert worker.wait(timeout=20) == 0  # it was sent home
         lines = [json.loads(line) for line in errors.splitlines() if line.startswith("{")]
-        assert [line["route"] for line in lines if line["message"] == "request"][-1] == "/v1/completions"
+        assert [line["route"] for line in lines if line["message"] == "request"] == ["/v1/completions"]
 
 
 def test_answers_under_way_are_finished_before_the_server_ends() -> None:

@@ -130,7 +130,7 @@ async def test_neither_prompts_nor_texts_nor_keys_reach_logs_or_metrics(caplog: 
 
 
 async def test_every_request_leaves_a_line_that_a_program_can_read(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.INFO, "wanspec.server")
+    caplog.set_level(logging.DEBUG, "wanspec.server")
     async with site(keys=KEYS) as place:
         headers = bearer(ALICE) | {"X-Request-Id": "mine-1"}
         answer = await place.client.post("/v1/completions", json={"prompt": "xyz", "max_tokens": 3, "n": 2}, headers=headers)

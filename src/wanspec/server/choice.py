@@ -93,10 +93,6 @@ class Choice:
         else:
             self._task.cancel()
 
-    async def wait_until_gone(self) -> None:
-        """Return when the engine, too, is done with it."""
-        await asyncio.wait([self._task])
-
     async def _run(self) -> None:
         try:
             await self._wait_for_turn()
@@ -145,6 +141,7 @@ class Choice:
             if has_stopped:
                 self._finish(STOP)
                 self.abort()
+            if self.finish_reason is not None:
                 break
         self._measure(self.completion_tokens - before, is_first=before == 0)
 

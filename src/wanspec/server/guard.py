@@ -80,7 +80,8 @@ class AccessLog:
         finally:
             if visit.status in REFUSALS:
                 self._metrics.refused(visit.status)
-            _log.info("request", extra={"fields": _summary(scope, visit, loop.time() - began_at)})
+            level = logging.DEBUG if scope["path"] in OPEN_PATHS and visit.status == HTTPStatus.OK else logging.INFO  # probes never end
+            _log.log(level, "request", extra={"fields": _summary(scope, visit, loop.time() - began_at)})
 
 
 class Guard:

@@ -57,15 +57,12 @@ def make_orders(
 
     Choice i is drawn with the seed plus i, so that each can be repeated alone. Raises ApiError (400), naming the field.
     """
-    number = len(prompts) * (parameters.n or 1)
-    if number > limits.max_choices_ever:
-        raise bad_request(f"{number} choices (prompts times n); at most {limits.max_choices_ever} are served", param="n")
     seed = parameters.seed if parameters.seed is not None else secrets.randbits(RANDOM_SEED_BITS)
     sampling = _sampling(parameters)
     if not may_offload(parameters):
         policy = without_worker(policy)
     orders = []
-    for index in range(number):
+    for index in range(len(prompts) * (parameters.n or 1)):
         prompt = prompts[index // (parameters.n or 1)]
         orders.append(
             Order(
@@ -79,6 +76,13 @@ def make_orders(
             )
         )
     return orders
+
+
+def check_choices(parameters: Parameters, *, num_prompts: int, limits: ServerLimits) -> None:
+    """Raise ApiError (400) when a request asks for more choices than one may have."""
+    number = num_prompts * (parameters.n or 1)
+    if number > limits.max_choices_ever:
+        raise bad_request(f"{number} choices (prompts times n); at most {limits.max_choices_ever} are served", param="n")
 
 
 def may_offload(parameters: Parameters) -> bool:

@@ -82,7 +82,7 @@ async def _answer(
 ) -> Response:
     """The life of a request here: check, wait for a place, generate, answer whole or in pieces. Raises ApiError."""
     visit = Visit.of(request.scope)
-    service.check(body)
+    service.check(body, num_prompts=len(texts))
     writer = AnswerWriter(dialect, request_id=visit.request_id, model_name=service.model_name, includes_usage=body.includes_usage)
     with ExitStack() as stack:
         stack.enter_context(service.request(visit.key_name))

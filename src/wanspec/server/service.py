@@ -14,10 +14,10 @@ from wanspec.policy.registry import PolicyConfig
 from wanspec.runtime.engine import ControllerEngine
 from wanspec.server.admission import RETRY_AFTER_S, Admission, KeyLimits
 from wanspec.server.choice import Choice, ServingContext
-from wanspec.server.errors import ApiError
+from wanspec.server.errors import ApiError, bad_request
 from wanspec.server.limits import MAX_ENCODINGS, ServerLimits
 from wanspec.server.metrics import Metrics
-from wanspec.server.orders import Order, Prompt, make_orders
+from wanspec.server.orders import Order, Prompt, check_choices, make_orders
 from wanspec.server.schema import Parameters
 from wanspec.server.unsupported import check_supported
 
@@ -149,12 +149,13 @@ class Service:
         )
         return Batch(self._context, self.admission, orders)
 
-    def check(self, parameters: Parameters) -> None:
-        """Raise ApiError (400, 404) for what cannot be served whatever the prompt is."""
+    def check(self, parameters: Parameters, *, num_prompts: int) -> None:
+        """Raise ApiError (400, 404) for what cannot be served whatever the prompts say."""
         self.check_model(parameters.model)
         check_supported(parameters.model_extra)
         if parameters.stream_options is not None and not parameters.stream:
-            raise ApiError(HTTPStatus.BAD_REQUEST, "stream_options go with stream: true only", param="stream_options")
+            raise bad_request("stream_options go with stream: true only", param="stream_options")
+        check_choices(parameters, num_prompts=num_prompts, limits=self.limits)
 
     async def _encode(self, text: str) -> list[int]:
         async with self._encoding:
