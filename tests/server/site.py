@@ -41,6 +41,7 @@ class Site:
     server: ApiServer
     client: httpx.AsyncClient
     tokenizer: Tokenizer
+    serving: asyncio.Task[None]
 
     @property
     def url(self) -> str:
@@ -96,13 +97,13 @@ async def site(  # noqa: PLR0913  # the parts of a server
     async with ControllerEngine(target=target, draft=draft, listener=listener) as engine:
         service = Service(engine=engine, info=target.info, tokenizer=tokenizer, policy=policy or PolicyConfig(), limits=limits)
         app = create_app(service, keys=keys, is_private=is_private)
-        server = ApiServer(app, limits, certificate_file=None, key_file=None, drain_s=1)
+        server = ApiServer(app, limits, certificate_file=None, key_file=None, drain_s=0.5)
         sock = sock or bind(Address(host="127.0.0.1", port=0))
         port: int = sock.getsockname()[1]
         serving = asyncio.create_task(server.serve_until_cancelled(service, sock))
         try:
             async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=20, verify=False, trust_env=False) as client:
-                yield Site(port, engine, service, server, client, tokenizer)
+                yield Site(port, engine, service, server, client, tokenizer, serving)
         finally:
             serving.cancel()
             await asyncio.gather(serving, return_exceptions=True)

@@ -121,3 +121,18 @@ async def test_text_that_nobody_takes_is_bounded() -> None:
             while place.service.admission.running:  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
         assert place.engine.tally.committed_tokens < 4000
+
+
+async def test_answers_that_take_too_long_when_the_server_ends_are_told_so() -> None:
+    async with site(target=slow_target(), limits=ServerLimits(max_running=1)) as place:
+        stream = asyncio.create_task(place.raw(request_bytes(**LONG, stream=True)))
+        while not place.engine.tally.committed_tokens:  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
+        waiting = asyncio.create_task(place.post(**LONG))
+        while not place.service.admission.waiting:  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
+        place.serving.cancel()
+        assert b"the server has ended; ask again" in (await stream).rpartition(b"data: ")[2]
+        assert (await waiting).status_code == 503
+        await asyncio.wait([place.serving])
+        await place.idle()

@@ -93,6 +93,12 @@ class Choice:
         else:
             self._task.cancel()
 
+    def end(self, error: ApiError) -> None:
+        """It cannot go on, and the client is to be told why."""
+        if self.finish_reason is None:
+            self._fail(error)
+            self.abort()
+
     async def _run(self) -> None:
         try:
             await self._wait_for_turn()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import math
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,6 +30,8 @@ from wanspec.transport.security import Address, tls_context
 
 BACKLOG = 256
 """Connections that the kernel holds for us while we are busy."""
+LAST_WORDS_S = 2
+"""For telling those whose answers took too long; then uvicorn cuts them off."""
 KEEP_ALIVE_S = 5
 """An idle connection is kept for so long."""
 
@@ -116,6 +119,7 @@ class ApiServer(uvicorn.Server):
         """`drain_s`: how long answers under way may take once the server is to end. Raises ConfigError on bad certificates."""
         if certificate_file is not None:
             tls_context(certificate_file=certificate_file, key_file=key_file)  # says what is wrong; uvicorn would not
+        self._drain_s = drain_s
         super().__init__(
             uvicorn.Config(
                 app,
@@ -129,7 +133,7 @@ class ApiServer(uvicorn.Server):
                 server_header=False,
                 backlog=BACKLOG,
                 timeout_keep_alive=KEEP_ALIVE_S,
-                timeout_graceful_shutdown=max(1, round(drain_s)),
+                timeout_graceful_shutdown=math.ceil(drain_s) + LAST_WORDS_S,
                 ssl_certfile=certificate_file,
                 ssl_keyfile=key_file,
                 h11_max_incomplete_event_size=limits.max_header_bytes,
@@ -148,6 +152,7 @@ class ApiServer(uvicorn.Server):
             await asyncio.shield(serving)
         except asyncio.CancelledError:
             service.is_draining = self.should_exit = True
+            asyncio.get_running_loop().call_later(self._drain_s, service.end)
             await serving
             raise
 

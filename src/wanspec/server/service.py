@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from http import HTTPStatus
+from weakref import WeakSet
 
 from wanspec.backends.interface import ModelInfo
 from wanspec.backends.tokenizer import Tokenizer
@@ -94,6 +95,8 @@ class Service:
         self.is_draining = False
         """Set when the server is about to end: nobody new is let in."""
         self._context = ServingContext(engine=engine, tokenizer=tokenizer, limits=limits, metrics=self.metrics)
+        self._batches: WeakSet[Batch] = WeakSet()
+        """Those that somebody still answers with."""
         self._encoding = asyncio.Semaphore(MAX_ENCODINGS)
 
     @property
@@ -147,7 +150,15 @@ class Service:
             policy=self._policy,
             limits=self.limits,
         )
-        return Batch(self._context, self.admission, orders)
+        batch = Batch(self._context, self.admission, orders)
+        self._batches.add(batch)
+        return batch
+
+    def end(self) -> None:
+        """End every answer under way, and tell its client why."""
+        for batch in list(self._batches):
+            for choice in batch.choices:
+                choice.end(ApiError(HTTPStatus.SERVICE_UNAVAILABLE, "the server has ended; ask again", code="unavailable"))
 
     def check(self, parameters: Parameters, *, num_prompts: int) -> None:
         """Raise ApiError (400, 404) for what cannot be served whatever the prompts say."""
