@@ -156,4 +156,8 @@ def test_the_api_speaks_tls_and_asks_for_keys(tmp_path: Path) -> None:
         with httpx.Client(base_url=running.url, verify=trust) as client:
             assert client.get("/health").json() == {"status": "alive"}
             assert client.get("/v1/models").status_code == 401
-            assert client.get("/v1/models", headers={"Authorization": "Bearer secret-secret-secret"}).status_code == 200
+            headers = {"Authorization": "Bearer secret-secret-secret"}
+            assert client.get("/v1/models", headers=headers).status_code == 200
+            body = {"prompt": "x", "max_tokens": 300, "stream": True}
+            with client.stream("POST", "/v1/completions", json=body, headers=headers) as answer:
+                assert [line for line in answer.iter_lines() if line][-1] == "data: [DONE]"

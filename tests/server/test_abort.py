@@ -39,7 +39,7 @@ async def test_a_client_that_hangs_up_ends_its_generation(*, is_stream: bool) ->
         while not place.engine.tally.committed_tokens:  # noqa: ASYNC110
             await asyncio.sleep(0.001)
         writer.close()
-        async with asyncio.timeout(2):  # all of it would take many seconds
+        async with asyncio.timeout(10):  # all of it would take 40 s
             await place.idle()
         assert place.engine.tally.committed_tokens < 3000
         assert 'reason="abort"} 1.0' in place.service.metrics.exposition().decode()
@@ -104,7 +104,7 @@ async def reader_that_does_not_read(limits: ServerLimits, target: Backend) -> As
 
 async def test_a_reader_that_does_not_read_is_cut_and_holds_nobody_up() -> None:
     async with reader_that_does_not_read(ServerLimits(slow_reader_s=0.5), model()) as (place, reader):
-        async with asyncio.timeout(1):
+        async with asyncio.timeout(5):
             answer = await place.post(prompt="y", max_tokens=20, temperature=0)  # meanwhile
         assert answer.json()["choices"][0]["text"] == plain_text("y", max_tokens=20)
         async with asyncio.timeout(5):

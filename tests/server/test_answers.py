@@ -80,6 +80,11 @@ async def test_a_chat_goes_on_to_the_end_of_the_context_and_a_completion_for_16_
         assert (await place.post(prompt="x")).json()["usage"]["completion_tokens"] == 16
 
 
+async def test_a_whole_answer_may_be_as_long_as_the_context() -> None:
+    async with site(limits=ServerLimits(max_unread_characters=10)) as place:
+        assert await text_of(place, prompt="x", max_tokens=100, temperature=0) == plain_text("x", max_tokens=100)
+
+
 @pytest.mark.parametrize("path", ["/v1/completions", "/v1/chat/completions"])
 async def test_a_stream_has_the_same_text_in_pieces(path: str) -> None:
     prompt = {"prompt": "tell"} if path == "/v1/completions" else {"messages": [{"role": "user", "content": "tell"}]}

@@ -156,6 +156,7 @@ async def test_a_model_that_breaks_ends_the_answer_and_tells_nothing(
         if is_stream:
             assert '"server_error"' in answer.text.split("\n\n")[-2]
             assert "[DONE]" not in answer.text
+            assert '"finish_reason":"' not in answer.text
         else:
             assert (answer.status_code, error_of(answer)["type"]) == (500, "server_error")
         is_bug = not isinstance(error, BackendError)
@@ -171,7 +172,7 @@ async def test_a_model_that_breaks_ends_the_answer_and_tells_nothing(
 async def test_a_full_server_refuses_and_says_when_to_come_again() -> None:
     limits = ServerLimits(max_running=1, max_queued=1)
     async with site(target=PacedBackend(model(), step_s=0.02, token_s=0.0), limits=limits) as place:
-        under_way = [asyncio.create_task(place.post(prompt="x", max_tokens=40)) for _ in range(2)]
+        under_way = [asyncio.create_task(place.post(prompt="x", max_tokens=80)) for _ in range(2)]
         await admitted(place, 2)
         answer = await place.post(prompt="x")
         assert (answer.status_code, answer.headers["retry-after"], error_of(answer)["type"]) == (429, "1", "rate_limit_error")

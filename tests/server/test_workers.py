@@ -42,7 +42,7 @@ async def test_a_workers_part_is_told_truly() -> None:
         assert answer["choices"][0]["text"] == plain_text("x", max_tokens=60)
         report = answer["choices"][0]["wanspec"]
         assert (report["offload"], report["worker"], report["local_draft_passes"]) == (True, "campus", 0)
-        assert 2e3 * ONE_WAY_S <= report["rtt_ms"] < 10e3 * ONE_WAY_S
+        assert 2e3 * ONE_WAY_S <= report["rtt_ms"] < 2000  # on a busy machine, too
         assert report["accepted_draft_tokens"] > 0  # `remote` has no drafts but the worker's
         assert (await place.client.get("/ready")).json() == {"status": "ok", "workers": 1}
         assert place.gauge("wanspec:workers_connected") == 1

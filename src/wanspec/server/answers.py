@@ -13,7 +13,7 @@ import msgspec
 from msgspec import UNSET, Struct, UnsetType
 
 from wanspec import __version__
-from wanspec.server.choice import Choice
+from wanspec.server.choice import LENGTH, STOP, Choice
 
 FINGERPRINT = f"wanspec-{__version__}"
 """Texts repeat with the same seed as long as this and the model are the same."""
@@ -145,12 +145,11 @@ class AnswerWriter:
         """Server-sent events with all that there is to tell about `choices` and has not been told yet."""
         events = []
         for choice in choices:
-            has_finished = choice.finish_reason is not None  # before the text is taken: it is all there then
             text, is_first = choice.take(), choice.index not in self._begun
             if text or (is_first and self._dialect.is_chat):
                 self._begun.add(choice.index)
                 events.append(self._event([self._dialect.piece(choice, text, is_first=is_first)]))
-            if has_finished and choice.index not in self._done:
+            if choice.finish_reason in {STOP, LENGTH} and choice.index not in self._done:
                 self._done.add(choice.index)
                 events.append(self._event([self._dialect.last(choice)]))
         return events

@@ -156,7 +156,7 @@ class Choice:
             return
         self._unread.append(text)
         self._num_unread += len(text)
-        if self._num_unread > self._context.limits.max_unread_characters:
+        if self.order.is_streamed and self._num_unread > self._context.limits.max_unread_characters:
             self._fail(ApiError(HTTPStatus.INTERNAL_SERVER_ERROR, "the text was not read for too long", code="slow_reader"))
             self.abort()
         self._news.set()
@@ -170,11 +170,12 @@ class Choice:
         self._newest_at = now
 
     def _fail(self, error: ApiError) -> None:
-        self.error = error
-        self._finish(ERROR)
+        if self.finish_reason is None:
+            self.error = error
+            self._finish(ERROR)
 
     def _finish(self, reason: str) -> None:
-        self.finish_reason = reason
+        self.finish_reason = self.finish_reason or reason  # what comes after the end changes nothing
         self._news.set()
 
     def _ended(self, task: asyncio.Task[None]) -> None:

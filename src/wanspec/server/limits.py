@@ -43,7 +43,7 @@ class ServerLimits:
     slow_reader_s: float = 20.0
     """How long a connection may stay too full to be written to; then it is cut."""
     max_unread_characters: int = 1 << 18
-    """Text of one choice that its client has not taken yet; beyond it the generation is cancelled."""
+    """Text of one choice of a stream that its client has not taken yet; beyond it the generation is cancelled."""
     coalesce_s: float = 0.0
     """Least time between two events of a stream, 0 to 10: sizes and times of events tell an eavesdropper something of the text."""
     key_streams: int = 0

@@ -41,6 +41,8 @@ class Order:
     sampling: SamplingParams
     policy: PolicyConfig
     stops: tuple[str, ...]
+    is_streamed: bool
+    """Whether the client takes the text as it comes, or all of it at the end."""
 
 
 def make_orders(
@@ -73,6 +75,7 @@ def make_orders(
                 ),
                 policy=policy,
                 stops=tuple(parameters.stop or ()),
+                is_streamed=bool(parameters.stream),
             )
         )
     return orders
