@@ -86,8 +86,8 @@ def test_where_it_does_not_those_who_wanted_it_verify_with_the_others() -> None:
     machine._draft_times.add(1, 10.0)  # so slow that it never pays
     started: list[object] = []
     for round_ in range(6):
-        in_flight = [running for running in machine._passes.values()]
-        choices = tuple(tuple(TargetChoice(token=7, entropy_nats=0.1) for _ in rows) for _, rows in in_flight[0].rows)
+        (in_flight,) = machine._passes.values()
+        choices = tuple(tuple(TargetChoice(token=7, entropy_nats=0.1) for _ in rows) for _, rows in in_flight.rows)
         started += machine.handle(VerifyFinished(choices=choices, duration_s=STEP_S), now=0.02 * round_)
     assert not [effect for effect in started if isinstance(effect, StartDraft)]
     assert all(len(effect.items) >= 7 for effect in started if isinstance(effect, StartVerify))

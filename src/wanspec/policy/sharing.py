@@ -1,8 +1,8 @@
 """How many tokens a pass over several sessions should compute.
 
 Up to some size a pass takes no longer for more tokens, beyond it each costs time that every session in the pass pays. What there is to
-choose from is taken best first, as long as that raises the tokens to be had in a second. So a tree is wide for one user and narrow for many,
-and what a session gets depends on how sure its drafts are.
+choose from is taken best first, as long as that raises the tokens to be had in a second. So a tree is wide for one user and narrow for
+many, and what a session gets depends on how sure its drafts are.
 """
 
 from __future__ import annotations
