@@ -308,22 +308,31 @@ class Controller:
             return []
         in_flight = {session.session_id for running in self._passes.values() for session, _ in running.rows}
         decisions = [(s, self._decide(s, now)) for s in self._sessions.values() if s.session_id not in in_flight]
-        drafters = [(s, d) for s, d in decisions if isinstance(d, DraftLocally)]
-        if drafters and not self._has_draft_device and not self._is_worth_the_others(drafters, others=len(decisions) - len(drafters)):
-            decisions = [(s, d.otherwise if isinstance(d, DraftLocally) else d) for s, d in decisions]
+        if not self._has_draft_device and not self._is_for_drafts(decisions):
+            decisions = [(s, d.otherwise if isinstance(d, DraftLocally) and d.gain_s < math.inf else d) for s, d in decisions]
         verifies = self._within_reason([(s, d) for s, d in decisions if isinstance(d, Verify)])
         drafts = [(s, d.nodes) for s, d in decisions if isinstance(d, DraftLocally)]
         effects: list[Effect] = []
-        if verifies and PassKind.VERIFY not in self._passes and (self._has_draft_device or not (drafts and self._last_was_verify)):
+        if verifies and PassKind.VERIFY not in self._passes and (self._has_draft_device or not self._is_for_drafts(decisions)):
             effects.append(StartVerify(items=self._begin(PassKind.VERIFY, verifies, lambda session: session.target_view)))
         if drafts and PassKind.DRAFT not in self._passes and (self._has_draft_device or not effects):
             effects.append(StartDraft(items=self._begin(PassKind.DRAFT, drafts, lambda session: session.draft_view)))
         return effects
 
-    def _is_worth_the_others(self, drafters: Sequence[tuple[Session, DraftLocally]], *, others: int) -> bool:
-        """Whether a draft pass gains those who want it more than the others lose, who wait for the device meanwhile."""
-        duration_s = self._draft_times.expected_s(sum(len(decision.nodes) for _, decision in drafters))
-        return math.fsum(decision.gain_s for _, decision in drafters) > others * duration_s
+    def _is_for_drafts(self, decisions: Sequence[tuple[Session, Decision]]) -> bool:
+        """Whether the one device is to draft next.
+
+        It is where that gains those who want it more than the others lose, who wait meanwhile. Sessions that cannot say what it gains
+        them take turns with those that want to verify.
+        """
+        drafters = [decision for _, decision in decisions if isinstance(decision, DraftLocally)]
+        others = sum(isinstance(decision, Verify) for _, decision in decisions)
+        if not drafters or not others:
+            return bool(drafters)
+        gain_s = math.fsum(decision.gain_s for decision in drafters)
+        if gain_s == math.inf:
+            return self._last_was_verify
+        return gain_s > others * self._draft_times.expected_s(sum(len(decision.nodes) for decision in drafters))
 
     def _within_reason(self, verifies: Sequence[tuple[Session, Verify]]) -> _Wanted:
         """The nodes to verify in a common pass: of those that may give way, as many as are worth the time that all pay for them."""
