@@ -75,10 +75,12 @@ def test_what_does_not_give_way_is_left_whole() -> None:
 def test_a_draft_pass_must_gain_its_sessions_more_than_the_others_wait() -> None:
     machine = machine_with(2)
     machine._draft_times.add(1, 0.01)
-    session = machine._sessions[SessionId(1)]
-    draft = DraftLocally((session.tree.head,), gain_s=0.015)
-    assert machine._is_worth_the_others([(session, draft)], others=1)
-    assert not machine._is_worth_the_others([(session, draft)], others=2)
+    first, second = machine._sessions.values()
+    draft = DraftLocally((first.tree.head,), gain_s=0.015)
+    assert machine._is_for_drafts([(first, draft), (second, Verify())])
+    assert not machine._is_for_drafts([(first, draft), (second, Verify()), (second, Verify())])
+    assert machine._is_for_drafts([(first, draft)])
+    assert not machine._is_for_drafts([(second, Verify())])
 
 
 def test_where_it_does_not_those_who_wanted_it_verify_with_the_others() -> None:

@@ -102,10 +102,13 @@ class Calibration:
         tail = _INVERSE_TAUS * np.log(np.maximum(mass, MIN_TAIL)) + (1.0 - _INVERSE_TAUS) * count_nats
         total = np.logaddexp(np.log(np.exp(scores).sum(axis=1)), tail)
         chosen = scores[:, choices.tokens.index(token)] if token in choices.tokens else tail
+        update = chosen - total
+        if not np.isfinite(update).all():
+            return  # scores at the edge of what floats can hold say nothing, and would stay
         self._evidence *= 1.0 - 1.0 / MEMORY_TOKENS
         self._tokens *= 1.0 - 1.0 / MEMORY_TOKENS
         entropy_bin = bisect_right(ENTROPY_EDGES_NATS, choices.entropy_nats)
-        self._evidence[entropy_bin] += chosen - total
+        self._evidence[entropy_bin] += update
         self._tokens[entropy_bin] += 1.0
         self._since_fit += 1
         if self._since_fit >= REFIT_TOKENS:

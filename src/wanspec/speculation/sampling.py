@@ -21,13 +21,15 @@ Scores = NDArray[np.floating]
 
 MAX_TEMPERATURE = 100.0
 """Above it every token is as good as any other, and logits / T loses its digits."""
+MIN_TEMPERATURE = 0.001
+"""Below it logits / T leaves what floats can hold; 0 says what is meant."""
 _STREAM = 0x57414E53706563  # keys the generator apart from any other use of the same seed
 
 
 def check_sampling(params: SamplingParams) -> None:
     """Raise ConfigError, naming field and value, where a parameter is out of range."""
-    if not 0.0 <= params.temperature <= MAX_TEMPERATURE:
-        msg = f"temperature must be between 0 and {MAX_TEMPERATURE:g}, not {params.temperature}"
+    if params.temperature != 0.0 and not MIN_TEMPERATURE <= params.temperature <= MAX_TEMPERATURE:
+        msg = f"temperature must be 0 (greedy), or between {MIN_TEMPERATURE:g} and {MAX_TEMPERATURE:g}, not {params.temperature}"
         raise ConfigError(msg)
     if not 0 <= params.top_k <= MAX_VOCABULARY:
         msg = f"top_k must be between 0 (keep all) and {MAX_VOCABULARY}, not {params.top_k}"
