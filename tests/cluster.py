@@ -45,6 +45,7 @@ class WanProfile:
     jitter_s: float = 0.0
     """Greatest extra one-way delay."""
     duplicate: float = 0.0
+    transport: Transport = Transport.STREAMS
 
 
 class BackendModel:
@@ -102,7 +103,7 @@ class Cluster(SimulatedCluster):
         """A worker joins now, over a link as it now is."""
         info, wan = backend.info, self.wan
         machine = Worker(vocabulary_size=info.vocabulary_size, context_length=info.context_length, max_sessions=max_sessions)
-        link = LinkProfile(rtt_s=wan.rtt_s, jitter_s=wan.jitter_s / 2, jitter=Jitter.UNIFORM, transport=Transport.STREAMS)
+        link = LinkProfile(rtt_s=wan.rtt_s, jitter_s=wan.jitter_s / 2, jitter=Jitter.UNIFORM, transport=wan.transport)
         device = Device(StepTime(step_s=DRAFT_STEP_S))
         return self.join(machine, BackendModel(backend), device=device, link=link, max_sessions=max_sessions)
 

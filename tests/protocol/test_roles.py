@@ -295,6 +295,33 @@ class TestController:
             machine.handle(verified(*answers(machine)), now=now)
         assert machine._workers[WorkerId(1)].sessions == {1}
 
+    def test_what_one_worker_proposed_is_not_put_down_to_the_next(self) -> None:
+        machine = controller()
+        machine.handle(joined(1), now=0.0)
+        machine.handle(arrival(1, policy="remote"), now=0.0)
+        machine.handle(verified(7), now=0.1)
+        says = structs.replace(acknowledgement(3), parent_ids=(0, 1), tokens=(8, 9), log_probs=(-0.1, -0.1))
+        machine.handle(DraftsReceived(worker_id=WorkerId(1), drafts=says), now=0.2)
+        machine.handle(joined(2), now=0.2)
+        machine.handle(WorkerLost(worker_id=WorkerId(1)), now=0.2)
+        machine.handle(verified(8, 9, 5), now=0.3)
+        record = machine._workers[WorkerId(2)]
+        assert (record.committed, record.useful, record.reliability.log_prob(-0.1)) == (3.0, 0.0, -0.1)
+
+    def test_of_two_openings_at_one_worker_the_later_counts(self) -> None:
+        machine = controller()
+        machine.handle(joined(1), now=0.0)
+        machine.handle(arrival(1, policy="remote", max_tokens=5000), now=0.0)
+        rested_at, _ = rounds_until_rest(machine, now=0.1)
+        again = only(machine.handle(joined(9), now=rested_at + FIRST_REST_S), SendMessage)
+        assert isinstance(again.message, OpenSession)
+        assert (again.worker_id, again.message.opening) == (1, 2)
+        late = structs.replace(acknowledgement(3), first_node_id=NodeId(900), parent_ids=(0,), tokens=(8,), log_probs=(-0.1,))
+        machine.handle(DraftsReceived(worker_id=WorkerId(1), drafts=late), now=rested_at + FIRST_REST_S)
+        link = machine._sessions[SessionId(1)].link
+        assert link is not None
+        assert link.newest_node_id == 0
+
     def test_local_drafts_have_their_own_device_where_there_is_one(self) -> None:
         machine = Controller(vocabulary_size=100, end_token=0, has_draft_device=True)
         machine.handle(arrival(1), now=0.0)
@@ -359,6 +386,7 @@ def open_session(
     max_depth: int = 16,
     path_prob_min: float = 0.0,
     is_calibrated: bool = False,
+    opening: int = 1,
 ) -> OpenSession:
     drafting = DraftingConfig(
         branch=branch,
@@ -368,7 +396,9 @@ def open_session(
         path_prob_min=path_prob_min,
         is_calibrated=is_calibrated,
     )
-    return OpenSession(session_id=SessionId(session_id), tokens=tokens, sampling=SamplingParams(), drafting=drafting)
+    return OpenSession(
+        session_id=SessionId(session_id), opening=opening, tokens=tokens, sampling=SamplingParams(), drafting=drafting
+    )
 
 
 def commit(position: int, *tokens: int, newest_node_id: int = 0) -> Commit:
@@ -469,6 +499,28 @@ class TestWorker:
         only(tell(machine, commit(4, 8, newest_node_id=first)), StartDraft)
         machine.handle(drafted(9), now=0.2)
         assert sent(tell(machine, commit(5, 9))).tokens == ()  # what is acknowledged stays so, and the newest is not
+
+    def test_when_all_that_is_under_way_was_lost_it_goes_on_as_soon_as_one_word_of_it_gets_through(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("wanspec.protocol.worker.MAX_UNACKNOWLEDGED_NODES", 3)
+        machine = worker()
+        effects, token = tell(machine, open_session(max_depth=64)), 7
+        while [effect for effect in effects if isinstance(effect, StartDraft)]:
+            effects, token = machine.handle(drafted(token), now=0.1), token + 1
+        newest = sent(effects).first_node_id
+        answer = sent(tell(machine, commit(3, 7)))
+        assert (answer.tokens, answer.first_node_id) == ((), newest + 1)
+        assert [type(effect) for effect in tell(machine, commit(4, 8, newest_node_id=newest))] == [StartDraft]
+
+    def test_it_repeats_with_every_message_which_opening_it_drafts_for(self) -> None:
+        machine = worker()
+        tell(machine, open_session(opening=3))
+        assert sent(machine.handle(drafted(7), now=0.1)).opening == 3
+        tell(machine, CloseSession(session_id=SessionId(1)))
+        tell(machine, open_session(opening=4))
+        machine.handle(drafted(7), now=0.2)
+        assert sent(machine.handle(drafted(7), now=0.3)).opening == 4
 
     def test_what_was_too_improbable_is_sent_when_the_head_comes_near(self) -> None:
         machine = worker()

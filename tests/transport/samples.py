@@ -25,6 +25,7 @@ EXPECTED = Expected(controller_name="busy-site", tokenizer_fingerprint=FINGERPRI
 WELCOME = Welcome(version=PROTOCOL_VERSION, controller_name="busy-site")
 DRAFTS = Drafts(
     session_id=SessionId(7),
+    opening=1,
     base_position=Position(300),
     held_s=0.02,
     step_s=0.0075,

@@ -23,6 +23,7 @@ from wanspec.protocol.messages import (
     MAX_NAME_LENGTH,
     MAX_NODE_ID,
     MAX_NODES_PER_FRAME,
+    MAX_OPENING,
     MAX_REASON_LENGTH,
     MAX_SEQUENCE_TOKENS,
     MAX_SESSIONS,
@@ -50,6 +51,7 @@ from wanspec.transport.codec import (
 from wanspec.transport.wire_format import MAX_SESSION_ID
 
 session_ids = st.integers(1, MAX_SESSION_ID).map(SessionId)
+openings = st.integers(1, MAX_OPENING)
 positions = st.integers(0, MAX_SEQUENCE_TOKENS - 1).map(Position)
 tokens = st.integers(0, MAX_VOCABULARY - 1)
 token_tuples = st.lists(tokens, max_size=20).map(tuple)
@@ -74,6 +76,7 @@ def draft_messages(draw: st.DrawFn) -> Drafts:
     first = draw(st.one_of(st.integers(1, 300), st.integers(1, MAX_NODE_ID - count)))
     return Drafts(
         session_id=draw(session_ids),
+        opening=draw(openings),
         base_position=draw(positions),
         held_s=draw(st.integers(0, 3_600_000_000)) / 1e6,
         step_s=draw(st.integers(0, 60_000_000)) / 1e6,
@@ -106,6 +109,7 @@ controller_messages = st.one_of(
     st.builds(
         OpenSession,
         session_id=session_ids,
+        opening=openings,
         tokens=st.lists(tokens, min_size=1, max_size=20).map(tuple),
         sampling=samplings,
         drafting=draftings,
@@ -172,7 +176,7 @@ def test_claimed_lengths_and_deep_nesting_cost_nothing(data: bytes) -> None:
 
 @pytest.mark.parametrize(
     ("message", "size"),
-    [(drafts(0), 20), (drafts(1), 25), (drafts(8), 60), (drafts(32), 184), (drafts(256), 1437), (COMMIT, 20), (CLOSE_SESSION, 4)],
+    [(drafts(0), 21), (drafts(1), 26), (drafts(8), 61), (drafts(32), 185), (drafts(256), 1438), (COMMIT, 20), (CLOSE_SESSION, 4)],
 )
 def test_typical_frames_are_this_small(message: Message, size: int) -> None:
     assert len(encode_frame([message])) == size
@@ -200,6 +204,8 @@ def test_the_longest_prompt_fits_a_frame() -> None:
         (WELCOME, {"controller_name": ""}, "Welcome.controller_name"),
         (DRAFTS, {"session_id": 0}, "Drafts.session_id"),
         (DRAFTS, {"session_id": 2**70}, "Drafts"),
+        (DRAFTS, {"opening": 0}, "Drafts.opening"),
+        (OPEN_SESSION, {"opening": 0}, "OpenSession.opening"),
         (DRAFTS, {"base_position": -1}, "Drafts.base_position"),
         (DRAFTS, {"base_position": MAX_SEQUENCE_TOKENS}, "Drafts.base_position"),
         (DRAFTS, {"held_s": -1.0}, "Drafts.held_s"),
@@ -250,24 +256,26 @@ def test_a_message_beyond_a_bound_is_not_sent(message: Message, changes: dict[st
         encode_frame([replace(message, **changes)])
 
 
-GOOD_DRAFTS = [2, 7, 300, 20_000, 7_500, 900, [2], [1500], b"\x08"]
+GOOD_DRAFTS = [2, 7, 1, 300, 20_000, 7_500, 900, [2], [1500], b"\x08"]
 
 
 @pytest.mark.parametrize(
     ("index", "value", "reason"),
     [
         (1, 0, "Drafts.session_id: Expected `int` >= 1"),
-        (2, MAX_SEQUENCE_TOKENS, "Drafts.base_position: Expected `int` <= 131071"),
-        (3, 3_600_000_001, "Drafts.held_s: Expected `int` <= 3600000000"),
-        (3, 0.5, "Drafts.held_s: Expected `int`, got `float`"),
-        (4, 60_000_001, "Drafts.step_s: Expected `int` <= 60000000"),
-        (5, 0, "Drafts.first_node_id: Expected `int` >= 1"),
-        (5, MAX_NODE_ID + 1, "Drafts.first_node_id: Expected `int` <= 2147483647"),
-        (6, [900], "Drafts.parent_ids: node 900 has a parent 900 ids back, at most 899"),
-        (6, [1, 1], "Drafts.parent_ids, tokens, log_probs: 2, 1 and 1 of them, must be equally many"),
-        (6, [1] * 1025, "Drafts.parent_ids: Expected `array` of length <= 1024"),
-        (7, [MAX_VOCABULARY], "Drafts.tokens[0]: Expected `int` <= 1048575"),
-        (8, b"", "Drafts.parent_ids, tokens, log_probs: 1, 1 and 0 of them, must be equally many"),
+        (2, 0, "Drafts.opening: Expected `int` >= 1"),
+        (2, MAX_OPENING + 1, "Drafts.opening: Expected `int` <= 2147483647"),
+        (3, MAX_SEQUENCE_TOKENS, "Drafts.base_position: Expected `int` <= 131071"),
+        (4, 3_600_000_001, "Drafts.held_s: Expected `int` <= 3600000000"),
+        (4, 0.5, "Drafts.held_s: Expected `int`, got `float`"),
+        (5, 60_000_001, "Drafts.step_s: Expected `int` <= 60000000"),
+        (6, 0, "Drafts.first_node_id: Expected `int` >= 1"),
+        (6, MAX_NODE_ID + 1, "Drafts.first_node_id: Expected `int` <= 2147483647"),
+        (7, [900], "Drafts.parent_ids: node 900 has a parent 900 ids back, at most 899"),
+        (7, [1, 1], "Drafts.parent_ids, tokens, log_probs: 2, 1 and 1 of them, must be equally many"),
+        (7, [1] * 1025, "Drafts.parent_ids: Expected `array` of length <= 1024"),
+        (8, [MAX_VOCABULARY], "Drafts.tokens[0]: Expected `int` <= 1048575"),
+        (9, b"", "Drafts.parent_ids, tokens, log_probs: 1, 1 and 0 of them, must be equally many"),
     ],
 )
 def test_a_frame_beyond_a_bound_is_refused_by_field_and_limit(index: int, value: object, reason: str) -> None:
@@ -279,7 +287,7 @@ def test_a_frame_beyond_a_bound_is_refused_by_field_and_limit(index: int, value:
 
 
 def test_the_last_node_id_is_bounded_too() -> None:
-    frame = msgspec.msgpack.encode([[2, 7, 300, 0, 0, MAX_NODE_ID, [1, 1], [1, 1], b"\0\0"]])
+    frame = msgspec.msgpack.encode([[2, 7, 1, 300, 0, 0, MAX_NODE_ID, [1, 1], [1, 1], b"\0\0"]])
     with pytest.raises(RemoteProtocolError, match="MAX_NODE_ID"):
         decode_worker_frame(frame)
 

@@ -19,6 +19,7 @@ from wanspec.protocol.effects import Effect, ReleaseSession, SendMessage, StartD
 from wanspec.protocol.events import DraftFinished, MessageReceived, WorkerEvent
 from wanspec.protocol.messages import (
     MAX_HELD_S,
+    MAX_NODE_ID,
     MAX_NODES_PER_FRAME,
     MAX_SEQUENCE_TOKENS,
     MAX_STEP_S,
@@ -47,6 +48,7 @@ class _Session:
 
     def __init__(self, message: OpenSession, context_length: int, calibration: Calibration, now: float) -> None:
         self.session_id = message.session_id
+        self.opening = message.opening
         self.config = message.drafting
         self.tree = DraftTree(message.tokens, max_position=context_length - 1)
         self.view = ModelView(message.session_id, message.sampling, message.tokens)
@@ -91,10 +93,14 @@ class _Session:
         self._based_at = now
         return released
 
+    @property
+    def _is_too_far_ahead(self) -> bool:
+        return self._newest_sent - self._newest_arrived > MAX_UNACKNOWLEDGED_NODES
+
     def take_leaves(self) -> list[Node]:
         """What to expand next."""
         is_full = len(self.tree.nodes) + self.config.leaves * self.config.branch > MAX_TREE_NODES
-        if is_full or not self.tree.room or self._newest_sent - self._newest_arrived > MAX_UNACKNOWLEDGED_NODES:
+        if is_full or not self.tree.room or self._is_too_far_ahead:
             return []
         return self._frontier.take(self.tree, self.config)
 
@@ -119,12 +125,15 @@ class _Session:
         self.owes_acknowledgement = False
         if nodes:
             self._newest_sent = nodes[-1].node_id
+        # Where we have stopped because too much is under way, an empty one says what should have arrived: it may all be lost.
+        next_node_id = min(self._newest_sent + 1, MAX_NODE_ID) if self._is_too_far_ahead else 1
         drafts = Drafts(
             session_id=self.session_id,
+            opening=self.opening,
             base_position=self.tree.head.position,
             held_s=min(now - self._based_at, MAX_HELD_S),
             step_s=min(step_s, MAX_STEP_S),
-            first_node_id=nodes[0].node_id if nodes else NodeId(1),
+            first_node_id=nodes[0].node_id if nodes else NodeId(next_node_id),
             parent_ids=tuple([self._wire_id(node.parent) for node in nodes]),
             tokens=tuple([node.token for node in nodes]),
             log_probs=tuple([_log_prob(node) for node in nodes]),

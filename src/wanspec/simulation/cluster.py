@@ -293,7 +293,7 @@ def message_bytes(message: Message) -> int:
     """About what the wire's codec makes of a message; a test holds it to within a quarter of the truth."""
     match message:
         case Drafts():
-            return 17 + 5 * len(message.tokens)
+            return 18 + 5 * len(message.tokens)
         case Commit():
             return 8 + 3 * len(message.tokens)
         case OpenSession():

@@ -17,6 +17,7 @@ from wanspec.protocol.messages import (
     MAX_NAME_LENGTH,
     MAX_NODE_ID,
     MAX_NODES_PER_FRAME,
+    MAX_OPENING,
     MAX_REASON_LENGTH,
     MAX_SEQUENCE_TOKENS,
     MAX_SESSIONS,
@@ -45,6 +46,7 @@ Name = Annotated[str, Meta(min_length=1, max_length=MAX_NAME_LENGTH, pattern=PRI
 Reason = Annotated[str, Meta(max_length=MAX_REASON_LENGTH, pattern=PRINTABLE)]
 Version = Annotated[int, Meta(ge=0, le=MAX_VERSION)]
 SessionNumber = Annotated[int, Meta(ge=1, le=MAX_SESSION_ID)]
+Opening = Annotated[int, Meta(ge=1, le=MAX_OPENING)]
 TokenPosition = Annotated[int, Meta(ge=0, lt=MAX_SEQUENCE_TOKENS)]
 Token = Annotated[int, Meta(ge=0, lt=MAX_VOCABULARY)]
 FiniteFloat = Annotated[float, Meta(ge=-sys.float_info.max, le=sys.float_info.max)]
@@ -66,6 +68,7 @@ class DraftsFrame(Struct, array_like=True, tag=2, frozen=True, forbid_unknown_fi
     """messages.Drafts, packed into as few bytes as plain MessagePack allows."""
 
     session_id: SessionNumber
+    opening: Opening
     base_position: TokenPosition
     held_s: Annotated[int, Meta(ge=0, le=int(MAX_HELD_S * STEPS_PER_S))]
     """In steps of 1 / STEPS_PER_S."""
@@ -111,6 +114,7 @@ class OpenSessionFrame(Struct, array_like=True, tag=4, frozen=True, forbid_unkno
     """messages.OpenSession, field by field."""
 
     session_id: SessionNumber
+    opening: Opening
     tokens: Annotated[tuple[Token, ...], Meta(min_length=1, max_length=MAX_SEQUENCE_TOKENS)]
     sampling: SamplingFields
     drafting: DraftingFields
