@@ -49,6 +49,7 @@ from wanspec.protocol.messages import (
     OpenSession,
     Welcome,
 )
+from wanspec.protocol.placement import ANYWHERE, Placement
 from wanspec.protocol.worker import Worker
 from wanspec.speculation.types import (
     DraftChoices,
@@ -64,18 +65,21 @@ from wanspec.speculation.types import (
 T = TypeVar("T")
 
 
-def arrival(session_id: int, *, policy: str = "colocated", max_tokens: int = 10) -> RequestArrived:
+def arrival(
+    session_id: int, *, policy: str = "colocated", max_tokens: int = 10, placement: Placement = ANYWHERE
+) -> RequestArrived:
     return RequestArrived(
         session_id=SessionId(session_id),
         prompt_tokens=(1, 2, 3),
         sampling=SamplingParams(),
         max_tokens=max_tokens,
         policy=PolicyConfig(name=policy),
+        placement=placement,
     )
 
 
-def joined(worker_id: int, *, max_sessions: int = 4) -> WorkerJoined:
-    return WorkerJoined(worker_id=WorkerId(worker_id), name=f"worker-{worker_id}", max_sessions=max_sessions)
+def joined(worker_id: int, *, max_sessions: int = 4, labels: tuple[str, ...] = ()) -> WorkerJoined:
+    return WorkerJoined(worker_id=WorkerId(worker_id), name=f"worker-{worker_id}", max_sessions=max_sessions, labels=labels)
 
 
 def verified(*tokens: int) -> VerifyFinished:
@@ -108,6 +112,12 @@ def acknowledgement(position: int) -> Drafts:
 def only(effects: list[Effect], kind: type[T]) -> T:
     (effect,) = [effect for effect in effects if isinstance(effect, kind)]
     return effect
+
+
+def opened(effects: list[Effect]) -> list[int]:
+    """The workers at which sessions are opened."""
+    sent = [effect for effect in effects if isinstance(effect, SendMessage) and isinstance(effect.message, OpenSession)]
+    return [effect.worker_id or 0 for effect in sent]
 
 
 def controller() -> Controller:
@@ -169,6 +179,17 @@ class TestController:
         assert moved.worker_id == 2
         assert isinstance(moved.message, OpenSession)
         assert moved.message.tokens == (1, 2, 3, 7)
+
+    def test_a_request_goes_to_workers_that_it_allows_and_to_no_other_whatever_becomes_of_them(self) -> None:
+        machine = controller()
+        machine.handle(joined(1, labels=("region=us",)), now=0.0)
+        machine.handle(joined(2, labels=("region=eu",)), now=0.0)
+        wanted = Placement(labels=("region=eu",))
+        assert opened(machine.handle(arrival(1, policy="paper", placement=wanted), now=0.0)) == [2]
+        assert opened(machine.handle(arrival(2, policy="paper", placement=Placement(offload=False)), now=0.0)) == []
+        assert opened(machine.handle(WorkerLost(worker_id=WorkerId(2)), now=0.1)) == []
+        assert opened(machine.handle(joined(3), now=0.2)) == []
+        assert opened(machine.handle(joined(4, labels=("region=eu", "site=x")), now=0.3)) == [4]
 
     def test_a_full_worker_gets_no_more(self) -> None:
         machine = controller()

@@ -20,6 +20,7 @@ HELLO = Hello(
     vocabulary_size=2048,
     context_length=4096,
     max_sessions=64,
+    labels=("gpu=t4", "region=eu"),
 )
 EXPECTED = Expected(controller_name="busy-site", tokenizer_fingerprint=FINGERPRINT, vocabulary_size=2048)
 WELCOME = Welcome(version=PROTOCOL_VERSION, controller_name="busy-site")

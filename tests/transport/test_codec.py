@@ -38,6 +38,7 @@ from wanspec.protocol.messages import (
     Welcome,
     WorkerMessage,
 )
+from wanspec.protocol.placement import MAX_LABEL_LENGTH, MAX_LABELS
 from wanspec.speculation.types import MAX_VOCABULARY, DraftingConfig, NodeId, Position, SamplingParams, SessionId
 from wanspec.transport.codec import (
     MAX_FRAME_BYTES,
@@ -67,6 +68,7 @@ hellos = st.builds(
     vocabulary_size=st.integers(1, MAX_VOCABULARY),
     context_length=st.integers(1, 2**31 - 1),
     max_sessions=st.integers(1, MAX_SESSIONS),
+    labels=st.lists(st.sampled_from(["region=eu", "gpu=t4", "a=b"]), max_size=MAX_LABELS).map(tuple),
 )
 
 
@@ -201,6 +203,9 @@ def test_the_longest_prompt_fits_a_frame() -> None:
         (HELLO, {"context_length": 0}, "Hello.context_length"),
         (HELLO, {"max_sessions": 0}, "Hello.max_sessions"),
         (HELLO, {"max_sessions": MAX_SESSIONS + 1}, "Hello.max_sessions"),
+        (HELLO, {"labels": ("eu",)}, "Hello.labels"),
+        (HELLO, {"labels": ("a=" + "b" * MAX_LABEL_LENGTH,)}, "Hello.labels"),
+        (HELLO, {"labels": ("a=b",) * (MAX_LABELS + 1)}, "Hello.labels"),
         (WELCOME, {"controller_name": ""}, "Welcome.controller_name"),
         (DRAFTS, {"session_id": 0}, "Drafts.session_id"),
         (DRAFTS, {"session_id": 2**70}, "Drafts"),
@@ -316,10 +321,16 @@ def test_frames_are_bounded_in_messages_and_bytes_both_ways() -> None:
 
 
 def test_a_newer_hello_may_carry_more_and_is_still_understood() -> None:
-    fields = [1, 2, "w", "m", FINGERPRINT, 2048, 4096, 64, {"new": [1, 2]}]
+    fields = [1, 2, "w", "m", FINGERPRINT, 2048, 4096, 64, ["region=eu"], {"new": [1, 2]}]
     (newer,) = decode_worker_frame(msgspec.msgpack.encode([fields]))
     assert isinstance(newer, Hello)
     assert newer.version == 2
+
+
+def test_an_older_hello_without_labels_is_still_understood() -> None:
+    (older,) = decode_worker_frame(msgspec.msgpack.encode([[1, 2, "w", "m", FINGERPRINT, 2048, 4096, 64]]))
+    assert isinstance(older, Hello)
+    assert (older.version, older.labels) == (2, ())
 
 
 def test_a_goodbye_is_told_from_messages_and_made_printable() -> None:

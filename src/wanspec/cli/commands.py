@@ -223,6 +223,9 @@ def worker(
     draft: Annotated[str, typer.Option(help="Draft model, with the tokenizer of the controller's target.")] = "bundled:draft",
     name: Annotated[str, typer.Option(help="How the controller's operator knows this worker; default: the host's name.")] = "",
     max_sessions: Annotated[int, typer.Option(min=1, max=1024, help="Requests to draft for at a time.")] = 16,
+    label: Annotated[
+        list[str] | None, typer.Option(help="What this worker is, as KEY=VALUE, such as region=eu; requests may ask for it. Repeatable.")
+    ] = None,
     token: Token = "",
     tls_ca: TlsCa = None,
     tls_cert: TlsCert = None,
@@ -246,21 +249,21 @@ def worker(
         security = worker_security(controller, token, tls_ca, tls_cert, tls_key, allow_plaintext=allow_plaintext)
         backend = load_model(draft, preset, "draft")
         work = _work(
-            controller, backend, name or socket.gethostname(), max_sessions, security, CalibrationStore(calibration), sink,
+            controller, backend, name or socket.gethostname(), max_sessions, label or [], security, CalibrationStore(calibration), sink,
             until_stdin_closes=until_stdin_closes,
         )  # fmt: skip
         run(work)
 
 
 async def _work(
-    controller: str, draft: Backend, name: str, max_sessions: int, security: WorkerSecurity,
+    controller: str, draft: Backend, name: str, max_sessions: int, labels: list[str], security: WorkerSecurity,
     store: CalibrationStore, sink: TraceSink | None, *, until_stdin_closes: bool,
 ) -> None:  # fmt: skip
     from wanspec.runtime.worker_process import hello_for, run_worker
     from wanspec.testbed.children import end_with_stdin
     from wanspec.transport.grpc_wire import dial
 
-    hello = hello_for(draft.info, worker_name=name, max_sessions=max_sessions)
+    hello = hello_for(draft.info, worker_name=name, max_sessions=max_sessions, labels=labels)
     work = run_worker(
         lambda: dial(controller, hello, security=security),
         draft,

@@ -88,6 +88,7 @@ INITIAL_TARGET_STEP_S = 0.03
 class _Worker:
     name: str
     max_sessions: int
+    labels: tuple[str, ...]
     rtt: RttEstimate = field(default_factory=RttEstimate)
     step_s: float = INITIAL_WORKER_STEP_S
     reliability: Reliability = field(default_factory=Reliability)
@@ -200,7 +201,7 @@ class Controller:
         self._newest_session_id = event.session_id
         policy = create_policy(event.policy)
         calibration = self._calibrations.at(event.sampling.temperature)
-        session = Session(event.session_id, event.prompt_tokens, event.sampling, event.max_tokens, policy, calibration)
+        session = Session(event.session_id, event.prompt_tokens, event.sampling, event.max_tokens, policy, calibration, event.placement)
         self._sessions[event.session_id] = session
         return self._find_worker(session, now)
 
@@ -220,20 +221,20 @@ class Controller:
     # Workers.
 
     def _worker_joined(self, event: WorkerJoined, now: float) -> list[Effect]:
-        self._workers[event.worker_id] = _Worker(event.name, event.max_sessions)
+        self._workers[event.worker_id] = _Worker(event.name, event.max_sessions, event.labels)
         effects: list[Effect] = []
         for session in self._sessions.values():
             effects += self._find_worker(session, now)
         return effects
 
     def _find_worker(self, session: Session, now: float) -> list[Effect]:
-        """Attach a session that wants a worker and has none to the least loaded one, if any has room."""
-        if session.link is not None or session.policy.drafting is None:
+        """Attach a session that wants a worker and has none to the least loaded one that may see it and has room, if there is any."""
+        if not session.lacks_worker:
             return []
         free = [
             (len(worker.sessions), worker_id)
             for worker_id, worker in self._workers.items()
-            if len(worker.sessions) < worker.max_sessions and now >= worker.rests_until
+            if len(worker.sessions) < worker.max_sessions and now >= worker.rests_until and session.placement.allows(worker.labels)
         ]
         if not free:
             return []

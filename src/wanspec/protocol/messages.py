@@ -42,6 +42,8 @@ class Hello(Struct, frozen=True, kw_only=True):
     """Longest sequence, in tokens, that the draft model can hold."""
     max_sessions: int
     """Sessions that the worker is willing to draft for at a time."""
+    labels: tuple[str, ...] = ()
+    """What the worker says of itself (`placement`): KEY=VALUE, one value for each key."""
 
 
 class Welcome(Struct, frozen=True, kw_only=True):

@@ -11,6 +11,7 @@ from wanspec.policy.lookup import Lookup
 from wanspec.protocol.effects import FinishReason
 from wanspec.protocol.link import SessionLink
 from wanspec.protocol.messages import OpenSession
+from wanspec.protocol.placement import Placement
 from wanspec.speculation.calibration import Calibration
 from wanspec.speculation.model_view import ModelView
 from wanspec.speculation.reliability import Reliability
@@ -30,8 +31,10 @@ class Session:
         max_tokens: int,
         policy: Policy,
         calibration: Calibration,
+        placement: Placement,
     ) -> None:
         self.session_id = session_id
+        self.placement = placement
         self.sampling = sampling
         self.policy = policy
         self.tokens = list(prompt_tokens)
@@ -61,6 +64,11 @@ class Session:
     def end(self) -> Position:
         """Position of the next token to be committed."""
         return Position(len(self.tokens))
+
+    @property
+    def lacks_worker(self) -> bool:
+        """Whether it could do with a worker, may have one, and has none."""
+        return self.link is None and self.policy.drafting is not None and self.placement.offload
 
     def attach(self, worker_id: WorkerId, reliability: Reliability, *, now: float) -> OpenSession:
         """Tie the session to a worker; the message that opens it there. What an earlier one proposed is nobody's from now on."""

@@ -47,6 +47,7 @@ from wanspec.protocol.events import (
     WorkerLost,
 )
 from wanspec.protocol.messages import Drafts, Drain, Hello, Message
+from wanspec.protocol.placement import ANYWHERE, Placement, check_labels
 from wanspec.runtime.model_runner import choose_targets, rank_drafts
 from wanspec.speculation.calibration import CalibrationBook
 from wanspec.speculation.sampling import check_sampling
@@ -159,18 +160,35 @@ class ControllerEngine:
                 connection.send([Drain(reason=reason)])
         await asyncio.gather(*[connection.close(reason) for connection in connections])  # a slow one holds up no other
 
-    def submit(self, prompt_tokens: Sequence[int], *, max_tokens: int, sampling: SamplingParams, policy: PolicyConfig) -> Generation:
-        """Start generating. Raises ConfigError, naming the value and the limit, on a request that cannot be served."""
+    def submit(
+        self,
+        prompt_tokens: Sequence[int],
+        *,
+        max_tokens: int,
+        sampling: SamplingParams,
+        policy: PolicyConfig,
+        placement: Placement = ANYWHERE,
+    ) -> Generation:
+        """Start generating; workers that `placement` does not allow never hear of it.
+
+        Raises ConfigError, naming the value and the limit, on a request that cannot be served.
+        """
         if self._failure is not None:
             raise self._failure
         check_request(self._target.info, prompt_tokens, max_tokens=max_tokens)
         check_sampling(sampling)
         create_policy(policy)
+        check_labels(placement.labels)
         session_id = SessionId(next(self._session_ids))
         generation = self._generations[session_id] = Generation(session_id)
         self._events.put_nowait(
             RequestArrived(
-                session_id=session_id, prompt_tokens=tuple(prompt_tokens), sampling=sampling, max_tokens=max_tokens, policy=policy
+                session_id=session_id,
+                prompt_tokens=tuple(prompt_tokens),
+                sampling=sampling,
+                max_tokens=max_tokens,
+                policy=policy,
+                placement=placement,
             )
         )
         return generation
@@ -279,7 +297,8 @@ class ControllerEngine:
     async def _serve_worker(self, worker_id: WorkerId, hello: Hello, connection: Connection) -> None:
         self._connections[worker_id] = (hello, connection)
         self._tracer.worker_joined(worker_id, hello.worker_name, now=self._loop.time())
-        self._events.put_nowait(WorkerJoined(worker_id=worker_id, name=hello.worker_name, max_sessions=hello.max_sessions))
+        joined = WorkerJoined(worker_id=worker_id, name=hello.worker_name, max_sessions=hello.max_sessions, labels=hello.labels)
+        self._events.put_nowait(joined)
         await self._notify()
         reason = "the engine was closed"
         try:

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from wanspec.backends.interface import Backend, ModelInfo
-from wanspec.errors import BackendError, RemoteProtocolError, TransportError
+from wanspec.errors import BackendError, ConfigError, RemoteProtocolError, TransportError
 from wanspec.protocol.effects import ReleaseSession, SendMessage, StartDraft
 from wanspec.protocol.events import DraftFinished, MessageReceived, WorkerEvent
 from wanspec.protocol.messages import (
@@ -23,6 +23,7 @@ from wanspec.protocol.messages import (
     OpenSession,
     Welcome,
 )
+from wanspec.protocol.placement import check_labels, repeated_key
 from wanspec.protocol.worker import Worker
 from wanspec.runtime.calibration_store import CalibrationStore
 from wanspec.runtime.model_runner import rank_drafts
@@ -45,8 +46,11 @@ NOBODY = WorkerId(0)
 Dial = Callable[[], Awaitable[tuple[Welcome, Connection]]]
 
 
-def hello_for(info: ModelInfo, *, worker_name: str, max_sessions: int) -> Hello:
-    """How a worker with this draft model introduces itself."""
+def hello_for(info: ModelInfo, *, worker_name: str, max_sessions: int, labels: Sequence[str] = ()) -> Hello:
+    """How a worker with this draft model introduces itself. Raises ConfigError on labels that cannot be."""
+    carried = check_labels(labels)
+    if key := repeated_key(carried):
+        raise ConfigError(f"labels {', '.join(carried)}: a worker has one value for each key, and {key} has more")
     return Hello(
         version=PROTOCOL_VERSION,
         worker_name=worker_name[:MAX_NAME_LENGTH],
@@ -55,6 +59,7 @@ def hello_for(info: ModelInfo, *, worker_name: str, max_sessions: int) -> Hello:
         vocabulary_size=info.vocabulary_size,
         context_length=info.context_length,
         max_sessions=max_sessions,
+        labels=carried,
     )
 
 

@@ -42,6 +42,7 @@ from wanspec.protocol.events import (
     WorkerLost,
 )
 from wanspec.protocol.messages import CloseSession, Commit, ControllerMessage, Drafts, Message, OpenSession
+from wanspec.protocol.placement import ANYWHERE, Placement
 from wanspec.protocol.worker import Worker
 from wanspec.simulation.compute import Device
 from wanspec.simulation.events import EventQueue
@@ -133,15 +134,38 @@ class Cluster:
     # What a scenario says.
 
     def request(
-        self, prompt: Sequence[int], *, max_tokens: int, policy: PolicyConfig, sampling: SamplingParams, session_id: SessionId
+        self,
+        prompt: Sequence[int],
+        *,
+        max_tokens: int,
+        policy: PolicyConfig,
+        sampling: SamplingParams,
+        session_id: SessionId,
+        placement: Placement = ANYWHERE,
     ) -> None:
         """A request arrives now; session ids count up."""
         self.requests[session_id] = Request(arrived_at=self.queue.now)
-        event = RequestArrived(session_id=session_id, prompt_tokens=tuple(prompt), sampling=sampling, max_tokens=max_tokens, policy=policy)
+        event = RequestArrived(
+            session_id=session_id,
+            prompt_tokens=tuple(prompt),
+            sampling=sampling,
+            max_tokens=max_tokens,
+            policy=policy,
+            placement=placement,
+        )
         self._tracer.request_arrived(event, now=self.queue.now)
         self.tell_controller(event)
 
-    def join(self, machine: Worker, model: PassModel, *, device: Device, link: LinkProfile, max_sessions: int) -> WorkerSite:
+    def join(
+        self,
+        machine: Worker,
+        model: PassModel,
+        *,
+        device: Device,
+        link: LinkProfile,
+        max_sessions: int,
+        labels: tuple[str, ...] = (),
+    ) -> WorkerSite:
         """A worker dials in now; what it sends may go by datagram, what it is told never does."""
         worker_id = WorkerId(len(self.workers) + 1)
         down = replace(link, transport=Transport.TCP) if link.transport is Transport.DATAGRAM else link
@@ -154,7 +178,7 @@ class Cluster:
             up=Link(link, seed=hash((self._seed, worker_id, 1))),
             tracer=Tracer(self._sink, "worker"),
         )
-        self.tell_controller(WorkerJoined(worker_id=worker_id, name=f"worker-{worker_id}", max_sessions=max_sessions))
+        self.tell_controller(WorkerJoined(worker_id=worker_id, name=f"worker-{worker_id}", max_sessions=max_sessions, labels=labels))
         return site
 
     def crash(self, site: WorkerSite, *, noticed_after_s: float = LOSS_NOTICED_S) -> None:

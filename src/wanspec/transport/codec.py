@@ -238,6 +238,7 @@ def _to_frame(message: Message) -> MessageFrame:
                 message.vocabulary_size,
                 message.context_length,
                 message.max_sessions,
+                message.labels,
             )
         case Welcome():
             return WelcomeFrame(message.version, message.controller_name)
@@ -258,6 +259,7 @@ def _from_worker_frame(frame: WorkerFrame) -> WorkerMessage:
                 vocabulary_size=frame.vocabulary_size,
                 context_length=frame.context_length,
                 max_sessions=frame.max_sessions,
+                labels=frame.labels,
             )
         case _:
             assert_never(frame)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from wanspec.errors import RemoteProtocolError, TransportError
 from wanspec.protocol.messages import PROTOCOL_VERSION, Hello, Welcome, WorkerMessage
+from wanspec.protocol.placement import repeated_key
 from wanspec.transport.codec import (
     decode_controller_frame,
     decode_goodbye,
@@ -49,6 +50,9 @@ def hello_mismatch(hello: Hello, expected: Expected) -> str:
             f"vocabulary size: the worker's is {hello.vocabulary_size} (model {hello.model_name}), "
             f"the controller's is {expected.vocabulary_size}; draft with a model of the target model's vocabulary"
         )
+    key = repeated_key(hello.labels)
+    if key:
+        return f"labels: the worker gives {key} more than one value; give each key one"
     return ""
 
 

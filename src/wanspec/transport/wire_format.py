@@ -23,6 +23,7 @@ from wanspec.protocol.messages import (
     MAX_SESSIONS,
     MAX_STEP_S,
 )
+from wanspec.protocol.placement import LABEL, MAX_LABEL_LENGTH, MAX_LABELS
 from wanspec.speculation.types import MAX_VOCABULARY
 
 MAX_SESSION_ID = (1 << 53) - 1
@@ -44,6 +45,7 @@ FINGERPRINT = r"\A[0-9a-f]{64}\Z"
 
 Name = Annotated[str, Meta(min_length=1, max_length=MAX_NAME_LENGTH, pattern=PRINTABLE)]
 Reason = Annotated[str, Meta(max_length=MAX_REASON_LENGTH, pattern=PRINTABLE)]
+Label = Annotated[str, Meta(max_length=MAX_LABEL_LENGTH, pattern=LABEL)]
 Version = Annotated[int, Meta(ge=0, le=MAX_VERSION)]
 SessionNumber = Annotated[int, Meta(ge=1, le=MAX_SESSION_ID)]
 Opening = Annotated[int, Meta(ge=1, le=MAX_OPENING)]
@@ -62,6 +64,7 @@ class HelloFrame(Struct, array_like=True, tag=1, frozen=True):
     vocabulary_size: Annotated[int, Meta(ge=1, le=MAX_VOCABULARY)]
     context_length: Annotated[int, Meta(ge=1, le=MAX_CONTEXT_LENGTH)]
     max_sessions: Annotated[int, Meta(ge=1, le=MAX_SESSIONS)]
+    labels: Annotated[tuple[Label, ...], Meta(max_length=MAX_LABELS)] = ()
 
 
 class DraftsFrame(Struct, array_like=True, tag=2, frozen=True, forbid_unknown_fields=True):
