@@ -11,7 +11,7 @@ from msgspec import structs
 
 from wanspec.errors import LocalProtocolError, RemoteProtocolError
 from wanspec.policy.registry import PolicyConfig
-from wanspec.protocol.controller import FIRST_REST_S, JUDGED_TOKENS, MAX_PATIENT_RTT_S, WORKER_SILENCE_S, Controller
+from wanspec.protocol.controller import MAX_PATIENT_RTT_S, WORKER_SILENCE_S, Controller
 from wanspec.protocol.effects import (
     DropWorker,
     Effect,
@@ -50,6 +50,7 @@ from wanspec.protocol.messages import (
     Welcome,
 )
 from wanspec.protocol.placement import ANYWHERE, Placement
+from wanspec.protocol.pool import FIRST_REST_S, JUDGED_TOKENS
 from wanspec.protocol.worker import Worker
 from wanspec.speculation.types import (
     DraftChoices,
@@ -288,6 +289,24 @@ class TestController:
         again = only(machine.handle(arrival(4, policy="remote"), now=rested_at + FIRST_REST_S), SendMessage)
         assert (again.worker_id, type(again.message)) == (1, OpenSession)
         assert machine.num_workers == 1
+
+    def test_a_rest_ends_in_time_though_nobody_asks_or_comes(self) -> None:
+        machine = controller()
+        machine.handle(joined(1), now=0.0)
+        machine.handle(arrival(1, policy="remote", max_tokens=5000), now=0.0)
+        rested_at, _ = rounds_until_rest(machine, now=0.1)
+        assert machine.next_deadline() == rested_at + FIRST_REST_S
+        assert opened(machine.handle(DeadlineReached(), now=rested_at + FIRST_REST_S)) == [1]
+        assert machine.next_deadline() != rested_at + FIRST_REST_S
+
+    def test_a_request_that_found_no_room_is_drafted_for_when_another_ends(self) -> None:
+        machine = controller()
+        machine.handle(joined(1, max_sessions=1), now=0.0)
+        for session_id in (1, 2, 3):
+            machine.handle(arrival(session_id, policy="paper"), now=0.0)
+        effects = machine.handle(RequestCancelled(session_id=SessionId(1)), now=0.1)
+        assert opened(effects) == [1]
+        assert machine._sessions[SessionId(2)].link is not None
 
     def test_a_worker_that_is_useless_again_rests_twice_as_long(self) -> None:
         machine = controller()

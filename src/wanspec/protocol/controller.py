@@ -17,14 +17,13 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from typing import assert_never
 
 from wanspec.errors import LocalProtocolError, RemoteProtocolError
 from wanspec.policy.arrivals import Arrivals
 from wanspec.policy.coverage import Coverage
 from wanspec.policy.interface import Decision, DraftLocally, Situation, Verify, Wait
-from wanspec.policy.pass_times import Pace, PassTimes
+from wanspec.policy.pass_times import PassTimes
 from wanspec.policy.registry import create_policy
 from wanspec.protocol.effects import (
     DraftsMerged,
@@ -54,11 +53,10 @@ from wanspec.protocol.events import (
     WorkerLost,
 )
 from wanspec.protocol.messages import CloseSession, Commit, Drafts
-from wanspec.protocol.rtt import RttEstimate
+from wanspec.protocol.pool import PooledWorker, choose_worker
 from wanspec.protocol.session import Session
 from wanspec.speculation.calibration import MAX_TEMPERATURE, CalibrationBook
 from wanspec.speculation.model_view import ModelView, PlannedItem
-from wanspec.speculation.reliability import Reliability
 from wanspec.speculation.tree import Node
 from wanspec.speculation.types import Position, ScoreItem, SessionId, WorkerId
 
@@ -71,41 +69,9 @@ MAX_VAIN_WAIT_S = 5.0
 """Waited without one draft accepted, after which a session waits for no worker until one is: many rounds over any honest link."""
 WORKER_SILENCE_S = 10.0
 """A commit unanswered for this long loses the worker its place: far above any round trip, soon enough for a person."""
-USELESS_SHARE = 0.02
-"""A worker that has proposed less than this share of what its sessions commit is rested: its drafts are late, wrong or lost."""
-JUDGED_TOKENS = 200.0
-"""Committed before that is judged; older ones fade at this pace too."""
-PRIOR_TOKENS = 20.0
-FIRST_REST_S, MAX_REST_S = 10.0, 300.0
-"""How long a worker is rested; doubled each time until it proves useful."""
-INITIAL_WORKER_STEP_S = 0.01
 INITIAL_DRAFT_STEP_S = 0.001
 """Of the local draft model: low, so that it is tried and measured."""
 INITIAL_TARGET_STEP_S = 0.03
-
-
-@dataclass(slots=True, eq=False)
-class _Worker:
-    name: str
-    max_sessions: int
-    labels: tuple[str, ...]
-    rtt: RttEstimate = field(default_factory=RttEstimate)
-    step_s: float = INITIAL_WORKER_STEP_S
-    reliability: Reliability = field(default_factory=Reliability)
-    pace: Pace = field(default_factory=Pace)
-    committed: float = 0.0
-    """Tokens that its sessions committed, older ones faded,"""
-    useful: float = 0.0
-    """and those of them that it had proposed."""
-    rests_until: float = 0.0
-    rest_s: float = FIRST_REST_S
-
-    @property
-    def share(self) -> float:
-        """Of what its sessions commit, how much it had proposed; half before anything is known."""
-        return (self.useful + PRIOR_TOKENS / 2) / (self.committed + PRIOR_TOKENS)
-
-    sessions: set[SessionId] = field(default_factory=set)
 
 
 _Wanted = Sequence[tuple[Session, tuple[Node, ...]]]
@@ -128,7 +94,7 @@ class Controller:
         self._has_draft_device = has_draft_device
         self._end_token = end_token
         self._sessions: dict[SessionId, Session] = {}
-        self._workers: dict[WorkerId, _Worker] = {}
+        self._workers: dict[WorkerId, PooledWorker] = {}
         self._newest_session_id = SessionId(0)
         self._passes: dict[PassKind, _Wanted] = {}
         """In flight: for each row of the answer the node that it belongs to."""
@@ -163,6 +129,7 @@ class Controller:
                 deadlines.append(session.wait_until)
             if session.link is not None and session.link.unacknowledged_since is not None:
                 deadlines.append(session.link.unacknowledged_since + WORKER_SILENCE_S)
+        deadlines += [worker.rests_until for worker in self._workers.values() if worker.rests_until is not None]
         return min(deadlines, default=None)
 
     def _apply(self, event: ControllerEvent, now: float) -> list[Effect]:
@@ -170,7 +137,7 @@ class Controller:
             case RequestArrived():
                 return self._request_arrived(event, now)
             case RequestCancelled(session_id=session_id):
-                return self._finish(session_id, FinishReason.CANCELLED)
+                return self._finish(session_id, FinishReason.CANCELLED, now)
             case WorkerJoined():
                 return self._worker_joined(event, now)
             case WorkerLost(worker_id=worker_id):
@@ -183,9 +150,9 @@ class Controller:
                 return self._draft_finished(event)
             case PassFailed(kind=kind, reason=reason):
                 failed = self._end_pass(kind)
-                return [effect for session, _ in failed for effect in self._finish(session.session_id, FinishReason.ERROR, reason)]
+                return [effect for session, _ in failed for effect in self._finish(session.session_id, FinishReason.ERROR, now, reason)]
             case DeadlineReached():
-                return self._drop_silent_workers(now)
+                return [*self._drop_silent_workers(now), *self._place_waiting(now)]
             case _:
                 assert_never(event)
 
@@ -203,9 +170,9 @@ class Controller:
         calibration = self._calibrations.at(event.sampling.temperature)
         session = Session(event.session_id, event.prompt_tokens, event.sampling, event.max_tokens, policy, calibration, event.placement)
         self._sessions[event.session_id] = session
-        return self._find_worker(session, now)
+        return self._place(session, now)
 
-    def _finish(self, session_id: SessionId, reason: FinishReason, message: str = "") -> list[Effect]:
+    def _finish(self, session_id: SessionId, reason: FinishReason, now: float, message: str = "") -> list[Effect]:
         session = self._sessions.pop(session_id, None)
         if session is None:
             return []
@@ -214,6 +181,7 @@ class Controller:
             worker_id = session.link.worker_id
             self._workers[worker_id].sessions.discard(session_id)
             effects.append(SendMessage(worker_id=worker_id, message=CloseSession(session_id=session_id)))
+            effects += self._place_waiting(now)
         effects.append(FinishRequest(session_id=session_id, reason=reason, message=message))
         effects.append(ReleaseSession(session_id=session_id))
         return effects
@@ -221,38 +189,31 @@ class Controller:
     # Workers.
 
     def _worker_joined(self, event: WorkerJoined, now: float) -> list[Effect]:
-        self._workers[event.worker_id] = _Worker(event.name, event.max_sessions, event.labels)
-        effects: list[Effect] = []
-        for session in self._sessions.values():
-            effects += self._find_worker(session, now)
-        return effects
+        self._workers[event.worker_id] = PooledWorker(event.worker_id, event.name, event.max_sessions, event.labels)
+        return self._place_waiting(now)
 
-    def _find_worker(self, session: Session, now: float) -> list[Effect]:
-        """Attach a session that wants a worker and has none to the least loaded one that may see it and has room, if there is any."""
+    def _place_waiting(self, now: float) -> list[Effect]:
+        """A place at a worker may have become free: look for one for every session that has none, the oldest first."""
+        return [effect for session in self._sessions.values() for effect in self._place(session, now)]
+
+    def _place(self, session: Session, now: float) -> list[Effect]:
+        """Open a session that lacks a worker at the best one that it allows, if there is any."""
         if not session.lacks_worker:
             return []
-        free = [
-            (len(worker.sessions), worker_id)
-            for worker_id, worker in self._workers.items()
-            if len(worker.sessions) < worker.max_sessions and now >= worker.rests_until and session.placement.allows(worker.labels)
-        ]
-        if not free:
+        target_step_s = self._target_times.expected_s(1)
+        worker = choose_worker(self._workers.values(), session.placement, target_step_s=target_step_s, now=now)
+        if worker is None:
             return []
-        _, worker_id = min(free)
-        worker = self._workers[worker_id]
         worker.sessions.add(session.session_id)
-        return [SendMessage(worker_id=worker_id, message=session.attach(worker_id, worker.reliability, now=now))]
+        return [SendMessage(worker_id=worker.worker_id, message=session.attach(worker.worker_id, worker.reliability, now=now))]
 
     def _remove_worker(self, worker_id: WorkerId, now: float) -> list[Effect]:
         worker = self._workers.pop(worker_id, None)
         if worker is None:
             return []
-        effects: list[Effect] = []
-        for session_id in sorted(worker.sessions):
-            session = self._sessions[session_id]
-            session.link = None
-            effects += self._find_worker(session, now)
-        return effects
+        for session_id in worker.sessions:
+            self._sessions[session_id].link = None
+        return self._place_waiting(now)
 
     def _drafts_received(self, worker_id: WorkerId, drafts: Drafts, now: float) -> list[Effect]:
         worker = self._workers.get(worker_id)
@@ -388,7 +349,7 @@ class Controller:
             )
             effects.append(EmitTokens(session_id=session.session_id, position=position, tokens=tuple(tokens)))
             effects += self._judge_worker(session, path, now)
-            effects += self._finish(session.session_id, reason) if reason else self._tell(session, position, tokens, path, now)
+            effects += self._finish(session.session_id, reason, now) if reason else self._tell(session, position, tokens, path, now)
         return effects
 
     def _judge_worker(self, session: Session, path: list[Node], now: float) -> list[Effect]:
@@ -398,26 +359,13 @@ class Controller:
         worker = self._workers[session.link.worker_id]
         if session.round_s is not None:
             worker.pace.add(session.round_s, len(path))
-        fade = 1.0 - len(path) / JUDGED_TOKENS
-        worker.committed = max(0.0, fade) * worker.committed + len(path)
-        worker.useful = max(0.0, fade) * worker.useful + sum(node.arrived_at is not None for node in path)
-        if worker.useful >= USELESS_SHARE * worker.committed:
-            if worker.committed > 0.9 * JUDGED_TOKENS:
-                worker.rest_s = FIRST_REST_S
+        if worker.judge(committed=len(path), proposed=sum(node.arrived_at is not None for node in path)):
             return []
-        return self._rest(session.link.worker_id, now) if worker.committed > 0.9 * JUDGED_TOKENS else []
-
-    def _rest(self, worker_id: WorkerId, now: float) -> list[Effect]:
-        worker = self._workers[worker_id]
-        worker.rests_until, worker.rest_s = now + worker.rest_s, min(2 * worker.rest_s, MAX_REST_S)
-        worker.committed = worker.useful = 0.0
         effects: list[Effect] = []
-        resting, worker.sessions = worker.sessions, set()
-        for session_id in sorted(resting):
+        for session_id in sorted(worker.rest(now)):
             self._sessions[session_id].link = None
-            effects.append(SendMessage(worker_id=worker_id, message=CloseSession(session_id=session_id)))
-            effects += self._find_worker(self._sessions[session_id], now)
-        return effects
+            effects.append(SendMessage(worker_id=worker.worker_id, message=CloseSession(session_id=session_id)))
+        return [*effects, *self._place_waiting(now)]
 
     def _tell(self, session: Session, position: Position, tokens: list[int], path: list[Node], now: float) -> list[Effect]:
         link = session.link
