@@ -15,6 +15,7 @@ from wanspec.backends.interface import Backend
 from wanspec.policy.registry import PolicyConfig
 from wanspec.presets import StepTime
 from wanspec.protocol.controller import Controller
+from wanspec.protocol.effects import DropWorker, Effect
 from wanspec.protocol.events import RequestCancelled
 from wanspec.protocol.messages import Drafts, Message, OpenSession
 from wanspec.protocol.placement import ANYWHERE, Placement
@@ -86,6 +87,7 @@ class Cluster(SimulatedCluster):
         self._chance = random.Random(seed)
         self.opened: set[tuple[int, int]] = set()
         """(session, worker) of every OpenSession that left."""
+        self.on_drop: Callable[[WorkerSite, str], object] = lambda _site, _reason: None
 
     # What a test says.
 
@@ -104,9 +106,7 @@ class Cluster(SimulatedCluster):
         placement: Placement = ANYWHERE,
     ) -> None:
         """A request arrives now."""
-        self.request(
-            prompt, max_tokens=max_tokens, policy=policy, sampling=sampling, session_id=SessionId(session_id), placement=placement
-        )
+        self.request(prompt, max_tokens=max_tokens, policy=policy, sampling=sampling, session_id=SessionId(session_id), placement=placement)
 
     def cancel(self, session_id: int) -> None:
         self.tell_controller(RequestCancelled(session_id=SessionId(session_id)))
@@ -145,6 +145,11 @@ class Cluster(SimulatedCluster):
         return sum(record.model == "draft" for record in started)
 
     # How it works.
+
+    def _do(self, effect: Effect, now: float) -> None:
+        super()._do(effect, now)
+        if isinstance(effect, DropWorker):
+            self.on_drop(self.workers[effect.worker_id], effect.reason)
 
     def _send_down(self, worker_id: WorkerId, message: Message, now: float) -> None:
         if isinstance(message, OpenSession):

@@ -46,7 +46,7 @@ class ClusterMachine(RuleBasedStateMachine):
         repeats=st.sampled_from([1, 3]),
         placement=st.sampled_from([ANYWHERE, Placement(offload=False), Placement(labels=("region=eu",))]),
     )
-    def request(
+    def request(  # noqa: PLR0913, PLR0917  # one for each thing that is drawn
         self, policy: str, prompt: list[int], max_tokens: int, temperature: float, draft_tokens: int, width: int, path_prob_min: float,
         repeats: int, placement: Placement,
     ) -> None:  # fmt: skip

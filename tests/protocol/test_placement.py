@@ -19,7 +19,9 @@ from wanspec.protocol.placement import ANYWHERE, MAX_LABEL_LENGTH, MAX_LABELS, P
         (("region=eu", "gpu=t4"), ("gpu=t4", "region=eu", "site=x"), True),
     ],
 )
-def test_values_of_one_key_are_alternatives_and_every_key_counts(wanted: tuple[str, ...], carried: tuple[str, ...], *, is_allowed: bool) -> None:
+def test_values_of_one_key_are_alternatives_and_every_key_counts(
+    wanted: tuple[str, ...], carried: tuple[str, ...], *, is_allowed: bool
+) -> None:
     assert Placement(labels=wanted).allows(carried) is is_allowed
     assert not Placement(offload=False, labels=wanted).allows(carried)
 

@@ -66,9 +66,7 @@ from wanspec.speculation.types import (
 T = TypeVar("T")
 
 
-def arrival(
-    session_id: int, *, policy: str = "colocated", max_tokens: int = 10, placement: Placement = ANYWHERE
-) -> RequestArrived:
+def arrival(session_id: int, *, policy: str = "colocated", max_tokens: int = 10, placement: Placement = ANYWHERE) -> RequestArrived:
     return RequestArrived(
         session_id=SessionId(session_id),
         prompt_tokens=(1, 2, 3),
@@ -436,9 +434,7 @@ def open_session(
         path_prob_min=path_prob_min,
         is_calibrated=is_calibrated,
     )
-    return OpenSession(
-        session_id=SessionId(session_id), opening=opening, tokens=tokens, sampling=SamplingParams(), drafting=drafting
-    )
+    return OpenSession(session_id=SessionId(session_id), opening=opening, tokens=tokens, sampling=SamplingParams(), drafting=drafting)
 
 
 def commit(position: int, *tokens: int, newest_node_id: int = 0) -> Commit:

@@ -87,6 +87,9 @@ class Lingering:
     async def close(self, reason: str) -> None:
         await self._closing.wait()
 
+    async def drop(self, reason: str) -> None:
+        raise AssertionError
+
 
 async def test_workers_that_are_slow_to_leave_are_sent_home_together() -> None:
     closing = asyncio.Barrier(3)
@@ -124,6 +127,9 @@ class Farewell:
 
     async def close(self, reason: str) -> None:
         pass
+
+    async def drop(self, reason: str) -> None:
+        raise AssertionError
 
 
 async def test_a_drain_is_heeded_though_nothing_can_be_sent_any_more() -> None:
@@ -282,7 +288,10 @@ async def test_a_worker_that_breaks_the_protocol_is_dropped_and_the_operator_hea
         connection.send([acknowledgement(opened, position=4000)])
         assert await collect(generation) == plainly()
         await connection.close("")
+        with pytest.raises(TransportError, match=r"quarantined for another .* s: it acknowledges position 4000"):
+            await dial_memory(place.listener, hello_for(model().info, worker_name="liar", max_sessions=4))
     assert "dropped liar at memory: it acknowledges position 4000, but only" in caplog.text
+    assert "quarantined liar at memory for 10 s: it acknowledges position 4000" in caplog.text
 
 
 async def test_a_peer_that_sends_garbage_is_dropped_and_the_text_is_the_same(caplog: pytest.LogCaptureFixture) -> None:

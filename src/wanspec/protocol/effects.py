@@ -72,6 +72,8 @@ class DropWorker(Struct, frozen=True, kw_only=True):
 
     worker_id: WorkerId
     reason: str
+    is_at_fault: bool = True
+    """Whether it broke the rules or lags, and should not come back at once."""
 
 
 class RoundFinished(Struct, frozen=True, kw_only=True):

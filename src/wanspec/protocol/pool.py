@@ -92,9 +92,7 @@ class PooledWorker:
         return self.rests_until is not None
 
 
-def choose_worker(
-    workers: Iterable[PooledWorker], placement: Placement, *, target_step_s: float, now: float
-) -> PooledWorker | None:
+def choose_worker(workers: Iterable[PooledWorker], placement: Placement, *, target_step_s: float, now: float) -> PooledWorker | None:
     """The worker for one more session; None where none is allowed, has room and is awake."""
     free = [
         worker

@@ -244,8 +244,8 @@ class ControllerEngine:
                     self._generations.pop(session_id).put(effect)
                 case ReleaseSession(session_id=session_id):
                     self._passes.submit(self._release, session_id)
-                case DropWorker(worker_id=worker_id, reason=reason):
-                    self._spawn(self._drop(worker_id, reason))
+                case DropWorker(worker_id=worker_id, reason=reason, is_at_fault=is_at_fault):
+                    self._spawn(self._drop(worker_id, reason, is_at_fault=is_at_fault))
                 case _:
                     pass  # an observation: traced above
         for worker_id, messages in frames.items():
@@ -314,6 +314,7 @@ class ControllerEngine:
             reason = str(error)
             if isinstance(error, RemoteProtocolError):
                 _log.warning("dropped %s: %s", connection.peer, error.reason)
+                await connection.drop(error.reason)
             await connection.close(reason)
         finally:
             del self._connections[worker_id]
@@ -334,13 +335,13 @@ class ControllerEngine:
         try:
             connection.send(messages)
         except TransportError as error:
-            self._spawn(self._drop(worker_id, str(error)))
+            self._spawn(self._drop(worker_id, str(error), is_at_fault=False))  # where it was, the connection knows
 
-    async def _drop(self, worker_id: WorkerId, reason: str) -> None:
+    async def _drop(self, worker_id: WorkerId, reason: str, *, is_at_fault: bool) -> None:
         if worker_id in self._connections:
             _, connection = self._connections[worker_id]
             _log.warning("dropped %s: %s", connection.peer, reason)
-            await connection.close(reason)
+            await (connection.drop(reason) if is_at_fault else connection.close(reason))
 
     def _spawn(self, coroutine: Coroutine[object, None, None]) -> None:
         task: asyncio.Task[None] = asyncio.create_task(coroutine)

@@ -70,6 +70,7 @@ class FramedConnection:
         self._limits = limits
         self._worker = worker
         self._frames = Allowance(limits.max_frames_per_s, limits.max_frames_burst)
+        self._messages = Allowance(limits.max_messages_per_s, limits.max_messages_burst)
         self._nodes = Allowance(limits.max_nodes_per_s, limits.max_nodes_burst)
         self._unsent: deque[bytes] = deque()
         self._unsent_bytes = 0
@@ -80,6 +81,8 @@ class FramedConnection:
         self._room = asyncio.Event()
         self._room.set()
         self._ended = asyncio.Event()
+        self.fault = ""
+        """For what we dropped the peer, where it was the peer's fault."""
         self._failure: TransportError | None = None
         self._violation: RemoteProtocolError | None = None
         self._farewell: bytes | None = None
@@ -128,14 +131,21 @@ class FramedConnection:
             messages = self._decode(frame)
         except RemoteProtocolError as error:
             raise self._accuse(error.reason) from error
+        now = asyncio.get_running_loop().time()
+        if not self._messages.take(len(messages), now=now):
+            raise self._accuse(f"more than {self._limits.max_messages_per_s:g} messages a second (max_messages_per_s)")
         nodes = sum(len(message.tokens) for message in messages if isinstance(message, Drafts))
-        if not self._nodes.take(nodes, now=asyncio.get_running_loop().time()):
+        if not self._nodes.take(nodes, now=now):
             raise self._accuse(f"more than {self._limits.max_nodes_per_s:g} draft nodes a second (max_nodes_per_s)")
         return messages
 
     async def close(self, reason: str) -> None:
         self._end(TransportError(f"closed here: {reason}"), farewell=encode_goodbye(reason))
         self._forget_unread()
+        await self.wait_closed()
+
+    async def drop(self, reason: str) -> None:
+        self._drop(reason)
         await self.wait_closed()
 
     async def wait_closed(self) -> None:
@@ -154,6 +164,7 @@ class FramedConnection:
 
     def _drop(self, reason: str) -> None:
         """End it because of what the peer does: nothing but the reason goes out."""
+        self.fault = self.fault or ("" if self._failure else reason)
         self._unsent.clear()
         self._forget_unread()
         self._end(TransportError(f"{self.peer} was dropped: {reason}"), farewell=encode_goodbye(reason))
