@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from wanspec.protocol.heartbeat import Heartbeat
 from wanspec.protocol.placement import ANYWHERE, Placement
 from wanspec.protocol.pool import FIRST_REST_S, JUDGED_TOKENS, PooledWorker, choose_worker
 from wanspec.speculation.types import SessionId, WorkerId
@@ -11,8 +12,8 @@ def worker(
     worker_id: int, *, rtt_s: float = 0.05, share: float | None = None, max_sessions: int = 8, labels: tuple[str, ...] = ()
 ) -> PooledWorker:
     """One whose worth is known, unless `share` is None."""
-    made = PooledWorker(WorkerId(worker_id), f"worker-{worker_id}", max_sessions, labels)
-    made.rtt.add(rtt_s)
+    made = PooledWorker(WorkerId(worker_id), f"worker-{worker_id}", max_sessions, labels, Heartbeat(now=0.0))
+    made.heartbeat.rtt.add(rtt_s)
     if share is not None:
         made.committed, made.useful = JUDGED_TOKENS, share * JUDGED_TOKENS
     return made

@@ -18,6 +18,7 @@ from wanspec.protocol.effects import (
     EmitTokens,
     FinishReason,
     FinishRequest,
+    LeaveController,
     ReleaseSession,
     SendMessage,
     StartDraft,
@@ -30,12 +31,14 @@ from wanspec.protocol.events import (
     MessageReceived,
     PassFailed,
     PassKind,
+    PongReceived,
     RequestArrived,
     RequestCancelled,
     VerifyFinished,
     WorkerJoined,
     WorkerLost,
 )
+from wanspec.protocol.heartbeat import CONTROLLER_LOST_S, LOST_MIN_S, PING_PERIOD_S
 from wanspec.protocol.messages import (
     MAX_HELD_S,
     MAX_NODES_PER_FRAME,
@@ -47,6 +50,8 @@ from wanspec.protocol.messages import (
     Drafts,
     Drain,
     OpenSession,
+    Ping,
+    Pong,
     Welcome,
 )
 from wanspec.protocol.placement import ANYWHERE, Placement
@@ -200,10 +205,50 @@ class TestController:
         machine = controller()
         machine.handle(joined(1), now=0.0)
         machine.handle(arrival(1, policy="paper"), now=0.0)
-        assert machine.next_deadline() == WORKER_SILENCE_S
-        dropped = only(machine.handle(DeadlineReached(), now=WORKER_SILENCE_S), DropWorker)
-        assert "unanswered for 10 s" in dropped.reason
+        effects = time_passes(machine, until=WORKER_SILENCE_S - 0.1)
+        assert not [effect for effect in effects if isinstance(effect, DropWorker)]
+        dropped = only(time_passes(machine, until=WORKER_SILENCE_S), DropWorker)
+        assert ("unanswered for 10 s" in dropped.reason, dropped.is_at_fault) == (True, True)
         assert machine.num_workers == 0
+
+    def test_a_worker_that_is_quiet_is_pinged_and_kept_while_it_answers(self) -> None:
+        machine = controller()
+        machine.handle(joined(1), now=0.0)
+        pings = [effect for effect in time_passes(machine, until=60.0) if isinstance(effect, SendMessage)]
+        assert [type(ping.message) for ping in pings] == [Ping] * 60
+        assert machine.num_workers == 1
+
+    def test_a_worker_that_gives_no_sign_of_life_is_dropped_within_seconds_and_without_blame(self) -> None:
+        machine = controller()
+        machine.handle(joined(1), now=0.0)
+        time_passes(machine, until=10.0)
+        effects = time_passes(machine, until=10.0 + PING_PERIOD_S + LOST_MIN_S, is_answered=False)
+        dropped = only(effects, DropWorker)
+        assert (dropped.reason, dropped.is_at_fault) == ("it gives no sign of life", False)
+        assert machine.num_workers == 0
+
+    def test_of_a_link_that_dies_in_mid_request_the_session_goes_elsewhere_as_soon(self) -> None:
+        machine = controller()
+        machine.handle(joined(1), now=0.0)
+        machine.handle(arrival(1, policy="remote"), now=0.0)
+        machine.handle(DraftsReceived(worker_id=WorkerId(1), drafts=acknowledgement(2)), now=0.1)
+        machine.handle(verified(7), now=0.1)
+        machine.handle(joined(2), now=0.1)
+        machine.handle(PongReceived(worker_id=WorkerId(2), number=1), now=0.1)
+        effects: list[Effect] = []
+        while WorkerId(1) in machine._workers:
+            now = machine.next_deadline() or 0.0
+            effects += machine.handle(DeadlineReached(), now=now)
+            machine._workers[WorkerId(2)].heartbeat.heard()
+        assert (opened(effects), now) == ([2], 0.1 + LOST_MIN_S)
+
+    def test_a_pong_without_its_ping_loses_a_worker_its_place_and_a_late_one_of_a_worker_that_is_gone_is_nothing(self) -> None:
+        machine = controller()
+        machine.handle(joined(1), now=0.0)
+        assert machine.handle(PongReceived(worker_id=WorkerId(1), number=1), now=0.1) == []
+        dropped = only(machine.handle(PongReceived(worker_id=WorkerId(1), number=2), now=0.2), DropWorker)
+        assert "ping 2, which never was" in dropped.reason
+        assert machine.handle(PongReceived(worker_id=WorkerId(1), number=1), now=0.3) == []
 
     def test_the_patience_does_not_grow_with_whatever_round_trip_a_worker_shows(self) -> None:
         machine = controller()
@@ -212,7 +257,7 @@ class TestController:
         machine.handle(DraftsReceived(worker_id=WorkerId(1), drafts=acknowledgement(2)), now=9.0)
         machine.handle(verified(7), now=9.0)
         machine.handle(DraftsReceived(worker_id=WorkerId(1), drafts=acknowledgement(3)), now=9.1)
-        deadline = machine.next_deadline()
+        deadline = machine._sessions[SessionId(1)].wait_until
         assert deadline is not None
         assert 9.0 + 2 * MAX_PATIENT_RTT_S < deadline < 9.1 + 2 * MAX_PATIENT_RTT_S
 
@@ -282,10 +327,8 @@ class TestController:
         assert [(effect.worker_id, type(effect.message)) for effect in moved[:2]] == [(1, CloseSession), (2, OpenSession)]
         assert rested_at > 0.9 * JUDGED_TOKENS * 0.02
         machine.handle(WorkerLost(worker_id=WorkerId(2)), now=rested_at)
-        nobody = machine.handle(arrival(3, policy="remote"), now=rested_at + FIRST_REST_S - 0.1)
-        assert not [effect for effect in nobody if isinstance(effect, SendMessage)]
-        again = only(machine.handle(arrival(4, policy="remote"), now=rested_at + FIRST_REST_S), SendMessage)
-        assert (again.worker_id, type(again.message)) == (1, OpenSession)
+        assert opened(machine.handle(arrival(3, policy="remote"), now=rested_at + FIRST_REST_S - 0.1)) == []
+        assert opened(machine.handle(arrival(4, policy="remote"), now=rested_at + FIRST_REST_S)) == [1]
         assert machine.num_workers == 1
 
     def test_a_rest_ends_in_time_though_nobody_asks_or_comes(self) -> None:
@@ -293,9 +336,8 @@ class TestController:
         machine.handle(joined(1), now=0.0)
         machine.handle(arrival(1, policy="remote", max_tokens=5000), now=0.0)
         rested_at, _ = rounds_until_rest(machine, now=0.1)
-        assert machine.next_deadline() == rested_at + FIRST_REST_S
-        assert opened(machine.handle(DeadlineReached(), now=rested_at + FIRST_REST_S)) == [1]
-        assert machine.next_deadline() != rested_at + FIRST_REST_S
+        assert opened(time_passes(machine, until=rested_at + FIRST_REST_S - 0.01)) == []
+        assert opened(time_passes(machine, until=rested_at + FIRST_REST_S + 0.01)) == [1]
 
     def test_a_request_that_found_no_room_is_drafted_for_when_another_ends(self) -> None:
         machine = controller()
@@ -351,9 +393,7 @@ class TestController:
         machine.handle(joined(1), now=0.0)
         machine.handle(arrival(1, policy="remote", max_tokens=5000), now=0.0)
         rested_at, _ = rounds_until_rest(machine, now=0.1)
-        again = only(machine.handle(joined(9), now=rested_at + FIRST_REST_S), SendMessage)
-        assert isinstance(again.message, OpenSession)
-        assert (again.worker_id, again.message.opening) == (1, 2)
+        assert opened(time_passes(machine, until=rested_at + FIRST_REST_S + 0.01)) == [1]
         late = structs.replace(acknowledgement(3), first_node_id=NodeId(900), parent_ids=(0,), tokens=(8,), log_probs=(-0.1,))
         machine.handle(DraftsReceived(worker_id=WorkerId(1), drafts=late), now=rested_at + FIRST_REST_S)
         link = machine._sessions[SessionId(1)].link
@@ -367,8 +407,18 @@ class TestController:
         effects = machine.handle(verified(7), now=0.1)  # 1 wants to draft, 2 its prefill
         assert [item.session_id for item in only(effects, StartDraft).items] == [1]
         assert [item.session_id for item in only(effects, StartVerify).items] == [2]
-        assert machine.handle(joined(1), now=0.1) == []
+        assert [type(effect) for effect in machine.handle(joined(1), now=0.1)] == [SendMessage]  # a ping
         assert [item.session_id for item in only(machine.handle(drafted(8), now=0.2), StartDraft).items] == [1]
+
+
+def time_passes(machine: Controller, *, until: float, is_answered: bool = True) -> list[Effect]:
+    """Let deadlines come, and pings be answered: all that came of it."""
+    effects: list[Effect] = []
+    while (deadline := machine.next_deadline()) is not None and deadline <= until:
+        effects += machine.handle(DeadlineReached(), now=deadline)
+        for worker_id, worker in machine._workers.items() if is_answered else ():
+            machine.handle(PongReceived(worker_id=worker_id, number=worker.heartbeat._newest_ping), now=deadline)
+    return effects
 
 
 def answers(machine: Controller) -> list[int]:
@@ -384,6 +434,8 @@ def verify_begins(machine: Controller, *, now: float) -> float:
         assert deadline is not None
         now = max(now, deadline)
         machine.handle(DeadlineReached(), now=now)
+    for worker in machine._workers.values():
+        worker.heartbeat.heard()
     return now
 
 
@@ -614,11 +666,32 @@ class TestWorker:
         with pytest.raises(LocalProtocolError, match="no draft pass"):
             worker().handle(drafted(7), now=0.0)
 
-    def test_it_opens_a_session_once_and_never_waits_for_the_clock(self) -> None:
+    def test_it_answers_a_ping_at_once(self) -> None:
+        assert tell(worker(), Ping(number=3)) == [SendMessage(worker_id=None, message=Pong(number=3))]
+
+    def test_it_leaves_a_controller_that_it_has_not_heard_for_some_pings(self) -> None:
+        machine = Worker(vocabulary_size=100, context_length=50, max_sessions=2, connected_at=1.0)
+        assert machine.next_deadline() == 1.0 + CONTROLLER_LOST_S
+        tell(machine, Ping(number=1), now=2.0)
+        assert machine.handle(DeadlineReached(), now=1.0 + CONTROLLER_LOST_S) == []
+        left = only(machine.handle(DeadlineReached(), now=2.0 + CONTROLLER_LOST_S), LeaveController)
+        assert "not been heard for 6 s" in left.reason
+
+    def test_it_does_not_blame_the_controller_for_its_own_sleep(self) -> None:
+        machine = Worker(vocabulary_size=100, context_length=50, max_sessions=2, connected_at=1.0)
+        assert machine.handle(DeadlineReached(), now=500.0) == []
+        assert machine.next_deadline() == 500.0 + CONTROLLER_LOST_S
+
+    def test_without_a_controller_there_is_no_deadline(self) -> None:
+        machine = worker()
+        assert machine.next_deadline() is None
+        assert machine.handle(DeadlineReached(), now=1.0) == []
+
+    def test_it_opens_a_session_once(self) -> None:
         machine = worker()
         tell(machine, open_session())
         tell(machine, open_session())
-        assert (machine.num_sessions, machine.next_deadline()) == (1, None)
+        assert machine.num_sessions == 1
 
     def test_a_commit_for_a_session_that_it_has_not_is_late(self) -> None:
         assert tell(worker(), commit(3, 7)) == []

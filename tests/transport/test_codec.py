@@ -14,6 +14,8 @@ from tests.transport.samples import (
     FINGERPRINT,
     HELLO,
     OPEN_SESSION,
+    PING,
+    PONG,
     WELCOME,
     drafts,
 )
@@ -24,6 +26,7 @@ from wanspec.protocol.messages import (
     MAX_NODE_ID,
     MAX_NODES_PER_FRAME,
     MAX_OPENING,
+    MAX_PING,
     MAX_REASON_LENGTH,
     MAX_SEQUENCE_TOKENS,
     MAX_SESSIONS,
@@ -35,6 +38,8 @@ from wanspec.protocol.messages import (
     Hello,
     Message,
     OpenSession,
+    Ping,
+    Pong,
     Welcome,
     WorkerMessage,
 )
@@ -105,7 +110,7 @@ draftings = st.builds(
     path_prob_min=st.floats(0, 1, exclude_max=True),
     is_calibrated=st.booleans(),
 )
-worker_messages = st.one_of(hellos, draft_messages())
+worker_messages = st.one_of(hellos, draft_messages(), st.builds(Pong, number=st.integers(1, MAX_PING)))
 controller_messages = st.one_of(
     st.builds(Welcome, version=st.integers(0, 65535), controller_name=names),
     st.builds(
@@ -121,6 +126,7 @@ controller_messages = st.one_of(
     ),
     st.builds(CloseSession, session_id=session_ids),
     st.builds(Drain, reason=reasons),
+    st.builds(Ping, number=st.integers(1, MAX_PING)),
 )
 
 
@@ -178,7 +184,16 @@ def test_claimed_lengths_and_deep_nesting_cost_nothing(data: bytes) -> None:
 
 @pytest.mark.parametrize(
     ("message", "size"),
-    [(drafts(0), 21), (drafts(1), 26), (drafts(8), 61), (drafts(32), 185), (drafts(256), 1438), (COMMIT, 20), (CLOSE_SESSION, 4)],
+    [
+        (drafts(0), 21),
+        (drafts(1), 26),
+        (drafts(8), 61),
+        (drafts(32), 185),
+        (drafts(256), 1438),
+        (COMMIT, 20),
+        (CLOSE_SESSION, 4),
+        (PING, 4),
+    ],
 )
 def test_typical_frames_are_this_small(message: Message, size: int) -> None:
     assert len(encode_frame([message])) == size
@@ -253,6 +268,8 @@ def test_the_longest_prompt_fits_a_frame() -> None:
         (COMMIT, {"tokens": (MAX_VOCABULARY,)}, "Commit.tokens[0]"),
         (COMMIT, {"tokens": ("a",)}, "Commit.tokens[0]"),
         (CLOSE_SESSION, {"session_id": 0}, "CloseSession.session_id"),
+        (PING, {"number": 0}, "Ping.number"),
+        (PONG, {"number": MAX_PING + 1}, "Pong.number"),
         (DRAIN, {"reason": "r" * (MAX_REASON_LENGTH + 1)}, "Drain.reason"),
     ],
 )
@@ -300,7 +317,7 @@ def test_the_last_node_id_is_bounded_too() -> None:
 @pytest.mark.parametrize("message", EVERY_MESSAGE, ids=lambda message: type(message).__name__)
 def test_each_side_may_send_its_own_messages_only(message: Message) -> None:
     mine, other = decode_worker_frame, decode_controller_frame
-    if not isinstance(message, Hello | Drafts):
+    if not isinstance(message, Hello | Drafts | Pong):
         mine, other = other, mine  # type: ignore[assignment]
     assert mine(encode_frame([message])) == [message]
     with pytest.raises(RemoteProtocolError, match=f"{type(message).__name__}: not for this side to send"):

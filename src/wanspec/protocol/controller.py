@@ -7,8 +7,8 @@ local draft model has a device of its own, the two passes run side by side, for 
 prefill and carries no drafts.
 
 Workers only ever add to trees. What they say is checked by `SessionLink`; a worker that breaks the protocol is dropped, its sessions go
-to another worker or go on without one, and the text is the same. A worker that has left a commit unanswered for long is not waited for;
-one that stays silent is dropped.
+to another worker or go on without one, and the text is the same. A worker that has left a commit unanswered for long is not waited for,
+and dropped in the end; one that gives no sign of life at all is dropped sooner (`heartbeat`).
 
 The machine has no IO, no clock, no randomness. Everything enters through `handle`; state changes first, consequences after.
 """
@@ -46,13 +46,15 @@ from wanspec.protocol.events import (
     DraftsReceived,
     PassFailed,
     PassKind,
+    PongReceived,
     RequestArrived,
     RequestCancelled,
     VerifyFinished,
     WorkerJoined,
     WorkerLost,
 )
-from wanspec.protocol.messages import CloseSession, Commit, Drafts
+from wanspec.protocol.heartbeat import Heartbeat
+from wanspec.protocol.messages import CloseSession, Commit, Drafts, Ping
 from wanspec.protocol.pool import PooledWorker, choose_worker
 from wanspec.protocol.session import Session
 from wanspec.speculation.calibration import MAX_TEMPERATURE, CalibrationBook
@@ -119,6 +121,9 @@ class Controller:
         """Take in what happened at `now` (seconds, any monotonic clock); what is to be done about it."""
         effects = self._apply(event, now)
         effects += self._start_pass(now)
+        for effect in effects:
+            if isinstance(effect, SendMessage) and (worker := self._workers.get(effect.worker_id or WorkerId(0))) is not None:
+                worker.heartbeat.told(now=now)
         return effects
 
     def next_deadline(self) -> float | None:
@@ -129,7 +134,9 @@ class Controller:
                 deadlines.append(session.wait_until)
             if session.link is not None and session.link.unacknowledged_since is not None:
                 deadlines.append(session.link.unacknowledged_since + WORKER_SILENCE_S)
-        deadlines += [worker.rests_until for worker in self._workers.values() if worker.rests_until is not None]
+        for worker in self._workers.values():
+            heartbeat = worker.heartbeat
+            deadlines += [when for when in (heartbeat.ping_due, heartbeat.lost_at, worker.rests_until) if when is not None]
         return min(deadlines, default=None)
 
     def _apply(self, event: ControllerEvent, now: float) -> list[Effect]:
@@ -144,6 +151,8 @@ class Controller:
                 return self._remove_worker(worker_id, now)
             case DraftsReceived(worker_id=worker_id, drafts=drafts):
                 return self._drafts_received(worker_id, drafts, now)
+            case PongReceived(worker_id=worker_id, number=number):
+                return self._pong_received(worker_id, number, now)
             case VerifyFinished():
                 return self._verify_finished(event, now)
             case DraftFinished():
@@ -152,7 +161,7 @@ class Controller:
                 failed = self._end_pass(kind)
                 return [effect for session, _ in failed for effect in self._finish(session.session_id, FinishReason.ERROR, now, reason)]
             case DeadlineReached():
-                return [*self._drop_silent_workers(now), *self._place_waiting(now)]
+                return [*self._drop_lagging_workers(now), *self._check_pulses(now), *self._place_waiting(now)]
             case _:
                 assert_never(event)
 
@@ -189,8 +198,29 @@ class Controller:
     # Workers.
 
     def _worker_joined(self, event: WorkerJoined, now: float) -> list[Effect]:
-        self._workers[event.worker_id] = PooledWorker(event.worker_id, event.name, event.max_sessions, event.labels)
-        return self._place_waiting(now)
+        heartbeat = Heartbeat(now=now)
+        self._workers[event.worker_id] = PooledWorker(event.worker_id, event.name, event.max_sessions, event.labels, heartbeat)
+        return [self._ping(event.worker_id, now), *self._place_waiting(now)]
+
+    def _ping(self, worker_id: WorkerId, now: float) -> Effect:
+        return SendMessage(worker_id=worker_id, message=Ping(number=self._workers[worker_id].heartbeat.ping(now=now)))
+
+    def _check_pulses(self, now: float) -> list[Effect]:
+        """Ask after every worker that is quiet; give up those that have been for too long."""
+        effects: list[Effect] = []
+        for worker_id, worker in list(self._workers.items()):
+            if worker.heartbeat.is_lost(now=now):
+                effects.append(DropWorker(worker_id=worker_id, reason="it gives no sign of life", is_at_fault=False))
+                effects += self._remove_worker(worker_id, now)
+            elif now >= worker.heartbeat.ping_due:
+                effects.append(self._ping(worker_id, now))
+        return effects
+
+    def _pong_received(self, worker_id: WorkerId, number: int, now: float) -> list[Effect]:
+        worker = self._workers.get(worker_id)
+        if worker is None or worker.heartbeat.ponged(number, now=now):
+            return []
+        return self._drop_worker(worker_id, f"it answers ping {number}, which never was", now)
 
     def _place_waiting(self, now: float) -> list[Effect]:
         """A place at a worker may have become free: look for one for every session that has none, the oldest first."""
@@ -219,6 +249,7 @@ class Controller:
         worker = self._workers.get(worker_id)
         if worker is None:
             return []
+        worker.heartbeat.heard()
         session = self._sessions.get(drafts.session_id)
         if session is None or session.link is None or session.link.worker_id != worker_id:
             if drafts.session_id <= self._newest_session_id:
@@ -238,7 +269,7 @@ class Controller:
     def _drop_worker(self, worker_id: WorkerId, reason: str, now: float) -> list[Effect]:
         return [DropWorker(worker_id=worker_id, reason=reason), *self._remove_worker(worker_id, now)]
 
-    def _drop_silent_workers(self, now: float) -> list[Effect]:
+    def _drop_lagging_workers(self, now: float) -> list[Effect]:
         links = [s.link for s in self._sessions.values() if s.link is not None]
         silent = {
             link.worker_id

@@ -76,6 +76,12 @@ class DropWorker(Struct, frozen=True, kw_only=True):
     """Whether it broke the rules or lags, and should not come back at once."""
 
 
+class LeaveController(Struct, frozen=True, kw_only=True):
+    """End the connection to the controller, and dial again (worker's side)."""
+
+    reason: str
+
+
 class RoundFinished(Struct, frozen=True, kw_only=True):
     """A verify and its outcome."""
 
@@ -105,4 +111,4 @@ class RttMeasured(Struct, frozen=True, kw_only=True):
 
 
 Observation = RoundFinished | DraftsMerged | RttMeasured
-Effect = StartVerify | StartDraft | SendMessage | EmitTokens | FinishRequest | ReleaseSession | DropWorker | Observation
+Effect = StartVerify | StartDraft | SendMessage | EmitTokens | FinishRequest | ReleaseSession | DropWorker | LeaveController | Observation

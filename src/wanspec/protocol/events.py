@@ -54,6 +54,13 @@ class DraftsReceived(Struct, frozen=True, kw_only=True):
     drafts: Drafts
 
 
+class PongReceived(Struct, frozen=True, kw_only=True):
+    """A worker answered a ping."""
+
+    worker_id: WorkerId
+    number: int
+
+
 class MessageReceived(Struct, frozen=True, kw_only=True):
     """The controller sent something (worker's side)."""
 
@@ -100,9 +107,10 @@ ControllerEvent = (
     | WorkerJoined
     | WorkerLost
     | DraftsReceived
+    | PongReceived
     | VerifyFinished
     | DraftFinished
     | PassFailed
     | DeadlineReached
 )
-WorkerEvent = MessageReceived | DraftFinished
+WorkerEvent = MessageReceived | DraftFinished | DeadlineReached

@@ -23,6 +23,8 @@ MAX_SESSIONS = 1024
 MAX_NODE_ID = (1 << 31) - 1
 MAX_OPENING = (1 << 31) - 1
 """Times that one session may be opened: each is a worker lost or rested."""
+MAX_PING = (1 << 31) - 1
+"""Of one connection: 68 years of them."""
 MAX_HELD_S = 3600.0
 """An acknowledgement older than this says nothing about the link; an older one is said to be this old."""
 MAX_STEP_S = 60.0
@@ -88,6 +90,20 @@ class Drain(Struct, frozen=True, kw_only=True):
     reason: str
 
 
+class Ping(Struct, frozen=True, kw_only=True):
+    """Controller to worker: are you there? While nothing else is said."""
+
+    number: int
+    """Counts up from 1 on each connection."""
+
+
+class Pong(Struct, frozen=True, kw_only=True):
+    """Worker to controller, at once: I am."""
+
+    number: int
+    """That of the ping."""
+
+
 class Drafts(Struct, frozen=True, kw_only=True):
     """Worker to controller: the new nodes of one draft step, for one session.
 
@@ -112,8 +128,8 @@ class Drafts(Struct, frozen=True, kw_only=True):
     """Acceptance estimate of each node given its parent, natural logarithm, in [-15.9375, 0]; the wire keeps steps of 1/16."""
 
 
-WorkerMessage = Hello | Drafts
+WorkerMessage = Hello | Drafts | Pong
 """What a worker may send."""
-ControllerMessage = Welcome | OpenSession | Commit | CloseSession | Drain
+ControllerMessage = Welcome | OpenSession | Commit | CloseSession | Drain | Ping
 """What a controller may send."""
 Message = WorkerMessage | ControllerMessage

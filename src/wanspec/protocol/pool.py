@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 
 from wanspec.policy.arrivals import REJOIN_STEPS
 from wanspec.policy.pass_times import Pace
+from wanspec.protocol.heartbeat import Heartbeat
 from wanspec.protocol.placement import Placement
 from wanspec.protocol.rtt import RttEstimate
 from wanspec.speculation.reliability import Reliability
@@ -44,8 +45,10 @@ class PooledWorker:
     worker_id: WorkerId
     name: str
     max_sessions: int
-    labels: tuple[str, ...] = ()
+    labels: tuple[str, ...]
+    heartbeat: Heartbeat
     rtt: RttEstimate = field(default_factory=RttEstimate)
+    """Of acknowledgements."""
     step_s: float = INITIAL_WORKER_STEP_S
     reliability: Reliability = field(default_factory=Reliability)
     pace: Pace = field(default_factory=Pace)
@@ -107,6 +110,6 @@ def _cost_s(worker: PooledWorker, best_share: float, target_step_s: float) -> fl
     """What a session's token is expected to cost for want of a draft, in seconds."""
     is_on_trial = not worker.is_judged and not worker.sessions
     share = best_share if is_on_trial else worker.share
-    delay_s = worker.rtt.smoothed_s + REJOIN_STEPS * worker.step_s
+    delay_s = worker.heartbeat.rtt.smoothed_s + REJOIN_STEPS * worker.step_s
     load = len(worker.sessions) / min(worker.max_sessions, LOADED_SESSIONS)
     return (1.0 - share) * (target_step_s + delay_s) * (1.0 + load)

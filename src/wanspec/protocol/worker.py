@@ -15,8 +15,9 @@ from typing import assert_never
 
 from wanspec.errors import ConfigError, LocalProtocolError, RemoteProtocolError
 from wanspec.policy.drafting import MIN_LOG_PROB, Frontier, offered_children
-from wanspec.protocol.effects import Effect, ReleaseSession, SendMessage, StartDraft
-from wanspec.protocol.events import DraftFinished, MessageReceived, WorkerEvent
+from wanspec.protocol.effects import Effect, LeaveController, ReleaseSession, SendMessage, StartDraft
+from wanspec.protocol.events import DeadlineReached, DraftFinished, MessageReceived, WorkerEvent
+from wanspec.protocol.heartbeat import ASLEEP_S, CONTROLLER_LOST_S
 from wanspec.protocol.messages import (
     MAX_HELD_S,
     MAX_NODE_ID,
@@ -29,6 +30,8 @@ from wanspec.protocol.messages import (
     Drafts,
     Drain,
     OpenSession,
+    Ping,
+    Pong,
     Welcome,
 )
 from wanspec.speculation.calibration import Calibration, CalibrationBook
@@ -154,8 +157,15 @@ class Worker:
     """See the module's text."""
 
     def __init__(
-        self, *, vocabulary_size: int, context_length: int, max_sessions: int, calibrations: CalibrationBook | None = None
+        self,
+        *,
+        vocabulary_size: int,
+        context_length: int,
+        max_sessions: int,
+        calibrations: CalibrationBook | None = None,
+        connected_at: float | None = None,
     ) -> None:
+        """`connected_at`: now, for the heartbeat; None: it begins with the controller's first word."""
         self._vocabulary_size = vocabulary_size
         self._context_length = context_length
         self._max_sessions = max_sessions
@@ -163,6 +173,7 @@ class Worker:
         self._calibrations = calibrations or CalibrationBook()
         self._pass: list[tuple[_Session, tuple[Node, ...]]] | None = None
         self._step_s = 0.0
+        self._heard_at = connected_at
         self.is_draining = False
         """Whether the controller has said that it wants no more of us."""
 
@@ -179,8 +190,8 @@ class Worker:
         return effects
 
     def next_deadline(self) -> float | None:
-        """A worker never waits for the clock."""
-        return None
+        """When to send DeadlineReached, unless the controller has been heard before; a worker waits for nothing else."""
+        return None if self._heard_at is None else self._heard_at + CONTROLLER_LOST_S
 
     def _apply(self, event: WorkerEvent, now: float) -> list[Effect]:
         match event:
@@ -188,11 +199,16 @@ class Worker:
                 return self._message_received(message, now)
             case DraftFinished():
                 return self._draft_finished(event, now)
+            case DeadlineReached():
+                return self._check_pulse(now)
             case _:
                 assert_never(event)
 
     def _message_received(self, message: ControllerMessage, now: float) -> list[Effect]:
+        self._heard_at = now
         match message:
+            case Ping(number=number):
+                return [SendMessage(worker_id=None, message=Pong(number=number))]
             case OpenSession():
                 self._open(message, now)
             case Commit():
@@ -211,6 +227,15 @@ class Worker:
             case _:
                 assert_never(message)
         return []
+
+    def _check_pulse(self, now: float) -> list[Effect]:
+        deadline = self.next_deadline()
+        if deadline is None or now < deadline:
+            return []
+        self._heard_at = now
+        if now > deadline + ASLEEP_S:  # it is we who were away
+            return []
+        return [LeaveController(reason=f"the controller has not been heard for {CONTROLLER_LOST_S:g} s")]
 
     def _open(self, message: OpenSession, now: float) -> None:
         self._check_tokens(message.tokens)

@@ -40,13 +40,14 @@ from wanspec.protocol.events import (
     DraftsReceived,
     PassFailed,
     PassKind,
+    PongReceived,
     RequestArrived,
     RequestCancelled,
     VerifyFinished,
     WorkerJoined,
     WorkerLost,
 )
-from wanspec.protocol.messages import Drafts, Drain, Hello, Message
+from wanspec.protocol.messages import Drafts, Drain, Hello, Message, Ping, Pong
 from wanspec.protocol.placement import ANYWHERE, Placement, check_labels
 from wanspec.runtime.model_runner import choose_targets, rank_drafts
 from wanspec.speculation.calibration import CalibrationBook
@@ -304,12 +305,18 @@ class ControllerEngine:
         try:
             while True:
                 for message in await connection.receive():
-                    if not isinstance(message, Drafts):
-                        raise RemoteProtocolError(f"an unexpected {type(message).__name__}", worker=hello.worker_name)
-                    self._tracer.message_received(worker_id, message, len(encode_message(message)), now=self._loop.time())
+                    event: ControllerEvent
+                    match message:
+                        case Drafts():
+                            self._tracer.message_received(worker_id, message, len(encode_message(message)), now=self._loop.time())
+                            event = DraftsReceived(worker_id=worker_id, drafts=message)
+                        case Pong(number=number):
+                            event = PongReceived(worker_id=worker_id, number=number)
+                        case _:
+                            raise RemoteProtocolError(f"an unexpected {type(message).__name__}", worker=hello.worker_name)
                     while self._events.qsize() >= MAX_PENDING_EVENTS:  # noqa: ASYNC110  # rare, and the loop turns meanwhile
                         await asyncio.sleep(0)  # let the machine catch up
-                    self._events.put_nowait(DraftsReceived(worker_id=worker_id, drafts=message))
+                    self._events.put_nowait(event)
         except WanspecError as error:
             reason = str(error)
             if isinstance(error, RemoteProtocolError):
@@ -331,7 +338,8 @@ class ControllerEngine:
             return  # it is gone, and the machine will hear so
         _, connection = self._connections[worker_id]
         for message in messages:
-            self._tracer.message_sent(worker_id, message, len(encode_message(message)), now=now)
+            if not isinstance(message, Ping):  # it is sent for ever, and says nothing
+                self._tracer.message_sent(worker_id, message, len(encode_message(message)), now=now)
         try:
             connection.send(messages)
         except TransportError as error:

@@ -190,7 +190,7 @@ def _run_to_the_end(stage: Stage) -> None:
     while sum(request.reason is not None for request in cluster.requests.values()) < stage.scenario.load.requests:
         before = written()
         cluster.run(until=cluster.queue.now + PATIENCE_S)
-        if not len(cluster.queue) and written() == before:
+        if not cluster.pending and written() == before:
             break
     cluster.run(until=cluster.queue.now + AFTERMATH_S)
     for session_id, request in cluster.requests.items():

@@ -63,7 +63,7 @@ def failures_of(stage: Stage) -> list[str]:
         "worker caches": sum(stage.worker_models[site.worker_id - 1].open_sessions for site in alive),
         "texts": stage.world.open_texts,
         "bytes in flight": cluster.bytes_in_flight,
-        "events": len(cluster.queue),
+        "events": cluster.pending,
     }
     return found + [f"{number} {name} left at the end" for name, number in left.items() if number]
 

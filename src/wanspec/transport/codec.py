@@ -4,8 +4,8 @@ What goes out is held to the same bounds as what comes in, and by the same code:
 would. `log_probs` come back rounded to 1/16 nat and `held_s` and `step_s` to a microsecond.
 
 Sizes in bytes, for session 7 at position 300, held for 20 ms, steps of 7.5 ms, node ids near 900 and tokens near 1500: Drafts of 0 / 1 /
-8 / 32 / 256 nodes 21 / 26 / 61 / 185 / 1438, a Commit of three tokens 20, a CloseSession 4; with large ids and times throughout, Drafts of
-one node take 52.
+8 / 32 / 256 nodes 21 / 26 / 61 / 185 / 1438, a Commit of three tokens 20, a CloseSession or Ping 4; with large ids and times throughout,
+Drafts of one node take 52.
 """
 
 from __future__ import annotations
@@ -29,6 +29,8 @@ from wanspec.protocol.messages import (
     Hello,
     Message,
     OpenSession,
+    Ping,
+    Pong,
     Welcome,
     WorkerMessage,
 )
@@ -47,6 +49,8 @@ from wanspec.transport.wire_format import (
     HelloFrame,
     MessageFrame,
     OpenSessionFrame,
+    PingFrame,
+    PongFrame,
     SamplingFields,
     WelcomeFrame,
     WorkerFrame,
@@ -92,6 +96,8 @@ _SHAPES: Final[dict[object, type[msgspec.Struct]]] = {
         CloseSessionFrame,
         DrainFrame,
         GoodbyeFrame,
+        PingFrame,
+        PongFrame,
     )
 }
 _NESTED: Final = {"sampling": SamplingFields.__struct_fields__, "drafting": DraftingFields.__struct_fields__}
@@ -229,6 +235,10 @@ def _to_frame(message: Message) -> MessageFrame:
             return CloseSessionFrame(message.session_id)
         case Drain():
             return DrainFrame(message.reason)
+        case Ping():
+            return PingFrame(message.number)
+        case Pong():
+            return PongFrame(message.number)
         case Hello():
             return HelloFrame(
                 message.version,
@@ -261,6 +271,8 @@ def _from_worker_frame(frame: WorkerFrame) -> WorkerMessage:
                 max_sessions=frame.max_sessions,
                 labels=frame.labels,
             )
+        case PongFrame():
+            return Pong(number=frame.number)
         case _:
             assert_never(frame)
 
@@ -294,6 +306,8 @@ def _from_controller_frame(frame: ControllerFrame) -> ControllerMessage:
             return CloseSession(session_id=SessionId(frame.session_id))
         case DrainFrame():
             return Drain(reason=frame.reason)
+        case PingFrame():
+            return Ping(number=frame.number)
         case WelcomeFrame():
             return Welcome(version=frame.version, controller_name=frame.controller_name)
         case _:

@@ -18,6 +18,7 @@ from wanspec.protocol.messages import (
     MAX_NODE_ID,
     MAX_NODES_PER_FRAME,
     MAX_OPENING,
+    MAX_PING,
     MAX_REASON_LENGTH,
     MAX_SEQUENCE_TOKENS,
     MAX_SESSIONS,
@@ -49,6 +50,7 @@ Label = Annotated[str, Meta(max_length=MAX_LABEL_LENGTH, pattern=LABEL)]
 Version = Annotated[int, Meta(ge=0, le=MAX_VERSION)]
 SessionNumber = Annotated[int, Meta(ge=1, le=MAX_SESSION_ID)]
 Opening = Annotated[int, Meta(ge=1, le=MAX_OPENING)]
+PingNumber = Annotated[int, Meta(ge=1, le=MAX_PING)]
 TokenPosition = Annotated[int, Meta(ge=0, lt=MAX_SEQUENCE_TOKENS)]
 Token = Annotated[int, Meta(ge=0, lt=MAX_VOCABULARY)]
 FiniteFloat = Annotated[float, Meta(ge=-sys.float_info.max, le=sys.float_info.max)]
@@ -151,6 +153,18 @@ class GoodbyeFrame(Struct, array_like=True, tag=8, frozen=True, forbid_unknown_f
     permanent: bool
 
 
-WorkerFrame = HelloFrame | DraftsFrame
-ControllerFrame = WelcomeFrame | OpenSessionFrame | CommitFrame | CloseSessionFrame | DrainFrame
+class PingFrame(Struct, array_like=True, tag=9, frozen=True, forbid_unknown_fields=True):
+    """messages.Ping, field by field."""
+
+    number: PingNumber
+
+
+class PongFrame(Struct, array_like=True, tag=10, frozen=True, forbid_unknown_fields=True):
+    """messages.Pong, field by field."""
+
+    number: PingNumber
+
+
+WorkerFrame = HelloFrame | DraftsFrame | PongFrame
+ControllerFrame = WelcomeFrame | OpenSessionFrame | CommitFrame | CloseSessionFrame | DrainFrame | PingFrame
 MessageFrame = WorkerFrame | ControllerFrame
