@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from wanspec.policy.adaptive import WAIT_COST, Adaptive
 from wanspec.policy.arrivals import Arrivals
-from wanspec.policy.coverage import Coverage
+from wanspec.policy.coverage import MAX_LEVELS, Coverage
 from wanspec.policy.interface import DraftLocally, Outcome, Situation, Verify, Wait
 from wanspec.policy.pass_times import PassTimes
 from wanspec.policy.registry import PolicyConfig, create_policy
@@ -42,8 +42,6 @@ def situation(
 ) -> Situation:
     return Situation(
         tree=tree,
-        worker_is_live=arrivals is not None,
-        rtt_s=RTT_S if arrivals else 0.0,
         arrivals=arrivals,
         pace_s=pace_s,
         worker_share=share,
@@ -120,7 +118,7 @@ def test_in_the_gap_after_an_unforeseen_token_it_drafts_locally() -> None:
     assert adaptive(price_s=0.0).decide(situation(tree, FRESH), now=NOW) == DraftLocally((tree.head,))
 
 
-def test_what_arrives_before_the_pass_would_be_done_is_not_drafted() -> None:
+def test_what_arrives_before_the_pass_would_be_done_is_no_reason_to_draft() -> None:
     tree = new_tree()
     policy = adaptive(price_s=0.0)
     early = NOW - RTT_S - STEP_S  # told so long ago that its answer is two milliseconds away
@@ -128,10 +126,13 @@ def test_what_arrives_before_the_pass_would_be_done_is_not_drafted() -> None:
     assert NOW < arrivals.children_at(tree.head, now=NOW) < NOW + DRAFT_S
     assert not isinstance(policy.decide(situation(tree, arrivals), now=NOW), DraftLocally)
     (arrived,) = chain(tree, 0.5, arrived_at=NOW)  # the next level is a step behind
-    other = add(tree, tree.head, 9, 0.4)  # this one was never sent
+    other = add(tree, tree.head, 9, 0.49)  # this one was never sent
     slow = replace(FRESH, step_s=0.002)
     decision = policy.decide(situation(tree, slow, drafted=[tree.head]), now=NOW)
-    assert not isinstance(decision, DraftLocally) or (arrived not in decision.nodes and other in decision.nodes)
+    assert decision == DraftLocally((tree.head.children[arrived.token], other))  # for the other's sake; the first comes along
+    tree = new_tree()
+    chain(tree, 0.99, arrived_at=NOW)
+    assert not isinstance(policy.decide(situation(tree, slow, drafted=[tree.head]), now=NOW), DraftLocally)
 
 
 def test_what_is_overdue_is_drafted() -> None:
@@ -189,12 +190,15 @@ def test_it_does_not_wait_for_little_or_for_long() -> None:
 
 @pytest.mark.parametrize("step_s", [1e-6, 60.0])
 def test_no_step_time_that_the_wire_lets_through_makes_it_wait_long(step_s: float) -> None:
-    tree = new_tree()
-    chain(tree, 0.99, 0.99, arrived_at=NOW)
     for arrivals in (FRESH, FOLLOWING):
-        decision = adaptive().decide(situation(tree, replace(arrivals, step_s=step_s)), now=NOW)
+        tree = new_tree()
+        add(tree, tree.head, 9, 0.5)  # it has not come
+        chain(tree, 0.49, 0.99, arrived_at=NOW)
+        certain = Coverage()
+        certain.total = 1.0
+        decision = adaptive().decide(situation(tree, replace(arrivals, step_s=step_s), coverage=certain), now=NOW)
         if isinstance(decision, Wait):
-            assert decision.until - NOW < 16 * TARGET_S / WAIT_COST
+            assert decision.until - NOW < MAX_LEVELS * TARGET_S / WAIT_COST
 
 
 def test_at_the_end_of_the_text_it_asks_for_nothing() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from wanspec.errors import ConfigError
+from wanspec.policy.arrivals import Arrivals
 from wanspec.policy.coverage import Coverage
 from wanspec.policy.drafting import Frontier, offered_children
 from wanspec.policy.interface import DraftLocally, Outcome, Situation, Verify, Wait
@@ -33,12 +34,13 @@ def add(tree: DraftTree, parent: Node, token: int, log_prob: float) -> Node:
     return node
 
 
+ARRIVALS = Arrivals(rtt_s=RTT_S, deviation_s=0.0, step_s=DRAFT_STEP_S, told_at=0.0, rejoin_position=0, rejoin_told_at=0.0)
+
+
 def situation(tree: DraftTree, *, live: bool = True, drafted: bool = False) -> Situation:
     return Situation(
         tree=tree,
-        worker_is_live=live,
-        rtt_s=RTT_S,
-        arrivals=None,
+        arrivals=ARRIVALS if live else None,
         pace_s=None,
         worker_share=0.5,
         coverage=Coverage(),

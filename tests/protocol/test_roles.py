@@ -353,9 +353,11 @@ class TestController:
         machine.handle(joined(1), now=0.0)
         machine.handle(arrival(1, policy="remote", max_tokens=5000), now=0.0)
         rested_at, _ = rounds_until_rest(machine, now=0.1)
-        machine.handle(joined(9), now=rested_at + FIRST_REST_S)  # finds the session a worker: the first one, which has rested
+        for now, opened in ((rested_at + 0.1, 0), (rested_at + FIRST_REST_S, 1)):  # the session goes on, and asks after every round
+            began = verify_begins(machine, now=now)
+            said = [e for e in machine.handle(verified(*answers(machine)), now=began) if isinstance(e, SendMessage)]
+            assert [type(effect.message) for effect in said] == [OpenSession] * opened
         second_rest_at, _ = rounds_until_rest(machine, now=rested_at + FIRST_REST_S)
-        machine.handle(WorkerLost(worker_id=WorkerId(9)), now=second_rest_at)
         for rest_s, expected in ((2 * FIRST_REST_S - 0.1, []), (2 * FIRST_REST_S, [1])):
             session_id = 2 + len(expected)
             effects = machine.handle(arrival(session_id, policy="remote"), now=second_rest_at + rest_s)
@@ -423,7 +425,7 @@ def time_passes(machine: Controller, *, until: float, is_answered: bool = True) 
 
 def answers(machine: Controller) -> list[int]:
     """A 7 for every row of the target pass in flight."""
-    ((_, rows),) = machine._passes[PassKind.VERIFY]
+    ((_, rows),) = machine._passes[PassKind.VERIFY].rows
     return [7] * len(rows)
 
 

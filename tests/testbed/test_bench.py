@@ -19,7 +19,7 @@ from wanspec.errors import ConfigError
 from wanspec.policy.registry import policy_names
 from wanspec.runtime.engine import ControllerEngine
 from wanspec.speculation.types import SessionId, WorkerId
-from wanspec.telemetry.metrics import RunRow
+from wanspec.telemetry.metrics import RunRow, rows_to_json
 from wanspec.telemetry.records import MessageReceived, MessageSent, Record, RequestArrived, Site, TokensEmitted
 from wanspec.telemetry.trace import Trace
 from wanspec.testbed.bench.display import duration, once, verdict, warnings
@@ -39,7 +39,7 @@ from wanspec.testbed.bench.plan import (
 )
 from wanspec.testbed.bench.plots import beginning_of
 from wanspec.testbed.bench.prompts import OTHER_EVERY, bench_prompts, other_prompts
-from wanspec.testbed.bench.rows import SEARCH, BenchRow, MeasuredRun, rows_of, rows_to_json
+from wanspec.testbed.bench.rows import SEARCH, BenchRow, MeasuredRun, rows_of
 from wanspec.testbed.bench.run import MAX_AGAIN, Bench, search
 from wanspec.testbed.children import Child
 from wanspec.testbed.deployment import Deployment, Door

@@ -117,8 +117,8 @@ def _run(config: BenchConfig, json_path: Path | None, plot_folder: Path | None) 
 
 
 def _show(measured: Bench, json_path: Path | None, plot_folder: Path | None) -> None:
+    from wanspec.telemetry.metrics import rows_to_json
     from wanspec.testbed.bench.display import show_bench
-    from wanspec.testbed.bench.rows import rows_to_json
 
     rows = measured.rows
     show_bench(Console(highlight=False, soft_wrap=True), measured.config, rows, measured.tried)

@@ -175,13 +175,11 @@ def generate(
         security = controller_security(token, tls_ca, tls_cert, tls_key, allow_plaintext=allow_plaintext)
         text = read_prompt(prompt)
         with trace_sink(trace) as sink:
-            run(
-                _generate(
-                    text, max_tokens, sampling, config, load_model(target, preset, "target"), load_model(draft, preset, "draft"),
-                    listen, workers, security, store, sink,
-                )
-            )  # fmt: skip
-            store.save()
+            models = load_model(target, preset, "target"), load_model(draft, preset, "draft")
+            try:
+                run(_generate(text, max_tokens, sampling, config, *models, listen, workers, security, store, sink))
+            finally:
+                store.save()
 
 
 async def _generate(

@@ -29,10 +29,12 @@ Temperature = Annotated[float, typer.Option(help="0 is greedy; above it, samplin
 TopK = Annotated[int, typer.Option(help="Sample from this many most probable tokens; 0: from all.")]
 TopP = Annotated[float, typer.Option(help="Sample from the smallest set of tokens that has this probability.")]
 Seed = Annotated[int, typer.Option(help="Same prompt, parameters and seed: same text, whatever the network does.")]
-DraftTokens = Annotated[int, typer.Option("--draft-tokens", "-k", help="Draft tokens verified per target pass.")]
-Branch = Annotated[int, typer.Option(help="paper: children that the worker offers where the draft is uncertain (b).")]
-Leaves = Annotated[int, typer.Option(help="paper: leaves that the worker expands per draft step (s).")]
-Theta = Annotated[float, typer.Option(help="paper: draft entropy in nats below which the worker does not branch.")]
+DraftTokens = Annotated[
+    int, typer.Option("--draft-tokens", "-k", help="Draft tokens verified per target pass; of colocated-tree, levels of its tree.")
+]
+Branch = Annotated[int, typer.Option(help="paper, remote: children that the worker offers where the draft is uncertain (b).")]
+Leaves = Annotated[int, typer.Option(help="paper, remote: leaves that the worker expands per draft step (s).")]
+Theta = Annotated[float, typer.Option(help="paper, remote: draft entropy in nats below which the worker does not branch.")]
 Phi = Annotated[float, typer.Option(help="paper: target entropy in nats above which a bonus token makes the worker stale.")]
 Staleness = Annotated[str, typer.Option(help="paper: which reading of the rule for local drafting, printed or prose.")]
 Width = Annotated[int, typer.Option(help="adaptive: leaves that the worker expands per draft step; also of colocated-tree.")]

@@ -30,7 +30,7 @@ from wanspec.speculation.types import DraftingConfig
 
 WAIT_COST = 3.0
 """What waiting must gain, as a multiple of its time. Tuned, as the next, in the simulator and on the bundled pair."""
-DEAR_PACE, CHEAP_PACE = 0.72, 0.82
+DEAR_PACE, CHEAP_PACE = 0.78, 0.88
 """Time per token, as a share of that with local drafts alone, up to which a local pass costs the whole price, and from which on nothing."""
 BELIEVED_SHARE = 0.5
 """A worker's children that cover less than this share of the usual are not all that may follow, whatever it says."""
@@ -74,9 +74,8 @@ class Adaptive:
         self._alone_s = self._time_alone_s(situation)
         token_s = self._token_s(situation, leaves, now)
         wait_until, wait_gain_s = self._best_wait(situation, leaves, token_s * situation.worker_share, now)
-        wanted, draft_gain_s = self._local_pass(situation, chosen, leaves, token_s, now)
-        if wanted and draft_gain_s > max(0.0, wait_gain_s):
-            return DraftLocally(tuple(wanted))
+        if self._draft_gain_s(situation, chosen, leaves, token_s, now) > max(0.0, wait_gain_s):
+            return DraftLocally(tuple([leaf.node for leaf in leaves]))
         if arrivals is not None and wait_gain_s > 0.0:
             return Wait(wait_until + arrivals.slack_s)
         return Verify(tuple(chosen))
@@ -122,18 +121,18 @@ class Adaptive:
                 best = (until, gain_s)
         return best
 
-    def _local_pass(
-        self, situation: Situation, chosen: Sequence[Node], leaves: Sequence[_Leaf], token_s: float, now: float
-    ) -> tuple[list[Node], float]:
-        """The leaves that a local pass would expand, and what that is worth, in seconds."""
+    def _draft_gain_s(self, situation: Situation, chosen: Sequence[Node], leaves: Sequence[_Leaf], token_s: float, now: float) -> float:
+        """What a local pass over the leaves is worth, in seconds.
+
+        It takes no longer for the leaves whose children will hardly be late: they come along, and count for little.
+        """
         duration_s = situation.draft_times.expected_s(min(len(leaves), self._verify_width))
         soon, share = now + duration_s, situation.worker_share
         fresh = [leaf.prob if leaf.children_at > soon else leaf.prob * (1.0 - share) for leaf in leaves]
         base = situation.tree.head.path_log_prob
         verified = [math.exp(node.path_log_prob - base) for node in chosen]
         tokens = situation.coverage.gain(fresh, verified, width=self._verify_width)
-        wanted = [leaf.node for leaf in leaves]
-        return wanted, tokens * token_s - duration_s - self._charged_s(situation)
+        return tokens * token_s - duration_s - self._charged_s(situation)
 
     def _charged_s(self, situation: Situation) -> float:
         """The price of a local pass: as much of it as we can afford and still be faster than with local drafts alone."""
@@ -146,7 +145,7 @@ class Adaptive:
 
     def _token_s(self, situation: Situation, leaves: Sequence[_Leaf], now: float) -> float:
         """What a token is worth."""
-        soon = now + situation.target_times.expected_s(self._verify_width)
+        soon = now + situation.target_times.expected_s(1 + self._verify_width)
         near = sum([leaf.prob for leaf in leaves if leaf.children_at <= soon])
         share = near / max(MIN_PROB, sum([leaf.prob for leaf in leaves]))
         return share * self._recent_token_s(situation) + (1.0 - share) * self._alone_s
@@ -158,11 +157,13 @@ class Adaptive:
 
     def _time_alone_s(self, situation: Situation) -> float:
         """What one costs with local drafts alone, as many levels of them as are best."""
-        target_s, draft_s = situation.target_times.expected_s(self._verify_width), situation.draft_times.expected_s(self._verify_width)
+        target_s = situation.target_times.expected_s(1 + self._verify_width)
+        draft_s = situation.draft_times.expected_s(self._verify_width)
         tokens = situation.coverage.tree_tokens(self._verify_width)
         return min([(target_s + levels * draft_s) / (1.0 + more) for levels, more in enumerate(tokens)])
 
 
 def _deepening(levels: float, share: float) -> float:
     """Tokens that so many levels below a node of the path are worth, where children cover `share` of what may follow."""
-    return share * (1.0 - share ** min(MAX_LEVELS, int(levels))) / (1.0 - share) if share < 1.0 else levels
+    depth = min(MAX_LEVELS, int(levels))
+    return share * (1.0 - share**depth) / (1.0 - share) if share < 1.0 else depth

@@ -1,4 +1,4 @@
-"""What expanding a node is good for: how much of what may follow a node its children cover, by their rank, as it was seen of late."""
+"""What expanding a node is good for: how much of what may follow a node its children cover, by their rank, as estimated of late."""
 
 from __future__ import annotations
 
@@ -38,7 +38,8 @@ class Coverage:
                 sums[rank] += weight * math.exp(log_prob)
         if not reached:
             return
-        self._shares = [share + SMOOTHING * (seen / reached - share) for share, seen in zip(self._shares, sums, strict=True)]
+        whole = max(reached, math.fsum(sums))  # children of several origins may claim more than there is
+        self._shares = [share + SMOOTHING * (seen / whole - share) for share, seen in zip(self._shares, sums, strict=True)]
         self.total = min(1.0, math.fsum(self._shares))
         self._looks += 1
         if self._looks % REFRESH_LOOKS == 0:

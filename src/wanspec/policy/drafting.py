@@ -88,10 +88,8 @@ def _least_log_prob(tree: DraftTree, config: DraftingConfig) -> float:
     return tree.head.path_log_prob + math.log(config.path_prob_min) if config.path_prob_min else -math.inf
 
 
-def offered_children(
-    rankings: Sequence[DraftChoices], config: DraftingConfig, calibration: Calibration
-) -> list[list[tuple[int, float]]]:
-    """For each ranking the tokens to propose, with their log probabilities: the first alone where the draft is confident, else the top few."""
+def offered_children(rankings: Sequence[DraftChoices], config: DraftingConfig, calibration: Calibration) -> list[list[tuple[int, float]]]:
+    """Each ranking's tokens to propose, with their log probabilities: the first alone where the draft is confident, else the top few."""
     estimates = calibration.log_probs(rankings) if config.is_calibrated else [ranking.log_probs for ranking in rankings]
     counts = [1 if ranking.entropy_nats < config.entropy_threshold_nats else config.branch for ranking in rankings]
     return [

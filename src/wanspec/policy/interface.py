@@ -23,12 +23,8 @@ class Situation(Struct, frozen=True, kw_only=True):
     """What the controller knows when a policy decides."""
 
     tree: DraftTree
-    worker_is_live: bool
-    """Whether a worker drafts for this session and has not been silent for suspiciously long."""
-    rtt_s: float
-    """Estimated round trip to that worker."""
     arrivals: Arrivals | None
-    """When its drafts will come; None without a live worker."""
+    """When the worker's drafts will come; None where none drafts for this session, or has been silent for suspiciously long."""
     pace_s: float | None
     """Seconds per token of late with this worker, over all sessions; None without one, or before the first round."""
     worker_share: float
@@ -40,6 +36,16 @@ class Situation(Struct, frozen=True, kw_only=True):
     """Of this machine's own passes."""
     has_drafted: Callable[[Node], bool]
     """Whether the local draft model has expanded a node."""
+
+    @property
+    def worker_is_live(self) -> bool:
+        """Whether there is a worker to be waited for."""
+        return self.arrivals is not None
+
+    @property
+    def rtt_s(self) -> float:
+        """Estimated round trip to that worker; 0 without one."""
+        return self.arrivals.rtt_s if self.arrivals else 0.0
 
     @property
     def draft_step_s(self) -> float:

@@ -25,7 +25,7 @@ class PolicyConfig:
 
     name: str = "adaptive"
     num_draft_tokens: int = 2
-    """k: draft tokens verified per target pass, 1 to 32."""
+    """k: draft tokens verified per target pass, 1 to 32; of `colocated-tree`, levels of its tree."""
     branch: int = 2
     """b: children that the worker offers where the draft is uncertain, 1 to 8."""
     leaves: int = 2

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import assert_never
 
 from wanspec.errors import LocalProtocolError, RemoteProtocolError
@@ -54,6 +55,7 @@ from wanspec.protocol.events import (
     WorkerLost,
 )
 from wanspec.protocol.heartbeat import Heartbeat
+from wanspec.protocol.link import SessionLink
 from wanspec.protocol.messages import CloseSession, Commit, Drafts, Ping
 from wanspec.protocol.pool import PooledWorker, choose_worker
 from wanspec.protocol.session import Session
@@ -80,6 +82,14 @@ _Wanted = Sequence[tuple[Session, tuple[Node, ...]]]
 """Sessions, and the nodes of each that a pass is about."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Pass:
+    rows: _Wanted
+    """For each row of the answer the node that it belongs to."""
+    tokens: int
+    """Computed in all, prompts included."""
+
+
 class Controller:
     """See the module's text."""
 
@@ -98,8 +108,8 @@ class Controller:
         self._sessions: dict[SessionId, Session] = {}
         self._workers: dict[WorkerId, PooledWorker] = {}
         self._newest_session_id = SessionId(0)
-        self._passes: dict[PassKind, _Wanted] = {}
-        """In flight: for each row of the answer the node that it belongs to."""
+        self._passes: dict[PassKind, _Pass] = {}
+        """In flight."""
         self._last_was_verify = False
         self._calibrations = calibrations or CalibrationBook()
         self._coverages: defaultdict[float, Coverage] = defaultdict(Coverage)
@@ -159,7 +169,9 @@ class Controller:
                 return self._draft_finished(event)
             case PassFailed(kind=kind, reason=reason):
                 failed = self._end_pass(kind)
-                return [effect for session, _ in failed for effect in self._finish(session.session_id, FinishReason.ERROR, now, reason)]
+                return [
+                    effect for session, _ in failed.rows for effect in self._finish(session.session_id, FinishReason.ERROR, now, reason)
+                ]
             case DeadlineReached():
                 return [*self._drop_lagging_workers(now), *self._check_pulses(now), *self._place_waiting(now)]
             case _:
@@ -287,7 +299,7 @@ class Controller:
         """Ask every session that is in no pass what it wants, and start what most need, where a device is free."""
         if self._passes and not (self._has_draft_device and len(self._passes) == 1):
             return []
-        in_flight = {session.session_id for wanted in self._passes.values() for session, _ in wanted}
+        in_flight = {session.session_id for running in self._passes.values() for session, _ in running.rows}
         decisions = [(s, self._decide(s, now)) for s in self._sessions.values() if s.session_id not in in_flight]
         verifies = [(s, d.nodes) for s, d in decisions if isinstance(d, Verify)]
         drafts = [(s, d.nodes) for s, d in decisions if isinstance(d, DraftLocally)]
@@ -300,7 +312,8 @@ class Controller:
 
     def _begin(self, kind: PassKind, wanted: _Wanted, view: Callable[[Session], ModelView]) -> tuple[ScoreItem, ...]:
         planned: list[tuple[Session, PlannedItem]] = [(s, view(s).plan(s.tree, nodes)) for s, nodes in wanted]
-        self._passes[kind] = [(session, plan.rows) for session, plan in planned]
+        tokens = sum(plan.item.tokens for _, plan in planned)
+        self._passes[kind] = _Pass([(session, plan.rows) for session, plan in planned], tokens)
         self._last_was_verify = kind is PassKind.VERIFY
         return tuple(plan.item for _, plan in planned)
 
@@ -321,8 +334,6 @@ class Controller:
         arrivals = self._arrivals(session, now)
         return Situation(
             tree=session.tree,
-            worker_is_live=arrivals is not None,
-            rtt_s=arrivals.rtt_s if arrivals else 0.0,
             arrivals=arrivals,
             coverage=self._coverages[min(round(session.sampling.temperature, 1), MAX_TEMPERATURE)],
             pace_s=self._workers[session.link.worker_id].pace.token_s if session.link else None,
@@ -352,7 +363,7 @@ class Controller:
             rejoin_told_at=rejoin_told_at,
         )
 
-    def _end_pass(self, kind: PassKind) -> _Wanted:
+    def _end_pass(self, kind: PassKind) -> _Pass:
         if kind not in self._passes:
             msg = f"no {kind.value} pass is in flight"
             raise LocalProtocolError(msg)
@@ -361,11 +372,11 @@ class Controller:
     def _verify_finished(self, event: VerifyFinished, now: float) -> list[Effect]:
         effects: list[Effect] = []
         finished = self._end_pass(PassKind.VERIFY)
-        self._target_times.add(sum(len(rows) for _, rows in finished), event.duration_s)
-        for (session, rows), choices in zip(finished, event.choices, strict=True):
+        self._target_times.add(finished.tokens, event.duration_s)
+        for (session, rows), choices in zip(finished.rows, event.choices, strict=True):
             if session.session_id not in self._sessions:
                 continue
-            position = session.end
+            position, link = session.end, session.link
             tokens, outcome, reason, path = session.commit(rows, choices, self._end_token, now=now)
             effects.append(
                 RoundFinished(
@@ -380,7 +391,12 @@ class Controller:
             )
             effects.append(EmitTokens(session_id=session.session_id, position=position, tokens=tuple(tokens)))
             effects += self._judge_worker(session, path, now)
-            effects += self._finish(session.session_id, reason, now) if reason else self._tell(session, position, tokens, path, now)
+            if reason:
+                effects += self._finish(session.session_id, reason, now)
+            elif session.link is not None and session.link is link:
+                effects.append(self._tell(session.session_id, link, position, tokens, path, now))
+            else:  # it has none, or has just been told everything; one may have become free
+                effects += self._place(session, now)
         return effects
 
     def _judge_worker(self, session: Session, path: list[Node], now: float) -> list[Effect]:
@@ -398,18 +414,17 @@ class Controller:
             effects.append(SendMessage(worker_id=worker.worker_id, message=CloseSession(session_id=session_id)))
         return [*effects, *self._place_waiting(now)]
 
-    def _tell(self, session: Session, position: Position, tokens: list[int], path: list[Node], now: float) -> list[Effect]:
-        link = session.link
-        if link is None:
-            return []
+    def _tell(
+        self, session_id: SessionId, link: SessionLink, position: Position, tokens: list[int], path: list[Node], now: float
+    ) -> SendMessage:
         link.told(path, now=now)
-        commit = Commit(session_id=session.session_id, position=position, tokens=tuple(tokens), newest_node_id=link.newest_node_id)
-        return [SendMessage(worker_id=link.worker_id, message=commit)]
+        commit = Commit(session_id=session_id, position=position, tokens=tuple(tokens), newest_node_id=link.newest_node_id)
+        return SendMessage(worker_id=link.worker_id, message=commit)
 
     def _draft_finished(self, event: DraftFinished) -> list[Effect]:
         finished = self._end_pass(PassKind.DRAFT)
-        self._draft_times.add(sum(len(rows) for _, rows in finished), event.duration_s)
-        for (session, rows), choices in zip(finished, event.choices, strict=True):
+        self._draft_times.add(finished.tokens, event.duration_s)
+        for (session, rows), choices in zip(finished.rows, event.choices, strict=True):
             if session.session_id in self._sessions:
                 session.merge_local(rows, choices)
         return []

@@ -19,7 +19,12 @@ class CalibrationStore:
     """Calibration books by model pair."""
 
     def __init__(self, path: Path | None = None) -> None:
-        """Begin with what the file at `path` says, if it is there; None: nothing is kept on disk. Raises ConfigError on a bad file."""
+        """Begin with what the file at `path` says, if it is there; None: nothing is kept on disk.
+
+        Raises ConfigError on a bad file, and where there is no folder for one.
+        """
+        if path is not None and not path.parent.is_dir():
+            raise ConfigError(f"{path}: there is no folder {path.parent}; name a file in a folder that exists")
         self._path = path
         self._books: dict[str, CalibrationBook] = {}
         for pair, states in (_read(path) if path is not None and path.exists() else {}).items():

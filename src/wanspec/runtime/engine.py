@@ -234,9 +234,9 @@ class ControllerEngine:
             self._tracer.effect(effect, now=now)
             match effect:
                 case StartVerify(items=items):
-                    self._start_pass("target", items)
+                    self._start_pass("target", items, now)
                 case StartDraft(items=items):
-                    self._start_pass("draft", items)
+                    self._start_pass("draft", items, now)
                 case SendMessage(worker_id=worker_id, message=message) if worker_id is not None:
                     frames[worker_id].append(message)
                 case EmitTokens(session_id=session_id, tokens=tokens):
@@ -260,9 +260,11 @@ class ControllerEngine:
 
     # Passes.
 
-    def _start_pass(self, model: Model, items: tuple[ScoreItem, ...]) -> None:
-        """Queue a pass, now and not when its task begins: a release that is handled next must queue up behind it."""
-        started = self._loop.time()
+    def _start_pass(self, model: Model, items: tuple[ScoreItem, ...], started: float) -> None:
+        """Queue a pass, now and not when its task begins: a release that is handled next must queue up behind it.
+
+        `started`: of the event that led to it, so that what a pass costs includes the decision.
+        """
         self._tracer.pass_started(model, items, now=started)
         run: Callable[[], Any] = (
             (lambda: choose_targets(self._target, items)) if model == "target" else (lambda: rank_drafts(self._draft, items))

@@ -90,7 +90,7 @@ class PassFinished(_Record, frozen=True, kw_only=True):
     sessions: tuple[SessionId, ...]
     tokens: Count
     duration_s: Seconds
-    """From start to finish, pacing included."""
+    """From start to finish, pacing included, and the handling of the event that led to it."""
 
 
 class RoundOverhead(_Record, frozen=True, kw_only=True):

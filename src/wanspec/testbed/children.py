@@ -77,10 +77,13 @@ class Child:
         return await self._process.wait()
 
     async def read_json(self) -> dict[str, Any]:
-        """The next line that it prints. Raises TransportError, with its last words, when it has ended instead."""
+        """The next line that it prints. Raises TransportError, with its last words when it has ended, or when it says nothing."""
         assert self._process.stdout is not None
-        async with asyncio.timeout(START_TIMEOUT_S):
-            line = await self._process.stdout.readline()
+        try:
+            async with asyncio.timeout(START_TIMEOUT_S):
+                line = await self._process.stdout.readline()
+        except TimeoutError:
+            raise TransportError(f"the {self.name} process said nothing within {START_TIMEOUT_S:g} s") from None
         if not line:
             raise TransportError(await self.obituary())
         answer: dict[str, Any] = json.loads(line)

@@ -162,7 +162,8 @@ def setting_of(policy: PolicyConfig) -> str:
             own = f"k={policy.num_draft_tokens} b={policy.branch} s={policy.leaves} theta={policy.worker_entropy_threshold_nats:g}"
             return own if policy.name == "remote" else f"{own} phi={policy.controller_entropy_threshold_nats:g}"
         case "adaptive":
-            return f"width={policy.width} verify_width={policy.verify_width} redundancy_price_s={policy.redundancy_price_s:g}"
+            widths = f"width={policy.width} verify_width={policy.verify_width}"
+            return f"{widths} redundancy_price_s={policy.redundancy_price_s:g} lookup={policy.lookup}"
         case _:
             return ""
 

@@ -8,10 +8,9 @@ what ran at about the same time is alike. Void runs are counted and left out. Th
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
-import msgspec
 import numpy as np
 
 from wanspec.telemetry.metrics import RunMetrics, RunRow
@@ -69,7 +68,7 @@ class BenchRow(RunRow):
     late_fraction: float | None
     """The controller's passes that could not keep the preset's pace / all; more than a few, and the figures do not count."""
     worker_step_ms: float | None
-    """Median time of a worker's draft pass: the preset's, and what our own code adds to choose the tokens."""
+    """Median time of a worker's draft pass: the preset's, and what our own code adds between two passes."""
     lateness_ms_p99: float | None
     """Of the emulated link; the worst of the runs that count."""
     loss: float | None
@@ -101,11 +100,6 @@ def reliability_of(cells: Iterable[Cell], runs: Sequence[MeasuredRun]) -> Reliab
     wanted = set(cells)
     parts = [run.metrics.reliability for run in runs if run.cell in wanted and not run.is_void]
     return merged(parts) if parts else None
-
-
-def rows_to_json(rows: Sequence[BenchRow]) -> str:
-    """A JSON list of objects, indented, with a newline at its end; what is not defined is null."""
-    return msgspec.json.format(msgspec.json.encode([asdict(row) for row in rows]), indent=2).decode() + "\n"
 
 
 def _baseline(name: str, cell: Cell, cells: Sequence[Cell], runs: Sequence[MeasuredRun]) -> dict[int, MeasuredRun]:

@@ -212,7 +212,7 @@ class Bench:
         """The figures of a run, from its own sessions alone: policies of the same name are told apart by them."""
         sessions = sorted(record.session for record in run.records if isinstance(record, RequestArrived))
         records = [*run.records, *of_sessions(worker_records, frozenset(sessions))]
-        if not self.example and run.cell == self._example_cell:
+        if not self.example and run.cell == self._example_cell and not run.is_void:
             self.example = records
         metrics = measure_run(records, frozenset(sessions))
         return MeasuredRun(
@@ -286,7 +286,7 @@ def of_sessions(records: Sequence[Record], sessions: frozenset[SessionId]) -> li
 
 
 def worker_step_ms(records: Sequence[Record]) -> float | None:
-    """Median time of a worker's draft pass, the choice of the tokens included."""
+    """Median time from one draft pass of a worker to the next, while it has something to draft."""
     steps_s = [record.duration_s for record in records if isinstance(record, PassFinished) and record.site == "worker"]
     return 1000 * statistics.median(steps_s) if steps_s else None
 
