@@ -71,7 +71,7 @@ def failures_of(stage: Stage) -> list[str]:
 def random_scenario(seed: int) -> Scenario:
     """A scenario full of trouble; a function of the seed."""
     rng = random.Random(seed)
-    workers = rng.randint(1, 3)
+    workers = rng.randint(1, 5)
     return Scenario(
         load=Load(
             requests=rng.randint(3, 8), tokens=rng.randint(20, 60), users=rng.randint(1, 4), prompt_tokens=rng.randint(1, 40),
@@ -98,7 +98,7 @@ def random_scenario(seed: int) -> Scenario:
                 kind=rng.choice(FAULT_KINDS), at_ms=rng.uniform(0.0, SOAK_SPAN_MS), duration_ms=rng.choice((50.0, 500.0, 15_000.0)),
                 factor=rng.choice((2.0, 20.0)), worker=rng.randint(1, workers), is_subtle=rng.choice((True, False)),
             )
-            for _ in range(rng.randint(1, 6))
+            for _ in range(rng.randint(1, 10))
         ),
         seed=seed,
     )  # fmt: skip
