@@ -301,6 +301,20 @@ async def test_a_worker_that_breaks_the_protocol_is_dropped_and_the_operator_hea
     assert "quarantined liar at memory for 10 s: it acknowledges position 4000" in caplog.text
 
 
+async def test_a_liar_that_hangs_up_at_once_is_turned_away_all_the_same() -> None:
+    async with site(target_step_s=0.005) as place:
+        hello = hello_for(model().info, worker_name="liar", max_sessions=4)
+        _, connection = await dial_memory(place.listener, hello)
+        await place.engine.wait_for_workers(1)
+        generation = place.engine.submit(PROMPT, max_tokens=40, sampling=GREEDY, policy=PolicyConfig(name="paper"))
+        opened = await the_open_session(connection)
+        connection.send([acknowledgement(opened, position=4000)])
+        await connection.close("so long")
+        assert await collect(generation) == plainly()
+        with pytest.raises(TransportError, match="quarantined"):
+            await dial_memory(place.listener, hello)
+
+
 async def test_a_peer_that_sends_garbage_is_dropped_and_the_text_is_the_same(caplog: pytest.LogCaptureFixture) -> None:
     async with site(target_step_s=0.005) as place:
         hello = hello_for(model().info, worker_name="garbage", max_sessions=4)

@@ -18,7 +18,7 @@ from tests.transport.samples import (
 
 from wanspec.errors import LocalProtocolError, RemoteProtocolError, TransportError
 from wanspec.protocol.messages import MAX_NODES_PER_FRAME, MAX_REASON_LENGTH, Hello
-from wanspec.transport.codec import MAX_FRAME_BYTES, decode_goodbye, encode_frame
+from wanspec.transport.codec import MAX_FRAME_BYTES, decode_goodbye, encode_frame, encode_goodbye
 from wanspec.transport.interface import Connection
 from wanspec.transport.limits import Allowance, WireLimits
 from wanspec.transport.memory import MemoryListener, MemoryPipe, dial_memory
@@ -302,6 +302,18 @@ async def test_a_peer_dropped_for_what_it_did_is_turned_away_with_the_reason_and
         await dial_memory(door, hello(worker_name="campus-2"))
     assert caplog.text.count("quarantined campus-1 at memory for 10 s: a second Hello") == 1
     assert "turned away" not in caplog.text
+
+
+async def test_a_peer_that_hangs_up_after_its_offence_is_turned_away_all_the_same() -> None:
+    async with listener() as door:
+        pipe, controller = await greeted(door)
+        await pipe.write(encode_frame([HELLO]))
+        await pipe.write(encode_goodbye("so long"))
+        await pipe.end()
+        with pytest.raises(RemoteProtocolError):
+            await controller.receive()
+        with pytest.raises(TransportError, match="quarantined"):
+            await dial_memory(door, HELLO)
 
 
 async def test_one_in_quarantine_that_dials_again_and_again_is_told_once_at_a_time() -> None:

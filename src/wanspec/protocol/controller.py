@@ -242,8 +242,7 @@ class Controller:
         """Open a session that lacks a worker at the best one that it allows, if there is any."""
         if not session.lacks_worker:
             return []
-        target_step_s = self._target_times.expected_s(1)
-        worker = choose_worker(self._workers.values(), session.placement, target_step_s=target_step_s, now=now)
+        worker = choose_worker(self._workers.values(), session.placement, now=now)
         if worker is None:
             return []
         worker.sessions.add(session.session_id)
@@ -406,7 +405,7 @@ class Controller:
         worker = self._workers[session.link.worker_id]
         if session.round_s is not None:
             worker.pace.add(session.round_s, len(path))
-        if worker.judge(committed=len(path), proposed=sum(node.arrived_at is not None for node in path)):
+        if worker.judge(committed=len(path), proposed=sum(node.arrived_at is not None for node in path), now=now):
             return []
         effects: list[Effect] = []
         for session_id in sorted(worker.rest(now)):

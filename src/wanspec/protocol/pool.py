@@ -1,11 +1,12 @@
 """The workers that have dialled in: what each has been worth, and which one a session gets.
 
-A session gets the worker with which tokens are expected to cost it least for want of drafts: the share of tokens that the worker had not
-proposed, times what such a token costs, a pass of the target and the time until the worker's drafts are of use again. Nearness, speed and
-acceptance all show in the share, which is measured here and cannot be claimed; the round trip and the step time say what to expect while
-the share is young, and decide between equals. Every session that a worker has makes it dearer, so that equal workers share the work.
+A session gets the worker with which its tokens are expected to cost least for want of drafts: the share of tokens that the worker has not
+proposed in time, and what each of these costs, until its drafts are of use again. The share is measured (`committed`, `useful`) and cannot
+be claimed; while little is known, the round trip and the step time say what to expect. Every session that a worker has makes it dearer,
+so that equal workers share the work.
 
-A newcomer is tried: with no session at hand, it counts for as useful as the best, until it has been judged.
+A newcomer is tried: while it has no session, it counts for as good as the best and comes first among equals, until its worth is known. So
+does one that has had no session for long.
 
 Sessions stay where they are while their worker lives and is of use. To move one costs a prefill at the new worker and a round trip without
 drafts, for a gain that lasts until its end, which nobody knows; new requests, which find the better worker anyway, come soon enough.
@@ -33,6 +34,13 @@ JUDGED_TOKENS = 200.0
 JUDGED_SHARE = 0.9
 """Of JUDGED_TOKENS: what has faded never comes to all of them."""
 PRIOR_TOKENS = 20.0
+HALF_SHARE_S = 0.1
+"""The delay of a worker that is expected, before anything is known, to propose half of the tokens in time; a token that it has not
+proposed costs about as much beside that delay."""
+TRIAL_TOKENS = 100.0
+"""Committed, of JUDGED_TOKENS, after which a newcomer is known well enough to be compared."""
+REVIEW_S = 300.0
+"""After so long without a session what was measured may have changed."""
 FIRST_REST_S, MAX_REST_S = 10.0, 300.0
 """How long a worker is rested; doubled each time until it proves useful."""
 INITIAL_WORKER_STEP_S = 0.01
@@ -56,6 +64,8 @@ class PooledWorker:
     """Tokens that its sessions committed, older ones faded,"""
     useful: float = 0.0
     """and those of them that it had proposed."""
+    judged_at: float = 0.0
+    """When either of them last changed."""
     rests_until: float | None = None
     """None: it does not rest."""
     rest_s: float = FIRST_REST_S
@@ -67,12 +77,33 @@ class PooledWorker:
         return (self.useful + PRIOR_TOKENS / 2) / (self.committed + PRIOR_TOKENS)
 
     @property
+    def delay_s(self) -> float:
+        """Between a token that it had not foreseen and the arrival of its first drafts after it."""
+        return self.heartbeat.rtt.smoothed_s + REJOIN_STEPS * self.step_s
+
+    @property
+    def expected_share(self) -> float:
+        """Of a further session's tokens, how much it will propose in time: as measured, and by its delay while there is little of that."""
+        prior = HALF_SHARE_S / (HALF_SHARE_S + self.delay_s)
+        return (self.useful + PRIOR_TOKENS * prior) / (self.committed + PRIOR_TOKENS)
+
+    @property
+    def expected_cost(self) -> float:
+        """What a token is expected to cost for want of a draft, in seconds, while the worker has nothing else to do."""
+        return (1.0 - self.expected_share) * (HALF_SHARE_S + self.delay_s)
+
+    def is_on_trial(self, now: float) -> bool:
+        """Whether it is to be tried: idle, and of unknown worth."""
+        return not self.sessions and (self.committed < TRIAL_TOKENS or now >= self.judged_at + REVIEW_S)
+
+    @property
     def is_judged(self) -> bool:
         """Whether its sessions have committed enough to tell what it is worth."""
         return self.committed > JUDGED_SHARE * JUDGED_TOKENS
 
-    def judge(self, *, committed: int, proposed: int) -> bool:
+    def judge(self, *, committed: int, proposed: int, now: float) -> bool:
         """Take note of what it was good for in a round. False when it has been good for nothing, and should rest."""
+        self.judged_at = now
         fade = max(0.0, 1.0 - committed / JUDGED_TOKENS)
         self.committed = fade * self.committed + committed
         self.useful = fade * self.useful + proposed
@@ -95,21 +126,19 @@ class PooledWorker:
         return self.rests_until is not None
 
 
-def choose_worker(workers: Iterable[PooledWorker], placement: Placement, *, target_step_s: float, now: float) -> PooledWorker | None:
+def choose_worker(workers: Iterable[PooledWorker], placement: Placement, *, now: float) -> PooledWorker | None:
     """The worker for one more session; None where none is allowed, has room and is awake."""
     free = [
         worker
         for worker in workers
         if len(worker.sessions) < worker.max_sessions and not worker.is_resting(now) and placement.allows(worker.labels)
     ]
-    best_share = max((worker.share for worker in free), default=0.0)
-    return min(free, key=lambda worker: (_cost_s(worker, best_share, target_step_s), worker.worker_id), default=None)
+    least_cost = min((worker.expected_cost for worker in free), default=0.0)
 
+    def cost(worker: PooledWorker) -> tuple[float, bool, float, WorkerId]:
+        is_on_trial = worker.is_on_trial(now)
+        load = len(worker.sessions) / min(worker.max_sessions, LOADED_SESSIONS)
+        expected = least_cost if is_on_trial else worker.expected_cost * (1.0 + load)
+        return expected, not is_on_trial, worker.delay_s, worker.worker_id
 
-def _cost_s(worker: PooledWorker, best_share: float, target_step_s: float) -> float:
-    """What a session's token is expected to cost for want of a draft, in seconds."""
-    is_on_trial = not worker.is_judged and not worker.sessions
-    share = best_share if is_on_trial else worker.share
-    delay_s = worker.heartbeat.rtt.smoothed_s + REJOIN_STEPS * worker.step_s
-    load = len(worker.sessions) / min(worker.max_sessions, LOADED_SESSIONS)
-    return (1.0 - share) * (target_step_s + delay_s) * (1.0 + load)
+    return min(free, key=cost, default=None)

@@ -121,6 +121,8 @@ class ControllerEngine:
         self._passes = ThreadPoolExecutor(max_workers=1, thread_name_prefix="wanspec-pass")
         self._generations: dict[SessionId, Generation] = {}
         self._connections: dict[WorkerId, tuple[Hello, Connection]] = {}
+        self._accountable: dict[WorkerId, Connection] = {}
+        """The same, and those that are gone but whose last words the machine has yet to hear."""
         self._tasks: set[asyncio.Task[None]] = set()
         self._session_ids, self._worker_ids = count(1), count(1)
         self._workers_changed = asyncio.Condition()
@@ -211,6 +213,8 @@ class ControllerEngine:
                         self._round_began_cpu_s = time.thread_time()
                 effects = self._machine.handle(event, now=now)
                 self._do(effects, now)
+                if isinstance(event, WorkerLost):
+                    del self._accountable[event.worker_id]
                 self._trace_overhead(effects, now)
         except Exception as error:  # noqa: BLE001  # a bug of ours: nobody may be left waiting for it
             self._fail(error)
@@ -246,7 +250,7 @@ class ControllerEngine:
                 case ReleaseSession(session_id=session_id):
                     self._passes.submit(self._release, session_id)
                 case DropWorker(worker_id=worker_id, reason=reason, is_at_fault=is_at_fault):
-                    self._spawn(self._drop(worker_id, reason, is_at_fault=is_at_fault))
+                    self._drop(worker_id, reason, is_at_fault=is_at_fault)
                 case _:
                     pass  # an observation: traced above
         for worker_id, messages in frames.items():
@@ -299,6 +303,7 @@ class ControllerEngine:
 
     async def _serve_worker(self, worker_id: WorkerId, hello: Hello, connection: Connection) -> None:
         self._connections[worker_id] = (hello, connection)
+        self._accountable[worker_id] = connection
         self._tracer.worker_joined(worker_id, hello.worker_name, now=self._loop.time())
         joined = WorkerJoined(worker_id=worker_id, name=hello.worker_name, max_sessions=hello.max_sessions, labels=hello.labels)
         self._events.put_nowait(joined)
@@ -345,13 +350,13 @@ class ControllerEngine:
         try:
             connection.send(messages)
         except TransportError as error:
-            self._spawn(self._drop(worker_id, str(error), is_at_fault=False))  # where it was, the connection knows
+            self._drop(worker_id, str(error), is_at_fault=False)  # where it was, the connection knows
 
-    async def _drop(self, worker_id: WorkerId, reason: str, *, is_at_fault: bool) -> None:
-        if worker_id in self._connections:
-            _, connection = self._connections[worker_id]
+    def _drop(self, worker_id: WorkerId, reason: str, *, is_at_fault: bool) -> None:
+        connection = self._accountable.get(worker_id)
+        if connection is not None:
             _log.warning("dropped %s: %s", connection.peer, reason)
-            await (connection.drop(reason) if is_at_fault else connection.close(reason))
+            self._spawn(connection.drop(reason) if is_at_fault else connection.close(reason))
 
     def _spawn(self, coroutine: Coroutine[object, None, None]) -> None:
         task: asyncio.Task[None] = asyncio.create_task(coroutine)

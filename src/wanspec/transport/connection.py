@@ -37,6 +37,10 @@ from wanspec.transport.refusal import WorkerRefusedError
 _WORDLESS: Final = f"it died, the network broke, or a frame was longer than {MAX_FRAME_BYTES} bytes (MAX_FRAME_BYTES)"
 
 
+def _forgive(reason: str) -> None:
+    """What a peer does has no consequences beyond its connection."""
+
+
 class FramePipe(Protocol):
     """An ordered, bidirectional stream of frames. At most one task reads and one writes."""
 
@@ -61,9 +65,19 @@ class FramedConnection:
     """A `Connection` over a pipe. Make it inside a running event loop; it lives until it is closed or lost."""
 
     def __init__(
-        self, pipe: FramePipe, *, peer: str, decode: Callable[[bytes], Sequence[Message]], limits: WireLimits, worker: str = ""
+        self,
+        pipe: FramePipe,
+        *,
+        peer: str,
+        decode: Callable[[bytes], Sequence[Message]],
+        limits: WireLimits,
+        worker: str = "",
+        on_fault: Callable[[str], object] = _forgive,
     ) -> None:
-        """`worker` names the peer in RemoteProtocolError; empty at a worker, whose peer is the controller."""
+        """`worker` names the peer in RemoteProtocolError; empty at a worker, whose peer is the controller.
+
+        `on_fault` hears, once and at once, for what the peer was dropped; also when it has hung up first.
+        """
         self._pipe = pipe
         self._peer = peer
         self._decode = decode
@@ -81,8 +95,8 @@ class FramedConnection:
         self._room = asyncio.Event()
         self._room.set()
         self._ended = asyncio.Event()
-        self.fault = ""
-        """For what we dropped the peer, where it was the peer's fault."""
+        self._on_fault = on_fault
+        self._is_at_fault = False
         self._failure: TransportError | None = None
         self._violation: RemoteProtocolError | None = None
         self._farewell: bytes | None = None
@@ -164,7 +178,9 @@ class FramedConnection:
 
     def _drop(self, reason: str) -> None:
         """End it because of what the peer does: nothing but the reason goes out."""
-        self.fault = self.fault or ("" if self._failure else reason)
+        if not self._is_at_fault:
+            self._is_at_fault = True
+            self._on_fault(reason)
         self._unsent.clear()
         self._forget_unread()
         self._end(TransportError(f"{self.peer} was dropped: {reason}"), farewell=encode_goodbye(reason))

@@ -53,6 +53,7 @@ class Reception:
             decode=decode_admitted_worker_frame,
             limits=self._limits,
             worker=hello.worker_name,
+            on_fault=lambda reason: self._punish(identity(certificate, hello.worker_name, address), reason),
         )
         self._open.add(connection)
         self._admitted.put_nowait((hello, connection))
@@ -65,8 +66,6 @@ class Reception:
             raise
         finally:
             self._open.discard(connection)
-            if connection.fault:
-                self._punish(identity(certificate, hello.worker_name, address), connection.fault)
 
     async def connections(self) -> AsyncIterator[tuple[Hello, Connection]]:
         """Workers as they are let in; ends when the reception is closed."""
