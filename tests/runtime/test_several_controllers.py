@@ -106,6 +106,7 @@ async def test_a_controller_that_will_not_have_us_leaves_the_others_their_worker
         await engine.drain("done")
         with pytest.raises(WorkerRefusedError, match="tokenizer fingerprint"):
             await worker
+    assert any("tokenizer fingerprint" in words and "not dialled again" in words for words in said)
     await strict.close()
 
 

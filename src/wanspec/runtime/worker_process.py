@@ -82,15 +82,19 @@ async def run_worker(
     device = DraftDevice(draft)
     store = calibrations or CalibrationStore()
     loops = [asyncio.create_task(_serve(dial, device, store, max_sessions=max_sessions, say=say, trace=trace)) for dial in dials]
+    refusals: list[WorkerRefusedError] = []
     try:
-        refusals = [error for error in await asyncio.gather(*loops) if error is not None]
+        for finished in asyncio.as_completed(loops):
+            refusal = await finished
+            if refusal is not None:
+                refusals.append(refusal)
+                if not all(loop.done() for loop in loops):
+                    say(f"{refusal}; it is not dialled again, the other controllers are")
     finally:
         for loop in loops:
             loop.cancel()
         await asyncio.gather(*loops, return_exceptions=True)
         await device.close()
-    for error in refusals[1:]:
-        say(str(error))
     if refusals:
         raise refusals[0]
 
