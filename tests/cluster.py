@@ -15,7 +15,6 @@ from wanspec.backends.interface import Backend
 from wanspec.policy.registry import PolicyConfig
 from wanspec.presets import StepTime
 from wanspec.protocol.controller import Controller
-from wanspec.protocol.effects import DropWorker, Effect
 from wanspec.protocol.events import RequestCancelled
 from wanspec.protocol.messages import Drafts, Message, OpenSession
 from wanspec.protocol.placement import ANYWHERE, Placement
@@ -87,7 +86,6 @@ class Cluster(SimulatedCluster):
         self._chance = random.Random(seed)
         self.opened: set[tuple[int, int]] = set()
         """(session, worker) of every OpenSession that left."""
-        self.on_drop: Callable[[WorkerSite, str], object] = lambda _site, _reason: None
 
     # What a test says.
 
@@ -145,11 +143,6 @@ class Cluster(SimulatedCluster):
         return sum(record.model == "draft" for record in started)
 
     # How it works.
-
-    def _do(self, effect: Effect, now: float) -> None:
-        super()._do(effect, now)
-        if isinstance(effect, DropWorker):
-            self.on_drop(self.workers[effect.worker_id], effect.reason)
 
     def _send_down(self, worker_id: WorkerId, message: Message, now: float) -> None:
         if isinstance(message, OpenSession):

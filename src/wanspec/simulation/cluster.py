@@ -128,6 +128,7 @@ class Cluster:
         self.dropped: dict[WorkerId, str] = {}
         """Why the controller dropped workers."""
         self.on_finish: Callable[[SessionId], None] = lambda _: None
+        self.on_drop: Callable[[WorkerSite, str], object] = lambda _site, _reason: None
         self._target, self._draft = target, draft
         self._target_device, self._draft_device = target_device, draft_device
         self._sink = sink
@@ -251,6 +252,7 @@ class Cluster:
             case DropWorker(worker_id=worker_id, reason=reason):
                 self.dropped[worker_id] = reason
                 self.workers[worker_id].is_alive = False
+                self.on_drop(self.workers[worker_id], reason)
             case SendMessage() | LeaveController():
                 pass
             case _:

@@ -18,6 +18,7 @@ from wanspec.simulation.scenario import Compute, Fault, FaultKind, LinkSection, 
 from wanspec.telemetry.trace import Trace
 
 FAULT_KINDS: tuple[FaultKind, ...] = ("crash", "stall", "garbage", "partition", "slow", "join")
+REDIAL_S = 0.5
 SOAK_SPAN_MS = 6000.0
 """Faults begin within this time, in which a scenario does most of its work."""
 
@@ -38,7 +39,7 @@ def soak(seed: int) -> SoakResult:
     scenario = random_scenario(seed)
     trace = Trace()
     try:
-        stage = play(scenario, trace)
+        stage = play(scenario, trace, redial_s=REDIAL_S)
     except Exception as error:  # noqa: BLE001  # whatever it is, it is this seed's
         return SoakResult(seed=seed, failures=(f"{type(error).__name__}: {error}",), tokens=0)
     cluster = stage.cluster
