@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import sys
@@ -14,15 +15,17 @@ import pytest
 
 from wanspec.backends.paced import PacedBackend
 from wanspec.backends.registry import load_backend
-from wanspec.errors import ConfigError
+from wanspec.errors import ConfigError, TransportError
 from wanspec.policy.registry import PolicyConfig
 from wanspec.protocol.heartbeat import LOST_MIN_S, PING_PERIOD_S
+from wanspec.protocol.messages import Pong
 from wanspec.protocol.placement import Placement
 from wanspec.runtime.engine import ControllerEngine, expected_of
 from wanspec.runtime.model_runner import decode_plainly
+from wanspec.runtime.worker_process import hello_for
 from wanspec.speculation.types import SamplingParams
 from wanspec.transport.certificates import create_trial_certificates
-from wanspec.transport.grpc_wire import listen
+from wanspec.transport.grpc_wire import dial, listen
 from wanspec.transport.limits import WireLimits
 from wanspec.transport.security import ControllerSecurity, MutualTls, Plaintext
 
@@ -104,6 +107,27 @@ async def test_a_worker_whose_machine_stands_still_is_given_up_in_seconds_and_le
         process.send_signal(signal.SIGCONT)
         await joined(engine)
         assert await text(engine, max_tokens=40) == plainly(40)
+
+
+async def test_a_worker_in_quarantine_says_why_and_is_let_in_when_it_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("wanspec.transport.quarantine.FIRST_QUARANTINE_S", 6.0)
+    async with controller() as (engine, address):
+        hello = hello_for(load_backend(DRAFT).info, worker_name="liar", max_sessions=1)
+        _, connection = await dial(address, hello, security=Plaintext(token=TOKEN))
+        await joined(engine)
+        connection.send([Pong(number=99)])
+        with contextlib.suppress(TransportError):
+            while True:
+                await connection.receive()
+        async with asyncio.timeout(WAIT_S), worker(address, "--name", "liar") as process:
+            while engine.worker_names:  # noqa: ASYNC110  # as above
+                await asyncio.sleep(0.01)
+            await engine.wait_for_workers(1)
+            assert await text(engine, max_tokens=40) == plainly(40)
+            await engine.drain("done")
+            status, said = await ended(process)
+    assert status == 0
+    assert "s: it answers ping 99, which never was; dialling again" in " ".join(said.split())
 
 
 async def test_a_request_is_drafted_for_where_its_labels_allow_and_nowhere_else(tmp_path: Path) -> None:
