@@ -211,6 +211,13 @@ class TestController:
         assert ("unanswered for 10 s" in dropped.reason, dropped.is_at_fault) == (True, True)
         assert machine.num_workers == 0
 
+    def test_a_worker_that_seems_to_lag_because_we_slept_is_not_blamed(self) -> None:
+        machine = controller()
+        machine.handle(joined(1), now=0.0)
+        machine.handle(arrival(1, policy="paper"), now=0.0)
+        dropped = only(machine.handle(DeadlineReached(), now=500.0), DropWorker)
+        assert ("unanswered" in dropped.reason, dropped.is_at_fault) == (True, False)
+
     def test_a_worker_that_is_quiet_is_pinged_and_kept_while_it_answers(self) -> None:
         machine = controller()
         machine.handle(joined(1), now=0.0)

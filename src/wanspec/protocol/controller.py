@@ -54,7 +54,7 @@ from wanspec.protocol.events import (
     WorkerJoined,
     WorkerLost,
 )
-from wanspec.protocol.heartbeat import Heartbeat
+from wanspec.protocol.heartbeat import ASLEEP_S, Heartbeat
 from wanspec.protocol.link import SessionLink
 from wanspec.protocol.messages import CloseSession, Commit, Drafts, Ping
 from wanspec.protocol.pool import PooledWorker, choose_worker
@@ -222,8 +222,7 @@ class Controller:
         effects: list[Effect] = []
         for worker_id, worker in list(self._workers.items()):
             if worker.heartbeat.is_lost(now=now):
-                effects.append(DropWorker(worker_id=worker_id, reason="it gives no sign of life", is_at_fault=False))
-                effects += self._remove_worker(worker_id, now)
+                effects += self._drop_worker(worker_id, "it gives no sign of life", now, is_at_fault=False)
             elif now >= worker.heartbeat.ping_due:
                 effects.append(self._ping(worker_id, now))
         return effects
@@ -277,19 +276,20 @@ class Controller:
             effects.append(RttMeasured(worker_id=worker_id, rtt_s=result.rtt_s))
         return effects
 
-    def _drop_worker(self, worker_id: WorkerId, reason: str, now: float) -> list[Effect]:
-        return [DropWorker(worker_id=worker_id, reason=reason), *self._remove_worker(worker_id, now)]
+    def _drop_worker(self, worker_id: WorkerId, reason: str, now: float, *, is_at_fault: bool = True) -> list[Effect]:
+        return [DropWorker(worker_id=worker_id, reason=reason, is_at_fault=is_at_fault), *self._remove_worker(worker_id, now)]
 
     def _drop_lagging_workers(self, now: float) -> list[Effect]:
-        links = [s.link for s in self._sessions.values() if s.link is not None]
-        silent = {
-            link.worker_id
-            for link in links
-            if link.unacknowledged_since is not None and now >= link.unacknowledged_since + WORKER_SILENCE_S
-        }
+        lagging: dict[WorkerId, bool] = {}
+        """Whether it is to blame: not where we slept over the deadline ourselves, with its answer perhaps unread."""
+        for session in self._sessions.values():
+            since = session.link.unacknowledged_since if session.link is not None else None
+            if session.link is not None and since is not None and now >= since + WORKER_SILENCE_S:
+                lagging[session.link.worker_id] = now <= since + WORKER_SILENCE_S + ASLEEP_S
         effects: list[Effect] = []
-        for worker_id in sorted(silent):
-            effects += self._drop_worker(worker_id, f"it left a commit unanswered for {WORKER_SILENCE_S:g} s", now)
+        for worker_id, is_at_fault in lagging.items():
+            reason = f"it left a commit unanswered for {WORKER_SILENCE_S:g} s"
+            effects += self._drop_worker(worker_id, reason, now, is_at_fault=is_at_fault)
         return effects
 
     # Passes.
