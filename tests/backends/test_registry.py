@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from wanspec.backends.registry import load_backend
+from wanspec.backends.registry import load_backend, load_tokenizer
 from wanspec.backends.scripted import ScriptedBackend
 from wanspec.errors import ConfigError
 
@@ -41,6 +41,15 @@ def test_a_scripted_pair_has_one_tokenizer() -> None:
 def test_a_wrong_name_is_refused_with_what_would_be_right(spec: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         load_backend(spec)
+
+
+def test_each_kind_of_model_has_its_tokenizer() -> None:
+    for spec, size, text in (("bundled:target", 2048, "größe = 1"), ("scripted:target,vocabulary=95", 95, "size = 1")):
+        tokenizer = load_tokenizer(spec, vocabulary_size=size)
+        tokens = tokenizer.encode(text)
+        assert tokenizer.decode(tokens) == text
+        stream = tokenizer.stream()
+        assert "".join(stream.push([token]) for token in tokens) + stream.finish() == text
 
 
 def test_no_engine_is_imported_before_it_is_asked_for() -> None:

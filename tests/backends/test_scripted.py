@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from wanspec.backends.scripted import CONTEXT_TOKENS, MAX_LOGIT, ScriptedBackend
+from wanspec.backends.scripted import CONTEXT_TOKENS, MAX_LOGIT, ScriptedBackend, ScriptedTokenizer
 from wanspec.errors import BackendError, ConfigError
 from wanspec.speculation.types import NodeId, NodeSpec, SamplingParams, ScoreItem, SessionId
 
@@ -88,6 +88,13 @@ def test_closed_sessions_are_gone() -> None:
     backend.close_session(SessionId(1))
     backend.close_session(SessionId(7))
     assert backend.open_sessions == 1
+
+
+def test_every_token_has_a_printable_text_and_every_text_tokens_of_the_vocabulary() -> None:
+    for size in (2, 64, 95, 300):
+        tokenizer = ScriptedTokenizer(size)
+        assert tokenizer.decode(range(size)).isprintable()
+        assert all(0 <= token < size for token in tokenizer.encode("Größe\n\0"))
 
 
 @pytest.mark.parametrize("wrong", [{"vocabulary_size": 1}, {"disagreement": 1.5}, {"disagreement": -0.1}])

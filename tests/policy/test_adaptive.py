@@ -70,25 +70,37 @@ def chain(tree: DraftTree, *probs: float, arrived_at: float | None = None) -> li
     return nodes[1:]
 
 
+def decide(policy: Adaptive, situation_: Situation, *, now: float = NOW) -> object:
+    """What it does, without what it is worth and what it would do instead."""
+    match policy.decide(situation_, now=now):
+        case DraftLocally(nodes=nodes):
+            return DraftLocally(nodes)
+        case Verify(nodes=nodes, gives_way=gives_way):
+            assert gives_way
+            return Verify(nodes)
+        case decision:
+            return decision
+
+
 def test_a_tree_that_the_local_model_has_expanded_as_far_as_it_goes_is_verified_at_once() -> None:
     tree = new_tree(max_position=3)
     nodes = chain(tree, 0.9, 0.9)
-    assert adaptive().decide(situation(tree, FRESH, drafted=[tree.head, nodes[0]]), now=NOW) == Verify(tuple(nodes))
+    assert decide(adaptive(), situation(tree, FRESH, drafted=[tree.head, nodes[0]]), now=NOW) == Verify(tuple(nodes))
 
 
 def test_it_verifies_the_most_probable_nodes_and_no_more_than_its_width() -> None:
     tree = new_tree(max_position=2)
     nodes = [add(tree, tree.head, token, prob) for token, prob in enumerate((0.1, 0.4, 0.2, 0.0005))]
     drafted = [tree.head]
-    assert adaptive(verify_width=2).decide(situation(tree, drafted=drafted), now=NOW) == Verify((nodes[1], nodes[2]))
-    assert adaptive().decide(situation(tree, drafted=drafted), now=NOW) == Verify((nodes[1], nodes[2], nodes[0]))
+    assert decide(adaptive(verify_width=2), situation(tree, drafted=drafted), now=NOW) == Verify((nodes[1], nodes[2]))
+    assert decide(adaptive(), situation(tree, drafted=drafted), now=NOW) == Verify((nodes[1], nodes[2], nodes[0]))
 
 
 def test_without_a_worker_it_drafts_on_the_spot_all_leaves_in_one_pass_and_then_verifies() -> None:
     tree, policy = new_tree(), adaptive()
     drafted: list[Node] = []
     levels = 0
-    while isinstance(decision := policy.decide(situation(tree, drafted=drafted), now=NOW), DraftLocally):
+    while isinstance(decision := decide(policy, situation(tree, drafted=drafted), now=NOW), DraftLocally):
         for leaf in decision.nodes:
             drafted.append(leaf)
             add(tree, leaf, 1, 0.7)
@@ -104,7 +116,7 @@ def test_the_surer_the_drafts_the_deeper_it_drafts() -> None:
     for prob in (0.3, 0.6, 0.95):
         tree, policy = new_tree(), adaptive(verify_width=32)
         drafted: list[Node] = []
-        while isinstance(decision := policy.decide(situation(tree, drafted=drafted), now=NOW), DraftLocally):
+        while isinstance(decision := decide(policy, situation(tree, drafted=drafted), now=NOW), DraftLocally):
             drafted += decision.nodes
             for leaf in decision.nodes:
                 add(tree, leaf, 1, prob)
@@ -115,7 +127,7 @@ def test_the_surer_the_drafts_the_deeper_it_drafts() -> None:
 
 def test_in_the_gap_after_an_unforeseen_token_it_drafts_locally() -> None:
     tree = new_tree()
-    assert adaptive(price_s=0.0).decide(situation(tree, FRESH), now=NOW) == DraftLocally((tree.head,))
+    assert decide(adaptive(price_s=0.0), situation(tree, FRESH), now=NOW) == DraftLocally((tree.head,))
 
 
 def test_what_arrives_before_the_pass_would_be_done_is_no_reason_to_draft() -> None:
@@ -124,21 +136,21 @@ def test_what_arrives_before_the_pass_would_be_done_is_no_reason_to_draft() -> N
     early = NOW - RTT_S - STEP_S  # told so long ago that its answer is two milliseconds away
     arrivals = replace(FRESH, told_at=early, rejoin_told_at=early)
     assert NOW < arrivals.children_at(tree.head, now=NOW) < NOW + DRAFT_S
-    assert not isinstance(policy.decide(situation(tree, arrivals), now=NOW), DraftLocally)
+    assert not isinstance(decide(policy, situation(tree, arrivals), now=NOW), DraftLocally)
     (arrived,) = chain(tree, 0.5, arrived_at=NOW)  # the next level is a step behind
     other = add(tree, tree.head, 9, 0.49)  # this one was never sent
     slow = replace(FRESH, step_s=0.002)
-    decision = policy.decide(situation(tree, slow, drafted=[tree.head]), now=NOW)
+    decision = decide(policy, situation(tree, slow, drafted=[tree.head]), now=NOW)
     assert decision == DraftLocally((tree.head.children[arrived.token], other))  # for the other's sake; the first comes along
     tree = new_tree()
     chain(tree, 0.99, arrived_at=NOW)
-    assert not isinstance(policy.decide(situation(tree, slow, drafted=[tree.head]), now=NOW), DraftLocally)
+    assert not isinstance(decide(policy, situation(tree, slow, drafted=[tree.head]), now=NOW), DraftLocally)
 
 
 def test_what_is_overdue_is_drafted() -> None:
     tree = new_tree()
     late = replace(FRESH, told_at=NOW - 1.0, rejoin_told_at=NOW - 1.0)
-    assert adaptive(price_s=0.0).decide(situation(tree, late), now=NOW) == DraftLocally((tree.head,))
+    assert decide(adaptive(price_s=0.0), situation(tree, late), now=NOW) == DraftLocally((tree.head,))
 
 
 def test_at_an_infinite_price_it_never_drafts_where_a_worker_does_and_does_where_none_does() -> None:
@@ -147,15 +159,15 @@ def test_at_an_infinite_price_it_never_drafts_where_a_worker_does_and_does_where
             for pace_s in (None, 0.0001, 100.0):
                 tree = new_tree()
                 chain(tree, *[0.9] * depth)
-                decision = adaptive(price_s=math.inf).decide(situation(tree, arrivals, pace_s=pace_s), now=NOW)
+                decision = decide(adaptive(price_s=math.inf), situation(tree, arrivals, pace_s=pace_s), now=NOW)
                 assert not isinstance(decision, DraftLocally)
     tree = new_tree()
-    assert adaptive(price_s=math.inf).decide(situation(tree), now=NOW) == DraftLocally((tree.head,))
+    assert decide(adaptive(price_s=math.inf), situation(tree), now=NOW) == DraftLocally((tree.head,))
 
 
 def gap_decision(price_s: float, *, pace_s: float) -> object:
     tree = new_tree()
-    return adaptive(price_s=price_s).decide(situation(tree, FRESH, pace_s=pace_s), now=NOW)
+    return decide(adaptive(price_s=price_s), situation(tree, FRESH, pace_s=pace_s), now=NOW)
 
 
 def test_a_high_price_keeps_it_from_drafting_only_while_it_is_faster_than_alone() -> None:
@@ -168,13 +180,13 @@ def test_the_pace_of_this_session_counts_more_and_more() -> None:
     tree, policy = new_tree(), adaptive(price_s=10.0)
     for round_ in range(60):
         policy.committed(Outcome(drafted=2, accepted=1, entropy_nats=0.1), now=round_ * 0.2)
-    assert isinstance(policy.decide(situation(tree, FRESH, pace_s=0.001), now=NOW), DraftLocally)
+    assert isinstance(decide(policy, situation(tree, FRESH, pace_s=0.001), now=NOW), DraftLocally)
 
 
 def test_it_waits_for_what_is_a_moment_away() -> None:
     tree = new_tree()
     chain(tree, 0.95, arrived_at=NOW - STEP_S + 0.0005)  # the next level is half a millisecond away
-    decision = adaptive().decide(situation(tree, FOLLOWING, drafted=[tree.head]), now=NOW)
+    decision = decide(adaptive(), situation(tree, FOLLOWING, drafted=[tree.head]), now=NOW)
     assert isinstance(decision, Wait)
     assert NOW < decision.until < NOW + 2 * STEP_S
 
@@ -184,7 +196,7 @@ def test_it_does_not_wait_for_little_or_for_long() -> None:
         tree = new_tree()
         nodes = chain(tree, prob, arrived_at=NOW - STEP_S + 0.0005)
         arrivals = replace(FOLLOWING, step_s=step_s)
-        decision = adaptive(price_s=math.inf).decide(situation(tree, arrivals, drafted=[tree.head]), now=NOW)
+        decision = decide(adaptive(price_s=math.inf), situation(tree, arrivals, drafted=[tree.head]), now=NOW)
         assert decision == Verify(tuple(nodes))
 
 
@@ -196,14 +208,14 @@ def test_no_step_time_that_the_wire_lets_through_makes_it_wait_long(step_s: floa
         chain(tree, 0.49, 0.99, arrived_at=NOW)
         certain = Coverage()
         certain.total = 1.0
-        decision = adaptive().decide(situation(tree, replace(arrivals, step_s=step_s), coverage=certain), now=NOW)
+        decision = decide(adaptive(), situation(tree, replace(arrivals, step_s=step_s), coverage=certain), now=NOW)
         if isinstance(decision, Wait):
             assert decision.until - NOW < MAX_LEVELS * TARGET_S / WAIT_COST
 
 
 def test_at_the_end_of_the_text_it_asks_for_nothing() -> None:
     tree = new_tree(max_position=1)
-    assert adaptive().decide(situation(tree, FRESH), now=NOW) == Verify()
+    assert decide(adaptive(), situation(tree, FRESH), now=NOW) == Verify()
 
 
 def test_the_share_that_children_cover_is_learned() -> None:
@@ -211,15 +223,15 @@ def test_the_share_that_children_cover_is_learned() -> None:
     tree = new_tree(max_position=2)
     add(tree, tree.head, 1, 0.1)
     for _ in range(200):
-        policy.decide(situation(tree, drafted=[tree.head], coverage=seen), now=NOW)
+        decide(policy, situation(tree, drafted=[tree.head], coverage=seen), now=NOW)
     bare = new_tree()
-    assert policy.decide(situation(bare, coverage=seen), now=NOW) == Verify()  # a draft pass for a tenth of a token is not worth it
-    assert isinstance(policy.decide(situation(bare), now=NOW), DraftLocally)
+    assert decide(policy, situation(bare, coverage=seen), now=NOW) == Verify()  # a draft pass for a tenth of a token is not worth it
+    assert isinstance(decide(policy, situation(bare), now=NOW), DraftLocally)
 
 
 def test_the_less_a_worker_has_to_say_the_less_is_waited_for_it_and_the_more_is_drafted() -> None:
     for share, kind in ((0.9, Wait), (0.0, DraftLocally)):
         tree = new_tree()
         chain(tree, 0.95, arrived_at=NOW - STEP_S + 0.0005)
-        decision = adaptive(price_s=0.0).decide(situation(tree, FOLLOWING, drafted=[tree.head], share=share), now=NOW)
+        decision = decide(adaptive(price_s=0.0), situation(tree, FOLLOWING, drafted=[tree.head], share=share), now=NOW)
         assert isinstance(decision, kind)

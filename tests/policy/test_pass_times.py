@@ -11,18 +11,26 @@ def test_before_any_measurement_the_initial_time_is_assumed() -> None:
     assert PassTimes(0.03).expected_s(1) == PassTimes(0.03).expected_s(1 << 30) == 0.03
 
 
-def test_sizes_between_two_powers_of_two_are_one_kind() -> None:
+def test_passes_of_about_one_size_are_one_kind() -> None:
     times = PassTimes(1.0)
-    for tokens, duration_s in ((0, 0.01), (2, 0.02), (64, 0.03), (65, 0.05)):
+    for tokens, duration_s in ((40, 0.02), (60, 0.03)):
         times.add(tokens, duration_s)
-    assert [times.expected_s(tokens) for tokens in (1, 2, 33, 64, 65, 128)] == [0.01, 0.02, 0.03, 0.03, 0.05, 0.05]
+    assert times.expected_s(44) == pytest.approx(0.022)
 
 
-def test_a_size_never_measured_is_taken_for_the_nearest_and_the_smaller_of_two() -> None:
+def test_a_size_between_two_that_were_measured_takes_a_time_between_theirs() -> None:
     times = PassTimes(1.0)
     times.add(4, 0.02)
-    times.add(16, 0.04)
-    assert [times.expected_s(tokens) for tokens in (1, 8, 32, 1 << 20)] == [0.02, 0.02, 0.04, 0.04]
+    times.add(16, 0.05)
+    assert [times.expected_s(tokens) for tokens in (1, 4, 8, 16)] == pytest.approx([0.02, 0.02, 0.03, 0.05])
+
+
+def test_larger_passes_than_any_measured_are_tried_up_to_twice_its_size_and_then_taken_for_slower() -> None:
+    times = PassTimes(1.0)
+    times.add(0, 0.01)
+    assert times.expected_s(1000) == 0.01
+    times.add(64, 0.02)
+    assert [times.expected_s(tokens) for tokens in (65, 128, 256)] == pytest.approx([0.02, 0.02, 0.04])
 
 
 def test_measurements_are_smoothed() -> None:

@@ -17,7 +17,8 @@ from wanspec.policy.registry import PolicyConfig, policy_names
 from wanspec.protocol.effects import Effect, FinishReason, StartDraft
 from wanspec.protocol.events import RequestCancelled
 from wanspec.protocol.messages import Drafts, Drain, Message, OpenSession, Welcome
-from wanspec.runtime.engine import MAX_PENDING_EVENTS, ControllerEngine, Generation, expected_of
+from wanspec.runtime.engine import MAX_PENDING_EVENTS, ControllerEngine, expected_of
+from wanspec.runtime.generation import Generation
 from wanspec.runtime.model_runner import decode_plainly
 from wanspec.runtime.worker_process import hello_for, run_worker
 from wanspec.speculation.types import DraftingConfig, NodeId, Position, SamplingParams, ScoreItem, SessionId, WorkerId
@@ -159,6 +160,26 @@ async def test_every_policy_writes_what_the_target_alone_writes(temperature: flo
     assert runs["remote"].acceptance_rate
     assert runs["remote"].wire_bytes > 0
     assert any("goodbye" in words for words in place.said)
+
+
+async def test_a_generation_knows_what_it_has_cost_and_who_drafted_for_it() -> None:
+    async with site(target_step_s=0.01) as place:
+        worker = place.start_worker("campus")
+        await place.engine.wait_for_workers(1)
+        generations = {
+            name: place.engine.submit(PROMPT, max_tokens=40, sampling=GREEDY, policy=PolicyConfig(name=name))
+            for name in ("remote", "colocated")
+        }
+        for generation in generations.values():
+            assert len(await collect(generation)) == generation.tally.committed_tokens == 40
+        await send_home(place, worker)
+    remote, colocated = generations["remote"], generations["colocated"]
+    assert (remote.tally.local_draft_passes, colocated.worker) == (0, None)
+    assert remote.worker is not None
+    assert (remote.worker.name, remote.worker.rtt.min_s >= 0.004) == ("campus", True)
+    assert colocated.tally.local_draft_passes == place.engine.tally.local_draft_passes > 0
+    assert remote.tally.rounds + colocated.tally.rounds == place.engine.tally.rounds < 80
+    assert place.engine.tally.drafted_rounds <= place.engine.tally.accepted_draft_tokens + place.engine.tally.rounds
 
 
 async def test_many_requests_at_once_do_not_mix() -> None:

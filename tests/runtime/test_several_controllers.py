@@ -15,7 +15,8 @@ from wanspec.backends.paced import PacedBackend
 from wanspec.backends.scripted import ScriptedBackend
 from wanspec.policy.registry import PolicyConfig
 from wanspec.runtime.draft_device import SESSIONS_PER_SHARE, DraftDevice
-from wanspec.runtime.engine import ControllerEngine, Generation, expected_of
+from wanspec.runtime.engine import ControllerEngine, expected_of
+from wanspec.runtime.generation import Generation
 from wanspec.runtime.model_runner import decode_plainly
 from wanspec.runtime.worker_process import hello_for, run_worker
 from wanspec.speculation.types import Position, SamplingParams, ScoreItem, SessionId

@@ -17,6 +17,7 @@ from wanspec.errors import ConfigError
 if TYPE_CHECKING:
     from wanspec.backends.bundled_pair import BundledModel
     from wanspec.backends.interface import Backend
+    from wanspec.backends.tokenizer import Tokenizer
 
 SCRIPTED_DISAGREEMENT = 0.25
 """Of a scripted draft that does not say otherwise: about what real pairs have on easy text."""
@@ -34,6 +35,17 @@ def load_backend(spec: str, *, threads: int = 1) -> Backend:
             raise ConfigError(f"{pair!r} in {spec!r} is not an option; write option=value")
         options[key.strip()] = value.strip()
     return FACTORIES[name](spec, options, threads)
+
+
+def load_tokenizer(spec: str, *, vocabulary_size: int) -> Tokenizer:
+    """The tokenizer of the model that `spec` names."""
+    if spec.startswith("scripted:"):
+        from wanspec.backends.scripted import ScriptedTokenizer
+
+        return ScriptedTokenizer(vocabulary_size)
+    from wanspec.backends.bundled_pair import load_bundled_tokenizer
+
+    return load_bundled_tokenizer()
 
 
 def _bundled(spec: str, options: Mapping[str, str], threads: int) -> Backend:

@@ -8,13 +8,14 @@ function in most contexts and has one of its own in the rest.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from wanspec.backends.interface import ModelInfo
 from wanspec.backends.slot_cache import Extension, SessionCaches, SlotCache
+from wanspec.backends.tokenizer import TextStream
 from wanspec.errors import ConfigError
 from wanspec.protocol.messages import MAX_SEQUENCE_TOKENS
 from wanspec.speculation.types import ScoreItem, SessionId
@@ -25,6 +26,7 @@ MAX_LOGIT = 20.0
 """Spread of the logits of the sharpest context, in nats; the flattest has an eighth. Entropies at 64 tokens: 0.5 to 4 nats."""
 MAX_VOCABULARY = 1 << 16
 """Every row hashes the whole vocabulary: beyond this a test would rather use a real model."""
+_PRINTABLE = bytes(range(0x20, 0x7F))
 _FIRST_MULTIPLIER, _SECOND_MULTIPLIER = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
 _INCREMENT = np.uint64(0x9E3779B97F4A7C15)
 
@@ -100,6 +102,29 @@ class ScriptedBackend:
         cubes = draws * draws * draws  # products only: they round alike on every machine
         scores: NDArray[np.float64] = MAX_LOGIT * sharpness[:, None] * cubes * cubes
         return scores.astype(np.float32)
+
+
+class ScriptedTokenizer:
+    """Text for scripted models: a token is a printable ASCII character, so that all of its text can be read; larger ones repeat them."""
+
+    def __init__(self, vocabulary_size: int) -> None:
+        self._vocabulary_size = vocabulary_size
+
+    def encode(self, text: str) -> list[int]:
+        """A token for each byte; those beyond the vocabulary begin again."""
+        return [(byte - _PRINTABLE[0]) % len(_PRINTABLE) % self._vocabulary_size for byte in text.encode()]
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """The text of `tokens`."""
+        return self.token_bytes(tokens).decode()
+
+    def stream(self) -> TextStream:
+        """A decoder for tokens that come a few at a time."""
+        return TextStream(self)
+
+    def token_bytes(self, tokens: Iterable[int]) -> bytes:
+        """The bytes that `tokens` stand for."""
+        return bytes([_PRINTABLE[token % len(_PRINTABLE)] for token in tokens])
 
 
 def context(cache: SlotCache, extension: Extension, row: int) -> NDArray[np.int64]:

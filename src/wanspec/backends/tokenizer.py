@@ -61,10 +61,16 @@ class ByteLevelTokenizer:
         return b"".join(self._bytes[token] for token in tokens)
 
 
+class TokenBytes(Protocol):
+    """What a stream of text needs of its tokenizer."""
+
+    def token_bytes(self, tokens: Iterable[int]) -> bytes: ...
+
+
 class TextStream:
     """Turns tokens into text as they come. A character is given out once it is whole."""
 
-    def __init__(self, tokenizer: ByteLevelTokenizer) -> None:
+    def __init__(self, tokenizer: TokenBytes) -> None:
         self._tokenizer = tokenizer
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
 

@@ -69,16 +69,18 @@ class Adaptive:
         tree, arrivals = situation.tree, situation.arrivals
         chosen = tree.most_probable(self._verify_width, min_log_prob=self._min_log_prob)
         leaves = self._leaves(situation, chosen, now)
+        verify = Verify(tuple(chosen), gives_way=True)
         if not leaves:
-            return Verify(tuple(chosen))
+            return verify
         self._alone_s = self._time_alone_s(situation)
         token_s = self._token_s(situation, leaves, now)
         wait_until, wait_gain_s = self._best_wait(situation, leaves, token_s * situation.worker_share, now)
-        if self._draft_gain_s(situation, chosen, leaves, token_s, now) > max(0.0, wait_gain_s):
-            return DraftLocally(tuple([leaf.node for leaf in leaves]))
+        draft_gain_s = self._draft_gain_s(situation, chosen, leaves, token_s, now)
+        if draft_gain_s > max(0.0, wait_gain_s):
+            return DraftLocally(tuple([leaf.node for leaf in leaves]), draft_gain_s, verify)
         if arrivals is not None and wait_gain_s > 0.0:
             return Wait(wait_until + arrivals.slack_s)
-        return Verify(tuple(chosen))
+        return verify
 
     def opened(self, *, now: float) -> None:
         pass

@@ -7,6 +7,7 @@ worker? It sees the tree and the controller's estimates, and it holds no clock. 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Protocol
 
@@ -72,12 +73,18 @@ class Verify(Struct, frozen=True):
     """Run the target on these nodes (and what they hang from); no nodes: an ordinary decode step."""
 
     nodes: tuple[Node, ...] = ()
+    gives_way: bool = False
+    """Whether the last of the nodes, which are the best first and parents before children, may be left out of a pass that many share."""
 
 
 class DraftLocally(Struct, frozen=True):
     """Run the local draft model on these nodes, to get their children."""
 
     nodes: tuple[Node, ...]
+    gain_s: float = math.inf
+    """What that is worth to the session, in seconds, its own time subtracted,"""
+    otherwise: Verify = Verify()
+    """and what it would do instead, where it is not worth the time of the others."""
 
 
 class Wait(Struct, frozen=True):

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 SMOOTHING = 0.2
 BINS = 18
 """By powers of two of the tokens; the last has the longest prompts."""
+KNOWN_AHEAD = 2.0
+"""Passes this much larger than the largest that was measured are tried."""
 PACE_MEMORY_ROUNDS = 50.0
 """Older rounds fade."""
 
@@ -15,22 +19,30 @@ class PassTimes:
     def __init__(self, initial_s: float) -> None:
         """`initial_s`: assumed before the first measurement."""
         self._initial_s = initial_s
-        self._mean_s: list[float | None] = [None] * BINS
+        self._means: list[tuple[float, float] | None] = [None] * BINS
+        """For each bin that was seen the mean tokens and the mean time of its passes."""
 
     def add(self, tokens: int, duration_s: float) -> None:
         """A pass over `tokens` tokens has taken this long."""
         index = _bin(tokens)
-        mean_s = self._mean_s[index]
-        self._mean_s[index] = duration_s if mean_s is None else mean_s + SMOOTHING * (duration_s - mean_s)
+        mean_tokens, mean_s = self._means[index] or (tokens, duration_s)
+        self._means[index] = mean_tokens + SMOOTHING * (tokens - mean_tokens), mean_s + SMOOTHING * (duration_s - mean_s)
 
     def expected_s(self, tokens: int) -> float:
-        """How long a pass over `tokens` tokens takes: as the nearest size that was measured, the smaller of two."""
-        index = _bin(tokens)
-        for distance in range(BINS):
-            for near in (index - distance, index + distance):
-                if 0 <= near < BINS and (mean_s := self._mean_s[near]) is not None:
-                    return mean_s
-        return self._initial_s
+        """How long a pass over `tokens` tokens takes: between what was measured, or as the nearest that was.
+
+        Up to KNOWN_AHEAD times the largest is taken to take as long, so that it is tried; beyond that, as long per token.
+        """
+        known = [means for means in self._means if means is not None]
+        if not known:
+            return self._initial_s
+        for (few, few_s), (more, more_s) in pairwise(known):
+            if few < tokens < more:
+                return few_s + (more_s - few_s) * (tokens - few) / (more - few)
+        most, most_s = known[-1]
+        if tokens >= most:
+            return most_s * max(1.0, tokens / (KNOWN_AHEAD * most)) if most else most_s
+        return next(mean_s for mean_tokens, mean_s in known if tokens <= mean_tokens)
 
 
 def _bin(tokens: int) -> int:

@@ -15,9 +15,11 @@ The machine has no IO, no clock, no randomness. Everything enters through `handl
 
 from __future__ import annotations
 
-from collections import defaultdict
+import math
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import assert_never
 
 from wanspec.errors import LocalProtocolError, RemoteProtocolError
@@ -26,6 +28,7 @@ from wanspec.policy.coverage import Coverage
 from wanspec.policy.interface import Decision, DraftLocally, Situation, Verify, Wait
 from wanspec.policy.pass_times import PassTimes
 from wanspec.policy.registry import create_policy
+from wanspec.policy.sharing import affordable
 from wanspec.protocol.effects import (
     DraftsMerged,
     DropWorker,
@@ -300,14 +303,50 @@ class Controller:
             return []
         in_flight = {session.session_id for running in self._passes.values() for session, _ in running.rows}
         decisions = [(s, self._decide(s, now)) for s in self._sessions.values() if s.session_id not in in_flight]
-        verifies = [(s, d.nodes) for s, d in decisions if isinstance(d, Verify)]
+        if not self._has_draft_device and not self._is_for_drafts(decisions):
+            decisions = [(s, d.otherwise if isinstance(d, DraftLocally) and d.gain_s < math.inf else d) for s, d in decisions]
+        verifies = self._within_reason([(s, d) for s, d in decisions if isinstance(d, Verify)])
         drafts = [(s, d.nodes) for s, d in decisions if isinstance(d, DraftLocally)]
         effects: list[Effect] = []
-        if verifies and PassKind.VERIFY not in self._passes and (self._has_draft_device or not (drafts and self._last_was_verify)):
+        if verifies and PassKind.VERIFY not in self._passes and (self._has_draft_device or not self._is_for_drafts(decisions)):
             effects.append(StartVerify(items=self._begin(PassKind.VERIFY, verifies, lambda session: session.target_view)))
         if drafts and PassKind.DRAFT not in self._passes and (self._has_draft_device or not effects):
             effects.append(StartDraft(items=self._begin(PassKind.DRAFT, drafts, lambda session: session.draft_view)))
         return effects
+
+    def _is_for_drafts(self, decisions: Sequence[tuple[Session, Decision]]) -> bool:
+        """Whether the one device is to draft next.
+
+        It is where that gains those who want it more than the others lose, who wait meanwhile. Sessions that cannot say what it gains
+        them take turns with those that want to verify.
+        """
+        drafters = [decision for _, decision in decisions if isinstance(decision, DraftLocally)]
+        others = sum(isinstance(decision, Verify) for _, decision in decisions)
+        if not drafters or not others:
+            return bool(drafters)
+        gain_s = math.fsum(decision.gain_s for decision in drafters)
+        if gain_s == math.inf:
+            return self._last_was_verify
+        return gain_s > others * self._draft_times.expected_s(sum(len(decision.nodes) for decision in drafters))
+
+    def _within_reason(self, verifies: Sequence[tuple[Session, Verify]]) -> _Wanted:
+        """The nodes to verify in a common pass: of those that may give way, as many as are worth the time that all pay for them."""
+        total = sum(len(decision.nodes) for _, decision in verifies)
+        if len(verifies) == 1 or not total:
+            return [(session, decision.nodes) for session, decision in verifies]
+        optional = []
+        for index, (session, decision) in enumerate(verifies):
+            if decision.gives_way:
+                base = session.tree.head.path_log_prob
+                optional += [(math.exp(node.path_log_prob - base), index) for node in decision.nodes]
+        optional.sort(key=itemgetter(0), reverse=True)
+        sure_tokens = len(verifies) + total - len(optional)
+        count = affordable([gain for gain, _ in optional], self._target_times, sure_gain=len(verifies), sure_tokens=sure_tokens)
+        places = Counter(index for _, index in optional[:count])
+        return [
+            (session, decision.nodes[: places[index]] if decision.gives_way else decision.nodes)
+            for index, (session, decision) in enumerate(verifies)
+        ]
 
     def _begin(self, kind: PassKind, wanted: _Wanted, view: Callable[[Session], ModelView]) -> tuple[ScoreItem, ...]:
         planned: list[tuple[Session, PlannedItem]] = [(s, view(s).plan(s.tree, nodes)) for s, nodes in wanted]

@@ -11,7 +11,7 @@ import contextlib
 import logging
 import time
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import count
 from types import TracebackType
@@ -25,10 +25,10 @@ from wanspec.protocol.effects import (
     DropWorker,
     Effect,
     EmitTokens,
-    FinishReason,
     FinishRequest,
     ReleaseSession,
     RoundFinished,
+    RttMeasured,
     SendMessage,
     StartDraft,
     StartVerify,
@@ -47,8 +47,10 @@ from wanspec.protocol.events import (
     WorkerJoined,
     WorkerLost,
 )
-from wanspec.protocol.messages import Drafts, Drain, Hello, Message, Ping, Pong
+from wanspec.protocol.messages import Drafts, Drain, Hello, Message, OpenSession, Ping, Pong
 from wanspec.protocol.placement import ANYWHERE, Placement, check_labels
+from wanspec.protocol.rtt import RttEstimate
+from wanspec.runtime.generation import ConnectedWorker, Generation, Tally
 from wanspec.runtime.model_runner import choose_targets, rank_drafts
 from wanspec.speculation.calibration import CalibrationBook
 from wanspec.speculation.sampling import check_sampling
@@ -64,34 +66,6 @@ _log = logging.getLogger(__name__)
 
 MAX_PENDING_EVENTS = 256
 """Events waiting for the machine above which no worker's next message is taken: a flood then fills the wire's own bounded buffer."""
-
-
-class Generation:
-    """A request in progress: iterate over it for the tokens, a few at a time, as they are committed."""
-
-    def __init__(self, session_id: SessionId) -> None:
-        self.session_id = session_id
-        self.finish_reason: FinishReason | None = None
-        """Set when the iteration has ended."""
-        self._queue: asyncio.Queue[tuple[int, ...] | FinishRequest | Exception] = asyncio.Queue()
-
-    def put(self, news: tuple[int, ...] | FinishRequest | Exception) -> None:
-        """The engine's end."""
-        self._queue.put_nowait(news)
-
-    async def __aiter__(self) -> AsyncIterator[tuple[int, ...]]:
-        """Committed tokens. Raises BackendError when the target could not go on."""
-        while self.finish_reason is None:
-            match await self._queue.get():
-                case FinishRequest(reason=reason, message=message):
-                    self.finish_reason = reason
-                    if reason is FinishReason.ERROR:
-                        raise BackendError(message)
-                case Exception() as error:
-                    self.finish_reason = FinishReason.ERROR
-                    raise error
-                case tokens:
-                    yield tokens
 
 
 class ControllerEngine:
@@ -123,6 +97,10 @@ class ControllerEngine:
         self._connections: dict[WorkerId, tuple[Hello, Connection]] = {}
         self._accountable: dict[WorkerId, Connection] = {}
         """The same, and those that are gone but whose last words the machine has yet to hear."""
+        self._rtts: defaultdict[WorkerId, RttEstimate] = defaultdict(RttEstimate)
+        """Of the workers connected, for whoever wants to know; the machine has its own."""
+        self.tally = Tally()
+        """What was done for all requests together."""
         self._tasks: set[asyncio.Task[None]] = set()
         self._session_ids, self._worker_ids = count(1), count(1)
         self._workers_changed = asyncio.Condition()
@@ -149,6 +127,11 @@ class ControllerEngine:
     def worker_names(self) -> list[str]:
         """The workers connected, oldest first."""
         return [hello.worker_name for hello, _ in self._connections.values()]
+
+    @property
+    def failure(self) -> Exception | None:
+        """The bug of ours that has ended every request, and ends every new one; None while all is well."""
+        return self._failure
 
     async def wait_for_workers(self, number: int) -> None:
         """Return when at least `number` workers are connected."""
@@ -241,6 +224,7 @@ class ControllerEngine:
                     self._start_pass("target", items, now)
                 case StartDraft(items=items):
                     self._start_pass("draft", items, now)
+                    self._count_draft_pass(items)
                 case SendMessage(worker_id=worker_id, message=message) if worker_id is not None:
                     frames[worker_id].append(message)
                 case EmitTokens(session_id=session_id, tokens=tokens):
@@ -252,9 +236,23 @@ class ControllerEngine:
                 case DropWorker(worker_id=worker_id, reason=reason, is_at_fault=is_at_fault):
                     self._drop(worker_id, reason, is_at_fault=is_at_fault)
                 case _:
-                    pass  # an observation: traced above
+                    self._observe(effect)
         for worker_id, messages in frames.items():
             self._send(worker_id, messages, now)
+
+    def _observe(self, effect: Effect) -> None:
+        """Take note, for whoever asked for the text, of what a machine alone knows."""
+        match effect:
+            case RoundFinished(session_id=session_id):
+                self.tally.add_round(effect)
+                self._generations[session_id].tally.add_round(effect)
+            case RttMeasured(worker_id=worker_id, rtt_s=rtt_s) if worker_id in self._connections:
+                self._rtts[worker_id].add(rtt_s)
+
+    def _count_draft_pass(self, items: Sequence[ScoreItem]) -> None:
+        self.tally.local_draft_passes += len(items)
+        for item in items:
+            self._generations[item.session_id].tally.local_draft_passes += 1
 
     def _trace_overhead(self, effects: Sequence[Effect], now: float) -> None:
         sessions = tuple([effect.session_id for effect in effects if isinstance(effect, RoundFinished)])
@@ -332,6 +330,7 @@ class ControllerEngine:
             await connection.close(reason)
         finally:
             del self._connections[worker_id]
+            self._rtts.pop(worker_id, None)
             self._tracer.worker_lost(worker_id, hello.worker_name, reason, now=self._loop.time())
             self._events.put_nowait(WorkerLost(worker_id=worker_id))
         await self._notify()
@@ -343,8 +342,10 @@ class ControllerEngine:
     def _send(self, worker_id: WorkerId, messages: Sequence[Message], now: float) -> None:
         if worker_id not in self._connections:
             return  # it is gone, and the machine will hear so
-        _, connection = self._connections[worker_id]
+        hello, connection = self._connections[worker_id]
         for message in messages:
+            if isinstance(message, OpenSession) and message.session_id in self._generations:
+                self._generations[message.session_id].worker = ConnectedWorker(name=hello.worker_name, rtt=self._rtts[worker_id])
             if not isinstance(message, Ping):  # it is sent for ever, and says nothing
                 self._tracer.message_sent(worker_id, message, len(encode_message(message)), now=now)
         try:

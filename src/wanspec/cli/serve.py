@@ -1,0 +1,273 @@
+"""`wanspec serve` and `wanspec config`: settings in, a server up."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from wanspec.cli.application import app
+from wanspec.cli.options import (
+    AllowPlaintext,
+    Branch,
+    CalibrationFile,
+    DraftTokens,
+    Leaves,
+    Lookup,
+    Phi,
+    Policy,
+    Preset,
+    Price,
+    Staleness,
+    Theta,
+    TlsCa,
+    TlsCert,
+    TlsKey,
+    Token,
+    TraceFile,
+    VerifyWidth,
+    Width,
+    controller_security,
+    load_model,
+    policy_config,
+    trace_sink,
+)
+from wanspec.cli.running import exit_statuses, run
+from wanspec.errors import ConfigError
+from wanspec.policy.registry import PolicyConfig, create_policy
+
+if TYPE_CHECKING:
+    from wanspec.backends.interface import Backend
+    from wanspec.runtime.calibration_store import CalibrationStore
+    from wanspec.server.keys import ApiKeys
+    from wanspec.server.limits import ServerLimits
+    from wanspec.telemetry.trace import TraceSink
+    from wanspec.transport.security import Address, ControllerSecurity
+
+_log = logging.getLogger(__name__)
+
+config_app = typer.Typer(name="config", help="Settings files.", no_args_is_help=True)
+app.add_typer(config_app)
+
+
+def _read_config(context: typer.Context, path: Path | None) -> Path | None:
+    """Let a settings file stand in for the defaults of all other flags: called before any of them is looked at."""
+    if path is not None:
+        from wanspec.config import read_settings
+
+        parameters = [parameter for parameter in context.command.params if parameter.name != "config"]
+        flags = {flag[2:]: parameter.name or "" for parameter in parameters for flag in parameter.opts if flag.startswith("--")}
+        with exit_statuses():
+            context.default_map = dict(read_settings(path, "serve", flags))
+    return path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServeConfig:
+    """Everything that `wanspec serve` was told, checked as far as that is possible without doing it."""
+
+    api: Address
+    listen: str
+    """Where workers dial in; empty: nowhere."""
+    target: str
+    draft: str
+    preset: str
+    model_name: str
+    policy: PolicyConfig
+    security: ControllerSecurity
+    """Of the link to the workers."""
+    keys: ApiKeys | None
+    limits: ServerLimits
+    allow_no_keys: bool
+    certificate_file: Path | None
+    key_file: Path | None
+    drain_s: float
+
+
+@app.command(context_settings={"auto_envvar_prefix": "WANSPEC"})
+def serve(
+    config: Annotated[
+        Path | None,
+        typer.Option("--config", is_eager=True, callback=_read_config, help="Settings (TOML); flags and the environment win over it."),
+    ] = None,
+    api: Annotated[str, typer.Option(help="Serve the API at this HOST:PORT.")] = "127.0.0.1:8000",
+    target: Annotated[str, typer.Option(help="Target model.")] = "bundled:target",
+    draft: Annotated[str, typer.Option(help="Draft model, with the target's tokenizer.")] = "bundled:draft",
+    preset: Preset = "",
+    model_name: Annotated[str, typer.Option(help="What clients call the model; empty: its own name.")] = "",
+    listen: Annotated[str, typer.Option(help="Take workers at this HOST:PORT; empty: draft locally only.")] = "",
+    token: Token = "",
+    tls_ca: TlsCa = None,
+    tls_cert: TlsCert = None,
+    tls_key: TlsKey = None,
+    allow_plaintext: AllowPlaintext = False,
+    keys_file: Annotated[Path | None, typer.Option(help="API keys, one NAME:KEY a line; or give them in WANSPEC_API_KEYS.")] = None,
+    allow_no_keys: Annotated[
+        bool, typer.Option("--allow-no-keys", help="Serve beyond this machine without API keys: only on a trusted network.")
+    ] = False,
+    api_tls_cert: Annotated[Path | None, typer.Option(help="The API's certificate, PEM; with it clients use https.")] = None,
+    api_tls_key: Annotated[Path | None, typer.Option(help="The private key of --api-tls-cert, PEM.")] = None,
+    max_running: Annotated[int, typer.Option(help="Generations in the engine at a time.")] = 16,
+    max_queued: Annotated[int, typer.Option(help="Generations waiting; beyond them clients are refused with 429.")] = 64,
+    max_queue_wait_s: Annotated[float, typer.Option(help="Longest wait for a turn; then 503.")] = 60.0,
+    max_choices: Annotated[int, typer.Option(help="Choices of one request: its prompts times its n.")] = 8,
+    max_prompt_tokens: Annotated[int, typer.Option(help="Of one prompt; 0: as many as the context holds.")] = 0,
+    max_body_bytes: Annotated[int, typer.Option(help="Of a request's body; more is refused with 413.")] = 1 << 20,
+    key_streams: Annotated[int, typer.Option(help="Requests of one API key at a time; 0: no limit.")] = 0,
+    key_requests_per_minute: Annotated[int, typer.Option(help="Requests of one API key in a minute; 0: no limit.")] = 0,
+    slow_reader_s: Annotated[float, typer.Option(help="Cut a client that takes nothing for so long.")] = 20.0,
+    coalesce_ms: Annotated[
+        float, typer.Option(help="Least time between two events of a stream: sizes and times of events tell an eavesdropper of the text.")
+    ] = 0.0,
+    drain_s: Annotated[float, typer.Option(help="When the server ends, how long answers under way may take.")] = 30.0,
+    policy: Policy = "adaptive",
+    draft_tokens: DraftTokens = 2,
+    branch: Branch = 2,
+    leaves: Leaves = 2,
+    theta: Theta = 0.5,
+    phi: Phi = 0.5,
+    staleness: Staleness = "printed",
+    width: Width = 64,
+    verify_width: VerifyWidth = 32,
+    price_ms: Price = 10.0,
+    lookup: Lookup = True,
+    calibration: CalibrationFile = None,
+    trace: TraceFile = None,
+    log_json: Annotated[bool, typer.Option("--log-json", help="Write logs as JSON lines.")] = False,
+) -> None:
+    """Serve the target model over an OpenAI-compatible API, with whatever workers dial in.
+
+    \b
+        wanspec serve                                                     # on this machine, without workers and keys
+        wanspec serve --listen 127.0.0.1:8500                             # workers: wanspec worker --controller 127.0.0.1:8500
+        wanspec serve --config wanspec.toml --max-running 4               # a flag wins over the file
+        wanspec serve --api 0.0.0.0:8443 --keys-file keys.txt --api-tls-cert api.pem --api-tls-key api-key.pem
+
+    \b
+        curl http://127.0.0.1:8000/v1/completions -H 'Content-Type: application/json' \\
+             -d '{"prompt": "def parse_header(line):", "max_tokens": 64, "temperature": 0}'
+
+    Every flag is also a setting of the file's [serve] table (max-running = 4) and an environment variable (WANSPEC_MAX_RUNNING=4).
+    docs/serving.md says the rest: parameters, errors, keys, limits, metrics.
+    """  # noqa: D301  # the backspace keeps the lines of the examples apart
+    flags = locals()  # every one of them, by name, as `wanspec config check` has them too
+    from wanspec.runtime.calibration_store import CalibrationStore
+    from wanspec.server.log import configure_logs
+
+    with exit_statuses():
+        settings = serve_config(flags)
+        store = CalibrationStore(calibration)
+        configure_logs(as_json=log_json)
+        with trace_sink(trace) as sink:
+            try:
+                run(_serve(settings, load_model(target, preset, "target"), load_model(draft, preset, "draft"), store, sink))
+            finally:
+                store.save()
+
+
+@config_app.command()
+def check(file: Annotated[Path, typer.Argument(help="A settings file for wanspec serve --config.")]) -> None:
+    """Say what is wrong with a settings file, or that nothing is; the environment counts as it would when serving."""
+    command = typer.main.get_command(app)
+    assert isinstance(command, typer.core.TyperGroup)
+    with command.commands["serve"].make_context("wanspec serve", ["--config", str(file)]) as context, exit_statuses():
+        settings = serve_config(context.params)
+    link = f"workers dial {settings.listen}" if settings.listen else "no workers"
+    guard = f"API keys: {len(settings.keys)}" if settings.keys is not None else "no API keys"
+    typer.echo(f"{file} is fine: {settings.target} at {settings.api}, {guard}, {link}, policy {settings.policy.name}")
+
+
+def serve_config(flags: Mapping[str, Any]) -> ServeConfig:
+    """What the flags of `serve` ask for. Raises ConfigError when they do not make a whole."""
+    from wanspec.server.keys import load_keys
+    from wanspec.server.limits import ServerLimits
+    from wanspec.transport.security import check_security, parse_address, tls_context
+
+    names = ("draft_tokens", "branch", "leaves", "theta", "phi", "staleness", "width", "verify_width", "price_ms")
+    policy = policy_config(flags["policy"], *[flags[name] for name in names], lookup=flags["lookup"])
+    create_policy(policy)
+    link = ("token", "tls_ca", "tls_cert", "tls_key")
+    security = controller_security(*[flags[name] for name in link], allow_plaintext=flags["allow_plaintext"])
+    if flags["listen"]:
+        check_security(parse_address(flags["listen"]), security)
+    limits = ServerLimits(
+        coalesce_s=flags["coalesce_ms"] / 1e3,
+        **{name: flags[name] for name in ServerLimits.__slots__ if name in flags},
+    )
+    api, keys = parse_address(flags["api"]), load_keys(flags["keys_file"], os.environ)
+    _check_exposure(api, flags, has_keys=keys is not None)
+    if flags["api_tls_cert"] is not None:
+        tls_context(certificate_file=flags["api_tls_cert"], key_file=flags["api_tls_key"])
+    return ServeConfig(
+        api=api,
+        listen=flags["listen"],
+        target=flags["target"],
+        draft=flags["draft"],
+        preset=flags["preset"],
+        model_name=flags["model_name"],
+        policy=policy,
+        security=security,
+        keys=keys,
+        limits=limits,
+        allow_no_keys=flags["allow_no_keys"],
+        certificate_file=flags["api_tls_cert"],
+        key_file=flags["api_tls_key"],
+        drain_s=flags["drain_s"],
+    )
+
+
+def _check_exposure(api: Address, flags: Mapping[str, Any], *, has_keys: bool) -> None:
+    """Raise ConfigError where strangers could use the API, or read what others send to it."""
+    if (flags["api_tls_cert"] is None) != (flags["api_tls_key"] is None):
+        raise ConfigError("--api-tls-cert and --api-tls-key go together; one of them is missing")
+    if api.is_loopback:
+        return
+    if not has_keys and not flags["allow_no_keys"]:
+        raise ConfigError(
+            f"--api {api} is open to other machines: ask for API keys (--keys-file, or WANSPEC_API_KEYS), "
+            "or give --allow-no-keys when you trust everybody who can reach it"
+        )
+    if flags["api_tls_cert"] is None and not flags["allow_plaintext"]:
+        raise ConfigError(
+            f"--api {api}: prompts and keys would cross the network unencrypted; give --api-tls-cert and --api-tls-key, "
+            "or --allow-plaintext when you trust every machine on the path, such as a proxy's that does TLS"
+        )
+
+
+async def _serve(config: ServeConfig, target: Backend, draft: Backend, store: CalibrationStore, sink: TraceSink | None) -> None:
+    from wanspec.backends.registry import load_tokenizer
+    from wanspec.runtime.engine import ControllerEngine, expected_of
+    from wanspec.server.app import create_app
+    from wanspec.server.listening import ApiServer, bind
+    from wanspec.server.service import Service
+    from wanspec.transport.grpc_wire import listen
+    from wanspec.transport.security import Address
+
+    listener = await listen(config.listen, expected=expected_of(target.info), security=config.security) if config.listen else None
+    calibrations = store.book(draft=draft.info.name, target=target.info.name)
+    async with ControllerEngine(target=target, draft=draft, listener=listener, trace=sink, calibrations=calibrations) as engine:
+        service = Service(
+            engine=engine,
+            info=target.info,
+            tokenizer=load_tokenizer(config.target, vocabulary_size=target.info.vocabulary_size),
+            policy=config.policy,
+            limits=config.limits,
+            model_name=config.model_name,
+        )
+        is_private = config.api.is_loopback and config.keys is None and not config.allow_no_keys
+        app = create_app(service, keys=config.keys, is_private=is_private)
+        server = ApiServer(app, config.limits, certificate_file=config.certificate_file, key_file=config.key_file, drain_s=config.drain_s)
+        with bind(config.api) as sock:
+            scheme = "http" if config.certificate_file is None else "https"
+            where = Address(host=config.api.host, port=sock.getsockname()[1])
+            fields = {"model": service.model_name, "api": f"{scheme}://{where}/v1", "workers_dial": listener.address if listener else None}
+            _log.info("serving", extra={"fields": fields})
+            try:
+                await server.serve_until_cancelled(service, sock)
+            finally:
+                await engine.drain("the server ends")

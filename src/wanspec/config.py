@@ -1,0 +1,68 @@
+"""The settings file: one TOML file with a table for each command, whose keys are the command's flags.
+
+    [serve]
+    api = "127.0.0.1:8000"
+    max-running = 8
+
+A flag wins over the environment, the environment over the file, the file over the default. What a value may be, the flag says: it is read
+as if it stood on the command line.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from difflib import get_close_matches
+from pathlib import Path
+
+from wanspec.errors import ConfigError
+
+MAX_FILE_BYTES = 1 << 20
+"""More is no settings file."""
+COMMANDS = ("serve",)
+"""The tables that a file may have."""
+
+
+def read_settings(path: Path, command: str, parameters: Mapping[str, str]) -> dict[str, str]:
+    """What the file says for `command`: values as text, by parameter. `parameters`: by the name of their flags, without dashes in front.
+
+    Raises ConfigError, naming the file, the key and the fix.
+    """
+    document = _read(path)
+    for name in document:
+        if name not in COMMANDS:
+            raise ConfigError(f"{path}: there is no table {name!r}; use {', '.join(f'[{known}]' for known in COMMANDS)}")
+    table = document.get(command, {})
+    if not isinstance(table, dict):
+        raise ConfigError(f"{path}: {command} is no table; write [{command}] on a line of its own, its settings below")
+    settings = {}
+    for key, value in table.items():
+        if key not in parameters:
+            close = get_close_matches(key, parameters, n=1)
+            raise ConfigError(f"{path}: [{command}] has no setting {key!r}; " + (f"did you mean {close[0]!r}?" if close else "see --help"))
+        settings[parameters[key]] = _text(value, f"{path}: {key}")
+    return settings
+
+
+def _text(value: object, where: str) -> str:
+    match value:
+        case bool():
+            return str(value).lower()
+        case str() | int() | float():
+            return str(value)
+        case _:
+            raise ConfigError(f"{where}: write a string, a number, true or false")
+
+
+def _read(path: Path) -> dict[str, object]:
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_FILE_BYTES + 1)
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}; name a settings file") from error
+    if len(data) > MAX_FILE_BYTES:
+        raise ConfigError(f"{path} has more than {MAX_FILE_BYTES} bytes; it is no settings file")
+    try:
+        return tomllib.loads(data.decode())
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"{path} is not TOML: {error}") from error

@@ -1,0 +1,1 @@
+"""The product: an OpenAI-compatible server in front of a controller engine."""

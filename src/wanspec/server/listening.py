@@ -1,0 +1,166 @@
+"""The port: uvicorn, and the patience it lacks.
+
+uvicorn waits forever for a request's head and for a reader that does not read. Here both have a limit, as has the number of connections;
+what is not HTTP is told so in the same envelope as every other error.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import math
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any
+
+import h11
+import uvicorn
+from starlette.types import ASGIApp
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from wanspec.errors import TransportError
+from wanspec.server.admission import RETRY_AFTER_S
+from wanspec.server.errors import envelope
+from wanspec.server.limits import ServerLimits
+from wanspec.server.service import Service
+from wanspec.transport.security import Address, tls_context
+
+BACKLOG = 256
+"""Connections that the kernel holds for us while we are busy."""
+LAST_WORDS_S = 2
+"""For telling those whose answers took too long; then uvicorn cuts them off."""
+KEEP_ALIVE_S = 5
+"""An idle connection is kept for so long."""
+
+
+class BoundedHttp(H11Protocol):
+    """One connection."""
+
+    def __init__(self, *arguments: Any, limits: ServerLimits, **named: Any) -> None:  # noqa: ANN401  # uvicorn's affair
+        super().__init__(*arguments, **named)
+        self._limits = limits
+        self._head_timer: asyncio.TimerHandle | None = None
+        self._write_timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in uvicorn
+        """Take it, unless there are too many."""
+        super().connection_made(transport)
+        transport.set_write_buffer_limits(high=1, low=0)  # so that we hear of what is not taken; TLS never resumes with 0
+        self._watch_head()
+        if len(self.connections) > self._limits.max_connections:
+            self._refuse(HTTPStatus.SERVICE_UNAVAILABLE, "too many connections; try again", (f"Retry-After: {RETRY_AFTER_S:.0f}",))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """It is gone."""
+        super().connection_lost(exc)
+        for timer in (self._head_timer, self._write_timer):
+            if timer is not None:
+                timer.cancel()
+
+    def data_received(self, data: bytes) -> None:
+        """Some of a request."""
+        if not self.transport.is_closing():
+            super().data_received(data)
+            self._watch_head()
+
+    def on_response_complete(self) -> None:
+        """The next request may begin."""
+        super().on_response_complete()
+        self._watch_head()
+
+    def pause_writing(self) -> None:
+        """The client does not take what we send."""
+        super().pause_writing()
+        self._write_timer = self.loop.call_later(self._limits.slow_reader_s, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        """It has taken all of it."""
+        super().resume_writing()
+        if self._write_timer is not None:
+            self._write_timer.cancel()
+
+    def send_400_response(self, msg: str) -> None:
+        """Answer what is not HTTP, or has too long a head."""
+        if self.conn.our_state in {h11.IDLE, h11.SEND_RESPONSE}:
+            self._refuse(HTTPStatus.BAD_REQUEST, "this is no valid HTTP request, or its head is too long")
+        else:
+            self.transport.abort()  # in the middle of an answer: there is no telling
+
+    def _refuse(self, status: HTTPStatus, message: str, headers: tuple[str, ...] = ()) -> None:
+        """Answer without uvicorn, whatever the request was, and close."""
+        body = envelope(status, message)
+        lines = (
+            f"HTTP/1.1 {status.value} {status.phrase}",
+            "Content-Type: application/json",
+            f"Content-Length: {len(body)}",
+            "Connection: close",
+            *headers,
+        )
+        self.transport.write("\r\n".join(lines).encode() + b"\r\n\r\n" + body)
+        self.transport.close()
+
+    def _watch_head(self) -> None:
+        """Run the clock while a request's head is awaited, or the rest of a request that has been answered already."""
+        is_awaited = self.conn.their_state is h11.IDLE or self.conn.our_state is h11.DONE
+        if is_awaited and self._head_timer is None:
+            self._head_timer = self.loop.call_later(self._limits.head_timeout_s, self.transport.abort)
+        elif not is_awaited and self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+
+
+class ApiServer(uvicorn.Server):
+    """uvicorn, ended by cancellation instead of by signals: those are the command line's."""
+
+    def __init__(self, app: ASGIApp, limits: ServerLimits, *, certificate_file: Path | None, key_file: Path | None, drain_s: float) -> None:
+        """`drain_s`: how long answers under way may take once the server is to end. Raises ConfigError on bad certificates."""
+        if certificate_file is not None:
+            tls_context(certificate_file=certificate_file, key_file=key_file)  # says what is wrong; uvicorn would not
+        self._drain_s = drain_s
+        super().__init__(
+            uvicorn.Config(
+                app,
+                http=functools.partial(BoundedHttp, limits=limits),  # type: ignore[arg-type]  # it is called, no more
+                ws="none",
+                lifespan="off",
+                loop="asyncio",
+                log_config=None,
+                access_log=False,
+                proxy_headers=False,
+                server_header=False,
+                backlog=BACKLOG,
+                timeout_keep_alive=KEEP_ALIVE_S,
+                timeout_graceful_shutdown=math.ceil(drain_s) + LAST_WORDS_S,
+                ssl_certfile=certificate_file,
+                ssl_keyfile=key_file,
+                h11_max_incomplete_event_size=limits.max_header_bytes,
+            )
+        )
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leave signals alone."""
+        yield
+
+    async def serve_until_cancelled(self, service: Service, sock: socket.socket) -> None:
+        """Serve on a bound socket; when cancelled, let nobody new in, finish what is under way, then end."""
+        serving = asyncio.create_task(self.serve([sock]))
+        try:
+            await asyncio.shield(serving)
+        except asyncio.CancelledError:
+            service.is_draining = self.should_exit = True
+            asyncio.get_running_loop().call_later(self._drain_s, service.end)
+            await serving
+            raise
+
+
+def bind(address: Address) -> socket.socket:
+    """A socket at `address`; port 0 takes a free one. Raises TransportError where it cannot be had."""
+    family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
+    try:
+        return socket.create_server((address.host, address.port), family=family, backlog=BACKLOG)
+    except OSError as error:
+        raise TransportError(f"cannot listen at {address}: {error.strerror or error}; choose another address or port") from error

@@ -1,0 +1,143 @@
+"""From a request's fields to what the engine is asked for: one order for each choice."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from wanspec.backends.interface import ModelInfo
+from wanspec.errors import ConfigError
+from wanspec.policy.registry import PolicyConfig, create_policy
+from wanspec.runtime.engine import check_request
+from wanspec.server.errors import bad_request
+from wanspec.server.limits import ServerLimits
+from wanspec.server.schema import DEFAULT_TEMPERATURE, Parameters
+from wanspec.speculation.sampling import check_sampling
+from wanspec.speculation.types import SamplingParams
+
+NUM_SEEDS = 2**64
+RANDOM_SEED_BITS = 53
+"""Of a seed drawn for a client: as many as survive JSON in a language whose numbers are doubles."""
+LOCAL_POLICY = "colocated-tree"
+"""How a prompt is served that no worker may see: the best that one site can do alone."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prompt:
+    """What is to be continued."""
+
+    tokens: tuple[int, ...]
+    echo: str = ""
+    """The text again, where the answer shall begin with it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Order:
+    """One generation."""
+
+    prompt: Prompt
+    max_tokens: int
+    sampling: SamplingParams
+    policy: PolicyConfig
+    stops: tuple[str, ...]
+    is_streamed: bool
+    """Whether the client takes the text as it comes, or all of it at the end."""
+
+
+def make_orders(
+    parameters: Parameters,
+    prompts: Sequence[Prompt],
+    *,
+    max_tokens: int | None,
+    prompt_field: str,
+    info: ModelInfo,
+    policy: PolicyConfig,
+    limits: ServerLimits,
+) -> list[Order]:
+    """An order for each choice: `n` for each prompt, in order; `max_tokens` None: what remains of the context.
+
+    Choice i is drawn with the seed plus i, so that each can be repeated alone. Raises ApiError (400), naming the field.
+    """
+    seed = parameters.seed if parameters.seed is not None else secrets.randbits(RANDOM_SEED_BITS)
+    sampling = _sampling(parameters)
+    if not may_offload(parameters):
+        policy = without_worker(policy)
+    orders = []
+    for index in range(len(prompts) * (parameters.n or 1)):
+        prompt = prompts[index // (parameters.n or 1)]
+        orders.append(
+            Order(
+                prompt=prompt,
+                max_tokens=_max_tokens(prompt.tokens, max_tokens, prompt_field, info, limits),
+                sampling=SamplingParams(
+                    temperature=sampling.temperature, top_k=sampling.top_k, top_p=sampling.top_p, seed=(seed + index) % NUM_SEEDS
+                ),
+                policy=policy,
+                stops=tuple(parameters.stop or ()),
+                is_streamed=bool(parameters.stream),
+            )
+        )
+    return orders
+
+
+def check_choices(parameters: Parameters, *, num_prompts: int, limits: ServerLimits) -> None:
+    """Raise ApiError (400) when a request asks for more choices than one may have."""
+    number = num_prompts * (parameters.n or 1)
+    if number > limits.max_choices_ever:
+        raise bad_request(f"{number} choices (prompts times n); at most {limits.max_choices_ever} are served", param="n")
+
+
+def may_offload(parameters: Parameters) -> bool:
+    """Whether workers may see the prompt. Raises ApiError (400) for what we cannot promise yet."""
+    options = parameters.wanspec
+    if options is None:
+        return True
+    if options.allowed_labels is not None:
+        raise bad_request(
+            "wanspec.allowed_labels is not supported yet; use wanspec.offload", param="wanspec.allowed_labels", code="unsupported_parameter"
+        )
+    return options.offload
+
+
+def without_worker(policy: PolicyConfig) -> PolicyConfig:
+    """The policy itself if it never asks for a worker, else the best that does not."""
+    return policy if create_policy(policy).drafting is None else replace(policy, name=LOCAL_POLICY)
+
+
+def _sampling(parameters: Parameters) -> SamplingParams:
+    sampling = SamplingParams(
+        temperature=DEFAULT_TEMPERATURE if parameters.temperature is None else parameters.temperature,
+        top_k=max(0, parameters.top_k or 0),
+        top_p=1.0 if parameters.top_p is None else parameters.top_p,
+    )
+    try:
+        check_sampling(sampling)
+    except ConfigError as error:
+        raise bad_request(str(error)) from error
+    return sampling
+
+
+def _max_tokens(prompt: Sequence[int], asked: int | None, prompt_field: str, info: ModelInfo, limits: ServerLimits) -> int:
+    """How many tokens to generate. Raises ApiError (400) where prompt and text cannot fit."""
+    most = limits.max_prompt_tokens or info.context_length
+    room = info.context_length - len(prompt)
+    if len(prompt) > most or room < 1:
+        raise bad_request(
+            f"the prompt has {len(prompt)} tokens; at most {min(most, info.context_length - 1)} are served",
+            param=prompt_field,
+            code="context_length_exceeded",
+        )
+    max_tokens = room if asked is None else asked
+    if max_tokens > room:
+        raise bad_request(
+            f"a prompt of {len(prompt)} tokens and max_tokens of {max_tokens} exceed the context of {info.context_length}; "
+            f"ask for {room} at most, or shorten the prompt",
+            param="max_tokens",
+            code="context_length_exceeded",
+        )
+    try:
+        check_request(info, prompt, max_tokens=max_tokens)
+    except ConfigError as error:
+        raise bad_request(str(error), param=prompt_field) from error
+    return max_tokens

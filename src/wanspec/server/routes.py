@@ -1,0 +1,121 @@
+"""The routes: OpenAI's, and those of an operator."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from http import HTTPStatus
+
+import msgspec
+from fastapi import APIRouter, Request
+from prometheus_client import CONTENT_TYPE_LATEST
+from starlette.responses import Response
+
+from wanspec.server.answers import CHAT, COMPLETION, AnswerWriter, Dialect, usage_of
+from wanspec.server.chat import render_transcript
+from wanspec.server.guard import Visit
+from wanspec.server.schema import DEFAULT_MAX_TOKENS, ChatRequest, CompletionRequest, Parameters
+from wanspec.server.service import Batch, Service
+from wanspec.server.stream import ClientGoneError, EventStream, unless_gone
+
+CLIENT_CLOSED_REQUEST = 499
+"""nginx's status for an answer that nobody waits for any more; only the log sees it."""
+
+
+def make_router(service: Service) -> APIRouter:
+    """All routes."""
+    router = APIRouter(responses={"4XX": {"description": "An error, in OpenAI's envelope."}})  # else FastAPI would document its own
+
+    @router.post("/v1/completions")
+    async def completions(body: CompletionRequest, request: Request) -> Response:
+        """Continue a text."""
+        max_tokens = DEFAULT_MAX_TOKENS if body.max_tokens is None else body.max_tokens
+        return await _answer(service, COMPLETION, request, body, body.prompt, max_tokens, prompt_field="prompt", echo=bool(body.echo))
+
+    @router.post("/v1/chat/completions")
+    async def chat_completions(body: ChatRequest, request: Request) -> Response:
+        """Continue a conversation."""
+        max_tokens = body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens
+        return await _answer(service, CHAT, request, body, [render_transcript(body.messages)], max_tokens, prompt_field="messages")
+
+    @router.get("/v1/models")
+    async def models() -> Response:
+        """The model served, in a list."""
+        return _json({"object": "list", "data": [_model(service)]})
+
+    @router.get("/v1/models/{name:path}")
+    async def model(name: str) -> Response:
+        """The model served."""
+        service.check_model(name)
+        return _json(_model(service))
+
+    @router.get("/health")
+    async def health() -> Response:
+        """Whether the process is alive."""
+        return _json({"status": "alive"})
+
+    @router.get("/ready")
+    async def ready() -> Response:
+        """Whether requests are welcome; without workers they are, but are served with local drafts alone."""
+        workers = len(service.engine.worker_names)
+        status = service.obstacle or ("ok" if workers else "degraded")
+        return _json({"status": status, "workers": workers}, HTTPStatus.SERVICE_UNAVAILABLE if service.obstacle else HTTPStatus.OK)
+
+    @router.get("/metrics")
+    async def metrics() -> Response:
+        """Prometheus' text format."""
+        return Response(service.metrics.exposition(), headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+    return router
+
+
+async def _answer(
+    service: Service,
+    dialect: Dialect,
+    request: Request,
+    body: Parameters,
+    texts: Sequence[str | list[int]],
+    max_tokens: int | None,
+    *,
+    prompt_field: str,
+    echo: bool = False,
+) -> Response:
+    """The life of a request here: check, wait for a place, generate, answer whole or in pieces. Raises ApiError."""
+    visit = Visit.of(request.scope)
+    service.check(body, num_prompts=len(texts))
+    writer = AnswerWriter(dialect, request_id=visit.request_id, model_name=service.model_name, includes_usage=body.includes_usage)
+    with ExitStack() as stack:
+        stack.enter_context(service.request(visit.key_name))
+        prompts = await service.prompts(texts, echo=echo)
+        batch = service.batch(body, prompts, max_tokens=max_tokens, prompt_field=prompt_field)
+        stack.callback(_remember, visit, batch)
+        stack.callback(batch.abort)
+        try:
+            if body.stream:
+                await unless_gone(batch.wait_for_beginning(), request.receive)
+                return EventStream(batch, writer, stack.pop_all(), coalesce_s=service.limits.coalesce_s)
+            await unless_gone(batch.wait_for_end(), request.receive)
+        except ClientGoneError:
+            return Response(status_code=CLIENT_CLOSED_REQUEST)
+        return Response(writer.whole(batch.choices), media_type="application/json")
+
+
+def _remember(visit: Visit, batch: Batch) -> None:
+    """What the log shall say of this request."""
+    usage = usage_of(batch.choices)
+    visit.notes["prompt_tokens"], visit.notes["completion_tokens"] = usage.prompt_tokens, usage.completion_tokens
+    visit.notes["finish_reasons"] = [choice.finish_reason or "abort" for choice in batch.choices]
+
+
+def _model(service: Service) -> dict[str, object]:
+    return {
+        "id": service.model_name,
+        "object": "model",
+        "created": service.created,
+        "owned_by": "wanspec",
+        "max_model_len": service.info.context_length,
+    }
+
+
+def _json(value: object, status: HTTPStatus = HTTPStatus.OK) -> Response:
+    return Response(msgspec.json.encode(value), status, media_type="application/json")

@@ -1,0 +1,141 @@
+"""Request bodies. Types are strict, `null` means absent, what is not named here stays in `model_extra`, for `unsupported` to judge."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, StringConstraints
+from pydantic_core import PydanticCustomError
+
+from wanspec.server.limits import MAX_LABEL_CHARACTERS, MAX_LABELS, MAX_STOP_CHARACTERS, MAX_STOPS
+from wanspec.speculation.types import MAX_VOCABULARY
+
+DEFAULT_TEMPERATURE = 1.0
+"""OpenAI's."""
+MAX_TEMPERATURE = 2.0
+"""OpenAI's."""
+DEFAULT_MAX_TOKENS = 16
+"""OpenAI's, for completions; a chat may go on to the end of the context."""
+_STRICT = ConfigDict(strict=True, extra="allow", allow_inf_nan=False)
+
+
+def _text(value: str) -> str:
+    """A text that has bytes: JSON can spell halves of characters."""
+    if not value.isascii():
+        try:
+            value.encode()
+        except UnicodeEncodeError as error:
+            raise PydanticCustomError("text", "the text has a surrogate without its other half") from error
+    return value
+
+
+def _prompts(value: object) -> list[str | list[int]]:
+    """OpenAI's four kinds of prompts as one: a list of texts and token lists."""
+    if isinstance(value, str):
+        return [_text(value)]
+    if not isinstance(value, list) or not value:
+        raise PydanticCustomError("prompt", "give a string, a list of strings, a list of token ids or a list of such lists; none empty")
+    if all(type(item) is int for item in value):
+        return [value]
+    if all(isinstance(item, str) or (isinstance(item, list) and all(type(token) is int for token in item)) for item in value):
+        return [_text(item) if isinstance(item, str) else item for item in value]
+    raise PydanticCustomError("prompt", "give a string, a list of strings, a list of token ids or a list of such lists")
+
+
+def _listed(value: object) -> object:
+    return [value] if isinstance(value, str) else value
+
+
+def _parts(value: object) -> object:
+    return [{"type": "text", "text": value}] if isinstance(value, str) else value
+
+
+class WanspecOptions(BaseModel):
+    """Our own extension."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+    offload: bool = True
+    """False: no worker ever sees this prompt."""
+    allowed_labels: list[Annotated[str, StringConstraints(min_length=1, max_length=MAX_LABEL_CHARACTERS)]] | None = Field(
+        default=None, max_length=MAX_LABELS
+    )
+    """Which workers may see this prompt; not supported yet."""
+
+
+class StreamOptions(BaseModel):
+    """What a stream shall carry besides the text."""
+
+    model_config = _STRICT
+
+    include_usage: bool | None = None
+
+
+class Parameters(BaseModel):
+    """What completions and chats have in common."""
+
+    model_config = _STRICT
+
+    model: str | None = None
+    max_tokens: Annotated[int, Field(ge=1)] | None = None
+    temperature: Annotated[float, Field(ge=0.0, le=MAX_TEMPERATURE)] | None = None
+    top_p: Annotated[float, Field(gt=0.0, le=1.0)] | None = None
+    top_k: Annotated[int, Field(ge=-1, le=MAX_VOCABULARY)] | None = None
+    """0 and -1 keep all."""
+    seed: Annotated[int, Field(ge=-(2**63), lt=2**64)] | None = None
+    stop: (
+        Annotated[
+            list[Annotated[str, StringConstraints(min_length=1, max_length=MAX_STOP_CHARACTERS)]],
+            BeforeValidator(_listed, json_schema_input_type=str | list[str]),
+            Field(max_length=MAX_STOPS),
+        ]
+        | None
+    ) = None
+    n: Annotated[int, Field(ge=1)] | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    wanspec: WanspecOptions | None = None
+
+    @property
+    def includes_usage(self) -> bool:
+        """Whether a stream shall end with the numbers of tokens."""
+        return bool(self.stream_options and self.stream_options.include_usage)
+
+
+class CompletionRequest(Parameters):
+    """`POST /v1/completions`."""
+
+    prompt: Annotated[list[Any], PlainValidator(_prompts, json_schema_input_type=str | list[str] | list[int] | list[list[int]])]
+    """Texts and token lists."""
+    echo: bool | None = None
+
+
+class TextPart(BaseModel):
+    """A part of a message; only text is supported."""
+
+    model_config = _STRICT
+
+    type: Literal["text"]
+    text: Annotated[str, AfterValidator(_text)]
+
+
+class Message(BaseModel):
+    """One turn of a chat."""
+
+    model_config = _STRICT
+
+    role: Literal["system", "developer", "user", "assistant"]
+    content: Annotated[list[TextPart], BeforeValidator(_parts, json_schema_input_type=str | list[TextPart])]
+
+    @property
+    def text(self) -> str:
+        """All parts, one after another."""
+        return "".join(part.text for part in self.content)
+
+
+class ChatRequest(Parameters):
+    """`POST /v1/chat/completions`."""
+
+    messages: Annotated[list[Message], Field(min_length=1)]
+    max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
+    """The newer name of `max_tokens`; it wins."""

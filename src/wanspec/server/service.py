@@ -1,0 +1,176 @@
+"""What the routes call: from a checked request to a batch of choices under way, with every bound observed on the way in."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from http import HTTPStatus
+from weakref import WeakSet
+
+from wanspec.backends.interface import ModelInfo
+from wanspec.backends.tokenizer import Tokenizer
+from wanspec.policy.registry import PolicyConfig
+from wanspec.runtime.engine import ControllerEngine
+from wanspec.server.admission import RETRY_AFTER_S, Admission, KeyLimits
+from wanspec.server.choice import Choice, ServingContext
+from wanspec.server.errors import ApiError, bad_request
+from wanspec.server.limits import MAX_ENCODINGS, ServerLimits
+from wanspec.server.metrics import Metrics
+from wanspec.server.orders import Order, Prompt, check_choices, make_orders
+from wanspec.server.schema import Parameters
+from wanspec.server.unsupported import check_supported
+
+
+class Batch:
+    """The choices of one request. Whoever got it closes it."""
+
+    def __init__(self, context: ServingContext, admission: Admission, orders: Sequence[Order]) -> None:
+        """Raises ApiError (429) where there is no room."""
+        self._news = asyncio.Event()
+        places = admission.enter(len(orders))
+        self.choices = [
+            Choice(context, index, order, place, self._news) for index, (order, place) in enumerate(zip(orders, places, strict=True))
+        ]
+
+    @property
+    def error(self) -> ApiError | None:
+        """Why the request fails, if it does: one choice is enough."""
+        return next((choice.error for choice in self.choices if choice.error is not None), None)
+
+    @property
+    def has_finished(self) -> bool:
+        """Whether nothing more will come."""
+        return self.error is not None or all(choice.finish_reason is not None for choice in self.choices)
+
+    async def wait_for_news(self) -> None:
+        """Return when there is something new to take, or to know."""
+        await self._news.wait()
+        self._news.clear()
+
+    async def wait_for_end(self) -> None:
+        """Return when all choices have finished. Raises the ApiError that they failed with."""
+        while not self.has_finished:
+            await self.wait_for_news()
+        self.check()
+
+    async def wait_for_beginning(self) -> None:
+        """Return when there is a first piece of text. Raises the ApiError that they failed with before."""
+        await self._news.wait()  # left set: the piece has yet to be taken
+        self.check()
+
+    def check(self) -> None:
+        """Raise the ApiError that the request failed with, if it has."""
+        if self.error is not None:
+            raise self.error
+
+    def abort(self) -> None:
+        """Nobody reads on: end what is still under way."""
+        for choice in self.choices:
+            if not choice.has_ended:
+                choice.abort()
+
+
+class Service:
+    """One model, served."""
+
+    def __init__(
+        self,
+        *,
+        engine: ControllerEngine,
+        info: ModelInfo,
+        tokenizer: Tokenizer,
+        policy: PolicyConfig,
+        limits: ServerLimits,
+        model_name: str = "",
+    ) -> None:
+        """`model_name`: what clients call it; empty: its own name."""
+        self.engine, self.info, self.limits, self._tokenizer, self._policy = engine, info, limits, tokenizer, policy
+        self.model_name = model_name or info.name
+        self.created = int(time.time())
+        self.admission = Admission(max_running=limits.max_running, max_queued=limits.max_queued)
+        self.key_limits = KeyLimits(max_open=limits.key_streams, requests_per_minute=limits.key_requests_per_minute)
+        self.metrics = Metrics(engine=engine, admission=self.admission, model_name=self.model_name)
+        self.is_draining = False
+        """Set when the server is about to end: nobody new is let in."""
+        self._context = ServingContext(engine=engine, tokenizer=tokenizer, limits=limits, metrics=self.metrics)
+        self._batches: WeakSet[Batch] = WeakSet()
+        """Those that somebody still answers with."""
+        self._encoding = asyncio.Semaphore(MAX_ENCODINGS)
+
+    @property
+    def obstacle(self) -> str | None:
+        """Why no request can be served now; None: requests are welcome."""
+        if self.engine.failure is not None:
+            return "failed"
+        return "draining" if self.is_draining else None
+
+    def check_model(self, name: str | None) -> None:
+        """Raise ApiError (404) where a client names another model."""
+        if name is not None and name != self.model_name:
+            raise ApiError(
+                HTTPStatus.NOT_FOUND,
+                f"there is no model {name!r}; this server has {self.model_name!r}",
+                param="model",
+                code="model_not_found",
+            )
+
+    @contextmanager
+    def request(self, key_name: str) -> Iterator[None]:
+        """A request of this key, from before its prompt is looked at to the end of its answer. Raises ApiError (429, 503)."""
+        if self.obstacle is not None:
+            raise ApiError(
+                HTTPStatus.SERVICE_UNAVAILABLE, f"the server is {self.obstacle}", code="unavailable", retry_after_s=RETRY_AFTER_S
+            )
+        self.admission.check_room(1)
+        self.key_limits.begin(key_name, now=asyncio.get_running_loop().time())
+        try:
+            yield
+        finally:
+            self.key_limits.end(key_name)
+
+    async def prompts(self, texts: Sequence[str | list[int]], *, echo: bool = False) -> list[Prompt]:
+        """Tokenise what is text."""
+        prompts = []
+        for text in texts:
+            tokens = await self._encode(text) if isinstance(text, str) else text
+            echoed = "" if not echo else text if isinstance(text, str) else self._decode(tokens)
+            prompts.append(Prompt(tokens=tuple(tokens), echo=echoed))
+        return prompts
+
+    def batch(self, parameters: Parameters, prompts: Sequence[Prompt], *, max_tokens: int | None, prompt_field: str) -> Batch:
+        """Let a request in. Raises ApiError (400, 429)."""
+        orders = make_orders(
+            parameters,
+            prompts,
+            max_tokens=max_tokens,
+            prompt_field=prompt_field,
+            info=self.info,
+            policy=self._policy,
+            limits=self.limits,
+        )
+        batch = Batch(self._context, self.admission, orders)
+        self._batches.add(batch)
+        return batch
+
+    def end(self) -> None:
+        """End every answer under way, and tell its client why."""
+        for batch in list(self._batches):
+            for choice in batch.choices:
+                choice.end(ApiError(HTTPStatus.SERVICE_UNAVAILABLE, "the server has ended; ask again", code="unavailable"))
+
+    def check(self, parameters: Parameters, *, num_prompts: int) -> None:
+        """Raise ApiError (400, 404) for what cannot be served whatever the prompts say."""
+        self.check_model(parameters.model)
+        check_supported(parameters.model_extra)
+        if parameters.stream_options is not None and not parameters.stream:
+            raise bad_request("stream_options go with stream: true only", param="stream_options")
+        check_choices(parameters, num_prompts=num_prompts, limits=self.limits)
+
+    async def _encode(self, text: str) -> list[int]:
+        async with self._encoding:
+            return await asyncio.to_thread(self._tokenizer.encode, text)
+
+    def _decode(self, tokens: Sequence[int]) -> str:
+        return self._tokenizer.decode([token for token in tokens if 0 <= token < self.info.vocabulary_size])

@@ -1,0 +1,81 @@
+"""Answers that take their time: streams of server-sent events, and what happens when the client hangs up."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from contextlib import AbstractContextManager
+from typing import TypeVar
+
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from wanspec.server.answers import AnswerWriter, error_event
+from wanspec.server.service import Batch
+
+T = TypeVar("T")
+
+
+class ClientGoneError(Exception):
+    """The client hung up before its answer was there."""
+
+
+class EventStream(Response):
+    """A batch of choices as server-sent events. Ends the request it was opened with when it has been sent, or cannot be."""
+
+    media_type = "text/event-stream"
+
+    def __init__(self, batch: Batch, writer: AnswerWriter, request: AbstractContextManager[object], *, coalesce_s: float) -> None:
+        """`request` is entered already."""
+        super().__init__(headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
+        del self.headers["content-length"]
+        self._batch, self._writer, self._request, self._coalesce_s = batch, writer, request, coalesce_s
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send all of it, unless the client hangs up."""
+        try:
+            await unless_gone(self._send(send), receive)
+        except ClientGoneError:
+            pass
+        finally:
+            self._batch.abort()
+            self._request.__exit__(None, None, None)
+
+    async def _send(self, send: Send) -> None:
+        loop = asyncio.get_running_loop()
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        while True:
+            choices, has_finished = self._batch.choices, self._batch.has_finished
+            events = self._writer.events(choices)
+            if self._batch.error is not None:
+                events = [*events, error_event(self._batch.error.body)]
+            elif has_finished:
+                events += self._writer.end(choices)
+            if events or has_finished:
+                await send({"type": "http.response.body", "body": b"".join(events), "more_body": not has_finished})
+            if has_finished:
+                return
+            next_at = loop.time() + self._coalesce_s
+            await self._batch.wait_for_news()
+            if self._coalesce_s:
+                await asyncio.sleep(next_at - loop.time())
+
+
+async def unless_gone(work: Coroutine[object, None, T], receive: Receive) -> T:
+    """What `work` returns or raises. Raises ClientGoneError when the client hangs up before; `work` is then cancelled."""
+    working, watching = asyncio.ensure_future(work), asyncio.ensure_future(_hang_up(receive))
+    try:
+        await asyncio.wait({working, watching}, return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise ClientGoneError
+        return working.result()
+    finally:
+        for task in (working, watching):
+            task.cancel()
+        await asyncio.gather(working, watching, return_exceptions=True)
+
+
+async def _hang_up(receive: Receive) -> None:
+    """Return when the client has hung up; the body has been read."""
+    while (await receive())["type"] != "http.disconnect":
+        pass

@@ -1,0 +1,163 @@
+"""`wanspec serve` as a process, and its settings from everywhere they may come."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import ssl
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+from typer.testing import CliRunner
+
+from wanspec.cli.application import app
+from wanspec.cli.serve import serve
+from wanspec.server.limits import ServerLimits
+from wanspec.transport.certificates import create_trial_certificates
+
+SCRIPTED = ("--target", "scripted:target,vocabulary=95", "--draft", "scripted:draft,vocabulary=95")
+KEYS = "me:secret-secret-secret"
+
+
+def outcome(*arguments: str, **environment: str) -> tuple[int, str]:
+    result = CliRunner().invoke(app, list(arguments), env=environment)
+    return result.exit_code, result.output.replace("\n", " ")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--api", "nonsense"], "write HOST:PORT"),
+        (["--api", "0.0.0.0:8000"], "--api 0.0.0.0:8000 is open to other machines"),
+        (["--api", "0.0.0.0:8000", "--allow-no-keys"], "would cross the network unencrypted"),
+        (["--api-tls-cert", "a.pem"], "--api-tls-cert and --api-tls-key go together"),
+        (["--api-tls-cert", "/nowhere.pem", "--api-tls-key", "/nowhere.pem"], "/nowhere.pem: No such file"),
+        (["--listen", "0.0.0.0:8500"], "unencrypted; configure TLS"),
+        (["--policy", "magic"], "unknown policy 'magic'"),
+        (["--max-running", "0"], "max_running must be 1 or more, not 0"),
+        (["--coalesce-ms", "nan"], "coalesce_s must be 0 or more, not nan"),
+        (["--keys-file", "/nowhere"], "/nowhere: No such file"),
+        (["--target", "gpt"], "there is no model 'gpt'"),
+        (["--target", "bundled:target", "--draft", "scripted:draft"], "do not share a tokenizer"),
+        (["--preset", "tpu"], "'tpu'"),
+        (["--config", "/nowhere.toml"], "/nowhere.toml: No such file"),
+        (["--max-running", "many"], "Invalid value for '--max-running'"),
+    ],
+)
+def test_bad_settings_are_named_and_end_with_status_2(arguments: list[str], words: str) -> None:
+    status, output = outcome("serve", *arguments)
+    assert words in output
+    assert "Traceback" not in output
+    assert status == 2
+
+
+def test_a_port_in_use_is_named() -> None:
+    with httpx.Client(), process(*SCRIPTED) as running:
+        port = running.url.rpartition(":")[2]
+        status, output = outcome("serve", *SCRIPTED, "--api", f"127.0.0.1:{port}")
+    assert (status, f"cannot listen at 127.0.0.1:{port}" in output) == (1, True)
+
+
+def test_the_flags_defaults_are_the_limits_own() -> None:
+    defaults = serve.__defaults__ or ()
+    names = serve.__code__.co_varnames[serve.__code__.co_argcount - len(defaults) : serve.__code__.co_argcount]
+    flags = dict(zip(names, defaults, strict=True))
+    shared = [name for name in ServerLimits.__slots__ if name in flags]
+    assert len(shared) >= 9
+    assert {name: flags[name] for name in shared} == {name: getattr(ServerLimits(), name) for name in shared}
+
+
+def test_a_flag_wins_over_the_environment_and_that_over_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "wanspec.toml"
+    file.write_text('[serve]\nmax-running = 0\npolicy = "paper"\n', "utf-8")
+    assert "max_running must be 1 or more, not 0" in outcome("config", "check", str(file))[1]
+    status, output = outcome("config", "check", str(file), WANSPEC_MAX_RUNNING="2", WANSPEC_API_KEYS=KEYS)
+    assert (status, "is fine: bundled:target at 127.0.0.1:8000, API keys: 1, no workers, policy paper" in output) == (0, True)
+    assert "not -5" in outcome("serve", "--config", str(file), "--max-running", "-5", WANSPEC_MAX_RUNNING="2")[1]
+    file.write_text("[serve]\nmax-running = 1.5\n", "utf-8")
+    assert outcome("config", "check", str(file))[0] == 2
+    file.write_text("[serve]\nlog-json = true\nlookup = false\ndraft-tokens = 4\n", "utf-8")
+    assert outcome("config", "check", str(file))[0] == 0
+
+
+class Running:
+    """A server process."""
+
+    def __init__(self, child: subprocess.Popen[str], url: str, words: str) -> None:
+        self.child, self.url, self.words = child, url, words
+
+    def end(self, number: signal.Signals = signal.SIGTERM) -> str:
+        """Signal it; what it wrote to standard error since it was up."""
+        self.child.send_signal(number)
+        _, errors = self.child.communicate(timeout=20)
+        return errors
+
+
+@contextmanager
+def process(*arguments: str, **environment: str) -> Iterator[Running]:
+    command = [sys.executable, "-W", "error", "-m", "wanspec", "serve", "--api", "127.0.0.1:0", *arguments]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ | environment) as child:
+        assert child.stderr is not None
+        try:
+            words = ""
+            while (found := re.search(r"(https?://[^/]+)/v1", words)) is None:
+                line = child.stderr.readline()
+                assert line, words
+                words += line
+            yield Running(child, found[1], words)
+        finally:
+            if child.poll() is None:
+                child.kill()
+
+
+def test_a_worker_that_dials_in_drafts_for_the_server() -> None:
+    with process(*SCRIPTED, "--listen", "127.0.0.1:0", "--log-json", "--policy", "remote", WANSPEC_TOKEN="t0ken") as running:
+        link = json.loads(running.words.splitlines()[-1])["workers_dial"]
+        command = [sys.executable, "-m", "wanspec", "worker", "--controller", link, "--draft", SCRIPTED[3], "--name", "near"]
+        with subprocess.Popen(command, stderr=subprocess.DEVNULL, env=os.environ | {"WANSPEC_TOKEN": "t0ken"}) as worker:
+            deadline = time.monotonic() + 20
+            while httpx.get(f"{running.url}/ready").json() != {"status": "ok", "workers": 1} and time.monotonic() < deadline:
+                time.sleep(0.05)
+            answer = httpx.post(f"{running.url}/v1/completions", json={"prompt": "x", "max_tokens": 50, "temperature": 0}).json()
+            report = answer["choices"][0]["wanspec"]
+            assert (report["worker"], report["offload"], report["local_draft_passes"]) == ("near", True, 0)
+            errors = running.end()
+            assert running.child.returncode == 143
+            assert worker.wait(timeout=20) == 0  # it was sent home
+        lines = [json.loads(line) for line in errors.splitlines() if line.startswith("{")]
+        assert [line["route"] for line in lines if line["message"] == "request"] == ["/v1/completions"]
+
+
+def test_answers_under_way_are_finished_before_the_server_ends() -> None:
+    body = {"prompt": "x", "max_tokens": 100, "stream": True}
+    with process(*SCRIPTED, "--preset", "l40s-8b") as running:
+        with httpx.stream("POST", f"{running.url}/v1/completions", json=body, timeout=20) as answer:
+            pieces = answer.iter_lines()
+            next(pieces)
+            running.child.send_signal(signal.SIGINT)
+            assert [piece for piece in pieces if piece][-1] == "data: [DONE]"
+        assert running.child.wait(timeout=20) == 130
+
+
+def test_the_api_speaks_tls_and_asks_for_keys(tmp_path: Path) -> None:
+    made = create_trial_certificates(tmp_path / "certs", ["127.0.0.1"])
+    ca, cert, key = (str(path) for path in (made.ca_file, made.controller_certificate_file, made.controller_key_file))
+    with process(*SCRIPTED, "--api-tls-cert", cert, "--api-tls-key", key, WANSPEC_API_KEYS=KEYS) as running:
+        assert running.url.startswith("https://")
+        trust = ssl.create_default_context(cafile=ca)
+        with httpx.Client(base_url=running.url, verify=trust) as client:
+            assert client.get("/health").json() == {"status": "alive"}
+            assert client.get("/v1/models").status_code == 401
+            headers = {"Authorization": "Bearer secret-secret-secret"}
+            assert client.get("/v1/models", headers=headers).status_code == 200
+            body = {"prompt": "x", "max_tokens": 300, "stream": True}
+            with client.stream("POST", "/v1/completions", json=body, headers=headers) as answer:
+                assert [line for line in answer.iter_lines() if line][-1] == "data: [DONE]"

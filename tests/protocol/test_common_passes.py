@@ -1,0 +1,94 @@
+"""Passes that many sessions share: who gets how much of them, and whether one is worth the wait of the others."""
+
+from __future__ import annotations
+
+import math
+
+from wanspec.policy.interface import DraftLocally, Verify
+from wanspec.policy.registry import PolicyConfig
+from wanspec.protocol.controller import Controller
+from wanspec.protocol.effects import StartDraft, StartVerify
+from wanspec.protocol.events import RequestArrived, VerifyFinished
+from wanspec.protocol.session import Session
+from wanspec.speculation.tree import Node
+from wanspec.speculation.types import SamplingParams, SessionId, TargetChoice
+
+STEP_S, FREE_TOKENS = 0.02, 16
+
+
+def machine_with(sessions: int) -> Controller:
+    """A controller whose target computes FREE_TOKENS in one step and no more for nothing, and knows it; the prefills are done."""
+    machine = Controller(vocabulary_size=100, end_token=0)
+    for number in range(1, sessions + 1):
+        machine.handle(
+            RequestArrived(
+                session_id=SessionId(number),
+                prompt_tokens=(1, 2),
+                sampling=SamplingParams(),
+                max_tokens=50,
+                policy=PolicyConfig(name="adaptive", lookup=False),
+            ),
+            now=0.0,
+        )
+    for tokens in (1, 2, 4, 8, FREE_TOKENS, 2 * FREE_TOKENS, 4 * FREE_TOKENS, 8 * FREE_TOKENS):
+        machine._target_times.add(tokens, STEP_S * max(1.0, tokens / FREE_TOKENS))
+    return machine
+
+
+def grown(session: Session, prob: float, depth: int) -> tuple[Node, ...]:
+    """A chain of drafts that is right as often as that at each step."""
+    nodes: list[Node] = []
+    for token in range(depth):
+        node = session.tree.add(nodes[-1] if nodes else session.tree.head, token, log_prob=math.log(prob))
+        assert node is not None
+        nodes.append(node)
+    return tuple(nodes)
+
+
+def test_alone_a_session_gets_all_it_asks_for() -> None:
+    machine = machine_with(1)
+    (session,) = machine._sessions.values()
+    nodes = grown(session, 0.01, 32)
+    assert machine._within_reason([(session, Verify(nodes, gives_way=True))]) == [(session, nodes)]
+
+
+def test_what_many_ask_for_is_cut_to_what_is_worth_its_time_and_the_surer_get_more() -> None:
+    machine = machine_with(4)
+    sessions = list(machine._sessions.values())
+    asked = [(s, Verify(grown(s, prob, 16), gives_way=True)) for s, prob in zip(sessions, (0.95, 0.8, 0.5, 0.1), strict=True)]
+    got = machine._within_reason(asked)
+    counts = [len(nodes) for _, nodes in got]
+    assert counts == sorted(counts, reverse=True)
+    assert counts[0] > counts[1] > counts[3] == 0
+    assert 0.5 * FREE_TOKENS < 4 + sum(counts) < 2.5 * FREE_TOKENS
+    for (_, nodes), (_, decision) in zip(got, asked, strict=True):
+        assert nodes == decision.nodes[: len(nodes)]  # parents before children: what is left is connected
+
+
+def test_what_does_not_give_way_is_left_whole() -> None:
+    machine = machine_with(2)
+    first, second = machine._sessions.values()
+    firm, soft = Verify(grown(first, 0.1, 16)), Verify(grown(second, 0.01, 16), gives_way=True)
+    assert machine._within_reason([(first, firm), (second, soft)]) == [(first, firm.nodes), (second, ())]
+
+
+def test_a_draft_pass_must_gain_its_sessions_more_than_the_others_wait() -> None:
+    machine = machine_with(2)
+    machine._draft_times.add(1, 0.01)
+    session = machine._sessions[SessionId(1)]
+    draft = DraftLocally((session.tree.head,), gain_s=0.015)
+    waiting = (session, Verify())
+    assert machine._is_for_drafts([(session, draft), waiting])
+    assert not machine._is_for_drafts([(session, draft), waiting, waiting])
+
+
+def test_where_it_does_not_those_who_wanted_it_verify_with_the_others() -> None:
+    machine = machine_with(8)
+    machine._draft_times.add(1, 10.0)  # so slow that it never pays
+    started: list[object] = []
+    for round_ in range(6):
+        (in_flight,) = machine._passes.values()
+        choices = tuple(tuple(TargetChoice(token=7, entropy_nats=0.1) for _ in rows) for _, rows in in_flight.rows)
+        started += machine.handle(VerifyFinished(choices=choices, duration_s=STEP_S), now=0.02 * round_)
+    assert not [effect for effect in started if isinstance(effect, StartDraft)]
+    assert all(len(effect.items) >= 7 for effect in started if isinstance(effect, StartVerify))

@@ -1,0 +1,116 @@
+"""A served engine: uvicorn in this event loop, on a free port, real sockets all the way."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+import httpx
+
+from wanspec.backends.interface import Backend
+from wanspec.backends.registry import load_tokenizer
+from wanspec.backends.scripted import ScriptedBackend
+from wanspec.backends.tokenizer import Tokenizer
+from wanspec.policy.registry import PolicyConfig
+from wanspec.runtime.engine import ControllerEngine
+from wanspec.runtime.model_runner import decode_plainly
+from wanspec.server.app import create_app
+from wanspec.server.keys import ApiKeys
+from wanspec.server.limits import ServerLimits
+from wanspec.server.listening import ApiServer, bind
+from wanspec.server.service import Service
+from wanspec.speculation.types import SamplingParams
+from wanspec.transport.interface import Listener
+from wanspec.transport.security import Address
+
+MODEL = "scripted-5-0"
+
+
+def model(disagreement: float = 0.0, *, context_length: int = 4096) -> ScriptedBackend:
+    return ScriptedBackend(vocabulary_size=95, seed=5, disagreement=disagreement, context_length=context_length)
+
+
+@dataclass
+class Site:
+    port: int
+    engine: ControllerEngine
+    service: Service
+    server: ApiServer
+    client: httpx.AsyncClient
+    tokenizer: Tokenizer
+    serving: asyncio.Task[None]
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    async def post(self, path: str = "/v1/completions", /, **body: object) -> httpx.Response:
+        return await self.client.post(path, json=body)
+
+    async def idle(self) -> None:
+        """Return when nothing is under way any more."""
+        async with asyncio.timeout(10):
+            while self.is_busy:  # noqa: ASYNC110  # the last of it happens in the engine, which tells nobody
+                await asyncio.sleep(0.005)
+
+    @property
+    def is_busy(self) -> bool:
+        admission = self.service.admission
+        return bool(admission.running or admission.waiting or self.service.key_limits.open or self.engine._machine.num_sessions)
+
+    def gauge(self, name: str) -> float:
+        """The one value of this metric."""
+        lines = self.service.metrics.exposition().decode().splitlines()
+        (value,) = [line.rpartition(" ")[2] for line in lines if line.partition("{")[0] == name]
+        return float(value)
+
+    async def raw(self, data: bytes, *, is_over: bool = False) -> bytes:
+        """Send bytes on a connection of their own; all that comes back until the server closes it."""
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+        writer.write(data)
+        if is_over:
+            writer.write_eof()
+        async with asyncio.timeout(10):
+            answer = await reader.read()
+        writer.close()
+        return answer
+
+
+@asynccontextmanager
+async def site(  # noqa: PLR0913  # the parts of a server
+    *,
+    target: Backend | None = None,
+    draft: Backend | None = None,
+    listener: Listener | None = None,
+    limits: ServerLimits | None = None,
+    keys: ApiKeys | None = None,
+    policy: PolicyConfig | None = None,
+    spec: str = "scripted:target",
+    is_private: bool = False,
+    sock: socket.socket | None = None,
+) -> AsyncIterator[Site]:
+    target, draft, limits = target or model(), draft or model(0.2), limits or ServerLimits()
+    tokenizer = load_tokenizer(spec, vocabulary_size=target.info.vocabulary_size)
+    async with ControllerEngine(target=target, draft=draft, listener=listener) as engine:
+        service = Service(engine=engine, info=target.info, tokenizer=tokenizer, policy=policy or PolicyConfig(), limits=limits)
+        app = create_app(service, keys=keys, is_private=is_private)
+        server = ApiServer(app, limits, certificate_file=None, key_file=None, drain_s=0.5)
+        sock = sock or bind(Address(host="127.0.0.1", port=0))
+        port: int = sock.getsockname()[1]
+        serving = asyncio.create_task(server.serve_until_cancelled(service, sock))
+        try:
+            async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=20, verify=False, trust_env=False) as client:
+                yield Site(port, engine, service, server, client, tokenizer, serving)
+        finally:
+            serving.cancel()
+            await asyncio.gather(serving, return_exceptions=True)
+
+
+def plain_text(prompt: str, *, max_tokens: int, temperature: float = 0.0, seed: int = 0) -> str:
+    """What the scripted target alone writes."""
+    tokenizer = load_tokenizer("scripted:target", vocabulary_size=95)
+    sampling = SamplingParams(temperature=temperature, seed=seed)
+    return tokenizer.decode(list(decode_plainly(model(), tokenizer.encode(prompt), max_tokens=max_tokens, sampling=sampling)))

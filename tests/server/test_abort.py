@@ -1,0 +1,138 @@
+"""Clients that hang up, or do not read: what was theirs is free at once, and nobody else is held up."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+
+import pytest
+from tests.server.site import Site, model, plain_text, site
+
+from wanspec.backends.interface import Backend
+from wanspec.backends.paced import PacedBackend
+from wanspec.server.limits import ServerLimits
+
+LONG = {"prompt": "x", "max_tokens": 4000, "temperature": 0}
+
+
+def slow_target() -> PacedBackend:
+    return PacedBackend(model(), step_s=0.01, token_s=0.0)
+
+
+def request_bytes(path: str = "/v1/completions", /, **body: object) -> bytes:
+    content = json.dumps(body).encode()
+    return (
+        f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {len(content)}\r\n\r\n".encode()
+        + content
+    )
+
+
+@pytest.mark.parametrize("is_stream", [False, True])
+async def test_a_client_that_hangs_up_ends_its_generation(*, is_stream: bool) -> None:
+    async with site(target=slow_target()) as place:
+        _, writer = await asyncio.open_connection("127.0.0.1", place.port)
+        writer.write(request_bytes(**LONG, stream=is_stream))
+        while not place.engine.tally.committed_tokens:  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
+        writer.close()
+        async with asyncio.timeout(10):  # all of it would take 40 s
+            await place.idle()
+        assert place.engine.tally.committed_tokens < 3000
+        assert 'reason="abort"} 1.0' in place.service.metrics.exposition().decode()
+
+
+async def test_a_client_that_hangs_up_in_the_queue_leaves_it() -> None:
+    async with site(target=slow_target(), limits=ServerLimits(max_running=1)) as place:
+        first = asyncio.create_task(place.post(**LONG | {"max_tokens": 100}))
+        waiting = asyncio.create_task(place.post(**LONG))
+        while place.service.admission.waiting != 1:  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
+        waiting.cancel()
+        while place.service.admission.waiting:  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
+        assert place.service.admission.running == 1
+        assert (await first).json()["choices"][0]["text"] == plain_text("x", max_tokens=100)
+
+
+async def abort_at_some_point(place: Site, chance: random.Random) -> None:
+    """One client: a stream or not, one choice or some, which hangs up whenever it likes."""
+    body = LONG | {"max_tokens": chance.randint(1, 200), "n": chance.choice([1, 1, 3]), "stream": chance.random() < 0.5, "stop": ["zz"]}
+    await asyncio.sleep(2.0 * chance.random())
+    reader, writer = await asyncio.open_connection("127.0.0.1", place.port)
+    writer.write(request_bytes(**body))
+    with suppress(TimeoutError):
+        async with asyncio.timeout(chance.expovariate(10.0)):
+            await reader.read()
+    writer.transport.abort()
+
+
+async def test_hundreds_of_aborted_requests_leave_nothing_behind() -> None:
+    chance = random.Random(7)
+    target, draft = model(), model(0.2)
+    limits = ServerLimits(max_running=8, max_queued=32, key_streams=100)
+    async with site(target=PacedBackend(target, step_s=0.002, token_s=0.0), draft=draft, limits=limits) as place:
+        await asyncio.gather(*[abort_at_some_point(place, chance) for _ in range(300)])
+        await place.idle()
+        for name in ("wanspec:requests_running", "wanspec:requests_waiting", "vllm:num_requests_running", "vllm:num_requests_waiting"):
+            assert place.gauge(name) == 0
+        assert place.service.key_limits.open == 0
+        assert place.engine._generations == {}
+        await asyncio.to_thread(place.engine._passes.submit(lambda: None).result)  # caches are freed behind the pass in flight
+        assert (target.open_sessions, draft.open_sessions) == (0, 0)
+        assert (await place.post(prompt="x", max_tokens=20, temperature=0)).json()["choices"][0]["text"] == plain_text("x", max_tokens=20)
+
+
+@asynccontextmanager
+async def reader_that_does_not_read(limits: ServerLimits, target: Backend) -> AsyncIterator[tuple[Site, socket.socket]]:
+    """A stream of thousands of events under way, to a client that takes none; buffers hold little of it."""
+    listening = socket.create_server(("127.0.0.1", 0))
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    with socket.socket() as reader:
+        reader.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        async with site(limits=limits, sock=listening, target=target) as place:
+            reader.connect(("127.0.0.1", place.port))
+            reader.sendall(request_bytes(**LONG, stream=True))
+            reader.settimeout(5)
+            while not place.service.admission.running:  # noqa: ASYNC110
+                await asyncio.sleep(0.001)
+            yield place, reader
+
+
+async def test_a_reader_that_does_not_read_is_cut_and_holds_nobody_up() -> None:
+    async with reader_that_does_not_read(ServerLimits(slow_reader_s=0.5), model()) as (place, reader):
+        async with asyncio.timeout(5):
+            answer = await place.post(prompt="y", max_tokens=20, temperature=0)  # meanwhile
+        assert answer.json()["choices"][0]["text"] == plain_text("y", max_tokens=20)
+        async with asyncio.timeout(5):
+            while place.service.key_limits.open:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+        taken = await asyncio.to_thread(lambda: b"".join(iter(lambda: reader.recv(65536), b"")))
+        assert b"HTTP/1.1 200" in taken
+        assert b"[DONE]" not in taken
+
+
+async def test_text_that_nobody_takes_is_bounded() -> None:
+    async with reader_that_does_not_read(ServerLimits(max_unread_characters=100), slow_target()) as (place, _):
+        async with asyncio.timeout(20):
+            while place.service.admission.running:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+        assert place.engine.tally.committed_tokens < 4000
+
+
+async def test_answers_that_take_too_long_when_the_server_ends_are_told_so() -> None:
+    async with site(target=slow_target(), limits=ServerLimits(max_running=1)) as place:
+        stream = asyncio.create_task(place.raw(request_bytes(**LONG, stream=True)))
+        while not place.engine.tally.committed_tokens:  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
+        waiting = asyncio.create_task(place.post(**LONG))
+        while not place.service.admission.waiting:  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
+        place.serving.cancel()
+        assert b"the server has ended; ask again" in (await stream).rpartition(b"data: ")[2]
+        assert (await waiting).status_code == 503
+        await asyncio.wait([place.serving])
+        await place.idle()

@@ -1,0 +1,161 @@
+"""Clients that mean harm: a clear answer or a cut connection, soon, and the server goes on as if nothing had been."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+from tests.server.site import Site, plain_text, site
+
+from wanspec.server.limits import ServerLimits
+
+JSON = b"Content-Type: application/json\r\n"
+IMPATIENT = ServerLimits(head_timeout_s=0.3, body_timeout_s=0.3, max_body_bytes=1000, max_header_bytes=2000)
+
+
+def post(body: bytes, *, length: int | None = None, headers: bytes = JSON) -> bytes:
+    size = len(body) if length is None else length
+    return b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\n" + headers + f"Content-Length: {size}\r\n\r\n".encode() + body
+
+
+def chunked(*chunks: bytes) -> bytes:
+    framed = b"".join(f"{len(chunk):x}\r\n".encode() + chunk + b"\r\n" for chunk in chunks)
+    return (
+        b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n" + JSON + b"\r\n" + framed
+    )
+
+
+async def goes_on(place: Site) -> None:
+    """It serves as before, and nothing is left over."""
+    answer = await place.post(prompt="x", max_tokens=5, temperature=0)
+    assert answer.json()["choices"][0]["text"] == plain_text("x", max_tokens=5)
+    await place.idle()
+
+
+def status_of(answer: bytes) -> int:
+    """Of an answer in our envelope."""
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert b"application/json" in head.lower()
+    assert b'{"error":{"message":' in body
+    assert b"Traceback" not in body
+    return int(head.split(b" ")[1])
+
+
+BODIES = [
+    b"",
+    b"{",
+    b"null",
+    b"[]",
+    b'"x"',
+    b"\xff\xfe",
+    b'{"prompt": "\xff"}',
+    b'{"prompt": "x", "temperature": NaN}',
+    b'{"prompt": "x", "temperature": Infinity}',
+    b'{"prompt": "x", "temperature": 1e999}',
+    b'{"prompt": "x", "max_tokens": ' + b"9" * 900 + b"}",
+    b'{"prompt": ' + b"[" * 450 + b"]" * 450 + b"}",
+    b'{"prompt": "x", "a": ' + b"[" * 900,
+    b'{"prompt": "x", "stop": ' + b'[["' * 100 + b'"]]' * 100 + b"}",
+    b'{"prompt": {"prompt": "x"}}',
+    b'{"prompt": "x", "n": -1}',
+    b'{"prompt": "x"} {"prompt": "x"}',
+]
+
+
+async def test_a_body_that_makes_no_sense_is_a_bad_request() -> None:
+    async with site(limits=IMPATIENT) as place:
+        for body in BODIES:
+            answer = await place.raw(post(body, headers=JSON + b"Connection: close\r\n"))
+            assert status_of(answer) == 400, body
+        await goes_on(place)
+
+
+async def test_nesting_is_no_way_to_the_bottom_of_the_stack() -> None:
+    async with site() as place:
+        for body in (b'{"prompt": ' + b"[" * 200_000 + b"]" * 200_000 + b"}", b'{"a":' * 100_000 + b"1" + b"}" * 100_000):
+            assert status_of(await place.raw(post(body, headers=JSON + b"Connection: close\r\n"))) == 400
+        ignored = b'{"prompt": "x", "max_tokens": 1, "unknown": ' + b"[" * 500 + b"]" * 500 + b"}"
+        assert (await place.raw(post(ignored, headers=JSON + b"Connection: close\r\n")))[:12] == b"HTTP/1.1 200"
+        await goes_on(place)
+
+
+NONSENSE: list[tuple[bytes, int]] = [
+    (post(b"", length=10**12), 413),
+    (post(b"x" * 1001), 413),
+    (chunked(*[b"x" * 100] * 11), 413),
+    (post(b'{"prompt":', length=100), 408),
+    (chunked(b'{"prompt":'), 408),
+    (b"GET /health HTTP/1.1\r\nHost: localhost\r\nX: " + b"x" * 3000 + b"\r\n\r\n", 431),
+    (b"GET /health HTTP/1.1\r\nHost: localhost\r\n" + b"X: y\r\n" * 600 + b"\r\n", 431),
+    (b"GET /" + b"x" * 3000 + b" HTTP/1.1\r\nHost: localhost\r\n\r\n", 431),
+    (b"GET /health HTTP/1.1\r\nHost: localhost\r\nX: " + b"x" * 3000, 400),
+    (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", 400),
+    (b"GET /health\r\n\r\n", 400),
+    (b"GET /health HTTP/1.1\r\n\r\n", 400),
+    (post(b"", headers=JSON + b"Content-Length: 5\r\n"), 400),
+    (post(b"{}", headers=JSON + b"Transfer-Encoding: chunked\r\n"), 408),
+    (b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: -1\r\n\r\n", 400),
+]
+
+
+async def test_what_is_too_much_too_slow_or_no_http_is_told_so_and_cut() -> None:
+    async with site(limits=IMPATIENT) as place:
+        answers = await asyncio.gather(*[place.raw(data) for data, _ in NONSENSE])
+        for (data, status), answer in zip(NONSENSE, answers, strict=True):
+            assert status_of(answer) == status, data
+        await goes_on(place)
+
+
+async def test_a_head_that_does_not_end_is_not_awaited_for_long() -> None:
+    async with site(limits=IMPATIENT) as place:
+        began_at = time.monotonic()
+        heads = (b"", b"GET /health HT", b"GET /health HTTP/1.1\r\nHost: localhost\r\n")
+        assert await asyncio.gather(*[place.raw(head) for head in heads]) == [b""] * 3
+        assert time.monotonic() - began_at > 0.2
+        await goes_on(place)
+
+
+async def test_a_slow_second_request_is_not_awaited_either() -> None:
+    async with site(limits=IMPATIENT) as place:
+        answer = await place.raw(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\nGET /hea")
+        assert answer.count(b"HTTP/1.1") == 1
+        assert answer.endswith(b'{"status":"alive"}')
+
+
+async def test_the_rest_of_a_request_that_was_answered_is_not_awaited_for_long() -> None:
+    async with site(limits=IMPATIENT) as place:
+        answer = await place.raw(b"POST /nowhere HTTP/1.1\r\nHost: localhost\r\nContent-Length: 500\r\n" + JSON + b"\r\nsome of it")
+        assert status_of(answer) == 404
+        await goes_on(place)
+
+
+async def test_a_head_that_trickles_in_takes_no_longer() -> None:
+    async with site(limits=IMPATIENT) as place:
+        reader, writer = await asyncio.open_connection("127.0.0.1", place.port)
+        writer.write(b"GET /health HTTP/1.1\r\nX-Slow: ")
+        began_at = time.monotonic()
+        while not reader.at_eof() and time.monotonic() < began_at + 5:
+            writer.write(b"x")
+            await asyncio.sleep(0.01)
+        assert reader.at_eof()
+        writer.close()
+        await goes_on(place)
+
+
+async def test_connections_beyond_the_limit_are_told_so() -> None:
+    async with site(limits=ServerLimits(max_connections=3)) as place:
+        idle = [await asyncio.open_connection("127.0.0.1", place.port) for _ in range(3)]
+        assert status_of(await place.raw(b"")) == 503
+        for _, writer in idle:
+            writer.close()
+        while place.server.server_state.connections:  # noqa: ASYNC110
+            await asyncio.sleep(0.005)
+        await goes_on(place)
+
+
+async def test_requests_that_come_together_are_answered_in_turn() -> None:
+    body = b'{"prompt": "x", "max_tokens": 3, "temperature": 0}'
+    async with site(limits=IMPATIENT) as place:
+        answer = await place.raw(post(body) * 2 + post(body, headers=JSON + b"Connection: close\r\n"))
+        assert answer.count(b"HTTP/1.1 200") == 3
+        await goes_on(place)

@@ -1,0 +1,202 @@
+"""What a client is told when something is wrong: the status, the field at fault, in OpenAI's envelope."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from tests.server.site import Site, model, site
+
+from wanspec.backends.paced import PacedBackend
+from wanspec.backends.scripted import ScriptedBackend
+from wanspec.errors import BackendError
+from wanspec.server.limits import ServerLimits
+from wanspec.speculation.types import ScoreItem
+
+CHAT = {"messages": [{"role": "user", "content": "x"}]}
+
+
+def error_of(answer: httpx.Response) -> dict[str, Any]:
+    body = answer.json()
+    assert set(body) == {"error"}
+    error: dict[str, Any] = body["error"]
+    assert set(error) == {"message", "type", "param", "code"}
+    assert "Traceback" not in error["message"]
+    return error
+
+
+BAD_COMPLETIONS: list[tuple[dict[str, object], str]] = [
+    ({}, "prompt"),
+    ({"prompt": None}, "prompt"),
+    ({"prompt": []}, "prompt"),
+    ({"prompt": ""}, "prompt"),
+    ({"prompt": 5}, "prompt"),
+    ({"prompt": [1, "x"]}, "prompt"),
+    ({"prompt": [1.5]}, "prompt"),
+    ({"prompt": [True]}, "prompt"),
+    ({"prompt": [95]}, "prompt"),
+    ({"prompt": [-1]}, "prompt"),
+    ({"prompt": [2**80]}, "prompt"),
+    ({"prompt": "\ud800"}, "prompt"),
+    ({"prompt": "x" * 4096}, "prompt"),
+    ({"prompt": "x", "max_tokens": 4096}, "max_tokens"),
+    ({"prompt": "x", "max_tokens": 0}, "max_tokens"),
+    ({"prompt": "x", "max_tokens": -1}, "max_tokens"),
+    ({"prompt": "x", "max_tokens": 1.5}, "max_tokens"),
+    ({"prompt": "x", "max_tokens": "5"}, "max_tokens"),
+    ({"prompt": "x", "max_tokens": True}, "max_tokens"),
+    ({"prompt": "x", "max_tokens": 10**30}, "max_tokens"),
+    ({"prompt": "x", "temperature": -0.1}, "temperature"),
+    ({"prompt": "x", "temperature": 2.1}, "temperature"),
+    ({"prompt": "x", "temperature": "hot"}, "temperature"),
+    ({"prompt": "x", "top_p": 0}, "top_p"),
+    ({"prompt": "x", "top_p": 1.1}, "top_p"),
+    ({"prompt": "x", "top_k": -2}, "top_k"),
+    ({"prompt": "x", "seed": 2**64}, "seed"),
+    ({"prompt": "x", "seed": 0.5}, "seed"),
+    ({"prompt": "x", "stop": ""}, "stop.0"),
+    ({"prompt": "x", "stop": ["a", 5]}, "stop.1"),
+    ({"prompt": "x", "stop": ["a"] * 5}, "stop"),
+    ({"prompt": "x", "stop": "a" * 257}, "stop.0"),
+    ({"prompt": "x", "n": 0}, "n"),
+    ({"prompt": "x", "n": 9}, "n"),
+    ({"prompt": ["x"] * 5, "n": 2}, "n"),
+    ({"prompt": "x", "stream": "yes"}, "stream"),
+    ({"prompt": "x", "stream_options": {"include_usage": True}}, "stream_options"),
+    ({"prompt": "x", "wanspec": {"offload": "no"}}, "wanspec.offload"),
+    ({"prompt": "x", "wanspec": {"off_load": False}}, "wanspec.off_load"),
+    ({"prompt": "x", "wanspec": {"allowed_labels": ["eu"]}}, "wanspec.allowed_labels"),
+    ({"prompt": "x", "wanspec": {"allowed_labels": "eu"}}, "wanspec.allowed_labels"),
+    ({"prompt": "x", "wanspec": {"allowed_labels": [""]}}, "wanspec.allowed_labels.0"),
+    ({"prompt": "x", "logprobs": 0}, "logprobs"),
+    ({"prompt": "x", "suffix": "y"}, "suffix"),
+    ({"prompt": "x", "best_of": 2}, "best_of"),
+    ({"prompt": "x", "logit_bias": {"5": 1}}, "logit_bias"),
+    ({"prompt": "x", "presence_penalty": 0.5}, "presence_penalty"),
+    ({"prompt": "x", "frequency_penalty": -1}, "frequency_penalty"),
+    ({"prompt": "x", "min_p": 0.1}, "min_p"),
+    ({"prompt": "x", "wanspec": {"\ud800": 1}}, "wanspec"),
+]
+BAD_CHATS: list[tuple[dict[str, object], str]] = [
+    ({}, "messages"),
+    ({"messages": []}, "messages"),
+    ({"messages": "x"}, "messages"),
+    ({"messages": [{"role": "king", "content": "x"}]}, "messages.0.role"),
+    ({"messages": [{"role": "user"}]}, "messages.0.content"),
+    ({"messages": [{"role": "user", "content": 5}]}, "messages.0.content"),
+    ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]}, "messages.0.content.0.type"),
+    ({"messages": [{"role": "user", "content": "\ud800"}]}, "messages.0.content.0.text"),
+    ({**CHAT, "max_completion_tokens": 0}, "max_completion_tokens"),
+    ({**CHAT, "max_tokens": 5000}, "max_tokens"),
+    ({**CHAT, "tools": [{"type": "function"}]}, "tools"),
+    ({**CHAT, "response_format": {"type": "json_schema"}}, "response_format"),
+    ({**CHAT, "logprobs": True}, "logprobs"),
+    ({**CHAT, "modalities": ["audio"]}, "modalities"),
+]
+
+
+@pytest.mark.parametrize(("path", "cases"), [("/v1/completions", BAD_COMPLETIONS), ("/v1/chat/completions", BAD_CHATS)])
+async def test_a_bad_field_is_named(path: str, cases: list[tuple[dict[str, object], str]]) -> None:
+    async with site() as place:
+        for fields, param in cases:
+            answer = await place.client.post(path, content=json.dumps(fields), headers={"Content-Type": "application/json"})
+            error = error_of(answer)
+            assert (answer.status_code, error["type"], error["param"]) == (400, "invalid_request_error", param), (fields, error)
+        assert not place.is_busy
+
+
+async def test_a_prompt_beyond_the_context_has_openais_code() -> None:
+    async with site() as place:
+        for fields in ({"prompt": "x" * 5000}, {"prompt": "x", "max_tokens": 5000}):
+            assert error_of(await place.post(**fields))["code"] == "context_length_exceeded"
+
+
+async def test_an_operator_may_bound_prompts_more_narrowly() -> None:
+    async with site(limits=ServerLimits(max_prompt_tokens=10)) as place:
+        assert (await place.post(prompt="x" * 10)).status_code == 200
+        assert error_of(await place.post(prompt="x" * 11))["message"].startswith("the prompt has 11 tokens; at most 10")
+
+
+async def test_another_model_path_or_method_is_told_so() -> None:
+    async with site() as place:
+        answer = await place.post(prompt="x", model="gpt-7")
+        assert (answer.status_code, error_of(answer)["param"], error_of(answer)["code"]) == (404, "model", "model_not_found")
+        assert error_of(await place.client.get("/v2"))["type"] == "invalid_request_error"
+        answer = await place.client.get("/v1/completions")
+        assert (answer.status_code, error_of(answer)["type"]) == (405, "invalid_request_error")
+
+
+class Failing(ScriptedBackend):
+    """A target that breaks after a few passes."""
+
+    error: Exception = BackendError("the secret prompt is too much")
+
+    def score(self, items: Sequence[ScoreItem]) -> list[NDArray[np.float32]]:
+        if self.passes >= 3:
+            raise self.error
+        return super().score(items)
+
+
+@pytest.mark.parametrize("error", [BackendError("the secret prompt"), ZeroDivisionError("the secret prompt")])
+@pytest.mark.parametrize("is_stream", [False, True])
+async def test_a_model_that_breaks_ends_the_answer_and_tells_nothing(
+    error: Exception, caplog: pytest.LogCaptureFixture, *, is_stream: bool
+) -> None:
+    target = Failing(vocabulary_size=95, seed=5)
+    target.error = error
+    async with site(target=PacedBackend(target, step_s=0.01, token_s=0.0)) as place:
+        answer = await place.post(prompt="secret", max_tokens=50, stream=is_stream)
+        assert "secret" not in answer.text
+        if is_stream:
+            assert '"server_error"' in answer.text.split("\n\n")[-2]
+            assert "[DONE]" not in answer.text
+            assert '"finish_reason":"' not in answer.text
+        else:
+            assert (answer.status_code, error_of(answer)["type"]) == (500, "server_error")
+        is_bug = not isinstance(error, BackendError)
+        assert (await place.client.get("/ready")).status_code == (503 if is_bug else 200)
+        assert (await place.client.get("/health")).status_code == 200
+        if is_bug:
+            answer = await place.post(prompt="x")
+            assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
+        assert place.service.admission.running == 0
+    assert "secret" not in caplog.text
+
+
+async def test_a_full_server_refuses_and_says_when_to_come_again() -> None:
+    limits = ServerLimits(max_running=1, max_queued=1)
+    async with site(target=PacedBackend(model(), step_s=0.02, token_s=0.0), limits=limits) as place:
+        under_way = [asyncio.create_task(place.post(prompt="x", max_tokens=80)) for _ in range(2)]
+        await admitted(place, 2)
+        answer = await place.post(prompt="x")
+        assert (answer.status_code, answer.headers["retry-after"], error_of(answer)["type"]) == (429, "1", "rate_limit_error")
+        assert (place.service.admission.running, place.service.admission.waiting) == (1, 1)
+        assert [(await task).status_code for task in under_way] == [200, 200]
+        assert 'wanspec:requests_refused_total{status="429"} 1.0' in place.service.metrics.exposition().decode()
+
+
+async def admitted(place: Site, number: int) -> None:
+    while place.service.admission.running + place.service.admission.waiting < number:  # noqa: ASYNC110
+        await asyncio.sleep(0.001)
+
+
+async def test_choices_that_do_not_all_fit_are_refused_together() -> None:
+    async with site(limits=ServerLimits(max_running=2, max_queued=1, max_choices=8)) as place:
+        assert error_of(await place.post(prompt="x", n=4))["message"].startswith("4 choices (prompts times n); at most 3")
+        assert (await place.post(prompt="x", n=3)).status_code == 200
+
+
+async def test_a_wait_that_is_too_long_ends_with_503() -> None:
+    limits = ServerLimits(max_running=1, max_queued=1, max_queue_wait_s=0.1)
+    async with site(target=PacedBackend(model(), step_s=0.02, token_s=0.0), limits=limits) as place:
+        first = asyncio.create_task(place.post(prompt="x", max_tokens=100))
+        await admitted(place, 1)
+        answer = await place.post(prompt="x", stream=True)
+        assert (answer.status_code, answer.headers["retry-after"], error_of(answer)["code"]) == (503, "1", "queue_timeout")
+        assert (await first).status_code == 200

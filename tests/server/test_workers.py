@@ -1,0 +1,114 @@
+"""Requests and workers: who gets to see a prompt, and whether the report and the metrics say what was."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+from tests.server.site import Site, model, plain_text, site
+
+from wanspec.backends.bundled_pair import load_bundled, load_bundled_tokenizer
+from wanspec.backends.paced import PacedBackend
+from wanspec.policy.registry import PolicyConfig
+from wanspec.protocol.messages import Message
+from wanspec.runtime.engine import expected_of
+from wanspec.runtime.model_runner import decode_plainly
+from wanspec.runtime.worker_process import hello_for, run_worker
+from wanspec.speculation.types import SamplingParams, WorkerId
+from wanspec.transport.memory import MemoryListener, dial_memory
+
+ONE_WAY_S = 0.01
+
+
+@asynccontextmanager
+async def served_with_a_worker(policy: str = "paper") -> AsyncIterator[tuple[Site, MemoryListener]]:
+    listener = MemoryListener(expected=expected_of(model().info), one_way_delay_s=ONE_WAY_S)
+    target, draft = PacedBackend(model(), step_s=0.02, token_s=0.0), PacedBackend(model(0.2), step_s=0.002, token_s=0.0)
+    async with site(target=target, draft=model(0.2), listener=listener, policy=PolicyConfig(name=policy)) as place:
+        hello = hello_for(draft.info, worker_name="campus", max_sessions=4)
+        worker = asyncio.create_task(run_worker([lambda: dial_memory(listener, hello)], draft, max_sessions=4, say=lambda _: None))
+        await place.engine.wait_for_workers(1)
+        yield place, listener
+        await place.engine.drain("done")
+        await worker
+
+
+async def test_a_workers_part_is_told_truly() -> None:
+    async with served_with_a_worker("remote") as (place, _):
+        answer = (await place.post(prompt="x", max_tokens=60, temperature=0)).json()
+        assert answer["choices"][0]["text"] == plain_text("x", max_tokens=60)
+        report = answer["choices"][0]["wanspec"]
+        assert (report["offload"], report["worker"], report["local_draft_passes"]) == (True, "campus", 0)
+        assert 2e3 * ONE_WAY_S <= report["rtt_ms"] < 2000  # on a busy machine, too
+        assert report["accepted_draft_tokens"] > 0  # `remote` has no drafts but the worker's
+        assert (await place.client.get("/ready")).json() == {"status": "ok", "workers": 1}
+        assert place.gauge("wanspec:workers_connected") == 1
+
+
+async def test_a_prompt_that_must_stay_is_sent_to_no_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with served_with_a_worker() as (place, _):
+        body = {"prompt": "x", "max_tokens": 40, "temperature": 0}
+        sent: list[str] = []
+        note = place.engine._tracer.message_sent
+
+        def message_sent(worker_id: WorkerId, message: Message, size_bytes: int, *, now: float) -> None:
+            sent.append(type(message).__name__)
+            note(worker_id, message, size_bytes, now=now)
+
+        monkeypatch.setattr(place.engine._tracer, "message_sent", message_sent)
+        answer = (await place.post(**body, wanspec={"offload": False})).json()
+        assert sent == []
+        report = answer["choices"][0]["wanspec"]
+        assert (report["offload"], report["worker"], report["rtt_ms"]) == (False, None, None)
+        assert answer["choices"][0]["text"] == plain_text("x", max_tokens=40)
+        assert report["local_draft_passes"] > 0
+        await place.post(**body, wanspec={"offload": True})
+        assert sent[0] == "OpenSession"
+
+
+async def test_a_policy_that_never_offloads_is_kept() -> None:
+    async with served_with_a_worker("autoregressive") as (place, _):
+        report = (await place.post(prompt="x", max_tokens=10, wanspec={"offload": False})).json()["choices"][0]["wanspec"]
+        assert (report["rounds"], report["local_draft_passes"]) == (10, 0)
+
+
+async def test_metrics_add_up_to_what_was_served() -> None:
+    async with site(policy=PolicyConfig(name="colocated")) as place:
+        reports = []
+        for number in (10, 30):
+            answer = (await place.post(prompt="abc", max_tokens=number, temperature=0)).json()
+            reports.append(answer["choices"][0]["wanspec"])
+        await place.post(prompt="abc", max_tokens=50, stop=[plain_text("abc", max_tokens=50)[10:20]], temperature=0)
+        await place.idle()
+        families = list(text_string_to_metric_families((await place.client.get("/metrics")).text))
+        values = {
+            (sample.name, sample.labels.get("reason", sample.labels.get("le"))): sample.value for f in families for sample in f.samples
+        }
+        labels = {sample.labels.get("model_name") for f in families for sample in f.samples if sample.name.startswith("vllm:")}
+        assert labels == {"scripted-5-0"}
+        assert values["wanspec:requests_finished_total", "length"] == 2
+        assert values["wanspec:requests_finished_total", "stop"] == 1
+        assert values["wanspec:prompt_tokens_total", None] == 9
+        assert values["wanspec:generated_tokens_total", None] == 60
+        for name in ("time_to_first_token_seconds", "e2e_request_latency_seconds"):
+            assert values[f"wanspec:{name}_count", None] == values[f"vllm:{name}_count", None] == 3
+        assert values["wanspec:inter_token_latency_seconds_bucket", "0.001"] <= values["wanspec:inter_token_latency_seconds_count", None]
+        assert 40 < values["wanspec:inter_token_latency_seconds_count", None] < 60
+        tally = place.engine.tally
+        assert values["vllm:spec_decode_num_drafts_total", None] == tally.drafted_rounds > 0
+        assert values["vllm:spec_decode_num_draft_tokens_total", None] == tally.draft_tokens
+        assert values["vllm:spec_decode_num_accepted_tokens_total", None] == tally.accepted_draft_tokens
+        assert tally.accepted_draft_tokens >= sum(report["accepted_draft_tokens"] for report in reports) > 0
+        assert values["wanspec:requests_running", None] == values["wanspec:requests_waiting", None] == 0
+
+
+async def test_the_bundled_pair_is_served_with_its_own_tokenizer() -> None:
+    prompt, tokenizer = "def größe(line):\n    ", load_bundled_tokenizer()
+    expected = list(decode_plainly(load_bundled("target"), tokenizer.encode(prompt), max_tokens=40, sampling=SamplingParams()))
+    async with site(target=load_bundled("target"), draft=load_bundled("draft"), spec="bundled:target") as place:
+        answer = (await place.post(prompt=prompt, max_tokens=40, temperature=0)).json()
+        assert answer["choices"][0]["text"] == tokenizer.decode(expected)
+        assert answer["usage"]["completion_tokens"] == len(expected)
