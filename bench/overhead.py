@@ -29,6 +29,7 @@ from wanspec.protocol.events import (
     VerifyFinished,
     WorkerJoined,
 )
+from wanspec.protocol.messages import Drafts
 from wanspec.protocol.worker import Worker
 from wanspec.speculation.sampling import draft_choices, target_choices
 from wanspec.speculation.types import SamplingParams, SessionId, WorkerId
@@ -122,8 +123,9 @@ class Loop:
                     pass
 
     def arrive(self, frame: bytes) -> None:
-        (drafts,) = timed("controller decodes a frame", decode_worker_frame, frame)
-        self.at_controller(DraftsReceived(worker_id=WorkerId(1), drafts=drafts))
+        (message,) = timed("controller decodes a frame", decode_worker_frame, frame)
+        if isinstance(message, Drafts):  # and not the pong
+            self.at_controller(DraftsReceived(worker_id=WorkerId(1), drafts=message))
 
     @staticmethod
     def rank(backend: ScriptedBackend, items: Any) -> Any:  # noqa: ANN401

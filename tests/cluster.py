@@ -16,7 +16,8 @@ from wanspec.policy.registry import PolicyConfig
 from wanspec.presets import StepTime
 from wanspec.protocol.controller import Controller
 from wanspec.protocol.events import RequestCancelled
-from wanspec.protocol.messages import Drafts, Message
+from wanspec.protocol.messages import Drafts, Message, OpenSession
+from wanspec.protocol.placement import ANYWHERE, Placement
 from wanspec.protocol.worker import Worker
 from wanspec.runtime.model_runner import choose_targets, decode_plainly, rank_drafts
 from wanspec.simulation.cluster import Cluster as SimulatedCluster
@@ -45,6 +46,7 @@ class WanProfile:
     jitter_s: float = 0.0
     """Greatest extra one-way delay."""
     duplicate: float = 0.0
+    transport: Transport = Transport.STREAMS
 
 
 class BackendModel:
@@ -82,6 +84,8 @@ class Cluster(SimulatedCluster):
         )
         self.wan = wan or WanProfile()
         self._chance = random.Random(seed)
+        self.opened: set[tuple[int, int]] = set()
+        """(session, worker) of every OpenSession that left."""
 
     # What a test says.
 
@@ -90,21 +94,28 @@ class Cluster(SimulatedCluster):
         self.queue.schedule(when, action)
 
     def ask(
-        self, session_id: int, prompt: Sequence[int], *, max_tokens: int, policy: PolicyConfig, sampling: SamplingParams = GREEDY
+        self,
+        session_id: int,
+        prompt: Sequence[int],
+        *,
+        max_tokens: int,
+        policy: PolicyConfig,
+        sampling: SamplingParams = GREEDY,
+        placement: Placement = ANYWHERE,
     ) -> None:
         """A request arrives now."""
-        self.request(prompt, max_tokens=max_tokens, policy=policy, sampling=sampling, session_id=SessionId(session_id))
+        self.request(prompt, max_tokens=max_tokens, policy=policy, sampling=sampling, session_id=SessionId(session_id), placement=placement)
 
     def cancel(self, session_id: int) -> None:
         self.tell_controller(RequestCancelled(session_id=SessionId(session_id)))
 
-    def dial_in(self, backend: Backend, *, max_sessions: int = 8) -> WorkerSite:
+    def dial_in(self, backend: Backend, *, max_sessions: int = 8, labels: tuple[str, ...] = ()) -> WorkerSite:
         """A worker joins now, over a link as it now is."""
         info, wan = backend.info, self.wan
         machine = Worker(vocabulary_size=info.vocabulary_size, context_length=info.context_length, max_sessions=max_sessions)
-        link = LinkProfile(rtt_s=wan.rtt_s, jitter_s=wan.jitter_s / 2, jitter=Jitter.UNIFORM, transport=Transport.STREAMS)
+        link = LinkProfile(rtt_s=wan.rtt_s, jitter_s=wan.jitter_s / 2, jitter=Jitter.UNIFORM, transport=wan.transport)
         device = Device(StepTime(step_s=DRAFT_STEP_S))
-        return self.join(machine, BackendModel(backend), device=device, link=link, max_sessions=max_sessions)
+        return self.join(machine, BackendModel(backend), device=device, link=link, max_sessions=max_sessions, labels=labels)
 
     def site(self, worker_id: int) -> WorkerSite:
         """A worker, by the order in which they came, from 1."""
@@ -132,6 +143,11 @@ class Cluster(SimulatedCluster):
         return sum(record.model == "draft" for record in started)
 
     # How it works.
+
+    def _send_down(self, worker_id: WorkerId, message: Message, now: float) -> None:
+        if isinstance(message, OpenSession):
+            self.opened.add((message.session_id, worker_id))
+        super()._send_down(worker_id, message, now)
 
     def _carry(self, link: Link, message: Message, size: int, arrive: Callable[[Any, int], None]) -> None:
         frame = encode_frame([message])

@@ -83,6 +83,10 @@ def outcome(*arguments: str) -> tuple[int, str]:
         (["worker", "--controller", "127.0.0.1:1", "--preset", "tpu"], "'tpu'"),
         (["worker", "--controller", "127.0.0.1:1", "--tls-ca", "a.pem"], "needs a token"),
         (["worker", "--controller", "127.0.0.1:1", "--max-sessions", "0"], "--max-sessions"),
+        (["worker", "--controller", "127.0.0.1:1", "--controller", "127.0.0.1:1"], "name each controller once"),
+        (["worker", "--controller", "h:1", "--controller", "h:2", "--max-sessions", "1"], "at least one session for each"),
+        (["worker", "--controller", "127.0.0.1:1", "--label", "europe"], "label 'europe': write KEY=VALUE"),
+        (["worker", "--controller", "127.0.0.1:1", "--label", "a=1", "--label", "a=2"], "one value for each key, and a has more"),
     ],
 )
 def test_bad_input_is_named_and_ends_with_status_2(arguments: list[str], words: str) -> None:

@@ -6,82 +6,124 @@ import math
 import random
 from dataclasses import replace
 from functools import partial
+from typing import NamedTuple
 
 import pytest
 from tests.cluster import Cluster, WanProfile, model_of, plain_decode, stall
 
 from wanspec.backends.scripted import ScriptedBackend
 from wanspec.policy.registry import PolicyConfig, policy_names
-from wanspec.speculation.types import SamplingParams, SessionId
+from wanspec.protocol.placement import ANYWHERE, Placement
+from wanspec.simulation.cluster import WorkerSite
+from wanspec.simulation.faults import impossible
+from wanspec.speculation.types import SamplingParams, SessionId, WorkerId
+from wanspec.transport.quarantine import Quarantine
 
 SEEDS = 200
 FOREVER = 1e9
+PLACEMENTS = [ANYWHERE, ANYWHERE, Placement(offload=False), Placement(labels=("region=eu",)), Placement(labels=("region=eu", "region=us"))]
 POLICIES = [
     *(PolicyConfig(name=name) for name in policy_names()),
     PolicyConfig(name="paper", num_draft_tokens=4, branch=3, leaves=4, staleness="prose", worker_entropy_threshold_nats=0.0),
 ]
 
 
+class Asked(NamedTuple):
+    """A request of a schedule."""
+
+    prompt: list[int]
+    max_tokens: int
+    sampling: SamplingParams
+    placement: Placement
+
+
+class Schedule:
+    """One cluster under chance's rule: link, models, requests, crashes, stalls, lies, newcomers, cancellations."""
+
+    def __init__(self, seed: int, policy: PolicyConfig) -> None:
+        rng = self.rng = random.Random(f"{seed}/{policy.name}")
+        self.model_seed, self.disagreement = rng.randrange(1 << 30), rng.choice([0.0, 0.1, 0.3, 1.0])
+        self.end_token = rng.choice([None, 0, 3])
+        self.vocabulary_size = rng.choice([4, 32])  # with four tokens, text repeats itself and lookups hit
+        self.policy = replace(
+            policy,
+            width=rng.choice([1, 8, 64]),
+            verify_width=rng.choice([1, 7, 32]),
+            path_prob_min=rng.choice([1e-5, 1e-3, 0.1]),
+            redundancy_price_s=rng.choice([0.0, 0.01, math.inf]),
+        )
+        self.target, self.draft = self.model(0.0), self.model(self.disagreement)
+        wan = WanProfile(rtt_s=rng.uniform(0.0, 0.3), jitter_s=rng.choice([0.0, 0.005, 0.1]), duplicate=rng.choice([0.0, 0.2]))
+        self.cluster = Cluster(self.target, self.draft, seed=seed, wan=wan)
+        self.cluster.on_drop = self.redial
+        self.quarantine = Quarantine()
+        self.labels: dict[WorkerId, tuple[str, ...]] = {}
+        self.asked: dict[int, Asked] = {}
+        self.cancelled = rng.choice([None, 1])
+
+    def model(self, own: float) -> ScriptedBackend:
+        return ScriptedBackend(vocabulary_size=self.vocabulary_size, seed=self.model_seed, disagreement=own, end_token=self.end_token)
+
+    def dial_in(self) -> None:
+        labels = self.rng.choice([(), ("region=eu",), ("region=us",)])
+        site = self.cluster.dial_in(self.model(self.disagreement), max_sessions=self.rng.choice([1, 8]), labels=labels)
+        self.labels[site.worker_id] = labels
+
+    def redial(self, site: WorkerSite, reason: str) -> None:
+        """A worker that was dropped comes again when it is let in."""
+        name, now = f"worker-{len(self.labels)}", self.cluster.queue.now
+        self.cluster.at(now + self.quarantine.add(name, reason, now=now), self.dial_in)
+
+    def begin(self) -> None:
+        rng, cluster = self.rng, self.cluster
+        for _ in range(1, rng.randint(1, 4)):
+            self.dial_in()
+        arrives_at = 0.0
+        for session_id in range(1, rng.randint(2, 5)):
+            prompt = [rng.randrange(self.vocabulary_size) for _ in range(rng.randint(1, 12))] * rng.choice([1, 1, 3])
+            sampling = SamplingParams(temperature=rng.choice([0.0, 0.8]), top_k=rng.choice([0, 5]), seed=rng.randrange(1 << 60))
+            self.asked[session_id] = asked = Asked(prompt, rng.randint(1, 40), sampling, rng.choice(PLACEMENTS))
+            arrives_at += rng.uniform(0.0, 0.5)
+            cluster.at(arrives_at, partial(cluster.ask, session_id, policy=self.policy, **asked._asdict()))
+        for site in cluster.workers.values():
+            fate = rng.random()
+            if fate < 0.5:
+                cluster.at(rng.uniform(0.0, 1.5), partial(cluster.crash, site))
+            elif fate < 0.6:
+                cluster.at(rng.uniform(0.0, 1.0), partial(stall, site))
+            elif fate < 0.8:
+                cluster.at(rng.uniform(0.0, 1.0), partial(setattr, site, "mangle", impossible))
+        cluster.at(rng.uniform(0.2, 2.0), self.dial_in)
+        if self.cancelled:
+            cluster.at(rng.uniform(0.5, 1.0), partial(cluster.cancel, 1))
+
+    def check(self) -> None:
+        cluster = self.cluster
+        for session_id, (prompt, max_tokens, sampling, _) in self.asked.items():
+            expected = plain_decode(self.target, prompt, max_tokens=max_tokens, sampling=sampling)
+            result = cluster.requests[SessionId(session_id)]
+            if result.reason == "cancelled":
+                assert session_id == self.cancelled
+                assert tuple(result.tokens) == expected[: len(result.tokens)]
+            else:
+                assert tuple(result.tokens) == expected
+                assert result.reason == ("end" if expected[-1] == self.end_token else "length")
+        assert all(self.asked[session_id].placement.allows(self.labels[WorkerId(worker_id)]) for session_id, worker_id in cluster.opened)
+        assert cluster.controller.num_sessions == self.target.open_sessions == self.draft.open_sessions == 0
+        assert all("unanswered" in reason or "it acknowledges" in reason for reason in cluster.dropped.values())
+        for site in cluster.workers.values():
+            if site.is_alive and not site.stalled_until:
+                assert site.machine.num_sessions == 0
+                backend = model_of(site).backend
+                assert isinstance(backend, ScriptedBackend)
+                assert backend.open_sessions == 0
+
+
 def random_schedule(seed: int, policy: PolicyConfig) -> None:
-    """One cluster under chance's rule: link, models, requests, crashes, newcomers, cancellations."""
-    rng = random.Random(f"{seed}/{policy.name}")
-    model_seed, disagreement = rng.randrange(1 << 30), rng.choice([0.0, 0.1, 0.3, 1.0])
-    end_token = rng.choice([None, 0, 3])
-    vocabulary_size = rng.choice([4, 32])  # with four tokens, text repeats itself and lookups hit
-    policy = replace(
-        policy,
-        width=rng.choice([1, 8, 64]),
-        verify_width=rng.choice([1, 7, 32]),
-        path_prob_min=rng.choice([1e-5, 1e-3, 0.1]),
-        redundancy_price_s=rng.choice([0.0, 0.01, math.inf]),
-    )
-
-    def model(own: float) -> ScriptedBackend:
-        return ScriptedBackend(vocabulary_size=vocabulary_size, seed=model_seed, disagreement=own, end_token=end_token)
-
-    target, draft = model(0.0), model(disagreement)
-    wan = WanProfile(rtt_s=rng.uniform(0.0, 0.3), jitter_s=rng.choice([0.0, 0.005, 0.1]), duplicate=rng.choice([0.0, 0.2]))
-    cluster = Cluster(target, draft, seed=seed, wan=wan)
-    for _ in range(1, rng.randint(1, 3)):
-        cluster.dial_in(model(disagreement), max_sessions=rng.choice([1, 8]))
-    requests = {}
-    arrives_at = 0.0
-    for session_id in range(1, rng.randint(2, 5)):
-        prompt = [rng.randrange(vocabulary_size) for _ in range(rng.randint(1, 12))] * rng.choice([1, 1, 3])
-        max_tokens = rng.randint(1, 40)
-        sampling = SamplingParams(temperature=rng.choice([0.0, 0.8]), top_k=rng.choice([0, 5]), seed=rng.randrange(1 << 60))
-        requests[session_id] = (prompt, max_tokens, sampling)
-        arrives_at += rng.uniform(0.0, 0.5)
-        request = partial(cluster.ask, session_id, prompt, max_tokens=max_tokens, policy=policy, sampling=sampling)
-        cluster.at(arrives_at, request)
-    for site in cluster.workers.values():
-        if rng.random() < 0.5:
-            cluster.at(rng.uniform(0.0, 1.5), partial(cluster.crash, site))
-        elif rng.random() < 0.2:
-            cluster.at(rng.uniform(0.0, 1.0), partial(stall, site))
-    cluster.at(rng.uniform(0.2, 2.0), partial(cluster.dial_in, model(disagreement)))
-    cancelled = rng.choice([None, 1])
-    if cancelled:
-        cluster.at(rng.uniform(0.5, 1.0), partial(cluster.cancel, 1))
-    cluster.run(until=FOREVER)
-
-    for session_id, (prompt, max_tokens, sampling) in requests.items():
-        expected = plain_decode(target, prompt, max_tokens=max_tokens, sampling=sampling)
-        result = cluster.requests[SessionId(session_id)]
-        if result.reason == "cancelled":
-            assert session_id == cancelled
-            assert tuple(result.tokens) == expected[: len(result.tokens)]
-        else:
-            assert tuple(result.tokens) == expected
-            assert result.reason == ("end" if expected[-1] == end_token else "length")
-    assert cluster.controller.num_sessions == target.open_sessions == draft.open_sessions == 0
-    assert not [reason for reason in cluster.dropped.values() if "unanswered" not in reason]
-    for site in cluster.workers.values():
-        if site.is_alive and not site.stalled_until:
-            assert site.machine.num_sessions == 0
-            backend = model_of(site).backend
-            assert isinstance(backend, ScriptedBackend)
-            assert backend.open_sessions == 0
+    schedule = Schedule(seed, policy)
+    schedule.begin()
+    schedule.cluster.run(until=FOREVER)
+    schedule.check()
 
 
 @pytest.mark.timeout(600)  # 200 schedules: a minute on a busy machine

@@ -13,9 +13,12 @@ from wanspec.speculation.tree import DraftTree
 from wanspec.speculation.types import NodeId, Position, SessionId, WorkerId
 
 
-def drafts(base: int, tokens: list[int], *, first: int = 1, parents: list[int] | None = None, held_s: float = 0.0) -> Drafts:
+def drafts(
+    base: int, tokens: list[int], *, first: int = 1, parents: list[int] | None = None, held_s: float = 0.0, opening: int = 2
+) -> Drafts:
     return Drafts(
         session_id=SessionId(1),
+        opening=opening,
         base_position=Position(base),
         held_s=held_s,
         step_s=0.007,
@@ -28,7 +31,7 @@ def drafts(base: int, tokens: list[int], *, first: int = 1, parents: list[int] |
 
 def linked() -> tuple[DraftTree, SessionLink]:
     tree = DraftTree([1, 2, 3], max_position=1000)
-    return tree, SessionLink(WorkerId(1), tree, Reliability(), now=0.0)
+    return tree, SessionLink(WorkerId(1), tree, Reliability(), opening=2, now=0.0)
 
 
 def merge(link: SessionLink, message: Drafts, *, now: float = 0.1) -> tuple[int, int]:
@@ -116,6 +119,18 @@ def test_what_has_arrived_is_known_by_the_highest_id() -> None:
     assert link.newest_node_id == 5
 
 
+def test_an_empty_message_that_names_the_next_id_says_that_what_came_before_it_is_lost() -> None:
+    _, link = linked()
+    merge(link, drafts(2, [], first=5000))
+    assert link.newest_node_id == 4999
+
+
+def test_what_was_drafted_when_the_session_was_open_there_before_changes_nothing() -> None:
+    tree, link = linked()
+    assert merge(link, drafts(2, [10, 11], first=700, opening=1)) == (0, 2)
+    assert (tree.size, link.newest_node_id, link.unacknowledged_since) == (1, 0, 0.0)
+
+
 def test_a_worker_rejoins_at_the_newest_token_that_it_had_not_proposed() -> None:
     tree, link = linked()
     assert link.rejoins == (2, 0.0)
@@ -169,6 +184,7 @@ def test_ids_of_nodes_that_are_gone_are_forgotten_now_and_then() -> None:
     [
         (drafts(3, []), "acknowledges position 3, but only 2 is committed"),
         (drafts(2, [100]), "drafted token 100, but the vocabulary has 100"),
+        (drafts(2, [], opening=3), "opening 3 of session 1, which has been opened 2 times"),
         (drafts(2, [5], parents=[1]), "node 1 names 1 as parent"),
         (drafts(2, [5, 6], parents=[0, 7]), "node 2 names 7 as parent"),
     ],

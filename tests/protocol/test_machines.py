@@ -9,6 +9,7 @@ from tests.cluster import Cluster, WanProfile, plain_decode, stall
 
 from wanspec.backends.scripted import ScriptedBackend
 from wanspec.policy.registry import PolicyConfig, policy_names
+from wanspec.protocol.placement import ANYWHERE, Placement
 from wanspec.speculation.types import SamplingParams, SessionId
 
 
@@ -27,6 +28,8 @@ class ClusterMachine(RuleBasedStateMachine):
         self.cluster = Cluster(self.target, self.draft, seed=seed, wan=WanProfile(rtt_s=rtt_s, jitter_s=0.01, duplicate=duplicate))
         self.expected: dict[int, tuple[int, ...]] = {}
         self.num_workers = 0
+        self.placements: dict[int, Placement] = {}
+        self.carried: dict[int, tuple[str, ...]] = {}
 
     def model(self, disagreement: float) -> ScriptedBackend:
         return ScriptedBackend(vocabulary_size=16, seed=self.seed, disagreement=disagreement, end_token=0)
@@ -41,17 +44,19 @@ class ClusterMachine(RuleBasedStateMachine):
         width=st.sampled_from([1, 4, 64]),
         path_prob_min=st.sampled_from([1e-4, 0.01]),
         repeats=st.sampled_from([1, 3]),
+        placement=st.sampled_from([ANYWHERE, Placement(offload=False), Placement(labels=("region=eu",))]),
     )
-    def request(
+    def request(  # noqa: PLR0913, PLR0917  # one for each thing that is drawn
         self, policy: str, prompt: list[int], max_tokens: int, temperature: float, draft_tokens: int, width: int, path_prob_min: float,
-        repeats: int,
+        repeats: int, placement: Placement,
     ) -> None:  # fmt: skip
         prompt *= repeats
         session_id = len(self.expected) + 1
         sampling = SamplingParams(temperature=temperature, seed=session_id)
         self.expected[session_id] = plain_decode(self.model(0.0), prompt, max_tokens=max_tokens, sampling=sampling)
         config = PolicyConfig(name=policy, num_draft_tokens=draft_tokens, width=width, verify_width=width, path_prob_min=path_prob_min)
-        self.cluster.ask(session_id, prompt, max_tokens=max_tokens, policy=config, sampling=sampling)
+        self.placements[session_id] = placement
+        self.cluster.ask(session_id, prompt, max_tokens=max_tokens, policy=config, sampling=sampling, placement=placement)
 
     @rule(seconds=st.sampled_from([0.001, 0.02, 0.1, 0.5]))
     def time_passes(self, seconds: float) -> None:
@@ -59,10 +64,11 @@ class ClusterMachine(RuleBasedStateMachine):
         self.cluster.queue.now += seconds
 
     @precondition(lambda self: self.num_workers < 4)
-    @rule(max_sessions=st.integers(1, 3))
-    def worker_joins(self, max_sessions: int) -> None:
+    @rule(max_sessions=st.integers(1, 3), labels=st.sampled_from([(), ("region=eu",)]))
+    def worker_joins(self, max_sessions: int, labels: tuple[str, ...]) -> None:
         self.num_workers += 1
-        self.cluster.dial_in(self.model(self.disagreement), max_sessions=max_sessions)
+        self.carried[self.num_workers] = labels
+        self.cluster.dial_in(self.model(self.disagreement), max_sessions=max_sessions, labels=labels)
 
     @precondition(lambda self: self.num_workers > 0)
     @rule(data=st.data(), stalls=st.booleans())
@@ -84,6 +90,11 @@ class ClusterMachine(RuleBasedStateMachine):
         for session_id, expected in getattr(self, "expected", {}).items():
             tokens = tuple(self.cluster.requests[SessionId(session_id)].tokens)
             assert tokens == expected[: len(tokens)]
+
+    @invariant()
+    def no_request_is_seen_by_a_worker_that_it_does_not_allow(self) -> None:
+        for session_id, worker_id in self.cluster.opened if hasattr(self, "cluster") else ():
+            assert self.placements[session_id].allows(self.carried[worker_id])
 
     def teardown(self) -> None:
         if not hasattr(self, "expected"):

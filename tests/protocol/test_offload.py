@@ -11,6 +11,7 @@ from tests.cluster import Cluster, WanProfile, model_of, plain_decode, stall
 from wanspec.backends.scripted import ScriptedBackend
 from wanspec.policy.registry import PolicyConfig
 from wanspec.protocol.messages import Drafts
+from wanspec.simulation.link import Transport
 from wanspec.speculation.types import SessionId, WorkerId
 
 PROMPT = [1, 2, 3, 4, 5]
@@ -76,6 +77,19 @@ def test_without_a_worker_the_paper_drafts_locally_as_colocated_does() -> None:
     paper = run(PolicyConfig(name="paper"), disagreement=0.2, workers=0)
     assert paper.controller_draft_passes == colocated.controller_draft_passes
     assert itl_s(paper) == pytest.approx(itl_s(colocated))
+
+
+def test_a_datagram_link_that_lost_all_that_was_under_way_carries_drafts_again() -> None:
+    cluster = Cluster(model(), model(), seed=1)
+    cluster.wan.transport = Transport.DATAGRAM
+    site = cluster.dial_in(model())
+    cluster.ask(1, PROMPT, max_tokens=600, policy=PolicyConfig(name="adaptive", width=128, lookup=False))
+    site.up.cut(1.0, 3.5)
+    cluster.run(until=4.0)
+    before = cluster.joined
+    cluster.run(until=1e9)
+    assert site.up.lost > 0
+    assert cluster.joined - before > 1000
 
 
 def test_garbage_costs_speed_and_never_text() -> None:

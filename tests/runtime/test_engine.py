@@ -53,7 +53,7 @@ class Site:
     def start_worker(self, name: str = "w") -> asyncio.Task[None]:
         draft = PacedBackend(model(0.2), step_s=0.001, token_s=0.0)
         hello = hello_for(draft.info, worker_name=name, max_sessions=4)
-        return asyncio.create_task(run_worker(lambda: dial_memory(self.listener, hello), draft, max_sessions=4, say=self.said.append))
+        return asyncio.create_task(run_worker([lambda: dial_memory(self.listener, hello)], draft, max_sessions=4, say=self.said.append))
 
 
 @asynccontextmanager
@@ -87,6 +87,9 @@ class Lingering:
 
     async def close(self, reason: str) -> None:
         await self._closing.wait()
+
+    async def drop(self, reason: str) -> None:
+        raise AssertionError
 
 
 async def test_workers_that_are_slow_to_leave_are_sent_home_together() -> None:
@@ -126,6 +129,9 @@ class Farewell:
     async def close(self, reason: str) -> None:
         pass
 
+    async def drop(self, reason: str) -> None:
+        raise AssertionError
+
 
 async def test_a_drain_is_heeded_though_nothing_can_be_sent_any_more() -> None:
     async def dial() -> tuple[Welcome, Connection]:
@@ -133,7 +139,7 @@ async def test_a_drain_is_heeded_though_nothing_can_be_sent_any_more() -> None:
 
     words: list[str] = []
     async with asyncio.timeout(5):
-        await run_worker(dial, model(), max_sessions=1, say=words.append)
+        await run_worker([dial], model(), max_sessions=1, say=words.append)
     assert words[-1] == "the controller needs no more drafts; goodbye"
 
 
@@ -293,17 +299,41 @@ def acknowledgement(opened: OpenSession, *, position: int) -> Drafts:
     )
 
 
+async def the_open_session(connection: Connection) -> OpenSession:
+    """The first one, after pings."""
+    while True:
+        for message in await connection.receive():
+            if isinstance(message, OpenSession):
+                return message
+
+
 async def test_a_worker_that_breaks_the_protocol_is_dropped_and_the_operator_hears_why(caplog: pytest.LogCaptureFixture) -> None:
     async with site(target_step_s=0.005) as place:
         _, connection = await dial_memory(place.listener, hello_for(model().info, worker_name="liar", max_sessions=4))
         await place.engine.wait_for_workers(1)
         generation = place.engine.submit(PROMPT, max_tokens=40, sampling=GREEDY, policy=PolicyConfig(name="paper"))
-        (opened,) = await connection.receive()
-        assert isinstance(opened, OpenSession)
+        opened = await the_open_session(connection)
         connection.send([acknowledgement(opened, position=4000)])
         assert await collect(generation) == plainly()
         await connection.close("")
+        with pytest.raises(TransportError, match=r"quarantined for another .* s: it acknowledges position 4000"):
+            await dial_memory(place.listener, hello_for(model().info, worker_name="liar", max_sessions=4))
     assert "dropped liar at memory: it acknowledges position 4000, but only" in caplog.text
+    assert "quarantined liar at memory for 10 s: it acknowledges position 4000" in caplog.text
+
+
+async def test_a_liar_that_hangs_up_at_once_is_turned_away_all_the_same() -> None:
+    async with site(target_step_s=0.005) as place:
+        hello = hello_for(model().info, worker_name="liar", max_sessions=4)
+        _, connection = await dial_memory(place.listener, hello)
+        await place.engine.wait_for_workers(1)
+        generation = place.engine.submit(PROMPT, max_tokens=40, sampling=GREEDY, policy=PolicyConfig(name="paper"))
+        opened = await the_open_session(connection)
+        connection.send([acknowledgement(opened, position=4000)])
+        await connection.close("so long")
+        assert await collect(generation) == plainly()
+        with pytest.raises(TransportError, match="quarantined"):
+            await dial_memory(place.listener, hello)
 
 
 async def test_a_peer_that_sends_garbage_is_dropped_and_the_text_is_the_same(caplog: pytest.LogCaptureFixture) -> None:
@@ -312,7 +342,7 @@ async def test_a_peer_that_sends_garbage_is_dropped_and_the_text_is_the_same(cap
         _, connection = await dial_memory(place.listener, hello)
         await place.engine.wait_for_workers(1)
         generation = place.engine.submit(PROMPT, max_tokens=40, sampling=GREEDY, policy=PolicyConfig(name="paper"))
-        await connection.receive()
+        await the_open_session(connection)
         connection.send([hello])
         assert await collect(generation) == plainly()
         assert place.engine.worker_names == []
@@ -325,8 +355,7 @@ async def test_a_flood_of_valid_messages_does_not_pile_up_or_change_the_text() -
         _, connection = await dial_memory(place.listener, hello_for(model().info, worker_name="flood", max_sessions=4))
         await place.engine.wait_for_workers(1)
         generation = place.engine.submit(PROMPT, max_tokens=40, sampling=GREEDY, policy=PolicyConfig(name="paper"))
-        (opened,) = await connection.receive()
-        assert isinstance(opened, OpenSession)
+        opened = await the_open_session(connection)
         message = acknowledgement(opened, position=2)
         for _ in range(20):
             connection.send([message] * 200)

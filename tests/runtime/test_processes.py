@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import sys
@@ -14,12 +15,18 @@ import pytest
 
 from wanspec.backends.paced import PacedBackend
 from wanspec.backends.registry import load_backend
+from wanspec.errors import ConfigError, TransportError
 from wanspec.policy.registry import PolicyConfig
+from wanspec.protocol.heartbeat import LOST_MIN_S, PING_PERIOD_S
+from wanspec.protocol.messages import Pong
+from wanspec.protocol.placement import Placement
 from wanspec.runtime.engine import ControllerEngine, expected_of
 from wanspec.runtime.model_runner import decode_plainly
+from wanspec.runtime.worker_process import hello_for
 from wanspec.speculation.types import SamplingParams
 from wanspec.transport.certificates import create_trial_certificates
-from wanspec.transport.grpc_wire import listen
+from wanspec.transport.grpc_wire import dial, listen
+from wanspec.transport.limits import WireLimits
 from wanspec.transport.security import ControllerSecurity, MutualTls, Plaintext
 
 TARGET, DRAFT = "scripted:target,vocabulary=32,seed=5", "scripted:draft,vocabulary=32,seed=5,disagreement=0.2"
@@ -88,6 +95,73 @@ async def test_a_worker_killed_in_mid_generation_costs_no_text_and_the_next_one_
             assert engine.worker_names == ["second"]
             await engine.drain("done")
             assert (await ended(second))[0] == 0
+
+
+async def test_a_worker_whose_machine_stands_still_is_given_up_in_seconds_and_let_in_again_at_once() -> None:
+    async with controller() as (engine, address), worker(address) as process:
+        await joined(engine)
+        process.send_signal(signal.SIGSTOP)  # its TCP connection stays open
+        async with asyncio.timeout(PING_PERIOD_S + LOST_MIN_S + WireLimits().close_timeout_s + 1.0):
+            while engine.worker_names:  # noqa: ASYNC110  # nobody says so otherwise
+                await asyncio.sleep(0.05)
+        process.send_signal(signal.SIGCONT)
+        await joined(engine)
+        assert await text(engine, max_tokens=40) == plainly(40)
+
+
+async def test_a_worker_in_quarantine_says_why_and_is_let_in_when_it_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("wanspec.transport.quarantine.FIRST_QUARANTINE_S", 6.0)
+    async with controller() as (engine, address):
+        hello = hello_for(load_backend(DRAFT).info, worker_name="liar", max_sessions=1)
+        _, connection = await dial(address, hello, security=Plaintext(token=TOKEN))
+        await joined(engine)
+        connection.send([Pong(number=99)])
+        with contextlib.suppress(TransportError):
+            while True:
+                await connection.receive()
+        async with asyncio.timeout(WAIT_S), worker(address, "--name", "liar") as process:
+            while engine.worker_names:  # noqa: ASYNC110  # as above
+                await asyncio.sleep(0.01)
+            await engine.wait_for_workers(1)
+            assert await text(engine, max_tokens=40) == plainly(40)
+            await engine.drain("done")
+            status, said = await ended(process)
+    assert status == 0
+    assert "s: it answers ping 99, which never was; dialling again" in " ".join(said.split())
+
+
+async def test_a_request_is_drafted_for_where_its_labels_allow_and_nowhere_else(tmp_path: Path) -> None:
+    trace = tmp_path / "trace"
+    async with (
+        controller() as (engine, address),
+        worker(address, "--name", "here", "--label", "region=eu", "--label", "gpu=t4") as here,
+        worker(address, "--name", "there", "--label", "region=us", "--trace", str(trace)) as there,
+    ):
+        async with asyncio.timeout(WAIT_S):
+            await engine.wait_for_workers(2)
+        for placement in (Placement(labels=("region=eu",)), Placement(offload=False)):
+            generation = engine.submit(
+                PROMPT, max_tokens=40, sampling=SamplingParams(), policy=PolicyConfig(name="remote"), placement=placement
+            )
+            assert [token async for tokens in generation for token in tokens] == plainly(40)
+        with pytest.raises(ConfigError, match="write KEY=VALUE"):
+            engine.submit(PROMPT, max_tokens=1, sampling=SamplingParams(), policy=PolicyConfig(), placement=Placement(labels=("eu",)))
+        await engine.drain("done")
+        assert [(await ended(process))[0] for process in (here, there)] == [0, 0]
+    assert "OpenSession" not in trace.read_text()
+
+
+async def test_one_worker_process_serves_two_controllers() -> None:
+    async with (
+        controller() as (one, address),
+        controller() as (other, second),
+        worker(address, "--controller", second) as process,
+    ):
+        await asyncio.gather(joined(one), joined(other))
+        assert list(await asyncio.gather(text(one, max_tokens=60), text(other, max_tokens=60))) == [plainly(60)] * 2
+        await one.drain("done")
+        await other.drain("done")
+        assert (await ended(process))[0] == 0
 
 
 async def test_certificates_on_both_sides_let_a_worker_in(tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ async def served_with_a_worker(policy: str = "paper") -> AsyncIterator[tuple[Sit
     target, draft = PacedBackend(model(), step_s=0.02, token_s=0.0), PacedBackend(model(0.2), step_s=0.002, token_s=0.0)
     async with site(target=target, draft=model(0.2), listener=listener, policy=PolicyConfig(name=policy)) as place:
         hello = hello_for(draft.info, worker_name="campus", max_sessions=4)
-        worker = asyncio.create_task(run_worker(lambda: dial_memory(listener, hello), draft, max_sessions=4, say=lambda _: None))
+        worker = asyncio.create_task(run_worker([lambda: dial_memory(listener, hello)], draft, max_sessions=4, say=lambda _: None))
         await place.engine.wait_for_workers(1)
         yield place, listener
         await place.engine.drain("done")

@@ -137,6 +137,7 @@ def test_coupling_beats_guessing_the_mode() -> None:
     [
         (SamplingParams(temperature=-0.1), "temperature must be between 0 and 100, not -0.1"),
         (SamplingParams(temperature=float("nan")), "temperature must be"),
+        (SamplingParams(temperature=5e-324), "temperature 5e-324 is below 0.001; give 0 for greedy decoding"),
         (SamplingParams(top_k=-1), r"top_k must be between 0 \(keep all\) and 1048576, not -1"),
         (SamplingParams(top_k=2**20 + 1), "top_k must be between"),
         (SamplingParams(top_p=0.0), "top_p must be above 0"),

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
-from wanspec.protocol.messages import PROTOCOL_VERSION, CloseSession, Commit, Drafts, Drain, Hello, OpenSession, Welcome
+from wanspec.protocol.messages import PROTOCOL_VERSION, CloseSession, Commit, Drafts, Drain, Hello, OpenSession, Ping, Pong, Welcome
 from wanspec.speculation.types import DraftingConfig, NodeId, Position, SamplingParams, SessionId
 from wanspec.transport.certificates import TrialCertificates, create_trial_certificates
 from wanspec.transport.handshake import Expected
@@ -20,11 +20,13 @@ HELLO = Hello(
     vocabulary_size=2048,
     context_length=4096,
     max_sessions=64,
+    labels=("gpu=t4", "region=eu"),
 )
 EXPECTED = Expected(controller_name="busy-site", tokenizer_fingerprint=FINGERPRINT, vocabulary_size=2048)
 WELCOME = Welcome(version=PROTOCOL_VERSION, controller_name="busy-site")
 DRAFTS = Drafts(
     session_id=SessionId(7),
+    opening=1,
     base_position=Position(300),
     held_s=0.02,
     step_s=0.0075,
@@ -37,7 +39,9 @@ COMMIT = Commit(session_id=SessionId(7), position=Position(300), tokens=(1500, 1
 OPEN_SESSION = OpenSession(session_id=SessionId(7), tokens=(1, 2, 3), sampling=SamplingParams(), drafting=DraftingConfig())
 CLOSE_SESSION = CloseSession(session_id=SessionId(7))
 DRAIN = Drain(reason="maintenance")
-EVERY_MESSAGE = (HELLO, WELCOME, DRAFTS, COMMIT, OPEN_SESSION, CLOSE_SESSION, DRAIN)
+PING = Ping(number=7)
+PONG = Pong(number=7)
+EVERY_MESSAGE = (HELLO, WELCOME, DRAFTS, COMMIT, OPEN_SESSION, CLOSE_SESSION, DRAIN, PING, PONG)
 
 
 def hello(**changes: object) -> Hello:

@@ -14,6 +14,8 @@ from tests.transport.samples import (
     FINGERPRINT,
     HELLO,
     OPEN_SESSION,
+    PING,
+    PONG,
     WELCOME,
     drafts,
 )
@@ -23,6 +25,8 @@ from wanspec.protocol.messages import (
     MAX_NAME_LENGTH,
     MAX_NODE_ID,
     MAX_NODES_PER_FRAME,
+    MAX_OPENING,
+    MAX_PING,
     MAX_REASON_LENGTH,
     MAX_SEQUENCE_TOKENS,
     MAX_SESSIONS,
@@ -34,9 +38,12 @@ from wanspec.protocol.messages import (
     Hello,
     Message,
     OpenSession,
+    Ping,
+    Pong,
     Welcome,
     WorkerMessage,
 )
+from wanspec.protocol.placement import MAX_LABEL_LENGTH, MAX_LABELS
 from wanspec.speculation.types import MAX_VOCABULARY, DraftingConfig, NodeId, Position, SamplingParams, SessionId
 from wanspec.transport.codec import (
     MAX_FRAME_BYTES,
@@ -50,6 +57,7 @@ from wanspec.transport.codec import (
 from wanspec.transport.wire_format import MAX_SESSION_ID
 
 session_ids = st.integers(1, MAX_SESSION_ID).map(SessionId)
+openings = st.integers(1, MAX_OPENING)
 positions = st.integers(0, MAX_SEQUENCE_TOKENS - 1).map(Position)
 tokens = st.integers(0, MAX_VOCABULARY - 1)
 token_tuples = st.lists(tokens, max_size=20).map(tuple)
@@ -65,6 +73,7 @@ hellos = st.builds(
     vocabulary_size=st.integers(1, MAX_VOCABULARY),
     context_length=st.integers(1, 2**31 - 1),
     max_sessions=st.integers(1, MAX_SESSIONS),
+    labels=st.lists(st.sampled_from(["region=eu", "gpu=t4", "a=b"]), max_size=MAX_LABELS).map(tuple),
 )
 
 
@@ -74,6 +83,7 @@ def draft_messages(draw: st.DrawFn) -> Drafts:
     first = draw(st.one_of(st.integers(1, 300), st.integers(1, MAX_NODE_ID - count)))
     return Drafts(
         session_id=draw(session_ids),
+        opening=draw(openings),
         base_position=draw(positions),
         held_s=draw(st.integers(0, 3_600_000_000)) / 1e6,
         step_s=draw(st.integers(0, 60_000_000)) / 1e6,
@@ -100,12 +110,13 @@ draftings = st.builds(
     path_prob_min=st.floats(0, 1, exclude_max=True),
     is_calibrated=st.booleans(),
 )
-worker_messages = st.one_of(hellos, draft_messages())
+worker_messages = st.one_of(hellos, draft_messages(), st.builds(Pong, number=st.integers(1, MAX_PING)))
 controller_messages = st.one_of(
     st.builds(Welcome, version=st.integers(0, 65535), controller_name=names),
     st.builds(
         OpenSession,
         session_id=session_ids,
+        opening=openings,
         tokens=st.lists(tokens, min_size=1, max_size=20).map(tuple),
         sampling=samplings,
         drafting=draftings,
@@ -115,6 +126,7 @@ controller_messages = st.one_of(
     ),
     st.builds(CloseSession, session_id=session_ids),
     st.builds(Drain, reason=reasons),
+    st.builds(Ping, number=st.integers(1, MAX_PING)),
 )
 
 
@@ -172,7 +184,16 @@ def test_claimed_lengths_and_deep_nesting_cost_nothing(data: bytes) -> None:
 
 @pytest.mark.parametrize(
     ("message", "size"),
-    [(drafts(0), 20), (drafts(1), 25), (drafts(8), 60), (drafts(32), 184), (drafts(256), 1437), (COMMIT, 20), (CLOSE_SESSION, 4)],
+    [
+        (drafts(0), 21),
+        (drafts(1), 26),
+        (drafts(8), 61),
+        (drafts(32), 185),
+        (drafts(256), 1438),
+        (COMMIT, 20),
+        (CLOSE_SESSION, 4),
+        (PING, 4),
+    ],
 )
 def test_typical_frames_are_this_small(message: Message, size: int) -> None:
     assert len(encode_frame([message])) == size
@@ -197,9 +218,14 @@ def test_the_longest_prompt_fits_a_frame() -> None:
         (HELLO, {"context_length": 0}, "Hello.context_length"),
         (HELLO, {"max_sessions": 0}, "Hello.max_sessions"),
         (HELLO, {"max_sessions": MAX_SESSIONS + 1}, "Hello.max_sessions"),
+        (HELLO, {"labels": ("eu",)}, "Hello.labels"),
+        (HELLO, {"labels": ("a=" + "b" * MAX_LABEL_LENGTH,)}, "Hello.labels"),
+        (HELLO, {"labels": ("a=b",) * (MAX_LABELS + 1)}, "Hello.labels"),
         (WELCOME, {"controller_name": ""}, "Welcome.controller_name"),
         (DRAFTS, {"session_id": 0}, "Drafts.session_id"),
         (DRAFTS, {"session_id": 2**70}, "Drafts"),
+        (DRAFTS, {"opening": 0}, "Drafts.opening"),
+        (OPEN_SESSION, {"opening": 0}, "OpenSession.opening"),
         (DRAFTS, {"base_position": -1}, "Drafts.base_position"),
         (DRAFTS, {"base_position": MAX_SEQUENCE_TOKENS}, "Drafts.base_position"),
         (DRAFTS, {"held_s": -1.0}, "Drafts.held_s"),
@@ -242,6 +268,8 @@ def test_the_longest_prompt_fits_a_frame() -> None:
         (COMMIT, {"tokens": (MAX_VOCABULARY,)}, "Commit.tokens[0]"),
         (COMMIT, {"tokens": ("a",)}, "Commit.tokens[0]"),
         (CLOSE_SESSION, {"session_id": 0}, "CloseSession.session_id"),
+        (PING, {"number": 0}, "Ping.number"),
+        (PONG, {"number": MAX_PING + 1}, "Pong.number"),
         (DRAIN, {"reason": "r" * (MAX_REASON_LENGTH + 1)}, "Drain.reason"),
     ],
 )
@@ -250,24 +278,26 @@ def test_a_message_beyond_a_bound_is_not_sent(message: Message, changes: dict[st
         encode_frame([replace(message, **changes)])
 
 
-GOOD_DRAFTS = [2, 7, 300, 20_000, 7_500, 900, [2], [1500], b"\x08"]
+GOOD_DRAFTS = [2, 7, 1, 300, 20_000, 7_500, 900, [2], [1500], b"\x08"]
 
 
 @pytest.mark.parametrize(
     ("index", "value", "reason"),
     [
         (1, 0, "Drafts.session_id: Expected `int` >= 1"),
-        (2, MAX_SEQUENCE_TOKENS, "Drafts.base_position: Expected `int` <= 131071"),
-        (3, 3_600_000_001, "Drafts.held_s: Expected `int` <= 3600000000"),
-        (3, 0.5, "Drafts.held_s: Expected `int`, got `float`"),
-        (4, 60_000_001, "Drafts.step_s: Expected `int` <= 60000000"),
-        (5, 0, "Drafts.first_node_id: Expected `int` >= 1"),
-        (5, MAX_NODE_ID + 1, "Drafts.first_node_id: Expected `int` <= 2147483647"),
-        (6, [900], "Drafts.parent_ids: node 900 has a parent 900 ids back, at most 899"),
-        (6, [1, 1], "Drafts.parent_ids, tokens, log_probs: 2, 1 and 1 of them, must be equally many"),
-        (6, [1] * 1025, "Drafts.parent_ids: Expected `array` of length <= 1024"),
-        (7, [MAX_VOCABULARY], "Drafts.tokens[0]: Expected `int` <= 1048575"),
-        (8, b"", "Drafts.parent_ids, tokens, log_probs: 1, 1 and 0 of them, must be equally many"),
+        (2, 0, "Drafts.opening: Expected `int` >= 1"),
+        (2, MAX_OPENING + 1, "Drafts.opening: Expected `int` <= 2147483647"),
+        (3, MAX_SEQUENCE_TOKENS, "Drafts.base_position: Expected `int` <= 131071"),
+        (4, 3_600_000_001, "Drafts.held_s: Expected `int` <= 3600000000"),
+        (4, 0.5, "Drafts.held_s: Expected `int`, got `float`"),
+        (5, 60_000_001, "Drafts.step_s: Expected `int` <= 60000000"),
+        (6, 0, "Drafts.first_node_id: Expected `int` >= 1"),
+        (6, MAX_NODE_ID + 1, "Drafts.first_node_id: Expected `int` <= 2147483647"),
+        (7, [900], "Drafts.parent_ids: node 900 has a parent 900 ids back, at most 899"),
+        (7, [1, 1], "Drafts.parent_ids, tokens, log_probs: 2, 1 and 1 of them, must be equally many"),
+        (7, [1] * 1025, "Drafts.parent_ids: Expected `array` of length <= 1024"),
+        (8, [MAX_VOCABULARY], "Drafts.tokens[0]: Expected `int` <= 1048575"),
+        (9, b"", "Drafts.parent_ids, tokens, log_probs: 1, 1 and 0 of them, must be equally many"),
     ],
 )
 def test_a_frame_beyond_a_bound_is_refused_by_field_and_limit(index: int, value: object, reason: str) -> None:
@@ -279,7 +309,7 @@ def test_a_frame_beyond_a_bound_is_refused_by_field_and_limit(index: int, value:
 
 
 def test_the_last_node_id_is_bounded_too() -> None:
-    frame = msgspec.msgpack.encode([[2, 7, 300, 0, 0, MAX_NODE_ID, [1, 1], [1, 1], b"\0\0"]])
+    frame = msgspec.msgpack.encode([[2, 7, 1, 300, 0, 0, MAX_NODE_ID, [1, 1], [1, 1], b"\0\0"]])
     with pytest.raises(RemoteProtocolError, match="MAX_NODE_ID"):
         decode_worker_frame(frame)
 
@@ -287,7 +317,7 @@ def test_the_last_node_id_is_bounded_too() -> None:
 @pytest.mark.parametrize("message", EVERY_MESSAGE, ids=lambda message: type(message).__name__)
 def test_each_side_may_send_its_own_messages_only(message: Message) -> None:
     mine, other = decode_worker_frame, decode_controller_frame
-    if not isinstance(message, Hello | Drafts):
+    if not isinstance(message, Hello | Drafts | Pong):
         mine, other = other, mine  # type: ignore[assignment]
     assert mine(encode_frame([message])) == [message]
     with pytest.raises(RemoteProtocolError, match=f"{type(message).__name__}: not for this side to send"):
@@ -308,10 +338,16 @@ def test_frames_are_bounded_in_messages_and_bytes_both_ways() -> None:
 
 
 def test_a_newer_hello_may_carry_more_and_is_still_understood() -> None:
-    fields = [1, 2, "w", "m", FINGERPRINT, 2048, 4096, 64, {"new": [1, 2]}]
+    fields = [1, 2, "w", "m", FINGERPRINT, 2048, 4096, 64, ["region=eu"], {"new": [1, 2]}]
     (newer,) = decode_worker_frame(msgspec.msgpack.encode([fields]))
     assert isinstance(newer, Hello)
     assert newer.version == 2
+
+
+def test_an_older_hello_without_labels_is_still_understood() -> None:
+    (older,) = decode_worker_frame(msgspec.msgpack.encode([[1, 2, "w", "m", FINGERPRINT, 2048, 4096, 64]]))
+    assert isinstance(older, Hello)
+    assert (older.version, older.labels) == (2, ())
 
 
 def test_a_goodbye_is_told_from_messages_and_made_printable() -> None:

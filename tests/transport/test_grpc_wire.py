@@ -1,6 +1,7 @@
 """Real sockets on loopback; peers of bad manners speak gRPC by hand."""
 
 import asyncio
+import contextlib
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -88,6 +89,11 @@ async def drained(connection: Connection) -> None:
         await connection.receive()
 
 
+async def drained_to_the_end(connection: Connection) -> None:
+    with contextlib.suppress(TransportError):
+        await drained(connection)
+
+
 async def flooded(connection: Connection, message: Message) -> None:
     while True:
         connection.send([message])
@@ -99,6 +105,15 @@ async def exchange(worker: Connection, controller: Connection) -> None:
     assert await controller.receive() == [DRAFTS]
     controller.send([OPEN_SESSION, COMMIT])
     assert await worker.receive() == [OPEN_SESSION, COMMIT]
+
+
+async def test_a_certificate_is_kept_out_whatever_name_its_holder_takes(ours: TrialCertificates, caplog: pytest.LogCaptureFixture) -> None:
+    async with listener(controller_tls(ours)) as door:
+        worker, controller = await joined(door, worker_tls(ours))
+        await asyncio.gather(drained_to_the_end(worker), controller.drop("it lags"))
+        with pytest.raises(TransportError, match=r"quarantined for another \d+ s: it lags"):
+            await dial(door.address, hello(worker_name="somebody else"), security=worker_tls(ours))
+    assert "quarantined certificate CN=WANSpec trial worker for 10 s: it lags" in caplog.text
 
 
 async def test_both_sides_talk_under_mutual_tls(ours: TrialCertificates) -> None:
@@ -226,7 +241,7 @@ async def test_plaintext_beyond_loopback_is_refused_unless_it_is_allowed() -> No
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"version": 1}, "protocol version: the worker speaks 1, the controller 2; install the same WANSpec release on both sides"),
+        ({"version": 1}, "protocol version: the worker speaks 1, the controller 3; install the same WANSpec release on both sides"),
         ({"tokenizer_fingerprint": OTHER_FINGERPRINT}, f"tokenizer fingerprint: the worker's is {OTHER_FINGERPRINT}"),
         ({"vocabulary_size": 2049}, "vocabulary size: the worker's is 2049 (model draft-1m), the controller's is 2048"),
     ],
@@ -331,10 +346,10 @@ async def test_garbage_instead_of_a_hello_is_told_and_the_server_lives_on(frame:
 async def test_garbage_after_the_hello_drops_the_peer_with_a_reason_and_the_server_lives_on() -> None:
     async with listener() as door:
         async with raw_stream(door) as call:
-            await call.write(encode_frame([HELLO]))
+            await call.write(encode_frame([hello(worker_name="eve")]))
             _, controller = await anext(door.connections())
             await call.write(b"garbage")
-            with pytest.raises(RemoteProtocolError, match="worker campus-1: malformed frame"):
+            with pytest.raises(RemoteProtocolError, match="worker eve: malformed frame"):
                 await controller.receive()
             assert "malformed frame" in await the_goodbye(call)
         await exchange(*await joined(door))
@@ -381,7 +396,7 @@ async def test_a_slow_reader_is_dropped_with_a_reason_and_the_server_lives_on() 
     limits = WireLimits(max_unsent_bytes=4 << 20, close_timeout_s=0.1)
     bulk = structs.replace(OPEN_SESSION, tokens=(1,) * MAX_SEQUENCE_TOKENS)
     async with listener(limits=limits) as door, raw_stream(door) as call:
-        await call.write(encode_frame([HELLO]))
+        await call.write(encode_frame([hello(worker_name="sloth")]))
         _, controller = await anext(door.connections())
         with pytest.raises(TransportError, match=r"too slow: \d+ bytes unsent, at most 4194304 \(max_unsent_bytes\)"):
             await flooded(controller, bulk)

@@ -18,7 +18,7 @@ from tests.transport.samples import (
 
 from wanspec.errors import LocalProtocolError, RemoteProtocolError, TransportError
 from wanspec.protocol.messages import MAX_NODES_PER_FRAME, MAX_REASON_LENGTH, Hello
-from wanspec.transport.codec import MAX_FRAME_BYTES, decode_goodbye, encode_frame
+from wanspec.transport.codec import MAX_FRAME_BYTES, decode_goodbye, encode_frame, encode_goodbye
 from wanspec.transport.interface import Connection
 from wanspec.transport.limits import Allowance, WireLimits
 from wanspec.transport.memory import MemoryListener, MemoryPipe, dial_memory
@@ -167,9 +167,10 @@ async def _until_closed(door: MemoryListener) -> AsyncIterator[tuple[Hello, Conn
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"version": 1}, ["protocol version", "speaks 1", "controller 2", "same WANSpec release"]),
+        ({"version": 1}, ["protocol version", "speaks 1", "controller 3", "same WANSpec release"]),
         ({"tokenizer_fingerprint": OTHER_FINGERPRINT}, ["tokenizer fingerprint", OTHER_FINGERPRINT, EXPECTED.tokenizer_fingerprint]),
         ({"vocabulary_size": 2049}, ["vocabulary size", "2049", "2048"]),
+        ({"labels": ("region=eu", "region=us")}, ["labels", "region more than one value"]),
         ({"tokenizer_fingerprint": OTHER_FINGERPRINT, "model_name": "m" * 128}, ["target model's tokenizer"]),
     ],
 )
@@ -266,6 +267,75 @@ async def test_too_many_draft_nodes_drop_the_peer() -> None:
         with pytest.raises(RemoteProtocolError, match="max_nodes_per_s"):
             await controller.receive()
         assert "max_nodes_per_s" in await the_goodbye(pipe)
+
+
+async def test_too_many_messages_drop_the_peer() -> None:
+    async with listener(WireLimits(max_messages_per_s=1.0, max_messages_burst=500)) as door:
+        pipe, controller = await greeted(door)
+        await pipe.write(encode_frame([DRAFTS] * 600))
+        with pytest.raises(RemoteProtocolError, match="max_messages_per_s"):
+            await controller.receive()
+        assert "max_messages_per_s" in await the_goodbye(pipe)
+
+
+@pytest.mark.parametrize("whose", ["ours", "the caller's"])
+async def test_a_peer_dropped_for_what_it_did_is_turned_away_with_the_reason_and_others_are_not(
+    whose: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with listener() as door:
+        pipe, controller = await greeted(door)
+        if whose == "ours":
+            await pipe.write(encode_frame([HELLO]))
+            with pytest.raises(RemoteProtocolError):
+                await controller.receive()
+            assert "a second Hello" in await the_goodbye(pipe)
+        else:
+            told = asyncio.create_task(the_goodbye(pipe))
+            await controller.drop("a second Hello")
+            assert await told == "a second Hello"
+        await pipe.abort("")
+        await controller.close("again")
+        for _ in range(3):
+            with pytest.raises(TransportError, match=r"refused this worker: quarantined for another \d+ s: a second Hello") as caught:
+                await dial_memory(door, HELLO)
+            assert not isinstance(caught.value, WorkerRefusedError)
+        await dial_memory(door, hello(worker_name="campus-2"))
+    assert caplog.text.count("quarantined campus-1 at memory for 10 s: a second Hello") == 1
+    assert "turned away" not in caplog.text
+
+
+async def test_a_peer_that_hangs_up_after_its_offence_is_turned_away_all_the_same() -> None:
+    async with listener() as door:
+        pipe, controller = await greeted(door)
+        await pipe.write(encode_frame([HELLO]))
+        await pipe.write(encode_goodbye("so long"))
+        await pipe.end()
+        with pytest.raises(RemoteProtocolError):
+            await controller.receive()
+        with pytest.raises(TransportError, match="quarantined"):
+            await dial_memory(door, HELLO)
+
+
+async def test_one_in_quarantine_that_dials_again_and_again_is_told_once_at_a_time() -> None:
+    async with listener() as door:
+        pipe, controller = await greeted(door)
+        await asyncio.gather(the_goodbye(pipe), controller.drop("it floods"))
+        await pipe.abort("")
+        pipes = [door.open_pipe() for _ in range(10)]
+        for one in pipes:
+            await one.write(encode_frame([HELLO]))
+        heard = [frame for frame in await asyncio.gather(*[one.read() for one in pipes[1:]]) if frame is not None]
+        assert heard == []
+        assert "it floods" in await the_goodbye(pipes[0])
+        for one in pipes:
+            await one.abort("")
+
+
+async def test_who_is_closed_without_fault_may_come_again() -> None:
+    async with listener() as door:
+        _, controller = await joined(door)
+        await controller.close("the text is written")
+        await joined(door)
 
 
 async def test_a_slow_reader_is_dropped_and_told_as_far_as_possible() -> None:

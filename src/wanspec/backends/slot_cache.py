@@ -21,10 +21,11 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from wanspec.errors import BackendError
+from wanspec.speculation.tree import MAX_TREE_NODES
 from wanspec.speculation.types import NodeId, ScoreItem, SessionId
 
-MAX_NODES = 2048
-"""Nodes that a session may hold: 32 leaves x 64 levels, the largest tree that DraftingConfig allows; the masks grow with its square."""
+MAX_NODES = MAX_TREE_NODES
+"""Nodes that a session may hold: those of the largest tree, which a worker grows while nothing is committed; masks grow with its square."""
 FIRST_CAPACITY = 128
 """Slots that a new cache has room for; doubled when they run out."""
 ROOT = -1

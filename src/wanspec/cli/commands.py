@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -217,10 +218,13 @@ async def _generate(
 
 @app.command()
 def worker(
-    controller: Annotated[str, typer.Option(help="The controller's HOST:PORT; the worker dials out to it.")],
+    controller: Annotated[list[str], typer.Option(help="A controller's HOST:PORT; the worker dials out to it. Repeatable: they share it.")],
     draft: Annotated[str, typer.Option(help="Draft model, with the tokenizer of the controller's target.")] = "bundled:draft",
     name: Annotated[str, typer.Option(help="How the controller's operator knows this worker; default: the host's name.")] = "",
-    max_sessions: Annotated[int, typer.Option(min=1, max=1024, help="Requests to draft for at a time.")] = 16,
+    max_sessions: Annotated[int, typer.Option(min=1, max=1024, help="Requests to draft for at a time; controllers share them.")] = 16,
+    label: Annotated[
+        list[str] | None, typer.Option(help="What this worker is, as KEY=VALUE, such as region=eu; requests may ask for it. Repeatable.")
+    ] = None,
     token: Token = "",
     tls_ca: TlsCa = None,
     tls_cert: TlsCert = None,
@@ -231,7 +235,9 @@ def worker(
     trace: TraceFile = None,
     until_stdin_closes: Annotated[bool, typer.Option("--until-stdin-closes", hidden=True)] = False,
 ) -> None:
-    """Draft for a controller, from anywhere: dials out, dials again when the connection is lost, ends when it is sent home.
+    """Draft for controllers, from anywhere: dials out, dials again when a connection is lost, ends when it is sent home.
+
+    Several controllers have one model between them: its passes are theirs in turn, its sessions in equal parts.
 
     Between machines it wants TLS: a certificate (--tls-cert, --tls-key, --tls-ca; `wanspec certs` makes a set for a trial), or a
     bearer token in WANSPEC_TOKEN.
@@ -241,26 +247,33 @@ def worker(
     with exit_statuses(), trace_sink(trace) as sink:
         if not name.isprintable():
             raise ConfigError(f"--name {name!r} has characters that do not print; use letters, digits and hyphens")
-        security = worker_security(controller, token, tls_ca, tls_cert, tls_key, allow_plaintext=allow_plaintext)
+        if len(set(controller)) < len(controller) or len(controller) > max_sessions:
+            raise ConfigError(
+                f"--controller {' '.join(controller)} with --max-sessions {max_sessions}: name each controller once, "
+                "and offer at least one session for each"
+            )
+        securities = {
+            address: worker_security(address, token, tls_ca, tls_cert, tls_key, allow_plaintext=allow_plaintext) for address in controller
+        }
         backend = load_model(draft, preset, "draft")
         work = _work(
-            controller, backend, name or socket.gethostname(), max_sessions, security, CalibrationStore(calibration), sink,
-            until_stdin_closes=until_stdin_closes,
+            securities, backend, name or socket.gethostname(), max_sessions // len(controller), label or [],
+            CalibrationStore(calibration), sink, until_stdin_closes=until_stdin_closes,
         )  # fmt: skip
         run(work)
 
 
 async def _work(
-    controller: str, draft: Backend, name: str, max_sessions: int, security: WorkerSecurity,
+    controllers: dict[str, WorkerSecurity], draft: Backend, name: str, max_sessions: int, labels: list[str],
     store: CalibrationStore, sink: TraceSink | None, *, until_stdin_closes: bool,
 ) -> None:  # fmt: skip
     from wanspec.runtime.worker_process import hello_for, run_worker
     from wanspec.testbed.children import end_with_stdin
     from wanspec.transport.grpc_wire import dial
 
-    hello = hello_for(draft.info, worker_name=name, max_sessions=max_sessions)
+    hello = hello_for(draft.info, worker_name=name, max_sessions=max_sessions, labels=labels)
     work = run_worker(
-        lambda: dial(controller, hello, security=security),
+        [partial(dial, address, hello, security=security) for address, security in controllers.items()],
         draft,
         max_sessions=max_sessions,
         say=lambda text: stderr.print(text, style="dim"),

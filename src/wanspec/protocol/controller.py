@@ -7,8 +7,8 @@ local draft model has a device of its own, the two passes run side by side, for 
 prefill and carries no drafts.
 
 Workers only ever add to trees. What they say is checked by `SessionLink`; a worker that breaks the protocol is dropped, its sessions go
-to another worker or go on without one, and the text is the same. A worker that has left a commit unanswered for long is not waited for;
-one that stays silent is dropped.
+to another worker or go on without one, and the text is the same. A worker that has left a commit unanswered for long is not waited for,
+and dropped in the end; one that gives no sign of life at all is dropped sooner (`heartbeat`).
 
 The machine has no IO, no clock, no randomness. Everything enters through `handle`; state changes first, consequences after.
 """
@@ -18,7 +18,7 @@ from __future__ import annotations
 import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from operator import itemgetter
 from typing import assert_never
 
@@ -26,7 +26,7 @@ from wanspec.errors import LocalProtocolError, RemoteProtocolError
 from wanspec.policy.arrivals import Arrivals
 from wanspec.policy.coverage import Coverage
 from wanspec.policy.interface import Decision, DraftLocally, Situation, Verify, Wait
-from wanspec.policy.pass_times import Pace, PassTimes
+from wanspec.policy.pass_times import PassTimes
 from wanspec.policy.registry import create_policy
 from wanspec.policy.sharing import affordable
 from wanspec.protocol.effects import (
@@ -50,19 +50,20 @@ from wanspec.protocol.events import (
     DraftsReceived,
     PassFailed,
     PassKind,
+    PongReceived,
     RequestArrived,
     RequestCancelled,
     VerifyFinished,
     WorkerJoined,
     WorkerLost,
 )
+from wanspec.protocol.heartbeat import ASLEEP_S, Heartbeat
 from wanspec.protocol.link import SessionLink
-from wanspec.protocol.messages import CloseSession, Commit, Drafts
-from wanspec.protocol.rtt import RttEstimate
+from wanspec.protocol.messages import CloseSession, Commit, Drafts, Ping
+from wanspec.protocol.pool import PooledWorker, choose_worker
 from wanspec.protocol.session import Session
 from wanspec.speculation.calibration import MAX_TEMPERATURE, CalibrationBook
 from wanspec.speculation.model_view import ModelView, PlannedItem
-from wanspec.speculation.reliability import Reliability
 from wanspec.speculation.tree import Node
 from wanspec.speculation.types import Position, ScoreItem, SessionId, WorkerId
 
@@ -75,40 +76,9 @@ MAX_VAIN_WAIT_S = 5.0
 """Waited without one draft accepted, after which a session waits for no worker until one is: many rounds over any honest link."""
 WORKER_SILENCE_S = 10.0
 """A commit unanswered for this long loses the worker its place: far above any round trip, soon enough for a person."""
-USELESS_SHARE = 0.02
-"""A worker that has proposed less than this share of what its sessions commit is rested: its drafts are late, wrong or lost."""
-JUDGED_TOKENS = 200.0
-"""Committed before that is judged; older ones fade at this pace too."""
-PRIOR_TOKENS = 20.0
-FIRST_REST_S, MAX_REST_S = 10.0, 300.0
-"""How long a worker is rested; doubled each time until it proves useful."""
-INITIAL_WORKER_STEP_S = 0.01
 INITIAL_DRAFT_STEP_S = 0.001
 """Of the local draft model: low, so that it is tried and measured."""
 INITIAL_TARGET_STEP_S = 0.03
-
-
-@dataclass(slots=True, eq=False)
-class _Worker:
-    name: str
-    max_sessions: int
-    rtt: RttEstimate = field(default_factory=RttEstimate)
-    step_s: float = INITIAL_WORKER_STEP_S
-    reliability: Reliability = field(default_factory=Reliability)
-    pace: Pace = field(default_factory=Pace)
-    committed: float = 0.0
-    """Tokens that its sessions committed, older ones faded,"""
-    useful: float = 0.0
-    """and those of them that it had proposed."""
-    rests_until: float = 0.0
-    rest_s: float = FIRST_REST_S
-
-    @property
-    def share(self) -> float:
-        """Of what its sessions commit, how much it had proposed; half before anything is known."""
-        return (self.useful + PRIOR_TOKENS / 2) / (self.committed + PRIOR_TOKENS)
-
-    sessions: set[SessionId] = field(default_factory=set)
 
 
 _Wanted = Sequence[tuple[Session, tuple[Node, ...]]]
@@ -139,7 +109,7 @@ class Controller:
         self._has_draft_device = has_draft_device
         self._end_token = end_token
         self._sessions: dict[SessionId, Session] = {}
-        self._workers: dict[WorkerId, _Worker] = {}
+        self._workers: dict[WorkerId, PooledWorker] = {}
         self._newest_session_id = SessionId(0)
         self._passes: dict[PassKind, _Pass] = {}
         """In flight."""
@@ -164,6 +134,9 @@ class Controller:
         """Take in what happened at `now` (seconds, any monotonic clock); what is to be done about it."""
         effects = self._apply(event, now)
         effects += self._start_pass(now)
+        for effect in effects:
+            if isinstance(effect, SendMessage) and (worker := self._workers.get(effect.worker_id or WorkerId(0))) is not None:
+                worker.heartbeat.told(now=now)
         return effects
 
     def next_deadline(self) -> float | None:
@@ -174,6 +147,9 @@ class Controller:
                 deadlines.append(session.wait_until)
             if session.link is not None and session.link.unacknowledged_since is not None:
                 deadlines.append(session.link.unacknowledged_since + WORKER_SILENCE_S)
+        for worker in self._workers.values():
+            heartbeat = worker.heartbeat
+            deadlines += [when for when in (heartbeat.ping_due, heartbeat.lost_at, worker.rests_until) if when is not None]
         return min(deadlines, default=None)
 
     def _apply(self, event: ControllerEvent, now: float) -> list[Effect]:
@@ -181,22 +157,26 @@ class Controller:
             case RequestArrived():
                 return self._request_arrived(event, now)
             case RequestCancelled(session_id=session_id):
-                return self._finish(session_id, FinishReason.CANCELLED)
+                return self._finish(session_id, FinishReason.CANCELLED, now)
             case WorkerJoined():
                 return self._worker_joined(event, now)
             case WorkerLost(worker_id=worker_id):
                 return self._remove_worker(worker_id, now)
             case DraftsReceived(worker_id=worker_id, drafts=drafts):
                 return self._drafts_received(worker_id, drafts, now)
+            case PongReceived(worker_id=worker_id, number=number):
+                return self._pong_received(worker_id, number, now)
             case VerifyFinished():
                 return self._verify_finished(event, now)
             case DraftFinished():
                 return self._draft_finished(event)
             case PassFailed(kind=kind, reason=reason):
                 failed = self._end_pass(kind)
-                return [effect for session, _ in failed.rows for effect in self._finish(session.session_id, FinishReason.ERROR, reason)]
+                return [
+                    effect for session, _ in failed.rows for effect in self._finish(session.session_id, FinishReason.ERROR, now, reason)
+                ]
             case DeadlineReached():
-                return self._drop_silent_workers(now)
+                return [*self._drop_lagging_workers(now), *self._check_pulses(now), *self._place_waiting(now)]
             case _:
                 assert_never(event)
 
@@ -212,11 +192,11 @@ class Controller:
         self._newest_session_id = event.session_id
         policy = create_policy(event.policy)
         calibration = self._calibrations.at(event.sampling.temperature)
-        session = Session(event.session_id, event.prompt_tokens, event.sampling, event.max_tokens, policy, calibration)
+        session = Session(event.session_id, event.prompt_tokens, event.sampling, event.max_tokens, policy, calibration, event.placement)
         self._sessions[event.session_id] = session
-        return self._find_worker(session, now)
+        return self._place(session, now)
 
-    def _finish(self, session_id: SessionId, reason: FinishReason, message: str = "") -> list[Effect]:
+    def _finish(self, session_id: SessionId, reason: FinishReason, now: float, message: str = "") -> list[Effect]:
         session = self._sessions.pop(session_id, None)
         if session is None:
             return []
@@ -225,6 +205,7 @@ class Controller:
             worker_id = session.link.worker_id
             self._workers[worker_id].sessions.discard(session_id)
             effects.append(SendMessage(worker_id=worker_id, message=CloseSession(session_id=session_id)))
+            effects += self._place_waiting(now)
         effects.append(FinishRequest(session_id=session_id, reason=reason, message=message))
         effects.append(ReleaseSession(session_id=session_id))
         return effects
@@ -232,43 +213,56 @@ class Controller:
     # Workers.
 
     def _worker_joined(self, event: WorkerJoined, now: float) -> list[Effect]:
-        self._workers[event.worker_id] = _Worker(event.name, event.max_sessions)
+        heartbeat = Heartbeat(now=now)
+        self._workers[event.worker_id] = PooledWorker(event.worker_id, event.name, event.max_sessions, event.labels, heartbeat)
+        return [self._ping(event.worker_id, now), *self._place_waiting(now)]
+
+    def _ping(self, worker_id: WorkerId, now: float) -> Effect:
+        return SendMessage(worker_id=worker_id, message=Ping(number=self._workers[worker_id].heartbeat.ping(now=now)))
+
+    def _check_pulses(self, now: float) -> list[Effect]:
+        """Ask after every worker that is quiet; give up those that have been for too long."""
         effects: list[Effect] = []
-        for session in self._sessions.values():
-            effects += self._find_worker(session, now)
+        for worker_id, worker in list(self._workers.items()):
+            if worker.heartbeat.is_lost(now=now):
+                effects += self._drop_worker(worker_id, "it gives no sign of life", now, is_at_fault=False)
+            elif now >= worker.heartbeat.ping_due:
+                effects.append(self._ping(worker_id, now))
         return effects
 
-    def _find_worker(self, session: Session, now: float) -> list[Effect]:
-        """Attach a session that wants a worker and has none to the least loaded one, if any has room."""
-        if session.link is not None or session.policy.drafting is None:
+    def _pong_received(self, worker_id: WorkerId, number: int, now: float) -> list[Effect]:
+        worker = self._workers.get(worker_id)
+        if worker is None or worker.heartbeat.ponged(number, now=now):
             return []
-        free = [
-            (len(worker.sessions), worker_id)
-            for worker_id, worker in self._workers.items()
-            if len(worker.sessions) < worker.max_sessions and now >= worker.rests_until
-        ]
-        if not free:
+        return self._drop_worker(worker_id, f"it answers ping {number}, which never was", now)
+
+    def _place_waiting(self, now: float) -> list[Effect]:
+        """A place at a worker may have become free: look for one for every session that has none, the oldest first."""
+        return [effect for session in self._sessions.values() for effect in self._place(session, now)]
+
+    def _place(self, session: Session, now: float) -> list[Effect]:
+        """Open a session that lacks a worker at the best one that it allows, if there is any."""
+        if not session.lacks_worker:
             return []
-        _, worker_id = min(free)
-        worker = self._workers[worker_id]
+        worker = choose_worker(self._workers.values(), session.placement, now=now)
+        if worker is None:
+            return []
         worker.sessions.add(session.session_id)
-        return [SendMessage(worker_id=worker_id, message=session.attach(worker_id, worker.reliability, now=now))]
+        return [SendMessage(worker_id=worker.worker_id, message=session.attach(worker.worker_id, worker.reliability, now=now))]
 
     def _remove_worker(self, worker_id: WorkerId, now: float) -> list[Effect]:
         worker = self._workers.pop(worker_id, None)
         if worker is None:
             return []
-        effects: list[Effect] = []
-        for session_id in sorted(worker.sessions):
-            session = self._sessions[session_id]
-            session.link = None
-            effects += self._find_worker(session, now)
-        return effects
+        for session_id in worker.sessions:
+            self._sessions[session_id].link = None
+        return self._place_waiting(now)
 
     def _drafts_received(self, worker_id: WorkerId, drafts: Drafts, now: float) -> list[Effect]:
         worker = self._workers.get(worker_id)
         if worker is None:
             return []
+        worker.heartbeat.heard()
         session = self._sessions.get(drafts.session_id)
         if session is None or session.link is None or session.link.worker_id != worker_id:
             if drafts.session_id <= self._newest_session_id:
@@ -285,19 +279,20 @@ class Controller:
             effects.append(RttMeasured(worker_id=worker_id, rtt_s=result.rtt_s))
         return effects
 
-    def _drop_worker(self, worker_id: WorkerId, reason: str, now: float) -> list[Effect]:
-        return [DropWorker(worker_id=worker_id, reason=reason), *self._remove_worker(worker_id, now)]
+    def _drop_worker(self, worker_id: WorkerId, reason: str, now: float, *, is_at_fault: bool = True) -> list[Effect]:
+        return [DropWorker(worker_id=worker_id, reason=reason, is_at_fault=is_at_fault), *self._remove_worker(worker_id, now)]
 
-    def _drop_silent_workers(self, now: float) -> list[Effect]:
-        links = [s.link for s in self._sessions.values() if s.link is not None]
-        silent = {
-            link.worker_id
-            for link in links
-            if link.unacknowledged_since is not None and now >= link.unacknowledged_since + WORKER_SILENCE_S
-        }
+    def _drop_lagging_workers(self, now: float) -> list[Effect]:
+        lagging: dict[WorkerId, bool] = {}
+        """Whether it is to blame: not where we slept over the deadline ourselves, with its answer perhaps unread."""
+        for session in self._sessions.values():
+            since = session.link.unacknowledged_since if session.link is not None else None
+            if session.link is not None and since is not None and now >= since + WORKER_SILENCE_S:
+                lagging[session.link.worker_id] = now <= since + WORKER_SILENCE_S + ASLEEP_S
         effects: list[Effect] = []
-        for worker_id in sorted(silent):
-            effects += self._drop_worker(worker_id, f"it left a commit unanswered for {WORKER_SILENCE_S:g} s", now)
+        for worker_id, is_at_fault in lagging.items():
+            reason = f"it left a commit unanswered for {WORKER_SILENCE_S:g} s"
+            effects += self._drop_worker(worker_id, reason, now, is_at_fault=is_at_fault)
         return effects
 
     # Passes.
@@ -435,11 +430,11 @@ class Controller:
             effects.append(EmitTokens(session_id=session.session_id, position=position, tokens=tuple(tokens)))
             effects += self._judge_worker(session, path, now)
             if reason:
-                effects += self._finish(session.session_id, reason)
+                effects += self._finish(session.session_id, reason, now)
             elif session.link is not None and session.link is link:
                 effects.append(self._tell(session.session_id, link, position, tokens, path, now))
             else:  # it has none, or has just been told everything; one may have become free
-                effects += self._find_worker(session, now)
+                effects += self._place(session, now)
         return effects
 
     def _judge_worker(self, session: Session, path: list[Node], now: float) -> list[Effect]:
@@ -449,26 +444,13 @@ class Controller:
         worker = self._workers[session.link.worker_id]
         if session.round_s is not None:
             worker.pace.add(session.round_s, len(path))
-        fade = 1.0 - len(path) / JUDGED_TOKENS
-        worker.committed = max(0.0, fade) * worker.committed + len(path)
-        worker.useful = max(0.0, fade) * worker.useful + sum(node.arrived_at is not None for node in path)
-        if worker.useful >= USELESS_SHARE * worker.committed:
-            if worker.committed > 0.9 * JUDGED_TOKENS:
-                worker.rest_s = FIRST_REST_S
+        if worker.judge(committed=len(path), proposed=sum(node.arrived_at is not None for node in path), now=now):
             return []
-        return self._rest(session.link.worker_id, now) if worker.committed > 0.9 * JUDGED_TOKENS else []
-
-    def _rest(self, worker_id: WorkerId, now: float) -> list[Effect]:
-        worker = self._workers[worker_id]
-        worker.rests_until, worker.rest_s = now + worker.rest_s, min(2 * worker.rest_s, MAX_REST_S)
-        worker.committed = worker.useful = 0.0
         effects: list[Effect] = []
-        resting, worker.sessions = worker.sessions, set()
-        for session_id in sorted(resting):
+        for session_id in sorted(worker.rest(now)):
             self._sessions[session_id].link = None
-            effects.append(SendMessage(worker_id=worker_id, message=CloseSession(session_id=session_id)))
-            effects += self._find_worker(self._sessions[session_id], now)
-        return effects
+            effects.append(SendMessage(worker_id=worker.worker_id, message=CloseSession(session_id=session_id)))
+        return [*effects, *self._place_waiting(now)]
 
     def _tell(
         self, session_id: SessionId, link: SessionLink, position: Position, tokens: list[int], path: list[Node], now: float

@@ -72,6 +72,14 @@ class DropWorker(Struct, frozen=True, kw_only=True):
 
     worker_id: WorkerId
     reason: str
+    is_at_fault: bool = True
+    """Whether it broke the rules or lags, and should not come back at once."""
+
+
+class LeaveController(Struct, frozen=True, kw_only=True):
+    """End the connection to the controller, and dial again (worker's side)."""
+
+    reason: str
 
 
 class RoundFinished(Struct, frozen=True, kw_only=True):
@@ -103,4 +111,4 @@ class RttMeasured(Struct, frozen=True, kw_only=True):
 
 
 Observation = RoundFinished | DraftsMerged | RttMeasured
-Effect = StartVerify | StartDraft | SendMessage | EmitTokens | FinishRequest | ReleaseSession | DropWorker | Observation
+Effect = StartVerify | StartDraft | SendMessage | EmitTokens | FinishRequest | ReleaseSession | DropWorker | LeaveController | Observation

@@ -8,6 +8,7 @@ from msgspec import Struct
 
 from wanspec.policy.registry import PolicyConfig
 from wanspec.protocol.messages import ControllerMessage, Drafts
+from wanspec.protocol.placement import ANYWHERE, Placement
 from wanspec.speculation.types import DraftChoices, SamplingParams, SessionId, TargetChoice, WorkerId
 
 
@@ -22,6 +23,7 @@ class RequestArrived(Struct, frozen=True, kw_only=True):
     max_tokens: int
     """Tokens to generate, at least 1; prompt and these together fit the target's context."""
     policy: PolicyConfig
+    placement: Placement = ANYWHERE
 
 
 class RequestCancelled(Struct, frozen=True, kw_only=True):
@@ -36,6 +38,7 @@ class WorkerJoined(Struct, frozen=True, kw_only=True):
     worker_id: WorkerId
     name: str
     max_sessions: int
+    labels: tuple[str, ...] = ()
 
 
 class WorkerLost(Struct, frozen=True, kw_only=True):
@@ -49,6 +52,13 @@ class DraftsReceived(Struct, frozen=True, kw_only=True):
 
     worker_id: WorkerId
     drafts: Drafts
+
+
+class PongReceived(Struct, frozen=True, kw_only=True):
+    """A worker answered a ping."""
+
+    worker_id: WorkerId
+    number: int
 
 
 class MessageReceived(Struct, frozen=True, kw_only=True):
@@ -97,9 +107,10 @@ ControllerEvent = (
     | WorkerJoined
     | WorkerLost
     | DraftsReceived
+    | PongReceived
     | VerifyFinished
     | DraftFinished
     | PassFailed
     | DeadlineReached
 )
-WorkerEvent = MessageReceived | DraftFinished
+WorkerEvent = MessageReceived | DraftFinished | DeadlineReached

@@ -35,8 +35,9 @@ class MergeResult(Struct, frozen=True, kw_only=True):
 class SessionLink:
     """One session on one worker."""
 
-    def __init__(self, worker_id: WorkerId, tree: DraftTree, reliability: Reliability, *, now: float) -> None:
+    def __init__(self, worker_id: WorkerId, tree: DraftTree, reliability: Reliability, *, opening: int, now: float) -> None:
         self.worker_id = worker_id
+        self._opening = opening
         self.told_at = now
         """When it was last told anything."""
         self.rejoins = (tree.head.position, now)
@@ -58,7 +59,7 @@ class SessionLink:
 
     @property
     def newest_node_id(self) -> int:
-        """The highest id among the worker's nodes that have arrived."""
+        """The highest of the worker's ids that is under way no more."""
         return self._next_node_id - 1
 
     def told(self, path: Sequence[Node], *, now: float) -> None:
@@ -72,6 +73,8 @@ class SessionLink:
     def merge(self, drafts: Drafts, *, vocabulary_size: int, now: float) -> MergeResult:
         """Join a worker's drafts to the tree. Raises RemoteProtocolError on what no honest worker sends."""
         self._check(drafts, vocabulary_size)
+        if drafts.opening < self._opening:  # late: another time that this session was open there, with ids of its own
+            return MergeResult(joined=0, stale=len(drafts.tokens), rtt_s=None)
         rtt_s = self._acknowledge(drafts, now)
         base = self._tree.spine_node(drafts.base_position)
         joined = 0
@@ -92,6 +95,9 @@ class SessionLink:
         return MergeResult(joined=joined, stale=len(drafts.tokens) - joined, rtt_s=rtt_s)
 
     def _check(self, drafts: Drafts, vocabulary_size: int) -> None:
+        if drafts.opening > self._opening:
+            msg = f"it drafts for opening {drafts.opening} of session {drafts.session_id}, which has been opened {self._opening} times"
+            raise RemoteProtocolError(msg)
         if drafts.base_position > self._tree.head.position:
             msg = f"it acknowledges position {drafts.base_position}, but only {self._tree.head.position} is committed"
             raise RemoteProtocolError(msg)

@@ -9,7 +9,7 @@ from msgspec import Struct
 
 from wanspec.speculation.types import DraftingConfig, NodeId, Position, SamplingParams, SessionId
 
-PROTOCOL_VERSION = 2
+PROTOCOL_VERSION = 3
 
 MAX_NAME_LENGTH = 128
 """Names of workers, models and reasons: enough for a host name and a sentence."""
@@ -21,6 +21,10 @@ MAX_NODES_PER_FRAME = 1024
 MAX_SESSIONS = 1024
 """Sessions that one worker may offer to hold."""
 MAX_NODE_ID = (1 << 31) - 1
+MAX_OPENING = (1 << 31) - 1
+"""Times that one session may be opened: each is a worker lost or rested."""
+MAX_PING = (1 << 31) - 1
+"""Of one connection: 68 years of them."""
 MAX_HELD_S = 3600.0
 """An acknowledgement older than this says nothing about the link; an older one is said to be this old."""
 MAX_STEP_S = 60.0
@@ -40,6 +44,8 @@ class Hello(Struct, frozen=True, kw_only=True):
     """Longest sequence, in tokens, that the draft model can hold."""
     max_sessions: int
     """Sessions that the worker is willing to draft for at a time."""
+    labels: tuple[str, ...] = ()
+    """What the worker says of itself (`placement`): KEY=VALUE, one value for each key."""
 
 
 class Welcome(Struct, frozen=True, kw_only=True):
@@ -53,6 +59,8 @@ class OpenSession(Struct, frozen=True, kw_only=True):
     """Controller to worker: start drafting after these tokens."""
 
     session_id: SessionId
+    opening: int = 1
+    """Counts up each time that this session is opened anywhere; Drafts repeat it, so that late ones of an earlier opening are known."""
     tokens: tuple[int, ...]
     """The whole committed sequence: the prompt, and what is generated already when a session moves here in mid-request."""
     sampling: SamplingParams
@@ -67,7 +75,7 @@ class Commit(Struct, frozen=True, kw_only=True):
     """Position of the first of `tokens`."""
     tokens: tuple[int, ...]
     newest_node_id: int = 0
-    """The highest id among the worker's nodes that have arrived; 0 before the first. What is beyond it is still under way."""
+    """The highest of the worker's node ids that has arrived, or is known to be lost; 0 before the first. What is beyond it is under way."""
 
 
 class CloseSession(Struct, frozen=True, kw_only=True):
@@ -82,13 +90,30 @@ class Drain(Struct, frozen=True, kw_only=True):
     reason: str
 
 
+class Ping(Struct, frozen=True, kw_only=True):
+    """Controller to worker: are you there? While nothing else is said."""
+
+    number: int
+    """Counts up from 1 on each connection."""
+
+
+class Pong(Struct, frozen=True, kw_only=True):
+    """Worker to controller, at once: I am."""
+
+    number: int
+    """That of the ping."""
+
+
 class Drafts(Struct, frozen=True, kw_only=True):
     """Worker to controller: the new nodes of one draft step, for one session.
 
-    Node i has the id `first_node_id + i`. An empty one (no nodes) only acknowledges.
+    Node i has the id `first_node_id + i`. An empty one (no nodes) only acknowledges; its `first_node_id` is above 1 where the worker has
+    stopped because too much is under way, and says that what came before it and has not arrived is lost.
     """
 
     session_id: SessionId
+    opening: int = 1
+    """That of the OpenSession that it answers."""
     base_position: Position
     """Position of the worker's root, the newest committed token it knows; this acknowledges every commit up to it."""
     held_s: float
@@ -103,8 +128,8 @@ class Drafts(Struct, frozen=True, kw_only=True):
     """Acceptance estimate of each node given its parent, natural logarithm, in [-15.9375, 0]; the wire keeps steps of 1/16."""
 
 
-WorkerMessage = Hello | Drafts
+WorkerMessage = Hello | Drafts | Pong
 """What a worker may send."""
-ControllerMessage = Welcome | OpenSession | Commit | CloseSession | Drain
+ControllerMessage = Welcome | OpenSession | Commit | CloseSession | Drain | Ping
 """What a controller may send."""
 Message = WorkerMessage | ControllerMessage

@@ -11,6 +11,7 @@ from wanspec.policy.lookup import Lookup
 from wanspec.protocol.effects import FinishReason
 from wanspec.protocol.link import SessionLink
 from wanspec.protocol.messages import OpenSession
+from wanspec.protocol.placement import Placement
 from wanspec.speculation.calibration import Calibration
 from wanspec.speculation.model_view import ModelView
 from wanspec.speculation.reliability import Reliability
@@ -30,8 +31,10 @@ class Session:
         max_tokens: int,
         policy: Policy,
         calibration: Calibration,
+        placement: Placement,
     ) -> None:
         self.session_id = session_id
+        self.placement = placement
         self.sampling = sampling
         self.policy = policy
         self.tokens = list(prompt_tokens)
@@ -46,6 +49,8 @@ class Session:
         self._choices: dict[NodeId, DraftChoices] = {}
         """What the local draft model said after nodes that are still in the tree."""
         self.link: SessionLink | None = None
+        self._openings = 0
+        """Times that it was opened at a worker."""
         self.wait_until: float | None = None
         """When the policy's patience ends, while it waits."""
         self._waiting_since = 0.0
@@ -60,14 +65,24 @@ class Session:
         """Position of the next token to be committed."""
         return Position(len(self.tokens))
 
+    @property
+    def lacks_worker(self) -> bool:
+        """Whether it could do with a worker, may have one, and has none."""
+        return self.link is None and self.policy.drafting is not None and self.placement.offload
+
     def attach(self, worker_id: WorkerId, reliability: Reliability, *, now: float) -> OpenSession:
-        """Tie the session to a worker; the message that opens it there."""
+        """Tie the session to a worker; the message that opens it there. What an earlier one proposed is nobody's from now on."""
         drafting = self.policy.drafting
         assert drafting is not None, "a policy without a worker cannot be attached to one"
         self.tree.advance_root(self.tree.head.position)
-        self.link = SessionLink(worker_id, self.tree, reliability, now=now)
+        for node in self.tree.drafts():
+            node.arrived_at = None
+        self._openings += 1
+        self.link = SessionLink(worker_id, self.tree, reliability, opening=self._openings, now=now)
         self.policy.opened(now=now)
-        return OpenSession(session_id=self.session_id, tokens=tuple(self.tokens), sampling=self.sampling, drafting=drafting)
+        return OpenSession(
+            session_id=self.session_id, opening=self._openings, tokens=tuple(self.tokens), sampling=self.sampling, drafting=drafting
+        )
 
     def wait(self, until: float, *, now: float) -> None:
         """The policy waits for the worker."""

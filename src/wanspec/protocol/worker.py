@@ -15,10 +15,12 @@ from typing import assert_never
 
 from wanspec.errors import ConfigError, LocalProtocolError, RemoteProtocolError
 from wanspec.policy.drafting import MIN_LOG_PROB, Frontier, offered_children
-from wanspec.protocol.effects import Effect, ReleaseSession, SendMessage, StartDraft
-from wanspec.protocol.events import DraftFinished, MessageReceived, WorkerEvent
+from wanspec.protocol.effects import Effect, LeaveController, ReleaseSession, SendMessage, StartDraft
+from wanspec.protocol.events import DeadlineReached, DraftFinished, MessageReceived, WorkerEvent
+from wanspec.protocol.heartbeat import ASLEEP_S, CONTROLLER_LOST_S
 from wanspec.protocol.messages import (
     MAX_HELD_S,
+    MAX_NODE_ID,
     MAX_NODES_PER_FRAME,
     MAX_SEQUENCE_TOKENS,
     MAX_STEP_S,
@@ -28,6 +30,8 @@ from wanspec.protocol.messages import (
     Drafts,
     Drain,
     OpenSession,
+    Ping,
+    Pong,
     Welcome,
 )
 from wanspec.speculation.calibration import Calibration, CalibrationBook
@@ -47,6 +51,7 @@ class _Session:
 
     def __init__(self, message: OpenSession, context_length: int, calibration: Calibration, now: float) -> None:
         self.session_id = message.session_id
+        self.opening = message.opening
         self.config = message.drafting
         self.tree = DraftTree(message.tokens, max_position=context_length - 1)
         self.view = ModelView(message.session_id, message.sampling, message.tokens)
@@ -91,10 +96,14 @@ class _Session:
         self._based_at = now
         return released
 
+    @property
+    def _is_too_far_ahead(self) -> bool:
+        return self._newest_sent - self._newest_arrived > MAX_UNACKNOWLEDGED_NODES
+
     def take_leaves(self) -> list[Node]:
         """What to expand next."""
         is_full = len(self.tree.nodes) + self.config.leaves * self.config.branch > MAX_TREE_NODES
-        if is_full or not self.tree.room or self._newest_sent - self._newest_arrived > MAX_UNACKNOWLEDGED_NODES:
+        if is_full or not self.tree.room or self._is_too_far_ahead:
             return []
         return self._frontier.take(self.tree, self.config)
 
@@ -119,12 +128,15 @@ class _Session:
         self.owes_acknowledgement = False
         if nodes:
             self._newest_sent = nodes[-1].node_id
+        # Where we have stopped because too much is under way, an empty one says what should have arrived: it may all be lost.
+        next_node_id = min(self._newest_sent + 1, MAX_NODE_ID) if self._is_too_far_ahead else 1
         drafts = Drafts(
             session_id=self.session_id,
+            opening=self.opening,
             base_position=self.tree.head.position,
             held_s=min(now - self._based_at, MAX_HELD_S),
             step_s=min(step_s, MAX_STEP_S),
-            first_node_id=nodes[0].node_id if nodes else NodeId(1),
+            first_node_id=nodes[0].node_id if nodes else NodeId(next_node_id),
             parent_ids=tuple([self._wire_id(node.parent) for node in nodes]),
             tokens=tuple([node.token for node in nodes]),
             log_probs=tuple([_log_prob(node) for node in nodes]),
@@ -145,8 +157,15 @@ class Worker:
     """See the module's text."""
 
     def __init__(
-        self, *, vocabulary_size: int, context_length: int, max_sessions: int, calibrations: CalibrationBook | None = None
+        self,
+        *,
+        vocabulary_size: int,
+        context_length: int,
+        max_sessions: int,
+        calibrations: CalibrationBook | None = None,
+        connected_at: float | None = None,
     ) -> None:
+        """`connected_at`: now, for the heartbeat; None: it begins with the controller's first word."""
         self._vocabulary_size = vocabulary_size
         self._context_length = context_length
         self._max_sessions = max_sessions
@@ -154,6 +173,7 @@ class Worker:
         self._calibrations = calibrations or CalibrationBook()
         self._pass: list[tuple[_Session, tuple[Node, ...]]] | None = None
         self._step_s = 0.0
+        self._heard_at = connected_at
         self.is_draining = False
         """Whether the controller has said that it wants no more of us."""
 
@@ -170,8 +190,8 @@ class Worker:
         return effects
 
     def next_deadline(self) -> float | None:
-        """A worker never waits for the clock."""
-        return None
+        """When to send DeadlineReached, unless the controller has been heard before; a worker waits for nothing else."""
+        return None if self._heard_at is None else self._heard_at + CONTROLLER_LOST_S
 
     def _apply(self, event: WorkerEvent, now: float) -> list[Effect]:
         match event:
@@ -179,11 +199,16 @@ class Worker:
                 return self._message_received(message, now)
             case DraftFinished():
                 return self._draft_finished(event, now)
+            case DeadlineReached():
+                return self._check_pulse(now)
             case _:
                 assert_never(event)
 
     def _message_received(self, message: ControllerMessage, now: float) -> list[Effect]:
+        self._heard_at = now
         match message:
+            case Ping(number=number):
+                return [SendMessage(worker_id=None, message=Pong(number=number))]
             case OpenSession():
                 self._open(message, now)
             case Commit():
@@ -202,6 +227,15 @@ class Worker:
             case _:
                 assert_never(message)
         return []
+
+    def _check_pulse(self, now: float) -> list[Effect]:
+        deadline = self.next_deadline()
+        if deadline is None or now < deadline:
+            return []
+        self._heard_at = now
+        if now > deadline + ASLEEP_S:  # it is we who were away
+            return []
+        return [LeaveController(reason=f"the controller has not been heard for {CONTROLLER_LOST_S:g} s")]
 
     def _open(self, message: OpenSession, now: float) -> None:
         self._check_tokens(message.tokens)

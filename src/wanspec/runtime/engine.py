@@ -40,13 +40,15 @@ from wanspec.protocol.events import (
     DraftsReceived,
     PassFailed,
     PassKind,
+    PongReceived,
     RequestArrived,
     RequestCancelled,
     VerifyFinished,
     WorkerJoined,
     WorkerLost,
 )
-from wanspec.protocol.messages import Drafts, Drain, Hello, Message, OpenSession
+from wanspec.protocol.messages import Drafts, Drain, Hello, Message, OpenSession, Ping, Pong
+from wanspec.protocol.placement import ANYWHERE, Placement, check_labels
 from wanspec.protocol.rtt import RttEstimate
 from wanspec.runtime.generation import ConnectedWorker, Generation, Tally
 from wanspec.runtime.model_runner import choose_targets, rank_drafts
@@ -93,6 +95,8 @@ class ControllerEngine:
         self._passes = ThreadPoolExecutor(max_workers=1, thread_name_prefix="wanspec-pass")
         self._generations: dict[SessionId, Generation] = {}
         self._connections: dict[WorkerId, tuple[Hello, Connection]] = {}
+        self._accountable: dict[WorkerId, Connection] = {}
+        """The same, and those that are gone but whose last words the machine has yet to hear."""
         self._rtts: defaultdict[WorkerId, RttEstimate] = defaultdict(RttEstimate)
         """Of the workers connected, for whoever wants to know; the machine has its own."""
         self.tally = Tally()
@@ -142,18 +146,35 @@ class ControllerEngine:
                 connection.send([Drain(reason=reason)])
         await asyncio.gather(*[connection.close(reason) for connection in connections])  # a slow one holds up no other
 
-    def submit(self, prompt_tokens: Sequence[int], *, max_tokens: int, sampling: SamplingParams, policy: PolicyConfig) -> Generation:
-        """Start generating. Raises ConfigError, naming the value and the limit, on a request that cannot be served."""
+    def submit(
+        self,
+        prompt_tokens: Sequence[int],
+        *,
+        max_tokens: int,
+        sampling: SamplingParams,
+        policy: PolicyConfig,
+        placement: Placement = ANYWHERE,
+    ) -> Generation:
+        """Start generating; workers that `placement` does not allow never hear of it.
+
+        Raises ConfigError, naming the value and the limit, on a request that cannot be served.
+        """
         if self._failure is not None:
             raise self._failure
         check_request(self._target.info, prompt_tokens, max_tokens=max_tokens)
         check_sampling(sampling)
         create_policy(policy)
+        check_labels(placement.labels)
         session_id = SessionId(next(self._session_ids))
         generation = self._generations[session_id] = Generation(session_id)
         self._events.put_nowait(
             RequestArrived(
-                session_id=session_id, prompt_tokens=tuple(prompt_tokens), sampling=sampling, max_tokens=max_tokens, policy=policy
+                session_id=session_id,
+                prompt_tokens=tuple(prompt_tokens),
+                sampling=sampling,
+                max_tokens=max_tokens,
+                policy=policy,
+                placement=placement,
             )
         )
         return generation
@@ -175,6 +196,8 @@ class ControllerEngine:
                         self._round_began_cpu_s = time.thread_time()
                 effects = self._machine.handle(event, now=now)
                 self._do(effects, now)
+                if isinstance(event, WorkerLost):
+                    del self._accountable[event.worker_id]
                 self._trace_overhead(effects, now)
         except Exception as error:  # noqa: BLE001  # a bug of ours: nobody may be left waiting for it
             self._fail(error)
@@ -210,8 +233,8 @@ class ControllerEngine:
                     self._generations.pop(session_id).put(effect)
                 case ReleaseSession(session_id=session_id):
                     self._passes.submit(self._release, session_id)
-                case DropWorker(worker_id=worker_id, reason=reason):
-                    self._spawn(self._drop(worker_id, reason))
+                case DropWorker(worker_id=worker_id, reason=reason, is_at_fault=is_at_fault):
+                    self._drop(worker_id, reason, is_at_fault=is_at_fault)
                 case _:
                     self._observe(effect)
         for worker_id, messages in frames.items():
@@ -278,23 +301,32 @@ class ControllerEngine:
 
     async def _serve_worker(self, worker_id: WorkerId, hello: Hello, connection: Connection) -> None:
         self._connections[worker_id] = (hello, connection)
+        self._accountable[worker_id] = connection
         self._tracer.worker_joined(worker_id, hello.worker_name, now=self._loop.time())
-        self._events.put_nowait(WorkerJoined(worker_id=worker_id, name=hello.worker_name, max_sessions=hello.max_sessions))
+        joined = WorkerJoined(worker_id=worker_id, name=hello.worker_name, max_sessions=hello.max_sessions, labels=hello.labels)
+        self._events.put_nowait(joined)
         await self._notify()
         reason = "the engine was closed"
         try:
             while True:
                 for message in await connection.receive():
-                    if not isinstance(message, Drafts):
-                        raise RemoteProtocolError(f"an unexpected {type(message).__name__}", worker=hello.worker_name)
-                    self._tracer.message_received(worker_id, message, len(encode_message(message)), now=self._loop.time())
+                    event: ControllerEvent
+                    match message:
+                        case Drafts():
+                            self._tracer.message_received(worker_id, message, len(encode_message(message)), now=self._loop.time())
+                            event = DraftsReceived(worker_id=worker_id, drafts=message)
+                        case Pong(number=number):
+                            event = PongReceived(worker_id=worker_id, number=number)
+                        case _:
+                            raise RemoteProtocolError(f"an unexpected {type(message).__name__}", worker=hello.worker_name)
                     while self._events.qsize() >= MAX_PENDING_EVENTS:  # noqa: ASYNC110  # rare, and the loop turns meanwhile
                         await asyncio.sleep(0)  # let the machine catch up
-                    self._events.put_nowait(DraftsReceived(worker_id=worker_id, drafts=message))
+                    self._events.put_nowait(event)
         except WanspecError as error:
             reason = str(error)
             if isinstance(error, RemoteProtocolError):
                 _log.warning("dropped %s: %s", connection.peer, error.reason)
+                await connection.drop(error.reason)
             await connection.close(reason)
         finally:
             del self._connections[worker_id]
@@ -314,17 +346,18 @@ class ControllerEngine:
         for message in messages:
             if isinstance(message, OpenSession) and message.session_id in self._generations:
                 self._generations[message.session_id].worker = ConnectedWorker(name=hello.worker_name, rtt=self._rtts[worker_id])
-            self._tracer.message_sent(worker_id, message, len(encode_message(message)), now=now)
+            if not isinstance(message, Ping):  # it is sent for ever, and says nothing
+                self._tracer.message_sent(worker_id, message, len(encode_message(message)), now=now)
         try:
             connection.send(messages)
         except TransportError as error:
-            self._spawn(self._drop(worker_id, str(error)))
+            self._drop(worker_id, str(error), is_at_fault=False)  # where it was, the connection knows
 
-    async def _drop(self, worker_id: WorkerId, reason: str) -> None:
-        if worker_id in self._connections:
-            _, connection = self._connections[worker_id]
+    def _drop(self, worker_id: WorkerId, reason: str, *, is_at_fault: bool) -> None:
+        connection = self._accountable.get(worker_id)
+        if connection is not None:
             _log.warning("dropped %s: %s", connection.peer, reason)
-            await connection.close(reason)
+            self._spawn(connection.drop(reason) if is_at_fault else connection.close(reason))
 
     def _spawn(self, coroutine: Coroutine[object, None, None]) -> None:
         task: asyncio.Task[None] = asyncio.create_task(coroutine)

@@ -1,17 +1,15 @@
-"""The worker's driver: dials the controller, drafts while the connection lasts, dials again when it is lost."""
+"""The worker's driver: dials its controllers, drafts while a connection lasts, dials again when it is lost."""
 
 from __future__ import annotations
 
 import asyncio
 import random
-import threading
 from collections.abc import Awaitable, Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 from wanspec.backends.interface import Backend, ModelInfo
-from wanspec.errors import BackendError, RemoteProtocolError, TransportError
-from wanspec.protocol.effects import ReleaseSession, SendMessage, StartDraft
-from wanspec.protocol.events import DraftFinished, MessageReceived, WorkerEvent
+from wanspec.errors import BackendError, ConfigError, RemoteProtocolError, TransportError
+from wanspec.protocol.effects import LeaveController, ReleaseSession, SendMessage, StartDraft
+from wanspec.protocol.events import DeadlineReached, DraftFinished, MessageReceived, WorkerEvent
 from wanspec.protocol.messages import (
     MAX_NAME_LENGTH,
     PROTOCOL_VERSION,
@@ -21,13 +19,17 @@ from wanspec.protocol.messages import (
     Hello,
     Message,
     OpenSession,
+    Ping,
+    Pong,
     Welcome,
 )
+from wanspec.protocol.placement import check_labels, repeated_key
 from wanspec.protocol.worker import Worker
 from wanspec.runtime.calibration_store import CalibrationStore
+from wanspec.runtime.draft_device import DraftDevice
 from wanspec.runtime.model_runner import rank_drafts
 from wanspec.speculation.calibration import CalibrationBook
-from wanspec.speculation.types import ScoreItem, SessionId, WorkerId
+from wanspec.speculation.types import ScoreItem, WorkerId
 from wanspec.telemetry.trace import NoTrace, TraceSink
 from wanspec.telemetry.tracer import Tracer
 from wanspec.transport.codec import encoded_size
@@ -45,8 +47,11 @@ NOBODY = WorkerId(0)
 Dial = Callable[[], Awaitable[tuple[Welcome, Connection]]]
 
 
-def hello_for(info: ModelInfo, *, worker_name: str, max_sessions: int) -> Hello:
-    """How a worker with this draft model introduces itself."""
+def hello_for(info: ModelInfo, *, worker_name: str, max_sessions: int, labels: Sequence[str] = ()) -> Hello:
+    """How a worker with this draft model introduces itself. Raises ConfigError on labels that cannot be."""
+    carried = check_labels(labels)
+    if key := repeated_key(carried):
+        raise ConfigError(f"labels {', '.join(carried)}: a worker has one value for each key, and {key} has more")
     return Hello(
         version=PROTOCOL_VERSION,
         worker_name=worker_name[:MAX_NAME_LENGTH],
@@ -55,11 +60,12 @@ def hello_for(info: ModelInfo, *, worker_name: str, max_sessions: int) -> Hello:
         vocabulary_size=info.vocabulary_size,
         context_length=info.context_length,
         max_sessions=max_sessions,
+        labels=carried,
     )
 
 
 async def run_worker(
-    dial: Dial,
+    dials: Sequence[Dial],
     draft: Backend,
     *,
     max_sessions: int,
@@ -67,30 +73,54 @@ async def run_worker(
     trace: TraceSink | None = None,
     calibrations: CalibrationStore | None = None,
 ) -> None:
-    """Draft for the controller that `dial` reaches until it drains us; `say` tells a person what happens.
+    """Draft for the controllers that `dials` reach until each has sent us home; `say` tells a person what happens.
 
-    What is learned goes into `calibrations`, which is saved when a connection ends.
+    `max_sessions`: for each controller. What is learned goes into `calibrations`, which is saved when a connection ends.
 
-    Raises WorkerRefusedError when the controller will not have this worker at all.
+    Raises WorkerRefusedError when a controller will not have this worker at all, after the others have sent it home.
     """
+    device = DraftDevice(draft)
+    store = calibrations or CalibrationStore()
+    loops = [asyncio.create_task(_serve(dial, device, store, max_sessions=max_sessions, say=say, trace=trace)) for dial in dials]
+    refusals: list[WorkerRefusedError] = []
+    try:
+        for finished in asyncio.as_completed(loops):
+            refusal = await finished
+            if refusal is not None:
+                refusals.append(refusal)
+                if not all(loop.done() for loop in loops):
+                    say(f"{refusal}; it is not dialled again, the other controllers are")
+    finally:
+        for loop in loops:
+            loop.cancel()
+        await asyncio.gather(*loops, return_exceptions=True)
+        await device.close()
+    if refusals:
+        raise refusals[0]
+
+
+async def _serve(
+    dial: Dial, device: DraftDevice, store: CalibrationStore, *, max_sessions: int, say: Callable[[str], None], trace: TraceSink | None
+) -> WorkerRefusedError | None:
+    """Draft for one controller until it drains us, or will not have us."""
     loop = asyncio.get_running_loop()
-    calibrations = calibrations or CalibrationStore()
     delay_s = FIRST_REDIAL_S
     while True:
         started = loop.time()
         try:
             welcome, connection = await dial()
             say(f"connected to {connection.peer}")
-            book = calibrations.book(draft=draft.info.name, target=welcome.controller_name)
+            book = store.book(draft=device.info.name, target=welcome.controller_name)
             try:
-                is_drained = await _Connected(draft, connection, max_sessions=max_sessions, trace=trace, calibrations=book).run()
+                is_drained = await _Connected(device, connection, max_sessions=max_sessions, trace=trace, calibrations=book).run()
             finally:
-                calibrations.save()
+                with device.lock:
+                    store.save()
             if is_drained:
                 say("the controller needs no more drafts; goodbye")
-                return
-        except WorkerRefusedError:
-            raise
+                return None
+        except WorkerRefusedError as error:
+            return error
         except (BackendError, RemoteProtocolError, TransportError) as error:
             delay_s = FIRST_REDIAL_S if loop.time() - started > STEADY_S else delay_s
             say(f"{error}; dialling again in {delay_s:.2g} s")
@@ -99,35 +129,33 @@ async def run_worker(
 
 
 class _Connected:
-    """One connection's life: a machine, and a thread for passes.
+    """One connection's life: a machine, and a part in the device that runs its passes.
 
     What arrives is handled in the event loop's thread; the end of a pass in its own, so that the next one starts at once. Hence the lock.
     """
 
     def __init__(
-        self, draft: Backend, connection: Connection, *, max_sessions: int, trace: TraceSink | None, calibrations: CalibrationBook
+        self, device: DraftDevice, connection: Connection, *, max_sessions: int, trace: TraceSink | None, calibrations: CalibrationBook
     ) -> None:
-        self._draft, self._connection = draft, connection
-        info = draft.info
+        self._device, self._connection = device, connection
+        self._draft = device.share()
+        self._loop = asyncio.get_running_loop()
         self._machine = Worker(
-            vocabulary_size=info.vocabulary_size,
-            context_length=info.context_length,
+            vocabulary_size=device.info.vocabulary_size,
+            context_length=device.info.context_length,
             max_sessions=max_sessions,
             calibrations=calibrations,
+            connected_at=self._loop.time(),
         )
         self._tracer = Tracer(trace or NoTrace(), "worker")
-        self._passes = ThreadPoolExecutor(max_workers=1, thread_name_prefix="wanspec-pass")
-        self._lock = threading.Lock()
-        """Held while an event is handled."""
         self._is_over = False
-        self._open: set[SessionId] = set()
-        self._loop = asyncio.get_running_loop()
         self._failure: asyncio.Future[None] = self._loop.create_future()
         """Of a pass, or of what was done about its end."""
 
     async def run(self) -> bool:
         """Draft until the connection ends; True when that is what the controller wants. Raises what ended it otherwise."""
         receiving = asyncio.create_task(self._receive())
+        watching = asyncio.create_task(self._watch())
         try:
             await asyncio.wait({receiving, self._failure}, return_when=asyncio.FIRST_COMPLETED)
             await (self._failure if self._failure.done() else receiving)
@@ -137,41 +165,50 @@ class _Connected:
                 raise
         finally:
             await self._connection.close("the worker is stopping")
-            await asyncio.to_thread(self._free)
-            receiving.cancel()
-            self._failure.cancel()
-            await asyncio.gather(receiving, self._failure, return_exceptions=True)
+            with self._device.lock:
+                self._is_over = True
+            await self._loop.run_in_executor(self._device.passes, self._draft.close)
+            for task in (receiving, watching, self._failure):
+                task.cancel()
+            await asyncio.gather(receiving, watching, self._failure, return_exceptions=True)
         return self._machine.is_draining
 
     async def _receive(self) -> None:
         while True:
             for message in await self._connection.receive():
-                if not isinstance(message, OpenSession | Commit | CloseSession | Drain):
+                if not isinstance(message, OpenSession | Commit | CloseSession | Drain | Ping):
                     raise RemoteProtocolError(f"an unexpected {type(message).__name__}")
                 self._handle(MessageReceived(message=message))
             await asyncio.sleep(0)  # a flood must not keep the loop, and the pass's thread from the lock
 
+    async def _watch(self) -> None:
+        """Tell the machine when its deadline has come, which is put off all the time."""
+        while (deadline := self._machine.next_deadline()) is not None:
+            await asyncio.sleep(max(0.0, deadline - self._loop.time()))
+            self._handle(DeadlineReached())
+
     def _handle(self, event: WorkerEvent) -> None:
         """Take in an event and do what it asks for, in whichever thread it has come up."""
-        with self._lock:
+        with self._device.lock:
             if self._is_over:
                 return
             now = self._loop.time()
-            if isinstance(event, MessageReceived):
+            if isinstance(event, MessageReceived) and not isinstance(event.message, Ping):
                 self._tracer.message_received(NOBODY, event.message, encoded_size(event.message), now=now)
             messages: list[Message] = []
             for effect in self._machine.handle(event, now=now):
                 match effect:
                     case StartDraft(items=items):
                         self._tracer.pass_started("draft", items, now=now)
-                        self._open.update(item.session_id for item in items)
-                        self._passes.submit(self._run_pass, items, now)
+                        self._device.passes.submit(self._run_pass, items, now)
                     case SendMessage(message=message):
                         messages.append(message)
-                        self._tracer.message_sent(NOBODY, message, encoded_size(message), now=now)
+                        if not isinstance(message, Pong):  # as with pings: they say nothing
+                            self._tracer.message_sent(NOBODY, message, encoded_size(message), now=now)
                     case ReleaseSession(session_id=session_id):
-                        self._open.discard(session_id)
-                        self._passes.submit(self._draft.close_session, session_id)
+                        self._device.passes.submit(self._draft.close_session, session_id)
+                    case LeaveController(reason=reason):
+                        self._loop.call_soon_threadsafe(self._fail, TransportError(f"{self._connection.peer}: {reason}"))
                     case _:
                         raise AssertionError(effect)
             if messages:
@@ -197,10 +234,3 @@ class _Connected:
     def _fail(self, error: Exception) -> None:
         if not self._failure.done():
             self._failure.set_exception(error)
-
-    def _free(self) -> None:
-        with self._lock:
-            self._is_over = True
-        self._passes.shutdown()
-        for session_id in self._open:
-            self._draft.close_session(session_id)

@@ -22,6 +22,7 @@ from wanspec.protocol.effects import (
     EmitTokens,
     FinishReason,
     FinishRequest,
+    LeaveController,
     ReleaseSession,
     RoundFinished,
     RttMeasured,
@@ -35,13 +36,15 @@ from wanspec.protocol.events import (
     DraftFinished,
     DraftsReceived,
     MessageReceived,
+    PongReceived,
     RequestArrived,
     VerifyFinished,
     WorkerEvent,
     WorkerJoined,
     WorkerLost,
 )
-from wanspec.protocol.messages import CloseSession, Commit, ControllerMessage, Drafts, Message, OpenSession
+from wanspec.protocol.messages import CloseSession, Commit, ControllerMessage, Drafts, Message, OpenSession, Ping, Pong
+from wanspec.protocol.placement import ANYWHERE, Placement
 from wanspec.protocol.worker import Worker
 from wanspec.simulation.compute import Device
 from wanspec.simulation.events import EventQueue
@@ -86,6 +89,8 @@ class WorkerSite:
     tracer: Tracer
     is_alive: bool = True
     stalled_until: float = 0.0
+    is_watching: bool = False
+    """Whether its next deadline is on the queue."""
     mangle: Callable[[Drafts], Drafts] | None = None
     """What a worker that lies makes of its drafts."""
 
@@ -123,25 +128,51 @@ class Cluster:
         self.dropped: dict[WorkerId, str] = {}
         """Why the controller dropped workers."""
         self.on_finish: Callable[[SessionId], None] = lambda _: None
+        self.on_drop: Callable[[WorkerSite, str], object] = lambda _site, _reason: None
         self._target, self._draft = target, draft
         self._target_device, self._draft_device = target_device, draft_device
         self._sink = sink
         self._tracer = Tracer(sink, "controller")
         self._seed = seed
         self._deadline = math.inf
+        self._heartbeats = 0
+        """On the queue: pings and pongs on their way, and deadlines of workers, without which nothing else would happen."""
 
     # What a scenario says.
 
     def request(
-        self, prompt: Sequence[int], *, max_tokens: int, policy: PolicyConfig, sampling: SamplingParams, session_id: SessionId
+        self,
+        prompt: Sequence[int],
+        *,
+        max_tokens: int,
+        policy: PolicyConfig,
+        sampling: SamplingParams,
+        session_id: SessionId,
+        placement: Placement = ANYWHERE,
     ) -> None:
         """A request arrives now; session ids count up."""
         self.requests[session_id] = Request(arrived_at=self.queue.now)
-        event = RequestArrived(session_id=session_id, prompt_tokens=tuple(prompt), sampling=sampling, max_tokens=max_tokens, policy=policy)
+        event = RequestArrived(
+            session_id=session_id,
+            prompt_tokens=tuple(prompt),
+            sampling=sampling,
+            max_tokens=max_tokens,
+            policy=policy,
+            placement=placement,
+        )
         self._tracer.request_arrived(event, now=self.queue.now)
         self.tell_controller(event)
 
-    def join(self, machine: Worker, model: PassModel, *, device: Device, link: LinkProfile, max_sessions: int) -> WorkerSite:
+    def join(
+        self,
+        machine: Worker,
+        model: PassModel,
+        *,
+        device: Device,
+        link: LinkProfile,
+        max_sessions: int,
+        labels: tuple[str, ...] = (),
+    ) -> WorkerSite:
         """A worker dials in now; what it sends may go by datagram, what it is told never does."""
         worker_id = WorkerId(len(self.workers) + 1)
         down = replace(link, transport=Transport.TCP) if link.transport is Transport.DATAGRAM else link
@@ -154,7 +185,7 @@ class Cluster:
             up=Link(link, seed=hash((self._seed, worker_id, 1))),
             tracer=Tracer(self._sink, "worker"),
         )
-        self.tell_controller(WorkerJoined(worker_id=worker_id, name=f"worker-{worker_id}", max_sessions=max_sessions))
+        self.tell_controller(WorkerJoined(worker_id=worker_id, name=f"worker-{worker_id}", max_sessions=max_sessions, labels=labels))
         return site
 
     def crash(self, site: WorkerSite, *, noticed_after_s: float = LOSS_NOTICED_S) -> None:
@@ -163,9 +194,9 @@ class Cluster:
         self.queue.schedule(self.queue.now + noticed_after_s, self.tell_controller, WorkerLost(worker_id=site.worker_id))
 
     def run(self, *, until: float) -> None:
-        """Let time pass until nothing is left to happen, or until then (a finite time)."""
+        """Let time pass until nothing is left to happen but heartbeats, or until then (a finite time)."""
         queue = self.queue
-        while True:
+        while self.pending or self.controller.num_sessions:
             deadline, next_at = self._deadline, queue.next_at
             if deadline < next_at:
                 if deadline > until:
@@ -176,6 +207,11 @@ class Cluster:
                 queue.step()
             else:
                 return
+
+    @property
+    def pending(self) -> int:
+        """What is on the queue beside heartbeats."""
+        return len(self.queue) - self._heartbeats
 
     # The controller's side.
 
@@ -216,7 +252,8 @@ class Cluster:
             case DropWorker(worker_id=worker_id, reason=reason):
                 self.dropped[worker_id] = reason
                 self.workers[worker_id].is_alive = False
-            case SendMessage():
+                self.on_drop(self.workers[worker_id], reason)
+            case SendMessage() | LeaveController():
                 pass
             case _:
                 assert_never(effect)
@@ -227,8 +264,27 @@ class Cluster:
 
     def _send_down(self, worker_id: WorkerId, message: Message, now: float) -> None:
         site, size = self.workers[worker_id], message_bytes(message)
+        if isinstance(message, Ping):
+            self._beat(site.down, message, partial(self._pinged, site))
+            return
         self._tracer.message_sent(worker_id, message, size, now=now)
         self._carry(site.down, message, size, partial(self._arrive_down, site))
+
+    def _beat(self, link: Link, message: Ping | Pong, arrive: Callable[[int], None]) -> None:
+        """Send a heartbeat on its way."""
+        arrival = link.arrival(message_bytes(message), now=self.queue.now)
+        if arrival is not None:
+            self._heartbeats += 1
+            self.queue.schedule(arrival, arrive, message.number)
+
+    def _pinged(self, site: WorkerSite, number: int) -> None:
+        self._heartbeats -= 1
+        self._tell_worker(site, MessageReceived(message=Ping(number=number)))
+
+    def _ponged(self, site: WorkerSite, number: int) -> None:
+        self._heartbeats -= 1
+        if site.is_alive:
+            self.tell_controller(PongReceived(worker_id=site.worker_id, number=number))
 
     def _carry(self, link: Link, message: Message, size: int, arrive: Callable[[Any, int], None]) -> None:
         """Send a message on its way."""
@@ -262,13 +318,33 @@ class Cluster:
                     self.queue.schedule(now + duration_s, self._worker_pass_finished, site, items, drafted)
                 case SendMessage(message=message) if isinstance(message, Drafts):
                     self._send_up(site, message, now)
+                case SendMessage(message=message) if isinstance(message, Pong):
+                    self._beat(site.up, message, partial(self._ponged, site))
+                case LeaveController():
+                    self.crash(site)
                 case ReleaseSession(session_id=session_id):
                     site.model.close_session(session_id)
                 case _:
                     raise AssertionError(effect)
+        self._watch(site)
+
+    def _watch(self, site: WorkerSite) -> None:
+        """Put the worker's next deadline on the queue, once; when it comes, it may have been put off."""
+        deadline = site.machine.next_deadline()
+        if deadline is not None and site.is_alive and not site.is_watching:
+            site.is_watching = True
+            self._heartbeats += 1
+            self.queue.schedule(deadline, self._deadline_of, site)
+
+    def _deadline_of(self, site: WorkerSite) -> None:
+        self._heartbeats -= 1
+        site.is_watching = False
+        self._tell_worker(site, DeadlineReached())
 
     def _worker_pass_finished(self, site: WorkerSite, items: tuple[ScoreItem, ...], event: DraftFinished) -> None:
         now = self.queue.now
+        if site.stalled_until == math.inf:
+            return
         if now < site.stalled_until:
             self.queue.schedule(site.stalled_until, self._worker_pass_finished, site, items, event)
         elif site.is_alive:
@@ -293,12 +369,12 @@ def message_bytes(message: Message) -> int:
     """About what the wire's codec makes of a message; a test holds it to within a quarter of the truth."""
     match message:
         case Drafts():
-            return 17 + 5 * len(message.tokens)
+            return 18 + 5 * len(message.tokens)
         case Commit():
             return 8 + 3 * len(message.tokens)
         case OpenSession():
             return 30 + 3 * len(message.tokens)
-        case CloseSession():
+        case CloseSession() | Ping() | Pong():
             return 4
         case _:
             return 40

@@ -33,6 +33,8 @@ PATIENCE_S = 120.0
 """Virtual time without a token after which a run counts as hung: above every timeout in the machines."""
 AFTERMATH_S = 3600.0
 """Virtual time in which what is still under way may arrive: a slow link can hold a long queue."""
+MAX_REDIALS = 20
+"""In a run; a link on which nobody is ever heard must not keep it going."""
 COLLECTION_THRESHOLD = 200_000
 """New objects between two collections; some 50 MiB."""
 BUNDLED_TRACE = resources.files("wanspec.simulation") / "bundled_trace.parquet"
@@ -116,6 +118,16 @@ class Stage:
         machine = Worker(vocabulary_size=self.world.vocabulary_size, context_length=MAX_CONTEXT, max_sessions=MAX_SESSIONS)
         return self.cluster.join(machine, model, device=device, link=scenario.link.profile(), max_sessions=MAX_SESSIONS)
 
+    def let_dropped_workers_redial(self, after_s: float) -> None:
+        """A worker that is dropped comes again, up to MAX_REDIALS times in all."""
+
+        def dropped(_site: WorkerSite, _reason: str) -> None:
+            if self.faults["redial"] < MAX_REDIALS:
+                self.faults["redial"] += 1
+                self.cluster.queue.schedule(self.cluster.queue.now + after_s, self.add_worker)
+
+        self.cluster.on_drop = dropped
+
     def add_request(self) -> None:
         """The next request arrives, unless all have."""
         load, session_id = self.scenario.load, SessionId(len(self.texts) + 1)
@@ -131,9 +143,14 @@ class Stage:
         return [session_id for session_id, text in self.texts.items() if tuple(self.cluster.requests[session_id].tokens) != text]
 
 
-def play(scenario: Scenario, trace: Trace) -> Stage:
-    """Set up what a scenario describes and let it run to its end. Raises AssertionError when it hangs, naming the seed."""
+def play(scenario: Scenario, trace: Trace, *, redial_s: float | None = None) -> Stage:
+    """Set up what a scenario describes and let it run to its end. Raises AssertionError when it hangs, naming the seed.
+
+    `redial_s`: after how long a worker that was dropped comes again; None: never.
+    """
     stage = Stage(scenario, trace)
+    if redial_s is not None:
+        stage.let_dropped_workers_redial(redial_s)
     for _ in range(scenario.workers):
         stage.add_worker()
     for fault in scenario.faults:
@@ -190,7 +207,7 @@ def _run_to_the_end(stage: Stage) -> None:
     while sum(request.reason is not None for request in cluster.requests.values()) < stage.scenario.load.requests:
         before = written()
         cluster.run(until=cluster.queue.now + PATIENCE_S)
-        if not len(cluster.queue) and written() == before:
+        if not cluster.pending and written() == before:
             break
     cluster.run(until=cluster.queue.now + AFTERMATH_S)
     for session_id, request in cluster.requests.items():

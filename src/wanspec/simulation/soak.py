@@ -18,6 +18,7 @@ from wanspec.simulation.scenario import Compute, Fault, FaultKind, LinkSection, 
 from wanspec.telemetry.trace import Trace
 
 FAULT_KINDS: tuple[FaultKind, ...] = ("crash", "stall", "garbage", "partition", "slow", "join")
+REDIAL_S = 0.5
 SOAK_SPAN_MS = 6000.0
 """Faults begin within this time, in which a scenario does most of its work."""
 
@@ -38,7 +39,7 @@ def soak(seed: int) -> SoakResult:
     scenario = random_scenario(seed)
     trace = Trace()
     try:
-        stage = play(scenario, trace)
+        stage = play(scenario, trace, redial_s=REDIAL_S)
     except Exception as error:  # noqa: BLE001  # whatever it is, it is this seed's
         return SoakResult(seed=seed, failures=(f"{type(error).__name__}: {error}",), tokens=0)
     cluster = stage.cluster
@@ -63,7 +64,7 @@ def failures_of(stage: Stage) -> list[str]:
         "worker caches": sum(stage.worker_models[site.worker_id - 1].open_sessions for site in alive),
         "texts": stage.world.open_texts,
         "bytes in flight": cluster.bytes_in_flight,
-        "events": len(cluster.queue),
+        "events": cluster.pending,
     }
     return found + [f"{number} {name} left at the end" for name, number in left.items() if number]
 
@@ -71,7 +72,7 @@ def failures_of(stage: Stage) -> list[str]:
 def random_scenario(seed: int) -> Scenario:
     """A scenario full of trouble; a function of the seed."""
     rng = random.Random(seed)
-    workers = rng.randint(1, 3)
+    workers = rng.randint(1, 5)
     return Scenario(
         load=Load(
             requests=rng.randint(3, 8), tokens=rng.randint(20, 60), users=rng.randint(1, 4), prompt_tokens=rng.randint(1, 40),
@@ -98,7 +99,7 @@ def random_scenario(seed: int) -> Scenario:
                 kind=rng.choice(FAULT_KINDS), at_ms=rng.uniform(0.0, SOAK_SPAN_MS), duration_ms=rng.choice((50.0, 500.0, 15_000.0)),
                 factor=rng.choice((2.0, 20.0)), worker=rng.randint(1, workers), is_subtle=rng.choice((True, False)),
             )
-            for _ in range(rng.randint(1, 6))
+            for _ in range(rng.randint(1, 10))
         ),
         seed=seed,
     )  # fmt: skip

@@ -28,8 +28,11 @@ _STREAM = 0x57414E53706563  # keys the generator apart from any other use of the
 
 def check_sampling(params: SamplingParams) -> None:
     """Raise ConfigError, naming field and value, where a parameter is out of range."""
-    if params.temperature != 0.0 and not MIN_TEMPERATURE <= params.temperature <= MAX_TEMPERATURE:
-        msg = f"temperature must be 0 (greedy), or between {MIN_TEMPERATURE:g} and {MAX_TEMPERATURE:g}, not {params.temperature}"
+    if not 0.0 <= params.temperature <= MAX_TEMPERATURE:
+        msg = f"temperature must be between 0 and {MAX_TEMPERATURE:g}, not {params.temperature}"
+        raise ConfigError(msg)
+    if 0.0 < params.temperature < MIN_TEMPERATURE:
+        msg = f"temperature {params.temperature} is below {MIN_TEMPERATURE:g}; give 0 for greedy decoding"
         raise ConfigError(msg)
     if not 0 <= params.top_k <= MAX_VOCABULARY:
         msg = f"top_k must be between 0 (keep all) and {MAX_VOCABULARY}, not {params.top_k}"

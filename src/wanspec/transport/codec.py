@@ -4,8 +4,8 @@ What goes out is held to the same bounds as what comes in, and by the same code:
 would. `log_probs` come back rounded to 1/16 nat and `held_s` and `step_s` to a microsecond.
 
 Sizes in bytes, for session 7 at position 300, held for 20 ms, steps of 7.5 ms, node ids near 900 and tokens near 1500: Drafts of 0 / 1 /
-8 / 32 / 256 nodes 20 / 25 / 60 / 184 / 1437, a Commit of three tokens 20, a CloseSession 4; with large ids and times throughout, Drafts of
-one node take 47.
+8 / 32 / 256 nodes 21 / 26 / 61 / 185 / 1438, a Commit of three tokens 20, a CloseSession or Ping 4; with large ids and times throughout,
+Drafts of one node take 52.
 """
 
 from __future__ import annotations
@@ -29,6 +29,8 @@ from wanspec.protocol.messages import (
     Hello,
     Message,
     OpenSession,
+    Ping,
+    Pong,
     Welcome,
     WorkerMessage,
 )
@@ -47,6 +49,8 @@ from wanspec.transport.wire_format import (
     HelloFrame,
     MessageFrame,
     OpenSessionFrame,
+    PingFrame,
+    PongFrame,
     SamplingFields,
     WelcomeFrame,
     WorkerFrame,
@@ -92,6 +96,8 @@ _SHAPES: Final[dict[object, type[msgspec.Struct]]] = {
         CloseSessionFrame,
         DrainFrame,
         GoodbyeFrame,
+        PingFrame,
+        PongFrame,
     )
 }
 _NESTED: Final = {"sampling": SamplingFields.__struct_fields__, "drafting": DraftingFields.__struct_fields__}
@@ -213,6 +219,7 @@ def _to_frame(message: Message) -> MessageFrame:
             sampling, drafting = message.sampling, message.drafting
             return OpenSessionFrame(
                 message.session_id,
+                message.opening,
                 message.tokens,
                 SamplingFields(sampling.temperature, sampling.top_k, sampling.top_p, sampling.seed),
                 DraftingFields(
@@ -228,6 +235,10 @@ def _to_frame(message: Message) -> MessageFrame:
             return CloseSessionFrame(message.session_id)
         case Drain():
             return DrainFrame(message.reason)
+        case Ping():
+            return PingFrame(message.number)
+        case Pong():
+            return PongFrame(message.number)
         case Hello():
             return HelloFrame(
                 message.version,
@@ -237,6 +248,7 @@ def _to_frame(message: Message) -> MessageFrame:
                 message.vocabulary_size,
                 message.context_length,
                 message.max_sessions,
+                message.labels,
             )
         case Welcome():
             return WelcomeFrame(message.version, message.controller_name)
@@ -257,7 +269,10 @@ def _from_worker_frame(frame: WorkerFrame) -> WorkerMessage:
                 vocabulary_size=frame.vocabulary_size,
                 context_length=frame.context_length,
                 max_sessions=frame.max_sessions,
+                labels=frame.labels,
             )
+        case PongFrame():
+            return Pong(number=frame.number)
         case _:
             assert_never(frame)
 
@@ -275,6 +290,7 @@ def _from_controller_frame(frame: ControllerFrame) -> ControllerMessage:
             sampling, drafting = frame.sampling, frame.drafting
             return OpenSession(
                 session_id=SessionId(frame.session_id),
+                opening=frame.opening,
                 tokens=frame.tokens,
                 sampling=SamplingParams(temperature=sampling.temperature, top_k=sampling.top_k, top_p=sampling.top_p, seed=sampling.seed),
                 drafting=DraftingConfig(
@@ -290,6 +306,8 @@ def _from_controller_frame(frame: ControllerFrame) -> ControllerMessage:
             return CloseSession(session_id=SessionId(frame.session_id))
         case DrainFrame():
             return Drain(reason=frame.reason)
+        case PingFrame():
+            return Ping(number=frame.number)
         case WelcomeFrame():
             return Welcome(version=frame.version, controller_name=frame.controller_name)
         case _:
@@ -309,6 +327,7 @@ def _pack_drafts(drafts: Drafts) -> DraftsFrame:
             raise ValueError(f"log_probs: {log_prob}, at least {_LOG_PROBS[-1]} and at most 0")
     return DraftsFrame(
         drafts.session_id,
+        drafts.opening,
         drafts.base_position,
         round(drafts.held_s * STEPS_PER_S),
         round(drafts.step_s * STEPS_PER_S),
@@ -331,6 +350,7 @@ def _unpack_drafts(frame: DraftsFrame) -> Drafts:
         parent_ids.append(node_id - steps_back if steps_back else 0)
     return Drafts(
         session_id=SessionId(frame.session_id),
+        opening=frame.opening,
         base_position=Position(frame.base_position),
         held_s=frame.held_s / STEPS_PER_S,
         step_s=frame.step_s / STEPS_PER_S,

@@ -37,6 +37,10 @@ from wanspec.transport.refusal import WorkerRefusedError
 _WORDLESS: Final = f"it died, the network broke, or a frame was longer than {MAX_FRAME_BYTES} bytes (MAX_FRAME_BYTES)"
 
 
+def _forgive(reason: str) -> None:
+    """What a peer does has no consequences beyond its connection."""
+
+
 class FramePipe(Protocol):
     """An ordered, bidirectional stream of frames. At most one task reads and one writes."""
 
@@ -61,15 +65,26 @@ class FramedConnection:
     """A `Connection` over a pipe. Make it inside a running event loop; it lives until it is closed or lost."""
 
     def __init__(
-        self, pipe: FramePipe, *, peer: str, decode: Callable[[bytes], Sequence[Message]], limits: WireLimits, worker: str = ""
+        self,
+        pipe: FramePipe,
+        *,
+        peer: str,
+        decode: Callable[[bytes], Sequence[Message]],
+        limits: WireLimits,
+        worker: str = "",
+        on_fault: Callable[[str], object] = _forgive,
     ) -> None:
-        """`worker` names the peer in RemoteProtocolError; empty at a worker, whose peer is the controller."""
+        """`worker` names the peer in RemoteProtocolError; empty at a worker, whose peer is the controller.
+
+        `on_fault` hears, once and at once, for what the peer was dropped; also when it has hung up first.
+        """
         self._pipe = pipe
         self._peer = peer
         self._decode = decode
         self._limits = limits
         self._worker = worker
         self._frames = Allowance(limits.max_frames_per_s, limits.max_frames_burst)
+        self._messages = Allowance(limits.max_messages_per_s, limits.max_messages_burst)
         self._nodes = Allowance(limits.max_nodes_per_s, limits.max_nodes_burst)
         self._unsent: deque[bytes] = deque()
         self._unsent_bytes = 0
@@ -80,6 +95,8 @@ class FramedConnection:
         self._room = asyncio.Event()
         self._room.set()
         self._ended = asyncio.Event()
+        self._on_fault = on_fault
+        self._is_at_fault = False
         self._failure: TransportError | None = None
         self._violation: RemoteProtocolError | None = None
         self._farewell: bytes | None = None
@@ -128,14 +145,21 @@ class FramedConnection:
             messages = self._decode(frame)
         except RemoteProtocolError as error:
             raise self._accuse(error.reason) from error
+        now = asyncio.get_running_loop().time()
+        if not self._messages.take(len(messages), now=now):
+            raise self._accuse(f"more than {self._limits.max_messages_per_s:g} messages a second (max_messages_per_s)")
         nodes = sum(len(message.tokens) for message in messages if isinstance(message, Drafts))
-        if not self._nodes.take(nodes, now=asyncio.get_running_loop().time()):
+        if not self._nodes.take(nodes, now=now):
             raise self._accuse(f"more than {self._limits.max_nodes_per_s:g} draft nodes a second (max_nodes_per_s)")
         return messages
 
     async def close(self, reason: str) -> None:
         self._end(TransportError(f"closed here: {reason}"), farewell=encode_goodbye(reason))
         self._forget_unread()
+        await self.wait_closed()
+
+    async def drop(self, reason: str) -> None:
+        self._drop(reason)
         await self.wait_closed()
 
     async def wait_closed(self) -> None:
@@ -154,6 +178,9 @@ class FramedConnection:
 
     def _drop(self, reason: str) -> None:
         """End it because of what the peer does: nothing but the reason goes out."""
+        if not self._is_at_fault:
+            self._is_at_fault = True
+            self._on_fault(reason)
         self._unsent.clear()
         self._forget_unread()
         self._end(TransportError(f"{self.peer} was dropped: {reason}"), farewell=encode_goodbye(reason))

@@ -12,8 +12,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable, Mapping
 from typing import Final, assert_never, cast
+
+from cryptography import x509
 
 from wanspec.errors import ConfigError, TransportError
 from wanspec.protocol.messages import Hello, Welcome
@@ -246,10 +248,17 @@ def _handlers(reception: Reception, security: ControllerSecurity) -> grpc.Generi
             _log.warning("refused the worker at %s: no bearer token, or a wrong one", address)
             await context.abort(grpc.StatusCode.UNAUTHENTICATED, "no bearer token, or a wrong one; give the controller's")
         await context.send_initial_metadata(())
-        await reception.attend(_ControllerPipe(context), address=address)
+        await reception.attend(_ControllerPipe(context), address=address, certificate=_subject(context.auth_context()))
 
     handler: grpc.RpcMethodHandler[bytes, bytes] = grpc.stream_stream_rpc_method_handler(exchange)
     return grpc.method_handlers_generic_handler(SERVICE, {METHOD.rpartition("/")[2]: handler})
+
+
+def _subject(properties: Mapping[str, Iterable[bytes]]) -> str:
+    """Of the certificate that a worker has shown; empty where none was asked for."""
+    for certificate in properties.get("x509_pem_cert", ()):
+        return printable(f"certificate {x509.load_pem_x509_certificate(certificate).subject.rfc4514_string()}")
+    return ""
 
 
 def _keepalive() -> Options:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from wanspec.errors import RemoteProtocolError, TransportError
 from wanspec.protocol.messages import PROTOCOL_VERSION, Hello, Welcome, WorkerMessage
+from wanspec.protocol.placement import repeated_key
 from wanspec.transport.codec import (
     decode_controller_frame,
     decode_goodbye,
@@ -18,6 +20,9 @@ from wanspec.transport.codec import (
 from wanspec.transport.connection import FramePipe
 from wanspec.transport.limits import WireLimits
 from wanspec.transport.refusal import WorkerRefusedError
+
+MAX_FRAMES_AFTER_REFUSAL = 16
+"""Read from a worker that was refused, until it hangs up: what an honest one had under way; beyond it the controller hangs up first."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,11 +54,23 @@ def hello_mismatch(hello: Hello, expected: Expected) -> str:
             f"vocabulary size: the worker's is {hello.vocabulary_size} (model {hello.model_name}), "
             f"the controller's is {expected.vocabulary_size}; draft with a model of the target model's vocabulary"
         )
+    key = repeated_key(hello.labels)
+    if key:
+        return f"labels: the worker gives {key} more than one value; give each key one"
     return ""
 
 
-async def admit(pipe: FramePipe, *, expected: Expected, limits: WireLimits) -> Hello:
-    """The controller's part: read a Hello and answer it. Raises TransportError when the worker was refused, which it has been told."""
+async def nobody(hello: Hello) -> None:
+    """Turn nobody away."""
+
+
+async def admit(
+    pipe: FramePipe, *, expected: Expected, limits: WireLimits, turn_away: Callable[[Hello], Awaitable[None]] = nobody
+) -> Hello:
+    """The controller's part: read a Hello and answer it. Raises TransportError when the worker was refused, which it has been told.
+
+    `turn_away` may raise it too, on a Hello that fits.
+    """
     deadline = asyncio.get_running_loop().time() + limits.handshake_timeout_s
     try:
         async with asyncio.timeout_at(deadline):
@@ -69,6 +86,7 @@ async def admit(pipe: FramePipe, *, expected: Expected, limits: WireLimits) -> H
     if reason:
         await refuse(pipe, reason, permanent=True, limits=limits)
         raise TransportError(f"{hello.worker_name}: {reason}")
+    await turn_away(hello)
     try:
         async with asyncio.timeout_at(deadline):
             await pipe.write(encode_frame([Welcome(version=PROTOCOL_VERSION, controller_name=expected.controller_name)]))
@@ -85,8 +103,9 @@ async def refuse(pipe: FramePipe, reason: str, *, permanent: bool, limits: WireL
         async with asyncio.timeout(limits.close_timeout_s):
             await pipe.write(encode_goodbye(reason, permanent=permanent))
             await pipe.end()
-            while await pipe.read() is not None:
-                pass
+            for _ in range(MAX_FRAMES_AFTER_REFUSAL):
+                if await pipe.read() is None:
+                    return
 
 
 async def introduce(pipe: FramePipe, hello: bytes, *, controller: str) -> Welcome:

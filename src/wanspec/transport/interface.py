@@ -28,6 +28,10 @@ class Connection(Protocol):
         """Send what is queued, tell the peer why, and end the connection. Repeating it is harmless."""
         ...
 
+    async def drop(self, reason: str) -> None:
+        """End the connection for what the peer does, and tell it; a controller does not let it in again for a while."""
+        ...
+
 
 class Listener(Protocol):
     """A controller's door: it authenticates workers and checks their Hello before anybody else sees them."""

@@ -25,6 +25,10 @@ class WireLimits:
     """Above what gRPC in Python can carry on one core; a sane peer coalesces long before."""
     max_frames_burst: int = 8000
     """Frames at once: what a sane peer had under way while a lossy link held everything back for two seconds."""
+    max_messages_per_s: float = 20_000.0
+    """One step's drafts for each of some hundred sessions, every 5 ms; a frame could hold a thousand messages that say nothing."""
+    max_messages_burst: int = 40_000
+    """Messages at once: two seconds' worth, as with frames."""
     max_nodes_per_s: float = 200_000.0
     """Draft nodes, each of which costs us about a microsecond; 32 leaves x 8 branches every 2.5 ms, the widest tree of a fast draft model,
     are 100,000."""

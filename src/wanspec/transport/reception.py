@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import AsyncIterator
 
@@ -12,6 +13,8 @@ from wanspec.transport.connection import FramedConnection, FramePipe
 from wanspec.transport.handshake import Expected, admit, decode_admitted_worker_frame, refuse
 from wanspec.transport.interface import Connection
 from wanspec.transport.limits import WireLimits
+from wanspec.transport.quarantine import Quarantine, identity
+from wanspec.transport.refusal import QuarantinedError
 
 _log = logging.getLogger(__name__)
 
@@ -27,11 +30,20 @@ class Reception:
         self._admitted: asyncio.Queue[tuple[Hello, Connection] | None] = asyncio.Queue()
         """Bounded by max_workers, as every element is open; None: the listener is closed."""
         self._closed = False
+        self._quarantine = Quarantine()
+        self._being_told: set[str] = set()
+        """Who is in quarantine and being told so."""
 
-    async def attend(self, pipe: FramePipe, *, address: str) -> None:
-        """Greet a worker and stay until its connection has ended; a refused one is told, logged and forgotten. Raises nothing."""
+    async def attend(self, pipe: FramePipe, *, address: str, certificate: str = "") -> None:
+        """Greet a worker and stay until its connection has ended; a refused one is told, logged and forgotten. Raises nothing.
+
+        `certificate`: the subject of the one that it has shown; empty: none.
+        """
         try:
-            hello = await self._greet(pipe)
+            hello = await self._greet(pipe, address, certificate)
+        except QuarantinedError as error:
+            _log.debug("turned away the worker at %s: %s", address, error)  # no warning: it may dial again as fast as it can
+            return
         except TransportError as error:
             _log.warning("refused the worker at %s: %s", address, error)
             return
@@ -41,6 +53,7 @@ class Reception:
             decode=decode_admitted_worker_frame,
             limits=self._limits,
             worker=hello.worker_name,
+            on_fault=lambda reason: self._punish(identity(certificate, hello.worker_name, address), reason),
         )
         self._open.add(connection)
         self._admitted.put_nowait((hello, connection))
@@ -66,17 +79,44 @@ class Reception:
         self._admitted.put_nowait(None)
         await asyncio.gather(*[connection.close("the controller is shutting down") for connection in self._open])
 
-    async def _greet(self, pipe: FramePipe) -> Hello:
+    async def _greet(self, pipe: FramePipe, address: str, certificate: str) -> Hello:
         """Raises TransportError when the worker was refused."""
         reason = self._no_room()
         if reason:
             await refuse(pipe, reason, permanent=False, limits=self._limits)
             raise TransportError(reason)
+        if certificate:
+            await self._turn_away(pipe, certificate)
         self._handshakes += 1
         try:
-            return await admit(pipe, expected=self._expected, limits=self._limits)
+            return await admit(
+                pipe,
+                expected=self._expected,
+                limits=self._limits,
+                turn_away=lambda hello: self._turn_away(pipe, identity(certificate, hello.worker_name, address)),
+            )
         finally:
             self._handshakes -= 1
+
+    def _punish(self, peer: str, reason: str) -> None:
+        length_s = self._quarantine.add(peer, reason, now=asyncio.get_running_loop().time())
+        _log.warning("quarantined %s for %g s: %s", peer, length_s, reason)
+
+    async def _turn_away(self, pipe: FramePipe, peer: str) -> None:
+        """Raises QuarantinedError when the peer is in quarantine; it is told so once at a time, however often it dials."""
+        reason = self._quarantine.verdict(peer, now=asyncio.get_running_loop().time())
+        if not reason:
+            return
+        if peer not in self._being_told:
+            self._being_told.add(peer)
+            try:
+                await refuse(pipe, reason, permanent=False, limits=self._limits)
+            finally:
+                self._being_told.discard(peer)
+        else:
+            with contextlib.suppress(TransportError):
+                await pipe.end()
+        raise QuarantinedError(reason)
 
     def _no_room(self) -> str:
         if self._closed:

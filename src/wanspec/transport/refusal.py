@@ -1,4 +1,4 @@
-"""Why a connection did not come about for good."""
+"""Why a connection did not come about."""
 
 from wanspec.errors import TransportError
 
@@ -8,3 +8,7 @@ class WorkerRefusedError(TransportError):
 
     Dialling again changes nothing, a person has to; any other TransportError is worth another try.
     """
+
+
+class QuarantinedError(TransportError):
+    """The worker is not let in for a while, because of what it did (controller's side)."""

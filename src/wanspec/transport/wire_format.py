@@ -17,11 +17,14 @@ from wanspec.protocol.messages import (
     MAX_NAME_LENGTH,
     MAX_NODE_ID,
     MAX_NODES_PER_FRAME,
+    MAX_OPENING,
+    MAX_PING,
     MAX_REASON_LENGTH,
     MAX_SEQUENCE_TOKENS,
     MAX_SESSIONS,
     MAX_STEP_S,
 )
+from wanspec.protocol.placement import LABEL, MAX_LABEL_LENGTH, MAX_LABELS
 from wanspec.speculation.types import MAX_VOCABULARY
 
 MAX_SESSION_ID = (1 << 53) - 1
@@ -43,8 +46,11 @@ FINGERPRINT = r"\A[0-9a-f]{64}\Z"
 
 Name = Annotated[str, Meta(min_length=1, max_length=MAX_NAME_LENGTH, pattern=PRINTABLE)]
 Reason = Annotated[str, Meta(max_length=MAX_REASON_LENGTH, pattern=PRINTABLE)]
+Label = Annotated[str, Meta(max_length=MAX_LABEL_LENGTH, pattern=LABEL)]
 Version = Annotated[int, Meta(ge=0, le=MAX_VERSION)]
 SessionNumber = Annotated[int, Meta(ge=1, le=MAX_SESSION_ID)]
+Opening = Annotated[int, Meta(ge=1, le=MAX_OPENING)]
+PingNumber = Annotated[int, Meta(ge=1, le=MAX_PING)]
 TokenPosition = Annotated[int, Meta(ge=0, lt=MAX_SEQUENCE_TOKENS)]
 Token = Annotated[int, Meta(ge=0, lt=MAX_VOCABULARY)]
 FiniteFloat = Annotated[float, Meta(ge=-sys.float_info.max, le=sys.float_info.max)]
@@ -60,12 +66,14 @@ class HelloFrame(Struct, array_like=True, tag=1, frozen=True):
     vocabulary_size: Annotated[int, Meta(ge=1, le=MAX_VOCABULARY)]
     context_length: Annotated[int, Meta(ge=1, le=MAX_CONTEXT_LENGTH)]
     max_sessions: Annotated[int, Meta(ge=1, le=MAX_SESSIONS)]
+    labels: Annotated[tuple[Label, ...], Meta(max_length=MAX_LABELS)] = ()
 
 
 class DraftsFrame(Struct, array_like=True, tag=2, frozen=True, forbid_unknown_fields=True):
     """messages.Drafts, packed into as few bytes as plain MessagePack allows."""
 
     session_id: SessionNumber
+    opening: Opening
     base_position: TokenPosition
     held_s: Annotated[int, Meta(ge=0, le=int(MAX_HELD_S * STEPS_PER_S))]
     """In steps of 1 / STEPS_PER_S."""
@@ -111,6 +119,7 @@ class OpenSessionFrame(Struct, array_like=True, tag=4, frozen=True, forbid_unkno
     """messages.OpenSession, field by field."""
 
     session_id: SessionNumber
+    opening: Opening
     tokens: Annotated[tuple[Token, ...], Meta(min_length=1, max_length=MAX_SEQUENCE_TOKENS)]
     sampling: SamplingFields
     drafting: DraftingFields
@@ -144,6 +153,18 @@ class GoodbyeFrame(Struct, array_like=True, tag=8, frozen=True, forbid_unknown_f
     permanent: bool
 
 
-WorkerFrame = HelloFrame | DraftsFrame
-ControllerFrame = WelcomeFrame | OpenSessionFrame | CommitFrame | CloseSessionFrame | DrainFrame
+class PingFrame(Struct, array_like=True, tag=9, frozen=True, forbid_unknown_fields=True):
+    """messages.Ping, field by field."""
+
+    number: PingNumber
+
+
+class PongFrame(Struct, array_like=True, tag=10, frozen=True, forbid_unknown_fields=True):
+    """messages.Pong, field by field."""
+
+    number: PingNumber
+
+
+WorkerFrame = HelloFrame | DraftsFrame | PongFrame
+ControllerFrame = WelcomeFrame | OpenSessionFrame | CommitFrame | CloseSessionFrame | DrainFrame | PingFrame
 MessageFrame = WorkerFrame | ControllerFrame

@@ -1,0 +1,144 @@
+"""The workers that have dialled in: what each has been worth, and which one a session gets.
+
+A session gets the worker with which its tokens are expected to cost least for want of drafts: the share of tokens that the worker has not
+proposed in time, and what each of these costs, until its drafts are of use again. The share is measured (`committed`, `useful`) and cannot
+be claimed; while little is known, the round trip and the step time say what to expect. Every session that a worker has makes it dearer,
+so that equal workers share the work.
+
+A newcomer is tried: while it has no session, it counts for as good as the best and comes first among equals, until its worth is known. So
+does one that has had no session for long.
+
+Sessions stay where they are while their worker lives and is of use. To move one costs a prefill at the new worker and a round trip without
+drafts, for a gain that lasts until its end, which nobody knows; new requests, which find the better worker anyway, come soon enough.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from wanspec.policy.arrivals import REJOIN_STEPS
+from wanspec.policy.pass_times import Pace
+from wanspec.protocol.heartbeat import Heartbeat
+from wanspec.protocol.placement import Placement
+from wanspec.protocol.rtt import RttEstimate
+from wanspec.speculation.reliability import Reliability
+from wanspec.speculation.types import SessionId, WorkerId
+
+LOADED_SESSIONS = 16
+"""So many sessions, or all that it offers to hold, make a worker twice as dear; it may offer what it likes."""
+USELESS_SHARE = 0.02
+"""A worker that has proposed less than this share of what its sessions commit is rested: its drafts are late, wrong or lost."""
+JUDGED_TOKENS = 200.0
+"""Committed before that is judged; older ones fade at this pace too."""
+JUDGED_SHARE = 0.9
+"""Of JUDGED_TOKENS: what has faded never comes to all of them."""
+PRIOR_TOKENS = 20.0
+HALF_SHARE_S = 0.1
+"""The delay of a worker that is expected, before anything is known, to propose half of the tokens in time; a token that it has not
+proposed costs about as much beside that delay."""
+TRIAL_TOKENS = 100.0
+"""Committed, of JUDGED_TOKENS, after which a newcomer is known well enough to be compared."""
+REVIEW_S = 300.0
+"""After so long without a session what was measured may have changed."""
+FIRST_REST_S, MAX_REST_S = 10.0, 300.0
+"""How long a worker is rested; doubled each time until it proves useful."""
+INITIAL_WORKER_STEP_S = 0.01
+
+
+@dataclass(slots=True, eq=False)
+class PooledWorker:
+    """One connection's worker, as the controller knows it."""
+
+    worker_id: WorkerId
+    name: str
+    max_sessions: int
+    labels: tuple[str, ...]
+    heartbeat: Heartbeat
+    rtt: RttEstimate = field(default_factory=RttEstimate)
+    """Of acknowledgements."""
+    step_s: float = INITIAL_WORKER_STEP_S
+    reliability: Reliability = field(default_factory=Reliability)
+    pace: Pace = field(default_factory=Pace)
+    committed: float = 0.0
+    """Tokens that its sessions committed, older ones faded,"""
+    useful: float = 0.0
+    """and those of them that it had proposed."""
+    judged_at: float = 0.0
+    """When either of them last changed."""
+    rests_until: float | None = None
+    """None: it does not rest."""
+    rest_s: float = FIRST_REST_S
+    sessions: set[SessionId] = field(default_factory=set)
+
+    @property
+    def share(self) -> float:
+        """Of what its sessions commit, how much it had proposed; half before anything is known."""
+        return (self.useful + PRIOR_TOKENS / 2) / (self.committed + PRIOR_TOKENS)
+
+    @property
+    def delay_s(self) -> float:
+        """Between a token that it had not foreseen and the arrival of its first drafts after it."""
+        return self.heartbeat.rtt.smoothed_s + REJOIN_STEPS * self.step_s
+
+    @property
+    def expected_share(self) -> float:
+        """Of a further session's tokens, how much it will propose in time: as measured, and by its delay while there is little of that."""
+        prior = HALF_SHARE_S / (HALF_SHARE_S + self.delay_s)
+        return (self.useful + PRIOR_TOKENS * prior) / (self.committed + PRIOR_TOKENS)
+
+    @property
+    def expected_cost(self) -> float:
+        """What a token is expected to cost for want of a draft, in seconds, while the worker has nothing else to do."""
+        return (1.0 - self.expected_share) * (HALF_SHARE_S + self.delay_s)
+
+    def is_on_trial(self, now: float) -> bool:
+        """Whether it is to be tried: idle, and of unknown worth."""
+        return not self.sessions and (self.committed < TRIAL_TOKENS or now >= self.judged_at + REVIEW_S)
+
+    @property
+    def is_judged(self) -> bool:
+        """Whether its sessions have committed enough to tell what it is worth."""
+        return self.committed > JUDGED_SHARE * JUDGED_TOKENS
+
+    def judge(self, *, committed: int, proposed: int, now: float) -> bool:
+        """Take note of what it was good for in a round. False when it has been good for nothing, and should rest."""
+        self.judged_at = now
+        fade = max(0.0, 1.0 - committed / JUDGED_TOKENS)
+        self.committed = fade * self.committed + committed
+        self.useful = fade * self.useful + proposed
+        is_useful = self.useful >= USELESS_SHARE * self.committed
+        if is_useful and self.is_judged:
+            self.rest_s = FIRST_REST_S
+        return is_useful or not self.is_judged
+
+    def rest(self, now: float) -> set[SessionId]:
+        """Send it to rest, and forget what led to that. Returns the sessions that it had."""
+        self.rests_until, self.rest_s = now + self.rest_s, min(2 * self.rest_s, MAX_REST_S)
+        self.committed = self.useful = 0.0
+        resting, self.sessions = self.sessions, set()
+        return resting
+
+    def is_resting(self, now: float) -> bool:
+        """Whether it rests; a rest that is over is forgotten."""
+        if self.rests_until is not None and now >= self.rests_until:
+            self.rests_until = None
+        return self.rests_until is not None
+
+
+def choose_worker(workers: Iterable[PooledWorker], placement: Placement, *, now: float) -> PooledWorker | None:
+    """The worker for one more session; None where none is allowed, has room and is awake."""
+    free = [
+        worker
+        for worker in workers
+        if len(worker.sessions) < worker.max_sessions and not worker.is_resting(now) and placement.allows(worker.labels)
+    ]
+    least_cost = min((worker.expected_cost for worker in free), default=0.0)
+
+    def cost(worker: PooledWorker) -> tuple[float, bool, float, WorkerId]:
+        is_on_trial = worker.is_on_trial(now)
+        load = len(worker.sessions) / min(worker.max_sessions, LOADED_SESSIONS)
+        expected = least_cost if is_on_trial else worker.expected_cost * (1.0 + load)
+        return expected, not is_on_trial, worker.delay_s, worker.worker_id
+
+    return min(free, key=cost, default=None)

@@ -1,0 +1,108 @@
+"""Which worker a session gets, and what a worker is worth."""
+
+from __future__ import annotations
+
+from wanspec.protocol.heartbeat import Heartbeat
+from wanspec.protocol.placement import ANYWHERE, Placement
+from wanspec.protocol.pool import FIRST_REST_S, JUDGED_TOKENS, REVIEW_S, PooledWorker, choose_worker
+from wanspec.speculation.types import SessionId, WorkerId
+
+
+def worker(
+    worker_id: int, *, rtt_s: float = 0.05, share: float | None = None, max_sessions: int = 8, labels: tuple[str, ...] = ()
+) -> PooledWorker:
+    """One whose worth is known, unless `share` is None."""
+    made = PooledWorker(WorkerId(worker_id), f"worker-{worker_id}", max_sessions, labels, Heartbeat(now=0.0))
+    made.heartbeat.rtt.add(rtt_s)
+    if share is not None:
+        made.committed, made.useful = JUDGED_TOKENS, share * JUDGED_TOKENS
+    return made
+
+
+def chosen(workers: list[PooledWorker], *, sessions: int = 1, placement: Placement = ANYWHERE, now: float = 0.0) -> list[int]:
+    """Where so many sessions go, one after the other; 0: nowhere."""
+    places = []
+    for number in range(sessions):
+        found = choose_worker(workers, placement, now=now)
+        places.append(found.worker_id if found else 0)
+        if found:
+            found.sessions.add(SessionId(sum(len(one.sessions) for one in workers) + number + 1))
+    return places
+
+
+def test_of_equally_useful_workers_the_nearer_one_is_chosen() -> None:
+    assert chosen([worker(1, rtt_s=0.15, share=0.7), worker(2, rtt_s=0.02, share=0.7)]) == [2]
+
+
+def test_of_equally_near_workers_the_more_useful_one_is_chosen() -> None:
+    assert chosen([worker(1, share=0.4), worker(2, share=0.8)]) == [2]
+
+
+def test_a_slow_worker_comes_after_a_quick_one() -> None:
+    slow = worker(1, share=0.7)
+    slow.step_s = 0.2
+    assert chosen([slow, worker(2, share=0.7)]) == [2]
+
+
+def test_equal_workers_share_the_sessions() -> None:
+    assert sorted(chosen([worker(1, share=0.7), worker(2, share=0.7)], sessions=6)) == [1, 1, 1, 2, 2, 2]
+
+
+def test_a_useful_worker_fills_before_a_poor_one_is_taken() -> None:
+    places = chosen([worker(1, share=0.2), worker(2, share=0.8, max_sessions=4)], sessions=5)
+    assert places == [2, 2, 2, 2, 1]
+
+
+def test_what_a_worker_does_weighs_more_than_where_it_is() -> None:
+    assert chosen([worker(1, rtt_s=0.01, share=0.2), worker(2, rtt_s=0.2, share=0.8)]) == [2]
+
+
+def test_of_newcomers_the_nearer_one_is_tried_first_and_then_the_other() -> None:
+    assert chosen([worker(1, rtt_s=0.2), worker(2, rtt_s=0.02)], sessions=2) == [2, 1]
+
+
+def test_a_worker_without_a_session_for_long_is_tried_again() -> None:
+    workers = [worker(1, share=0.3), worker(2, share=0.8)]
+    assert chosen(workers, now=REVIEW_S - 1.0) == [2]
+    workers[1].sessions.clear()
+    workers[1].judge(committed=1, proposed=1, now=REVIEW_S - 1.0)
+    assert chosen(workers, now=REVIEW_S) == [1]
+
+
+def test_a_worker_that_offers_to_hold_any_number_gets_no_more_than_its_part() -> None:
+    places = chosen([worker(1, share=0.7, max_sessions=1024), worker(2, share=0.7, max_sessions=16)], sessions=10)
+    assert places.count(1) == places.count(2)
+
+
+def test_a_newcomer_is_tried_with_one_session_and_then_judged_by_what_it_did() -> None:
+    known, newcomer = worker(1, share=0.9), worker(2)
+    assert chosen([known], sessions=2) == [1, 1]
+    assert chosen([known, newcomer], sessions=3) == [2, 1, 1]
+    newcomer.judge(committed=190, proposed=20, now=0.0)
+    assert chosen([known, newcomer], sessions=2) == [1, 1]
+
+
+def test_who_is_full_or_rests_or_is_not_allowed_is_not_chosen() -> None:
+    full, resting, elsewhere = worker(1, max_sessions=0), worker(2, labels=("region=eu",)), worker(3, labels=("region=us",))
+    assert not resting.judge(committed=190, proposed=0, now=0.0)
+    assert resting.rest(5.0) == set()
+    workers = [full, resting, elsewhere]
+    here = Placement(labels=("region=eu",))
+    assert chosen(workers, placement=here, now=5.0 + FIRST_REST_S - 0.1) == [0]
+    assert chosen(workers, placement=here, now=5.0 + FIRST_REST_S) == [2]
+    assert chosen([]) == [0]
+
+
+def test_a_rest_is_twice_as_long_each_time_until_the_worker_proves_useful() -> None:
+    useless = worker(1)
+    for expected_s in (FIRST_REST_S, 2 * FIRST_REST_S):
+        useless.judge(committed=190, proposed=0, now=0.0)
+        useless.rest(0.0)
+        assert useless.rests_until == expected_s
+    assert useless.judge(committed=190, proposed=100, now=0.0)
+    useless.rest(0.0)
+    assert useless.rests_until == FIRST_REST_S
+
+
+def test_nobody_is_judged_by_a_few_tokens() -> None:
+    assert worker(1).judge(committed=50, proposed=0, now=0.0)
