@@ -285,9 +285,9 @@ class ControllerEngine:
             return
         now = self._loop.time()
         duration_s = now - started
-        self._tracer.pass_finished(model, items, duration_s, now=now)
         finished = VerifyFinished if model == "target" else DraftFinished
         self._events.put_nowait(finished(choices=choices, duration_s=duration_s))
+        self._tracer.pass_finished(model, items, duration_s, now=now)
 
     def _release(self, session_id: SessionId) -> None:
         self._target.close_session(session_id)
@@ -331,8 +331,8 @@ class ControllerEngine:
         finally:
             del self._connections[worker_id]
             self._rtts.pop(worker_id, None)
-            self._tracer.worker_lost(worker_id, hello.worker_name, reason, now=self._loop.time())
             self._events.put_nowait(WorkerLost(worker_id=worker_id))
+            self._tracer.worker_lost(worker_id, hello.worker_name, reason, now=self._loop.time())
         await self._notify()
 
     async def _notify(self) -> None:
@@ -362,7 +362,13 @@ class ControllerEngine:
     def _spawn(self, coroutine: Coroutine[object, None, None]) -> None:
         task: asyncio.Task[None] = asyncio.create_task(coroutine)
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        error = None if task.cancelled() else task.exception()
+        if isinstance(error, Exception):  # a bug of ours, or a trace that cannot be written: nobody may be left waiting for it
+            self._fail(error)
 
 
 def expected_of(info: ModelInfo) -> Expected:
