@@ -83,15 +83,16 @@ async def joined(engine: ControllerEngine) -> None:
 async def test_a_worker_killed_in_mid_generation_costs_no_text_and_the_next_one_is_used() -> None:
     async with controller() as (engine, address), worker(address, "--name", "first") as first:
         await joined(engine)
-        generation = engine.submit(PROMPT, max_tokens=400, sampling=SamplingParams(), policy=PolicyConfig(name="remote"))
+        generation = engine.submit(PROMPT, max_tokens=1200, sampling=SamplingParams(), policy=PolicyConfig(name="remote"))
         tokens: list[int] = []
         async with worker(address, "--name", "second") as second, asyncio.timeout(60):
+            await engine.wait_for_workers(2)
             async for news in generation:
                 tokens += news
                 if len(tokens) > 30 and first.returncode is None:
                     os.kill(first.pid, signal.SIGKILL)
                     await first.wait()
-            assert tokens == plainly(400)
+            assert tokens == plainly(1200)
             assert engine.worker_names == ["second"]
             await engine.drain("done")
             assert (await ended(second))[0] == 0
