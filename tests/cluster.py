@@ -71,13 +71,15 @@ class BackendModel:
 class Cluster(SimulatedCluster):
     """One controller, any number of workers, and the time between them."""
 
-    def __init__(self, target: Backend, draft: Backend, *, seed: int = 0, wan: WanProfile | None = None) -> None:
+    def __init__(
+        self, target: Backend, draft: Backend, *, seed: int = 0, wan: WanProfile | None = None, target_step_s: float = TARGET_STEP_S
+    ) -> None:
         self.trace = Trace()
         super().__init__(
             controller=Controller(vocabulary_size=target.info.vocabulary_size, end_token=target.info.end_token),
             target=BackendModel(target),
             draft=BackendModel(draft),
-            target_device=Device(StepTime(step_s=TARGET_STEP_S)),
+            target_device=Device(StepTime(step_s=target_step_s)),
             draft_device=Device(StepTime(step_s=DRAFT_STEP_S)),
             sink=self.trace,
             seed=seed,

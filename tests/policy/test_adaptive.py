@@ -42,6 +42,7 @@ def situation(
 ) -> Situation:
     return Situation(
         tree=tree,
+        num_sessions=1,
         arrivals=arrivals,
         pace_s=pace_s,
         worker_share=share,

@@ -40,6 +40,7 @@ ARRIVALS = Arrivals(rtt_s=RTT_S, deviation_s=0.0, step_s=DRAFT_STEP_S, told_at=0
 def situation(tree: DraftTree, *, live: bool = True, drafted: bool = False) -> Situation:
     return Situation(
         tree=tree,
+        num_sessions=1,
         arrivals=ARRIVALS if live else None,
         pace_s=None,
         worker_share=0.5,

@@ -31,7 +31,7 @@ def machine_with(sessions: int) -> Controller:
             now=0.0,
         )
     for tokens in (1, 2, 4, 8, FREE_TOKENS, 2 * FREE_TOKENS, 4 * FREE_TOKENS, 8 * FREE_TOKENS):
-        machine._target_times.add(tokens, STEP_S * max(1.0, tokens / FREE_TOKENS))
+        machine._passes.target_times.add(tokens, STEP_S * max(1.0, tokens / FREE_TOKENS))
     return machine
 
 
@@ -49,14 +49,14 @@ def test_alone_a_session_gets_all_it_asks_for() -> None:
     machine = machine_with(1)
     (session,) = machine._sessions.values()
     nodes = grown(session, 0.01, 32)
-    assert machine._within_reason([(session, Verify(nodes, gives_way=True))]) == [(session, nodes)]
+    assert machine._passes._within_reason([(session, Verify(nodes, gives_way=True))]) == [(session, nodes)]
 
 
 def test_what_many_ask_for_is_cut_to_what_is_worth_its_time_and_the_surer_get_more() -> None:
     machine = machine_with(4)
     sessions = list(machine._sessions.values())
     asked = [(s, Verify(grown(s, prob, 16), gives_way=True)) for s, prob in zip(sessions, (0.95, 0.8, 0.5, 0.1), strict=True)]
-    got = machine._within_reason(asked)
+    got = machine._passes._within_reason(asked)
     counts = [len(nodes) for _, nodes in got]
     assert counts == sorted(counts, reverse=True)
     assert counts[0] > counts[1] > counts[3] == 0
@@ -69,26 +69,26 @@ def test_what_does_not_give_way_is_left_whole() -> None:
     machine = machine_with(2)
     first, second = machine._sessions.values()
     firm, soft = Verify(grown(first, 0.1, 16)), Verify(grown(second, 0.01, 16), gives_way=True)
-    assert machine._within_reason([(first, firm), (second, soft)]) == [(first, firm.nodes), (second, ())]
+    assert machine._passes._within_reason([(first, firm), (second, soft)]) == [(first, firm.nodes), (second, ())]
 
 
 def test_a_draft_pass_must_gain_its_sessions_more_than_the_others_wait() -> None:
     machine = machine_with(2)
-    machine._draft_times.add(1, 0.01)
-    first, second = machine._sessions.values()
+    machine._passes.draft_times.add(1, 0.01)
+    first, _ = machine._sessions.values()
     draft = DraftLocally((first.tree.head,), gain_s=0.015)
-    assert machine._is_for_drafts([(first, draft), (second, Verify())])
-    assert not machine._is_for_drafts([(first, draft), (second, Verify()), (second, Verify())])
-    assert machine._is_for_drafts([(first, draft)])
-    assert not machine._is_for_drafts([(second, Verify())])
+    assert machine._passes._are_drafts_first([draft, Verify()])
+    assert not machine._passes._are_drafts_first([draft, Verify(), Verify()])
+    assert machine._passes._are_drafts_first([draft])
+    assert not machine._passes._are_drafts_first([Verify()])
 
 
 def test_where_it_does_not_those_who_wanted_it_verify_with_the_others() -> None:
     machine = machine_with(8)
-    machine._draft_times.add(1, 10.0)  # so slow that it never pays
+    machine._passes.draft_times.add(1, 10.0)  # so slow that it never pays
     started: list[object] = []
     for round_ in range(6):
-        (in_flight,) = machine._passes.values()
+        (in_flight,) = machine._passes._in_flight.values()
         choices = tuple(tuple(TargetChoice(token=7, entropy_nats=0.1) for _ in rows) for _, rows in in_flight.rows)
         started += machine.handle(VerifyFinished(choices=choices, duration_s=STEP_S), now=0.02 * round_)
     assert not [effect for effect in started if isinstance(effect, StartDraft)]

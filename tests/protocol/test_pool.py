@@ -19,6 +19,10 @@ def worker(
     return made
 
 
+def judge(worker: PooledWorker, committed: int, proposed: int, *, took_s: float = 0.0, alone_s: float = 0.0, now: float = 0.0) -> bool:
+    return worker.judge(committed=committed, proposed=proposed, took_s=took_s, alone_s=alone_s, now=now)
+
+
 def chosen(workers: list[PooledWorker], *, sessions: int = 1, placement: Placement = ANYWHERE, now: float = 0.0) -> list[int]:
     """Where so many sessions go, one after the other; 0: nowhere."""
     places = []
@@ -54,7 +58,7 @@ def test_a_useful_worker_fills_before_a_poor_one_is_taken() -> None:
 
 
 def test_what_a_worker_does_weighs_more_than_where_it_is() -> None:
-    assert chosen([worker(1, rtt_s=0.01, share=0.2), worker(2, rtt_s=0.2, share=0.8)]) == [2]
+    assert chosen([worker(1, rtt_s=0.01, share=0.2), worker(2, rtt_s=0.15, share=0.8)]) == [2]
 
 
 def test_of_newcomers_the_nearer_one_is_tried_first_and_then_the_other() -> None:
@@ -65,7 +69,7 @@ def test_a_worker_without_a_session_for_long_is_tried_again() -> None:
     workers = [worker(1, share=0.3), worker(2, share=0.8)]
     assert chosen(workers, now=REVIEW_S - 1.0) == [2]
     workers[1].sessions.clear()
-    workers[1].judge(committed=1, proposed=1, now=REVIEW_S - 1.0)
+    judge(workers[1], 1, 1, now=REVIEW_S - 1.0)
     assert chosen(workers, now=REVIEW_S) == [1]
 
 
@@ -78,17 +82,19 @@ def test_a_newcomer_is_tried_with_one_session_and_then_judged_by_what_it_did() -
     known, newcomer = worker(1, share=0.9), worker(2)
     assert chosen([known], sessions=2) == [1, 1]
     assert chosen([known, newcomer], sessions=3) == [2, 1, 1]
-    newcomer.judge(committed=190, proposed=20, now=0.0)
+    judge(newcomer, 190, 20)
     assert chosen([known, newcomer], sessions=2) == [1, 1]
 
 
 def test_who_is_full_or_rests_or_is_not_allowed_is_not_chosen() -> None:
     full, resting, elsewhere = worker(1, max_sessions=0), worker(2, labels=("region=eu",)), worker(3, labels=("region=us",))
-    assert not resting.judge(committed=190, proposed=0, now=0.0)
+    assert not judge(resting, 190, 0)
     assert resting.rest(5.0) == set()
     workers = [full, resting, elsewhere]
     here = Placement(labels=("region=eu",))
-    assert chosen(workers, placement=here, now=5.0 + FIRST_REST_S - 0.1) == [0]
+    resting.wake(5.0 + FIRST_REST_S - 0.1)
+    assert chosen(workers, placement=here) == [0]
+    resting.wake(5.0 + FIRST_REST_S)
     assert chosen(workers, placement=here, now=5.0 + FIRST_REST_S) == [2]
     assert chosen([]) == [0]
 
@@ -96,13 +102,33 @@ def test_who_is_full_or_rests_or_is_not_allowed_is_not_chosen() -> None:
 def test_a_rest_is_twice_as_long_each_time_until_the_worker_proves_useful() -> None:
     useless = worker(1)
     for expected_s in (FIRST_REST_S, 2 * FIRST_REST_S):
-        useless.judge(committed=190, proposed=0, now=0.0)
+        judge(useless, 190, 0)
         useless.rest(0.0)
         assert useless.rests_until == expected_s
-    assert useless.judge(committed=190, proposed=100, now=0.0)
+    assert judge(useless, 190, 100)
     useless.rest(0.0)
     assert useless.rests_until == FIRST_REST_S
 
 
 def test_nobody_is_judged_by_a_few_tokens() -> None:
-    assert worker(1).judge(committed=50, proposed=0, now=0.0)
+    assert judge(worker(1), 50, 0)
+
+
+def test_a_worker_with_which_tokens_take_longer_than_without_rests_however_much_it_proposes() -> None:
+    harmful, useful = worker(1), worker(2)
+    assert judge(harmful, 50, 40, took_s=1.0, alone_s=0.7)  # too early to tell
+    assert not judge(harmful, 100, 80, took_s=2.0, alone_s=1.4)
+    assert judge(useful, 150, 120, took_s=3.0, alone_s=2.9)
+    harmful.rest(0.0)
+    assert judge(harmful, 150, 120, took_s=3.0, alone_s=2.9)  # what led to the rest is forgotten
+
+
+def test_one_long_round_is_not_held_against_a_worker() -> None:
+    held_up = worker(1)
+    for _ in range(60):
+        judge(held_up, 3, 2, took_s=0.05, alone_s=0.06)
+    assert judge(held_up, 3, 2, took_s=5.0, alone_s=0.06)
+
+
+def test_a_policy_that_does_not_say_what_a_token_costs_alone_has_no_worker_rested_for_that() -> None:
+    assert worker(1).judge(committed=190, proposed=100, took_s=9.0, alone_s=None, now=0.0)

@@ -332,7 +332,7 @@ class TestController:
         machine.handle(RequestCancelled(session_id=SessionId(2)), now=0.0)
         rested_at, moved = rounds_until_rest(machine, now=0.1)
         assert [(effect.worker_id, type(effect.message)) for effect in moved[:2]] == [(1, CloseSession), (2, OpenSession)]
-        assert rested_at > 0.9 * JUDGED_TOKENS * 0.02
+        assert rested_at > JUDGED_TOKENS * 0.02
         machine.handle(WorkerLost(worker_id=WorkerId(2)), now=rested_at)
         assert opened(machine.handle(arrival(3, policy="remote"), now=rested_at + FIRST_REST_S - 0.1)) == []
         assert opened(machine.handle(arrival(4, policy="remote"), now=rested_at + FIRST_REST_S)) == [1]
@@ -432,13 +432,13 @@ def time_passes(machine: Controller, *, until: float, is_answered: bool = True) 
 
 def answers(machine: Controller) -> list[int]:
     """A 7 for every row of the target pass in flight."""
-    ((_, rows),) = machine._passes[PassKind.VERIFY].rows
+    ((_, rows),) = machine._passes._in_flight[PassKind.VERIFY].rows
     return [7] * len(rows)
 
 
 def verify_begins(machine: Controller, *, now: float) -> float:
     """Let the time come at which a target pass is in flight."""
-    while PassKind.VERIFY not in machine._passes:
+    while PassKind.VERIFY not in machine._passes._in_flight:
         deadline = machine.next_deadline()
         assert deadline is not None
         now = max(now, deadline)

@@ -6,7 +6,7 @@ reaches with probability P, and whose children cover a share c of what may follo
 time that one costs at present. The best of the three is done.
 
 - Waiting costs three times its time: what is not waited for is not lost, it is there for the next round.
-- A local pass costs its time and a price, and is credited only with what the worker will hardly have delivered meanwhile. The price is what
+- A local pass costs its time and a price, and is credited with less for what the worker will have delivered by its end. The price is what
   keeps drafts out of a busy site, but no generation shall be slower for it: it is charged in full while the generation is clearly faster
   than with local drafts alone, and not at all where it is no faster.
 - What a token costs depends on whether the worker's news is near. With drafts coming in it is the measured time per token. In the gap after
@@ -30,10 +30,12 @@ from wanspec.speculation.types import DraftingConfig
 
 WAIT_COST = 3.0
 """What waiting must gain, as a multiple of its time. Tuned, as the next, in the simulator and on the bundled pair."""
-DEAR_PACE, CHEAP_PACE = 0.78, 0.88
+DEAR_PACE, CHEAP_PACE = 0.87, 0.97
 """Time per token, as a share of that with local drafts alone, up to which a local pass costs the whole price, and from which on nothing."""
 BELIEVED_SHARE = 0.5
 """A worker's children that cover less than this share of the usual are not all that may follow, whatever it says."""
+SOON_SHARE = 0.4
+"""By how much less a local pass is credited with what the worker will deliver before its end: that is there for the next round anyway."""
 INHERITED_TOKENS = 20.0
 """The pace of the sessions before counts at a session's start as much as this many tokens."""
 MIN_PROB = 1e-9
@@ -58,12 +60,19 @@ class Adaptive:
         self.local_drafting = drafting
         self.uses_lookup = uses_lookup
         self._verify_width = verify_width
+        self._width = drafting.leaves
         self._price_s = redundancy_price_s
         self._min_log_prob = math.log(drafting.path_prob_min)
         self._alone_s = 0.0
-        """What a token costs with local drafts alone; as of the newest decision."""
+        """What a token costs with local drafts alone, and whether that was computed in this round."""
+        self._knows_alone_s = False
         self._pace = Pace()
         self._round_began_at: float | None = None
+
+    @property
+    def alone_token_s(self) -> float | None:
+        """As of the newest round that was thought about; where no price is too high, that does not matter."""
+        return self._alone_s or None if self._price_s < NEVER else None
 
     def decide(self, situation: Situation, *, now: float) -> Decision:
         tree, arrivals = situation.tree, situation.arrivals
@@ -72,7 +81,8 @@ class Adaptive:
         verify = Verify(tuple(chosen), gives_way=True)
         if not leaves:
             return verify
-        self._alone_s = self._time_alone_s(situation)
+        if not self._knows_alone_s:
+            self._alone_s, self._knows_alone_s = self._time_alone_s(situation), True
         token_s = self._token_s(situation, leaves, now)
         wait_until, wait_gain_s = self._best_wait(situation, leaves, token_s * situation.worker_share, now)
         draft_gain_s = self._draft_gain_s(situation, chosen, leaves, token_s, now)
@@ -89,12 +99,14 @@ class Adaptive:
         if self._round_began_at is not None:
             self._pace.add(now - self._round_began_at, outcome.accepted + 1)
         self._round_began_at = now
+        self._knows_alone_s = False
 
     def _leaves(self, situation: Situation, chosen: Sequence[Node], now: float) -> list[_Leaf]:
         """What no draft model has expanded yet among the head and the nodes of the coming round."""
         tree, arrivals = situation.tree, situation.arrivals
         base = tree.head.path_log_prob
-        leaves = []
+        step_s = arrivals.step_s if arrivals else 0.0
+        leaves: list[_Leaf] = []
         expanded = []
         for node in (tree.head, *chosen):
             prob = math.exp(node.path_log_prob - base)
@@ -105,6 +117,7 @@ class Adaptive:
                 expanded.append(node)
             elif node.position < tree.max_position:
                 children_at = NEVER if arrivals is None or has_arrived else arrivals.children_at(node, now=now)
+                children_at += len(leaves) // self._width * step_s
                 leaves.append(_Leaf(node, max(0.0, prob - below / situation.coverage.total), children_at))
         situation.coverage.observe(expanded, tree.head)
         return leaves
@@ -126,10 +139,10 @@ class Adaptive:
     def _draft_gain_s(self, situation: Situation, chosen: Sequence[Node], leaves: Sequence[_Leaf], token_s: float, now: float) -> float:
         """What a local pass over the leaves is worth, in seconds.
 
-        It takes no longer for the leaves whose children will hardly be late: they come along, and count for little.
+        It takes no longer for the leaves whose children are about to come from the worker: they come along, and count for less.
         """
         duration_s = situation.draft_times.expected_s(min(len(leaves), self._verify_width))
-        soon, share = now + duration_s, situation.worker_share
+        soon, share = now + duration_s, SOON_SHARE * situation.worker_share
         fresh = [leaf.prob if leaf.children_at > soon else leaf.prob * (1.0 - share) for leaf in leaves]
         base = situation.tree.head.path_log_prob
         verified = [math.exp(node.path_log_prob - base) for node in chosen]
@@ -158,11 +171,16 @@ class Adaptive:
         return self._pace.blended_with(before_s, INHERITED_TOKENS)
 
     def _time_alone_s(self, situation: Situation) -> float:
-        """What one costs with local drafts alone, as many levels of them as are best."""
-        target_s = situation.target_times.expected_s(1 + self._verify_width)
-        draft_s = situation.draft_times.expected_s(self._verify_width)
-        tokens = situation.coverage.tree_tokens(self._verify_width)
-        return min([(target_s + levels * draft_s) / (1.0 + more) for levels, more in enumerate(tokens)])
+        """What one costs with local drafts alone, as many levels of them, and as wide, as are best for all sessions together."""
+        width, sessions = self._verify_width, situation.num_sessions
+        best_s = math.inf
+        while width:
+            target_s = situation.target_times.expected_s(sessions * (1 + width))
+            draft_s = situation.draft_times.expected_s(sessions * width)
+            tokens = situation.coverage.tree_tokens(width)
+            best_s = min(best_s, *[(target_s + levels * draft_s) / (1.0 + more) for levels, more in enumerate(tokens)])
+            width = width // 2 if sessions > 1 else 0
+        return best_s
 
 
 def _deepening(levels: float, share: float) -> float:

@@ -14,6 +14,7 @@ class Autoregressive:
     drafting: DraftingConfig | None = None
     local_drafting = DraftingConfig()
     uses_lookup = False
+    alone_token_s = None
 
     def decide(self, situation: Situation, *, now: float) -> Decision:
         del situation, now
@@ -32,6 +33,7 @@ class Colocated:
     drafting: DraftingConfig | None = None
     local_drafting = DraftingConfig()
     uses_lookup = False
+    alone_token_s = None
 
     def __init__(self, *, num_draft_tokens: int) -> None:
         self._num_draft_tokens = num_draft_tokens
@@ -56,6 +58,7 @@ class ColocatedTree:
 
     drafting: DraftingConfig | None = None
     uses_lookup = False
+    alone_token_s = None
 
     def __init__(self, *, levels: int, verify_width: int, local_drafting: DraftingConfig) -> None:
         self.local_drafting = local_drafting
@@ -90,6 +93,7 @@ class Remote:
 
     local_drafting = DraftingConfig()
     uses_lookup = False
+    alone_token_s = None
 
     def __init__(self, *, num_draft_tokens: int, drafting: DraftingConfig) -> None:
         self.drafting: DraftingConfig | None = drafting

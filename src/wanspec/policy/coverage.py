@@ -6,10 +6,16 @@ import heapq
 import math
 from collections.abc import Iterable, Sequence
 
+import numpy as np
+from numpy.typing import NDArray
+
 from wanspec.speculation.tree import Node
 
 INITIAL_SHARES = (0.7, 0.1, 0.04, 0.02, 0.01, 0.01, 0.01, 0.01)
 """Of the first child, the second and so on, before anything is known."""
+BIN_NATS = 0.125
+BINS = 64
+"""Children less probable than exp(-8) are in no tree."""
 SMOOTHING = 0.03
 MAX_LEVELS = 16
 """Levels of drafting that are thought about."""
@@ -22,6 +28,10 @@ class Coverage:
 
     def __init__(self) -> None:
         self._shares = list(INITIAL_SHARES)
+        self._per_bin: NDArray[np.float64] = np.zeros(BINS)
+        """Expected children of a node, by bins of their estimate."""
+        for share in INITIAL_SHARES:
+            self._per_bin[_bin(math.log(share))] += 1.0
         self._looks = 0
         self._tree_tokens: dict[int, list[float]] = {}
         self.total = math.fsum(self._shares)
@@ -30,17 +40,20 @@ class Coverage:
     def observe(self, parents: Iterable[Node], head: Node) -> None:
         """Look at nodes below `head`, or itself, that were expanded."""
         reached, sums = 0.0, [0.0] * len(self._shares)
+        per_bin: NDArray[np.float64] = np.zeros(BINS)
         for parent in parents:
             weight = math.exp(parent.path_log_prob - head.path_log_prob)
             ranked = heapq.nlargest(len(sums), [child.path_log_prob - parent.path_log_prob for child in parent.children.values()])
             reached += weight
             for rank, log_prob in enumerate(ranked):
                 sums[rank] += weight * math.exp(log_prob)
+                per_bin[_bin(log_prob)] += weight
         if not reached:
             return
         whole = max(reached, math.fsum(sums))  # children of several origins may claim more than there is
         self._shares = [share + SMOOTHING * (seen / whole - share) for share, seen in zip(self._shares, sums, strict=True)]
         self.total = min(1.0, math.fsum(self._shares))
+        self._per_bin += SMOOTHING * (per_bin / whole - self._per_bin)
         self._looks += 1
         if self._looks % REFRESH_LOOKS == 0:
             self._tree_tokens.clear()
@@ -59,9 +72,21 @@ class Coverage:
 
     def _grow(self, width: int) -> list[float]:
         tokens = [0.0]
-        level, tree = [1.0], list[float]()
+        level, tree = np.eye(1, BINS)[0], np.zeros(BINS)
         for _ in range(MAX_LEVELS):
-            level = heapq.nlargest(width, [prob * share for prob in level for share in self._shares])
-            tree = heapq.nlargest(width, [*tree, *level])
-            tokens.append(math.fsum(tree))
+            level = _first(np.convolve(level, self._per_bin)[:BINS], width)
+            tree = _first(tree + level, width)
+            tokens.append(float(tree @ _PROBS))
         return tokens
+
+
+_PROBS: NDArray[np.float64] = np.exp(-BIN_NATS * np.arange(BINS))
+
+
+def _bin(log_prob: float) -> int:
+    return min(BINS - 1, round(-log_prob / BIN_NATS))
+
+
+def _first(nodes: NDArray[np.float64], width: int) -> NDArray[np.float64]:
+    """The most probable of these, as many as `width`."""
+    return np.diff(np.minimum(nodes.cumsum(), width), prepend=0.0)

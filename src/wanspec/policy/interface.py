@@ -24,6 +24,8 @@ class Situation(Struct, frozen=True, kw_only=True):
     """What the controller knows when a policy decides."""
 
     tree: DraftTree
+    num_sessions: int
+    """That share the passes."""
     arrivals: Arrivals | None
     """When the worker's drafts will come; None where none drafts for this session, or has been silent for suspiciously long."""
     pace_s: float | None
@@ -112,6 +114,11 @@ class Policy(Protocol):
     @property
     def uses_lookup(self) -> bool:
         """Whether drafts that cost no pass (`lookup`) are to be added to the tree."""
+        ...
+
+    @property
+    def alone_token_s(self) -> float | None:
+        """What a token would cost without a worker, in seconds; None: it does not say."""
         ...
 
     def decide(self, situation: Situation, *, now: float) -> Decision:

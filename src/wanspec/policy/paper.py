@@ -31,6 +31,7 @@ class Paper:
 
     local_drafting = DraftingConfig()
     uses_lookup = False
+    alone_token_s = None
 
     def __init__(self, *, num_draft_tokens: int, entropy_threshold_nats: float, staleness: StalenessRule, drafting: DraftingConfig) -> None:
         self.drafting: DraftingConfig | None = drafting

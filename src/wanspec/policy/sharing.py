@@ -7,13 +7,28 @@ many, and what a session gets depends on how sure its drafts are.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from itertools import accumulate
+from operator import itemgetter
 
 from wanspec.policy.pass_times import PassTimes
 
 FINENESS = 1.25
 """Sizes that are compared are this factor apart."""
+
+
+def places(gains: Sequence[Sequence[float]], times: PassTimes, *, sure_gain: float = 0.0, sure_tokens: int = 0) -> list[int]:
+    """For each session, how many of its tokens with these gains, best first, go into a common pass.
+
+    It computes `sure_tokens` for `sure_gain` in any case. A session that is alone in it may have all.
+    """
+    if len(gains) == 1:
+        return [len(gains[0])]
+    ranked = sorted(((gain, index) for index, own in enumerate(gains) for gain in own), key=itemgetter(0), reverse=True)
+    count = affordable([gain for gain, _ in ranked], times, sure_gain=sure_gain, sure_tokens=sure_tokens)
+    counts = Counter(index for _, index in ranked[:count])
+    return [counts[index] for index in range(len(gains))]
 
 
 def affordable(gains: Sequence[float], times: PassTimes, *, sure_gain: float, sure_tokens: int) -> int:

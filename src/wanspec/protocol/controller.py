@@ -1,10 +1,8 @@
 """The controller machine: many sessions, one device or two, workers that come and go.
 
 Theory of operation. A session is always in one of three places: in a pass in flight, waiting (its policy wants drafts that are under
-way), or ready. Whenever the device is free, every session that is not in a pass is asked for its decision; those that want to verify
-make one batched target pass, those that want to draft one batched draft pass, and where there are both the two take turns. Where the
-local draft model has a device of its own, the two passes run side by side, for different sessions. The first pass of a session is its
-prefill and carries no drafts.
+way), or ready. Whenever the device is free, every session that is not in a pass is asked for its decision, and `passes` makes common passes
+of them. The first pass of a session is its prefill and carries no drafts.
 
 Workers only ever add to trees. What they say is checked by `SessionLink`; a worker that breaks the protocol is dropped, its sessions go
 to another worker or go on without one, and the text is the same. A worker that has left a commit unanswered for long is not waited for,
@@ -15,20 +13,14 @@ The machine has no IO, no clock, no randomness. Everything enters through `handl
 
 from __future__ import annotations
 
-import math
-from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from operator import itemgetter
+from collections import defaultdict
 from typing import assert_never
 
 from wanspec.errors import LocalProtocolError, RemoteProtocolError
 from wanspec.policy.arrivals import Arrivals
 from wanspec.policy.coverage import Coverage
 from wanspec.policy.interface import Decision, DraftLocally, Situation, Verify, Wait
-from wanspec.policy.pass_times import PassTimes
 from wanspec.policy.registry import create_policy
-from wanspec.policy.sharing import affordable
 from wanspec.protocol.effects import (
     DraftsMerged,
     DropWorker,
@@ -40,8 +32,6 @@ from wanspec.protocol.effects import (
     RoundFinished,
     RttMeasured,
     SendMessage,
-    StartDraft,
-    StartVerify,
 )
 from wanspec.protocol.events import (
     ControllerEvent,
@@ -60,12 +50,12 @@ from wanspec.protocol.events import (
 from wanspec.protocol.heartbeat import ASLEEP_S, Heartbeat
 from wanspec.protocol.link import SessionLink
 from wanspec.protocol.messages import CloseSession, Commit, Drafts, Ping
+from wanspec.protocol.passes import Passes
 from wanspec.protocol.pool import PooledWorker, choose_worker
 from wanspec.protocol.session import Session
 from wanspec.speculation.calibration import MAX_TEMPERATURE, CalibrationBook
-from wanspec.speculation.model_view import ModelView, PlannedItem
 from wanspec.speculation.tree import Node
-from wanspec.speculation.types import Position, ScoreItem, SessionId, WorkerId
+from wanspec.speculation.types import Position, SessionId, WorkerId
 
 WORKER_LATE_RTTS = 4.0
 WORKER_LATE_MIN_S = 0.25
@@ -76,21 +66,6 @@ MAX_VAIN_WAIT_S = 5.0
 """Waited without one draft accepted, after which a session waits for no worker until one is: many rounds over any honest link."""
 WORKER_SILENCE_S = 10.0
 """A commit unanswered for this long loses the worker its place: far above any round trip, soon enough for a person."""
-INITIAL_DRAFT_STEP_S = 0.001
-"""Of the local draft model: low, so that it is tried and measured."""
-INITIAL_TARGET_STEP_S = 0.03
-
-
-_Wanted = Sequence[tuple[Session, tuple[Node, ...]]]
-"""Sessions, and the nodes of each that a pass is about."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Pass:
-    rows: _Wanted
-    """For each row of the answer the node that it belongs to."""
-    tokens: int
-    """Computed in all, prompts included."""
 
 
 class Controller:
@@ -106,19 +81,14 @@ class Controller:
     ) -> None:
         """`has_draft_device`: the local draft model does not share the target's device. `calibrations`: what is known of it."""
         self._vocabulary_size = vocabulary_size
-        self._has_draft_device = has_draft_device
         self._end_token = end_token
         self._sessions: dict[SessionId, Session] = {}
         self._workers: dict[WorkerId, PooledWorker] = {}
         self._newest_session_id = SessionId(0)
-        self._passes: dict[PassKind, _Pass] = {}
-        """In flight."""
-        self._last_was_verify = False
+        self._passes = Passes(has_draft_device=has_draft_device)
         self._calibrations = calibrations or CalibrationBook()
         self._coverages: defaultdict[float, Coverage] = defaultdict(Coverage)
         """By temperature."""
-        self._target_times = PassTimes(INITIAL_TARGET_STEP_S)
-        self._draft_times = PassTimes(INITIAL_DRAFT_STEP_S)
 
     @property
     def num_sessions(self) -> int:
@@ -133,7 +103,7 @@ class Controller:
     def handle(self, event: ControllerEvent, *, now: float) -> list[Effect]:
         """Take in what happened at `now` (seconds, any monotonic clock); what is to be done about it."""
         effects = self._apply(event, now)
-        effects += self._start_pass(now)
+        effects += self._start_passes(now)
         for effect in effects:
             if isinstance(effect, SendMessage) and (worker := self._workers.get(effect.worker_id or WorkerId(0))) is not None:
                 worker.heartbeat.told(now=now)
@@ -143,7 +113,7 @@ class Controller:
         """When to send DeadlineReached, unless something else happens before."""
         deadlines = []
         for session in self._sessions.values():
-            if session.wait_until is not None and not self._passes:  # with a pass in flight, its end is when all are asked again
+            if session.wait_until is not None and self._passes.are_none:  # with a pass in flight, its end is when all are asked again
                 deadlines.append(session.wait_until)
             if session.link is not None and session.link.unacknowledged_since is not None:
                 deadlines.append(session.link.unacknowledged_since + WORKER_SILENCE_S)
@@ -171,10 +141,8 @@ class Controller:
             case DraftFinished():
                 return self._draft_finished(event)
             case PassFailed(kind=kind, reason=reason):
-                failed = self._end_pass(kind)
-                return [
-                    effect for session, _ in failed.rows for effect in self._finish(session.session_id, FinishReason.ERROR, now, reason)
-                ]
+                rows = self._passes.end(kind)
+                return [effect for session, _ in rows for effect in self._finish(session.session_id, FinishReason.ERROR, now, reason)]
             case DeadlineReached():
                 return [*self._drop_lagging_workers(now), *self._check_pulses(now), *self._place_waiting(now)]
             case _:
@@ -221,9 +189,10 @@ class Controller:
         return SendMessage(worker_id=worker_id, message=Ping(number=self._workers[worker_id].heartbeat.ping(now=now)))
 
     def _check_pulses(self, now: float) -> list[Effect]:
-        """Ask after every worker that is quiet; give up those that have been for too long."""
+        """Ask after every worker that is quiet; give up those that have been for too long; wake those that have rested."""
         effects: list[Effect] = []
         for worker_id, worker in list(self._workers.items()):
+            worker.wake(now)
             if worker.heartbeat.is_lost(now=now):
                 effects += self._drop_worker(worker_id, "it gives no sign of life", now, is_at_fault=False)
             elif now >= worker.heartbeat.ping_due:
@@ -297,63 +266,12 @@ class Controller:
 
     # Passes.
 
-    def _start_pass(self, now: float) -> list[Effect]:
+    def _start_passes(self, now: float) -> list[Effect]:
         """Ask every session that is in no pass what it wants, and start what most need, where a device is free."""
-        if self._passes and not (self._has_draft_device and len(self._passes) == 1):
+        if not self._passes.has_room:
             return []
-        in_flight = {session.session_id for running in self._passes.values() for session, _ in running.rows}
-        decisions = [(s, self._decide(s, now)) for s in self._sessions.values() if s.session_id not in in_flight]
-        if not self._has_draft_device and not self._is_for_drafts(decisions):
-            decisions = [(s, d.otherwise if isinstance(d, DraftLocally) and d.gain_s < math.inf else d) for s, d in decisions]
-        verifies = self._within_reason([(s, d) for s, d in decisions if isinstance(d, Verify)])
-        drafts = [(s, d.nodes) for s, d in decisions if isinstance(d, DraftLocally)]
-        effects: list[Effect] = []
-        if verifies and PassKind.VERIFY not in self._passes and (self._has_draft_device or not self._is_for_drafts(decisions)):
-            effects.append(StartVerify(items=self._begin(PassKind.VERIFY, verifies, lambda session: session.target_view)))
-        if drafts and PassKind.DRAFT not in self._passes and (self._has_draft_device or not effects):
-            effects.append(StartDraft(items=self._begin(PassKind.DRAFT, drafts, lambda session: session.draft_view)))
-        return effects
-
-    def _is_for_drafts(self, decisions: Sequence[tuple[Session, Decision]]) -> bool:
-        """Whether the one device is to draft next.
-
-        It is where that gains those who want it more than the others lose, who wait meanwhile. Sessions that cannot say what it gains
-        them take turns with those that want to verify.
-        """
-        drafters = [decision for _, decision in decisions if isinstance(decision, DraftLocally)]
-        others = sum(isinstance(decision, Verify) for _, decision in decisions)
-        if not drafters or not others:
-            return bool(drafters)
-        gain_s = math.fsum(decision.gain_s for decision in drafters)
-        if gain_s == math.inf:
-            return self._last_was_verify
-        return gain_s > others * self._draft_times.expected_s(sum(len(decision.nodes) for decision in drafters))
-
-    def _within_reason(self, verifies: Sequence[tuple[Session, Verify]]) -> _Wanted:
-        """The nodes to verify in a common pass: of those that may give way, as many as are worth the time that all pay for them."""
-        total = sum(len(decision.nodes) for _, decision in verifies)
-        if len(verifies) == 1 or not total:
-            return [(session, decision.nodes) for session, decision in verifies]
-        optional = []
-        for index, (session, decision) in enumerate(verifies):
-            if decision.gives_way:
-                base = session.tree.head.path_log_prob
-                optional += [(math.exp(node.path_log_prob - base), index) for node in decision.nodes]
-        optional.sort(key=itemgetter(0), reverse=True)
-        sure_tokens = len(verifies) + total - len(optional)
-        count = affordable([gain for gain, _ in optional], self._target_times, sure_gain=len(verifies), sure_tokens=sure_tokens)
-        places = Counter(index for _, index in optional[:count])
-        return [
-            (session, decision.nodes[: places[index]] if decision.gives_way else decision.nodes)
-            for index, (session, decision) in enumerate(verifies)
-        ]
-
-    def _begin(self, kind: PassKind, wanted: _Wanted, view: Callable[[Session], ModelView]) -> tuple[ScoreItem, ...]:
-        planned: list[tuple[Session, PlannedItem]] = [(s, view(s).plan(s.tree, nodes)) for s, nodes in wanted]
-        tokens = sum(plan.item.tokens for _, plan in planned)
-        self._passes[kind] = _Pass([(session, plan.rows) for session, plan in planned], tokens)
-        self._last_was_verify = kind is PassKind.VERIFY
-        return tuple(plan.item for _, plan in planned)
+        waiting = [session for session in self._sessions.values() if session.session_id not in self._passes.session_ids]
+        return self._passes.start([(session, self._decide(session, now)) for session in waiting])
 
     def _decide(self, session: Session, now: float) -> Decision:
         session.end_wait(now=now)
@@ -372,12 +290,13 @@ class Controller:
         arrivals = self._arrivals(session, now)
         return Situation(
             tree=session.tree,
+            num_sessions=len(self._sessions),
             arrivals=arrivals,
             coverage=self._coverages[min(round(session.sampling.temperature, 1), MAX_TEMPERATURE)],
             pace_s=self._workers[session.link.worker_id].pace.token_s if session.link else None,
             worker_share=self._workers[session.link.worker_id].share if session.link else 0.0,
-            target_times=self._target_times,
-            draft_times=self._draft_times,
+            target_times=self._passes.target_times,
+            draft_times=self._passes.draft_times,
             has_drafted=session.draft_view.has_scored,
         )
 
@@ -401,17 +320,10 @@ class Controller:
             rejoin_told_at=rejoin_told_at,
         )
 
-    def _end_pass(self, kind: PassKind) -> _Pass:
-        if kind not in self._passes:
-            msg = f"no {kind.value} pass is in flight"
-            raise LocalProtocolError(msg)
-        return self._passes.pop(kind)
-
     def _verify_finished(self, event: VerifyFinished, now: float) -> list[Effect]:
         effects: list[Effect] = []
-        finished = self._end_pass(PassKind.VERIFY)
-        self._target_times.add(finished.tokens, event.duration_s)
-        for (session, rows), choices in zip(finished.rows, event.choices, strict=True):
+        finished = self._passes.end(PassKind.VERIFY, event.duration_s)
+        for (session, rows), choices in zip(finished, event.choices, strict=True):
             if session.session_id not in self._sessions:
                 continue
             position, link = session.end, session.link
@@ -444,7 +356,10 @@ class Controller:
         worker = self._workers[session.link.worker_id]
         if session.round_s is not None:
             worker.pace.add(session.round_s, len(path))
-        if worker.judge(committed=len(path), proposed=sum(node.arrived_at is not None for node in path), now=now):
+        alone_s = session.policy.alone_token_s
+        proposed = sum(node.arrived_at is not None for node in path)
+        total_alone_s = None if alone_s is None else alone_s * len(path)
+        if worker.judge(committed=len(path), proposed=proposed, took_s=session.round_s, alone_s=total_alone_s, now=now):
             return []
         effects: list[Effect] = []
         for session_id in sorted(worker.rest(now)):
@@ -460,9 +375,8 @@ class Controller:
         return SendMessage(worker_id=link.worker_id, message=commit)
 
     def _draft_finished(self, event: DraftFinished) -> list[Effect]:
-        finished = self._end_pass(PassKind.DRAFT)
-        self._draft_times.add(finished.tokens, event.duration_s)
-        for (session, rows), choices in zip(finished.rows, event.choices, strict=True):
+        finished = self._passes.end(PassKind.DRAFT, event.duration_s)
+        for (session, rows), choices in zip(finished, event.choices, strict=True):
             if session.session_id in self._sessions:
                 session.merge_local(rows, choices)
         return []

@@ -29,16 +29,18 @@ LOADED_SESSIONS = 16
 """So many sessions, or all that it offers to hold, make a worker twice as dear; it may offer what it likes."""
 USELESS_SHARE = 0.02
 """A worker that has proposed less than this share of what its sessions commit is rested: its drafts are late, wrong or lost."""
-JUDGED_TOKENS = 200.0
-"""Committed before that is judged; older ones fade at this pace too."""
-JUDGED_SHARE = 0.9
-"""Of JUDGED_TOKENS: what has faded never comes to all of them."""
+SLOWER_SHARE = 1.1
+"""So is one with which tokens take this much longer than they would without a worker, by what the policy thinks; that is right to 3 %."""
+MAX_ROUND_SHARE = 2.0
+"""A round that took longer than so many times that counts as that: it is hardly the worker's doing, but somebody's long prompt."""
+MEMORY_TOKENS = 200.0
+"""Older ones fade at this pace."""
+JUDGED_TOKENS = 100.0
+"""Committed, faded, before a worker is known well enough to be judged, and compared."""
 PRIOR_TOKENS = 20.0
 HALF_SHARE_S = 0.1
 """The delay of a worker that is expected, before anything is known, to propose half of the tokens in time; a token that it has not
 proposed costs about as much beside that delay."""
-TRIAL_TOKENS = 100.0
-"""Committed, of JUDGED_TOKENS, after which a newcomer is known well enough to be compared."""
 REVIEW_S = 300.0
 """After so long without a session what was measured may have changed."""
 FIRST_REST_S, MAX_REST_S = 10.0, 300.0
@@ -64,8 +66,12 @@ class PooledWorker:
     """Tokens that its sessions committed, older ones faded,"""
     useful: float = 0.0
     """and those of them that it had proposed."""
+    took_s: float = 0.0
+    """Time that its sessions' rounds took, faded likewise,"""
+    alone_s: float = 0.0
+    """and what these tokens would have taken without a worker."""
     judged_at: float = 0.0
-    """When either of them last changed."""
+    """When any of them last changed."""
     rests_until: float | None = None
     """None: it does not rest."""
     rest_s: float = FIRST_REST_S
@@ -94,20 +100,28 @@ class PooledWorker:
 
     def is_on_trial(self, now: float) -> bool:
         """Whether it is to be tried: idle, and of unknown worth."""
-        return not self.sessions and (self.committed < TRIAL_TOKENS or now >= self.judged_at + REVIEW_S)
+        return not self.sessions and (self.committed < JUDGED_TOKENS or now >= self.judged_at + REVIEW_S)
 
     @property
     def is_judged(self) -> bool:
         """Whether its sessions have committed enough to tell what it is worth."""
-        return self.committed > JUDGED_SHARE * JUDGED_TOKENS
+        return self.committed > JUDGED_TOKENS
 
-    def judge(self, *, committed: int, proposed: int, now: float) -> bool:
-        """Take note of what it was good for in a round. False when it has been good for nothing, and should rest."""
+    def judge(self, *, committed: int, proposed: int, took_s: float | None, alone_s: float | None, now: float) -> bool:
+        """Take note of what it was good for in a round. False when it has done more harm than good, and should rest.
+
+        `took_s`: the round; `alone_s`: what its tokens would have cost without a worker; None where that is not known.
+        """
         self.judged_at = now
-        fade = max(0.0, 1.0 - committed / JUDGED_TOKENS)
+        fade = max(0.0, 1.0 - committed / MEMORY_TOKENS)
         self.committed = fade * self.committed + committed
         self.useful = fade * self.useful + proposed
-        is_useful = self.useful >= USELESS_SHARE * self.committed
+        self.took_s *= fade
+        self.alone_s *= fade
+        if took_s is not None and alone_s is not None:
+            self.took_s += min(took_s, MAX_ROUND_SHARE * alone_s)
+            self.alone_s += alone_s
+        is_useful = self.useful >= USELESS_SHARE * self.committed and self.took_s <= SLOWER_SHARE * self.alone_s
         if is_useful and self.is_judged:
             self.rest_s = FIRST_REST_S
         return is_useful or not self.is_judged
@@ -115,15 +129,18 @@ class PooledWorker:
     def rest(self, now: float) -> set[SessionId]:
         """Send it to rest, and forget what led to that. Returns the sessions that it had."""
         self.rests_until, self.rest_s = now + self.rest_s, min(2 * self.rest_s, MAX_REST_S)
-        self.committed = self.useful = 0.0
+        self.committed = self.useful = self.took_s = self.alone_s = 0.0
         resting, self.sessions = self.sessions, set()
         return resting
 
     def is_resting(self, now: float) -> bool:
-        """Whether it rests; a rest that is over is forgotten."""
-        if self.rests_until is not None and now >= self.rests_until:
+        """Whether it rests."""
+        return self.rests_until is not None and now < self.rests_until
+
+    def wake(self, now: float) -> None:
+        """Forget a rest that is over."""
+        if not self.is_resting(now):
             self.rests_until = None
-        return self.rests_until is not None
 
 
 def choose_worker(workers: Iterable[PooledWorker], placement: Placement, *, now: float) -> PooledWorker | None:

@@ -11,10 +11,13 @@ controller sends is checked too, and an impossible message is a RemoteProtocolEr
 
 from __future__ import annotations
 
+import math
 from typing import assert_never
 
 from wanspec.errors import ConfigError, LocalProtocolError, RemoteProtocolError
 from wanspec.policy.drafting import MIN_LOG_PROB, Frontier, offered_children
+from wanspec.policy.pass_times import PassTimes
+from wanspec.policy.sharing import places
 from wanspec.protocol.effects import Effect, LeaveController, ReleaseSession, SendMessage, StartDraft
 from wanspec.protocol.events import DeadlineReached, DraftFinished, MessageReceived, WorkerEvent
 from wanspec.protocol.heartbeat import ASLEEP_S, CONTROLLER_LOST_S
@@ -41,6 +44,8 @@ from wanspec.speculation.tree import MAX_TREE_NODES, DraftTree, Node
 from wanspec.speculation.types import DraftChoices, NodeId, ScoreItem, SessionId
 
 STEP_SMOOTHING = 0.2
+INITIAL_STEP_S = 0.01
+"""Assumed before the first step."""
 MAX_UNACKNOWLEDGED_NODES = MAX_TREE_NODES
 """Sent for one session and not known to have arrived, beyond which it is not drafted for: 20 kB, so that a link slower than its drafts
 holds up no news for long."""
@@ -107,6 +112,11 @@ class _Session:
             return []
         return self._frontier.take(self.tree, self.config)
 
+    def give_back(self, leaves: list[Node]) -> None:
+        """Leaves that were taken and will not be expanded now."""
+        for leaf in leaves:
+            self._frontier.add(leaf)
+
     def grow(self, rows: tuple[Node, ...], choices: tuple[DraftChoices, ...]) -> list[Node]:
         """Hang the offered children under the nodes that were scored, where these are still wanted. Returns the new nodes."""
         alive = [(parent, ranking) for parent, ranking in zip(rows, choices, strict=True) if parent in self.tree]
@@ -172,6 +182,9 @@ class Worker:
         self._sessions: dict[SessionId, _Session] = {}
         self._calibrations = calibrations or CalibrationBook()
         self._pass: list[tuple[_Session, tuple[Node, ...]]] | None = None
+        self._pass_tokens = 0
+        """Computed in it."""
+        self._pass_times = PassTimes(INITIAL_STEP_S)
         self._step_s = 0.0
         self._heard_at = connected_at
         self.is_draining = False
@@ -266,6 +279,7 @@ class Worker:
             msg = "no draft pass is in flight"
             raise LocalProtocolError(msg)
         finished, self._pass = self._pass, None
+        self._pass_times.add(self._pass_tokens, event.duration_s)
         self._step_s += STEP_SMOOTHING * (event.duration_s - self._step_s) if self._step_s else event.duration_s
         effects: list[Effect] = []
         for (session, rows), ranked in zip(finished, event.choices, strict=True):
@@ -278,13 +292,22 @@ class Worker:
     def _start_pass(self) -> list[Effect]:
         if self._pass is not None:
             return []
-        wanted = [(session, session.take_leaves()) for session in self._sessions.values()]
-        planned = [(session, session.view.plan(session.tree, leaves)) for session, leaves in wanted if leaves]
+        wanted = self._within_reason([(session, leaves) for session in self._sessions.values() if (leaves := session.take_leaves())])
+        planned = [(session, session.view.plan(session.tree, leaves)) for session, leaves in wanted]
         if not planned:
             return []
         self._pass = [(session, plan.rows) for session, plan in planned]
         items: tuple[ScoreItem, ...] = tuple(plan.item for _, plan in planned)
+        self._pass_tokens = sum(item.tokens for item in items)
         return [StartDraft(items=items)]
+
+    def _within_reason(self, wanted: list[tuple[_Session, list[Node]]]) -> list[tuple[_Session, list[Node]]]:
+        """The leaves to expand in a common step: as many, the most probable first, as are worth the time that all pay for them."""
+        probs = [[math.exp(leaf.path_log_prob - session.tree.head.path_log_prob) for leaf in leaves] for session, leaves in wanted]
+        counts = places(probs, self._pass_times)
+        for (session, leaves), count in zip(wanted, counts, strict=True):
+            session.give_back(leaves[count:])
+        return [(session, leaves[:count]) for (session, leaves), count in zip(wanted, counts, strict=True) if count]
 
     def _acknowledge(self, now: float) -> list[Effect]:
         """Answer commits of sessions that no pass will answer for."""
