@@ -1,18 +1,21 @@
 """Never slower: `adaptive` against the best that one site can do alone, over random scenarios in the simulator.
 
-    python bench/guard.py [SCENARIOS] [FIRST_SEED]
+    python bench/guard.py [SCENARIOS] [FIRST_SEED] [--log FILE]
 
 Each seed is a scenario: round trip, acceptance, jitter, loss, step times, widths, a worker that may crash and come back. The same
 tokens are written by the co-located chain and the co-located tree, each at its best depth, and by `adaptive`. Prints the distribution of
 the ratio of inter-token latencies, how often `adaptive` is more than 2 % and 5 % slower, and the worst ten with their seeds. About an
-hour on two cores; Ctrl-C ends it and prints what there is.
+hour on two cores; Ctrl-C ends it and prints what there is, and with `--log` the next run goes on from there.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import os
 import random
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -96,12 +99,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("scenarios", type=int, nargs="?", default=1000)
     parser.add_argument("first_seed", type=int, nargs="?", default=0)
+    parser.add_argument("--log", type=Path, help="keep each result in this file, and do not run again what is there")
     arguments = parser.parse_args()
     seeds = range(arguments.first_seed, arguments.first_seed + arguments.scenarios)
-    results: list[tuple[float, int, str]] = []
-    running = Parallel(n_jobs=-1, return_as="generator_unordered")(delayed(ratio)(seed) for seed in seeds)
-    with suppress(KeyboardInterrupt):  # what there is by then is printed
-        results.extend(track(running, total=len(seeds), console=Console(stderr=True)))
+    logged = arguments.log.read_text().splitlines() if arguments.log and arguments.log.exists() else []
+    results: list[tuple[float, int, str]] = [(value, seed, name) for value, seed, name in map(json.loads, logged) if seed in seeds]
+    missing = sorted(set(seeds) - {seed for _, seed, _ in results})
+    running = Parallel(n_jobs=-1, return_as="generator_unordered")(delayed(ratio)(seed) for seed in missing)
+    with suppress(KeyboardInterrupt), open(arguments.log or os.devnull, "a") as log:  # what there is by then is printed
+        for result in track(running, total=len(missing), console=Console(stderr=True)):
+            results.append(result)
+            print(json.dumps(result), file=log, flush=True)
     ratios = np.array([value for value, _, _ in results])
     print("ratio to the best alone: " + ", ".join(f"p{q} {np.percentile(ratios, q):.3f}" for q in (1, 10, 50, 90, 95, 99, 100)))
     slower, much_slower = (ratios > SLOWER).mean(), (ratios > MUCH_SLOWER).mean()
