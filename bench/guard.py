@@ -106,7 +106,7 @@ def main() -> None:
     results: list[tuple[float, int, str]] = [(value, seed, name) for value, seed, name in map(json.loads, logged) if seed in seeds]
     missing = sorted(set(seeds) - {seed for _, seed, _ in results})
     running = Parallel(n_jobs=-1, return_as="generator_unordered")(delayed(ratio)(seed) for seed in missing)
-    with suppress(KeyboardInterrupt), open(arguments.log or os.devnull, "a") as log:  # what there is by then is printed
+    with suppress(KeyboardInterrupt), (arguments.log or Path(os.devnull)).open("a") as log:  # what there is by then is printed
         for result in track(running, total=len(missing), console=Console(stderr=True)):
             results.append(result)
             print(json.dumps(result), file=log, flush=True)
