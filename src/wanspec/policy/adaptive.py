@@ -30,7 +30,7 @@ from wanspec.speculation.types import DraftingConfig
 
 WAIT_COST = 3.0
 """What waiting must gain, as a multiple of its time. Tuned, as the next, in the simulator and on the bundled pair."""
-DEAR_PACE, CHEAP_PACE = 0.87, 0.97
+DEAR_PACE, CHEAP_PACE = 0.9, 1.0
 """Time per token, as a share of that with local drafts alone, up to which a local pass costs the whole price, and from which on nothing."""
 BELIEVED_SHARE = 0.5
 """A worker's children that cover less than this share of the usual are not all that may follow, whatever it says."""
