@@ -112,6 +112,12 @@ def test_noise_that_makes_an_undecided_draft_sure_breaks_nothing() -> None:
     assert calibration.taus[-1] > 1.0
 
 
+def test_scores_at_the_edge_of_what_floats_hold_teach_nothing() -> None:
+    calibration = Calibration()
+    calibration.observe(DraftChoices(tokens=(1, 2), log_probs=(0.0, -math.inf), entropy_nats=0.0), 2)
+    assert calibration.state == Calibration().state
+
+
 def test_a_calibration_goes_on_from_what_was_kept() -> None:
     first = learned(1.7, tokens=200)
     second = Calibration(first.state)
