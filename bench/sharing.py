@@ -26,10 +26,13 @@ from wanspec.telemetry.records import PassFinished
 
 USERS = (1, 4, 16, 32)
 TOKENS = 64
+VERIFY_WIDTH = 32
 REQUESTS_A_USER, LEAST_REQUESTS = 3, 12
 CHAINS = tuple({"name": "colocated", "k": depth} for depth in (1, 2, 3, 4))
 TREES = tuple(
-    {"name": "colocated-tree", "k": levels, "width": width, "verify_width": width} for levels in (1, 2, 3, 4) for width in (2, 4, 8, 32)
+    {"name": "colocated-tree", "k": levels, "width": width, "verify_width": width}
+    for levels in (1, 2, 3, 4)
+    for width in (2, 4, 8, VERIFY_WIDTH)
 )
 ALONE = {"workers": 0, "link": {}}
 SHOWN = ("best chain", "best tree", "adaptive, no worker", "adaptive")
@@ -60,7 +63,7 @@ def run(kind: str, users: int, policy: dict[str, Any], overrides: dict[str, Any]
     assert metrics.ttft_ms is not None
     tokens_per_s = 1e3 * users * TOKENS / (metrics.ttft_ms + (TOKENS - 1) * metrics.itl_ms)  # without the end, when few are left
     target = [record for record in records if isinstance(record, PassFinished) and record.model == "target"]
-    width = float(np.median([record.tokens / len(record.sessions) for record in target]))
+    width = float(np.mean([share for record in target if (share := record.tokens / len(record.sessions)) <= 1 + VERIFY_WIDTH]))
     return Result(kind, users, metrics.itl_ms, tokens_per_s, metrics.controller_draft_passes, metrics.tokens, width)
 
 
@@ -87,7 +90,7 @@ def draw(best: dict[tuple[str, int], Result], path: Path, title: str) -> None:
             axes, ([r.itl_ms for r in results], [r.tokens_per_s for r in results], [r.width for r in results]), strict=True
         ):
             axis.plot(USERS, values, marker=".", label=kind)
-    labels = ("inter-token latency (ms)", "tokens a second, all users", "tokens a target pass computes per user")
+    labels = ("inter-token latency (ms)", "tokens a second, all users", "tokens per target pass and user")
     for axis, label in zip(axes, labels, strict=True):
         axis.set_xscale("log", base=2)
         axis.set_xticks(USERS, [str(users) for users in USERS])
