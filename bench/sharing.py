@@ -29,11 +29,8 @@ TOKENS = 64
 VERIFY_WIDTH = 32
 REQUESTS_A_USER, LEAST_REQUESTS = 3, 12
 CHAINS = tuple({"name": "colocated", "k": depth} for depth in (1, 2, 3, 4))
-TREES = tuple(
-    {"name": "colocated-tree", "k": levels, "width": width, "verify_width": width}
-    for levels in (1, 2, 3, 4)
-    for width in (2, 4, 8, VERIFY_WIDTH)
-)
+SHAPES = tuple((levels, width) for levels in (1, 2, 3, 4) for width in (2, 4, 8, VERIFY_WIDTH))
+TREES = tuple({"name": "colocated-tree", "k": levels, "width": width, "verify_width": width} for levels, width in SHAPES)
 ALONE = {"workers": 0, "link": {}}
 SHOWN = ("best chain", "best tree", "adaptive, no worker", "adaptive")
 
