@@ -11,7 +11,7 @@ from typing import Final
 from wanspec.protocol.effects import DraftsMerged, RoundFinished
 from wanspec.telemetry.reliability import ReliabilityCount
 
-MAX_POSITIONS: Final = 32
+MAX_POSITIONS: Final = 16
 """Places of a round whose acceptance is counted, each a series of its own; what is accepted further down is rare, and not counted there."""
 ENTROPY_EDGES_NATS: Final = (0.1, 0.5, 1.0, 2.0)
 """Between the bins of decisions: from certain to open; the paper's threshold lies among them."""
