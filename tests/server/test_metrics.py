@@ -25,7 +25,8 @@ from wanspec.transport.interface import Connection
 from wanspec.transport.limits import WireLimits
 from wanspec.transport.memory import MemoryListener, dial_memory
 
-DASHBOARD = json.loads((Path(__file__).parents[2] / "deploy/grafana/wanspec.json").read_text(encoding="utf-8"))
+ROOT = Path(__file__).parents[2]
+DASHBOARD = json.loads((ROOT / "deploy/grafana/wanspec.json").read_text(encoding="utf-8"))
 
 Series = dict[str, dict[str, float]]
 """Values by metric and by the label that is not the model's."""
@@ -157,7 +158,7 @@ def expressions() -> list[str]:
     return [target["expr"] for panel in DASHBOARD["panels"] for target in panel.get("targets", [])]
 
 
-async def test_every_metric_and_label_that_the_dashboard_names_is_exported() -> None:
+async def test_every_metric_and_label_that_the_dashboard_names_is_exported_and_every_metric_documented() -> None:
     async with served_with_a_worker("adaptive") as (place, _):
         await place.post(prompt="abc", max_tokens=40, temperature=0)
         exposition = place.service.metrics.exposition().decode()
@@ -172,6 +173,9 @@ async def test_every_metric_and_label_that_the_dashboard_names_is_exported() -> 
         for by in re.findall(r"by \((\w+)\)", expression):
             assert any(by in labels.get(name, {by}) for name in metrics), expression
     assert named > 40
+    table = (ROOT / "docs/operating.md").read_text(encoding="utf-8")
+    missing = {name for name in declared if not name.endswith("_created") and f"`{name}`" not in table}
+    assert not missing, "docs/operating.md lists every metric"
 
 
 def test_the_dashboards_panels_are_whole_and_do_not_overlap() -> None:
