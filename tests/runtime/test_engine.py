@@ -99,7 +99,7 @@ async def test_workers_that_are_slow_to_leave_are_sent_home_together() -> None:
     lingering = [Lingering(closing) for _ in range(3)]
     async with site() as place, asyncio.timeout(5):
         for number, connection in enumerate(lingering, start=1):
-            worker = ConnectedWorker(worker_id=WorkerId(number), name="w", label="w", connection=connection)
+            worker = ConnectedWorker(worker_id=WorkerId(number), name="w", unique_name="w", connection=connection)
             place.engine.workers._connected[worker.worker_id] = worker
         await place.engine.drain("done")
     assert [connection.sent for connection in lingering] == [[Drain(reason="done")]] * 3

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from wanspec.protocol.effects import DraftsMerged, RoundFinished
-from wanspec.runtime.figures import ENTROPY_EDGES_NATS, MAX_POSITIONS, Choice, Figures, Histogram
+from wanspec.runtime.figures import ENTROPY_EDGES_NATS, MAX_POSITIONS, DecisionKind, Figures, Histogram
 from wanspec.speculation.types import SessionId, WorkerId
 
 
@@ -25,12 +25,12 @@ def test_positions_are_counted_up_to_a_bound() -> None:
     assert figures.accepted_by_position == [3, 2, 2] + [1] * (MAX_POSITIONS - 3)
 
 
-@pytest.mark.parametrize(("entropy_nats", "index"), [(0.0, 0), (0.05, 0), (0.1, 1), (1.9, 3), (2.0, 4), (50.0, 4)])
+@pytest.mark.parametrize(("entropy_nats", "index"), [(0.0, 0), (0.05, 0), (0.1, 1), (1.9, 3), (2.0, 4), (50.0, 5)])
 def test_decisions_go_into_the_bin_of_the_entropy_before_them(entropy_nats: float, index: int) -> None:
     figures = Figures()
     figures.add_round(a_round(entropy_before_nats=entropy_nats, waits=2, local_drafts=3))
-    assert len(ENTROPY_EDGES_NATS) == 4
-    assert +figures.decisions == {(Choice.VERIFY, index): 1, (Choice.WAIT, index): 2, (Choice.DRAFT_LOCALLY, index): 3}
+    assert len(ENTROPY_EDGES_NATS) == 5
+    assert +figures.decisions == {(DecisionKind.VERIFY, index): 1, (DecisionKind.WAIT, index): 2, (DecisionKind.DRAFT_LOCALLY, index): 3}
 
 
 def test_a_prefill_decides_nothing() -> None:

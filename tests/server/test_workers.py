@@ -88,8 +88,8 @@ async def test_metrics_add_up_to_what_was_served() -> None:
         assert labels == {"scripted-5-0"}
         assert values["wanspec:requests_finished_total", "length"] == 2
         assert values["wanspec:requests_finished_total", "stop"] == 1
-        assert values["wanspec:prompt_tokens_total", None] == 9
-        assert values["wanspec:generated_tokens_total", None] == 60
+        assert values["wanspec:prompt_tokens_total", None] == values["vllm:prompt_tokens_total", None] == 9
+        assert values["wanspec:generated_tokens_total", None] == values["vllm:generation_tokens_total", None] == 60
         for name in ("time_to_first_token_seconds", "e2e_request_latency_seconds"):
             assert values[f"wanspec:{name}_count", None] == values[f"vllm:{name}_count", None] == 3
         assert values["wanspec:inter_token_latency_seconds_bucket", "0.001"] <= values["wanspec:inter_token_latency_seconds_count", None]

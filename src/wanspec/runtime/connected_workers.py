@@ -38,7 +38,7 @@ class ConnectedWorker:
     worker_id: WorkerId
     name: str
     """What it calls itself; others may call themselves the same."""
-    label: str
+    unique_name: str
     """Its name, or where another connected worker has that already, one like it: no two have the same at a time."""
     connection: Connection
     rtt: RttEstimate = field(default_factory=RttEstimate)
@@ -155,8 +155,8 @@ class ConnectedWorkers:
             worker.proposed_tokens += finished.proposed
 
     async def _serve(self, worker_id: WorkerId, hello: Hello, connection: Connection) -> None:
-        label = self._free_label(hello.worker_name, worker_id)
-        worker = ConnectedWorker(worker_id=worker_id, name=hello.worker_name, label=label, connection=connection)
+        unique_name = self._unused_name(hello.worker_name, worker_id)
+        worker = ConnectedWorker(worker_id=worker_id, name=hello.worker_name, unique_name=unique_name, connection=connection)
         self._connected[worker_id] = self._accountable[worker_id] = worker
         self._tracer.worker_joined(worker_id, worker.name, now=self._now())
         joined = WorkerJoined(worker_id=worker_id, name=worker.name, max_sessions=hello.max_sessions, labels=hello.labels)
@@ -204,8 +204,8 @@ class ConnectedWorkers:
                 worker.loss_cause, worker.is_at_fault = LossCause.SLOW, True
         await connection.close(str(error))
 
-    def _free_label(self, name: str, worker_id: WorkerId) -> str:
-        taken = {worker.label for worker in self._connected.values()}
+    def _unused_name(self, name: str, worker_id: WorkerId) -> str:
+        taken = {worker.unique_name for worker in self._connected.values()}
         while name in taken:
             name = f"{name}#{worker_id}"
         return name

@@ -13,13 +13,13 @@ from wanspec.telemetry.reliability import ReliabilityCount
 
 MAX_POSITIONS: Final = 16
 """Places of a round whose acceptance is counted, each a series of its own; what is accepted further down is rare, and not counted there."""
-ENTROPY_EDGES_NATS: Final = (0.1, 0.5, 1.0, 2.0)
-"""Between the bins of decisions: from certain to open; the paper's threshold lies among them."""
+ENTROPY_EDGES_NATS: Final = (0.1, 0.5, 1.0, 2.0, 4.0)
+"""Between the bins of decisions: from certain to open. Large models are mostly below 1, the small bundled one above 2."""
 DRAFT_AGE_EDGES_S: Final = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
 """From just in time to several round trips ahead."""
 
 
-class Choice(StrEnum):
+class DecisionKind(StrEnum):
     """What a policy may decide before a pass."""
 
     VERIFY = "verify"
@@ -50,7 +50,7 @@ class Figures:
         """Rounds that accepted a draft in the first place after the head, in the second, ..."""
         self.rounds_without_local_drafts = 0
         """Rounds that verified drafts without a local pass since the round before: those came from a worker, or were looked up."""
-        self.decisions: Counter[tuple[Choice, int]] = Counter()
+        self.decisions: Counter[tuple[DecisionKind, int]] = Counter()
         """By the bin of the target's entropy for the token after which they were taken; prefills, which decide nothing, left out.
 
         That entropy is what a policy can know: the draft's own, where a worker drafts, is not sent. It is also what says how likely the
@@ -76,9 +76,9 @@ class Figures:
         self.reliability.add(accepted_estimates=finished.accepted_estimates, rejected_estimates=finished.rejected_estimates)
         if finished.entropy_before_nats is not None:
             entropy_bin = bisect_right(ENTROPY_EDGES_NATS, finished.entropy_before_nats)
-            self.decisions[Choice.VERIFY, entropy_bin] += 1
-            self.decisions[Choice.WAIT, entropy_bin] += finished.waits
-            self.decisions[Choice.DRAFT_LOCALLY, entropy_bin] += finished.local_drafts
+            self.decisions[DecisionKind.VERIFY, entropy_bin] += 1
+            self.decisions[DecisionKind.WAIT, entropy_bin] += finished.waits
+            self.decisions[DecisionKind.DRAFT_LOCALLY, entropy_bin] += finished.local_drafts
 
     def add_drafts(self, merged: DraftsMerged) -> None:
         """Count what became of a worker's drafts."""

@@ -18,7 +18,7 @@ from prometheus_client.utils import floatToGoString
 from wanspec.protocol.effects import LossCause
 from wanspec.runtime.connected_workers import ConnectedWorker
 from wanspec.runtime.engine import ControllerEngine
-from wanspec.runtime.figures import ENTROPY_EDGES_NATS, Choice
+from wanspec.runtime.figures import ENTROPY_EDGES_NATS, DecisionKind
 from wanspec.server.admission import Admission
 from wanspec.telemetry.reliability import BINS, calibration_error
 
@@ -87,9 +87,9 @@ class LiveMetrics(Collector):
             "What policies decided, by the target's entropy for the token after which they did",
             labels=["model_name", "decision", "entropy_nats"],
         )
-        for choice in Choice:
+        for kind in DecisionKind:
             for index, entropy_nats in enumerate(_ENTROPY_BINS):
-                decisions.add_metric([self._model_name, choice.value, entropy_nats], figures.decisions[choice, index])
+                decisions.add_metric([self._model_name, kind.value, entropy_nats], figures.decisions[kind, index])
         yield decisions
 
     def _drafts(self) -> Iterator[Metric]:
@@ -136,9 +136,9 @@ class LiveMetrics(Collector):
         workers = self._engine.workers.connected[:MAX_TOLD_WORKERS]
 
         def told(value: Callable[[ConnectedWorker], float]) -> _Values:
-            return [(worker.label, value(worker)) for worker in workers]
+            return [(worker.unique_name, value(worker)) for worker in workers]
 
-        rtts_s = [(worker.label, worker.rtt.smoothed_s) for worker in workers if worker.rtt.min_s < inf]
+        rtts_s = [(worker.unique_name, worker.rtt.smoothed_s) for worker in workers if worker.rtt.min_s < inf]
         yield self._gauges("wanspec:worker_rtt_seconds", "Round trip, smoothed, once it was measured", rtts_s)
         yield self._gauges("wanspec:worker_sessions", "Generations that it drafts for", told(lambda own: len(own.sessions)))
         for name, text, value in _WORKER_COUNTS:

@@ -28,8 +28,12 @@ class Metrics:
             "wanspec:requests_finished", "Generations that ended, by reason", [*_LABEL, "reason"], registry=self._registry
         )
         self._refused = Counter("wanspec:requests_refused", "Requests refused, by HTTP status", ["status"], registry=self._registry)
-        self._prompt_tokens = self._counter("wanspec:prompt_tokens", "Tokens of prompts that reached the engine")
-        self._generated_tokens = self._counter("wanspec:generated_tokens", "Tokens committed and part of an answer")
+        self._prompt_tokens = [
+            self._counter(name, "Tokens of prompts that reached the engine") for name in ("wanspec:prompt_tokens", "vllm:prompt_tokens")
+        ]
+        self._generated_tokens = [
+            self._counter(name, "Tokens committed and part of an answer") for name in ("wanspec:generated_tokens", "vllm:generation_tokens")
+        ]
         self._ttft_s = [
             self._histogram(name, "Arrival of a request to its first token", TTFT_BUCKETS_S)
             for name in ("wanspec:time_to_first_token_seconds", "vllm:time_to_first_token_seconds")
@@ -47,20 +51,21 @@ class Metrics:
 
     def started(self, prompt_tokens: int) -> None:
         """A generation reached the engine."""
-        self._prompt_tokens.labels(self._model_name).inc(prompt_tokens)
+        for counter in self._prompt_tokens:
+            counter.labels(self._model_name).inc(prompt_tokens)
 
     def first_tokens(self, ttft_s: float, number: int) -> None:
         """The first round is over; it committed `number` tokens."""
         for histogram in self._ttft_s:
             histogram.labels(self._model_name).observe(ttft_s)
-        self._generated_tokens.labels(self._model_name).inc(number)
+        self._generated(number)
 
     def more_tokens(self, round_s: float, number: int) -> None:
         """A later round is over."""
         itl_s = self._itl_s.labels(self._model_name)
         for _ in range(number):
             itl_s.observe(round_s / number)
-        self._generated_tokens.labels(self._model_name).inc(number)
+        self._generated(number)
 
     def finished(self, reason: str, e2e_s: float) -> None:
         """A generation that was let in has ended: stop, length, abort or error."""
@@ -72,6 +77,10 @@ class Metrics:
     def exposition(self) -> bytes:
         """Everything, in Prometheus' text format."""
         return generate_latest(self._registry)
+
+    def _generated(self, number: int) -> None:
+        for counter in self._generated_tokens:
+            counter.labels(self._model_name).inc(number)
 
     def _counter(self, name: str, text: str) -> Counter:
         return Counter(name, text, _LABEL, registry=self._registry)
