@@ -59,6 +59,19 @@ def test_drafts_for_an_older_base_find_their_place_along_the_spine() -> None:
     assert [node.token for node in tree.best_path(5)] == [12]
 
 
+def fates(link: SessionLink, message: Drafts) -> tuple[int, int, int, int]:
+    result = link.merge(message, vocabulary_size=100, now=0.1)
+    return result.joined, result.late, result.duplicates, result.stale
+
+
+def test_drafts_are_late_once_their_token_is_committed_and_duplicates_where_they_are_known() -> None:
+    tree, link = linked()
+    (committed,) = tree.commit([10])
+    tree.add(committed, 11, log_prob=-0.5)
+    assert fates(link, drafts(2, [10, 11, 12])) == (3, 1, 1, 0)
+    assert fates(link, drafts(2, [10, 11, 12])) == (0, 0, 0, 3)  # sent a second time
+
+
 def test_what_branches_off_the_committed_text_is_stale_with_all_below_it() -> None:
     tree, link = linked()
     tree.commit([10, 11])

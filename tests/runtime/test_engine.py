@@ -17,14 +17,15 @@ from wanspec.policy.registry import PolicyConfig, policy_names
 from wanspec.protocol.effects import Effect, FinishReason, StartDraft
 from wanspec.protocol.events import RequestCancelled
 from wanspec.protocol.messages import Drafts, Drain, Message, OpenSession, Welcome
-from wanspec.runtime.engine import MAX_PENDING_EVENTS, ControllerEngine, expected_of
+from wanspec.runtime.connected_workers import MAX_PENDING_EVENTS, ConnectedWorker
+from wanspec.runtime.engine import ControllerEngine, expected_of
 from wanspec.runtime.generation import Generation
 from wanspec.runtime.model_runner import decode_plainly
 from wanspec.runtime.worker_process import hello_for, run_worker
 from wanspec.speculation.types import DraftingConfig, NodeId, Position, SamplingParams, ScoreItem, SessionId, WorkerId
 from wanspec.telemetry.metrics import measure_policies
 from wanspec.telemetry.trace import Trace
-from wanspec.transport.interface import Connection
+from wanspec.transport.interface import Connection, Traffic
 from wanspec.transport.memory import MemoryListener, dial_memory
 
 PROMPT = [1, 2, 3]
@@ -74,6 +75,7 @@ class Lingering:
     """A connection that is closed when as many as `closing` has places for are about to be."""
 
     peer = "lingering"
+    traffic = Traffic(0, 0)
 
     def __init__(self, closing: asyncio.Barrier) -> None:
         self._closing = closing
@@ -97,9 +99,9 @@ async def test_workers_that_are_slow_to_leave_are_sent_home_together() -> None:
     lingering = [Lingering(closing) for _ in range(3)]
     async with site() as place, asyncio.timeout(5):
         for number, connection in enumerate(lingering, start=1):
-            place.engine._connections[WorkerId(number)] = (hello_for(model().info, worker_name="w", max_sessions=1), connection)
+            worker = ConnectedWorker(worker_id=WorkerId(number), name="w", unique_name="w", connection=connection)
+            place.engine.workers._connected[worker.worker_id] = worker
         await place.engine.drain("done")
-        place.engine._connections.clear()
     assert [connection.sent for connection in lingering] == [[Drain(reason="done")]] * 3
 
 
@@ -107,6 +109,7 @@ class Farewell:
     """A connection whose other end asks for drafts, then drains us and is gone before they can be sent."""
 
     peer = "farewell"
+    traffic = Traffic(0, 0)
 
     def __init__(self) -> None:
         self._unread: list[Message] = [
@@ -246,12 +249,43 @@ async def test_a_cancelled_generation_ends() -> None:
 class Failing(ScriptedBackend):
     """A target that breaks after a few passes."""
 
-    error: Exception = BackendError("out of memory")
+    error: BaseException = BackendError("out of memory")
 
     def score(self, items: Sequence[ScoreItem]) -> list[NDArray[np.float32]]:
         if self.passes >= 3:
             raise self.error
         return super().score(items)
+
+
+@pytest.mark.parametrize("error", [SystemExit("a library gives up"), KeyboardInterrupt("for nobody"), asyncio.CancelledError("elsewhere")])
+async def test_what_is_no_exception_breaks_a_pass_like_any_other(error: BaseException) -> None:
+    target = Failing(vocabulary_size=32, seed=5)
+    target.error = error
+    async with ControllerEngine(target=target, draft=model()) as engine:
+        generation = engine.submit(PROMPT, max_tokens=50, sampling=GREEDY, policy=PolicyConfig(name="autoregressive"))
+        async with asyncio.timeout(5):
+            with pytest.raises(RuntimeError, match=f"a target pass ended with {type(error).__name__}"):
+                await collect(generation)
+        with pytest.raises(RuntimeError, match="a target pass"):
+            engine.submit(PROMPT, max_tokens=50, sampling=GREEDY, policy=PolicyConfig(name="autoregressive"))
+
+
+async def test_a_task_of_the_engine_that_is_cancelled_leaves_nobody_waiting() -> None:
+    async with site(target_step_s=0.01) as place:
+        generation = place.engine.submit(PROMPT, max_tokens=1000, sampling=GREEDY, policy=PolicyConfig(name="colocated"))
+        for task in list(place.engine._tasks):
+            task.cancel()
+        async with asyncio.timeout(5):
+            with pytest.raises(RuntimeError, match="cancelled"):
+                await collect(generation)
+
+
+async def test_requests_end_with_the_engine() -> None:
+    async with site(target_step_s=0.01) as place:
+        generation = place.engine.submit(PROMPT, max_tokens=1000, sampling=GREEDY, policy=PolicyConfig(name="colocated"))
+    async with asyncio.timeout(5):
+        with pytest.raises(BackendError, match="the engine was closed"):
+            await collect(generation)
 
 
 @pytest.mark.parametrize("error", [BackendError("out of memory"), ZeroDivisionError("a bug")])

@@ -23,6 +23,7 @@ from wanspec.server.limits import ServerLimits
 from wanspec.server.listening import ApiServer, bind
 from wanspec.server.service import Service
 from wanspec.speculation.types import SamplingParams
+from wanspec.telemetry.trace import TraceSink
 from wanspec.transport.interface import Listener
 from wanspec.transport.security import Address
 
@@ -85,6 +86,7 @@ async def site(  # noqa: PLR0913  # the parts of a server
     target: Backend | None = None,
     draft: Backend | None = None,
     listener: Listener | None = None,
+    trace: TraceSink | None = None,
     limits: ServerLimits | None = None,
     keys: ApiKeys | None = None,
     policy: PolicyConfig | None = None,
@@ -94,7 +96,7 @@ async def site(  # noqa: PLR0913  # the parts of a server
 ) -> AsyncIterator[Site]:
     target, draft, limits = target or model(), draft or model(0.2), limits or ServerLimits()
     tokenizer = load_tokenizer(spec, vocabulary_size=target.info.vocabulary_size)
-    async with ControllerEngine(target=target, draft=draft, listener=listener) as engine:
+    async with ControllerEngine(target=target, draft=draft, listener=listener, trace=trace) as engine:
         service = Service(engine=engine, info=target.info, tokenizer=tokenizer, policy=policy or PolicyConfig(), limits=limits)
         app = create_app(service, keys=keys, is_private=is_private)
         server = ApiServer(app, limits, certificate_file=None, key_file=None, drain_s=0.5)

@@ -6,34 +6,38 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from tests.server.site import Site, model, plain_text, site
 
 from wanspec.backends.bundled_pair import load_bundled, load_bundled_tokenizer
 from wanspec.backends.paced import PacedBackend
 from wanspec.policy.registry import PolicyConfig
-from wanspec.protocol.messages import Message
 from wanspec.runtime.engine import expected_of
 from wanspec.runtime.model_runner import decode_plainly
 from wanspec.runtime.worker_process import hello_for, run_worker
-from wanspec.speculation.types import SamplingParams, WorkerId
+from wanspec.speculation.types import SamplingParams
+from wanspec.telemetry.records import MessageSent
+from wanspec.telemetry.trace import Trace
 from wanspec.transport.memory import MemoryListener, dial_memory
 
 ONE_WAY_S = 0.01
 
 
 @asynccontextmanager
-async def served_with_a_worker(policy: str = "paper") -> AsyncIterator[tuple[Site, MemoryListener]]:
+async def served_with_a_worker(policy: str = "paper", *, trace: Trace | None = None) -> AsyncIterator[tuple[Site, MemoryListener]]:
     listener = MemoryListener(expected=expected_of(model().info), one_way_delay_s=ONE_WAY_S)
     target, draft = PacedBackend(model(), step_s=0.02, token_s=0.0), PacedBackend(model(0.2), step_s=0.002, token_s=0.0)
-    async with site(target=target, draft=model(0.2), listener=listener, policy=PolicyConfig(name=policy)) as place:
+    async with site(target=target, draft=model(0.2), listener=listener, policy=PolicyConfig(name=policy), trace=trace) as place:
         hello = hello_for(draft.info, worker_name="campus", max_sessions=4)
         worker = asyncio.create_task(run_worker([lambda: dial_memory(listener, hello)], draft, max_sessions=4, say=lambda _: None))
         await place.engine.wait_for_workers(1)
         yield place, listener
         await place.engine.drain("done")
         await worker
+
+
+def sent(trace: Trace) -> list[str]:
+    return [record.message for record in trace.records if isinstance(record, MessageSent)]
 
 
 async def test_a_workers_part_is_told_truly() -> None:
@@ -48,25 +52,18 @@ async def test_a_workers_part_is_told_truly() -> None:
         assert place.gauge("wanspec:workers_connected") == 1
 
 
-async def test_a_prompt_that_must_stay_is_sent_to_no_worker(monkeypatch: pytest.MonkeyPatch) -> None:
-    async with served_with_a_worker() as (place, _):
+async def test_a_prompt_that_must_stay_is_sent_to_no_worker() -> None:
+    trace = Trace()
+    async with served_with_a_worker(trace=trace) as (place, _):
         body = {"prompt": "x", "max_tokens": 40, "temperature": 0}
-        sent: list[str] = []
-        note = place.engine._tracer.message_sent
-
-        def message_sent(worker_id: WorkerId, message: Message, size_bytes: int, *, now: float) -> None:
-            sent.append(type(message).__name__)
-            note(worker_id, message, size_bytes, now=now)
-
-        monkeypatch.setattr(place.engine._tracer, "message_sent", message_sent)
         answer = (await place.post(**body, wanspec={"offload": False})).json()
-        assert sent == []
+        assert sent(trace) == []
         report = answer["choices"][0]["wanspec"]
         assert (report["offload"], report["worker"], report["rtt_ms"]) == (False, None, None)
         assert answer["choices"][0]["text"] == plain_text("x", max_tokens=40)
         assert report["local_draft_passes"] > 0
         await place.post(**body, wanspec={"offload": True})
-        assert sent[0] == "OpenSession"
+        assert sent(trace)[0] == "OpenSession"
 
 
 async def test_a_policy_that_never_offloads_is_kept() -> None:
@@ -91,8 +88,8 @@ async def test_metrics_add_up_to_what_was_served() -> None:
         assert labels == {"scripted-5-0"}
         assert values["wanspec:requests_finished_total", "length"] == 2
         assert values["wanspec:requests_finished_total", "stop"] == 1
-        assert values["wanspec:prompt_tokens_total", None] == 9
-        assert values["wanspec:generated_tokens_total", None] == 60
+        assert values["wanspec:prompt_tokens_total", None] == values["vllm:prompt_tokens_total", None] == 9
+        assert values["wanspec:generated_tokens_total", None] == values["vllm:generation_tokens_total", None] == 60
         for name in ("time_to_first_token_seconds", "e2e_request_latency_seconds"):
             assert values[f"wanspec:{name}_count", None] == values[f"vllm:{name}_count", None] == 3
         assert values["wanspec:inter_token_latency_seconds_bucket", "0.001"] <= values["wanspec:inter_token_latency_seconds_count", None]

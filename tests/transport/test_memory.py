@@ -22,7 +22,7 @@ from wanspec.transport.codec import MAX_FRAME_BYTES, decode_goodbye, encode_fram
 from wanspec.transport.interface import Connection
 from wanspec.transport.limits import Allowance, WireLimits
 from wanspec.transport.memory import MemoryListener, MemoryPipe, dial_memory
-from wanspec.transport.refusal import WorkerRefusedError
+from wanspec.transport.refusal import SlowPeerError, WorkerRefusedError
 
 pytestmark = pytest.mark.asyncio
 
@@ -342,11 +342,11 @@ async def test_a_slow_reader_is_dropped_and_told_as_far_as_possible() -> None:
     limits = WireLimits(max_unsent_bytes=1000, max_unread_bytes=100, close_timeout_s=0.05)
     async with listener(limits) as door:
         _, controller = await greeted(door)
-        with pytest.raises(TransportError, match="max_unsent_bytes"):
+        with pytest.raises(SlowPeerError, match="max_unsent_bytes"):
             controller.send([COMMIT] * 100)
-        with pytest.raises(TransportError, match="too slow"):
+        with pytest.raises(SlowPeerError, match="too slow"):
             controller.send([COMMIT])
-        with pytest.raises(TransportError, match="too slow"):
+        with pytest.raises(SlowPeerError, match="too slow"):
             await controller.receive()
 
 

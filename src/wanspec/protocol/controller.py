@@ -28,8 +28,8 @@ from wanspec.protocol.effects import (
     EmitTokens,
     FinishReason,
     FinishRequest,
+    LossCause,
     ReleaseSession,
-    RoundFinished,
     RttMeasured,
     SendMessage,
 )
@@ -52,7 +52,7 @@ from wanspec.protocol.link import SessionLink
 from wanspec.protocol.messages import CloseSession, Commit, Drafts, Ping
 from wanspec.protocol.passes import Passes
 from wanspec.protocol.pool import PooledWorker, choose_worker
-from wanspec.protocol.session import Session
+from wanspec.protocol.session import Session, proposed_in
 from wanspec.speculation.calibration import MAX_TEMPERATURE, CalibrationBook
 from wanspec.speculation.tree import Node
 from wanspec.speculation.types import Position, SessionId, WorkerId
@@ -194,7 +194,7 @@ class Controller:
         for worker_id, worker in list(self._workers.items()):
             worker.wake(now)
             if worker.heartbeat.is_lost(now=now):
-                effects += self._drop_worker(worker_id, "it gives no sign of life", now, is_at_fault=False)
+                effects += self._drop_worker(worker_id, "it gives no sign of life", now, cause=LossCause.SILENT, is_at_fault=False)
             elif now >= worker.heartbeat.ping_due:
                 effects.append(self._ping(worker_id, now))
         return effects
@@ -242,14 +242,25 @@ class Controller:
         except RemoteProtocolError as error:
             return self._drop_worker(worker_id, error.reason, now)
         worker.step_s = drafts.step_s or worker.step_s
-        effects: list[Effect] = [DraftsMerged(session_id=session.session_id, worker_id=worker_id, joined=result.joined, stale=result.stale)]
+        merged = DraftsMerged(
+            session_id=session.session_id,
+            worker_id=worker_id,
+            joined=result.joined,
+            late=result.late,
+            duplicates=result.duplicates,
+            stale=result.stale,
+        )
+        effects: list[Effect] = [merged]
         if result.rtt_s is not None:
             worker.rtt.add(result.rtt_s)
             effects.append(RttMeasured(worker_id=worker_id, rtt_s=result.rtt_s))
         return effects
 
-    def _drop_worker(self, worker_id: WorkerId, reason: str, now: float, *, is_at_fault: bool = True) -> list[Effect]:
-        return [DropWorker(worker_id=worker_id, reason=reason, is_at_fault=is_at_fault), *self._remove_worker(worker_id, now)]
+    def _drop_worker(
+        self, worker_id: WorkerId, reason: str, now: float, *, cause: LossCause = LossCause.PROTOCOL, is_at_fault: bool = True
+    ) -> list[Effect]:
+        drop = DropWorker(worker_id=worker_id, reason=reason, cause=cause, is_at_fault=is_at_fault)
+        return [drop, *self._remove_worker(worker_id, now)]
 
     def _drop_lagging_workers(self, now: float) -> list[Effect]:
         lagging: dict[WorkerId, bool] = {}
@@ -261,7 +272,7 @@ class Controller:
         effects: list[Effect] = []
         for worker_id, is_at_fault in lagging.items():
             reason = f"it left a commit unanswered for {WORKER_SILENCE_S:g} s"
-            effects += self._drop_worker(worker_id, reason, now, is_at_fault=is_at_fault)
+            effects += self._drop_worker(worker_id, reason, now, cause=LossCause.UNANSWERED, is_at_fault=is_at_fault)
         return effects
 
     # Passes.
@@ -328,17 +339,7 @@ class Controller:
                 continue
             position, link = session.end, session.link
             tokens, outcome, reason, path = session.commit(rows, choices, self._end_token, now=now)
-            effects.append(
-                RoundFinished(
-                    session_id=session.session_id,
-                    drafted=outcome.drafted,
-                    accepted=outcome.accepted,
-                    committed=len(tokens),
-                    entropy_nats=outcome.entropy_nats,
-                    accepted_estimates=outcome.accepted_estimates,
-                    rejected_estimates=outcome.rejected_estimates,
-                )
-            )
+            effects.append(session.finished_round(outcome, path, verified_at=now - event.duration_s))
             effects.append(EmitTokens(session_id=session.session_id, position=position, tokens=tuple(tokens)))
             effects += self._judge_worker(session, path, now)
             if reason:
@@ -357,9 +358,8 @@ class Controller:
         if session.round_s is not None:
             worker.pace.add(session.round_s, len(path))
         alone_s = session.policy.alone_token_s
-        proposed = sum(node.arrived_at is not None for node in path)
         total_alone_s = None if alone_s is None else alone_s * len(path)
-        if worker.judge(committed=len(path), proposed=proposed, took_s=session.round_s, alone_s=total_alone_s, now=now):
+        if worker.judge(committed=len(path), proposed=proposed_in(path), took_s=session.round_s, alone_s=total_alone_s, now=now):
             return []
         effects: list[Effect] = []
         for session_id in sorted(worker.rest(now)):

@@ -24,6 +24,23 @@ class FinishReason(StrEnum):
     ERROR = "error"
 
 
+class LossCause(StrEnum):
+    """Why a worker is no longer connected."""
+
+    PROTOCOL = "protocol"
+    """It broke a rule of the protocol or one of its limits."""
+    UNANSWERED = "unanswered"
+    """It left a commit unanswered for too long, though it lives."""
+    SILENT = "silent"
+    """It gave no sign of life."""
+    SLOW = "slow"
+    """It did not read what it was sent; a driver sees that."""
+    DISCONNECTED = "disconnected"
+    """It went, or its machine or the network died; a driver sees that."""
+    CLOSED = "closed"
+    """It was sent home."""
+
+
 class StartVerify(Struct, frozen=True, kw_only=True):
     """Run one target pass over these sessions; answer with VerifyFinished or PassFailed."""
 
@@ -72,6 +89,7 @@ class DropWorker(Struct, frozen=True, kw_only=True):
 
     worker_id: WorkerId
     reason: str
+    cause: LossCause = LossCause.PROTOCOL
     is_at_fault: bool = True
     """Whether it broke the rules or lags, and should not come back at once."""
 
@@ -90,8 +108,23 @@ class RoundFinished(Struct, frozen=True, kw_only=True):
     accepted: int
     committed: int
     entropy_nats: float
+    """Of the target's distribution for the last committed token,"""
+    entropy_before_nats: float | None = None
+    """and for the one after which the round began; None for a first round, which is the prefill and decides nothing."""
     accepted_estimates: tuple[float, ...] = ()
     rejected_estimates: tuple[float, ...] = ()
+    worker_id: WorkerId | None = None
+    """The worker that drafts for the session; None: nobody does."""
+    proposed: int = 0
+    """Committed tokens that this worker had proposed in time, verified or not."""
+    draft_ages_s: tuple[float, ...] = ()
+    """How long before the verify the accepted drafts had arrived, those that came from a worker."""
+    local_drafts: int = 0
+    """Local draft passes that the session took part in since the round before,"""
+    waits: int = 0
+    """times that its policy chose to wait for the worker,"""
+    waited_s: float = 0.0
+    """and how long it waited in all."""
 
 
 class DraftsMerged(Struct, frozen=True, kw_only=True):
@@ -100,7 +133,13 @@ class DraftsMerged(Struct, frozen=True, kw_only=True):
     session_id: SessionId
     worker_id: WorkerId
     joined: int
+    """Those that entered the tree or met a node that was there already: the next two are among them."""
+    late: int = 0
+    """Those whose token had been committed before they came."""
+    duplicates: int = 0
+    """Those that had been drafted here, looked up or proposed before."""
     stale: int
+    """The others: built on a prefix that is no longer committed or open, sent a second time, or beyond a limit of the tree."""
 
 
 class RttMeasured(Struct, frozen=True, kw_only=True):

@@ -27,6 +27,8 @@ class MergeResult(Struct, frozen=True, kw_only=True):
     """What became of one Drafts message."""
 
     joined: int
+    late: int
+    duplicates: int
     stale: int
     rtt_s: float | None
     """The round trip that its acknowledgement shows, if it is a new one."""
@@ -74,25 +76,30 @@ class SessionLink:
         """Join a worker's drafts to the tree. Raises RemoteProtocolError on what no honest worker sends."""
         self._check(drafts, vocabulary_size)
         if drafts.opening < self._opening:  # late: another time that this session was open there, with ids of its own
-            return MergeResult(joined=0, stale=len(drafts.tokens), rtt_s=None)
+            return MergeResult(joined=0, late=0, duplicates=0, stale=len(drafts.tokens), rtt_s=None)
         rtt_s = self._acknowledge(drafts, now)
         base = self._tree.spine_node(drafts.base_position)
-        joined = 0
+        joined = late = duplicates = 0
         for index, (parent_id, token, log_prob) in enumerate(
             zip(drafts.parent_ids, drafts.tokens, drafts.log_probs, strict=True), start=drafts.first_node_id
         ):
             parent = self._nodes.get(parent_id) if parent_id else base
             if parent is None or index < self._next_node_id or len(self._tree.nodes) >= MAX_WORKER_NODES:
                 continue
+            is_known = token in parent.children
             node = self._tree.add(parent, token, log_prob=self.reliability.log_prob(log_prob))
             if node is not None:
+                if node.position <= self._tree.head.position:
+                    late += 1
+                elif is_known:
+                    duplicates += 1
                 if node.arrived_at is None:
                     node.arrived_at, node.claim = now, log_prob
                 self._nodes[index] = node
                 joined += 1
         self._next_node_id = max(self._next_node_id, drafts.first_node_id + len(drafts.tokens))
         self._forget_removed()
-        return MergeResult(joined=joined, stale=len(drafts.tokens) - joined, rtt_s=rtt_s)
+        return MergeResult(joined=joined, late=late, duplicates=duplicates, stale=len(drafts.tokens) - joined, rtt_s=rtt_s)
 
     def _check(self, drafts: Drafts, vocabulary_size: int) -> None:
         if drafts.opening > self._opening:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from wanspec.policy.drafting import offered_children
 from wanspec.policy.interface import Outcome, Policy
 from wanspec.policy.lookup import Lookup
-from wanspec.protocol.effects import FinishReason
+from wanspec.protocol.effects import FinishReason, RoundFinished
 from wanspec.protocol.link import SessionLink
 from wanspec.protocol.messages import OpenSession
 from wanspec.protocol.placement import Placement
@@ -59,6 +59,11 @@ class Session:
         """How long the newest round took, waits and local passes included; None for the first, which is the prefill."""
         self.waited_in_vain_s = 0.0
         """Spent waiting since a worker's draft was last accepted."""
+        self._entropy_nats: float | None = None
+        """Of the target's distribution for the last committed token; None before the first round."""
+        self._was_waiting = False
+        self._local_drafts, self._waits, self._waited_s = 0, 0, 0.0
+        """What was done since the round before."""
 
     @property
     def end(self) -> Position:
@@ -87,11 +92,15 @@ class Session:
     def wait(self, until: float, *, now: float) -> None:
         """The policy waits for the worker."""
         self.wait_until, self._waiting_since = until, now
+        self._waits += not self._was_waiting
 
     def end_wait(self, *, now: float) -> None:
         """The policy, if it waits, is about to be asked again."""
+        self._was_waiting = self.wait_until is not None
         if self.wait_until is not None:
-            self.waited_in_vain_s += min(now, self.wait_until) - self._waiting_since
+            waited_s = min(now, self.wait_until) - self._waiting_since
+            self.waited_in_vain_s += waited_s
+            self._waited_s += waited_s
         self.wait_until = None
 
     def look_up(self) -> None:
@@ -101,6 +110,7 @@ class Session:
 
     def merge_local(self, rows: tuple[Node, ...], choices: tuple[DraftChoices, ...]) -> None:
         """Add children to every node that the local draft model has scored."""
+        self._local_drafts += 1
         config = self.policy.local_drafting
         least = self.tree.head.path_log_prob + (math.log(config.path_prob_min) if config.path_prob_min else -math.inf)
         for node, ranking, children in zip(rows, choices, offered_children(choices, config, self._calibration), strict=True):
@@ -153,6 +163,28 @@ class Session:
         self.policy.committed(outcome, now=now)
         return tokens, outcome, reason, path
 
+    def finished_round(self, outcome: Outcome, path: Sequence[Node], *, verified_at: float) -> RoundFinished:
+        """What there is to tell of the round that has just been committed; the next one begins. `verified_at`: when its pass began."""
+        finished = RoundFinished(
+            session_id=self.session_id,
+            drafted=outcome.drafted,
+            accepted=outcome.accepted,
+            committed=len(path),
+            entropy_nats=outcome.entropy_nats,
+            entropy_before_nats=self._entropy_nats,
+            accepted_estimates=outcome.accepted_estimates,
+            rejected_estimates=outcome.rejected_estimates,
+            worker_id=self.link.worker_id if self.link is not None else None,
+            proposed=proposed_in(path) if self.link is not None else 0,
+            draft_ages_s=tuple([max(0.0, verified_at - at) for node in path[: outcome.accepted] if (at := node.arrived_at) is not None]),
+            local_drafts=self._local_drafts,
+            waits=self._waits,
+            waited_s=self._waited_s,
+        )
+        self._entropy_nats = outcome.entropy_nats
+        self._local_drafts, self._waits, self._waited_s = 0, 0, 0.0
+        return finished
+
     def _judge(self, by_node: Mapping[NodeId, TargetChoice]) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """Estimates (probabilities) of the children that were put to the test and came true, and of those that did not."""
         accepted: list[float] = []
@@ -179,3 +211,8 @@ class Session:
             if choices is not None:
                 self._calibration.observe(choices, node.token)
         self._choices = {node_id: choices for node_id, choices in self._choices.items() if node_id in self.tree.nodes}
+
+
+def proposed_in(path: Sequence[Node]) -> int:
+    """How many of these nodes a worker has proposed."""
+    return sum([node.arrived_at is not None for node in path])

@@ -7,21 +7,20 @@ target and the local draft model share a device; everything else happens between
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import logging
 import time
 from collections import defaultdict
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import count
 from types import TracebackType
 from typing import Any, Self
 
 from wanspec.backends.interface import Backend, ModelInfo
-from wanspec.errors import BackendError, ConfigError, RemoteProtocolError, TransportError, WanspecError
+from wanspec.errors import BackendError, ConfigError
 from wanspec.policy.registry import PolicyConfig, create_policy
 from wanspec.protocol.controller import Controller
 from wanspec.protocol.effects import (
+    DraftsMerged,
     DropWorker,
     Effect,
     EmitTokens,
@@ -37,20 +36,18 @@ from wanspec.protocol.events import (
     ControllerEvent,
     DeadlineReached,
     DraftFinished,
-    DraftsReceived,
     PassFailed,
     PassKind,
-    PongReceived,
     RequestArrived,
     RequestCancelled,
     VerifyFinished,
-    WorkerJoined,
     WorkerLost,
 )
-from wanspec.protocol.messages import Drafts, Drain, Hello, Message, OpenSession, Ping, Pong
+from wanspec.protocol.messages import Message, OpenSession
 from wanspec.protocol.placement import ANYWHERE, Placement, check_labels
-from wanspec.protocol.rtt import RttEstimate
-from wanspec.runtime.generation import ConnectedWorker, Generation, Tally
+from wanspec.runtime.connected_workers import ConnectedWorkers
+from wanspec.runtime.figures import Figures
+from wanspec.runtime.generation import Generation, Tally
 from wanspec.runtime.model_runner import choose_targets, rank_drafts
 from wanspec.speculation.calibration import CalibrationBook
 from wanspec.speculation.sampling import check_sampling
@@ -58,14 +55,8 @@ from wanspec.speculation.types import SamplingParams, ScoreItem, SessionId, Work
 from wanspec.telemetry.records import Model
 from wanspec.telemetry.trace import NoTrace, TraceSink
 from wanspec.telemetry.tracer import Tracer
-from wanspec.transport.codec import encode_message
 from wanspec.transport.handshake import Expected
-from wanspec.transport.interface import Connection, Listener
-
-_log = logging.getLogger(__name__)
-
-MAX_PENDING_EVENTS = 256
-"""Events waiting for the machine above which no worker's next message is taken: a flood then fills the wire's own bounded buffer."""
+from wanspec.transport.interface import Listener
 
 
 class ControllerEngine:
@@ -94,16 +85,11 @@ class ControllerEngine:
         self._events: asyncio.Queue[ControllerEvent] = asyncio.Queue()
         self._passes = ThreadPoolExecutor(max_workers=1, thread_name_prefix="wanspec-pass")
         self._generations: dict[SessionId, Generation] = {}
-        self._connections: dict[WorkerId, tuple[Hello, Connection]] = {}
-        self._accountable: dict[WorkerId, Connection] = {}
-        """The same, and those that are gone but whose last words the machine has yet to hear."""
-        self._rtts: defaultdict[WorkerId, RttEstimate] = defaultdict(RttEstimate)
-        """Of the workers connected, for whoever wants to know; the machine has its own."""
-        self.tally = Tally()
-        """What was done for all requests together."""
+        self.workers = ConnectedWorkers(self._events, self._tracer, self._spawn)
+        self.tally, self.figures = Tally(), Figures()
+        """What was done for all requests together, and how it went."""
         self._tasks: set[asyncio.Task[None]] = set()
-        self._session_ids, self._worker_ids = count(1), count(1)
-        self._workers_changed = asyncio.Condition()
+        self._session_ids = count(1)
         self._failure: Exception | None = None
         self._round_began_cpu_s = 0.0
         """CPU time of the loop's thread at the end of the latest round, or at the arrival of the only request."""
@@ -112,10 +98,11 @@ class ControllerEngine:
         self._loop = asyncio.get_running_loop()
         self._spawn(self._run())
         if self._listener is not None:
-            self._spawn(self._accept(self._listener))
+            self._spawn(self.workers.accept(self._listener))
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+        self._fail(BackendError("the engine was closed"))
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -126,25 +113,20 @@ class ControllerEngine:
     @property
     def worker_names(self) -> list[str]:
         """The workers connected, oldest first."""
-        return [hello.worker_name for hello, _ in self._connections.values()]
+        return [worker.name for worker in self.workers.connected]
 
     @property
     def failure(self) -> Exception | None:
-        """The bug of ours that has ended every request, and ends every new one; None while all is well."""
+        """What has ended every request, and ends every new one: a bug of ours, or that the engine was closed. None while all is well."""
         return self._failure
 
     async def wait_for_workers(self, number: int) -> None:
         """Return when at least `number` workers are connected."""
-        async with self._workers_changed:
-            await self._workers_changed.wait_for(lambda: len(self._connections) >= number)
+        await self.workers.wait_for(number)
 
     async def drain(self, reason: str) -> None:
         """Send every worker home for good."""
-        connections = [connection for _, connection in self._connections.values()]
-        for connection in connections:
-            with contextlib.suppress(TransportError):
-                connection.send([Drain(reason=reason)])
-        await asyncio.gather(*[connection.close(reason) for connection in connections])  # a slow one holds up no other
+        await self.workers.drain(reason)
 
     def submit(
         self,
@@ -186,27 +168,18 @@ class ControllerEngine:
     # The loop.
 
     async def _run(self) -> None:
-        try:
-            while True:
-                event = await self._next_event()
-                now = self._loop.time()
-                if isinstance(event, RequestArrived):
-                    self._tracer.request_arrived(event, now=now)
-                    if len(self._generations) == 1:
-                        self._round_began_cpu_s = time.thread_time()
-                effects = self._machine.handle(event, now=now)
-                self._do(effects, now)
-                if isinstance(event, WorkerLost):
-                    del self._accountable[event.worker_id]
-                self._trace_overhead(effects, now)
-        except Exception as error:  # noqa: BLE001  # a bug of ours: nobody may be left waiting for it
-            self._fail(error)
-
-    def _fail(self, error: Exception) -> None:
-        """End every request with this error, and refuse new ones with it."""
-        self._failure = error
-        for generation in self._generations.values():
-            generation.put(error)
+        while True:
+            event = await self._next_event()
+            now = self._loop.time()
+            if isinstance(event, RequestArrived):
+                self._tracer.request_arrived(event, now=now)
+                if len(self._generations) == 1:
+                    self._round_began_cpu_s = time.thread_time()
+            effects = self._machine.handle(event, now=now)
+            self._do(effects, now)
+            if isinstance(event, WorkerLost):
+                self.workers.lost(event.worker_id)
+            self._trace_overhead(effects, now)
 
     async def _next_event(self) -> ControllerEvent:
         try:
@@ -227,27 +200,33 @@ class ControllerEngine:
                     self._count_draft_pass(items)
                 case SendMessage(worker_id=worker_id, message=message) if worker_id is not None:
                     frames[worker_id].append(message)
+                    if isinstance(message, OpenSession) and (worker := self.workers.get(worker_id)) is not None:
+                        self._generations[message.session_id].worker = worker
                 case EmitTokens(session_id=session_id, tokens=tokens):
                     self._generations[session_id].put(tokens)
                 case FinishRequest(session_id=session_id):
                     self._generations.pop(session_id).put(effect)
                 case ReleaseSession(session_id=session_id):
                     self._passes.submit(self._release, session_id)
-                case DropWorker(worker_id=worker_id, reason=reason, is_at_fault=is_at_fault):
-                    self._drop(worker_id, reason, is_at_fault=is_at_fault)
+                case DropWorker():
+                    self.workers.drop(effect)
                 case _:
                     self._observe(effect)
         for worker_id, messages in frames.items():
-            self._send(worker_id, messages, now)
+            self.workers.send(worker_id, messages, now=now)
 
     def _observe(self, effect: Effect) -> None:
-        """Take note, for whoever asked for the text, of what a machine alone knows."""
+        """Take note, for whoever asked for the text and for an operator, of what a machine alone knows."""
         match effect:
             case RoundFinished(session_id=session_id):
                 self.tally.add_round(effect)
+                self.figures.add_round(effect)
                 self._generations[session_id].tally.add_round(effect)
-            case RttMeasured(worker_id=worker_id, rtt_s=rtt_s) if worker_id in self._connections:
-                self._rtts[worker_id].add(rtt_s)
+                self.workers.finished_round(effect)
+            case DraftsMerged():
+                self.figures.add_drafts(effect)
+            case RttMeasured(worker_id=worker_id, rtt_s=rtt_s):
+                self.workers.measured(worker_id, rtt_s)
 
     def _count_draft_pass(self, items: Sequence[ScoreItem]) -> None:
         self.tally.local_draft_passes += len(items)
@@ -268,10 +247,17 @@ class ControllerEngine:
         `started`: of the event that led to it, so that what a pass costs includes the decision.
         """
         self._tracer.pass_started(model, items, now=started)
-        run: Callable[[], Any] = (
-            (lambda: choose_targets(self._target, items)) if model == "target" else (lambda: rank_drafts(self._draft, items))
-        )
-        self._spawn(self._finish_pass(model, items, self._loop.run_in_executor(self._passes, run), started))
+        passing = self._loop.run_in_executor(self._passes, self._run_pass, model, items)
+        self._spawn(self._finish_pass(model, items, passing, started))
+
+    def _run_pass(self, model: Model, items: tuple[ScoreItem, ...]) -> Any:  # noqa: ANN401  # what the event of this model's passes takes
+        """In the passes' thread. What is no Exception, such as an engine's sys.exit(), is made one: it would end its task unseen."""
+        try:
+            return choose_targets(self._target, items) if model == "target" else rank_drafts(self._draft, items)
+        except Exception:
+            raise
+        except BaseException as error:
+            raise RuntimeError(f"a {model} pass ended with {error!r}") from error
 
     async def _finish_pass(self, model: Model, items: tuple[ScoreItem, ...], passing: asyncio.Future[Any], started: float) -> None:
         try:
@@ -279,9 +265,6 @@ class ControllerEngine:
         except BackendError as error:
             kind = PassKind.VERIFY if model == "target" else PassKind.DRAFT
             self._events.put_nowait(PassFailed(kind=kind, reason=str(error)))
-            return
-        except Exception as error:  # noqa: BLE001  # as above
-            self._fail(error)
             return
         now = self._loop.time()
         duration_s = now - started
@@ -293,71 +276,7 @@ class ControllerEngine:
         self._target.close_session(session_id)
         self._draft.close_session(session_id)
 
-    # Workers.
-
-    async def _accept(self, listener: Listener) -> None:
-        async for hello, connection in listener.connections():
-            self._spawn(self._serve_worker(WorkerId(next(self._worker_ids)), hello, connection))
-
-    async def _serve_worker(self, worker_id: WorkerId, hello: Hello, connection: Connection) -> None:
-        self._connections[worker_id] = (hello, connection)
-        self._accountable[worker_id] = connection
-        self._tracer.worker_joined(worker_id, hello.worker_name, now=self._loop.time())
-        joined = WorkerJoined(worker_id=worker_id, name=hello.worker_name, max_sessions=hello.max_sessions, labels=hello.labels)
-        self._events.put_nowait(joined)
-        await self._notify()
-        reason = "the engine was closed"
-        try:
-            while True:
-                for message in await connection.receive():
-                    event: ControllerEvent
-                    match message:
-                        case Drafts():
-                            self._tracer.message_received(worker_id, message, len(encode_message(message)), now=self._loop.time())
-                            event = DraftsReceived(worker_id=worker_id, drafts=message)
-                        case Pong(number=number):
-                            event = PongReceived(worker_id=worker_id, number=number)
-                        case _:
-                            raise RemoteProtocolError(f"an unexpected {type(message).__name__}", worker=hello.worker_name)
-                    while self._events.qsize() >= MAX_PENDING_EVENTS:  # noqa: ASYNC110  # rare, and the loop turns meanwhile
-                        await asyncio.sleep(0)  # let the machine catch up
-                    self._events.put_nowait(event)
-        except WanspecError as error:
-            reason = str(error)
-            if isinstance(error, RemoteProtocolError):
-                _log.warning("dropped %s: %s", connection.peer, error.reason)
-                await connection.drop(error.reason)
-            await connection.close(reason)
-        finally:
-            del self._connections[worker_id]
-            self._rtts.pop(worker_id, None)
-            self._events.put_nowait(WorkerLost(worker_id=worker_id))
-            self._tracer.worker_lost(worker_id, hello.worker_name, reason, now=self._loop.time())
-        await self._notify()
-
-    async def _notify(self) -> None:
-        async with self._workers_changed:
-            self._workers_changed.notify_all()
-
-    def _send(self, worker_id: WorkerId, messages: Sequence[Message], now: float) -> None:
-        if worker_id not in self._connections:
-            return  # it is gone, and the machine will hear so
-        hello, connection = self._connections[worker_id]
-        for message in messages:
-            if isinstance(message, OpenSession) and message.session_id in self._generations:
-                self._generations[message.session_id].worker = ConnectedWorker(name=hello.worker_name, rtt=self._rtts[worker_id])
-            if not isinstance(message, Ping):  # it is sent for ever, and says nothing
-                self._tracer.message_sent(worker_id, message, len(encode_message(message)), now=now)
-        try:
-            connection.send(messages)
-        except TransportError as error:
-            self._drop(worker_id, str(error), is_at_fault=False)  # where it was, the connection knows
-
-    def _drop(self, worker_id: WorkerId, reason: str, *, is_at_fault: bool) -> None:
-        connection = self._accountable.get(worker_id)
-        if connection is not None:
-            _log.warning("dropped %s: %s", connection.peer, reason)
-            self._spawn(connection.drop(reason) if is_at_fault else connection.close(reason))
+    # Tasks.
 
     def _spawn(self, coroutine: Coroutine[object, None, None]) -> None:
         task: asyncio.Task[None] = asyncio.create_task(coroutine)
@@ -365,10 +284,19 @@ class ControllerEngine:
         task.add_done_callback(self._ended)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
+        """Whatever ends a task before the engine is closed, a bug or a trace that cannot be written, leaves nobody waiting."""
         self._tasks.discard(task)
-        error = None if task.cancelled() else task.exception()
-        if isinstance(error, Exception):  # a bug of ours, or a trace that cannot be written: nobody may be left waiting for it
-            self._fail(error)
+        if task.cancelled():
+            self._fail(RuntimeError("a task of the engine was cancelled"))
+        elif (error := task.exception()) is not None:
+            self._fail(error if isinstance(error, Exception) else RuntimeError(f"a task of the engine ended with {error!r}"))
+
+    def _fail(self, error: Exception) -> None:
+        """End every request with this error, and refuse new ones with it. The first error counts."""
+        if self._failure is None:
+            self._failure = error
+            for generation in self._generations.values():
+                generation.put(error)
 
 
 def expected_of(info: ModelInfo) -> Expected:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from wanspec.errors import BackendError
 from wanspec.protocol.effects import FinishReason, FinishRequest, RoundFinished
-from wanspec.protocol.rtt import RttEstimate
+from wanspec.runtime.connected_workers import ConnectedWorker
 from wanspec.speculation.types import SessionId
 
 
@@ -33,15 +33,6 @@ class Tally:
         self.draft_tokens += finished.drafted
         self.accepted_draft_tokens += finished.accepted
         self.committed_tokens += finished.committed
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ConnectedWorker:
-    """A worker as those see it whose sessions it drafts for."""
-
-    name: str
-    rtt: RttEstimate
-    """Kept up to date; its `min_s` is infinite until the first measurement."""
 
 
 class Generation:

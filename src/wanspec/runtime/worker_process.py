@@ -193,7 +193,7 @@ class _Connected:
             if self._is_over:
                 return
             now = self._loop.time()
-            if isinstance(event, MessageReceived) and not isinstance(event.message, Ping):
+            if self._tracer.is_kept and isinstance(event, MessageReceived) and not isinstance(event.message, Ping):
                 self._tracer.message_received(NOBODY, event.message, encoded_size(event.message), now=now)
             messages: list[Message] = []
             for effect in self._machine.handle(event, now=now):
@@ -203,7 +203,7 @@ class _Connected:
                         self._device.passes.submit(self._run_pass, items, now)
                     case SendMessage(message=message):
                         messages.append(message)
-                        if not isinstance(message, Pong):  # as with pings: they say nothing
+                        if self._tracer.is_kept and not isinstance(message, Pong):  # as with pings: they say nothing
                             self._tracer.message_sent(NOBODY, message, encoded_size(message), now=now)
                     case ReleaseSession(session_id=session_id):
                         self._device.passes.submit(self._draft.close_session, session_id)

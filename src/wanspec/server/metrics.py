@@ -1,19 +1,16 @@
 """What Prometheus sees: our names under `wanspec:`, and vLLM's beside them where they mean the same. Never a prompt, a text or a key.
 
-What the engine and the admission count themselves is read from them when somebody asks (`_Live`); only what would otherwise be forgotten is
-recorded here.
+What the engine and the admission count themselves is read from them when somebody asks (`live_metrics`); only what would otherwise be
+forgotten is recorded here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
-from prometheus_client.registry import Collector
 
 from wanspec.runtime.engine import ControllerEngine
 from wanspec.server.admission import Admission
+from wanspec.server.live_metrics import LiveMetrics
 
 ITL_BUCKETS_S = (0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.04, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0, 2.5)
 TTFT_BUCKETS_S = (0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.15, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0, 20.0, 40.0, 80.0)
@@ -26,13 +23,17 @@ class Metrics:
 
     def __init__(self, *, engine: ControllerEngine, admission: Admission, model_name: str) -> None:
         self._registry = CollectorRegistry()
-        self._registry.register(_Live(engine, admission, model_name))
+        self._registry.register(LiveMetrics(engine, admission, model_name))
         self._finished = Counter(
             "wanspec:requests_finished", "Generations that ended, by reason", [*_LABEL, "reason"], registry=self._registry
         )
         self._refused = Counter("wanspec:requests_refused", "Requests refused, by HTTP status", ["status"], registry=self._registry)
-        self._prompt_tokens = self._counter("wanspec:prompt_tokens", "Tokens of prompts that reached the engine")
-        self._generated_tokens = self._counter("wanspec:generated_tokens", "Tokens committed and part of an answer")
+        self._prompt_tokens = [
+            self._counter(name, "Tokens of prompts that reached the engine") for name in ("wanspec:prompt_tokens", "vllm:prompt_tokens")
+        ]
+        self._generated_tokens = [
+            self._counter(name, "Tokens committed and part of an answer") for name in ("wanspec:generated_tokens", "vllm:generation_tokens")
+        ]
         self._ttft_s = [
             self._histogram(name, "Arrival of a request to its first token", TTFT_BUCKETS_S)
             for name in ("wanspec:time_to_first_token_seconds", "vllm:time_to_first_token_seconds")
@@ -50,20 +51,21 @@ class Metrics:
 
     def started(self, prompt_tokens: int) -> None:
         """A generation reached the engine."""
-        self._prompt_tokens.labels(self._model_name).inc(prompt_tokens)
+        for counter in self._prompt_tokens:
+            counter.labels(self._model_name).inc(prompt_tokens)
 
     def first_tokens(self, ttft_s: float, number: int) -> None:
         """The first round is over; it committed `number` tokens."""
         for histogram in self._ttft_s:
             histogram.labels(self._model_name).observe(ttft_s)
-        self._generated_tokens.labels(self._model_name).inc(number)
+        self._generated(number)
 
     def more_tokens(self, round_s: float, number: int) -> None:
         """A later round is over."""
         itl_s = self._itl_s.labels(self._model_name)
         for _ in range(number):
             itl_s.observe(round_s / number)
-        self._generated_tokens.labels(self._model_name).inc(number)
+        self._generated(number)
 
     def finished(self, reason: str, e2e_s: float) -> None:
         """A generation that was let in has ended: stop, length, abort or error."""
@@ -76,38 +78,12 @@ class Metrics:
         """Everything, in Prometheus' text format."""
         return generate_latest(self._registry)
 
+    def _generated(self, number: int) -> None:
+        for counter in self._generated_tokens:
+            counter.labels(self._model_name).inc(number)
+
     def _counter(self, name: str, text: str) -> Counter:
         return Counter(name, text, _LABEL, registry=self._registry)
 
     def _histogram(self, name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
         return Histogram(name, text, _LABEL, buckets=buckets, registry=self._registry)
-
-
-class _Live(Collector):
-    """What others count, read at the moment of asking."""
-
-    def __init__(self, engine: ControllerEngine, admission: Admission, model_name: str) -> None:
-        self._engine, self._admission, self._model_name = engine, admission, model_name
-
-    def collect(self) -> Iterator[Metric]:
-        running, waiting, tally = self._admission.running, self._admission.waiting, self._engine.tally
-        for name in ("wanspec:requests_running", "vllm:num_requests_running"):
-            yield self._gauge(name, "Generations in the engine", running)
-        for name in ("wanspec:requests_waiting", "vllm:num_requests_waiting"):
-            yield self._gauge(name, "Generations waiting for their turn", waiting)
-        yield self._gauge("wanspec:workers_connected", "Workers connected", len(self._engine.worker_names))
-        yield self._count("wanspec:rounds", "Rounds: a verify and its outcome, of one generation", tally.rounds)
-        yield self._count("wanspec:local_draft_passes", "Controller draft passes, over generations", tally.local_draft_passes)
-        yield self._count("vllm:spec_decode_num_drafts", "Rounds that verified drafts", tally.drafted_rounds)
-        yield self._count("vllm:spec_decode_num_draft_tokens", "Draft tokens verified", tally.draft_tokens)
-        yield self._count("vllm:spec_decode_num_accepted_tokens", "Draft tokens accepted", tally.accepted_draft_tokens)
-
-    def _gauge(self, name: str, text: str, value: float) -> Metric:
-        family = GaugeMetricFamily(name, text, labels=_LABEL)
-        family.add_metric([self._model_name], value)
-        return family
-
-    def _count(self, name: str, text: str, value: float) -> Metric:
-        family = CounterMetricFamily(name, text, labels=_LABEL)
-        family.add_metric([self._model_name], value)
-        return family

@@ -22,23 +22,40 @@ class ReliabilityBin:
     accepted: int = 0
 
 
+class ReliabilityCount:
+    """Bins that are filled a round at a time, by who keeps no rounds."""
+
+    def __init__(self) -> None:
+        self._drafts, self._estimated, self._accepted = [0] * BINS, [0.0] * BINS, [0] * BINS
+
+    def add(self, *, accepted_estimates: Sequence[float], rejected_estimates: Sequence[float]) -> None:
+        """Take in a round's: see `Verified`."""
+        for estimate in (*accepted_estimates, *rejected_estimates):
+            index = _bin(estimate)
+            self._drafts[index] += 1
+            self._estimated[index] += estimate
+        for estimate in accepted_estimates:
+            self._accepted[_bin(estimate)] += 1
+
+    @property
+    def bins(self) -> ReliabilityBins:
+        """As they are now."""
+        return tuple(
+            ReliabilityBin(drafts=drafts, estimated=estimated, accepted=accepted)
+            for drafts, estimated, accepted in zip(self._drafts, self._estimated, self._accepted, strict=True)
+        )
+
+
 ReliabilityBins = tuple[ReliabilityBin, ...]
 """BINS of them, from 0 to 1."""
 
 
 def reliability_bins(rounds: Iterable[Verified]) -> ReliabilityBins:
     """Sort the estimates of verified drafts into bins."""
-    estimates: list[list[float]] = [[] for _ in range(BINS)]
-    accepted = [0] * BINS
+    count = ReliabilityCount()
     for verified in rounds:
-        for estimate in verified.accepted_estimates:
-            estimates[_bin(estimate)].append(estimate)
-            accepted[_bin(estimate)] += 1
-        for estimate in verified.rejected_estimates:
-            estimates[_bin(estimate)].append(estimate)
-    return tuple(
-        ReliabilityBin(drafts=len(own), estimated=math.fsum(own), accepted=count) for own, count in zip(estimates, accepted, strict=True)
-    )
+        count.add(accepted_estimates=verified.accepted_estimates, rejected_estimates=verified.rejected_estimates)
+    return count.bins
 
 
 def merged(parts: Sequence[ReliabilityBins]) -> ReliabilityBins:

@@ -9,7 +9,7 @@ from wanspec.protocol.events import RequestArrived
 from wanspec.protocol.messages import Message
 from wanspec.speculation.types import ScoreItem, SessionId, WorkerId
 from wanspec.telemetry import records
-from wanspec.telemetry.trace import TraceSink
+from wanspec.telemetry.trace import NoTrace, TraceSink
 
 
 class Tracer:
@@ -18,6 +18,8 @@ class Tracer:
     def __init__(self, sink: TraceSink, site: records.Site) -> None:
         self._sink = sink
         self._site: records.Site = site
+        self.is_kept = not isinstance(sink, NoTrace)
+        """Whether anybody will read it: if not, what only it needs may be left undone."""
 
     def request_arrived(self, event: RequestArrived, *, now: float) -> None:
         self._sink.record(

@@ -31,8 +31,9 @@ from wanspec.transport.codec import (
     encode_message,
     join_frame,
 )
+from wanspec.transport.interface import Traffic
 from wanspec.transport.limits import Allowance, WireLimits
-from wanspec.transport.refusal import WorkerRefusedError
+from wanspec.transport.refusal import SlowPeerError, WorkerRefusedError
 
 _WORDLESS: Final = f"it died, the network broke, or a frame was longer than {MAX_FRAME_BYTES} bytes (MAX_FRAME_BYTES)"
 
@@ -109,14 +110,8 @@ class FramedConnection:
         return self._peer
 
     @property
-    def sent_bytes(self) -> int:
-        """Bytes of frames written so far, without what the wire below adds."""
-        return self._sent_bytes
-
-    @property
-    def received_bytes(self) -> int:
-        """Bytes of frames read so far, without what the wire below adds."""
-        return self._received_bytes
+    def traffic(self) -> Traffic:
+        return Traffic(self._sent_bytes, self._received_bytes)
 
     def send(self, messages: Sequence[Message]) -> None:
         if self._failure is not None:
@@ -125,8 +120,9 @@ class FramedConnection:
         size = sum(map(len, parts))
         if self._unsent_bytes + size > self._limits.max_unsent_bytes:
             reason = f"too slow: {self._unsent_bytes + size} bytes unsent, at most {self._limits.max_unsent_bytes} (max_unsent_bytes)"
-            self._drop(reason)
-            raise TransportError(f"{self.peer} was dropped: {reason}")
+            failure = SlowPeerError(f"{self.peer} was dropped: {reason}")
+            self._drop(reason, failure)
+            raise failure
         self._unsent.extend(parts)
         self._unsent_bytes += size
         self._to_write.set()
@@ -176,14 +172,14 @@ class FramedConnection:
         self._drop(reason)
         return self._violation
 
-    def _drop(self, reason: str) -> None:
+    def _drop(self, reason: str, failure: TransportError | None = None) -> None:
         """End it because of what the peer does: nothing but the reason goes out."""
         if not self._is_at_fault:
             self._is_at_fault = True
             self._on_fault(reason)
         self._unsent.clear()
         self._forget_unread()
-        self._end(TransportError(f"{self.peer} was dropped: {reason}"), farewell=encode_goodbye(reason))
+        self._end(failure or TransportError(f"{self.peer} was dropped: {reason}"), farewell=encode_goodbye(reason))
 
     def _forget_unread(self) -> None:
         self._unread.clear()

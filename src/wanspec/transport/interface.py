@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from wanspec.protocol.messages import Hello, Message
+
+
+class Traffic(NamedTuple):
+    """Bytes of frames so far, without what the wire below adds."""
+
+    sent_bytes: int
+    received_bytes: int
 
 
 class Connection(Protocol):
@@ -16,12 +23,20 @@ class Connection(Protocol):
         """Who is at the other end, for messages to people."""
         ...
 
+    @property
+    def traffic(self) -> Traffic:
+        """What it has carried; it goes on counting while it ends."""
+        ...
+
     def send(self, messages: Sequence[Message]) -> None:
-        """Queue messages as one frame; never blocks. Raises TransportError when the connection is gone or its queue is full."""
+        """Queue messages as one frame; never blocks.
+
+        Raises TransportError when the connection is gone, SlowPeerError when its queue is full.
+        """
         ...
 
     async def receive(self) -> Sequence[Message]:
-        """The next frame's messages. Raises TransportError when the connection is gone, RemoteProtocolError on a bad frame."""
+        """The next frame's messages. Raises RemoteProtocolError on a bad frame, and what `send` raises when the connection is gone."""
         ...
 
     async def close(self, reason: str) -> None:

@@ -1,4 +1,4 @@
-"""Why a connection did not come about."""
+"""Why a connection did not come about, or did not last."""
 
 from wanspec.errors import TransportError
 
@@ -12,3 +12,7 @@ class WorkerRefusedError(TransportError):
 
 class QuarantinedError(TransportError):
     """The worker is not let in for a while, because of what it did (controller's side)."""
+
+
+class SlowPeerError(TransportError):
+    """The peer was dropped because it does not read what it is sent."""
