@@ -123,7 +123,7 @@ class Choice:
     async def _generate(self) -> None:
         order = self.order
         self._generation = self._context.engine.submit(
-            order.prompt.tokens, max_tokens=order.max_tokens, sampling=order.sampling, policy=order.policy
+            order.prompt.tokens, max_tokens=order.max_tokens, sampling=order.sampling, policy=order.policy, placement=order.placement
         )
         self._context.metrics.started(len(order.prompt.tokens))
         async for tokens in self._generation:

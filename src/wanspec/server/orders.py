@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from wanspec.backends.interface import ModelInfo
 from wanspec.errors import ConfigError
 from wanspec.policy.registry import PolicyConfig, create_policy
+from wanspec.protocol.placement import ANYWHERE, Placement, check_labels
 from wanspec.runtime.engine import check_request
 from wanspec.server.errors import bad_request
 from wanspec.server.limits import ServerLimits
@@ -40,6 +41,7 @@ class Order:
     max_tokens: int
     sampling: SamplingParams
     policy: PolicyConfig
+    placement: Placement
     stops: tuple[str, ...]
     is_streamed: bool
     """Whether the client takes the text as it comes, or all of it at the end."""
@@ -61,7 +63,8 @@ def make_orders(
     """
     seed = parameters.seed if parameters.seed is not None else secrets.randbits(RANDOM_SEED_BITS)
     sampling = _sampling(parameters)
-    if not may_offload(parameters):
+    placement = _placement(parameters)
+    if not placement.offload:
         policy = without_worker(policy)
     orders = []
     for index in range(len(prompts) * (parameters.n or 1)):
@@ -74,6 +77,7 @@ def make_orders(
                     temperature=sampling.temperature, top_k=sampling.top_k, top_p=sampling.top_p, seed=(seed + index) % NUM_SEEDS
                 ),
                 policy=policy,
+                placement=placement,
                 stops=tuple(parameters.stop or ()),
                 is_streamed=bool(parameters.stream),
             )
@@ -88,21 +92,20 @@ def check_choices(parameters: Parameters, *, num_prompts: int, limits: ServerLim
         raise bad_request(f"{number} choices (prompts times n); at most {limits.max_choices_ever} are served", param="n")
 
 
-def may_offload(parameters: Parameters) -> bool:
-    """Whether workers may see the prompt. Raises ApiError (400) for what we cannot promise yet."""
-    options = parameters.wanspec
-    if options is None:
-        return True
-    if options.allowed_labels is not None:
-        raise bad_request(
-            "wanspec.allowed_labels is not supported yet; use wanspec.offload", param="wanspec.allowed_labels", code="unsupported_parameter"
-        )
-    return options.offload
-
-
 def without_worker(policy: PolicyConfig) -> PolicyConfig:
     """The policy itself if it never asks for a worker, else the best that does not."""
     return policy if create_policy(policy).drafting is None else replace(policy, name=LOCAL_POLICY)
+
+
+def _placement(parameters: Parameters) -> Placement:
+    """Which workers may see the prompt. Raises ApiError (400) on what is no label."""
+    options = parameters.wanspec
+    if options is None:
+        return ANYWHERE
+    try:
+        return Placement(offload=options.offload, labels=check_labels(options.allowed_labels or ()))
+    except ConfigError as error:
+        raise bad_request(str(error), param="wanspec.allowed_labels") from error
 
 
 def _sampling(parameters: Parameters) -> SamplingParams:

@@ -7,7 +7,8 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, StringConstraints
 from pydantic_core import PydanticCustomError
 
-from wanspec.server.limits import MAX_LABEL_CHARACTERS, MAX_LABELS, MAX_STOP_CHARACTERS, MAX_STOPS
+from wanspec.protocol.placement import MAX_LABELS
+from wanspec.server.limits import MAX_STOP_CHARACTERS, MAX_STOPS
 from wanspec.speculation.types import MAX_VOCABULARY
 
 DEFAULT_TEMPERATURE = 1.0
@@ -57,10 +58,8 @@ class WanspecOptions(BaseModel):
 
     offload: bool = True
     """False: no worker ever sees this prompt."""
-    allowed_labels: list[Annotated[str, StringConstraints(min_length=1, max_length=MAX_LABEL_CHARACTERS)]] | None = Field(
-        default=None, max_length=MAX_LABELS
-    )
-    """Which workers may see this prompt; not supported yet."""
+    allowed_labels: list[str] | None = Field(default=None, min_length=1, max_length=MAX_LABELS)
+    """Only workers that carry these ever see this prompt (`protocol/placement.py`). Not empty: that might mean all of them, or none."""
 
 
 class StreamOptions(BaseModel):
