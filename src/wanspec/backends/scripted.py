@@ -126,6 +126,9 @@ class ScriptedTokenizer:
         """The bytes that `tokens` stand for."""
         return bytes([_PRINTABLE[token % len(_PRINTABLE)] for token in tokens])
 
+    def control_name(self, token: int) -> str | None:
+        """None: there are no control tokens."""
+
 
 def context(cache: SlotCache, extension: Extension, row: int) -> NDArray[np.int64]:
     """The last CONTEXT_TOKENS tokens that a row sees, itself included, padded with -1 in front."""

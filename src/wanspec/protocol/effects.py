@@ -10,7 +10,7 @@ from enum import StrEnum
 from msgspec import Struct
 
 from wanspec.protocol.messages import Message
-from wanspec.speculation.types import Position, ScoreItem, SessionId, WorkerId
+from wanspec.speculation.types import LogProbs, Position, ScoreItem, SessionId, WorkerId
 
 
 class FinishReason(StrEnum):
@@ -50,6 +50,8 @@ class EmitTokens(Struct, frozen=True, kw_only=True):
     position: Position
     """Position of the first of `tokens`."""
     tokens: tuple[int, ...]
+    log_probs: tuple[LogProbs, ...] = ()
+    """For each of `tokens`, where the request asked for them."""
 
 
 class FinishRequest(Struct, frozen=True, kw_only=True):
@@ -88,6 +90,8 @@ class RoundFinished(Struct, frozen=True, kw_only=True):
     session_id: SessionId
     drafted: int
     accepted: int
+    accepted_from_worker: int
+    """Of these, those that the session's worker had proposed, whether or not this side had as well."""
     committed: int
     entropy_nats: float
     accepted_estimates: tuple[float, ...] = ()

@@ -32,6 +32,7 @@ class Session:
         policy: Policy,
         calibration: Calibration,
         placement: Placement,
+        num_log_probs: int | None = None,
     ) -> None:
         self.session_id = session_id
         self.placement = placement
@@ -42,7 +43,7 @@ class Session:
         self._end_position = len(prompt_tokens) + max_tokens
         # The last token is chosen by the row before it, so a draft in its place would never be verified.
         self.tree = DraftTree(prompt_tokens, max_position=self._end_position - 2)
-        self.target_view = ModelView(session_id, sampling, prompt_tokens)
+        self.target_view = ModelView(session_id, sampling, prompt_tokens, num_log_probs=num_log_probs)
         self.draft_view = ModelView(session_id, sampling, prompt_tokens)
         self._calibration = calibration
         self._lookup = Lookup(prompt_tokens) if policy.uses_lookup else None
@@ -116,10 +117,10 @@ class Session:
 
     def commit(
         self, rows: tuple[Node, ...], choices: tuple[TargetChoice, ...], end_token: int | None, *, now: float
-    ) -> tuple[list[int], Outcome, FinishReason | None, list[Node]]:
+    ) -> tuple[list[TargetChoice], Outcome, FinishReason | None, list[Node]]:
         """Commit what the target has chosen.
 
-        Returns the new tokens, the round's outcome, why the request ends, if it does, and the tokens' nodes.
+        Returns the choices that count, the round's outcome, why the request ends, if it does, and the new tokens' nodes.
         """
         by_node: dict[NodeId, TargetChoice] = {row.node_id: choice for row, choice in zip(rows, choices, strict=True)}
         walked = walk(self.tree, by_node)
@@ -151,7 +152,7 @@ class Session:
         self.round_s = None if self._round_began_at is None else now - self._round_began_at
         self._round_began_at = now
         self.policy.committed(outcome, now=now)
-        return tokens, outcome, reason, path
+        return walked[: len(tokens)], outcome, reason, path
 
     def _judge(self, by_node: Mapping[NodeId, TargetChoice]) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """Estimates (probabilities) of the children that were put to the test and came true, and of those that did not."""

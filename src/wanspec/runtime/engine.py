@@ -154,9 +154,11 @@ class ControllerEngine:
         sampling: SamplingParams,
         policy: PolicyConfig,
         placement: Placement = ANYWHERE,
+        num_log_probs: int | None = None,
     ) -> Generation:
         """Start generating; workers that `placement` does not allow never hear of it.
 
+        `num_log_probs`, 0 or more: `Generation.rounds` has log probabilities too, of each token and of so many of the most probable.
         Raises ConfigError, naming the value and the limit, on a request that cannot be served.
         """
         if self._failure is not None:
@@ -175,6 +177,7 @@ class ControllerEngine:
                 max_tokens=max_tokens,
                 policy=policy,
                 placement=placement,
+                num_log_probs=num_log_probs,
             )
         )
         return generation
@@ -227,8 +230,8 @@ class ControllerEngine:
                     self._count_draft_pass(items)
                 case SendMessage(worker_id=worker_id, message=message) if worker_id is not None:
                     frames[worker_id].append(message)
-                case EmitTokens(session_id=session_id, tokens=tokens):
-                    self._generations[session_id].put(tokens)
+                case EmitTokens(session_id=session_id):
+                    self._generations[session_id].put(effect)
                 case FinishRequest(session_id=session_id):
                     self._generations.pop(session_id).put(effect)
                 case ReleaseSession(session_id=session_id):

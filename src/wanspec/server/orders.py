@@ -13,7 +13,7 @@ from wanspec.protocol.placement import ANYWHERE, Placement, check_labels
 from wanspec.runtime.engine import check_request
 from wanspec.server.errors import bad_request
 from wanspec.server.limits import ServerLimits
-from wanspec.server.schema import DEFAULT_TEMPERATURE, Parameters
+from wanspec.server.schema import DEFAULT_TEMPERATURE, ChatRequest, CompletionRequest, Parameters
 from wanspec.speculation.sampling import check_sampling
 from wanspec.speculation.types import SamplingParams
 
@@ -43,6 +43,8 @@ class Order:
     policy: PolicyConfig
     placement: Placement
     stops: tuple[str, ...]
+    num_log_probs: int | None
+    """Of how many of the most probable tokens log probabilities are wanted, besides each token's own; None: of none at all."""
     is_streamed: bool
     """Whether the client takes the text as it comes, or all of it at the end."""
 
@@ -79,6 +81,7 @@ def make_orders(
                 policy=policy,
                 placement=placement,
                 stops=tuple(parameters.stop or ()),
+                num_log_probs=parameters.num_log_probs,
                 is_streamed=bool(parameters.stream),
             )
         )
@@ -90,6 +93,16 @@ def check_choices(parameters: Parameters, *, num_prompts: int, limits: ServerLim
     number = num_prompts * (parameters.n or 1)
     if number > limits.max_choices_ever:
         raise bad_request(f"{number} choices (prompts times n); at most {limits.max_choices_ever} are served", param="n")
+
+
+def check_log_probs(parameters: Parameters) -> None:
+    """Raise ApiError (400) where log probabilities are asked for that there are none of."""
+    if isinstance(parameters, ChatRequest) and parameters.top_logprobs and not parameters.logprobs:
+        raise bad_request("top_logprobs go with logprobs: true only", param="top_logprobs")
+    if isinstance(parameters, CompletionRequest) and parameters.echo and parameters.logprobs is not None:
+        raise bad_request(
+            "logprobs of an echoed prompt are not supported; leave out logprobs or echo", param="logprobs", code="unsupported_parameter"
+        )
 
 
 def without_worker(policy: PolicyConfig) -> PolicyConfig:

@@ -18,7 +18,7 @@ from wanspec.server.choice import Choice, ServingContext
 from wanspec.server.errors import ApiError, bad_request
 from wanspec.server.limits import MAX_ENCODINGS, ServerLimits
 from wanspec.server.metrics import Metrics
-from wanspec.server.orders import Order, Prompt, check_choices, make_orders
+from wanspec.server.orders import Order, Prompt, check_choices, check_log_probs, make_orders
 from wanspec.server.schema import Parameters
 from wanspec.server.unsupported import check_supported
 
@@ -166,6 +166,7 @@ class Service:
         check_supported(parameters.model_extra)
         if parameters.stream_options is not None and not parameters.stream:
             raise bad_request("stream_options go with stream: true only", param="stream_options")
+        check_log_probs(parameters)
         check_choices(parameters, num_prompts=num_prompts, limits=self.limits)
 
     async def _encode(self, text: str) -> list[int]:

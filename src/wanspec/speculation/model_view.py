@@ -28,9 +28,11 @@ class PlannedItem(Struct, frozen=True, kw_only=True):
 class ModelView:
     """Bookkeeping for one model and one session."""
 
-    def __init__(self, session_id: SessionId, sampling: SamplingParams, tokens: Sequence[int]) -> None:
+    def __init__(self, session_id: SessionId, sampling: SamplingParams, tokens: Sequence[int], *, num_log_probs: int | None = None) -> None:
+        """`num_log_probs`: what every item asks for."""
         self._session_id = session_id
         self._sampling = sampling
+        self._num_log_probs = num_log_probs
         self._trunk_length = 0
         self._commit: list[NodeId] = []
         self._append: list[int] = list(tokens)
@@ -72,6 +74,7 @@ class ModelView:
             nodes=tuple([_spec(tree, node) for node in missing]),
             trunk_length=self._trunk_length,
             next_positions=tuple([Position(row.position + 1) for row in scored]),
+            num_log_probs=self._num_log_probs,
         )
         self._commit, self._append = [], []
         self._cached.add(tree.head.node_id)
