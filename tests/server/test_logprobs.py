@@ -170,9 +170,8 @@ async def test_a_stream_that_nobody_reads_is_bounded_by_them_too() -> None:
     """The limit is above the text, and below the text and its log probabilities."""
     body = {"prompt": PROMPT, "max_tokens": 60, "temperature": 0, "stream": True}
     async with site(limits=ServerLimits(max_unread_characters=1000, coalesce_s=0.5)) as place:
-        assert streamed_text(events_of(await place.post(**body))) == plain_text(PROMPT, max_tokens=60)
-        answer = await place.post(**body, logprobs=5)
-        assert '"code":"slow_reader"' in answer.text
+        assert '"finish_reason":"length"' in (await place.post(**body)).text
+        assert '"code":"slow_reader"' in (await place.post(**body, logprobs=5)).text
 
 
 async def test_the_sdk_reads_them() -> None:
