@@ -160,16 +160,7 @@ class Controller:
         self._newest_session_id = event.session_id
         policy = create_policy(event.policy)
         calibration = self._calibrations.at(event.sampling.temperature)
-        session = Session(
-            event.session_id,
-            event.prompt_tokens,
-            event.sampling,
-            event.max_tokens,
-            policy,
-            calibration,
-            event.placement,
-            event.num_log_probs,
-        )
+        session = Session(event, policy, calibration)
         self._sessions[event.session_id] = session
         return self._place(session, now)
 

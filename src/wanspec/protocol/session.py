@@ -9,42 +9,33 @@ from wanspec.policy.drafting import offered_children
 from wanspec.policy.interface import Outcome, Policy
 from wanspec.policy.lookup import Lookup
 from wanspec.protocol.effects import FinishReason
+from wanspec.protocol.events import RequestArrived
 from wanspec.protocol.link import SessionLink
 from wanspec.protocol.messages import OpenSession
-from wanspec.protocol.placement import Placement
 from wanspec.speculation.calibration import Calibration
 from wanspec.speculation.model_view import ModelView
 from wanspec.speculation.reliability import Reliability
 from wanspec.speculation.tree import DraftTree, Node
-from wanspec.speculation.types import DraftChoices, NodeId, Position, SamplingParams, SessionId, TargetChoice, WorkerId
+from wanspec.speculation.types import DraftChoices, NodeId, Position, TargetChoice, WorkerId
 from wanspec.speculation.verification import walk
 
 
 class Session:
     """One request in progress."""
 
-    def __init__(
-        self,
-        session_id: SessionId,
-        prompt_tokens: tuple[int, ...],
-        sampling: SamplingParams,
-        max_tokens: int,
-        policy: Policy,
-        calibration: Calibration,
-        placement: Placement,
-        num_log_probs: int | None = None,
-    ) -> None:
-        self.session_id = session_id
-        self.placement = placement
-        self.sampling = sampling
+    def __init__(self, request: RequestArrived, policy: Policy, calibration: Calibration) -> None:
+        self.session_id = session_id = request.session_id
+        self.placement = request.placement
+        self.sampling = sampling = request.sampling
         self.policy = policy
+        prompt_tokens, reuse_key = request.prompt_tokens, request.reuse_key
         self.tokens = list(prompt_tokens)
         """Prompt and committed tokens."""
-        self._end_position = len(prompt_tokens) + max_tokens
+        self._end_position = len(prompt_tokens) + request.max_tokens
         # The last token is chosen by the row before it, so a draft in its place would never be verified.
         self.tree = DraftTree(prompt_tokens, max_position=self._end_position - 2)
-        self.target_view = ModelView(session_id, sampling, prompt_tokens, num_log_probs=num_log_probs)
-        self.draft_view = ModelView(session_id, sampling, prompt_tokens)
+        self.target_view = ModelView(session_id, sampling, prompt_tokens, reuse_key=reuse_key, num_log_probs=request.num_log_probs)
+        self.draft_view = ModelView(session_id, sampling, prompt_tokens, reuse_key=reuse_key)
         self._calibration = calibration
         self._lookup = Lookup(prompt_tokens) if policy.uses_lookup else None
         self._choices: dict[NodeId, DraftChoices] = {}

@@ -154,10 +154,12 @@ class ControllerEngine:
         sampling: SamplingParams,
         policy: PolicyConfig,
         placement: Placement = ANYWHERE,
+        reuse_key: str | None = None,
         num_log_probs: int | None = None,
     ) -> Generation:
         """Start generating; workers that `placement` does not allow never hear of it.
 
+        `reuse_key`: the models here may begin from what they have computed for finished requests with this key, and only for those.
         `num_log_probs`, 0 or more: `Generation.rounds` has log probabilities too, of each token and of so many of the most probable.
         Raises ConfigError, naming the value and the limit, on a request that cannot be served.
         """
@@ -177,6 +179,7 @@ class ControllerEngine:
                 max_tokens=max_tokens,
                 policy=policy,
                 placement=placement,
+                reuse_key=reuse_key,
                 num_log_probs=num_log_probs,
             )
         )

@@ -142,6 +142,7 @@ class Choice:
             sampling=order.sampling,
             policy=order.policy,
             placement=order.placement,
+            reuse_key=order.reuse_key,
             num_log_probs=order.num_log_probs,
         )
         self._context.metrics.started(len(order.prompt.tokens))

@@ -43,6 +43,8 @@ class Order:
     policy: PolicyConfig
     placement: Placement
     stops: tuple[str, ...]
+    reuse_key: str | None
+    """Whose finished requests it may begin from; None: nobody's."""
     num_log_probs: int | None
     """Of how many of the most probable tokens log probabilities are wanted, besides each token's own; None: of none at all."""
     is_streamed: bool
@@ -58,6 +60,7 @@ def make_orders(
     info: ModelInfo,
     policy: PolicyConfig,
     limits: ServerLimits,
+    reuse_key: str | None,
 ) -> list[Order]:
     """An order for each choice: `n` for each prompt, in order; `max_tokens` None: what remains of the context.
 
@@ -81,6 +84,7 @@ def make_orders(
                 policy=policy,
                 placement=placement,
                 stops=tuple(parameters.stop or ()),
+                reuse_key=reuse_key,
                 num_log_probs=parameters.num_log_probs,
                 is_streamed=bool(parameters.stream),
             )

@@ -64,6 +64,8 @@ class ScoreItem(Struct, frozen=True, kw_only=True):
     """Tokens in the trunk after `commit` and `append`, where the caller knows it; a model that counts otherwise has drifted."""
     next_positions: tuple[Position, ...] = ()
     """For each row of the answer the position that its choice is for: the noise depends on it, the logits do not."""
+    reuse_key: str | None = None
+    """Of a session's first item: a model may begin from what it has computed for a finished session with this key; None: it may not."""
     num_log_probs: int | None = None
     """With each of the target's choices go the log probabilities of its token and of this many of the most probable ones; None: of none."""
 
