@@ -69,6 +69,7 @@ def outcome(*arguments: str) -> tuple[int, str]:
         (["generate", "x", "--workers", "1", "--listen", "127.0.0.1:0", "--temperature", "nan"], "temperature must be between"),
         (["generate", "x", "--workers", "1", "--listen", "127.0.0.1:0", "--max-tokens", "9999"], "max_tokens of 9999"),
         (["generate", "x", "--workers", "1", "--listen", "127.0.0.1:0", "--policy", "magic"], "unknown policy 'magic'"),
+        (["generate", "x", "--workers", "1", "--listen", "127.0.0.1:0", "--allowed-label", "eu"], "label 'eu': write KEY=VALUE"),
         (["generate", "\udcff"], "the prompt is not UTF-8 (byte 0)"),
         (["generate", "x" * (MAX_PROMPT_BYTES + 1)], "the prompt has more than 1048576 bytes (MAX_PROMPT_BYTES)"),
         (["generate", "x", "--tls-cert", "c", "--tls-key", "k", "--tls-ca", "a", "--token", "t"], "give only one"),

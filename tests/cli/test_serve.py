@@ -16,10 +16,11 @@ from pathlib import Path
 
 import httpx
 import pytest
+import typer
 from typer.testing import CliRunner
 
 from wanspec.cli.application import app
-from wanspec.cli.serve import serve
+from wanspec.cli.serve import serve, serve_config
 from wanspec.server.limits import ServerLimits
 from wanspec.transport.certificates import create_trial_certificates
 
@@ -86,6 +87,14 @@ def test_a_flag_wins_over_the_environment_and_that_over_the_file(tmp_path: Path)
     assert outcome("config", "check", str(file))[0] == 2
     file.write_text("[serve]\nlog-json = true\nlookup = false\ndraft-tokens = 4\n", "utf-8")
     assert outcome("config", "check", str(file))[0] == 0
+
+
+@pytest.mark.parametrize(("arguments", "expected"), [([], True), (["--no-reuse-prompts"], False)])
+def test_prompts_are_reused_unless_the_operator_says_no(arguments: list[str], *, expected: bool) -> None:
+    group = typer.main.get_command(app)
+    assert isinstance(group, typer.core.TyperGroup)
+    with group.commands["serve"].make_context("serve", arguments) as context:
+        assert serve_config(context.params).reuse_prompts is expected
 
 
 class Running:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 
+import pytest
+
 from wanspec.policy.interface import DraftLocally, Verify
 from wanspec.policy.registry import PolicyConfig
 from wanspec.protocol.controller import Controller
@@ -93,3 +95,18 @@ def test_where_it_does_not_those_who_wanted_it_verify_with_the_others() -> None:
         started += machine.handle(VerifyFinished(choices=choices, duration_s=STEP_S), now=0.02 * round_)
     assert not [effect for effect in started if isinstance(effect, StartDraft)]
     assert all(len(effect.items) >= 7 for effect in started if isinstance(effect, StartVerify))
+
+
+@pytest.mark.parametrize("reuse_key", [None, "alice"])
+def test_a_first_pass_that_may_go_on_from_kept_tokens_tells_nothing_of_what_tokens_take(reuse_key: str | None) -> None:
+    machine = Controller(vocabulary_size=100, end_token=0)
+    policy = PolicyConfig(name="autoregressive")
+    arrival = RequestArrived(
+        session_id=SessionId(1), prompt_tokens=(1,) * 64, sampling=SamplingParams(), max_tokens=9, policy=policy, reuse_key=reuse_key
+    )
+    before = machine._passes.target_times.expected_s(64)
+    first_pass = VerifyFinished(choices=((TargetChoice(token=7, entropy_nats=0.1),),), duration_s=5.0)
+    effects = [*machine.handle(arrival, now=0.0), *machine.handle(first_pass, now=5.0)]
+    keys = [item.reuse_key for effect in effects if isinstance(effect, StartVerify) for item in effect.items]
+    assert keys == [reuse_key, None]  # named once: afterwards the model has a cache of the session's own
+    assert machine._passes.target_times.expected_s(64) == (5.0 if reuse_key is None else before)

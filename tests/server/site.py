@@ -93,11 +93,19 @@ async def site(  # noqa: PLR0913  # the parts of a server
     spec: str = "scripted:target",
     is_private: bool = False,
     sock: socket.socket | None = None,
+    reuses_prompts: bool = True,
 ) -> AsyncIterator[Site]:
     target, draft, limits = target or model(), draft or model(0.2), limits or ServerLimits()
     tokenizer = load_tokenizer(spec, vocabulary_size=target.info.vocabulary_size)
     async with ControllerEngine(target=target, draft=draft, listener=listener, trace=trace) as engine:
-        service = Service(engine=engine, info=target.info, tokenizer=tokenizer, policy=policy or PolicyConfig(), limits=limits)
+        service = Service(
+            engine=engine,
+            info=target.info,
+            tokenizer=tokenizer,
+            policy=policy or PolicyConfig(),
+            limits=limits,
+            reuses_prompts=reuses_prompts,
+        )
         app = create_app(service, keys=keys, is_private=is_private)
         server = ApiServer(app, limits, certificate_file=None, key_file=None, drain_s=0.5)
         sock = sock or bind(Address(host="127.0.0.1", port=0))

@@ -47,6 +47,7 @@ async def test_a_completion_is_the_targets_own_text() -> None:
         assert report["rounds"] + report["accepted_draft_tokens"] in {40, 41}  # the last round may have more than were asked for
         assert 0 < report["accepted_draft_tokens"] <= report["draft_tokens"]
         assert report["local_draft_passes"] > 0
+        assert (report["accepted_worker_tokens"], report["committed_tokens"]) == (0, 40)
 
 
 @pytest.mark.parametrize("policy", ["autoregressive", "colocated"])

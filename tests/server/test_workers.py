@@ -47,7 +47,8 @@ async def test_a_workers_part_is_told_truly() -> None:
         report = answer["choices"][0]["wanspec"]
         assert (report["offload"], report["worker"], report["local_draft_passes"]) == (True, "campus", 0)
         assert 2e3 * ONE_WAY_S <= report["rtt_ms"] < 2000  # on a busy machine, too
-        assert report["accepted_draft_tokens"] > 0  # `remote` has no drafts but the worker's
+        assert 0 < report["accepted_worker_tokens"] == report["accepted_draft_tokens"]  # `remote` has no drafts but the worker's
+        assert report["committed_tokens"] == 60
         assert (await place.client.get("/ready")).json() == {"status": "ok", "workers": 1}
         assert place.gauge("wanspec:workers_connected") == 1
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from wanspec.errors import ConfigError
-from wanspec.speculation.sampling import check_sampling, draft_choices, gumbel_noise, target_choices
+from wanspec.speculation.sampling import check_sampling, draft_choices, gumbel_noise, log_probs_of, target_choices
 from wanspec.speculation.types import SamplingParams
 
 LOGITS = np.array([[2.0, 1.0, 0.5, 0.0, -1.0, -3.0]], dtype=np.float32)
@@ -152,3 +152,19 @@ def test_impossible_parameters_are_named(params: SamplingParams, message: str) -
 def test_the_extremes_of_what_is_allowed_are_allowed() -> None:
     check_sampling(SamplingParams(temperature=100.0, top_k=1, top_p=1.0, seed=2**64 - 1))
     check_sampling(SamplingParams())
+
+
+def test_log_probabilities_are_the_models_own_whatever_the_token_was_drawn_with() -> None:
+    (found,) = log_probs_of(LOGITS, [3], count=2)
+    expected = LOGITS[0].astype(float) - np.log(np.exp(LOGITS[0].astype(float)).sum())
+    assert found.log_prob == pytest.approx(expected[3])
+    assert [token for token, _ in found.top] == [0, 1]
+    assert [log_prob for _, log_prob in found.top] == pytest.approx(expected[:2])
+
+
+def test_of_equally_probable_tokens_the_first_are_named() -> None:
+    level = np.zeros((1, 40), np.float32)
+    (found,) = log_probs_of(level, [39], count=3)
+    assert [token for token, _ in found.top] == [0, 1, 2]
+    assert [token for token, _ in log_probs_of(level, [0], count=100)[0].top] == list(range(40))
+    assert log_probs_of(level, [0], count=0)[0].top == ()

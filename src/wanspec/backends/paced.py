@@ -1,6 +1,7 @@
 """Holds every pass of a backend to the time that it would take elsewhere, so that a small machine shows a large one's timing.
 
-A pass lasts max(step_s, tokens x token_s), prefill and the choice of tokens included. A pass that cannot keep its pace, because the model
+A pass lasts max(step_s, tokens x token_s), prefill and the choice of tokens included; a
+prompt takes as long as if nothing of it were kept. A pass that cannot keep its pace, because the model
 is slower than the preset or the machine is busy, is counted in `late_passes`: a run with more than a few of them is not at the preset's
 timing, and its figures do not count.
 """

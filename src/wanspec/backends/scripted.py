@@ -62,6 +62,7 @@ class ScriptedBackend:
         self._caches = SessionCaches([((), np.int64)], vocabulary_size=vocabulary_size, context_length=context_length)
         self.passes = 0
         """Batches scored."""
+        self.tokens_computed = 0
 
     @property
     def info(self) -> ModelInfo:
@@ -78,6 +79,7 @@ class ScriptedBackend:
         logits = []
         for cache, extension in plans:
             cache.write(0, [extension.tokens])
+            self.tokens_computed += len(extension.tokens)
             first = max(len(extension.item.append) - 1, 0)
             contexts = [context(cache, extension, row) for row in range(first, len(extension.tokens))]
             logits.append(self.logits(np.array(contexts, np.int64).reshape(-1, CONTEXT_TOKENS)))
@@ -125,6 +127,9 @@ class ScriptedTokenizer:
     def token_bytes(self, tokens: Iterable[int]) -> bytes:
         """The bytes that `tokens` stand for."""
         return bytes([_PRINTABLE[token % len(_PRINTABLE)] for token in tokens])
+
+    def control_name(self, token: int) -> str | None:
+        """None: there are no control tokens."""
 
 
 def context(cache: SlotCache, extension: Extension, row: int) -> NDArray[np.int64]:

@@ -18,8 +18,10 @@ from itertools import chain
 from typing import Any
 
 import numpy as np
+from msgspec.structs import replace
 from numpy.typing import DTypeLike, NDArray
 
+from wanspec.backends.kept_trunks import KeptTrunk, KeptTrunks
 from wanspec.errors import BackendError
 from wanspec.speculation.tree import MAX_TREE_NODES
 from wanspec.speculation.types import NodeId, ScoreItem, SessionId
@@ -59,8 +61,10 @@ class SlotCache:
     def __init__(self, layouts: Sequence[Layout]) -> None:
         self.buffers: list[NDArray[Any]] = [np.empty((FIRST_CAPACITY, *shape), dtype) for shape, dtype in layouts]
         self.trunk_length = 0
-        self._index: dict[NodeId, int] = {}  # in the order of the slots, as are the three lists
+        self.trunk_tokens: list[int] = []
+        self._index: dict[NodeId, int] = {}  # in the order of the slots, as are the four lists
         self._parents: list[int] = []
+        self._tokens: list[int] = []
         self._positions: list[int] = []
         self._lineage: list[int] = []  # bit sets of node indices: the node and its ancestors
 
@@ -72,6 +76,11 @@ class SlotCache:
     def used(self) -> int:
         """The number of slots in use, trunk and nodes."""
         return self.trunk_length + len(self._parents)
+
+    def begin(self, rows: Sequence[NDArray[Any]], tokens: Sequence[int]) -> None:
+        """Begin with a trunk that has been computed before: for each buffer a row per token."""
+        self.write(0, rows)
+        self.trunk_length, self.trunk_tokens = len(tokens), list(tokens)
 
     def past(self, pending: int = 0) -> list[NDArray[Any]]:
         """Views of the used slots, and of `pending` rows already written behind them."""
@@ -173,7 +182,7 @@ class SlotCache:
         column_of |= {cached + appended + offset: len(extension.kept) + offset for offset in range(len(item.nodes))}
         positions = extension.positions[appended:].tolist()
         for node, parent, position in zip(item.nodes, extension.parents, positions, strict=True):
-            self._append_node(node.node_id, column_of.get(parent, ROOT), position)
+            self._append_node(node.node_id, node.token, column_of.get(parent, ROOT), position)
 
     def _drop(self, extension: Extension) -> None:
         """Move the committed path and the appended tokens to the trunk, and close the gaps among nodes, old and new."""
@@ -185,16 +194,18 @@ class SlotCache:
                 slots = buffer[self.trunk_length :]
                 slots[: len(order)] = slots.take(order, axis=0)
         self.trunk_length += len(extension.path) + appended
+        self.trunk_tokens += [*[self._tokens[index] for index in extension.path], *extension.item.append]
 
-        ids, parents, positions = list(self._index), self._parents, self._positions
-        self._index, self._parents, self._positions, self._lineage = {}, [], [], []
+        ids, tokens, parents, positions = list(self._index), self._tokens, self._parents, self._positions
+        self._index, self._tokens, self._parents, self._positions, self._lineage = {}, [], [], [], []
         new_index = {index: place for place, index in enumerate(extension.kept)}
         for index in extension.kept:
-            self._append_node(ids[index], new_index.get(parents[index], ROOT), positions[index])
+            self._append_node(ids[index], tokens[index], new_index.get(parents[index], ROOT), positions[index])
 
-    def _append_node(self, node_id: NodeId, parent: int, position: int) -> None:
+    def _append_node(self, node_id: NodeId, token: int, parent: int, position: int) -> None:
         index = len(self._parents)
         self._index[node_id] = index
+        self._tokens.append(token)
         self._parents.append(parent)
         self._positions.append(position)
         self._lineage.append((self._lineage[parent] if parent != ROOT else 0) | 1 << index)
@@ -215,6 +226,9 @@ class SessionCaches:
         self._vocabulary_size = vocabulary_size
         self._context_length = context_length
         self._caches: dict[SessionId, SlotCache] = {}
+        self._reuse_keys: dict[SessionId, str] = {}
+        """Of the open sessions that have one."""
+        self._kept = KeptTrunks()
 
     def plan(self, items: Sequence[ScoreItem]) -> list[tuple[SlotCache, Extension]]:
         """Check a whole batch and lay it out; nothing changes. Raises BackendError as `Backend.score` says."""
@@ -227,7 +241,7 @@ class SessionCaches:
         if cache is None:
             if not item.append:
                 raise BackendError(f"session {item.session_id} is not open; its first item must append the prompt")
-            cache = SlotCache(self._layouts)
+            cache, item = self._opened(item)
         for token in chain(item.append, (node.token for node in item.nodes)):
             if not 0 <= token < self._vocabulary_size:
                 raise BackendError(f"session {item.session_id}: token {token} is outside the vocabulary of {self._vocabulary_size}")
@@ -237,15 +251,30 @@ class SessionCaches:
             raise BackendError(f"session {item.session_id} would be {length} tokens long, the context is {self._context_length}")
         return cache, extension
 
+    def _opened(self, item: ScoreItem) -> tuple[SlotCache, ScoreItem]:
+        """A cache for a new session, with what was computed before of its prompt, and an item for the rest: its last token at least."""
+        cache = SlotCache(self._layouts)
+        found = self._kept.longest(item.reuse_key, item.append[:-1]) if item.reuse_key is not None else None
+        if found is None:
+            return cache, item
+        trunk, number = found
+        cache.begin([rows[:number] for rows in trunk.rows], item.append[:number])
+        return cache, replace(item, append=item.append[number:])
+
     def apply(self, plans: Sequence[tuple[SlotCache, Extension]]) -> None:
         """Carry out plans whose rows have all been written; opens the sessions that are new."""
         for cache, extension in plans:
             cache.apply(extension)
             self._caches[extension.item.session_id] = cache
+            if extension.item.reuse_key is not None:
+                self._reuse_keys[extension.item.session_id] = extension.item.reuse_key
 
     def close(self, session_id: SessionId) -> None:
-        """Free a session's cache, if there is one."""
-        self._caches.pop(session_id, None)
+        """Free a session's cache, if there is one; its trunk is kept for others with its key, if it has one."""
+        cache, key = self._caches.pop(session_id, None), self._reuse_keys.pop(session_id, None)
+        if cache is not None and key is not None:
+            rows = [buffer[: cache.trunk_length].copy() for buffer in cache.buffers]
+            self._kept.keep(KeptTrunk(key=key, tokens=np.array(cache.trunk_tokens, np.int64), rows=rows))
 
     def __len__(self) -> int:
         return len(self._caches)

@@ -18,6 +18,10 @@ class Tokenizer(Protocol):
 
     def stream(self) -> TextStream: ...
 
+    def token_bytes(self, tokens: Iterable[int]) -> bytes: ...
+
+    def control_name(self, token: int) -> str | None: ...
+
 
 def vocabulary_fingerprint(vocabulary: Mapping[str, int]) -> str:
     """SHA-256, hexadecimal, of a vocabulary (token text to id), the same whatever order it comes in."""
@@ -37,10 +41,10 @@ class ByteLevelTokenizer:
         vocabulary = self._tokenizer.get_vocab(with_added_tokens=True)
         self.fingerprint = vocabulary_fingerprint(vocabulary)
         byte_of = byte_alphabet()
-        control = {token_id for token_id, token in self._tokenizer.get_added_tokens_decoder().items() if token.special}
+        self._control = {token_id: token.content for token_id, token in self._tokenizer.get_added_tokens_decoder().items() if token.special}
         self._bytes = [b""] * (max(vocabulary.values()) + 1)
         for token, token_id in vocabulary.items():
-            if token_id not in control:
+            if token_id not in self._control:
                 self._bytes[token_id] = bytes(byte_of[character] for character in token)
 
     def encode(self, text: str) -> list[int]:
@@ -59,6 +63,10 @@ class ByteLevelTokenizer:
     def token_bytes(self, tokens: Iterable[int]) -> bytes:
         """The bytes that `tokens` stand for."""
         return b"".join(self._bytes[token] for token in tokens)
+
+    def control_name(self, token: int) -> str | None:
+        """What a control token, which stands for no bytes, is called; None: it is no control token."""
+        return self._control.get(token)
 
 
 class TokenBytes(Protocol):

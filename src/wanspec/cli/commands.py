@@ -49,10 +49,12 @@ from wanspec.cli.options import (
 from wanspec.cli.running import exit_statuses, run, standard_output, stderr
 from wanspec.errors import ConfigError, WanspecError
 from wanspec.policy.registry import PolicyConfig, create_policy, policy_names
+from wanspec.protocol.placement import Placement, check_labels
 from wanspec.speculation.types import SamplingParams
 
 if TYPE_CHECKING:
     from wanspec.backends.interface import Backend
+    from wanspec.backends.tokenizer import Tokenizer
     from wanspec.runtime.calibration_store import CalibrationStore
     from wanspec.telemetry.trace import TraceSink
     from wanspec.transport.security import ControllerSecurity, WorkerSecurity
@@ -145,6 +147,10 @@ def generate(
     lookup: Lookup = True,
     listen: Annotated[str, typer.Option(help="Take workers at this HOST:PORT; empty: draft locally only.")] = "",
     workers: Annotated[int, typer.Option(min=0, max=64, help="Wait for this many workers before beginning.")] = 0,
+    allowed_label: Annotated[
+        list[str] | None,
+        typer.Option(help="Only workers with this label, such as region=eu, see the text; values of one key are alternatives. Repeatable."),
+    ] = None,
     token: Token = "",
     tls_ca: TlsCa = None,
     tls_cert: TlsCert = None,
@@ -161,6 +167,7 @@ def generate(
         wanspec generate "def parse(" --listen 127.0.0.1:8500 --workers 1      # in one terminal
         wanspec worker --controller 127.0.0.1:8500                            # in another
     """
+    from wanspec.backends.registry import load_tokenizer
     from wanspec.runtime.calibration_store import CalibrationStore
     from wanspec.speculation.sampling import check_sampling
 
@@ -172,26 +179,27 @@ def generate(
         create_policy(config)
         sampling = SamplingParams(temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
         check_sampling(sampling)
+        placement = Placement(labels=check_labels(allowed_label or ()))
         security = controller_security(token, tls_ca, tls_cert, tls_key, allow_plaintext=allow_plaintext)
         text = read_prompt(prompt)
         with trace_sink(trace) as sink:
             models = load_model(target, preset, "target"), load_model(draft, preset, "draft")
+            tokenizer = load_tokenizer(target, vocabulary_size=models[0].info.vocabulary_size)
             try:
-                run(_generate(text, max_tokens, sampling, config, *models, listen, workers, security, store, sink))
+                run(_generate(text, tokenizer, max_tokens, sampling, config, placement, *models, listen, workers, security, store, sink))
             finally:
                 store.save()
 
 
 async def _generate(
-    text: str, max_tokens: int, sampling: SamplingParams, policy: PolicyConfig, target: Backend, draft: Backend,
-    listen_at: str, workers: int, security: ControllerSecurity, store: CalibrationStore, sink: TraceSink | None,
+    text: str, tokenizer: Tokenizer, max_tokens: int, sampling: SamplingParams, policy: PolicyConfig, placement: Placement,
+    target: Backend, draft: Backend, listen_at: str, workers: int, security: ControllerSecurity, store: CalibrationStore,
+    sink: TraceSink | None,
 ) -> None:  # fmt: skip
-    from wanspec.backends.bundled_pair import load_bundled_tokenizer
     from wanspec.runtime.engine import ControllerEngine, check_request, expected_of
     from wanspec.transport.grpc_wire import listen
 
     output = standard_output()
-    tokenizer = load_bundled_tokenizer()
     tokens = tokenizer.encode(text)
     check_request(target.info, tokens, max_tokens=max_tokens)  # now: nobody should wait for workers and then be refused
     listener = await listen(listen_at, expected=expected_of(target.info), security=security) if listen_at else None
@@ -205,7 +213,7 @@ async def _generate(
         if listener is not None and workers:
             stderr.print(f"waiting for {workers} worker(s) at {listener.address}", style="dim")
             await engine.wait_for_workers(workers)
-        generation = engine.submit(tokens, max_tokens=max_tokens, sampling=sampling, policy=policy)
+        generation = engine.submit(tokens, max_tokens=max_tokens, sampling=sampling, policy=policy, placement=placement)
         stream = tokenizer.stream()
         output.write(text)
         async for news in generation:

@@ -87,6 +87,7 @@ class ServeConfig:
     certificate_file: Path | None
     key_file: Path | None
     drain_s: float
+    reuse_prompts: bool
 
 
 @app.command(context_settings={"auto_envvar_prefix": "WANSPEC"})
@@ -125,6 +126,9 @@ def serve(
         float, typer.Option(help="Least time between two events of a stream: sizes and times of events tell an eavesdropper of the text.")
     ] = 0.0,
     drain_s: Annotated[float, typer.Option(help="When the server ends, how long answers under way may take.")] = 30.0,
+    reuse_prompts: Annotated[
+        bool, typer.Option(help="Begin from what finished requests of the same API key have computed, where a prompt begins like theirs.")
+    ] = True,
     policy: Policy = "adaptive",
     draft_tokens: DraftTokens = 2,
     branch: Branch = 2,
@@ -218,6 +222,7 @@ def serve_config(flags: Mapping[str, Any]) -> ServeConfig:
         certificate_file=flags["api_tls_cert"],
         key_file=flags["api_tls_key"],
         drain_s=flags["drain_s"],
+        reuse_prompts=flags["reuse_prompts"],
     )
 
 
@@ -258,6 +263,7 @@ async def _serve(config: ServeConfig, target: Backend, draft: Backend, store: Ca
             policy=config.policy,
             limits=config.limits,
             model_name=config.model_name,
+            reuses_prompts=config.reuse_prompts,
         )
         is_private = config.api.is_loopback and config.keys is None and not config.allow_no_keys
         app = create_app(service, keys=config.keys, is_private=is_private)

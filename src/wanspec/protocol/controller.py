@@ -160,7 +160,7 @@ class Controller:
         self._newest_session_id = event.session_id
         policy = create_policy(event.policy)
         calibration = self._calibrations.at(event.sampling.temperature)
-        session = Session(event.session_id, event.prompt_tokens, event.sampling, event.max_tokens, policy, calibration, event.placement)
+        session = Session(event, policy, calibration)
         self._sessions[event.session_id] = session
         return self._place(session, now)
 
@@ -338,9 +338,11 @@ class Controller:
             if session.session_id not in self._sessions:
                 continue
             position, link = session.end, session.link
-            tokens, outcome, reason, path = session.commit(rows, choices, self._end_token, now=now)
+            committed, outcome, reason, path = session.commit(rows, choices, self._end_token, now=now)
+            tokens = [choice.token for choice in committed]
             effects.append(session.finished_round(outcome, path, verified_at=now - event.duration_s))
-            effects.append(EmitTokens(session_id=session.session_id, position=position, tokens=tuple(tokens)))
+            log_probs = tuple([choice.log_probs for choice in committed if choice.log_probs is not None])
+            effects.append(EmitTokens(session_id=session.session_id, position=position, tokens=tuple(tokens), log_probs=log_probs))
             effects += self._judge_worker(session, path, now)
             if reason:
                 effects += self._finish(session.session_id, reason, now)

@@ -10,7 +10,7 @@ from enum import StrEnum
 from msgspec import Struct
 
 from wanspec.protocol.messages import Message
-from wanspec.speculation.types import Position, ScoreItem, SessionId, WorkerId
+from wanspec.speculation.types import LogProbs, Position, ScoreItem, SessionId, WorkerId
 
 
 class FinishReason(StrEnum):
@@ -67,6 +67,8 @@ class EmitTokens(Struct, frozen=True, kw_only=True):
     position: Position
     """Position of the first of `tokens`."""
     tokens: tuple[int, ...]
+    log_probs: tuple[LogProbs, ...] = ()
+    """For each of `tokens`, where the request asked for them."""
 
 
 class FinishRequest(Struct, frozen=True, kw_only=True):
@@ -118,7 +120,7 @@ class RoundFinished(Struct, frozen=True, kw_only=True):
     proposed: int = 0
     """Committed tokens that this worker had proposed in time, verified or not."""
     draft_ages_s: tuple[float, ...] = ()
-    """How long before the verify the accepted drafts had arrived, those that came from a worker."""
+    """How long before the verify the accepted drafts had arrived, those that the session's worker had proposed."""
     local_drafts: int = 0
     """Local draft passes that the session took part in since the round before,"""
     waits: int = 0

@@ -24,6 +24,10 @@ class RequestArrived(Struct, frozen=True, kw_only=True):
     """Tokens to generate, at least 1; prompt and these together fit the target's context."""
     policy: PolicyConfig
     placement: Placement = ANYWHERE
+    reuse_key: str | None = None
+    """This site's models may begin from what they have computed for finished requests with this key; None: they may not."""
+    num_log_probs: int | None = None
+    """Of how many tokens, the most probable ones, the log probabilities are wanted besides that of each token; None: of none at all."""
 
 
 class RequestCancelled(Struct, frozen=True, kw_only=True):

@@ -34,8 +34,8 @@ _Rows = list[tuple[Session, tuple[Node, ...]]]
 class _Pass:
     rows: _Rows
     """For each row of the answer the node that it belongs to."""
-    tokens: int
-    """Computed in all, prompts included."""
+    tokens: int | None
+    """Computed in all, prompts included; None: it is not known, since a session begins in it that a model may have seen a part of."""
 
 
 class Passes:
@@ -85,7 +85,7 @@ class Passes:
             msg = f"no {kind.value} pass is in flight"
             raise LocalProtocolError(msg)
         ended = self._in_flight.pop(kind)
-        if duration_s is not None:
+        if duration_s is not None and ended.tokens is not None:
             (self.target_times if kind is PassKind.VERIFY else self.draft_times).add(ended.tokens, duration_s)
         return ended.rows
 
@@ -116,7 +116,8 @@ class Passes:
 
     def _begin(self, kind: PassKind, wanted: _Rows, view: Callable[[Session], ModelView]) -> tuple[ScoreItem, ...]:
         planned = [(session, view(session).plan(session.tree, nodes)) for session, nodes in wanted]
-        tokens = sum(plan.item.tokens for _, plan in planned)
+        is_known = all(plan.item.reuse_key is None for _, plan in planned)
+        tokens = sum(plan.item.tokens for _, plan in planned) if is_known else None
         self._in_flight[kind] = _Pass([(session, plan.rows) for session, plan in planned], tokens)
         self._last_was_verify = kind is PassKind.VERIFY
         return tuple(plan.item for _, plan in planned)

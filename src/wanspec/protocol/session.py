@@ -9,41 +9,33 @@ from wanspec.policy.drafting import offered_children
 from wanspec.policy.interface import Outcome, Policy
 from wanspec.policy.lookup import Lookup
 from wanspec.protocol.effects import FinishReason, RoundFinished
+from wanspec.protocol.events import RequestArrived
 from wanspec.protocol.link import SessionLink
 from wanspec.protocol.messages import OpenSession
-from wanspec.protocol.placement import Placement
 from wanspec.speculation.calibration import Calibration
 from wanspec.speculation.model_view import ModelView
 from wanspec.speculation.reliability import Reliability
 from wanspec.speculation.tree import DraftTree, Node
-from wanspec.speculation.types import DraftChoices, NodeId, Position, SamplingParams, SessionId, TargetChoice, WorkerId
+from wanspec.speculation.types import DraftChoices, NodeId, Position, TargetChoice, WorkerId
 from wanspec.speculation.verification import walk
 
 
 class Session:
     """One request in progress."""
 
-    def __init__(
-        self,
-        session_id: SessionId,
-        prompt_tokens: tuple[int, ...],
-        sampling: SamplingParams,
-        max_tokens: int,
-        policy: Policy,
-        calibration: Calibration,
-        placement: Placement,
-    ) -> None:
-        self.session_id = session_id
-        self.placement = placement
-        self.sampling = sampling
+    def __init__(self, request: RequestArrived, policy: Policy, calibration: Calibration) -> None:
+        self.session_id = session_id = request.session_id
+        self.placement = request.placement
+        self.sampling = sampling = request.sampling
         self.policy = policy
+        prompt_tokens, reuse_key = request.prompt_tokens, request.reuse_key
         self.tokens = list(prompt_tokens)
         """Prompt and committed tokens."""
-        self._end_position = len(prompt_tokens) + max_tokens
+        self._end_position = len(prompt_tokens) + request.max_tokens
         # The last token is chosen by the row before it, so a draft in its place would never be verified.
         self.tree = DraftTree(prompt_tokens, max_position=self._end_position - 2)
-        self.target_view = ModelView(session_id, sampling, prompt_tokens)
-        self.draft_view = ModelView(session_id, sampling, prompt_tokens)
+        self.target_view = ModelView(session_id, sampling, prompt_tokens, reuse_key=reuse_key, num_log_probs=request.num_log_probs)
+        self.draft_view = ModelView(session_id, sampling, prompt_tokens, reuse_key=reuse_key)
         self._calibration = calibration
         self._lookup = Lookup(prompt_tokens) if policy.uses_lookup else None
         self._choices: dict[NodeId, DraftChoices] = {}
@@ -126,10 +118,10 @@ class Session:
 
     def commit(
         self, rows: tuple[Node, ...], choices: tuple[TargetChoice, ...], end_token: int | None, *, now: float
-    ) -> tuple[list[int], Outcome, FinishReason | None, list[Node]]:
+    ) -> tuple[list[TargetChoice], Outcome, FinishReason | None, list[Node]]:
         """Commit what the target has chosen.
 
-        Returns the new tokens, the round's outcome, why the request ends, if it does, and the tokens' nodes.
+        Returns the choices that count, the round's outcome, why the request ends, if it does, and the new tokens' nodes.
         """
         by_node: dict[NodeId, TargetChoice] = {row.node_id: choice for row, choice in zip(rows, choices, strict=True)}
         walked = walk(self.tree, by_node)
@@ -161,7 +153,7 @@ class Session:
         self.round_s = None if self._round_began_at is None else now - self._round_began_at
         self._round_began_at = now
         self.policy.committed(outcome, now=now)
-        return tokens, outcome, reason, path
+        return walked[: len(tokens)], outcome, reason, path
 
     def finished_round(self, outcome: Outcome, path: Sequence[Node], *, verified_at: float) -> RoundFinished:
         """What there is to tell of the round that has just been committed; the next one begins. `verified_at`: when its pass began."""

@@ -136,9 +136,13 @@ class ControllerEngine:
         sampling: SamplingParams,
         policy: PolicyConfig,
         placement: Placement = ANYWHERE,
+        reuse_key: str | None = None,
+        num_log_probs: int | None = None,
     ) -> Generation:
         """Start generating; workers that `placement` does not allow never hear of it.
 
+        `reuse_key`: the models here may begin from what they have computed for finished requests with this key, and only for those.
+        `num_log_probs`, 0 or more: `Generation.rounds` has log probabilities too, of each token and of so many of the most probable.
         Raises ConfigError, naming the value and the limit, on a request that cannot be served.
         """
         if self._failure is not None:
@@ -157,6 +161,8 @@ class ControllerEngine:
                 max_tokens=max_tokens,
                 policy=policy,
                 placement=placement,
+                reuse_key=reuse_key,
+                num_log_probs=num_log_probs,
             )
         )
         return generation
@@ -202,8 +208,8 @@ class ControllerEngine:
                     frames[worker_id].append(message)
                     if isinstance(message, OpenSession) and (worker := self.workers.get(worker_id)) is not None:
                         self._generations[message.session_id].worker = worker
-                case EmitTokens(session_id=session_id, tokens=tokens):
-                    self._generations[session_id].put(tokens)
+                case EmitTokens(session_id=session_id):
+                    self._generations[session_id].put(effect)
                 case FinishRequest(session_id=session_id):
                     self._generations.pop(session_id).put(effect)
                 case ReleaseSession(session_id=session_id):

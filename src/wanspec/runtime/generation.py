@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
 from wanspec.errors import BackendError
-from wanspec.protocol.effects import FinishReason, FinishRequest, RoundFinished
+from wanspec.protocol.effects import EmitTokens, FinishReason, FinishRequest, RoundFinished
 from wanspec.runtime.connected_workers import ConnectedWorker
 from wanspec.speculation.types import SessionId
 
@@ -22,6 +22,8 @@ class Tally:
     draft_tokens: int = 0
     """Verified, wherever they were drafted."""
     accepted_draft_tokens: int = 0
+    accepted_worker_tokens: int = 0
+    """Of the accepted, those that a worker had proposed while it had the session."""
     committed_tokens: int = 0
     local_draft_passes: int = 0
     """Controller draft passes; one over several sessions counts for each of them."""
@@ -32,6 +34,7 @@ class Tally:
         self.drafted_rounds += finished.drafted > 0
         self.draft_tokens += finished.drafted
         self.accepted_draft_tokens += finished.accepted
+        self.accepted_worker_tokens += len(finished.draft_ages_s)
         self.committed_tokens += finished.committed
 
 
@@ -45,14 +48,19 @@ class Generation:
         self.tally = Tally()
         self.worker: ConnectedWorker | None = None
         """The worker that was last sent this session, prompt and all; None: no worker ever was."""
-        self._queue: asyncio.Queue[tuple[int, ...] | FinishRequest | Exception] = asyncio.Queue()
+        self._queue: asyncio.Queue[EmitTokens | FinishRequest | Exception] = asyncio.Queue()
 
-    def put(self, news: tuple[int, ...] | FinishRequest | Exception) -> None:
+    def put(self, news: EmitTokens | FinishRequest | Exception) -> None:
         """The engine's end."""
         self._queue.put_nowait(news)
 
     async def __aiter__(self) -> AsyncIterator[tuple[int, ...]]:
         """Committed tokens. Raises BackendError when the target could not go on."""
+        async for news in self.rounds():
+            yield news.tokens
+
+    async def rounds(self) -> AsyncIterator[EmitTokens]:
+        """The same with their log probabilities, where they were asked for; for one reader, as is the other."""
         while self.finish_reason is None:
             match await self._queue.get():
                 case FinishRequest(reason=reason, message=message):
@@ -62,5 +70,5 @@ class Generation:
                 case Exception() as error:
                     self.finish_reason = FinishReason.ERROR
                     raise error
-                case tokens:
-                    yield tokens
+                case news:
+                    yield news

@@ -6,10 +6,12 @@ from collections.abc import Iterator, Sequence
 from functools import lru_cache
 
 import numpy as np
+from msgspec.structs import replace
 
 from wanspec.backends.interface import Backend
-from wanspec.speculation.sampling import Noise, draft_choices, gumbel_noise, target_choices
+from wanspec.speculation.sampling import Logits, Noise, draft_choices, gumbel_noise, log_probs_of, target_choices
 from wanspec.speculation.types import DraftChoices, Position, SamplingParams, ScoreItem, SessionId, TargetChoice
+from wanspec.speculation.verification import walked_rows
 
 NUM_CHOICES = 8
 """Guesses kept of each draft row: as many children as a policy may offer."""
@@ -24,12 +26,22 @@ _cached_noise = lru_cache(maxsize=NOISE_CACHE_ROWS)(gumbel_noise)
 
 def choose_targets(backend: Backend, items: Sequence[ScoreItem]) -> tuple[tuple[TargetChoice, ...], ...]:
     """Run one target pass; for each item one choice per row. Raises BackendError."""
-    choices = tuple(
-        target_choices(logits, item.sampling, position_noise(item, logits.shape[1]))
-        for item, logits in zip(items, backend.score(items), strict=True)
-    )
+    choices = tuple(_choose(item, logits) for item, logits in zip(items, backend.score(items), strict=True))
     backend.end_pass()
     return choices
+
+
+def _choose(item: ScoreItem, logits: Logits) -> tuple[TargetChoice, ...]:
+    choices = target_choices(logits, item.sampling, position_noise(item, logits.shape[1]))
+    return choices if item.num_log_probs is None else _with_log_probs(choices, logits, item, item.num_log_probs)
+
+
+def _with_log_probs(choices: tuple[TargetChoice, ...], logits: Logits, item: ScoreItem, count: int) -> tuple[TargetChoice, ...]:
+    """The same choices; those that are committed with log probabilities: what it takes to find them is not spent on rejected drafts."""
+    rows = walked_rows(item, [choice.token for choice in choices])
+    found = log_probs_of(logits[rows], [choices[row].token for row in rows], count=count)
+    of_row = dict(zip(rows, found, strict=True))
+    return tuple(replace(choice, log_probs=of_row.get(row)) for row, choice in enumerate(choices))
 
 
 def rank_drafts(backend: Backend, items: Sequence[ScoreItem]) -> tuple[tuple[DraftChoices, ...], ...]:

@@ -13,7 +13,8 @@ import msgspec
 from msgspec import UNSET, Struct, UnsetType
 
 from wanspec import __version__
-from wanspec.server.choice import LENGTH, STOP, Choice
+from wanspec.server.choice import LENGTH, STOP, Choice, News
+from wanspec.server.logprobs import ChatLogProbs, CompletionLogProbs, chat_log_probs, completion_log_probs
 
 FINGERPRINT = f"wanspec-{__version__}"
 """Texts repeat with the same seed as long as this and the model are the same."""
@@ -43,6 +44,10 @@ class Report(Struct, frozen=True, kw_only=True):
     rounds: int
     draft_tokens: int
     accepted_draft_tokens: int
+    accepted_worker_tokens: int
+    """Of these, those that a worker had proposed: over `committed_tokens`, its share of the text."""
+    committed_tokens: int
+    """Of the target's making, those behind a stop string included."""
     local_draft_passes: int
 
 
@@ -51,7 +56,7 @@ class TextChoice(Struct, frozen=True, kw_only=True):
 
     index: int
     text: str
-    logprobs: None = None
+    logprobs: CompletionLogProbs | None = None
     finish_reason: str | None
     wanspec: Report | UnsetType = UNSET
 
@@ -69,7 +74,7 @@ class ChatChoice(Struct, frozen=True, kw_only=True):
     index: int
     message: ChatText | UnsetType = UNSET
     delta: ChatText | UnsetType = UNSET
-    logprobs: None = None
+    logprobs: ChatLogProbs | None = None
     finish_reason: str | None
     wanspec: Report | UnsetType = UNSET
 
@@ -102,18 +107,23 @@ class Dialect:
 
     def whole(self, choice: Choice) -> TextChoice | ChatChoice:
         """All of a choice that has finished."""
-        text, reason, report = choice.take(), choice.finish_reason, report_of(choice)
+        news, reason, report = choice.take(), choice.finish_reason, report_of(choice)
+        is_wanted = choice.order.num_log_probs is not None
         if self.is_chat:
-            message = ChatText(role="assistant", content=text)
-            return ChatChoice(index=choice.index, message=message, finish_reason=reason, wanspec=report)
-        return TextChoice(index=choice.index, text=text, finish_reason=reason, wanspec=report)
+            message = ChatText(role="assistant", content=news.text)
+            found = chat_log_probs(news.log_probs) if is_wanted else None
+            return ChatChoice(index=choice.index, message=message, logprobs=found, finish_reason=reason, wanspec=report)
+        placed = completion_log_probs(news.log_probs) if is_wanted else None
+        return TextChoice(index=choice.index, text=news.text, logprobs=placed, finish_reason=reason, wanspec=report)
 
-    def piece(self, choice: Choice, text: str, *, is_first: bool) -> TextChoice | ChatChoice:
+    def piece(self, choice: Choice, news: News, *, is_first: bool) -> TextChoice | ChatChoice:
         """Some text of a choice; of a chat, the first names the role."""
         if self.is_chat:
-            delta = ChatText(role="assistant" if is_first else UNSET, content=text)
-            return ChatChoice(index=choice.index, delta=delta, finish_reason=None)
-        return TextChoice(index=choice.index, text=text, finish_reason=None)
+            delta = ChatText(role="assistant" if is_first else UNSET, content=news.text)
+            found = chat_log_probs(news.log_probs) if news.log_probs else None
+            return ChatChoice(index=choice.index, delta=delta, logprobs=found, finish_reason=None)
+        placed = completion_log_probs(news.log_probs) if news.log_probs else None
+        return TextChoice(index=choice.index, text=news.text, logprobs=placed, finish_reason=None)
 
     def last(self, choice: Choice) -> TextChoice | ChatChoice:
         """The end of a choice whose text has all been sent."""
@@ -145,10 +155,10 @@ class AnswerWriter:
         """Server-sent events with all that there is to tell about `choices` and has not been told yet."""
         events = []
         for choice in choices:
-            text, is_first = choice.take(), choice.index not in self._begun
-            if text or (is_first and self._dialect.is_chat):
+            news, is_first = choice.take(), choice.index not in self._begun
+            if news.text or (is_first and self._dialect.is_chat):
                 self._begun.add(choice.index)
-                events.append(self._event([self._dialect.piece(choice, text, is_first=is_first)]))
+                events.append(self._event([self._dialect.piece(choice, news, is_first=is_first)]))
             if choice.finish_reason in {STOP, LENGTH} and choice.index not in self._done:
                 self._done.add(choice.index)
                 events.append(self._event([self._dialect.last(choice)]))
@@ -198,6 +208,8 @@ def report_of(choice: Choice) -> Report:
         rounds=tally.rounds,
         draft_tokens=tally.draft_tokens,
         accepted_draft_tokens=tally.accepted_draft_tokens,
+        accepted_worker_tokens=tally.accepted_worker_tokens,
+        committed_tokens=tally.committed_tokens,
         local_draft_passes=tally.local_draft_passes,
     )
 

@@ -21,9 +21,11 @@ from wanspec.server.admission import RETRY_AFTER_S, Place
 from wanspec.server.errors import ApiError
 from wanspec.server.limits import ServerLimits
 from wanspec.server.log import bare_trace
+from wanspec.server.logprobs import CHARACTERS_PER_TOKEN, LogProbStream, Placed
 from wanspec.server.metrics import Metrics
 from wanspec.server.orders import Order
 from wanspec.server.stop import StopStrings
+from wanspec.speculation.types import LogProbs
 
 _log = logging.getLogger(__name__)
 
@@ -41,6 +43,15 @@ class ServingContext:
     metrics: Metrics
 
 
+@dataclass(frozen=True, slots=True)
+class News:
+    """What there is to tell of a choice."""
+
+    text: str
+    log_probs: Sequence[Placed] = ()
+    """Of the tokens that begin in this text, where they are wanted."""
+
+
 class Choice:
     """See the module's text."""
 
@@ -56,6 +67,9 @@ class Choice:
         self._num_unread = 0
         self._stream = context.tokenizer.stream()
         self._stops = StopStrings(order.stops)
+        self._log_probs = LogProbStream(context.tokenizer)
+        self._num_decoded = self._num_given = 0
+        """Characters that the tokens so far have completed, and those of them that are text: the others may yet become a stop string."""
         self._generation: Generation | None = None
         self._loop = asyncio.get_running_loop()
         self._arrived_at = self._loop.time()
@@ -81,10 +95,10 @@ class Choice:
             return None
         return worker.name, worker.rtt.smoothed_s if worker.rtt.min_s < float("inf") else None
 
-    def take(self) -> str:
-        """The text that has come since the last call."""
+    def take(self) -> News:
+        """What has come since the last call."""
         text, self._unread, self._num_unread = "".join(self._unread), [], 0
-        return text
+        return News(text, self._log_probs.take(end=self._num_given))
 
     def abort(self) -> None:
         """Nobody wants it any more."""
@@ -123,12 +137,18 @@ class Choice:
     async def _generate(self) -> None:
         order = self.order
         self._generation = self._context.engine.submit(
-            order.prompt.tokens, max_tokens=order.max_tokens, sampling=order.sampling, policy=order.policy
+            order.prompt.tokens,
+            max_tokens=order.max_tokens,
+            sampling=order.sampling,
+            policy=order.policy,
+            placement=order.placement,
+            reuse_key=order.reuse_key,
+            num_log_probs=order.num_log_probs,
         )
         self._context.metrics.started(len(order.prompt.tokens))
-        async for tokens in self._generation:
+        async for news in self._generation.rounds():
             if self.finish_reason is None:  # else it is stopped, and the engine has yet to hear of it
-                self._add(tokens)
+                self._add(news.tokens, news.log_probs)
         if self.finish_reason is None:
             match self._generation.finish_reason:
                 case FinishReason.CANCELLED:
@@ -137,12 +157,17 @@ class Choice:
                     self._give(self._stops.push(self._stream.finish())[0] + self._stops.finish())
                     self._finish(LENGTH if reason is FinishReason.LENGTH else STOP)
 
-    def _add(self, tokens: Sequence[int]) -> None:
+    def _add(self, tokens: Sequence[int], log_probs: Sequence[LogProbs]) -> None:
         """Take in what a round has committed, a token at a time: where the text stops must not depend on how it was cut into rounds."""
         before = self.completion_tokens
-        for token in tokens:
+        for index, token in enumerate(tokens):
             self.completion_tokens += 1
-            text, has_stopped = self._stops.push(self._stream.push([token]))
+            if log_probs:
+                self._log_probs.push(token, log_probs[index], offset=self._num_decoded)
+                self._num_unread += CHARACTERS_PER_TOKEN * (1 + len(log_probs[index].top))
+            decoded = self._stream.push([token])
+            self._num_decoded += len(decoded)
+            text, has_stopped = self._stops.push(decoded)
             self._give(text)
             if has_stopped:
                 self._finish(STOP)
@@ -156,6 +181,7 @@ class Choice:
             return
         self._unread.append(text)
         self._num_unread += len(text)
+        self._num_given += len(text)
         if self.order.is_streamed and self._num_unread > self._context.limits.max_unread_characters:
             self._fail(ApiError(HTTPStatus.INTERNAL_SERVER_ERROR, "the text was not read for too long", code="slow_reader"))
             self.abort()

@@ -10,8 +10,6 @@ MAX_STOPS = 4
 """Stop strings of a request: as many as OpenAI takes."""
 MAX_STOP_CHARACTERS = 256
 """Of one stop string: text is held back, and searched at every token, for as long as it might become one."""
-MAX_LABELS, MAX_LABEL_CHARACTERS = 64, 64
-"""Of `wanspec.allowed_labels`."""
 MAX_ENCODINGS = 2
 """Prompts tokenised at a time, each in a thread: a crowd of long ones must not starve the passes."""
 

@@ -9,10 +9,11 @@ from dataclasses import dataclass, replace
 from wanspec.backends.interface import ModelInfo
 from wanspec.errors import ConfigError
 from wanspec.policy.registry import PolicyConfig, create_policy
+from wanspec.protocol.placement import ANYWHERE, Placement, check_labels
 from wanspec.runtime.engine import check_request
 from wanspec.server.errors import bad_request
 from wanspec.server.limits import ServerLimits
-from wanspec.server.schema import DEFAULT_TEMPERATURE, Parameters
+from wanspec.server.schema import DEFAULT_TEMPERATURE, ChatRequest, CompletionRequest, Parameters
 from wanspec.speculation.sampling import check_sampling
 from wanspec.speculation.types import SamplingParams
 
@@ -40,7 +41,12 @@ class Order:
     max_tokens: int
     sampling: SamplingParams
     policy: PolicyConfig
+    placement: Placement
     stops: tuple[str, ...]
+    reuse_key: str | None
+    """Whose finished requests it may begin from; None: nobody's."""
+    num_log_probs: int | None
+    """Of how many of the most probable tokens log probabilities are wanted, besides each token's own; None: of none at all."""
     is_streamed: bool
     """Whether the client takes the text as it comes, or all of it at the end."""
 
@@ -54,6 +60,7 @@ def make_orders(
     info: ModelInfo,
     policy: PolicyConfig,
     limits: ServerLimits,
+    reuse_key: str | None,
 ) -> list[Order]:
     """An order for each choice: `n` for each prompt, in order; `max_tokens` None: what remains of the context.
 
@@ -61,7 +68,8 @@ def make_orders(
     """
     seed = parameters.seed if parameters.seed is not None else secrets.randbits(RANDOM_SEED_BITS)
     sampling = _sampling(parameters)
-    if not may_offload(parameters):
+    placement = _placement(parameters)
+    if not placement.offload:
         policy = without_worker(policy)
     orders = []
     for index in range(len(prompts) * (parameters.n or 1)):
@@ -74,7 +82,10 @@ def make_orders(
                     temperature=sampling.temperature, top_k=sampling.top_k, top_p=sampling.top_p, seed=(seed + index) % NUM_SEEDS
                 ),
                 policy=policy,
+                placement=placement,
                 stops=tuple(parameters.stop or ()),
+                reuse_key=reuse_key,
+                num_log_probs=parameters.num_log_probs,
                 is_streamed=bool(parameters.stream),
             )
         )
@@ -88,21 +99,30 @@ def check_choices(parameters: Parameters, *, num_prompts: int, limits: ServerLim
         raise bad_request(f"{number} choices (prompts times n); at most {limits.max_choices_ever} are served", param="n")
 
 
-def may_offload(parameters: Parameters) -> bool:
-    """Whether workers may see the prompt. Raises ApiError (400) for what we cannot promise yet."""
-    options = parameters.wanspec
-    if options is None:
-        return True
-    if options.allowed_labels is not None:
+def check_log_probs(parameters: Parameters) -> None:
+    """Raise ApiError (400) where log probabilities are asked for that there are none of."""
+    if isinstance(parameters, ChatRequest) and parameters.top_logprobs and not parameters.logprobs:
+        raise bad_request("top_logprobs go with logprobs: true only", param="top_logprobs")
+    if isinstance(parameters, CompletionRequest) and parameters.echo and parameters.logprobs is not None:
         raise bad_request(
-            "wanspec.allowed_labels is not supported yet; use wanspec.offload", param="wanspec.allowed_labels", code="unsupported_parameter"
+            "logprobs of an echoed prompt are not supported; leave out logprobs or echo", param="logprobs", code="unsupported_parameter"
         )
-    return options.offload
 
 
 def without_worker(policy: PolicyConfig) -> PolicyConfig:
     """The policy itself if it never asks for a worker, else the best that does not."""
     return policy if create_policy(policy).drafting is None else replace(policy, name=LOCAL_POLICY)
+
+
+def _placement(parameters: Parameters) -> Placement:
+    """Which workers may see the prompt. Raises ApiError (400) on what is no label."""
+    options = parameters.wanspec
+    if options is None:
+        return ANYWHERE
+    try:
+        return Placement(offload=options.offload, labels=check_labels(options.allowed_labels or ()))
+    except ConfigError as error:
+        raise bad_request(str(error), param="wanspec.allowed_labels") from error
 
 
 def _sampling(parameters: Parameters) -> SamplingParams:

@@ -87,7 +87,7 @@ async def _answer(
     with ExitStack() as stack:
         stack.enter_context(service.request(visit.key_name))
         prompts = await service.prompts(texts, echo=echo)
-        batch = service.batch(body, prompts, max_tokens=max_tokens, prompt_field=prompt_field)
+        batch = service.batch(body, prompts, max_tokens=max_tokens, prompt_field=prompt_field, key_name=visit.key_name)
         stack.callback(_remember, visit, batch)
         stack.callback(batch.abort)
         try:

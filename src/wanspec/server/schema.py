@@ -7,12 +7,15 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, StringConstraints
 from pydantic_core import PydanticCustomError
 
-from wanspec.server.limits import MAX_LABEL_CHARACTERS, MAX_LABELS, MAX_STOP_CHARACTERS, MAX_STOPS
+from wanspec.protocol.placement import MAX_LABELS
+from wanspec.server.limits import MAX_STOP_CHARACTERS, MAX_STOPS
 from wanspec.speculation.types import MAX_VOCABULARY
 
 DEFAULT_TEMPERATURE = 1.0
 """OpenAI's."""
 MAX_TEMPERATURE = 2.0
+"""OpenAI's."""
+MAX_COMPLETION_LOG_PROBS, MAX_CHAT_LOG_PROBS = 5, 20
 """OpenAI's."""
 DEFAULT_MAX_TOKENS = 16
 """OpenAI's, for completions; a chat may go on to the end of the context."""
@@ -46,6 +49,10 @@ def _listed(value: object) -> object:
     return [value] if isinstance(value, str) else value
 
 
+def _wanted(value: object) -> object:
+    return None if value is False else value  # a chat's word for none, which is clear enough
+
+
 def _parts(value: object) -> object:
     return [{"type": "text", "text": value}] if isinstance(value, str) else value
 
@@ -57,10 +64,8 @@ class WanspecOptions(BaseModel):
 
     offload: bool = True
     """False: no worker ever sees this prompt."""
-    allowed_labels: list[Annotated[str, StringConstraints(min_length=1, max_length=MAX_LABEL_CHARACTERS)]] | None = Field(
-        default=None, max_length=MAX_LABELS
-    )
-    """Which workers may see this prompt; not supported yet."""
+    allowed_labels: list[str] | None = Field(default=None, min_length=1, max_length=MAX_LABELS)
+    """Only workers that carry these ever see this prompt (`protocol/placement.py`). Not empty: that might mean all of them, or none."""
 
 
 class StreamOptions(BaseModel):
@@ -101,6 +106,11 @@ class Parameters(BaseModel):
         """Whether a stream shall end with the numbers of tokens."""
         return bool(self.stream_options and self.stream_options.include_usage)
 
+    @property
+    def num_log_probs(self) -> int | None:
+        """Of how many of the most probable tokens log probabilities are wanted, besides each token's own; None: of none at all."""
+        raise NotImplementedError
+
 
 class CompletionRequest(Parameters):
     """`POST /v1/completions`."""
@@ -108,6 +118,12 @@ class CompletionRequest(Parameters):
     prompt: Annotated[list[Any], PlainValidator(_prompts, json_schema_input_type=str | list[str] | list[int] | list[list[int]])]
     """Texts and token lists."""
     echo: bool | None = None
+    logprobs: Annotated[Annotated[int, Field(ge=0, le=MAX_COMPLETION_LOG_PROBS)] | None, BeforeValidator(_wanted)] = None
+
+    @property
+    def num_log_probs(self) -> int | None:
+        """See `Parameters`."""
+        return self.logprobs
 
 
 class TextPart(BaseModel):
@@ -139,3 +155,10 @@ class ChatRequest(Parameters):
     messages: Annotated[list[Message], Field(min_length=1)]
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
     """The newer name of `max_tokens`; it wins."""
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=MAX_CHAT_LOG_PROBS)] | None = None
+
+    @property
+    def num_log_probs(self) -> int | None:
+        """See `Parameters`."""
+        return (self.top_logprobs or 0) if self.logprobs else None

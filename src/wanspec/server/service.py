@@ -18,7 +18,7 @@ from wanspec.server.choice import Choice, ServingContext
 from wanspec.server.errors import ApiError, bad_request
 from wanspec.server.limits import MAX_ENCODINGS, ServerLimits
 from wanspec.server.metrics import Metrics
-from wanspec.server.orders import Order, Prompt, check_choices, make_orders
+from wanspec.server.orders import Order, Prompt, check_choices, check_log_probs, make_orders
 from wanspec.server.schema import Parameters
 from wanspec.server.unsupported import check_supported
 
@@ -84,10 +84,12 @@ class Service:
         policy: PolicyConfig,
         limits: ServerLimits,
         model_name: str = "",
+        reuses_prompts: bool = True,
     ) -> None:
-        """`model_name`: what clients call it; empty: its own name."""
+        """`model_name`: what clients call it; empty: its own name. `reuses_prompts`: requests may begin from earlier ones of their key."""
         self.engine, self.info, self.limits, self._tokenizer, self._policy = engine, info, limits, tokenizer, policy
         self.model_name = model_name or info.name
+        self._reuses_prompts = reuses_prompts
         self.created = int(time.time())
         self.admission = Admission(max_running=limits.max_running, max_queued=limits.max_queued)
         self.key_limits = KeyLimits(max_open=limits.key_streams, requests_per_minute=limits.key_requests_per_minute)
@@ -139,7 +141,9 @@ class Service:
             prompts.append(Prompt(tokens=tuple(tokens), echo=echoed))
         return prompts
 
-    def batch(self, parameters: Parameters, prompts: Sequence[Prompt], *, max_tokens: int | None, prompt_field: str) -> Batch:
+    def batch(
+        self, parameters: Parameters, prompts: Sequence[Prompt], *, max_tokens: int | None, prompt_field: str, key_name: str
+    ) -> Batch:
         """Let a request in. Raises ApiError (400, 429)."""
         orders = make_orders(
             parameters,
@@ -149,6 +153,7 @@ class Service:
             info=self.info,
             policy=self._policy,
             limits=self.limits,
+            reuse_key=key_name if self._reuses_prompts else None,
         )
         batch = Batch(self._context, self.admission, orders)
         self._batches.add(batch)
@@ -166,6 +171,7 @@ class Service:
         check_supported(parameters.model_extra)
         if parameters.stream_options is not None and not parameters.stream:
             raise bad_request("stream_options go with stream: true only", param="stream_options")
+        check_log_probs(parameters)
         check_choices(parameters, num_prompts=num_prompts, limits=self.limits)
 
     async def _encode(self, text: str) -> list[int]:

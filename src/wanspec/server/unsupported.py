@@ -14,7 +14,6 @@ _HARMLESS: dict[str, tuple[object, ...]] = {
     "function_call": ("none", "auto"),
     "functions": ([],),
     "logit_bias": ({},),
-    "logprobs": (False,),
     "modalities": (["text"],),
     "presence_penalty": (0,),
     "response_format": ({"type": "text"},),
@@ -41,7 +40,7 @@ _HARMLESS: dict[str, tuple[object, ...]] = {
     "structured_outputs": (),
     "use_beam_search": (False,),
 }
-"""The values, besides null, that mean the same as not giving the field. `logprobs: 0` of a completion asks for one, so it is not there."""
+"""The values, besides null, that mean the same as not giving the field."""
 _TOLD_APART = (bool,)  # Python takes False for 0 and True for 1
 
 

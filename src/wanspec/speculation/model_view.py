@@ -28,9 +28,19 @@ class PlannedItem(Struct, frozen=True, kw_only=True):
 class ModelView:
     """Bookkeeping for one model and one session."""
 
-    def __init__(self, session_id: SessionId, sampling: SamplingParams, tokens: Sequence[int]) -> None:
+    def __init__(
+        self,
+        session_id: SessionId,
+        sampling: SamplingParams,
+        tokens: Sequence[int],
+        *,
+        reuse_key: str | None = None,
+        num_log_probs: int | None = None,
+    ) -> None:
+        """`reuse_key` is of the first item, `num_log_probs` of every one."""
         self._session_id = session_id
         self._sampling = sampling
+        self._reuse_key, self._num_log_probs = reuse_key, num_log_probs
         self._trunk_length = 0
         self._commit: list[NodeId] = []
         self._append: list[int] = list(tokens)
@@ -72,8 +82,10 @@ class ModelView:
             nodes=tuple([_spec(tree, node) for node in missing]),
             trunk_length=self._trunk_length,
             next_positions=tuple([Position(row.position + 1) for row in scored]),
+            reuse_key=self._reuse_key,
+            num_log_probs=self._num_log_probs,
         )
-        self._commit, self._append = [], []
+        self._commit, self._append, self._reuse_key = [], [], None
         self._cached.add(tree.head.node_id)
         return PlannedItem(item=item, rows=scored)
 

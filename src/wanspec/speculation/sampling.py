@@ -8,12 +8,14 @@ no noise and both are greedy.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
 from wanspec.errors import ConfigError
 from wanspec.speculation.entropy import entropy_nats
-from wanspec.speculation.types import MAX_VOCABULARY, DraftChoices, SamplingParams, TargetChoice
+from wanspec.speculation.types import MAX_VOCABULARY, DraftChoices, LogProbs, SamplingParams, TargetChoice
 
 Logits = NDArray[np.float32]
 Noise = NDArray[np.float64]
@@ -65,6 +67,15 @@ def target_choices(logits: Logits, params: SamplingParams, noise: Noise | None) 
     return tuple(TargetChoice(token=t, entropy_nats=e) for t, e in zip(tokens.tolist(), entropies.tolist(), strict=True))
 
 
+def log_probs_of(logits: Logits, tokens: Sequence[int], *, count: int) -> tuple[LogProbs, ...]:
+    """For each row of `logits` [rows, vocabulary] the log probability of its token, and of the `count` most probable ones."""
+    log_probs = _log_softmax(logits.astype(np.float64))
+    return tuple(
+        LogProbs(log_prob=float(row[token]), top=tuple((index, float(row[index])) for index in _most_probable(row, count)))
+        for row, token in zip(log_probs, tokens, strict=True)
+    )
+
+
 def draft_choices(logits: Logits, params: SamplingParams, noise: Noise | None, *, count: int) -> tuple[DraftChoices, ...]:
     """The draft model's `count` best guesses at the target's token for each row of `logits` [rows, vocabulary], under the same `noise`.
 
@@ -89,6 +100,16 @@ def _ranking(tokens: NDArray[np.int64], scores: Scores, entropy: float) -> Draft
     tokens = tokens[np.lexsort((tokens, -scores[tokens]))]
     tokens = tokens[np.isfinite(scores[tokens])]
     return DraftChoices(tokens=tuple(tokens.tolist()), log_probs=tuple(scores[tokens].tolist()), entropy_nats=entropy)
+
+
+def _most_probable(row: Scores, count: int) -> list[int]:
+    """The indices of the `count` largest of a row, best first, of equal ones the lowest first."""
+    if count == 0:
+        return []
+    least = np.partition(row, -count)[-count] if count < len(row) else -np.inf
+    candidates = np.flatnonzero(row >= least)
+    best: list[int] = candidates[np.lexsort((candidates, -row[candidates]))][:count].tolist()
+    return best
 
 
 def _scaled(logits: Logits, params: SamplingParams) -> Scores:

@@ -64,11 +64,27 @@ class ScoreItem(Struct, frozen=True, kw_only=True):
     """Tokens in the trunk after `commit` and `append`, where the caller knows it; a model that counts otherwise has drifted."""
     next_positions: tuple[Position, ...] = ()
     """For each row of the answer the position that its choice is for: the noise depends on it, the logits do not."""
+    reuse_key: str | None = None
+    """Of a session's first item: a model may begin from what it has computed for a finished session with this key; None: it may not."""
+    num_log_probs: int | None = None
+    """With each of the target's choices go the log probabilities of its token and of this many of the most probable ones; None: of none."""
 
     @property
     def tokens(self) -> int:
         """The number of tokens that the pass computes for this session."""
         return len(self.append) + len(self.nodes)
+
+
+class LogProbs(Struct, frozen=True, kw_only=True):
+    """How probable the target found a token, and those that it found the most probable.
+
+    By its logits alone: at temperature 1 and before top-k and top-p, whatever the token was drawn with.
+    """
+
+    log_prob: float
+    """Of the token: natural logarithm, at most 0."""
+    top: tuple[tuple[int, float], ...]
+    """The most probable tokens and theirs, best first, of equal ones the lowest id first."""
 
 
 class TargetChoice(Struct, frozen=True, kw_only=True):
@@ -77,6 +93,8 @@ class TargetChoice(Struct, frozen=True, kw_only=True):
     token: int
     entropy_nats: float
     """Entropy of the target's distribution for that token, before the noise."""
+    log_probs: LogProbs | None = None
+    """Where they were asked for, and the token may be committed."""
 
 
 class DraftChoices(Struct, frozen=True, kw_only=True):

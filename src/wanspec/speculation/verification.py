@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from wanspec.speculation.tree import DraftTree
-from wanspec.speculation.types import NodeId, TargetChoice
+from wanspec.speculation.types import NodeId, ScoreItem, TargetChoice
 
 
 def walk(tree: DraftTree, choices: Mapping[NodeId, TargetChoice]) -> list[TargetChoice]:
@@ -24,3 +24,18 @@ def walk(tree: DraftTree, choices: Mapping[NodeId, TargetChoice]) -> list[Target
         if child is None or child.node_id not in choices:
             return committed
         node = child
+
+
+def walked_rows(item: ScoreItem, tokens: Sequence[int]) -> list[int]:
+    """The rows of a target pass whose choices a walk commits, told by its item and the token chosen after each row, without a tree.
+
+    The first row is the head's, which every verify appends; the walk goes on as above.
+    """
+    below = {(node.parent_id, node.token): (node.node_id, row) for row, node in enumerate(item.nodes, start=1)}
+    rows = [0]
+    step = below.get((None, tokens[0]))
+    while step is not None:
+        node_id, row = step
+        rows.append(row)
+        step = below.get((node_id, tokens[row]))
+    return rows

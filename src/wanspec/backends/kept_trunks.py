@@ -1,0 +1,66 @@
+"""What finished sessions have computed, kept for those that begin with the same tokens: the next turn of a chat does.
+
+A trunk is kept under a key, and only a session with the same key begins from it: how fast a first token comes tells whether somebody
+has had the same prompt computed before, which is nobody's business but their own. Of each session the tokens are compared, one by one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+MAX_KEPT_BYTES = 64 << 20
+"""Of one model's keys and values: some ten texts as long as the bundled models' context."""
+MAX_KEPT_TRUNKS = 64
+"""Each is compared with every new prompt of its key."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeptTrunk:
+    """The trunk of a finished session."""
+
+    key: str
+    tokens: NDArray[np.int64]
+    rows: Sequence[NDArray[Any]]
+    """For each buffer of a cache a row per token."""
+
+    @property
+    def size_bytes(self) -> int:
+        return sum(rows.nbytes for rows in self.rows)
+
+    def shared(self, tokens: NDArray[np.int64]) -> int:
+        """How many tokens both begin with."""
+        number = min(len(tokens), len(self.tokens))
+        differing = np.flatnonzero(self.tokens[:number] != tokens[:number])
+        return int(differing[0]) if len(differing) else number
+
+
+class KeptTrunks:
+    """Bounded; the oldest goes first."""
+
+    def __init__(self) -> None:
+        self._trunks: list[KeptTrunk] = []
+
+    @property
+    def size_bytes(self) -> int:
+        """Of all that is kept."""
+        return sum(trunk.size_bytes for trunk in self._trunks)
+
+    def keep(self, trunk: KeptTrunk) -> None:
+        """Keep a trunk, in place of those of its key that it merely continues; too large a one is not kept."""
+        if trunk.size_bytes > MAX_KEPT_BYTES:
+            return
+        others = [kept for kept in self._trunks if kept.key != trunk.key or kept.shared(trunk.tokens) < len(kept.tokens)]
+        self._trunks = [*others, trunk]
+        while self.size_bytes > MAX_KEPT_BYTES or len(self._trunks) > MAX_KEPT_TRUNKS:
+            del self._trunks[0]
+
+    def longest(self, key: str, tokens: Sequence[int]) -> tuple[KeptTrunk, int] | None:
+        """The trunk of this key that has most of `tokens` at its beginning, and how many; None: no trunk has the first."""
+        sought = np.array(tokens, np.int64)
+        found = max(((trunk.shared(sought), index) for index, trunk in enumerate(self._trunks) if trunk.key == key), default=(0, 0))
+        return (self._trunks[found[1]], found[0]) if found[0] else None

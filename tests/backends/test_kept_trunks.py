@@ -1,0 +1,123 @@
+"""What finished sessions leave behind: within its bounds, for their own key, and only where every token is the same."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from wanspec.backends import kept_trunks
+from wanspec.backends.bundled_pair import load_bundled
+from wanspec.backends.kept_trunks import KeptTrunk, KeptTrunks
+from wanspec.backends.scripted import ScriptedBackend
+from wanspec.errors import BackendError
+from wanspec.speculation.types import NodeId, NodeSpec, SamplingParams, ScoreItem, SessionId
+
+
+def trunk(*tokens: int, key: str = "alice") -> KeptTrunk:
+    """A hundred bytes a token."""
+    return KeptTrunk(key=key, tokens=np.array(tokens, np.int64), rows=[np.zeros((len(tokens), 100), np.uint8)])
+
+
+def found(kept: KeptTrunks, *tokens: int, key: str = "alice") -> tuple[list[int], int] | None:
+    result = kept.longest(key, tokens)
+    return None if result is None else (result[0].tokens.tolist(), result[1])
+
+
+def test_the_longest_beginning_in_common_is_found_to_the_token() -> None:
+    kept = KeptTrunks()
+    for tokens in ((1, 2, 9, 9), (1, 2, 3, 4), (7,)):
+        kept.keep(trunk(*tokens))
+    assert found(kept, 1, 2, 3, 8, 8) == ([1, 2, 3, 4], 3)
+    assert found(kept, 1, 2, 3, 4, 5) == ([1, 2, 3, 4], 4)
+    assert found(kept, 1, 2, 3) == ([1, 2, 3, 4], 3)
+    assert found(kept, 2, 1) is None
+    assert found(kept) is None
+
+
+def test_nobody_begins_from_what_another_key_has_computed() -> None:
+    kept = KeptTrunks()
+    kept.keep(trunk(1, 2, 3))
+    kept.keep(trunk(1, key="bob"))
+    assert found(kept, 1, 2, 3, key="bob") == ([1], 1)
+    assert found(kept, 1, 2, 3, key="carol") is None
+
+
+def test_a_trunk_that_goes_on_takes_the_place_of_the_shorter_one() -> None:
+    kept = KeptTrunks()
+    for tokens in ((1, 2), (1, 5), (1, 2, 3)):
+        kept.keep(trunk(*tokens))
+    kept.keep(trunk(1, 2, key="bob"))
+    assert kept.size_bytes == 100 * (2 + 3 + 2)
+    assert found(kept, 1, 2) == ([1, 2, 3], 2)
+
+
+def test_the_oldest_go_when_there_are_too_many_bytes_or_trunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kept_trunks, "MAX_KEPT_BYTES", 600)
+    monkeypatch.setattr(kept_trunks, "MAX_KEPT_TRUNKS", 3)
+    kept = KeptTrunks()
+    for first in (1, 2, 3):
+        kept.keep(trunk(first, 0))
+    kept.keep(trunk(*range(10, 17)))  # too large by itself: nothing goes for it
+    assert [found(kept, first) is not None for first in (1, 2, 3, 10)] == [True, True, True, False]
+    kept.keep(trunk(4, 0, 0))
+    assert [found(kept, first) is not None for first in (1, 2, 3, 4)] == [False, False, True, True]
+    for first in (5, 6, 7):
+        kept.keep(trunk(first))
+    assert [found(kept, first) is not None for first in (3, 4, 5, 6, 7)] == [False, False, True, True, True]
+
+
+def opening(session_id: int, tokens: list[int], *, key: str | None = "alice") -> ScoreItem:
+    return ScoreItem(session_id=SessionId(session_id), sampling=SamplingParams(), append=tuple(tokens), reuse_key=key)
+
+
+@settings(max_examples=60, deadline=None)
+@given(prompts=st.lists(st.lists(st.integers(0, 1), min_size=1, max_size=9), min_size=2, max_size=6), data=st.data())
+def test_rows_are_the_same_whatever_was_kept(prompts: list[list[int]], data: st.DataObject) -> None:
+    """Sessions one after another, each with a node, its commit and another token, so that trunks grow in every way."""
+    model = ScriptedBackend(vocabulary_size=8)
+    for session_id, prompt in enumerate(prompts, start=1):
+        fresh = ScriptedBackend(vocabulary_size=8)
+        node = NodeSpec(node_id=NodeId(1), parent_id=None, token=data.draw(st.integers(0, 1)))
+        key = data.draw(st.sampled_from(["alice", "bob", None]))
+        follow_up = ScoreItem(session_id=SessionId(session_id), sampling=SamplingParams(), commit=(NodeId(1),), append=(1,))
+        first = opening(session_id, prompt, key=key)
+        for item in (first, ScoreItem(session_id=SessionId(session_id), sampling=SamplingParams(), nodes=(node,)), follow_up):
+            (rows,), (expected,) = model.score([item]), fresh.score([item])
+            assert np.array_equal(rows, expected)
+        model.close_session(SessionId(session_id))
+
+
+def test_a_prompt_seen_before_is_computed_from_where_it_differs_and_to_its_last_token() -> None:
+    model = ScriptedBackend(vocabulary_size=8)
+    computed = []
+    for session_id, (prompt, key) in enumerate(
+        [([1] * 6, "alice"), ([1] * 6, "alice"), ([1, 1, 1, 2, 2], "alice"), ([1] * 6, "bob"), ([1] * 6, None), ([1] * 6, None)], start=1
+    ):
+        before = model.tokens_computed
+        model.score([opening(session_id, prompt, key=key)])
+        computed.append(model.tokens_computed - before)
+        model.close_session(SessionId(session_id))
+    assert computed == [6, 1, 2, 6, 6, 6]
+
+
+def test_what_is_refused_opens_nothing() -> None:
+    model = ScriptedBackend(vocabulary_size=8)
+    model.score([opening(1, [1, 2, 3])])
+    model.close_session(SessionId(1))
+    with pytest.raises(BackendError, match="outside the vocabulary"):
+        model.score([opening(2, [1, 2, 3, 99])])
+    assert model.open_sessions == 0
+
+
+def test_the_bundled_target_goes_on_from_kept_keys_and_values() -> None:
+    prompt, answer, question = list(range(100, 300)), [5, 6, 7], [300, 301]
+    model, fresh = load_bundled("target"), load_bundled("target")
+    model.score([opening(1, prompt)])
+    model.score([ScoreItem(session_id=SessionId(1), sampling=SamplingParams(), append=tuple(answer))])
+    model.close_session(SessionId(1))
+    (rows,) = model.score([opening(2, [*prompt, *answer, *question])])
+    (expected,) = fresh.score([opening(2, [*prompt, *answer, *question])])
+    assert rows.shape == expected.shape
+    np.testing.assert_allclose(rows, expected, atol=1e-3)
