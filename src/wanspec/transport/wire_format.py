@@ -1,8 +1,8 @@
 """The shapes on the wire, with every bound that a peer is held to. `codec` turns them into messages and back.
 
-A frame is a MessagePack array of messages; a message is an array of its tag and its fields, in the order below. Positions in the arrays
-are the contract between versions: Hello and Welcome may grow at the end (an older side skips what it does not know, so that a version
-mismatch is refused by name), everything else changes only with `PROTOCOL_VERSION`.
+A frame is a MessagePack array of messages and, last, of `padding`; a message is an array of its tag and its fields, in the order below.
+Positions in the arrays are the contract between versions: Hello and Welcome may grow at the end (an older side skips what it does not know,
+so that a version mismatch is refused by name), everything else changes only with `PROTOCOL_VERSION`.
 """
 
 from __future__ import annotations
