@@ -25,7 +25,12 @@ _MAX_8_BITS, _MAX_16_BITS = (1 << 8) - 1, (1 << 16) - 1
 
 def frame_bytes(content_bytes: int) -> int:
     """How long a frame of so much content is; padding of some kind there always is."""
-    return max(SMALLEST_FRAME_BYTES, 1 << (content_bytes + MIN_PADDING_BYTES - 1).bit_length())
+    return next_length(content_bytes + MIN_PADDING_BYTES, smallest=SMALLEST_FRAME_BYTES)
+
+
+def next_length(size_bytes: int, *, smallest: int) -> int:
+    """The least of `smallest` and the powers of two above it that holds so much."""
+    return max(smallest, 1 << (size_bytes - 1).bit_length())
 
 
 def padding_after(content_bytes: int) -> bytes:
