@@ -87,7 +87,9 @@ async def test_without_coalescing_nothing_is_filled_up() -> None:
 
 
 async def test_the_sdk_passes_over_what_fills_up() -> None:
-    async with site(target=slow_target(), limits=ServerLimits(coalesce_s=0.02)) as place:
-        async with openai.AsyncOpenAI(base_url=f"{place.url}/v1", api_key="none", max_retries=0) as client:
-            stream = await client.completions.create(model=MODEL, prompt="abc", max_tokens=60, temperature=0, stream=True)
-            assert "".join([chunk.choices[0].text async for chunk in stream]) == plain_text("abc", max_tokens=60)
+    async with (
+        site(target=slow_target(), limits=ServerLimits(coalesce_s=0.02)) as place,
+        openai.AsyncOpenAI(base_url=f"{place.url}/v1", api_key="none", max_retries=0) as client,
+    ):
+        stream = await client.completions.create(model=MODEL, prompt="abc", max_tokens=60, temperature=0, stream=True)
+        assert "".join([chunk.choices[0].text async for chunk in stream]) == plain_text("abc", max_tokens=60)
