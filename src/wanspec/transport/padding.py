@@ -4,7 +4,7 @@ Encryption hides the words of a frame and not its length, which would tell how m
 to tell texts apart (arXiv 2411.01076). So a frame is filled up to 512 bytes, or to the next power of two above. A Commit of any round, a
 ping, a CloseSession and nine in ten Drafts are all of the first length.
 
-Padding is the last element of a frame, a MessagePack string of zero bytes. Frames of the handshake and goodbyes have none: they say nothing
+Padding is the last element of a frame, MessagePack binary of zeros. Frames of the handshake and goodbyes have none: they say nothing
 of a text. A receiver takes frames without, and refuses more than fills a frame up.
 """
 
@@ -18,7 +18,7 @@ from wanspec.errors import RemoteProtocolError
 SMALLEST_FRAME_BYTES: Final = 512
 """Of the bundled pair's Drafts under `adaptive` half have up to 171 bytes, nine in ten up to 480, the longest 850; Commits have 8 to 30."""
 MIN_PADDING_BYTES: Final = 2
-"""An empty string's type and length."""
+"""Of empty binary: its type and its length."""
 
 _MAX_8_BITS, _MAX_16_BITS = (1 << 8) - 1, (1 << 16) - 1
 
