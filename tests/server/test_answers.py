@@ -112,14 +112,6 @@ async def test_a_stream_ends_with_its_usage_where_that_is_asked_for() -> None:
         assert events[-1]["usage"] == {"prompt_tokens": 3, "completion_tokens": 9, "total_tokens": 12}
 
 
-async def test_pieces_come_at_most_as_often_as_the_operator_allows() -> None:
-    body = {"prompt": "abc", "max_tokens": 200, "temperature": 0, "stream": True}
-    async with site(limits=ServerLimits(coalesce_s=0.2)) as place:
-        events = events_of(await place.post(**body))
-        assert streamed_text(events) == plain_text("abc", max_tokens=200)
-        assert len(events) < 20
-
-
 @pytest.mark.parametrize("is_stream", [False, True])
 async def test_the_text_ends_before_a_stop_string_that_spans_tokens(*, is_stream: bool) -> None:
     text = plain_text("stop", max_tokens=200)

@@ -61,8 +61,8 @@ openings = st.integers(1, MAX_OPENING)
 positions = st.integers(0, MAX_SEQUENCE_TOKENS - 1).map(Position)
 tokens = st.integers(0, MAX_VOCABULARY - 1)
 token_tuples = st.lists(tokens, max_size=20).map(tuple)
-names = st.text(st.characters(min_codepoint=0x20, exclude_categories=("Cc", "Cs")), min_size=1, max_size=MAX_NAME_LENGTH)
-reasons = st.text(st.characters(min_codepoint=0x20, exclude_categories=("Cc", "Cs")), max_size=MAX_REASON_LENGTH)
+names = st.text(st.characters(min_codepoint=0x20, exclude_categories=("Cc", "Cf", "Cs", "Zl", "Zp")), min_size=1, max_size=MAX_NAME_LENGTH)
+reasons = st.text(st.characters(min_codepoint=0x20, exclude_categories=("Cc", "Cf", "Cs", "Zl", "Zp")), max_size=MAX_REASON_LENGTH)
 finite = st.floats(allow_nan=False, allow_infinity=False)
 hellos = st.builds(
     Hello,

@@ -241,7 +241,7 @@ async def test_plaintext_beyond_loopback_is_refused_unless_it_is_allowed() -> No
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"version": 1}, "protocol version: the worker speaks 1, the controller 3; install the same WANSpec release on both sides"),
+        ({"version": 1}, "protocol version: the worker speaks 1, the controller 4; install the same WANSpec release on both sides"),
         ({"tokenizer_fingerprint": OTHER_FINGERPRINT}, f"tokenizer fingerprint: the worker's is {OTHER_FINGERPRINT}"),
         ({"vocabulary_size": 2049}, "vocabulary size: the worker's is 2049 (model draft-1m), the controller's is 2048"),
     ],

@@ -167,7 +167,7 @@ async def _until_closed(door: MemoryListener) -> AsyncIterator[tuple[Hello, Conn
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"version": 1}, ["protocol version", "speaks 1", "controller 3", "same WANSpec release"]),
+        ({"version": 1}, ["protocol version", "speaks 1", "controller 4", "same WANSpec release"]),
         ({"tokenizer_fingerprint": OTHER_FINGERPRINT}, ["tokenizer fingerprint", OTHER_FINGERPRINT, EXPECTED.tokenizer_fingerprint]),
         ({"vocabulary_size": 2049}, ["vocabulary size", "2049", "2048"]),
         ({"labels": ("region=eu", "region=us")}, ["labels", "region more than one value"]),

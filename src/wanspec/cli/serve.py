@@ -123,7 +123,10 @@ def serve(
     key_requests_per_minute: Annotated[int, typer.Option(help="Requests of one API key in a minute; 0: no limit.")] = 0,
     slow_reader_s: Annotated[float, typer.Option(help="Cut a client that takes nothing for so long.")] = 20.0,
     coalesce_ms: Annotated[
-        float, typer.Option(help="Least time between two events of a stream: sizes and times of events tell an eavesdropper of the text.")
+        float,
+        typer.Option(
+            help="Send events of streams every so many ms, padded, whatever was written: else they tell an eavesdropper of the text."
+        ),
     ] = 0.0,
     drain_s: Annotated[float, typer.Option(help="When the server ends, how long answers under way may take.")] = 30.0,
     reuse_prompts: Annotated[

@@ -14,7 +14,7 @@ from __future__ import annotations
 from wanspec.protocol.rtt import RttEstimate
 
 PING_PERIOD_S = 1.0
-"""Of silence one way or the other, after which a worker is pinged: some 10 bytes a second, both ways together, without the wire's own."""
+"""Of silence one way or the other, after which a worker is pinged: 1 kB a second, both ways together and padded, without the wire's own."""
 LOST_MIN_S = 3.0
 """Without any sign of life, after which a worker is lost: TCP recovers from three losses in a row in that time."""
 LOST_RTTS = 8.0

@@ -9,7 +9,7 @@ from msgspec import Struct
 
 from wanspec.speculation.types import DraftingConfig, NodeId, Position, SamplingParams, SessionId
 
-PROTOCOL_VERSION = 3
+PROTOCOL_VERSION = 4
 
 MAX_NAME_LENGTH = 128
 """Names of workers, models and reasons: enough for a host name and a sentence."""

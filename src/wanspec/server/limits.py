@@ -43,7 +43,8 @@ class ServerLimits:
     max_unread_characters: int = 1 << 18
     """Text of one choice of a stream that its client has not taken yet; beyond it the generation is cancelled."""
     coalesce_s: float = 0.0
-    """Least time between two events of a stream, 0 to 10: sizes and times of events tell an eavesdropper something of the text."""
+    """Between two events of a stream, 0 to 10, which are then as long as each other; 0: as they come, and sizes and times of events tell an
+    eavesdropper something of the text."""
     key_streams: int = 0
     """Requests of one API key at a time; 0: no limit."""
     key_requests_per_minute: int = 0

@@ -1,10 +1,15 @@
-"""Answers that take their time: streams of server-sent events, and what happens when the client hangs up."""
+"""Answers that take their time: streams of server-sent events, and what happens when the client hangs up.
+
+Events come as their text does, one a round; sizes and times of rounds tell something of the text even when it is encrypted. Where the
+operator wants them coalesced, they come at even intervals instead, whatever has been committed, and each time as many bytes: what is
+missing is filled up with a comment, which readers of server-sent events pass over. Only the end comes at once.
+"""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from typing import TypeVar
 
 from starlette.responses import Response
@@ -12,6 +17,12 @@ from starlette.types import Receive, Scope, Send
 
 from wanspec.server.answers import AnswerWriter, error_event
 from wanspec.server.service import Batch
+from wanspec.transport.padding import next_length
+
+SMALLEST_BEAT_BYTES = 1024
+"""Of what is sent at a time where events are coalesced: an event is some 250 bytes without its text, and the end of a choice twice that."""
+COMMENT_BYTES = len(": \n\n")
+"""Of an empty one."""
 
 T = TypeVar("T")
 
@@ -42,7 +53,6 @@ class EventStream(Response):
             self._request.__exit__(None, None, None)
 
     async def _send(self, send: Send) -> None:
-        loop = asyncio.get_running_loop()
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
         while True:
             choices, has_finished = self._batch.choices, self._batch.has_finished
@@ -51,14 +61,30 @@ class EventStream(Response):
                 events = [*events, error_event(self._batch.error.body)]
             elif has_finished:
                 events += self._writer.end(choices)
-            if events or has_finished:
-                await send({"type": "http.response.body", "body": b"".join(events), "more_body": not has_finished})
+            body = b"".join(events)
+            if self._coalesce_s:
+                body = _filled_up(body)
+            if body or has_finished:
+                await send({"type": "http.response.body", "body": body, "more_body": not has_finished})
             if has_finished:
                 return
-            next_at = loop.time() + self._coalesce_s
+            await self._wait()
+
+    async def _wait(self) -> None:
+        """Return when there may be something to send."""
+        if not self._coalesce_s:
             await self._batch.wait_for_news()
-            if self._coalesce_s:
-                await asyncio.sleep(next_at - loop.time())
+            return
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._coalesce_s):
+                while not self._batch.has_finished:
+                    await self._batch.wait_for_news()
+
+
+def _filled_up(events: bytes) -> bytes:
+    """The same behind a comment, of one of few lengths; [DONE] stays last."""
+    length = next_length(len(events) + COMMENT_BYTES, smallest=SMALLEST_BEAT_BYTES)
+    return b": ".ljust(length - len(events) - len(b"\n\n"), b" ") + b"\n\n" + events
 
 
 async def unless_gone(work: Coroutine[object, None, T], receive: Receive) -> T:

@@ -3,9 +3,9 @@
 What goes out is held to the same bounds as what comes in, and by the same code: a message is encoded, then validated as its receiver
 would. `log_probs` come back rounded to 1/16 nat and `held_s` and `step_s` to a microsecond.
 
-Sizes in bytes, for session 7 at position 300, held for 20 ms, steps of 7.5 ms, node ids near 900 and tokens near 1500: Drafts of 0 / 1 /
-8 / 32 / 256 nodes 21 / 26 / 61 / 185 / 1438, a Commit of three tokens 20, a CloseSession or Ping 4; with large ids and times throughout,
-Drafts of one node take 52.
+Sizes in bytes, before they are padded, for session 7 at position 300, held for 20 ms, steps of 7.5 ms, node ids near 900 and tokens near
+1500: Drafts of 0 / 1 / 8 / 32 / 256 nodes 21 / 26 / 61 / 185 / 1438, a Commit of three tokens 20, a CloseSession or Ping 4; with large ids
+and times throughout, Drafts of one node take 52.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ from wanspec.protocol.messages import (
     WorkerMessage,
 )
 from wanspec.speculation.types import DraftingConfig, NodeId, Position, SamplingParams, SessionId
+from wanspec.transport.padding import MIN_PADDING_BYTES, check_padding, padding_after
 from wanspec.transport.wire_format import (
     LOG_PROB_STEPS,
     LOG_PROB_STEPS_PER_NAT,
@@ -59,20 +60,20 @@ from wanspec.transport.wire_format import (
 MAX_FRAME_BYTES: Final = 1 << 20
 """Holds the longest prompt (2**17 tokens of 5 bytes) and bounds what one read can cost."""
 MAX_MESSAGES_PER_FRAME: Final = 1024
-"""One for each session that a worker may hold."""
-MAX_FRAME_HEADER_BYTES: Final = 3
-"""MessagePack's array header for up to MAX_MESSAGES_PER_FRAME elements."""
+"""One for each session that a worker may hold; padding counts for one."""
+MAX_FRAMING_BYTES: Final = 3 + MIN_PADDING_BYTES
+"""MessagePack's array header for up to MAX_MESSAGES_PER_FRAME elements, and the least padding."""
 
 _LOG_PROBS: Final = tuple(0.0 - step / LOG_PROB_STEPS_PER_NAT for step in range(LOG_PROB_STEPS))
 _SMALL_ARRAY: Final = 16
 """Array lengths below this share a byte with MessagePack's type."""
 
 _Decoded = TypeVar("_Decoded")
-_from_worker: msgspec.msgpack.Decoder[list[WorkerFrame]] = msgspec.msgpack.Decoder(
-    Annotated[list[WorkerFrame], Meta(max_length=MAX_MESSAGES_PER_FRAME)]
+_from_worker: msgspec.msgpack.Decoder[list[WorkerFrame | bytes]] = msgspec.msgpack.Decoder(
+    Annotated[list[WorkerFrame | bytes], Meta(max_length=MAX_MESSAGES_PER_FRAME)]
 )
-_from_controller: msgspec.msgpack.Decoder[list[ControllerFrame]] = msgspec.msgpack.Decoder(
-    Annotated[list[ControllerFrame], Meta(max_length=MAX_MESSAGES_PER_FRAME)]
+_from_controller: msgspec.msgpack.Decoder[list[ControllerFrame | bytes]] = msgspec.msgpack.Decoder(
+    Annotated[list[ControllerFrame | bytes], Meta(max_length=MAX_MESSAGES_PER_FRAME)]
 )
 _from_anybody = msgspec.msgpack.Decoder(list[MessageFrame])
 _split = msgspec.msgpack.Decoder(list[msgspec.Raw])
@@ -126,11 +127,15 @@ def join_frame(parts: Sequence[bytes]) -> bytes:
     count = len(parts)
     if count > MAX_MESSAGES_PER_FRAME:
         raise LocalProtocolError(f"frame of {count} messages, at most {MAX_MESSAGES_PER_FRAME} (MAX_MESSAGES_PER_FRAME)")
-    header = bytes((0x90 | count,)) if count < _SMALL_ARRAY else b"\xdc" + count.to_bytes(2, "big")
-    frame = header + b"".join(parts)
+    frame = _header(count) + b"".join(parts)
     if len(frame) > MAX_FRAME_BYTES:
         raise LocalProtocolError(f"frame of {len(frame)} bytes, at most {MAX_FRAME_BYTES} (MAX_FRAME_BYTES)")
     return frame
+
+
+def join_padded_frame(parts: Sequence[bytes]) -> bytes:
+    """The same, filled up to one of few lengths."""
+    return join_frame([*parts, padding_after(len(_header(len(parts) + 1)) + sum(map(len, parts)))])
 
 
 def encode_frame(messages: Sequence[Message]) -> bytes:
@@ -140,12 +145,16 @@ def encode_frame(messages: Sequence[Message]) -> bytes:
 
 def decode_worker_frame(data: bytes) -> list[WorkerMessage]:
     """What a worker sent. Raises RemoteProtocolError, and nothing else, on anything that a worker may not send."""
-    return [_from_worker_frame(frame) for frame in _decode(data, _from_worker.decode)]
+    parts = _decode(data, _from_worker.decode)
+    check_padding(parts, size_bytes=len(data))
+    return [_from_worker_frame(part) for part in parts if not isinstance(part, bytes)]
 
 
 def decode_controller_frame(data: bytes) -> list[ControllerMessage]:
     """What a controller sent. Raises RemoteProtocolError, and nothing else, on anything that a controller may not send."""
-    return [_from_controller_frame(frame) for frame in _decode(data, _from_controller.decode)]
+    parts = _decode(data, _from_controller.decode)
+    check_padding(parts, size_bytes=len(data))
+    return [_from_controller_frame(part) for part in parts if not isinstance(part, bytes)]
 
 
 def encode_goodbye(reason: str, *, permanent: bool = False) -> bytes:
@@ -163,6 +172,11 @@ def decode_goodbye(data: bytes) -> GoodbyeFrame | None:
     if not data.startswith(_GOODBYE_START):
         return None
     return _decode(data, _goodbye.decode)[0]
+
+
+def _header(count: int) -> bytes:
+    """MessagePack's, of an array."""
+    return bytes((0x90 | count,)) if count < _SMALL_ARRAY else b"\xdc" + count.to_bytes(2, "big")
 
 
 def _decode(data: bytes, decode: Callable[[bytes], list[_Decoded]]) -> list[_Decoded]:

@@ -24,12 +24,12 @@ from wanspec.errors import RemoteProtocolError, TransportError
 from wanspec.protocol.messages import Drafts, Message
 from wanspec.transport.codec import (
     MAX_FRAME_BYTES,
-    MAX_FRAME_HEADER_BYTES,
+    MAX_FRAMING_BYTES,
     MAX_MESSAGES_PER_FRAME,
     decode_goodbye,
     encode_goodbye,
     encode_message,
-    join_frame,
+    join_padded_frame,
 )
 from wanspec.transport.interface import Traffic
 from wanspec.transport.limits import Allowance, WireLimits
@@ -267,11 +267,11 @@ class FramedConnection:
 
     def _next_frame(self) -> bytes:
         parts: list[bytes] = []
-        room = MAX_FRAME_BYTES - MAX_FRAME_HEADER_BYTES
-        while self._unsent and len(self._unsent[0]) <= room and len(parts) < MAX_MESSAGES_PER_FRAME:
+        room = MAX_FRAME_BYTES - MAX_FRAMING_BYTES
+        while self._unsent and len(self._unsent[0]) <= room and len(parts) < MAX_MESSAGES_PER_FRAME - 1:
             part = self._unsent.popleft()
             parts.append(part)
             room -= len(part)
             self._unsent_bytes -= len(part)
         assert parts, "no message is as long as a frame"
-        return join_frame(parts)
+        return join_padded_frame(parts)

@@ -1,8 +1,8 @@
 """The shapes on the wire, with every bound that a peer is held to. `codec` turns them into messages and back.
 
-A frame is a MessagePack array of messages; a message is an array of its tag and its fields, in the order below. Positions in the arrays
-are the contract between versions: Hello and Welcome may grow at the end (an older side skips what it does not know, so that a version
-mismatch is refused by name), everything else changes only with `PROTOCOL_VERSION`.
+A frame is a MessagePack array of messages and, last, of `padding`; a message is an array of its tag and its fields, in the order below.
+Positions in the arrays are the contract between versions: Hello and Welcome may grow at the end (an older side skips what it does not know,
+so that a version mismatch is refused by name), everything else changes only with `PROTOCOL_VERSION`.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ LOG_PROB_STEPS_PER_NAT = 16
 """`log_probs` travel as one byte each, in steps of 1/16 nat (6 % in probability)."""
 LOG_PROB_STEPS = 256
 
-PRINTABLE = r"\A[^\x00-\x1f\x7f-\x9f]*\Z"
-"""Names and reasons end up in logs and on terminals."""
+PRINTABLE = r"\A[^\x00-\x1f\x7f-\x9f\xad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ufff9-\ufffb\U000e0000-\U000e007f]*\Z"
+"""Names and reasons end up in logs and on terminals: nothing that ends a line, moves the cursor, turns the direction or does not show."""
 FINGERPRINT = r"\A[0-9a-f]{64}\Z"
 
 Name = Annotated[str, Meta(min_length=1, max_length=MAX_NAME_LENGTH, pattern=PRINTABLE)]

@@ -1,0 +1,81 @@
+"""What a worker may try on sessions that are not its own, and on the clock."""
+
+from __future__ import annotations
+
+from tests.cluster import Cluster, plain_decode
+
+from wanspec.backends.scripted import ScriptedBackend
+from wanspec.policy.registry import PolicyConfig
+from wanspec.protocol.effects import DropWorker
+from wanspec.protocol.events import DraftsReceived
+from wanspec.protocol.heartbeat import LOST_RTTS, PING_PERIOD_S, Heartbeat
+from wanspec.protocol.messages import Drafts
+from wanspec.speculation.types import NodeId, Position, SessionId, WorkerId
+
+PROMPT, TOKENS = (1, 2, 3), 60
+HONEST, LIAR = WorkerId(1), WorkerId(2)
+
+
+def model() -> ScriptedBackend:
+    return ScriptedBackend(seed=5)
+
+
+def certain(session_id: int, *, first_node_id: int, parent_id: int) -> Drafts:
+    return Drafts(
+        session_id=SessionId(session_id),
+        base_position=Position(2),
+        held_s=0.0,
+        step_s=0.001,
+        first_node_id=NodeId(first_node_id),
+        parent_ids=(parent_id,),
+        tokens=(0,),
+        log_probs=(0.0,),
+    )
+
+
+def test_a_worker_cannot_draft_for_a_session_of_anothers_whatever_node_ids_it_names() -> None:
+    cluster = Cluster(model(), model())
+    cluster.dial_in(model())
+    cluster.ask(1, PROMPT, max_tokens=TOKENS, policy=PolicyConfig(name="remote"))
+    cluster.dial_in(model())
+    answers = []
+
+    def meddle() -> None:
+        for first, parent in ((1, 0), (2, 1), (1000, 1), (1001, 1000)):
+            drafts = certain(1, first_node_id=first, parent_id=parent)
+            answers.append(cluster.controller.handle(DraftsReceived(worker_id=LIAR, drafts=drafts), now=cluster.queue.now))
+
+    for step in range(1, 20):
+        cluster.at(step / 10, meddle)
+    cluster.run(until=100.0)
+    assert answers
+    assert not any(answers)
+    assert tuple(cluster.requests[SessionId(1)].tokens) == plain_decode(model(), PROMPT, max_tokens=TOKENS)
+    assert cluster.joined > 0
+    assert {worker for _, worker in cluster.opened} == {HONEST}
+
+
+def test_a_worker_that_drafts_for_a_session_that_never_was_is_dropped() -> None:
+    cluster = Cluster(model(), model())
+    cluster.dial_in(model())
+    effects = cluster.controller.handle(DraftsReceived(worker_id=HONEST, drafts=certain(77, first_node_id=1, parent_id=0)), now=0.1)
+    (dropped,) = [effect for effect in effects if isinstance(effect, DropWorker)]
+    assert (dropped.reason, dropped.is_at_fault) == ("it drafts for session 77, which never was", True)
+
+
+def test_who_answers_pings_as_late_as_it_can_wins_a_few_seconds_and_no_more() -> None:
+    heartbeat, now = Heartbeat(now=0.0), 0.0
+    for _ in range(100):
+        number = heartbeat.ping(now=now)
+        now += PING_PERIOD_S
+        assert heartbeat.ponged(number, now=now)
+    heartbeat.told(now=now)
+    assert heartbeat.lost_at is not None
+    assert heartbeat.lost_at - now <= LOST_RTTS * PING_PERIOD_S
+    for _ in range(100):  # later than the next ping, an answer says nothing of the round trip
+        number = heartbeat.ping(now=now)
+        heartbeat.ping(now=now + PING_PERIOD_S)
+        now += 60.0
+        assert heartbeat.ponged(number, now=now)
+    heartbeat.told(now=now)
+    assert heartbeat.lost_at - now <= LOST_RTTS * PING_PERIOD_S
