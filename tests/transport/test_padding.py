@@ -102,7 +102,7 @@ async def test_a_connection_pads_every_frame_but_its_last() -> None:
         assert decode_worker_frame(frame) == [drafts(count)]
         lengths.append(len(frame))
     assert lengths == [SMALLEST_FRAME_BYTES] * 4
-    assert connection.sent_bytes == sum(lengths)
+    assert connection.traffic.sent_bytes == sum(lengths)
     await far.end()
     await connection.close("done")
 
