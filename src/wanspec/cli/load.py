@@ -194,7 +194,7 @@ def _request_log(path: Path | None) -> Iterator[Callable[[RequestRow], None] | N
     if path is None:
         yield None
         return
-    with path.open("wb") as file:
+    with path.open("wb", buffering=0) as file:  # whatever ends this process, every line is there
 
         def keep(row: RequestRow) -> None:
             file.write(msgspec.json.encode(row) + b"\n")

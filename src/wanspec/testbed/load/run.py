@@ -16,7 +16,6 @@ from wanspec.backends.bundled_pair import bundled_info
 from wanspec.errors import TransportError
 from wanspec.testbed.bench.plan import BLOCK_START_S, START_S
 from wanspec.testbed.bench.run import Progress
-from wanspec.testbed.emulator import run_ahead
 from wanspec.testbed.link import Lateness
 from wanspec.testbed.load.client import Answer, LoadClient, new_client
 from wanspec.testbed.load.oracle import Expected, Oracle, compute_answers
@@ -52,7 +51,6 @@ class Load:
         server = self.config.server
         model = server.model if isinstance(server, OtherServer) else None
         async with open_site(server) as site, new_client(site.base_url, api_key=site.api_key) as http:
-            run_ahead()
             client = LoadClient(http, model=model, prompts=self.config.prompts, max_tokens=self.config.max_tokens)
             self._progress.done(START_S)
             warm: int | None = -1

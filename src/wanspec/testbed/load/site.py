@@ -16,6 +16,7 @@ import msgspec
 from wanspec.errors import TransportError
 from wanspec.testbed.children import START_TIMEOUT_S, Child
 from wanspec.testbed.deployment import TOKEN_VARIABLE, Door, LinkProcess
+from wanspec.testbed.emulator import run_ahead
 from wanspec.testbed.load.plan import OtherServer, OwnServer
 
 KEYS_VARIABLE = "WANSPEC_API_KEYS"
@@ -128,6 +129,7 @@ class OwnSite:
 
     async def _meet(self, client: httpx.AsyncClient, number: int) -> None:
         """Return when the server has so many workers."""
+        present = 0
         try:
             async with asyncio.timeout(START_TIMEOUT_S):
                 while (present := await _num_workers(client)) != number:
@@ -158,6 +160,7 @@ async def open_site(server: OwnServer | OtherServer) -> AsyncIterator[Site]:
         door = await link.door(ready["workers_dial"], token)
         await link.ask(rtt_ms=server.rtt_ms, loss=server.loss, reset=True)
         site = OwnSite(server, child, link, base_url=ready["api"], api_key=api_key, door=door)
+        run_ahead()  # of the server and its workers, which share the processors with us
         try:
             yield site
         finally:
