@@ -92,9 +92,9 @@ def load(
         from wanspec.testbed.load.plan import LoadConfig, check_config
         from wanspec.testbed.load.plots import check_picture
 
+        check_picture(plot_path)
         for path in (json_path, requests_path, plot_path):
             check_writable(path)
-        check_picture(plot_path)
         own = {"--workers": workers, "--kill-every": kill_every, "--rtt": rtt, "--loss": loss, "--wan": wan, "--preset": preset}
         config = LoadConfig(
             server=(
@@ -148,7 +148,7 @@ def other_server(url: str, model: str, api_key_env: str, own: dict[str, Any]) ->
         raise ConfigError(f"--url {url!r}: write the API's root, such as http://127.0.0.1:8000/v1")
     if not model:
         raise ConfigError(f"--url {url}: say which model to ask for, with --model; {url.rstrip('/')}/models lists them")
-    said = next((flag for flag, value in own.items() if value), None)
+    said = next((flag for flag, value in own.items() if value is not None), None)
     if said is not None:
         raise ConfigError(f"{said} is about a server of our own, not about {url}; leave it out")
     if api_key_env and not os.environ.get(api_key_env):
