@@ -420,7 +420,7 @@ def test_a_picture_shows_users_and_rates(tmp_path: Path) -> None:
     plot_load(rows, path, title="a load")
     drawn = path.read_text("utf-8")
     assert drawn.count("<!-- inter-token latency (ms) -->") == 2
-    assert "<!-- 1 workers p99 -->" in drawn
+    assert "<!-- 1 worker p99 -->" in drawn
 
 
 @pytest.mark.parametrize(

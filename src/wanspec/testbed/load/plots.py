@@ -60,7 +60,7 @@ def _draw(
 ) -> None:  # fmt: skip
     """One line."""
     points = [(load, value) for load, row in own if (value := figure_of(row)) is not None]
-    who = "" if workers is None else f"{workers} workers"
+    who = "" if workers is None else "1 worker" if workers == 1 else f"{workers} workers"
     axes.plot(
         [load for load, _ in points], [value for _, value in points], style, marker=".", color=COLORS[(workers or 0) % len(COLORS)],
         label=" ".join(filter(None, [who, label])) or None,
