@@ -127,13 +127,14 @@ async def test_ctrl_c_shows_what_was_measured_and_leaves_nobody_behind(tmp_path:
         assert not is_alive(pid)
 
 
-async def test_a_server_that_dies_is_named_and_what_was_measured_is_shown(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("command", "name"), [("serve", "server"), ("worker", "worker-1")])
+async def test_a_process_that_dies_by_itself_is_named_and_what_was_measured_is_shown(tmp_path: Path, command: str, name: str) -> None:
     process = await started(tmp_path / "requests.jsonl")
-    server = child_of(process.pid, "serve")
-    assert server is not None
-    os.kill(server, signal.SIGKILL)
+    victim = child_of(process.pid, command)
+    assert victim is not None
+    os.kill(victim, signal.SIGKILL)
     out, err = await ended(process)
     assert process.returncode == 1
-    assert "the server process ended with status -9" in err
+    assert f"the {name} process ended with status -9" in err
     assert "Traceback" not in err
     assert "2 users" in out

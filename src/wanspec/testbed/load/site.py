@@ -42,7 +42,7 @@ class Site(Protocol):
         """Return when so many are connected. Raises TransportError."""
 
     async def disturb(self) -> None:
-        """Kill and restart workers, as asked for, until cancelled. Raises TransportError when the server ends."""
+        """Kill and restart workers, as asked for, until cancelled. Raises TransportError when a process ends by itself."""
 
     async def link_lateness_ms(self) -> float | None:
         """How late the emulated link has been since the last call (p99); None: nobody knows, or nothing has passed."""
@@ -89,15 +89,11 @@ class OwnSite:
             await self._meet(client, number or 0)
 
     async def disturb(self) -> None:
-        """Kill one worker after another, and start it anew. Raises TransportError when the server ends."""
-        ending = asyncio.ensure_future(self._child.wait())
+        """Kill one worker after another, and start it anew. Raises TransportError when a process ends that nobody has killed."""
         every_s = self._server.kill_every_s if self._workers else None
-        try:
-            while not (await asyncio.wait({ending}, timeout=every_s))[0]:
-                await self._replace_worker(self.kills % len(self._workers))
-        finally:
-            ending.cancel()
-        raise TransportError(await self._child.obituary())
+        while True:
+            await self._watch(every_s)
+            await self._replace_worker(self.kills % len(self._workers))
 
     async def link_lateness_ms(self) -> float | None:
         """As the emulator counted; it counts anew from now on."""
@@ -109,6 +105,19 @@ class OwnSite:
         """End the workers."""
         while self._workers:
             await self._workers.pop()[1].aclose()
+
+    async def _watch(self, duration_s: float | None) -> None:
+        """Return after so long; None: never. Raises TransportError when the server or a worker ends meanwhile."""
+        children = [self._child, *[worker for worker, _ in self._workers]]
+        endings = {asyncio.ensure_future(child.wait()): child for child in children}
+        try:
+            await asyncio.wait(endings, timeout=duration_s, return_when=asyncio.FIRST_COMPLETED)
+            for ending, child in endings.items():
+                if ending.done():
+                    raise TransportError(await child.obituary())
+        finally:
+            for ending in endings:
+                ending.cancel()
 
     async def _start_worker(self, place: int) -> None:
         """Each start has a name of its own: the server may not have noticed yet that the one before is dead."""
