@@ -42,7 +42,7 @@ from wanspec.testbed.bench.prompts import OTHER_EVERY, bench_prompts, other_prom
 from wanspec.testbed.bench.rows import SEARCH, BenchRow, MeasuredRun, rows_of
 from wanspec.testbed.bench.run import MAX_AGAIN, Bench, search
 from wanspec.testbed.children import Child
-from wanspec.testbed.deployment import Deployment, Door
+from wanspec.testbed.deployment import Deployment, Door, LinkProcess
 from wanspec.testbed.namespaces import available
 
 WAIT_S = 60.0
@@ -183,8 +183,8 @@ class LateEmulator:
         self._lateness_ms = iter(lateness_ms)
         self._now_ms = 0.0
 
-    async def ask(self, line: str) -> dict[str, float]:
-        if line == json.dumps({"reset": True}):
+    async def ask(self, **changes: object) -> dict[str, float]:
+        if changes == {"reset": True}:
             self._now_ms = next(self._lateness_ms)
         return {"lateness_ms_p99": self._now_ms, "bytes_to_target": 0, "bytes_from_target": 0}
 
@@ -208,7 +208,7 @@ async def ran(*lateness_ms: float) -> tuple[Bench, Quiet]:
     bench._oracles[0.0] = ()
     async with ControllerEngine(target=target, draft=draft, trace=trace) as engine:
         deployment = WithoutWorker(
-            engine=engine, target=target, draft=draft, trace=trace, emulator=cast("Child", LateEmulator(lateness_ms)),
+            engine=engine, target=target, draft=draft, trace=trace, link=cast("LinkProcess", LateEmulator(lateness_ms)),
             door=Door(address="", token="", namespace=None), preset="l40s-8b",
         )  # fmt: skip
         await bench._run_block(deployment, Block(link=Link(rtt_ms=0.0, loss=0.0), cells=tuple(bench.cells)), 0)

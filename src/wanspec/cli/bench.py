@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -31,7 +31,20 @@ MAX_TOKENS, QUICK_MAX_TOKENS = 96, 64
 REPEATS, QUICK_REPEATS = 3, 2
 
 
-@app.command()
+class _Bench(typer.core.TyperCommand):
+    """Steps aside for `cli/load.py` where `--serve` is on the command line."""
+
+    def make_context(self, info_name: str | None, args: list[str], *arguments: Any, **named: Any) -> Any:  # noqa: ANN401  # click's affair
+        own = args[: args.index("--")] if "--" in args else args
+        if "--serve" not in own:
+            return super().make_context(info_name, args, *arguments, **named)
+        from wanspec.cli.load import command
+
+        args.remove("--serve")
+        return command.make_context(f"{info_name} --serve", args, *arguments, **named)
+
+
+@app.command(cls=_Bench)
 def bench(
     policy: Annotated[list[str] | None, typer.Option(help=f"Any of {', '.join(policy_names())}; commas. Default: all.")] = None,
     rtt: Annotated[list[str] | None, typer.Option(help="Round trips in ms, with commas. Default: 0.5,15,30,70,100,150.")] = None,
@@ -57,6 +70,9 @@ def bench(
     quick: Annotated[bool, typer.Option("--quick", help="The essence in under three minutes, without root. Flags beside it win.")] = False,
     json_path: Annotated[Path | None, typer.Option("--json", help="Write one row per cell to this file, as JSON.")] = None,
     plot_folder: Annotated[Path | None, typer.Option("--plot", help="Draw the results into this folder; made if need be.")] = None,
+    serve: Annotated[  # noqa: ARG001  # `_Bench` sees it first
+        bool, typer.Option("--serve", help="Something else: load on a server, with flags of its own; see wanspec bench --serve --help.")
+    ] = False,
 ) -> None:
     """Measure every policy over many links, with real processes, sockets and models, against the best that one site can do alone.
 
@@ -68,6 +84,7 @@ def bench(
         wanspec bench --quick                                        # under three minutes
         wanspec bench --policy colocated,adaptive --rtt 70 --loss 0  # a part of it; ratios need colocated
         wanspec bench --prompt-file mine.txt --json rows.json --plot pictures
+        wanspec bench --serve --users 1,4,16                         # another thing: load on a server
 
     Ctrl-C ends it and shows what was measured. docs/benchmarking.md says how to read the table.
     """  # noqa: D301  # the backspace keeps the lines of the examples apart
@@ -104,7 +121,7 @@ def _run(config: BenchConfig, json_path: Path | None, plot_folder: Path | None) 
     from wanspec.testbed.bench.run import Bench
 
     stderr.print(f"about {duration(estimate_s(config))}; Ctrl-C ends it and shows what was measured", style="dim")
-    with _progress_bar(estimate_s(config)) as bar:
+    with progress_bar(estimate_s(config)) as bar:
         measured = Bench(config, bar)
         try:
             with rare_collections():
@@ -197,7 +214,8 @@ class _Bar:
 
 
 @contextmanager
-def _progress_bar(total_s: float) -> Iterator[_Bar]:
+def progress_bar(total_s: float) -> Iterator[_Bar]:
+    """A bar for something that takes about so long."""
     columns = (TextColumn("{task.description:<36}"), BarColumn(), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
     with Progress(*columns, console=stderr, transient=True) as progress:
         yield _Bar(progress, total_s)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import socket
 from functools import partial
 from pathlib import Path
@@ -276,7 +275,7 @@ async def _work(
     store: CalibrationStore, sink: TraceSink | None, *, until_stdin_closes: bool,
 ) -> None:  # fmt: skip
     from wanspec.runtime.worker_process import hello_for, run_worker
-    from wanspec.testbed.children import end_with_stdin
+    from wanspec.testbed.children import while_stdin_is_open
     from wanspec.transport.grpc_wire import dial
 
     hello = hello_for(draft.info, worker_name=name, max_sessions=max_sessions, labels=labels)
@@ -288,16 +287,7 @@ async def _work(
         trace=sink,
         calibrations=store,
     )
-    if not until_stdin_closes:
-        await work
-        return
-    tasks = {asyncio.ensure_future(work), asyncio.ensure_future(end_with_stdin())}
-    done, rest = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-    for task in rest:
-        task.cancel()
-    await asyncio.gather(*rest, return_exceptions=True)
-    for task in done:
-        task.result()
+    await (while_stdin_is_open(work) if until_stdin_closes else work)
 
 
 @app.command()

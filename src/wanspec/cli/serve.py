@@ -146,6 +146,7 @@ def serve(
     calibration: CalibrationFile = None,
     trace: TraceFile = None,
     log_json: Annotated[bool, typer.Option("--log-json", help="Write logs as JSON lines.")] = False,
+    until_stdin_closes: Annotated[bool, typer.Option("--until-stdin-closes", hidden=True)] = False,
 ) -> None:
     """Serve the target model over an OpenAI-compatible API, with whatever workers dial in.
 
@@ -165,6 +166,7 @@ def serve(
     flags = locals()  # every one of them, by name, as `wanspec config check` has them too
     from wanspec.runtime.calibration_store import CalibrationStore
     from wanspec.server.log import configure_logs
+    from wanspec.testbed.children import while_stdin_is_open
 
     with exit_statuses():
         settings = serve_config(flags)
@@ -172,7 +174,8 @@ def serve(
         configure_logs(as_json=log_json)
         with trace_sink(trace) as sink:
             try:
-                run(_serve(settings, load_model(target, preset, "target"), load_model(draft, preset, "draft"), store, sink))
+                work = _serve(settings, load_model(target, preset, "target"), load_model(draft, preset, "draft"), store, sink)
+                run(while_stdin_is_open(work) if until_stdin_closes else work)
             finally:
                 store.save()
 

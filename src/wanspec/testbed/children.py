@@ -12,7 +12,7 @@ import contextlib
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -32,10 +32,20 @@ class Child:
     """A Python process of ours; an async context manager."""
 
     def __init__(
-        self, name: str, arguments: Sequence[str], *, environment: dict[str, str] | None = None, namespace: str | None = None
+        self,
+        name: str,
+        arguments: Sequence[str],
+        *,
+        environment: dict[str, str] | None = None,
+        namespace: str | None = None,
+        hear: Callable[[str], None] | None = None,
     ) -> None:
-        """`namespace` is the file of the network namespace to run in, as `wanspec.testbed.wan` prints it; None: ours."""
+        """`namespace` is the file of the network namespace to run in, as `wanspec.testbed.wan` prints it; None: ours.
+
+        `hear` is called with every line of its standard error.
+        """
         self.name = name
+        self._hear = hear
         self._arguments = arguments if namespace is None else [*INSIDE, namespace, "--", sys.executable, *arguments]
         self._environment = {**os.environ, "PYTHONUNBUFFERED": "1", **(environment or {})}
         self._last_words: list[str] = []
@@ -109,11 +119,26 @@ class Child:
     async def _listen(self) -> None:
         assert self._process.stderr is not None
         async for line in self._process.stderr:
-            self._last_words = [*self._last_words, line.decode(errors="replace").rstrip()][-STDERR_LINES:]
+            words = line.decode(errors="replace").rstrip()
+            self._last_words = [*self._last_words, words][-STDERR_LINES:]
+            if self._hear is not None:
+                self._hear(words)
 
 
-async def end_with_stdin() -> None:
-    """In a child: return when standard input closes."""
+async def while_stdin_is_open(work: Coroutine[object, None, None]) -> None:
+    """In a child: do the work, and cancel it when standard input closes."""
+    tasks = {asyncio.ensure_future(work), asyncio.ensure_future(_end_of_stdin())}
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+    for task in done:
+        task.result()
+
+
+async def _end_of_stdin() -> None:
     loop = asyncio.get_running_loop()
     reader = asyncio.StreamReader()
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)

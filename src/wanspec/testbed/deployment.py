@@ -49,17 +49,73 @@ class Door:
     namespace: str | None
     """Where it lives; None: where we do."""
 
+    def worker(self, name: str, *arguments: str) -> Child:
+        """A process, not started yet, that dials in and drafts until it is sent home or its standard input closes."""
+        command = ["-m", "wanspec", "worker", "--controller", self.address, "--name", name, "--until-stdin-closes", *arguments]
+        if self.namespace is not None:
+            command.append("--allow-plaintext")  # there is nobody else in these namespaces
+        return Child(name, command, environment={TOKEN_VARIABLE: self.token}, namespace=self.namespace)
+
+
+class LinkProcess:
+    """The emulator, as a process: with `tun` it is there before the controller listens, with `relay` afterwards."""
+
+    host = "127.0.0.1"
+    """Where the controller is to listen."""
+
+    def __init__(self, stack: AsyncExitStack) -> None:
+        """`stack` ends it."""
+        self._stack = stack
+        self._worker_namespace: str | None = None
+        self._child: Child | None = None
+
+    @property
+    def is_beyond_this_machine(self) -> bool:
+        """As far as the controller can tell from its addresses."""
+        return self._worker_namespace is not None
+
+    async def prepare(self, emulator: Emulator) -> None:
+        """Before the controller listens: with `tun`, enter its namespace. Raises TransportError."""
+        if emulator == "tun":
+            self._child = await self._stack.enter_async_context(Child("wan", ["-m", "wanspec.testbed.wan"]))
+            ready = await self._child.read_json()
+            enter_namespace(ready["controller_namespace"])
+            self.host, self._worker_namespace = ready["controller_address"], ready["worker_namespace"]
+
+    async def door(self, address: str, token: str) -> Door:
+        """How workers get to a controller that listens at `address`. Raises TransportError."""
+        if self._child is None:
+            self._child = await self._stack.enter_async_context(Child("relay", ["-m", "wanspec.testbed.relay", "--to", address]))
+            address = (await self._child.read_json())["listening"]
+        return Door(address=address, token=token, namespace=self._worker_namespace)
+
+    async def ask(self, **changes: Any) -> dict[str, Any]:  # noqa: ANN401  # of several types
+        """Change the link, and return its counters. Raises ConfigError on what the emulator cannot do."""
+        assert self._child is not None
+        answer = await self._child.ask(json.dumps(changes) if changes else "")
+        if "error" in answer:
+            raise ConfigError(answer["error"])
+        return answer
+
 
 class Deployment:
     """What `deploy` has started."""
 
     def __init__(
-        self, *, engine: ControllerEngine, target: PacedBackend, draft: PacedBackend, trace: Trace, emulator: Child, door: Door, preset: str
+        self,
+        *,
+        engine: ControllerEngine,
+        target: PacedBackend,
+        draft: PacedBackend,
+        trace: Trace,
+        link: LinkProcess,
+        door: Door,
+        preset: str,
     ) -> None:
         self.engine = engine
         self._models = (target, draft)
         self._trace = trace
-        self._emulator = emulator
+        self._link = link
         self._door = door
         self._preset = preset
         self._rtt_s = 0.0
@@ -88,25 +144,22 @@ class Deployment:
     async def set_link(self, *, rtt_ms: float, loss: float = 0.0) -> None:
         """What leaves from now on meets this link; its counters begin anew. Raises ConfigError on what the emulator cannot do."""
         self._rtt_s = rtt_ms / 1000
-        await self._ask({"rtt_ms": rtt_ms, "loss": loss, "reset": True})
+        await self._link.ask(rtt_ms=rtt_ms, loss=loss, reset=True)
+        self._carried = (0, 0)
 
     async def reset_link(self) -> None:
         """Let the link's counters begin anew."""
-        await self._ask({"reset": True})
+        await self._link.ask(reset=True)
+        self._carried = (0, 0)
 
     async def link_counters(self) -> dict[str, Any]:
         """What the emulator counts, see there."""
-        return await self._emulator.ask("")
+        return await self._link.ask()
 
     @asynccontextmanager
     async def worker(self, trace_file: Path) -> AsyncIterator[Child]:
         """A worker process that has dialled in; sent home at the end, its trace complete. Raises TransportError."""
-        arguments = ["-m", "wanspec", "worker", "--controller", self._door.address, "--preset", self._preset, "--name", "worker"]
-        arguments += ["--trace", str(trace_file), "--until-stdin-closes"]
-        if self._door.namespace is not None:
-            arguments.append("--allow-plaintext")  # there is nobody else in these namespaces
-        environment = {TOKEN_VARIABLE: self._door.token}
-        async with Child("worker", arguments, environment=environment, namespace=self._door.namespace) as child:
+        async with self._door.worker("worker", "--preset", self._preset, "--trace", str(trace_file)) as child:
             await _meet(self.engine, child)
             yield child
             await self.engine.drain("the work is done")
@@ -126,12 +179,6 @@ class Deployment:
         now = asyncio.get_running_loop().time()
         self._trace.record(LinkBytes(t=now, site="link", to_worker_bytes=to_worker_bytes, to_controller_bytes=to_controller_bytes))
 
-    async def _ask(self, changes: dict[str, Any]) -> None:
-        answer = await self._emulator.ask(json.dumps(changes))
-        if "error" in answer:
-            raise ConfigError(answer["error"])
-        self._carried = (0, 0)
-
 
 @asynccontextmanager
 async def deploy(target: Backend, draft: Backend, *, preset: str, emulator: Emulator = "relay") -> AsyncIterator[Deployment]:
@@ -139,23 +186,13 @@ async def deploy(target: Backend, draft: Backend, *, preset: str, emulator: Emul
     token, trace = secrets.token_hex(16), Trace()
     paced_target, paced_draft = PacedBackend.from_preset(target, preset, "target"), PacedBackend.from_preset(draft, preset, "draft")
     async with AsyncExitStack() as stack:
-        host, namespace, child = "127.0.0.1", None, None
-        if emulator == "tun":
-            child = await stack.enter_async_context(Child("wan", ["-m", "wanspec.testbed.wan"]))
-            ready = await child.read_json()
-            enter_namespace(ready["controller_namespace"])
-            host, namespace = ready["controller_address"], ready["worker_namespace"]
-        security = Plaintext(token=token, allow_plaintext=namespace is not None)
-        listener = await listen(f"{host}:0", expected=expected_of(target.info), security=security)
+        link = LinkProcess(stack)
+        await link.prepare(emulator)
+        security = Plaintext(token=token, allow_plaintext=link.is_beyond_this_machine)
+        listener = await listen(f"{link.host}:0", expected=expected_of(target.info), security=security)
         engine = await stack.enter_async_context(ControllerEngine(target=paced_target, draft=paced_draft, listener=listener, trace=trace))
-        address = listener.address
-        if child is None:
-            child = await stack.enter_async_context(Child("relay", ["-m", "wanspec.testbed.relay", "--to", address]))
-            address = (await child.read_json())["listening"]
-        door = Door(address=address, token=token, namespace=namespace)
-        yield Deployment(
-            engine=engine, target=paced_target, draft=paced_draft, trace=trace, emulator=child, door=door, preset=preset
-        )  # fmt: skip
+        door = await link.door(listener.address, token)
+        yield Deployment(engine=engine, target=paced_target, draft=paced_draft, trace=trace, link=link, door=door, preset=preset)
 
 
 async def _meet(engine: ControllerEngine, worker: Child) -> None:

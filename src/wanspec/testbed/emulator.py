@@ -25,6 +25,8 @@ from wanspec.testbed.link import LinkSettings, changed_settings, read_changes
 
 SCHED_SETATTR: Final = {"x86_64": 314, "aarch64": 274}
 """The system call, by machine: neither Python nor most C libraries have a function for it."""
+RESET_ON_FORK: Final = 1
+"""SCHED_FLAG_RESET_ON_FORK of the same call."""
 TURN_NS: Final = 100_000
 """The shortest turn that Linux (6.12 and later) gives to an ordinary process."""
 
@@ -77,14 +79,14 @@ def run_precisely(work: Coroutine[None, None, None]) -> None:
 def run_ahead() -> None:
     """Let this process run ahead of all that is not real-time; where that is not allowed, ask for short turns, and so for early ones.
 
-    Where neither can be had, the lateness tells what came of it.
+    What it starts does not inherit that. Where neither can be had, the lateness tells what came of it.
     """
     try:
-        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))
+        os.sched_setscheduler(0, os.SCHED_FIFO | os.SCHED_RESET_ON_FORK, os.sched_param(1))
     except (OSError, AttributeError):  # no privileges; no Linux
         number = SCHED_SETATTR.get(platform.machine())
         if sys.platform == "linux" and number is not None:
-            attributes = struct.pack("IIQiIQQQ", struct.calcsize("IIQiIQQQ"), os.SCHED_OTHER, 0, 0, 0, TURN_NS, 0, 0)
+            attributes = struct.pack("IIQiIQQQ", struct.calcsize("IIQiIQQQ"), os.SCHED_OTHER, RESET_ON_FORK, 0, 0, TURN_NS, 0, 0)
             ctypes.CDLL(None).syscall(number, 0, attributes, 0)
 
 

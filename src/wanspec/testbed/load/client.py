@@ -1,0 +1,197 @@
+"""One request, as a user's program sends it: over a real socket, streamed, every event timed as it comes."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from typing import Final, Literal
+
+import httpx
+import msgspec
+from msgspec import Struct
+
+from wanspec.testbed.load.plan import Question
+
+TIMEOUT: Final = httpx.Timeout(10.0, read=120.0)
+"""Of httpx, in seconds: a request may wait a minute for its turn, and then for its first token."""
+MAX_REQUEST_S: Final = 600.0
+"""All of one request; whoever waits longer has given up."""
+KEEP_ALIVE_S: Final = 2.0
+"""Idle connections are closed before the server closes them (5 s): a request sent into a closing one would fail for no fault of anybody."""
+MAX_LINE_BYTES: Final = 1 << 20
+"""Of a stream: a longer line is no event of a language model."""
+MAX_REASON_CHARACTERS: Final = 200
+"""Of what an error says."""
+REFUSALS: Final = (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE)
+"""The server says that it has no room: an answer, not a failure."""
+
+Outcome = Literal["finished", "refused", "failed"]
+
+
+class Report(Struct, frozen=True, kw_only=True):
+    """What our own server says of how an answer came about."""
+
+    worker: str | None = None
+    rounds: int = 0
+    local_draft_passes: int = 0
+
+
+class Piece(Struct, frozen=True, kw_only=True):
+    """Some text of an answer."""
+
+    text: str = ""
+    finish_reason: str | None = None
+    wanspec: Report | None = None
+
+
+class Usage(Struct, frozen=True, kw_only=True):
+    """What the server counts."""
+
+    completion_tokens: int
+
+
+class Problem(Struct, frozen=True, kw_only=True):
+    """What the server says went wrong."""
+
+    message: str = ""
+
+
+class Event(Struct, frozen=True, kw_only=True):
+    """An event of a stream, as far as it matters here."""
+
+    choices: list[Piece] = []
+    usage: Usage | None = None
+    error: Problem | None = None
+
+
+@dataclass(slots=True, kw_only=True)
+class Answer:
+    """What came of a request, as far as it came."""
+
+    number: int
+    question: Question
+    due_s: float
+    """When it was to be sent; times are the event loop's."""
+    sent_s: float = 0.0
+    ended_s: float = 0.0
+    outcome: Outcome = "failed"
+    status: int | None = None
+    """Of HTTP; None: there was no answer."""
+    reason: str = ""
+    """Why it was refused, or failed."""
+    text: str = ""
+    arrivals: list[tuple[float, int]] = field(default_factory=list)
+    """Of each event with text: when it came, and the characters that were there then."""
+    finish_reason: str | None = None
+    tokens: int | None = None
+    """As the server counts."""
+    report: Report | None = None
+    retry_after_s: float = 0.0
+
+
+class LineReader:
+    """The data of server-sent events, from bytes as they come."""
+
+    def __init__(self) -> None:
+        self._rest = b""
+
+    def push(self, data: bytes) -> list[bytes]:
+        """What the lines that are complete now say. Raises ValueError on one that is too long."""
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        if len(self._rest) > MAX_LINE_BYTES:
+            raise ValueError(f"a line of more than {MAX_LINE_BYTES} bytes")
+        return [line[5:].strip() for line in lines if line.startswith(b"data:")]
+
+
+class LoadClient:
+    """Sends requests to one server, each over a connection that nobody else uses meanwhile."""
+
+    def __init__(self, client: httpx.AsyncClient, *, model: str | None, prompts: tuple[str, ...], max_tokens: int) -> None:
+        """`model` None: whichever is served."""
+        self._client, self._model, self._prompts, self._max_tokens = client, model, prompts, max_tokens
+        self._event = msgspec.json.Decoder(Event)
+        self._loop = asyncio.get_running_loop()
+
+    async def ask(self, number: int, question: Question, *, due_s: float) -> Answer:
+        """Send a request now, and return what comes of it; it raises nothing that a server or a network can cause."""
+        answer = Answer(number=number, question=question, due_s=due_s, sent_s=self._loop.time())
+        try:
+            async with asyncio.timeout(MAX_REQUEST_S):
+                await self._stream(answer)
+        except TimeoutError:
+            answer.reason = f"no end within {MAX_REQUEST_S:g} s"
+        except httpx.HTTPError as error:
+            answer.reason = f"{type(error).__name__}: {error}".removesuffix(": ")
+        except (ValueError, msgspec.MsgspecError) as error:
+            answer.reason = f"not what OpenAI's API says: {error}"
+        if answer.reason and answer.outcome == "finished":
+            answer.outcome = "failed"
+        answer.reason = answer.reason[:MAX_REASON_CHARACTERS]
+        answer.ended_s = self._loop.time()
+        return answer
+
+    async def _stream(self, answer: Answer) -> None:
+        async with self._client.stream("POST", "completions", json=self._body(answer.question)) as response:
+            answer.status = response.status_code
+            if response.status_code != HTTPStatus.OK:
+                await _refused(answer, response)
+                return
+            lines, has_ended = LineReader(), False
+            async for data in response.aiter_bytes():
+                now = self._loop.time()
+                for line in lines.push(data):
+                    if line == b"[DONE]":
+                        has_ended = True
+                    else:
+                        _take(answer, self._event.decode(line), now)
+        if not answer.reason:
+            if has_ended and answer.finish_reason is not None:
+                answer.outcome = "finished"
+            else:
+                answer.reason = "the stream ended before the answer did"
+
+    def _body(self, question: Question) -> dict[str, object]:
+        return {
+            **({"model": self._model} if self._model is not None else {}),
+            "prompt": self._prompts[question.prompt_index],
+            "max_tokens": self._max_tokens,
+            "temperature": question.temperature,
+            "seed": question.seed,
+            "stream": True,
+            "stream_options": {"include_usage": True},
+        }
+
+
+def new_client(base_url: str, *, api_key: str) -> httpx.AsyncClient:
+    """A client with no limit to its connections: no request may wait for another one on our side."""
+    limits = httpx.Limits(max_connections=None, max_keepalive_connections=None, keepalive_expiry=KEEP_ALIVE_S)
+    headers = {"Accept-Encoding": "identity"} | ({"Authorization": f"Bearer {api_key}"} if api_key else {})
+    return httpx.AsyncClient(base_url=base_url, headers=headers, limits=limits, timeout=TIMEOUT)
+
+
+def _take(answer: Answer, event: Event, now: float) -> None:
+    """An event has come."""
+    if event.error is not None:
+        answer.reason = f"the stream says: {event.error.message}"
+    if event.usage is not None:
+        answer.tokens = event.usage.completion_tokens
+    for piece in event.choices:
+        if piece.text:
+            answer.text += piece.text
+            answer.arrivals.append((now, len(answer.text)))
+        answer.finish_reason = piece.finish_reason or answer.finish_reason
+        answer.report = piece.wanspec or answer.report
+
+
+async def _refused(answer: Answer, response: httpx.Response) -> None:
+    """It is no stream."""
+    answer.outcome = "refused" if response.status_code in REFUSALS else "failed"
+    body = (await response.aread())[:MAX_LINE_BYTES]
+    try:
+        problem = msgspec.json.decode(body, type=Event).error
+    except msgspec.MsgspecError:
+        problem = None
+    answer.reason = f"{response.status_code}: {problem.message if problem else body.decode(errors='replace')}"
+    seconds = response.headers.get("Retry-After", "")
+    answer.retry_after_s = float(seconds) if seconds.isascii() and seconds.isdigit() else 0.0
