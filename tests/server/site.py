@@ -22,6 +22,7 @@ from wanspec.server.keys import ApiKeys
 from wanspec.server.limits import ServerLimits
 from wanspec.server.listening import ApiServer, bind
 from wanspec.server.service import Service
+from wanspec.server.status import Access
 from wanspec.speculation.types import SamplingParams
 from wanspec.transport.interface import Listener
 from wanspec.transport.security import Address
@@ -90,13 +91,14 @@ async def site(  # noqa: PLR0913  # the parts of a server
     policy: PolicyConfig | None = None,
     spec: str = "scripted:target",
     is_private: bool = False,
+    access: Access | None = None,
     sock: socket.socket | None = None,
 ) -> AsyncIterator[Site]:
     target, draft, limits = target or model(), draft or model(0.2), limits or ServerLimits()
     tokenizer = load_tokenizer(spec, vocabulary_size=target.info.vocabulary_size)
     async with ControllerEngine(target=target, draft=draft, listener=listener) as engine:
         service = Service(engine=engine, info=target.info, tokenizer=tokenizer, policy=policy or PolicyConfig(), limits=limits)
-        app = create_app(service, keys=keys, is_private=is_private)
+        app = create_app(service, keys=keys, is_private=is_private, access=access)
         server = ApiServer(app, limits, certificate_file=None, key_file=None, drain_s=0.5)
         sock = sock or bind(Address(host="127.0.0.1", port=0))
         port: int = sock.getsockname()[1]

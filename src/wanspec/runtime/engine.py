@@ -50,6 +50,7 @@ from wanspec.protocol.events import (
 from wanspec.protocol.messages import Drafts, Drain, Hello, Message, OpenSession, Ping, Pong
 from wanspec.protocol.placement import ANYWHERE, Placement, check_labels
 from wanspec.protocol.rtt import RttEstimate
+from wanspec.protocol.snapshot import Snapshot
 from wanspec.runtime.generation import ConnectedWorker, Generation, Tally
 from wanspec.runtime.model_runner import choose_targets, rank_drafts
 from wanspec.speculation.calibration import CalibrationBook
@@ -132,6 +133,10 @@ class ControllerEngine:
     def failure(self) -> Exception | None:
         """The bug of ours that has ended every request, and ends every new one; None while all is well."""
         return self._failure
+
+    def snapshot(self, session_id: SessionId | None = None) -> Snapshot:
+        """What goes on, for an operator to see; of one session also its draft tree."""
+        return self._machine.snapshot(session_id, now=self._loop.time())
 
     async def wait_for_workers(self, number: int) -> None:
         """Return when at least `number` workers are connected."""
