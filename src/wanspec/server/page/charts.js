@@ -3,16 +3,18 @@
 import { html, svg } from "./elements.js";
 
 const SPAN_S = 300;
-const RECENT_S = 10; // what counts as the present value
 const HEIGHT = 60;
 
-// Each figure of one second; null where there is none. A second: [number, tokens, local passes, itl_s, ttft_s], absent if idle.
+// `value` of one second; null where there is none. A second: [number, tokens, local passes, itl_s, ttft_s], absent if idle.
+// `recent_s`: the mean of so many seconds is the present value.
 const CHARTS = [
-  { title: "Throughput", unit: "tokens/s", digits: 0, isArea: true, value: (second) => (second ? second[1] : 0) },
-  { title: "Inter-token latency", unit: "ms", digits: 1, value: (second) => scaled(second?.[3]) },
-  { title: "Time to first token", unit: "ms", digits: 0, value: (second) => scaled(second?.[4]) },
-  { title: "Local draft passes", unit: "per token", digits: 2, value: (second) => (second?.[1] ? second[2] / second[1] : null) },
+  { title: "Throughput", unit: "tokens/s", digits: 0, recent_s: 10, kind: "area", value: (second) => (second ? second[1] : 0) },
+  { title: "Inter-token latency", unit: "ms", digits: 1, recent_s: 10, kind: "line", value: (second) => scaled(second?.[3]) },
+  { title: "Time to first token", unit: "ms", digits: 0, recent_s: 60, kind: "dots", value: (second) => scaled(second?.[4]) },
+  { title: "Local draft passes", unit: "per token", digits: 2, recent_s: 10, kind: "line", value: (second) => perToken(second) },
 ];
+
+const perToken = (second) => (second?.[1] ? second[2] / second[1] : null);
 
 const scaled = (seconds) => (seconds === null || seconds === undefined ? null : 1e3 * seconds);
 
@@ -28,7 +30,7 @@ function card(chart, seconds, now) {
   });
   const known = values.filter((value) => value !== null);
   const top = niceTop(Math.max(0, ...known));
-  const recent = values.slice(-RECENT_S).filter((value) => value !== null);
+  const recent = values.slice(-chart.recent_s).filter((value) => value !== null);
   const mean = recent.length ? recent.reduce((sum, value) => sum + value, 0) / recent.length : null;
   const shown = mean === null ? "–" : mean.toFixed(chart.digits);
   return html(
@@ -44,17 +46,17 @@ function card(chart, seconds, now) {
 function picture(chart, values, top, label) {
   const canvas = svg("svg", { viewBox: `0 0 ${SPAN_S} ${HEIGHT}`, preserveAspectRatio: "none", role: "img", "aria-label": label });
   canvas.append(svg("path", { class: "base", d: `M0 ${HEIGHT}H${SPAN_S}` }));
-  if (chart.isArea) canvas.append(svg("path", { class: "area", d: area(values, top) }));
-  canvas.append(svg("path", { class: "line", d: line(values, top) }));
+  if (chart.kind === "area") canvas.append(svg("path", { class: "area", d: area(values, top) }));
+  canvas.append(svg("path", { class: `line ${chart.kind}`, d: line(values, top, chart.kind !== "dots") }));
   return canvas;
 }
 
-/** Neighbours are joined; a value alone becomes a dot: a line of no length with round ends. */
-function line(values, top) {
+/** Neighbours are joined, where they should be; a value alone becomes a dot: a line of no length with round ends. */
+function line(values, top, areJoined) {
   let path = "";
   values.forEach((value, index) => {
     if (value === null) return;
-    const isFirst = index === 0 || values[index - 1] === null;
+    const isFirst = !areJoined || index === 0 || values[index - 1] === null;
     path += `${isFirst ? "M" : "L"}${index} ${y(value, top)}${isFirst ? "h0" : ""}`;
   });
   return path;
@@ -67,10 +69,10 @@ function area(values, top) {
 
 const y = (value, top) => (HEIGHT - (HEIGHT - 2) * (value / top)).toFixed(1);
 
-/** The next of 1, 2, 5, 10, ... above. */
+/** The next round number above. */
 function niceTop(value) {
   if (value <= 0) return 1;
   const power = 10 ** Math.floor(Math.log10(value));
-  const top = [1, 2, 5, 10].find((step) => step * power >= value) * power;
-  return Number(top.toPrecision(1));
+  const top = [1, 1.5, 2, 3, 5, 7, 10].find((step) => step * power >= value) * power;
+  return Number(top.toPrecision(2));
 }

@@ -18,6 +18,6 @@ function fill(element, attributes, children) {
 export const foreign = (text) => html("bdi", {}, visible(text));
 
 /** Text in which everything can be seen: blanks, ends of lines, and what would not print. */
-export const marked = (text) => visible(text.replaceAll("\n", "↵").replaceAll("\t", "⇥").replaceAll(" ", "␣"));
+export const marked = (text) => visible(text.replaceAll("\n", "↵").replaceAll("\t", "⇥").replaceAll(" ", "·"));
 
 const visible = (text) => text.replace(/\p{C}/gu, "\u{FFFD}");

@@ -146,12 +146,12 @@ function showTree(status) {
 
 /** Fill a table; on a narrow screen each row becomes a card, with the names of its columns in it. */
 function table(place, names, rows) {
-  if (place.contains(document.activeElement)) var focused = [...place.querySelectorAll("button")].indexOf(document.activeElement);
+  const focused = [...place.querySelectorAll("button")].indexOf(document.activeElement);
   const head = html("thead", {}, html("tr", {}, ...names.map((name) => html("th", { scope: "col" }, name))));
   const body = rows.map((row) => html("tr", {}, ...row.map((cell, index) => html("td", { "data-name": names[index] }, cell))));
   place.replaceChildren(head, html("tbody", {}, ...body));
   place.hidden = rows.length === 0;
-  if (focused >= 0) place.querySelectorAll("button")[focused]?.focus();
+  place.querySelectorAll("button")[focused]?.focus();
 }
 
 const ms = (seconds) => `${(1e3 * seconds).toFixed(1)} ms`;

@@ -5,14 +5,34 @@ import { html, marked, svg } from "./elements.js";
 const COLUMN = 86, ROW = 40, WIDTH = 70, HEIGHT = 30, MARGIN = 18;
 const MAX_LABEL = 9; // characters that fit into a node
 
+let drawnSession = null;
+let headColumn = 0; // of the tree that was drawn last
+
 /** `texts`: of the nodes, where the server tells them. */
 export function drawTree(place, tree, texts) {
   const nodes = layOut(tree.nodes.map((node, index) => ({ ...node, text: texts?.[index] ?? null, children: [] })));
+  const scroll = settle(nodes, tree);
   const width = MARGIN * 2 + COLUMN * Math.max(...nodes.map((node) => node.column)) + WIDTH;
   const height = MARGIN * 2 + ROW * Math.max(...nodes.map((node) => node.row)) + HEIGHT;
   const canvas = svg("svg", { width, height, viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": summary(tree) });
   canvas.append(...nodes.filter((node) => node.parent).map(edge), ...nodes.map((node) => drawn(node, tree.head_id)));
   place.replaceChildren(canvas);
+  scroll(place);
+}
+
+/** Keep the head where it was, however many committed tokens are before it now. Returns what is to be done once it is drawn. */
+function settle(nodes, tree) {
+  const isNew = tree.session_id !== drawnSession;
+  const column = nodes.find((node) => node.node_id === tree.head_id).column;
+  const kept = Math.max(isNew ? 0 : headColumn, column);
+  const shift = isNew ? 0 : kept - headColumn;
+  for (const node of nodes) node.column += kept - column;
+  drawnSession = tree.session_id;
+  headColumn = kept;
+  return (place) => {
+    if (isNew) place.scrollTo(COLUMN * Math.max(0, kept - 1), 0);
+    else place.scrollLeft += COLUMN * shift;
+  };
 }
 
 const summary = (tree) => `${tree.nodes.filter((node) => !node.is_committed).length} drafts below the head`;
