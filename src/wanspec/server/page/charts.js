@@ -46,7 +46,7 @@ function card(chart, seconds, now) {
 function picture(chart, values, top, label) {
   const canvas = svg("svg", { viewBox: `0 0 ${SPAN_S} ${HEIGHT}`, preserveAspectRatio: "none", role: "img", "aria-label": label });
   canvas.append(svg("path", { class: "base", d: `M0 ${HEIGHT}H${SPAN_S}` }));
-  if (chart.kind === "area") canvas.append(svg("path", { class: "area", d: area(values, top) }));
+  if (chart.kind === "area") canvas.append(svg("path", { class: "below", d: area(values, top) }));
   canvas.append(svg("path", { class: `line ${chart.kind}`, d: line(values, top, chart.kind !== "dots") }));
   return canvas;
 }
