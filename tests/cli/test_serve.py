@@ -46,6 +46,7 @@ def outcome(*arguments: str, **environment: str) -> tuple[int, str]:
         (["--max-running", "0"], "max_running must be 1 or more, not 0"),
         (["--coalesce-ms", "nan"], "coalesce_s must be 0 or more, not nan"),
         (["--keys-file", "/nowhere"], "/nowhere: No such file"),
+        (["--operators", "ops"], "--operators ops: no API key has that name"),
         (["--target", "gpt"], "there is no model 'gpt'"),
         (["--target", "bundled:target", "--draft", "scripted:draft"], "do not share a tokenizer"),
         (["--preset", "tpu"], "'tpu'"),

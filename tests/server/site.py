@@ -22,6 +22,7 @@ from wanspec.server.keys import ApiKeys
 from wanspec.server.limits import ServerLimits
 from wanspec.server.listening import ApiServer, bind
 from wanspec.server.service import Service
+from wanspec.server.status import Access
 from wanspec.speculation.types import SamplingParams
 from wanspec.telemetry.trace import TraceSink
 from wanspec.transport.interface import Listener
@@ -92,6 +93,7 @@ async def site(  # noqa: PLR0913  # the parts of a server
     policy: PolicyConfig | None = None,
     spec: str = "scripted:target",
     is_private: bool = False,
+    access: Access | None = None,
     sock: socket.socket | None = None,
     reuses_prompts: bool = True,
 ) -> AsyncIterator[Site]:
@@ -106,7 +108,7 @@ async def site(  # noqa: PLR0913  # the parts of a server
             limits=limits,
             reuses_prompts=reuses_prompts,
         )
-        app = create_app(service, keys=keys, is_private=is_private)
+        app = create_app(service, keys=keys, is_private=is_private, access=access)
         server = ApiServer(app, limits, certificate_file=None, key_file=None, drain_s=0.5)
         sock = sock or bind(Address(host="127.0.0.1", port=0))
         port: int = sock.getsockname()[1]

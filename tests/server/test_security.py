@@ -16,7 +16,10 @@ from wanspec.server.log import JsonLines, PlainLines
 
 ALICE, BOB = "alice-secret-0123456789", "bob-secret-0123456789"
 KEYS = ApiKeys({"alice": ALICE, "bob": BOB})
-PATHS = ["/v1/models", "/v1/completions", "/v1/chat/completions", "/metrics", "/openapi.json", "/nowhere", "/health/", "//health"]
+PATHS = [
+    *("/v1/models", "/v1/completions", "/v1/chat/completions", "/metrics", "/openapi.json", "/status.json"),
+    *("/nowhere", "/health/", "/%2Fhealth", "/status", "/status/page.py"),
+]
 
 
 def bearer(key: str) -> dict[str, str]:

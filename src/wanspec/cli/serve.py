@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from wanspec.runtime.calibration_store import CalibrationStore
     from wanspec.server.keys import ApiKeys
     from wanspec.server.limits import ServerLimits
+    from wanspec.server.status import Access
     from wanspec.telemetry.trace import TraceSink
     from wanspec.transport.security import Address, ControllerSecurity
 
@@ -88,6 +89,8 @@ class ServeConfig:
     key_file: Path | None
     drain_s: float
     reuse_prompts: bool
+    access: Access
+    """To what the status page shows."""
 
 
 @app.command(context_settings={"auto_envvar_prefix": "WANSPEC"})
@@ -132,6 +135,12 @@ def serve(
     reuse_prompts: Annotated[
         bool, typer.Option(help="Begin from what finished requests of the same API key have computed, where a prompt begins like theirs.")
     ] = True,
+    operators: Annotated[
+        str, typer.Option(help="Names of API keys, with spaces between, that see every request on the status page; others see their own.")
+    ] = "",
+    status_text: Annotated[
+        bool, typer.Option("--status-text", help="Show the text of draft trees on the status page; else token ids alone.")
+    ] = False,
     policy: Policy = "adaptive",
     draft_tokens: DraftTokens = 2,
     branch: Branch = 2,
@@ -196,6 +205,7 @@ def serve_config(flags: Mapping[str, Any]) -> ServeConfig:
     """What the flags of `serve` ask for. Raises ConfigError when they do not make a whole."""
     from wanspec.server.keys import load_keys
     from wanspec.server.limits import ServerLimits
+    from wanspec.server.status import Access
     from wanspec.transport.security import check_security, parse_address, tls_context
 
     names = ("draft_tokens", "branch", "leaves", "theta", "phi", "staleness", "width", "verify_width", "price_ms")
@@ -229,6 +239,7 @@ def serve_config(flags: Mapping[str, Any]) -> ServeConfig:
         key_file=flags["api_tls_key"],
         drain_s=flags["drain_s"],
         reuse_prompts=flags["reuse_prompts"],
+        access=Access.checked(flags["operators"], shows_text=flags["status_text"], keys=keys),
     )
 
 
@@ -272,7 +283,7 @@ async def _serve(config: ServeConfig, target: Backend, draft: Backend, store: Ca
             reuses_prompts=config.reuse_prompts,
         )
         is_private = config.api.is_loopback and config.keys is None and not config.allow_no_keys
-        app = create_app(service, keys=config.keys, is_private=is_private)
+        app = create_app(service, keys=config.keys, is_private=is_private, access=config.access)
         server = ApiServer(app, config.limits, certificate_file=config.certificate_file, key_file=config.key_file, drain_s=config.drain_s)
         with bind(config.api) as sock:
             scheme = "http" if config.certificate_file is None else "https"

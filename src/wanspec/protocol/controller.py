@@ -53,6 +53,7 @@ from wanspec.protocol.messages import CloseSession, Commit, Drafts, Ping
 from wanspec.protocol.passes import Passes
 from wanspec.protocol.pool import PooledWorker, choose_worker
 from wanspec.protocol.session import Session, proposed_in
+from wanspec.protocol.snapshot import Snapshot, take_snapshot
 from wanspec.speculation.calibration import MAX_TEMPERATURE, CalibrationBook
 from wanspec.speculation.tree import Node
 from wanspec.speculation.types import Position, SessionId, WorkerId
@@ -99,6 +100,10 @@ class Controller:
     def num_workers(self) -> int:
         """Workers connected."""
         return len(self._workers)
+
+    def snapshot(self, session_id: SessionId | None, *, now: float) -> Snapshot:
+        """What goes on, for an operator to see; of one session also its draft tree."""
+        return take_snapshot(self._workers.values(), self._sessions, session_id, now=now)
 
     def handle(self, event: ControllerEvent, *, now: float) -> list[Effect]:
         """Take in what happened at `now` (seconds, any monotonic clock); what is to be done about it."""

@@ -31,6 +31,7 @@ class Session:
         prompt_tokens, reuse_key = request.prompt_tokens, request.reuse_key
         self.tokens = list(prompt_tokens)
         """Prompt and committed tokens."""
+        self.num_prompt_tokens = len(prompt_tokens)
         self._end_position = len(prompt_tokens) + request.max_tokens
         # The last token is chosen by the row before it, so a draft in its place would never be verified.
         self.tree = DraftTree(prompt_tokens, max_position=self._end_position - 2)

@@ -45,6 +45,7 @@ from wanspec.protocol.events import (
 )
 from wanspec.protocol.messages import Message, OpenSession
 from wanspec.protocol.placement import ANYWHERE, Placement, check_labels
+from wanspec.protocol.snapshot import Snapshot
 from wanspec.runtime.connected_workers import ConnectedWorkers
 from wanspec.runtime.figures import Figures
 from wanspec.runtime.generation import Generation, Tally
@@ -119,6 +120,10 @@ class ControllerEngine:
     def failure(self) -> Exception | None:
         """What has ended every request, and ends every new one: a bug of ours, or that the engine was closed. None while all is well."""
         return self._failure
+
+    def snapshot(self, session_id: SessionId | None = None) -> Snapshot:
+        """What goes on, for an operator to see; of one session also its draft tree."""
+        return self._machine.snapshot(session_id, now=self._loop.time())
 
     async def wait_for_workers(self, number: int) -> None:
         """Return when at least `number` workers are connected."""

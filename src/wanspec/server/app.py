@@ -17,12 +17,15 @@ from wanspec.server.guard import AccessLog, Guard
 from wanspec.server.keys import ApiKeys
 from wanspec.server.routes import make_router
 from wanspec.server.service import Service
+from wanspec.server.status import Access
+from wanspec.server.status_page import make_page_router
 
 
-def create_app(service: Service, *, keys: ApiKeys | None, is_private: bool) -> ASGIApp:
-    """The whole server as an ASGI application. `is_private`: see `Guard`."""
+def create_app(service: Service, *, keys: ApiKeys | None, is_private: bool, access: Access | None = None) -> ASGIApp:
+    """The whole server as an ASGI application. `is_private`: see `Guard`. `access`: to what the status page shows."""
     app = FastAPI(title="WANSpec", version=__version__, docs_url=None, redoc_url=None)  # their pages load scripts from elsewhere
-    app.include_router(make_router(service))
+    app.include_router(make_router(service, access or Access()))
+    app.include_router(make_page_router())
     app.add_exception_handler(HTTPException, on_http_exception)
     app.add_exception_handler(RequestValidationError, on_invalid_request)
     app.add_exception_handler(Exception, _on_bug)

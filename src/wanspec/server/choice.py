@@ -24,8 +24,9 @@ from wanspec.server.log import bare_trace
 from wanspec.server.logprobs import CHARACTERS_PER_TOKEN, LogProbStream, Placed
 from wanspec.server.metrics import Metrics
 from wanspec.server.orders import Order
+from wanspec.server.status_history import History
 from wanspec.server.stop import StopStrings
-from wanspec.speculation.types import LogProbs
+from wanspec.speculation.types import LogProbs, SessionId
 
 _log = logging.getLogger(__name__)
 
@@ -41,6 +42,7 @@ class ServingContext:
     tokenizer: Tokenizer
     limits: ServerLimits
     metrics: Metrics
+    history: History
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +76,8 @@ class Choice:
         self._loop = asyncio.get_running_loop()
         self._arrived_at = self._loop.time()
         self._newest_at = 0.0
+        self._paced_tokens, self._paced_s = 0, 0.0
+        """Of all rounds but the first."""
         self._task = asyncio.create_task(self._run())
         self._task.add_done_callback(self._ended)
 
@@ -81,6 +85,21 @@ class Choice:
     def has_ended(self) -> bool:
         """Whether its place is free again."""
         return self._task.done()
+
+    @property
+    def session_id(self) -> SessionId | None:
+        """Its number in the engine, once it is there."""
+        return self._generation.session_id if self._generation is not None else None
+
+    @property
+    def age_s(self) -> float:
+        """Since it arrived."""
+        return self._loop.time() - self._arrived_at
+
+    @property
+    def tokens_per_s(self) -> float | None:
+        """Its pace after the first round; None before."""
+        return self._paced_tokens / self._paced_s if self._paced_s else None
 
     @property
     def tally(self) -> Tally:
@@ -191,8 +210,12 @@ class Choice:
         now = self._loop.time()
         if is_first:
             self._context.metrics.first_tokens(now - self._arrived_at, number)
+            self._context.history.first_tokens(now - self._arrived_at, now=now)
         else:
             self._context.metrics.more_tokens(now - self._newest_at, number)
+            self._context.history.more_tokens(now - self._newest_at, number, now=now)
+            self._paced_tokens += number
+            self._paced_s += now - self._newest_at
         self._newest_at = now
 
     def _fail(self, error: ApiError) -> None:

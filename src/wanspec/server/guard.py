@@ -21,10 +21,14 @@ from wanspec.server.keys import ANONYMOUS, ApiKeys
 from wanspec.server.limits import ServerLimits
 from wanspec.server.log import bare_trace
 from wanspec.server.metrics import Metrics
+from wanspec.server.status_page import PAGE_PATHS
 from wanspec.transport.security import Address
 
 OPEN_PATHS = frozenset({"/health", "/ready"})
 """What a load balancer asks without a key."""
+STATUS_PATH = "/status.json"
+QUIET_PATHS = OPEN_PATHS | {STATUS_PATH}
+"""Asked again and again by programs: what goes well there is hardly worth a line."""
 LINE_BYTES = len(": \r\n")
 """Of a header besides its name and value."""
 JSON_TYPE = b"application/json"
@@ -80,7 +84,7 @@ class AccessLog:
         finally:
             if visit.status in REFUSALS:
                 self._metrics.refused(visit.status)
-            level = logging.DEBUG if scope["path"] in OPEN_PATHS and visit.status == HTTPStatus.OK else logging.INFO  # probes never end
+            level = logging.DEBUG if scope["path"] in QUIET_PATHS and visit.status == HTTPStatus.OK else logging.INFO
             _log.log(level, "request", extra={"fields": _summary(scope, visit, loop.time() - began_at)})
 
 
@@ -114,7 +118,7 @@ class Guard:
             )
         if self._is_private:
             _check_host(headers.get(b"host", b""))
-        if self._keys is not None and scope["path"] not in OPEN_PATHS:
+        if self._keys is not None and scope["path"] not in OPEN_PATHS | PAGE_PATHS:
             name = self._keys.name_of(headers.get(b"authorization", b""))
             if name is None:
                 raise ApiError(

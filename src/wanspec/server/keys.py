@@ -42,6 +42,11 @@ class ApiKeys:
     def __len__(self) -> int:
         return len(self._digests)
 
+    @property
+    def names(self) -> frozenset[str]:
+        """Whose keys there are."""
+        return frozenset(self._digests)
+
     def name_of(self, authorization: bytes) -> str | None:
         """Whose key an `authorization` header shows; None: nobody's. Takes the same time for every wrong key."""
         if not authorization.lower().startswith(_SCHEME):

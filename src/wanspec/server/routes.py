@@ -13,16 +13,18 @@ from starlette.responses import Response
 
 from wanspec.server.answers import CHAT, COMPLETION, AnswerWriter, Dialect, usage_of
 from wanspec.server.chat import render_transcript
-from wanspec.server.guard import Visit
+from wanspec.server.guard import STATUS_PATH, Visit
 from wanspec.server.schema import DEFAULT_MAX_TOKENS, ChatRequest, CompletionRequest, Parameters
 from wanspec.server.service import Batch, Service
+from wanspec.server.status import Access, status_of
+from wanspec.server.status_page import DATA_HEADERS
 from wanspec.server.stream import ClientGoneError, EventStream, unless_gone
 
 CLIENT_CLOSED_REQUEST = 499
 """nginx's status for an answer that nobody waits for any more; only the log sees it."""
 
 
-def make_router(service: Service) -> APIRouter:
+def make_router(service: Service, access: Access) -> APIRouter:
     """All routes."""
     router = APIRouter(responses={"4XX": {"description": "An error, in OpenAI's envelope."}})  # else FastAPI would document its own
 
@@ -57,14 +59,19 @@ def make_router(service: Service) -> APIRouter:
     @router.get("/ready")
     async def ready() -> Response:
         """Whether requests are welcome; without workers they are, but are served with local drafts alone."""
-        workers = len(service.engine.worker_names)
-        status = service.obstacle or ("ok" if workers else "degraded")
-        return _json({"status": status, "workers": workers}, HTTPStatus.SERVICE_UNAVAILABLE if service.obstacle else HTTPStatus.OK)
+        body = {"status": service.state, "workers": len(service.engine.worker_names)}
+        return _json(body, HTTPStatus.SERVICE_UNAVAILABLE if service.obstacle else HTTPStatus.OK)
 
     @router.get("/metrics")
     async def metrics() -> Response:
         """Prometheus' text format."""
         return Response(service.metrics.exposition(), headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+    @router.get(STATUS_PATH)
+    async def status(http: Request, request: int | None = None, since: int = -1) -> Response:
+        """What the status page shows: workers, requests, figures of the seconds after `since`, the draft tree of one request."""
+        seen = status_of(service, access, Visit.of(http.scope).key_name, number=request, since=since)
+        return Response(msgspec.json.encode(seen), media_type="application/json", headers=DATA_HEADERS)
 
     return router
 
@@ -87,7 +94,9 @@ async def _answer(
     with ExitStack() as stack:
         stack.enter_context(service.request(visit.key_name))
         prompts = await service.prompts(texts, echo=echo)
-        batch = service.batch(body, prompts, max_tokens=max_tokens, prompt_field=prompt_field, key_name=visit.key_name)
+        batch = service.batch(
+            body, prompts, max_tokens=max_tokens, prompt_field=prompt_field, request_id=visit.request_id, key_name=visit.key_name
+        )
         stack.callback(_remember, visit, batch)
         stack.callback(batch.abort)
         try:

@@ -20,14 +20,16 @@ from wanspec.server.limits import MAX_ENCODINGS, ServerLimits
 from wanspec.server.metrics import Metrics
 from wanspec.server.orders import Order, Prompt, check_choices, check_log_probs, make_orders
 from wanspec.server.schema import Parameters
+from wanspec.server.status_history import History
 from wanspec.server.unsupported import check_supported
 
 
 class Batch:
     """The choices of one request. Whoever got it closes it."""
 
-    def __init__(self, context: ServingContext, admission: Admission, orders: Sequence[Order]) -> None:
+    def __init__(self, context: ServingContext, admission: Admission, orders: Sequence[Order], *, request_id: str, key_name: str) -> None:
         """Raises ApiError (429) where there is no room."""
+        self.request_id, self.key_name = request_id, key_name
         self._news = asyncio.Event()
         places = admission.enter(len(orders))
         self.choices = [
@@ -96,8 +98,9 @@ class Service:
         self.metrics = Metrics(engine=engine, admission=self.admission, model_name=self.model_name)
         self.is_draining = False
         """Set when the server is about to end: nobody new is let in."""
-        self._context = ServingContext(engine=engine, tokenizer=tokenizer, limits=limits, metrics=self.metrics)
-        self._batches: WeakSet[Batch] = WeakSet()
+        self.history = History(engine.tally)
+        self._context = ServingContext(engine=engine, tokenizer=tokenizer, limits=limits, metrics=self.metrics, history=self.history)
+        self.batches: WeakSet[Batch] = WeakSet()
         """Those that somebody still answers with."""
         self._encoding = asyncio.Semaphore(MAX_ENCODINGS)
 
@@ -107,6 +110,11 @@ class Service:
         if self.engine.failure is not None:
             return "failed"
         return "draining" if self.is_draining else None
+
+    @property
+    def state(self) -> str:
+        """In a word: ok, degraded (no worker is connected), draining or failed."""
+        return self.obstacle or ("ok" if self.engine.worker_names else "degraded")
 
     def check_model(self, name: str | None) -> None:
         """Raise ApiError (404) where a client names another model."""
@@ -137,14 +145,21 @@ class Service:
         prompts = []
         for text in texts:
             tokens = await self._encode(text) if isinstance(text, str) else text
-            echoed = "" if not echo else text if isinstance(text, str) else self._decode(tokens)
+            echoed = "" if not echo else text if isinstance(text, str) else self.decode(tokens)
             prompts.append(Prompt(tokens=tuple(tokens), echo=echoed))
         return prompts
 
     def batch(
-        self, parameters: Parameters, prompts: Sequence[Prompt], *, max_tokens: int | None, prompt_field: str, key_name: str
+        self,
+        parameters: Parameters,
+        prompts: Sequence[Prompt],
+        *,
+        max_tokens: int | None,
+        prompt_field: str,
+        request_id: str,
+        key_name: str,
     ) -> Batch:
-        """Let a request in. Raises ApiError (400, 429)."""
+        """Let a request of this key in. Raises ApiError (400, 429)."""
         orders = make_orders(
             parameters,
             prompts,
@@ -155,13 +170,13 @@ class Service:
             limits=self.limits,
             reuse_key=key_name if self._reuses_prompts else None,
         )
-        batch = Batch(self._context, self.admission, orders)
-        self._batches.add(batch)
+        batch = Batch(self._context, self.admission, orders, request_id=request_id, key_name=key_name)
+        self.batches.add(batch)
         return batch
 
     def end(self) -> None:
         """End every answer under way, and tell its client why."""
-        for batch in list(self._batches):
+        for batch in list(self.batches):
             for choice in batch.choices:
                 choice.end(ApiError(HTTPStatus.SERVICE_UNAVAILABLE, "the server has ended; ask again", code="unavailable"))
 
@@ -174,9 +189,10 @@ class Service:
         check_log_probs(parameters)
         check_choices(parameters, num_prompts=num_prompts, limits=self.limits)
 
+    def decode(self, tokens: Sequence[int]) -> str:
+        """The text of tokens; of what is none, nothing."""
+        return self._tokenizer.decode([token for token in tokens if 0 <= token < self.info.vocabulary_size])
+
     async def _encode(self, text: str) -> list[int]:
         async with self._encoding:
             return await asyncio.to_thread(self._tokenizer.encode, text)
-
-    def _decode(self, tokens: Sequence[int]) -> str:
-        return self._tokenizer.decode([token for token in tokens if 0 <= token < self.info.vocabulary_size])
