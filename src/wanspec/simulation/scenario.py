@@ -18,6 +18,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from wanspec.errors import ConfigError
+from wanspec.files import read_bounded
 from wanspec.policy.registry import PolicyConfig, create_policy, policy_names
 from wanspec.presets import StepTime, preset
 from wanspec.simulation.compute import Device
@@ -200,14 +201,9 @@ class Scenario(_Section, frozen=True):
 
 def read_document(path: Path) -> dict[str, Any]:
     """The contents of a TOML file. Raises ConfigError."""
+    data = read_bounded(path, max_bytes=MAX_SCENARIO_BYTES, what="a scenario file (TOML)")
     try:
-        with path.open("rb") as file:
-            data = file.read(MAX_SCENARIO_BYTES + 1)
-        if len(data) > MAX_SCENARIO_BYTES:
-            raise ConfigError(f"{path} has more than {MAX_SCENARIO_BYTES} bytes (MAX_SCENARIO_BYTES); name a scenario file")
         return tomllib.loads(data.decode())
-    except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror}; name a scenario file (TOML)") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is no TOML: {error}") from error
 
