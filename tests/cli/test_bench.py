@@ -69,7 +69,7 @@ def test_everything_is_checked_before_anything_is_started(asked: list[BenchConfi
     monkeypatch.setattr("wanspec.testbed.namespaces.available", lambda: "it needs root")
     for arguments, words in (
         (["--max-tokens", "0"], "max_tokens must be 1 or more, not 0"),
-        (["--wan", "tun"], "--wan tun: it needs root; --wan relay does without"),
+        (["--wan", "tun"], "--wan tun: it needs root; here that is --wan relay"),
     ):
         result = CliRunner().invoke(app, ["bench", *arguments])
         assert (result.exit_code, asked) == (2, [])

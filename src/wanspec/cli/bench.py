@@ -145,7 +145,7 @@ def emulator_of(wan: str) -> Emulator:
             return "relay" if available() else "tun"
         case "tun":
             if (obstacle := available()) is not None:
-                raise ConfigError(f"--wan tun: {obstacle}; --wan relay does without, but can lose no packets")
+                raise ConfigError(f"--wan tun: {obstacle}; here that is --wan relay")
             return "tun"
         case _:
             raise ConfigError(f"--wan {wan!r}: give auto, tun or relay")
