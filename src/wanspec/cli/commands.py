@@ -190,7 +190,7 @@ def generate(
         security = controller_security(token, tls_ca, tls_cert, tls_key, allow_plaintext=allow_plaintext)
         text = read_prompt(prompt)
         with trace_sink(trace) as kept:
-            sink = Announcer(kept, say=lambda words: stderr.print(words, style="dim")) if listen else kept
+            sink = Announcer(kept, say=lambda text: stderr.print(text, style="dim")) if listen else kept
             models = load_model(target, preset, "target"), load_model(draft, preset, "draft")
             tokenizer = load_tokenizer(target, vocabulary_size=models[0].info.vocabulary_size)
             try:
