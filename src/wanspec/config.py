@@ -16,6 +16,7 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from wanspec.errors import ConfigError
+from wanspec.files import read_bounded
 
 MAX_FILE_BYTES = 1 << 20
 """More is no settings file."""
@@ -55,13 +56,7 @@ def _text(value: object, where: str) -> str:
 
 
 def _read(path: Path) -> dict[str, object]:
-    try:
-        with path.open("rb") as file:
-            data = file.read(MAX_FILE_BYTES + 1)
-    except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror}; name a settings file") from error
-    if len(data) > MAX_FILE_BYTES:
-        raise ConfigError(f"{path} has more than {MAX_FILE_BYTES} bytes; it is no settings file")
+    data = read_bounded(path, max_bytes=MAX_FILE_BYTES, what="a settings file")
     try:
         return tomllib.loads(data.decode())
     except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:

@@ -12,7 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from wanspec.cli.application import app
-from wanspec.cli.options import MAX_PROMPT_BYTES
+from wanspec.cli.options import MAX_PROMPT_BYTES, read_prompts
 
 
 def outcome(*arguments: str) -> tuple[int, str]:
@@ -35,10 +35,20 @@ def outcome(*arguments: str) -> tuple[int, str]:
         (["demo", "--max-tokens", "1000000"], "max_tokens of 1000000"),
         (["demo", "--temperature", "-1"], "temperature must be between 0 and 100, not -1"),
         (["demo", "--temperature", "nan"], "temperature must be between 0 and 100, not nan"),
-        (["demo", "--draft-tokens", "99"], "num_draft_tokens must be between 1 and 32, not 99"),
+        (["demo", "--draft-tokens", "99"], "'--draft-tokens' / '-k': 99 is not between 1 and 32"),
+        (["demo", "--policy", "paper,magic"], "unknown policy 'magic'"),
+        (["demo", "--policy", "paper,paper"], "--policy: 'paper' is named twice"),
+        (["demo", "--preset", ""], "'--preset': there is no pace preset ''; use one of"),
+        (["bench", "--preset", ""], "'--preset': there is no pace preset ''; use one of"),
+        (["generate", "x", "-k", "0"], "'--draft-tokens' / '-k': 0 is not between 1 and 32"),
+        (["generate", "x", "--price-ms", "-1"], "'--price-ms': -1.0 is not 0 or more"),
+        (["generate", "x", "--price-ms", "nan"], "'--price-ms': nan is not 0 or more"),
+        (["generate", "x", "--phi", "inf"], "'--phi': inf is not a finite number, 0 or more"),
+        (["generate", "x", "--width", "129"], "'--width': 129 is not between 1 and 128"),
+        (["generate", "x", "--calibration", "/dev/null"], "/dev/null is no regular file"),
         (["demo", "--json", "/nowhere/rows.json"], "/nowhere/rows.json: No such file"),
         (["demo", "--prompt-file", "/nowhere.txt"], "/nowhere.txt: No such file"),
-        (["demo", "--trace", "/nowhere"], "/nowhere is no folder"),
+        (["demo", "--trace", "/proc/traces"], "/proc/traces: No such file or directory; name a folder that can be made"),
         (["bench", "--policy", "magic"], "unknown policy 'magic'"),
         (["bench", "--policy", "paper,paper"], "--policy: 'paper' is named twice"),
         (["bench", "--rtt", "15;70"], "--rtt: '15;70' is no number; write numbers with commas"),
@@ -76,6 +86,8 @@ def outcome(*arguments: str) -> tuple[int, str]:
         (["demo", "--prompt", "\udcff"], "the prompt is not UTF-8 (byte 0)"),
         (["demo", "--prompt-file", "/dev/zero"], "/dev/zero has more than 1048576 bytes"),
         (["worker", "--controller", "192.0.2.1:8500"], "unencrypted; configure TLS"),
+        (["generate", "x", "--tls-cert", "/c", "--tls-key", "/k", "--token", "t"], "--tls-cert, --tls-key: certificate_file /c"),
+        (["worker", "--controller", "h:1", "--tls-ca", "/a", "--token", "t"], "--tls-ca: ca_file /a: No such file"),
         (["worker", "--controller", "nonsense"], "write HOST:PORT"),
         (["worker", "--controller", "127.0.0.1:0"], "nobody listens on port 0"),
         (["worker", "--controller", "127.0.0.1:1", "--name", "a\x1bb"], "--name 'a\\x1bb' has characters that do not print"),
@@ -98,13 +110,28 @@ def test_bad_input_is_named_and_ends_with_status_2(arguments: list[str], words: 
 
 
 @pytest.mark.parametrize(
-    ("content", "words"), [(b"\xff\xfe", "is not UTF-8 (byte 0)"), (b"", "a prompt is empty"), (b"\n", "a prompt is empty")]
+    ("content", "words"), [(b"\xff\xfe", "is not UTF-8 (byte 0)"), (b"", "a prompt is empty"), (b"---\n\n---", "a prompt is empty")]
 )
 def test_a_prompt_file_that_cannot_be_used_is_named(tmp_path: Path, content: bytes, words: str) -> None:
     path = tmp_path / "prompts.txt"
     path.write_bytes(content)
     status, output = outcome("demo", "--prompt-file", str(path))
     assert (status, words in output) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("content", "prompts"),
+    [
+        (b"---\na\n---\nb\n---\n", ("a", "b")),
+        (b"a\r\n---\r\nb\r\nc\r\n", ("a", "b\nc")),
+        (b"a\n---\n---\nb", ("a", "b")),
+        (b"a\n\n---\n  b\n----\nc", ("a\n", "  b\n----\nc")),
+    ],
+)
+def test_the_prompts_of_a_file_stand_between_its_separators(tmp_path: Path, content: bytes, prompts: tuple[str, ...]) -> None:
+    path = tmp_path / "prompts.txt"
+    path.write_bytes(content)
+    assert read_prompts([], path) == prompts
 
 
 @pytest.mark.parametrize(
@@ -164,3 +191,8 @@ def test_generate_writes_the_text_alone_to_standard_output() -> None:
     run = wanspec("generate", "def f(", "--max-tokens", "5")
     assert run.stdout.startswith("def f(")
     assert (run.returncode, run.stderr) == (0, "")
+
+
+def test_the_example_of_generate_keeps_its_lines() -> None:
+    _, output = outcome("generate", "--help")
+    assert any(line.strip().startswith("wanspec worker --controller") for line in output.splitlines())

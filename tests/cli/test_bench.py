@@ -65,6 +65,17 @@ def test_anybodys_prompts_can_be_used(asked: list[BenchConfig], tmp_path: Path) 
     assert [config.prompts for config in asked] == [("one", "two", "three"), ("one", "two")]
 
 
+def test_everything_is_checked_before_anything_is_started(asked: list[BenchConfig], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("wanspec.testbed.namespaces.available", lambda: "it needs root")
+    for arguments, words in (
+        (["--max-tokens", "0"], "max_tokens must be 1 or more, not 0"),
+        (["--wan", "tun"], "--wan tun: it needs root; here that is --wan relay"),
+    ):
+        result = CliRunner().invoke(app, ["bench", *arguments])
+        assert (result.exit_code, asked) == (2, [])
+        assert words in result.output
+
+
 def test_more_prompts_than_the_file_has_are_refused(asked: list[BenchConfig], tmp_path: Path) -> None:
     path = tmp_path / "prompts.txt"
     path.write_text("one")

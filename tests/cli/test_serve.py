@@ -40,7 +40,11 @@ def outcome(*arguments: str, **environment: str) -> tuple[int, str]:
         (["--api", "0.0.0.0:8000"], "--api 0.0.0.0:8000 is open to other machines"),
         (["--api", "0.0.0.0:8000", "--allow-no-keys"], "would cross the network unencrypted"),
         (["--api-tls-cert", "a.pem"], "--api-tls-cert and --api-tls-key go together"),
-        (["--api-tls-cert", "/nowhere.pem", "--api-tls-key", "/nowhere.pem"], "/nowhere.pem: No such file"),
+        (
+            ["--api-tls-cert", "/nowhere.pem", "--api-tls-key", "/nowhere.pem"],
+            "--api-tls-cert, --api-tls-key: certificate_file /nowhere.pem",
+        ),
+        (["--price-ms", "-1"], "'--price-ms': -1.0 is not 0 or more"),
         (["--listen", "0.0.0.0:8500"], "unencrypted; configure TLS"),
         (["--policy", "magic"], "unknown policy 'magic'"),
         (["--max-running", "0"], "max_running must be 1 or more, not 0"),

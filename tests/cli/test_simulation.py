@@ -32,13 +32,31 @@ def test_commas_make_a_sweep_and_the_results_can_be_kept(tmp_path: Path) -> None
     assert {path.name for path in pictures.iterdir()} == {"rtt.png", "phi.png", "timeline.png", "timeline.json"}
 
 
-def test_a_file_says_what_to_run_and_flags_go_before_it(tmp_path: Path) -> None:
+def test_a_file_says_what_to_run_and_flags_win_over_it(tmp_path: Path) -> None:
     scenario = tmp_path / "scenario.toml"
     scenario.write_text('[policy]\nname = ["paper", "remote"]\n[link]\nrtt_ms = 50\njitter_ms = [0, 5]\n')
     result = wanspec("simulate", str(scenario), "--rtt", "10", *SMALL)
     assert result.exit_code == 0, result.output
     assert result.output.count("remote") == 2
     assert " 50 " not in result.output
+
+
+def test_infinity_is_taken_where_it_means_something(tmp_path: Path) -> None:
+    rows = tmp_path / "rows.json"
+    settings = ("--set", "policy.redundancy_price_ms=0,inf", "--set", "link.bandwidth_mbps=inf")
+    result = wanspec("simulate", "--rtt", "15", "--policy", "adaptive", *settings, *SMALL, "--json", str(rows))
+    assert result.exit_code == 0, result.output
+    free, dear = json.loads(rows.read_text(), parse_constant=pytest.fail)
+    assert (dear["policy.redundancy_price_ms"], dear["controller_draft_passes"]) == ("inf", 0)
+    assert free["controller_draft_passes"] > 0
+
+
+def test_a_table_is_printed_whole_on_a_narrow_terminal_and_into_a_pipe() -> None:
+    settings = ("--set", "link.jitter_ms=0,5", "--set", "policy.redundancy_price_ms=10,20", "--set", "compute.overhead_ms=0,1")
+    result = wanspec("simulate", "--rtt", "15", "--policy", "adaptive", *settings, *SMALL)
+    assert result.exit_code == 0, result.output
+    assert "\u2026" not in result.output
+    assert result.output.count("adaptive") == 8
 
 
 def test_a_soak_says_what_happened() -> None:
@@ -79,6 +97,10 @@ def test_a_recorded_trace_can_be_simulated(tmp_path: Path) -> None:
         (["simulate", "--set", "link.jitter_ms"], "write it as section.name=value"),
         (["simulate", "--set", "link.warp=9"], "unknown field `warp`"),
         (["simulate", "--set", "link=9"], "link is 9"),
+        (["simulate", "--set", "link.jitter_ms=inf"], "link.jitter_ms is inf; give a finite number"),
+        (["simulate", "--set", "policy.redundancy_price_ms=nan"], "policy.redundancy_price_ms is nan; give a finite number"),
+        (["simulate", "--rtt", "0,NaN"], "link.rtt_ms is nan; give a finite number"),
+        (["simulate", "-k", "0"], "policy.k is 0: expected `int` >= 1"),
         (["simulate", "--iterations", "0"], "iterations is 0"),
         (["simulate", "--jobs", "0"], "jobs is 0"),
         (["simulate", "--backend", "slurm"], "backend is 'slurm'; use one of loky, ray"),

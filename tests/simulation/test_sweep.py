@@ -114,7 +114,7 @@ def test_the_information_bound_falls_with_the_round_trip_and_rises_with_width() 
         ({"links": {}}, "unknown field `links`"),
         ({"load": {"tokens": 0}}, "load.tokens is 0"),
         ({"policy": {"name": "magic"}}, "policy.name is 'magic'; known policies: autoregressive"),
-        ({"policy": {"k": 99}}, "num_draft_tokens must be between 1 and 32, not 99"),
+        ({"policy": {"k": 99}}, "policy.k is 99: expected `int` <= 32"),
         ({"compute": {"preset": "tpu"}}, "'tpu'; use one of"),
         ({"compute": {"target_ms": []}}, "compute.target_ms is []"),
         ({"compute": {"target_ms": [[8, 1.0], [1, 2.0]]}}, "sorted by tokens"),

@@ -80,8 +80,8 @@ async def generating(process: asyncio.subprocess.Process) -> None:
 
 
 async def test_the_demo_ends_with_a_table_whose_text_is_exact(tmp_path: Path) -> None:
-    path, traces = tmp_path / "rows.json", tmp_path
-    process = await start("--max-tokens", "24", "--policy", "colocated", "--policy", "paper", "--json", str(path), "--trace", str(traces))
+    path, traces = tmp_path / "rows.json", tmp_path / "new" / "traces"
+    process = await start("--max-tokens", "24", "--policy", "colocated,paper", "--json", str(path), "--trace", str(traces))
     status, out, err = await ended(process)
     assert (status, err) == (0, "")
     colocated, paper = json.loads(path.read_text())

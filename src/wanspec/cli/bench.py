@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from wanspec.cli.application import app
-from wanspec.cli.options import Lookup, Price, Seed, Width, check_writable, make_folder, read_prompts
+from wanspec.cli.options import Lookup, Pace, Price, Seed, Width, check_writable, make_folder, read_prompts, words
 from wanspec.cli.running import exit_statuses, run, stderr
 from wanspec.errors import ConfigError, WanspecError
 from wanspec.policy.registry import PolicyConfig, policy_names
@@ -52,7 +52,7 @@ def bench(
         list[str] | None, typer.Option(help="Shares of packets lost, with commas. Default: 0,0.01 where packets are emulated, else 0.")
     ] = None,
     temperature: Annotated[list[str] | None, typer.Option(help="Temperatures, with commas; 0 is greedy. Default: 0,0.8.")] = None,
-    preset: Annotated[str, typer.Option(help="Hold every pass to these step times: l40s-8b, h100-70b, ...")] = "l40s-8b",
+    preset: Pace = "l40s-8b",
     prompts: Annotated[int | None, typer.Option(help=f"How many prompts. Default: {PROMPTS}, every fourth of them not Python.")] = None,
     prompt_file: Annotated[Path | None, typer.Option(help="Your own prompts, in UTF-8, separated by lines of three dashes.")] = None,
     max_tokens: Annotated[int | None, typer.Option(help=f"Tokens to generate per prompt. Default: {MAX_TOKENS}.")] = None,
@@ -92,7 +92,9 @@ def bench(
         check_writable(json_path)
         if plot_folder is not None:
             make_folder(plot_folder)
+        from wanspec.backends.bundled_pair import bundled_info
         from wanspec.testbed.bench.plan import BenchConfig, check_config
+        from wanspec.testbed.bench.run import encode_prompts
 
         emulator = emulator_of(wan or ("relay" if quick else "auto"))
         default_losses = LOSSES if emulator == "tun" and not quick else LOSSES[:1]
@@ -110,6 +112,7 @@ def bench(
             adaptive=PolicyConfig(name="adaptive", width=width, redundancy_price_s=price_ms / 1e3, lookup=lookup),
         )
         check_config(config)
+        encode_prompts(bundled_info("target"), config)
         _run(config, json_path, plot_folder)
 
 
@@ -159,7 +162,7 @@ def emulator_of(wan: str) -> Emulator:
             return "relay" if available() else "tun"
         case "tun":
             if (obstacle := available()) is not None:
-                raise ConfigError(f"--wan tun: {obstacle}")
+                raise ConfigError(f"--wan tun: {obstacle}; here that is --wan relay")
             return "tun"
         case _:
             raise ConfigError(f"--wan {wan!r}: give auto, tun or relay")
@@ -175,11 +178,6 @@ def prompts_of(number: int | None, prompt_file: Path | None, *, quick: bool) -> 
     if number is not None and not 1 <= number <= len(texts):
         raise ConfigError(f"--prompts: {number}; {prompt_file} has {len(texts)}")
     return texts[:number]
-
-
-def words(texts: list[str] | None) -> tuple[str, ...]:
-    """What is between the commas, of all occurrences of a flag."""
-    return tuple([word.strip() for text in texts or [] for word in text.split(",")])
 
 
 def numbers(flag: str, texts: list[str] | None) -> tuple[float, ...]:

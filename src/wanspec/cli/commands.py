@@ -18,6 +18,7 @@ from wanspec.cli.options import (
     DraftTokens,
     Leaves,
     Lookup,
+    Pace,
     Phi,
     Policy,
     Preset,
@@ -39,10 +40,12 @@ from wanspec.cli.options import (
     controller_security,
     demo_prompts,
     load_model,
+    make_folder,
     policy_config,
     read_prompt,
     read_prompts,
     trace_sink,
+    words,
     worker_security,
 )
 from wanspec.cli.running import exit_statuses, run, standard_output, stderr
@@ -62,12 +65,12 @@ if TYPE_CHECKING:
 @app.command()
 def demo(
     rtt: Annotated[float, typer.Option(help="Round trip of the emulated link, in ms.")] = 70.0,
-    preset: Preset = "l40s-8b",
+    preset: Pace = "l40s-8b",
     prompt: Annotated[
         list[str] | None, typer.Option(help="Continue this; repeatable. Default: prompts the models have never seen.")
     ] = None,
     prompt_file: Annotated[Path | None, typer.Option(help="Prompts in UTF-8, separated by lines of three dashes.")] = None,
-    policy: Annotated[list[str] | None, typer.Option(help=f"Repeatable; default: {', '.join(policy_names())}.")] = None,
+    policy: Annotated[list[str] | None, typer.Option(help=f"Any of {', '.join(policy_names())}; commas. Default: all.")] = None,
     max_tokens: Annotated[int, typer.Option(help="Tokens to generate per prompt.")] = 96,
     temperature: Temperature = 0.0,
     top_k: TopK = 0,
@@ -84,7 +87,9 @@ def demo(
     price_ms: Price = 10.0,
     lookup: Lookup = True,
     json_path: Annotated[Path | None, typer.Option("--json", help="Write the table to this file, as JSON.")] = None,
-    trace_folder: Annotated[Path | None, typer.Option("--trace", help="Keep the traces of both processes in this folder.")] = None,
+    trace_folder: Annotated[
+        Path | None, typer.Option("--trace", help="Keep the traces of both processes in this folder; made if need be.")
+    ] = None,
 ) -> None:
     """Controller and worker as two processes, an emulated WAN between them: watch them write, see what it costs.
 
@@ -97,9 +102,9 @@ def demo(
 
     with exit_statuses():
         check_writable(json_path)
-        if trace_folder is not None and not trace_folder.is_dir():
-            raise ConfigError(f"{trace_folder} is no folder; name one that exists")
-        names = policy or list(policy_names())
+        if trace_folder is not None:
+            make_folder(trace_folder)
+        names = words(policy) or policy_names()
         config = DemoConfig(
             rtt_ms=rtt,
             preset=preset,
@@ -161,12 +166,14 @@ def generate(
 ) -> None:
     """Generate text with a target model here, and with whatever workers dial in.
 
-    Text goes to standard output, everything else to standard error.
+    Text goes to standard output, everything else to standard error, the coming and going of workers among it.
 
-        wanspec generate "def parse(" --listen 127.0.0.1:8500 --workers 1      # in one terminal
+    \b
+        wanspec generate "def parse(" --listen 127.0.0.1:8500 --workers 1     # in one terminal
         wanspec worker --controller 127.0.0.1:8500                            # in another
-    """
+    """  # noqa: D301  # the backspace keeps the lines of the example apart
     from wanspec.backends.registry import load_tokenizer
+    from wanspec.cli.announcer import Announcer
     from wanspec.runtime.calibration_store import CalibrationStore
     from wanspec.speculation.sampling import check_sampling
 
@@ -181,7 +188,8 @@ def generate(
         placement = Placement(labels=check_labels(allowed_label or ()))
         security = controller_security(token, tls_ca, tls_cert, tls_key, allow_plaintext=allow_plaintext)
         text = read_prompt(prompt)
-        with trace_sink(trace) as sink:
+        with trace_sink(trace) as kept:
+            sink = Announcer(kept, say=lambda text: stderr.print(text, style="dim")) if listen else kept
             models = load_model(target, preset, "target"), load_model(draft, preset, "draft")
             tokenizer = load_tokenizer(target, vocabulary_size=models[0].info.vocabulary_size)
             try:

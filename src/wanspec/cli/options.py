@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import os
+import re
 import sys
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -11,7 +14,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from wanspec.errors import ConfigError, WanspecError
-from wanspec.policy.registry import PolicyConfig, policy_names
+from wanspec.files import read_bounded
+from wanspec.policy.registry import MAX_BRANCH, MAX_DRAFT_TOKENS, MAX_WIDTH, PolicyConfig, policy_names
+from wanspec.presets import preset
 
 if TYPE_CHECKING:
     from wanspec.backends.interface import Backend
@@ -20,9 +25,41 @@ if TYPE_CHECKING:
 
 MAX_PROMPT_BYTES = 1 << 20
 """A prompt, or a file of a few; more is a mistake."""
-PROMPT_SEPARATOR = "\n---\n"
-"""Between the prompts of a prompt file."""
+PROMPT_SEPARATOR = re.compile(r"(?:\A|\n)---(?=\n|\Z)")
+"""A line between the prompts of a prompt file; one before the first or after the last is no prompt's."""
 DEMO_PROMPTS = 3
+
+
+def _only(is_allowed: Callable[[float], bool], what: str) -> Callable[[float], float]:
+    """A check of a flag's value. typer has ranges of its own, but refuses without saying the value."""
+
+    def check(value: float) -> float:
+        if not is_allowed(value):
+            raise typer.BadParameter(f"{value} is not {what}.")
+        return value
+
+    return check
+
+
+def _up_to(most: int) -> Callable[[float], float]:
+    return _only(lambda value: 1 <= value <= most, f"between 1 and {most}")
+
+
+_nats = _only(lambda value: 0.0 <= value < math.inf, "a finite number, 0 or more")
+
+
+def _pace(name: str) -> str:
+    """The name of a preset."""
+    try:
+        return preset(name).name
+    except ConfigError as error:
+        raise typer.BadParameter(f"{error}.") from error
+
+
+def _preset(name: str) -> str:
+    """The name of a preset, or nothing."""
+    return name and _pace(name)
+
 
 Policy = Annotated[str, typer.Option(help=f"When to be redundant: {', '.join(policy_names())}.")]
 Temperature = Annotated[float, typer.Option(help="0 is greedy; above it, sampling that depends on the seed alone.")]
@@ -30,23 +67,46 @@ TopK = Annotated[int, typer.Option(help="Sample from this many most probable tok
 TopP = Annotated[float, typer.Option(help="Sample from the smallest set of tokens that has this probability.")]
 Seed = Annotated[int, typer.Option(help="Same prompt, parameters and seed: same text, whatever the network does.")]
 DraftTokens = Annotated[
-    int, typer.Option("--draft-tokens", "-k", help="Draft tokens verified per target pass; of colocated-tree, levels of its tree.")
+    int,
+    typer.Option(
+        "--draft-tokens",
+        "-k",
+        callback=_up_to(MAX_DRAFT_TOKENS),
+        help="Draft tokens verified per target pass; of colocated-tree, levels of its tree.",
+    ),
 ]
-Branch = Annotated[int, typer.Option(help="paper, remote: children that the worker offers where the draft is uncertain (b).")]
-Leaves = Annotated[int, typer.Option(help="paper, remote: leaves that the worker expands per draft step (s).")]
-Theta = Annotated[float, typer.Option(help="paper, remote: draft entropy in nats below which the worker does not branch.")]
-Phi = Annotated[float, typer.Option(help="paper: target entropy in nats above which a bonus token makes the worker stale.")]
+Branch = Annotated[
+    int, typer.Option(callback=_up_to(MAX_BRANCH), help="paper, remote: children that the worker offers where the draft is uncertain (b).")
+]
+Leaves = Annotated[int, typer.Option(callback=_up_to(MAX_WIDTH), help="paper, remote: leaves that the worker expands per draft step (s).")]
+Theta = Annotated[
+    float,
+    typer.Option(callback=_nats, help="paper, remote: draft entropy in nats below which the worker does not branch."),
+]
+Phi = Annotated[float, typer.Option(callback=_nats, help="paper: target entropy in nats above which a bonus token makes the worker stale.")]
 Staleness = Annotated[str, typer.Option(help="paper: which reading of the rule for local drafting, printed or prose.")]
-Width = Annotated[int, typer.Option(help="adaptive: leaves that the worker expands per draft step; also of colocated-tree.")]
-VerifyWidth = Annotated[int, typer.Option(help="adaptive: draft tokens verified per target pass; also of colocated-tree.")]
+Width = Annotated[
+    int, typer.Option(callback=_up_to(MAX_WIDTH), help="adaptive: leaves that the worker expands per draft step; also of colocated-tree.")
+]
+VerifyWidth = Annotated[
+    int, typer.Option(callback=_up_to(MAX_WIDTH), help="adaptive: draft tokens verified per target pass; also of colocated-tree.")
+]
 Price = Annotated[
-    float, typer.Option("--price-ms", help="adaptive: what a local draft pass costs beyond its time; 0: fastest, inf: never with a worker.")
+    float,
+    typer.Option(
+        "--price-ms",
+        callback=_only(lambda value: value >= 0.0, "0 or more"),
+        help="adaptive: what a local draft pass costs beyond its time; 0: fastest, inf: never with a worker.",
+    ),
 ]
 Lookup = Annotated[bool, typer.Option(help="adaptive: also draft, for nothing, what followed the same words before.")]
 CalibrationFile = Annotated[
     Path | None, typer.Option("--calibration", help="Begin with what this file knows about the pair of models, and keep it up to date.")
 ]
-Preset = Annotated[str, typer.Option(help="Hold every pass to these step times, such as l40s-8b; empty: as fast as it goes.")]
+Preset = Annotated[
+    str, typer.Option(callback=_preset, help="Hold every pass to these step times, such as l40s-8b; empty: as fast as it goes.")
+]
+Pace = Annotated[str, typer.Option("--preset", callback=_pace, help="Hold every pass to these step times: l40s-8b, h100-70b, ...")]
 TraceFile = Annotated[Path | None, typer.Option("--trace", help="Write down everything that happens, as JSON lines.")]
 Token = Annotated[str, typer.Option(envvar="WANSPEC_TOKEN", help="Bearer token. Better in the environment, where ps does not show it.")]
 TlsCa = Annotated[Path | None, typer.Option(help="Authority that signs the peers' certificates, PEM.")]
@@ -75,13 +135,18 @@ def policy_config(
     )
 
 
-def load_model(spec: str, preset: str, model: Literal["target", "draft"]) -> Backend:
+def words(texts: list[str] | None) -> tuple[str, ...]:
+    """What is between the commas, of all occurrences of a flag."""
+    return tuple([word.strip() for text in texts or [] for word in text.split(",")])
+
+
+def load_model(spec: str, pace: str, model: Literal["target", "draft"]) -> Backend:
     """The model that `spec` names, at a preset's pace if there is one. Raises ConfigError or BackendError."""
     from wanspec.backends.paced import PacedBackend
     from wanspec.backends.registry import load_backend
 
     backend = load_backend(spec)
-    return PacedBackend.from_preset(backend, preset, model) if preset else backend
+    return PacedBackend.from_preset(backend, pace, model) if pace else backend
 
 
 def controller_security(token: str, ca: Path | None, cert: Path | None, key: Path | None, *, allow_plaintext: bool) -> ControllerSecurity:
@@ -98,10 +163,11 @@ def controller_security(token: str, ca: Path | None, cert: Path | None, key: Pat
             f"--tls-ca {ca} and a token (--token or WANSPEC_TOKEN) are two ways for workers to prove themselves; give only one: "
             "without the token workers need certificates, without --tls-ca they need the token"
         )
-    if token:
-        return TokenTlsController(certificate_file=cert, key_file=key, token=token)
-    if ca is None:
+    if ca is None and not token:
         raise ConfigError("with --tls-cert and --tls-key, say how workers prove themselves: --tls-ca, or a token in WANSPEC_TOKEN")
+    check_tls_files("--tls", ca, cert, key)
+    if ca is None:
+        return TokenTlsController(certificate_file=cert, key_file=key, token=token)
     return MutualTls(ca_file=ca, certificate_file=cert, key_file=key)
 
 
@@ -115,8 +181,10 @@ def worker_security(
     if cert is not None and key is not None:
         if ca is None:
             raise ConfigError("with --tls-cert and --tls-key, name the controller's authority: --tls-ca")
+        check_tls_files("--tls", ca, cert, key)
         return MutualTls(ca_file=ca, certificate_file=cert, key_file=key)
     if token and (ca is not None or not (parse_address(controller).is_loopback or allow_plaintext)):
+        check_tls_files("--tls", ca, None, None)
         return TokenTlsWorker(token=token, ca_file=ca)
     if ca is not None:
         raise ConfigError(f"--tls-ca {ca} needs a token in WANSPEC_TOKEN, or --tls-cert and --tls-key, to prove who this worker is")
@@ -126,6 +194,18 @@ def worker_security(
 def _check_certificate(cert: Path | None, key: Path | None) -> None:
     if (cert is None) != (key is None):
         raise ConfigError("--tls-cert and --tls-key go together; one of them is missing")
+
+
+def check_tls_files(flags: str, ca: Path | None, cert: Path | None, key: Path | None) -> None:
+    """Raise ConfigError, naming the flags, where these files do not make TLS. `flags`: what their names begin with."""
+    from wanspec.transport.security import tls_context
+
+    for names, files in ((f"{flags}-ca", {"ca_file": ca}), (f"{flags}-cert, {flags}-key", {"certificate_file": cert, "key_file": key})):
+        try:
+            if any(files.values()):
+                tls_context(**files)
+        except ConfigError as error:
+            raise ConfigError(f"{names}: {error}") from error
 
 
 def read_prompt(argument: str) -> str:
@@ -141,12 +221,10 @@ def read_prompts(prompts: list[str], prompt_file: Path | None) -> tuple[str, ...
     """The prompts given by hand and in a file. Raises ConfigError on an empty prompt or a file that cannot be used."""
     texts = [_text(prompt) for prompt in prompts]
     if prompt_file is not None:
-        try:
-            with prompt_file.open("rb") as file:
-                data = file.read(MAX_PROMPT_BYTES + 1)
-        except OSError as error:
-            raise ConfigError(f"{prompt_file}: {error.strerror}; name a file of prompts") from error
-        texts += [part for part in _decoded(data, str(prompt_file)).strip("\n").split(PROMPT_SEPARATOR) if part] or [""]
+        data = read_bounded(prompt_file, max_bytes=MAX_PROMPT_BYTES, what="a file of prompts")
+        lines = _decoded(data, str(prompt_file)).replace("\r\n", "\n").strip("\n")
+        parts = [part.removeprefix("\n") for part in PROMPT_SEPARATOR.split(lines)]
+        texts += [part for part in parts if part] or [""]
     if "" in texts:
         raise ConfigError("a prompt is empty; give it at least one character")
     return tuple(texts)

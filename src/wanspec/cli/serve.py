@@ -32,6 +32,7 @@ from wanspec.cli.options import (
     TraceFile,
     VerifyWidth,
     Width,
+    check_tls_files,
     controller_security,
     load_model,
     policy_config,
@@ -206,7 +207,7 @@ def serve_config(flags: Mapping[str, Any]) -> ServeConfig:
     from wanspec.server.keys import load_keys
     from wanspec.server.limits import ServerLimits
     from wanspec.server.status import Access
-    from wanspec.transport.security import check_security, parse_address, tls_context
+    from wanspec.transport.security import check_security, parse_address
 
     names = ("draft_tokens", "branch", "leaves", "theta", "phi", "staleness", "width", "verify_width", "price_ms")
     policy = policy_config(flags["policy"], *[flags[name] for name in names], lookup=flags["lookup"])
@@ -222,7 +223,7 @@ def serve_config(flags: Mapping[str, Any]) -> ServeConfig:
     api, keys = parse_address(flags["api"]), load_keys(flags["keys_file"], os.environ)
     _check_exposure(api, flags, has_keys=keys is not None)
     if flags["api_tls_cert"] is not None:
-        tls_context(certificate_file=flags["api_tls_cert"], key_file=flags["api_tls_key"])
+        check_tls_files("--api-tls", None, flags["api_tls_cert"], flags["api_tls_key"])
     return ServeConfig(
         api=api,
         listen=flags["listen"],

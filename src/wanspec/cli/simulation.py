@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
@@ -42,7 +44,7 @@ JoblibBackend = Annotated[
 
 @app.command()
 def simulate(
-    scenario: Annotated[Path | None, typer.Argument(help="A scenario (TOML); flags go before it.")] = None,
+    scenario: Annotated[Path | None, typer.Argument(help="A scenario (TOML); what the flags say wins over it.")] = None,
     policy: Annotated[str, typer.Option(help=f"policy.name: {', '.join(policy_names())}, or oracle, which is never wrong.")] = "",
     rtt: Annotated[str, typer.Option(help="link.rtt_ms: round trip in ms.")] = "",
     loss: Annotated[str, typer.Option(help="link.loss: share of messages lost.")] = "",
@@ -120,10 +122,11 @@ def document_of(scenario: Path | None, flags: dict[str, str], settings: Sequence
 
 def _value(text: str) -> object:
     """A number where it is one, true and false where they are, else the text."""
-    try:
+    with suppress(ValueError):
         return json.loads(text)
-    except ValueError:
-        return text
+    with suppress(ValueError):
+        return float(text)  # inf, nan and their like
+    return text
 
 
 def _sweep(
@@ -131,7 +134,7 @@ def _sweep(
     json_path: Path | None, parquet_path: Path | None, plot_folder: Path | None,
 ) -> None:  # fmt: skip
     from wanspec.simulation.sweep import Sweep, median_rows, rows_to_parquet
-    from wanspec.telemetry.table import LEGEND, run_table
+    from wanspec.telemetry.table import LEGEND, print_table, run_table
 
     sweep = Sweep(document, iterations=iterations, jobs=jobs, backend=backend)
     rows = sweep.rows(dict(tracked(sweep.runs(), len(sweep), "simulating")))
@@ -142,7 +145,7 @@ def _sweep(
     )
     console = Console(highlight=False, soft_wrap=True)
     points = [{name: value for name, value in row.point.items() if name not in {"policy.name", "link.rtt_ms"}} for row in medians]
-    console.print(run_table(medians, title=title, points=points))
+    print_table(console, run_table(medians, title=title, points=points))
     console.print(Text(LEGEND, style="dim"))
     if json_path is not None:
         write_json(rows, json_path)
@@ -160,7 +163,8 @@ def _sweep(
 
 def write_json(rows: Sequence[SimulatedRow], path: Path) -> None:
     """One object per run."""
-    path.write_text(json.dumps([row.flat() for row in rows], indent=2) + "\n", "utf-8")
+    flat = [{name: str(value) if value == math.inf else value for name, value in row.flat().items()} for row in rows]
+    path.write_text(json.dumps(flat, indent=2) + "\n", "utf-8")  # JSON has no infinity
 
 
 def _plot(rows: Sequence[SimulatedRow], scenarios: Sequence[Scenario], folder: Path) -> None:
@@ -200,6 +204,7 @@ def _soak(first_seed: int, seeds: int, jobs: int, backend: str) -> None:
 def _reproduce(plot_folder: Path | None, json_path: Path | None, jobs: int, backend: str) -> None:
     from wanspec.simulation import paper
     from wanspec.simulation.plots import plot_against_rtt, plot_phi
+    from wanspec.telemetry.table import print_table
 
     tried = sorted(tracked(paper.try_readings(jobs=jobs, backend=backend), len(paper.READINGS), "trying readings"), key=lambda e: e.error)
     reading = tried[0].reading
@@ -208,8 +213,8 @@ def _reproduce(plot_folder: Path | None, json_path: Path | None, jobs: int, back
     points = len(paper.FIGURE_8_PHIS) * len(paper.FIGURE_8_RTTS_MS)
     swept = [row for rows in tracked(paper.run_figure_8(reading, jobs=jobs, backend=backend), points, "figure 8") for row in rows]
     console = Console(highlight=False, soft_wrap=True)
-    console.print(readings_table(tried))
-    console.print(claims_table(result.claims, title=f"the best reading ({reading.text})"))
+    print_table(console, readings_table(tried))
+    print_table(console, claims_table(result.claims, title=f"the best reading ({reading.text})"))
     curves = [row for (variant, _), rows in result.figure_7.items() for row in paper.named(rows, variant)]
     if json_path is not None:
         write_json([*curves, *swept, *(row for rows in result.cloud.values() for row in paper.named(rows, "cloud"))], json_path)

@@ -1,16 +1,28 @@
 """What was learned about model pairs, kept between connections and, in a file, between runs: a warm start for the calibration.
 
-The file is JSON: {"DRAFT for TARGET": {"TEMPERATURE": {"evidence": [...], "tokens": [...]}}}.
+The file is JSON: {"DRAFT for TARGET": {"TEMPERATURE": {"evidence": [...], "tokens": [...]}}}, the pairs used last at the end. It is
+replaced whole, so that nobody ever reads half of it. Of several processes with one file, what the last one knew stays.
 """
 
 from __future__ import annotations
 
+import os
+import secrets
+import shutil
+import stat
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
 
 from wanspec.errors import ConfigError
+from wanspec.files import read_bounded
 from wanspec.speculation.calibration import CalibrationBook, CalibrationState
+
+MAX_PAIRS = 64
+"""Kept at most, those used last: a controller gives itself its name, and another one each time would fill the disk."""
+MAX_FILE_BYTES = 16 << 20
+"""Twice what so many pairs can take, each at every temperature."""
 
 _States = dict[str, dict[str, CalibrationState]]
 
@@ -19,43 +31,91 @@ class CalibrationStore:
     """Calibration books by model pair."""
 
     def __init__(self, path: Path | None = None) -> None:
-        """Begin with what the file at `path` says, if it is there; None: nothing is kept on disk.
+        """Begin with what the file at `path` says, if there is one; None: nothing is kept on disk.
 
-        Raises ConfigError on a bad file, and where there is no folder for one.
+        Raises ConfigError on a bad file, and where it could not be written.
         """
-        if path is not None and not path.parent.is_dir():
-            raise ConfigError(f"{path}: there is no folder {path.parent}; name a file in a folder that exists")
-        self._path = path
+        self._path = None if path is None else _target(path)
         self._books: dict[str, CalibrationBook] = {}
-        for pair, states in (_read(path) if path is not None and path.exists() else {}).items():
+        if self._path is None:
+            return
+        for pair, states in _read(self._path).items():
             try:
-                self._books[pair] = CalibrationBook({float(temperature): state for temperature, state in states.items()})
+                self._keep(pair, CalibrationBook({float(temperature): state for temperature, state in states.items()}))
+            except ConfigError as error:
+                raise ConfigError(f"{path}, {pair}: {error}") from error
             except ValueError as error:
                 raise ConfigError(f"{path}: {pair} has a temperature that is no number: {error}; remove the file") from error
 
     def book(self, *, draft: str, target: str) -> CalibrationBook:
         """The pair's book, to be written on."""
-        return self._books.setdefault(f"{draft} for {target}", CalibrationBook())
+        pair = f"{draft} for {target}"
+        return self._keep(pair, self._books.pop(pair, CalibrationBook()))
 
     def save(self) -> None:
         """Write the file, if there is one. Raises ConfigError when it cannot be written."""
-        if self._path is None:
-            return
-        states: _States = {
-            pair: {f"{temperature:g}": state for temperature, state in book.states.items()} for pair, book in self._books.items()
-        }
-        scratch = self._path.with_name(self._path.name + ".new")
-        try:
-            scratch.write_bytes(msgspec.json.encode(states))
-            scratch.replace(self._path)  # never half a file
-        except OSError as error:
-            raise ConfigError(f"{self._path}: {error.strerror}; name a file in a folder that you can write") from error
+        if self._path is not None:
+            states: _States = {
+                pair: {f"{temperature:g}": state for temperature, state in book.states.items()} for pair, book in self._books.items()
+            }
+            _replace(self._path, msgspec.json.encode({pair: known for pair, known in states.items() if known}))
+
+    def _keep(self, pair: str, book: CalibrationBook) -> CalibrationBook:
+        """Put the book at the end; the one that has not been used for longest may have to go."""
+        self._books[pair] = book
+        if len(self._books) > MAX_PAIRS:
+            del self._books[next(iter(self._books))]
+        return book
+
+
+def _target(path: Path) -> Path:
+    """Where the file itself is, behind all links. Raises ConfigError, now and not after hours, where it could not be replaced."""
+    target = Path(os.path.realpath(path))
+    try:
+        if not target.parent.is_dir():
+            raise ConfigError(f"{path}: there is no folder {target.parent}; name a file in a folder that exists")
+        with suppress(FileNotFoundError):
+            if not stat.S_ISREG(target.stat().st_mode):
+                raise ConfigError(f"{path} is no regular file; name a calibration file")
+            target.open("r+b").close()
+        scratch = _scratch(target)
+        scratch.touch(exist_ok=False)
+        scratch.unlink()
+    except OSError as error:
+        raise _unwritable(path, error) from error
+    return target
 
 
 def _read(path: Path) -> _States:
+    """What the file says; nothing, where there is none or it is empty."""
+    if not path.exists():
+        return {}
+    data = read_bounded(path, max_bytes=MAX_FILE_BYTES, what="a calibration file")
     try:
-        return msgspec.json.decode(path.read_bytes(), type=_States)
-    except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror}; name a calibration file") from error
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        return msgspec.json.decode(data, type=_States) if data else {}
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ConfigError(f"{path} is no calibration file: {error}; remove it, and a new one is made") from error
+
+
+def _replace(path: Path, data: bytes) -> None:
+    """Put a new file in the place of the old one, with its permissions."""
+    scratch = _scratch(path)
+    try:
+        try:
+            scratch.write_bytes(data)
+            with suppress(FileNotFoundError):
+                shutil.copymode(path, scratch)
+            scratch.replace(path)
+        finally:
+            scratch.unlink(missing_ok=True)
+    except OSError as error:
+        raise _unwritable(path, error) from error
+
+
+def _scratch(path: Path) -> Path:
+    """A file beside it that no other process uses."""
+    return path.with_name(f".calibration-{secrets.token_hex(8)}")
+
+
+def _unwritable(path: Path, error: OSError) -> ConfigError:
+    return ConfigError(f"{path}: {error.strerror}; name a file in a folder that you can write")

@@ -112,20 +112,28 @@ async def _serve(
             say(f"connected to {connection.peer}")
             book = store.book(draft=device.info.name, target=welcome.controller_name)
             try:
-                is_drained = await _Connected(device, connection, max_sessions=max_sessions, trace=trace, calibrations=book).run()
+                await _Connected(device, connection, max_sessions=max_sessions, trace=trace, calibrations=book).run()
             finally:
-                with device.lock:
-                    store.save()
-            if is_drained:
-                say("the controller needs no more drafts; goodbye")
-                return None
+                _save(store, device, say)
         except WorkerRefusedError as error:
             return error
         except (BackendError, RemoteProtocolError, TransportError) as error:
             delay_s = FIRST_REDIAL_S if loop.time() - started > STEADY_S else delay_s
             say(f"{error}; dialling again in {delay_s:.2g} s")
+        else:
+            say("the controller needs no more drafts; goodbye")
+            return None
         await asyncio.sleep(delay_s * random.uniform(0.5, 1.0))  # no secret
         delay_s = min(2 * delay_s, MAX_REDIAL_S)
+
+
+def _save(store: CalibrationStore, device: DraftDevice, say: Callable[[str], None]) -> None:
+    """Keep what was learned. Where that fails the worker is as good as before, and the next connection's end is another try."""
+    try:
+        with device.lock:
+            store.save()
+    except ConfigError as error:
+        say(f"what was learned is not kept: {error}")
 
 
 class _Connected:
@@ -152,12 +160,11 @@ class _Connected:
         self._failure: asyncio.Future[None] = self._loop.create_future()
         """Of a pass, or of what was done about its end."""
 
-    async def run(self) -> bool:
-        """Draft until the connection ends; True when that is what the controller wants. Raises what ended it otherwise."""
+    async def run(self) -> None:
+        """Draft until the controller wants no more. Raises what else has ended the connection."""
         receiving = asyncio.create_task(self._receive())
-        watching = asyncio.create_task(self._watch())
         try:
-            await asyncio.wait({receiving, self._failure}, return_when=asyncio.FIRST_COMPLETED)
+            await self._lost(receiving)
             await (self._failure if self._failure.done() else receiving)
         except (BackendError, RemoteProtocolError, TransportError, OSError) as error:  # OSError: the trace cannot be written
             await self._connection.close(str(error))
@@ -168,10 +175,17 @@ class _Connected:
             with self._device.lock:
                 self._is_over = True
             await self._loop.run_in_executor(self._device.passes, self._draft.close)
-            for task in (receiving, watching, self._failure):
+            for task in (receiving, self._failure):
                 task.cancel()
-            await asyncio.gather(receiving, watching, self._failure, return_exceptions=True)
-        return self._machine.is_draining
+            await asyncio.gather(receiving, self._failure, return_exceptions=True)
+
+    async def _lost(self, receiving: asyncio.Task[None]) -> None:
+        """Return when something has ended the connection. The deadline is watched no longer: it would come again and again."""
+        watching = asyncio.create_task(self._watch())
+        try:
+            await asyncio.wait({receiving, self._failure}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            watching.cancel()
 
     async def _receive(self) -> None:
         while True:

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from wanspec.errors import ConfigError
+from wanspec.files import read_bounded
 
 ENVIRONMENT_VARIABLE = "WANSPEC_API_KEYS"
 MIN_KEY_CHARACTERS = 16
@@ -80,13 +81,7 @@ def _parse(text: str, source: str) -> dict[str, str]:
 
 
 def _read(file: Path) -> str:
-    try:
-        with file.open("rb") as opened:
-            data = opened.read(MAX_FILE_BYTES + 1)
-    except OSError as error:
-        raise ConfigError(f"{file}: {error.strerror}; name a file of API keys, one NAME:KEY a line") from error
-    if len(data) > MAX_FILE_BYTES:
-        raise ConfigError(f"{file} has more than {MAX_FILE_BYTES} bytes; it is no file of API keys")
+    data = read_bounded(file, max_bytes=MAX_FILE_BYTES, what="a file of API keys, one NAME:KEY a line")
     try:
         return data.decode("ascii")
     except UnicodeDecodeError as error:

@@ -6,6 +6,7 @@ a sweep over its values; several lists ask for every combination.
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
 import re
@@ -18,7 +19,8 @@ import msgspec
 from msgspec import Meta, Struct
 
 from wanspec.errors import ConfigError
-from wanspec.policy.registry import PolicyConfig, create_policy, policy_names
+from wanspec.files import read_bounded
+from wanspec.policy.registry import MAX_BRANCH, MAX_DRAFT_TOKENS, MAX_WIDTH, PolicyConfig, create_policy, policy_names
 from wanspec.presets import StepTime, preset
 from wanspec.simulation.compute import Device
 from wanspec.simulation.link import Jitter, LinkProfile, Transport
@@ -71,7 +73,7 @@ class LinkSection(_Section, frozen=True):
     loss_burst: Annotated[float, Meta(ge=1.0)] = 1.0
     """Mean number of messages lost in a row."""
     bandwidth_mbps: Annotated[float, Meta(gt=0.0)] | None = None
-    """Megabit a second in each direction; none: no limit."""
+    """Megabit a second in each direction; none, or infinity: no limit."""
     transport: Transport = Transport.TCP
 
     def profile(self) -> LinkProfile:
@@ -135,17 +137,18 @@ class Policy(_Section, frozen=True):
     """What decides, and its parameters, under their published letters where they have one."""
 
     name: str = "adaptive"
-    k: int = 2
-    b: int = 2
-    s: int = 2
-    theta: float = 0.5
-    phi: float = 0.5
+    k: Annotated[int, Meta(ge=1, le=MAX_DRAFT_TOKENS)] = 2
+    b: Annotated[int, Meta(ge=1, le=MAX_BRANCH)] = 2
+    s: Annotated[int, Meta(ge=1, le=MAX_WIDTH)] = 2
+    theta: AtLeast0 = 0.5
+    phi: AtLeast0 = 0.5
     staleness: str = "printed"
     max_depth: int = 16
     width: int = 64
     verify_width: int = 32
     path_prob_min: float = 0.001
-    redundancy_price_ms: float = 10.0
+    redundancy_price_ms: AtLeast0 = 10.0
+    """Infinity: never draft locally where a worker does."""
 
     def config(self) -> PolicyConfig:
         """As the production code wants it. Raises ConfigError."""
@@ -200,14 +203,9 @@ class Scenario(_Section, frozen=True):
 
 def read_document(path: Path) -> dict[str, Any]:
     """The contents of a TOML file. Raises ConfigError."""
+    data = read_bounded(path, max_bytes=MAX_SCENARIO_BYTES, what="a scenario file (TOML)")
     try:
-        with path.open("rb") as file:
-            data = file.read(MAX_SCENARIO_BYTES + 1)
-        if len(data) > MAX_SCENARIO_BYTES:
-            raise ConfigError(f"{path} has more than {MAX_SCENARIO_BYTES} bytes (MAX_SCENARIO_BYTES); name a scenario file")
         return tomllib.loads(data.decode())
-    except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror}; name a scenario file (TOML)") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is no TOML: {error}") from error
 
@@ -223,6 +221,7 @@ def set_value(document: dict[str, Any], path: str, value: object) -> None:
 
 
 _NEVER_SWEPT = {"compute.target_ms", "compute.draft_ms", "faults"}
+_MAY_BE_INFINITE = {"policy.redundancy_price_ms", "link.bandwidth_mbps"}
 
 
 def expand(document: Mapping[str, Any]) -> list[tuple[dict[str, Any], Scenario]]:
@@ -239,7 +238,7 @@ def expand(document: Mapping[str, Any]) -> list[tuple[dict[str, Any], Scenario]]
     scenarios = []
     for combination in itertools.product(*swept.values()):
         point = dict(zip(swept, combination, strict=True))
-        filled = msgspec.json.decode(msgspec.json.encode(document))  # a deep copy of plain values
+        filled = copy.deepcopy(dict(document))
         for path, value in point.items():
             set_value(filled, path, value)
         scenarios.append((point, parse(filled)))
@@ -257,6 +256,9 @@ def _lists(document: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str,
 
 def parse(document: Mapping[str, Any]) -> Scenario:
     """One scenario from plain values. Raises ConfigError."""
+    for path, value in _not_finite(document):
+        if math.isnan(value) or path not in _MAY_BE_INFINITE:
+            raise ConfigError(f"{path} is {value}; give a finite number")
     try:
         scenario = msgspec.convert(document, Scenario)
     except msgspec.ValidationError as error:
@@ -270,6 +272,19 @@ def parse(document: Mapping[str, Any]) -> Scenario:
     if scenario.workers == 0 and scenario.faults:
         raise ConfigError("there are faults but workers is 0; nothing can happen to nobody")
     return scenario
+
+
+def _not_finite(value: object, path: str = "") -> Iterator[tuple[str, float]]:
+    """Infinities, and what is not a number, with their paths; the limits of a field let some of them pass."""
+    match value:
+        case float() if not math.isfinite(value):
+            yield path, value
+        case Mapping():
+            for name, part in value.items():
+                yield from _not_finite(part, f"{path}.{name}" if path else str(name))
+        case list():
+            for part in value:
+                yield from _not_finite(part, path)
 
 
 def _explain(message: str, document: Mapping[str, Any]) -> str:

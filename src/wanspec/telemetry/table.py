@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from rich.box import SIMPLE_HEAD
+from rich.console import Console
 from rich.table import Table
 
 from wanspec.telemetry.metrics import RunRow
@@ -20,7 +21,9 @@ HEADINGS = (
     "tokens",
     "exact",
 )
-"""Beside the policy's name; they fit a terminal of 80 columns."""
+"""Beside the policy's name; they fit a terminal of 80 columns, and so do two short parameters more."""
+MAX_WIDTH = 1000
+"""No table is as wide."""
 LEGEND = (
     "ITL: inter-token latency, and its ratio to colocated; below 1 is faster. local, worker drafts: draft passes made at\n"
     "the controller and at the worker. offload: share of colocated's draft passes that the controller no longer makes.\n"
@@ -31,14 +34,24 @@ LEGEND = (
 def run_table(rows: Sequence[RunRow], *, title: str, points: Sequence[Mapping[str, object]] = ()) -> Table:
     """One line a row; `points`: for each row the values of further parameters, which get columns of their own."""
     parameters = list(dict.fromkeys(name for point in points for name in point))
-    table = Table(title=title, box=SIMPLE_HEAD, padding=(0, 1), pad_edge=False, collapse_padding=True)
+    table = Table(title=title, box=SIMPLE_HEAD, padding=(0, 0 if parameters else 1), pad_edge=False, collapse_padding=True)
     table.add_column("policy", no_wrap=True)
-    for heading in (*(name.rpartition(".")[2] for name in parameters), *HEADINGS):
+    for heading in (*(name.rpartition(".")[2].replace("_", "_\n") for name in parameters), *HEADINGS):
         table.add_column(heading, justify="right", no_wrap=True)
     for index, row in enumerate(rows):
         name, *figures = _cells(row)
         table.add_row(name, *(str(points[index].get(parameter, "-")) for parameter in parameters), *figures)
     return table
+
+
+def print_table(console: Console, table: Table) -> None:
+    """Print every cell whole. rich would cut them to the width of the terminal, and of a pipe it knows no width but 80."""
+    width = console.width
+    console.width = max(width, console.measure(table, options=console.options.update_width(MAX_WIDTH)).maximum)
+    try:
+        console.print(table)
+    finally:
+        console.width = width
 
 
 def _cells(row: RunRow) -> tuple[str, ...]:

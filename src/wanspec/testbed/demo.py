@@ -105,13 +105,13 @@ async def run_demo(config: DemoConfig, stage: Stage) -> DemoResult:
 def check(config: DemoConfig, info: ModelInfo) -> list[list[int]]:
     """Everything that can be wrong with the input, before anything is started. The prompts' tokens."""
     if not 0.0 <= config.rtt_ms <= MAX_RTT_MS:
-        raise ConfigError(f"rtt must be between 0 and {MAX_RTT_MS:g} ms, not {config.rtt_ms:g}")
+        raise ConfigError(f"--rtt must be between 0 and {MAX_RTT_MS:g} ms, not {config.rtt_ms:g}")
     preset(config.preset)
     check_sampling(config.sampling)
     names = [policy.name for policy in config.policies]
     repeated = next((name for name in names if names.count(name) > 1), None)
     if repeated is not None:
-        raise ConfigError(f"policy {repeated!r} is named twice; name each once")
+        raise ConfigError(f"--policy: {repeated!r} is named twice; name each once")
     for policy in config.policies:
         create_policy(policy)
     tokenizer = load_bundled_tokenizer()

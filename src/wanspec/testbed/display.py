@@ -5,7 +5,7 @@ from __future__ import annotations
 from rich.console import Console
 from rich.text import Text
 
-from wanspec.telemetry.table import LEGEND, run_table
+from wanspec.telemetry.table import LEGEND, print_table, run_table
 from wanspec.testbed.demo import DemoConfig, DemoResult, Stage
 from wanspec.testbed.link import MAX_LATENESS_MS
 
@@ -46,7 +46,7 @@ class TerminalStage(Stage):
 def show_result(console: Console, result: DemoResult, config: DemoConfig) -> None:
     """The table, and what to know when reading it."""
     title = f"{len(config.prompts)} prompts, {config.preset} step times, T = {config.sampling.temperature:g}"
-    console.print(run_table(result.rows, title=title))
+    print_table(console, run_table(result.rows, title=title))
     console.print(Text(LEGEND, style="dim"))
     for warning in warnings(result):
         console.print(Text(f"warning: {warning}", style="yellow"))

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from wanspec.telemetry.table import print_table
 from wanspec.testbed.bench.plan import CHAIN, TREE, BenchConfig, needs_worker, setting_of
 from wanspec.testbed.bench.rows import BenchRow, Interval
 from wanspec.testbed.bench.run import Tried
@@ -41,8 +42,8 @@ def show_bench(console: Console, config: BenchConfig, rows: Sequence[BenchRow], 
         console.print(Text(line, style="dim"))
     for temperature in config.temperatures:
         own = once(row for row in rows if row.temperature == temperature)
-        console.print(_table(GAINS, [(row.policy, *_link(row), *_gains(row)) for row in own], title=_title(config, temperature)))
-        console.print(_table(COSTS, [(row.policy, *_link(row), *_costs(row)) for row in own], title="at what cost"))
+        print_table(console, _table(GAINS, [(row.policy, *_link(row), *_gains(row)) for row in own], title=_title(config, temperature)))
+        print_table(console, _table(COSTS, [(row.policy, *_link(row), *_costs(row)) for row in own], title="at what cost"))
     console.print(Text(LEGEND, style="dim"))
     console.print()
     for line in verdict(rows):

@@ -1,0 +1,150 @@
+"""The calibration file: read again, shared, refused at once where it cannot be used, and bounded."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from wanspec.errors import ConfigError
+from wanspec.runtime.calibration_store import MAX_PAIRS, CalibrationStore
+from wanspec.speculation.types import DraftChoices
+
+
+def learn(store: CalibrationStore, *, draft: str = "d", target: str = "t") -> None:
+    choices = DraftChoices(tokens=(1, 2), log_probs=(-0.5, -1.5), entropy_nats=0.8)
+    store.book(draft=draft, target=target).at(0.0).observe(choices, 1)
+
+
+def saved(path: Path, *, target: str = "t") -> bytes:
+    """The bytes of a file with something in it."""
+    store = CalibrationStore(path)
+    learn(store, target=target)
+    store.save()
+    return path.read_bytes()
+
+
+def test_what_was_learned_is_there_again(tmp_path: Path) -> None:
+    path = tmp_path / "calibration.json"
+    first = saved(path)
+    again = CalibrationStore(path)
+    again.save()
+    assert path.read_bytes() == first
+    assert set(again.book(draft="d", target="t").states) == {0.0}
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_an_empty_file_counts_as_new(tmp_path: Path) -> None:
+    path = tmp_path / "calibration.json"
+    path.touch()
+    assert saved(path).startswith(b'{"d for t"')
+
+
+def test_a_link_stays_and_the_file_behind_it_is_written_with_its_permissions(tmp_path: Path) -> None:
+    (tmp_path / "far").mkdir()
+    target, link = tmp_path / "far" / "real.json", tmp_path / "link.json"
+    target.touch(mode=0o600)
+    link.symlink_to(target)
+    content = saved(link)
+    assert link.is_symlink()
+    assert target.read_bytes() == content
+    assert target.stat().st_mode & 0o777 == 0o600
+
+
+MANY_SAVES = """
+import sys
+from pathlib import Path
+from wanspec.runtime.calibration_store import CalibrationStore
+store = CalibrationStore(Path(sys.argv[1]))
+store.book(draft="d", target=sys.argv[2]).at(0.0)
+for _ in range(200):
+    store.save()
+    CalibrationStore(Path(sys.argv[1]))
+"""
+
+
+def test_processes_that_share_a_file_neither_fail_nor_leave_half_of_one(tmp_path: Path) -> None:
+    path = tmp_path / "calibration.json"
+    children = [subprocess.Popen([sys.executable, "-c", MANY_SAVES, path, name]) for name in ("one", "other")]
+    assert [child.wait(60) for child in children] == [0, 0]
+    assert set(msgspec.json.decode(path.read_bytes())) & {"d for one", "d for other"}
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_only_the_pairs_used_last_are_kept(tmp_path: Path) -> None:
+    path = tmp_path / "calibration.json"
+    store = CalibrationStore(path)
+    learn(store, target="ours")
+    for number in range(MAX_PAIRS - 1):
+        learn(store, target=f"stranger-{number}")
+    learn(store, target="ours")
+    learn(store, target="newcomer")
+    store.save()
+    pairs = list(msgspec.json.decode(path.read_bytes()))
+    assert (len(pairs), pairs[-2:]) == (MAX_PAIRS, ["d for ours", "d for newcomer"])
+    assert "d for stranger-0" not in pairs
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"[]", "is no calibration file"),
+        (b"\xff", "is no calibration file"),
+        (b'{"a for b": {"0": {"more": ' + b"[" * 100_000 + b"]" * 100_000 + b"}}}", "is no calibration file"),
+        (b'{"a for b": {"hot": {"evidence": [], "tokens": []}}}', "a for b has a temperature that is no number"),
+        (b'{"a for b": {"0": {"evidence": [], "tokens": []}}}', "a for b: a calibration of another shape"),
+    ],
+)
+def test_a_file_of_another_kind_is_named(tmp_path: Path, content: bytes, words: str) -> None:
+    path = tmp_path / "calibration.json"
+    path.write_bytes(content)
+    with pytest.raises(ConfigError) as refused:
+        CalibrationStore(path)
+    assert words in str(refused.value)
+    assert str(path) in str(refused.value)
+
+
+def test_a_pipe_and_a_device_are_refused_at_once(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", Path("/dev/zero"), tmp_path):
+        with pytest.raises(ConfigError, match="is no regular file; name a calibration file"):
+            CalibrationStore(path)
+
+
+def test_a_file_that_cannot_be_written_is_refused_at_the_start(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="there is no folder"):
+        CalibrationStore(tmp_path / "none" / "calibration.json")
+    with pytest.raises(ConfigError, match="name a file in a folder that you can write"):
+        CalibrationStore(Path("/proc/calibration.json"))  # where not even root makes files
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(ConfigError, match="symbolic links"):
+        CalibrationStore(tmp_path / "loop")
+
+
+def test_a_file_that_can_no_longer_be_written_is_named(tmp_path: Path) -> None:
+    folder = tmp_path / "gone"
+    folder.mkdir()
+    store = CalibrationStore(folder / "calibration.json")
+    shutil.rmtree(folder)
+    with pytest.raises(ConfigError, match=r"calibration.json: No such file"):
+        store.save()
+
+
+@pytest.mark.skipif(os.getuid() == 0, reason="root may read and write everything")
+def test_what_this_user_may_not_see_or_write_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "calibration.json"
+    saved(path)
+    path.chmod(0o400)
+    with pytest.raises(ConfigError, match="Permission denied"):
+        CalibrationStore(path)
+    tmp_path.chmod(0o000)
+    try:
+        with pytest.raises(ConfigError, match="Permission denied"):
+            CalibrationStore(path)
+    finally:
+        tmp_path.chmod(0o700)

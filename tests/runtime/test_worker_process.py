@@ -1,0 +1,99 @@
+"""A worker's own life between its connections: what must not end it, and how it ends one."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import shutil
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from wanspec.backends.scripted import ScriptedBackend
+from wanspec.errors import TransportError
+from wanspec.protocol.messages import Drain, OpenSession
+from wanspec.protocol.worker import Worker
+from wanspec.runtime.calibration_store import CalibrationStore
+from wanspec.runtime.engine import ControllerEngine, expected_of
+from wanspec.runtime.worker_process import hello_for, run_worker
+from wanspec.speculation.types import DraftingConfig, SamplingParams, ScoreItem, SessionId
+from wanspec.transport.memory import MemoryListener, dial_memory
+
+WAIT_S = 20.0
+
+
+class Held(ScriptedBackend):
+    """A draft model whose passes wait for leave."""
+
+    def __init__(self) -> None:
+        super().__init__(vocabulary_size=32, seed=5)
+        self.has_begun, self.may_end = threading.Event(), threading.Event()
+
+    def score(self, items: Sequence[ScoreItem]) -> list[NDArray[np.float32]]:
+        self.has_begun.set()
+        assert self.may_end.wait(WAIT_S)
+        return super().score(items)
+
+
+def model() -> ScriptedBackend:
+    return ScriptedBackend(vocabulary_size=32, seed=5)
+
+
+async def test_a_calibration_that_cannot_be_saved_does_not_end_the_worker(tmp_path: Path) -> None:
+    folder, said = tmp_path / "gone", list[str]()
+    folder.mkdir()
+    store = CalibrationStore(folder / "calibration.json")
+    listeners = [MemoryListener(expected=expected_of(model().info)) for _ in range(2)]
+    current = iter(listeners)
+    hello = hello_for(model().info, worker_name="w", max_sessions=4)
+    work = asyncio.create_task(
+        run_worker([lambda: dial_memory(next(current), hello)], model(), max_sessions=4, say=said.append, calibrations=store)
+    )
+    async with asyncio.timeout(WAIT_S):
+        async with ControllerEngine(target=model(), draft=model(), listener=listeners[0]) as engine:
+            await engine.wait_for_workers(1)
+            shutil.rmtree(folder)
+        async with ControllerEngine(target=model(), draft=model(), listener=listeners[1]) as engine:
+            await engine.wait_for_workers(1)
+            await engine.drain("done")
+        await work
+    assert sum("what was learned is not kept" in words and "calibration.json: No such file" in words for words in said) == 2
+    assert "dialling again" in " ".join(said)
+
+
+async def test_while_a_lost_connection_waits_for_its_last_pass_the_worker_sleeps(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("wanspec.protocol.worker.CONTROLLER_LOST_S", 0.05)
+    draft, looks, said = Held(), list[Worker](), list[str]()
+    next_deadline = Worker.next_deadline
+
+    def watched(machine: Worker) -> float | None:
+        looks.append(machine)
+        return next_deadline(machine)
+
+    monkeypatch.setattr(Worker, "next_deadline", watched)
+    listener = MemoryListener(expected=expected_of(draft.info))
+    hello = hello_for(draft.info, worker_name="w", max_sessions=4)
+    work = asyncio.create_task(run_worker([lambda: dial_memory(listener, hello)], draft, max_sessions=4, say=said.append))
+    async with asyncio.timeout(WAIT_S):
+        _, connection = await anext(listener.connections())
+        drafting = DraftingConfig(branch=2, leaves=2, entropy_threshold_nats=0.5, max_depth=8)
+        opening = OpenSession(session_id=SessionId(1), opening=1, tokens=(1, 2), sampling=SamplingParams(), drafting=drafting)
+        connection.send([opening, Drain(reason="done")])
+        await asyncio.to_thread(draft.has_begun.wait, WAIT_S)
+        monkeypatch.setattr("wanspec.protocol.worker.CONTROLLER_LOST_S", 0.0)  # from the next deadline on
+        with contextlib.suppress(TransportError):
+            while True:  # until the worker has left: from now on its pass alone holds it
+                await connection.receive()
+        looks.clear()
+        for _ in range(100):
+            await asyncio.sleep(0)
+        assert looks == []
+        assert len(said) == 1  # the connection is not over yet
+        draft.may_end.set()
+        await work
+        await connection.close("the test is over")
+        await listener.close()

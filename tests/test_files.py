@@ -1,0 +1,23 @@
+"""Files that a person names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from wanspec.errors import ConfigError
+from wanspec.files import read_bounded
+
+
+def test_a_file_is_read_up_to_its_bound_and_refused_beyond(tmp_path: Path) -> None:
+    path = tmp_path / "four"
+    path.write_bytes(b"1234")
+    assert read_bounded(path, max_bytes=4, what="a number") == b"1234"
+    with pytest.raises(ConfigError, match="four has more than 3 bytes; name a number"):
+        read_bounded(path, max_bytes=3, what="a number")
+
+
+def test_what_is_not_there_is_named_with_what_it_should_be(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="none: No such file or directory; name a number"):
+        read_bounded(tmp_path / "none", max_bytes=3, what="a number")
