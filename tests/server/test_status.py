@@ -69,8 +69,9 @@ async def until(place: Site, *, key: str = "", requests: int = 1, tokens: int = 
     """The requests under way, once each of so many has so many tokens."""
     async with asyncio.timeout(20):
         while True:
-            told: list[dict[str, Any]] = (await status(place, key=key))["requests"]
-            if len(told) == requests and all(request["tokens"] >= tokens for request in told):
+            page = await status(place, key=key)
+            told: list[dict[str, Any]] = page["requests"]
+            if len(told) + page["left_out"] == requests and all(request["tokens"] >= tokens for request in told):
                 return told
             await asyncio.sleep(0.01)
 
@@ -135,7 +136,7 @@ async def test_an_answer_is_bounded_however_many_ask_and_however_large_their_tre
     number = MAX_SHOWN_REQUESTS + 6
     limits = ServerLimits(max_running=8, max_queued=number)
     async with site(target=slow(), limits=limits) as place, under_way(place, number=number // 2, n=2):
-        await until(place, requests=MAX_SHOWN_REQUESTS, tokens=0)
+        await until(place, requests=number, tokens=0)
         (session_id, session), *_ = place.engine._machine._sessions.items()
         for token in range(90):
             child = session.tree.add(session.tree.head, token, log_prob=-1.0)

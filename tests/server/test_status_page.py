@@ -51,6 +51,7 @@ async def test_markup_in_a_workers_name_and_in_tokens_is_text_and_runs_nothing(t
         monkeypatch.setattr(place.service, "decode", lambda _: HOSTILE)
         await page.go(place.url)
         await page.until(HAS_TREE)
+        await page.until("document.querySelector('#tree .worker title') !== null")
         assert await page.look("document.querySelector('#workers td bdi').textContent") == HOSTILE
         assert await page.look("document.querySelectorAll('img, iframe, object, main script').length") == 0
         assert await page.look("document.querySelector('#requests').textContent.includes('request--0')")
