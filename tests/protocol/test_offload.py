@@ -138,9 +138,9 @@ def test_a_stalled_worker_is_not_waited_for_and_then_dropped_and_another_takes_o
 
 
 def test_a_stalled_worker_has_to_rest_and_another_takes_over() -> None:
-    cluster = Cluster(model(), model())
+    cluster = Cluster(model(), model(), target_step_s=0.01)
     stall(cluster.dial_in(model()))
-    cluster.ask(1, PROMPT, max_tokens=800, policy=PolicyConfig(name="remote"))
+    cluster.ask(1, PROMPT, max_tokens=1800, policy=PolicyConfig(name="remote"))
     cluster.at(2.0, lambda: cluster.dial_in(model()))
     cluster.run(until=1e9)  # the rest ends while nobody needs a worker
     assert not cluster.dropped

@@ -116,8 +116,8 @@ def test_nobody_is_judged_by_a_few_tokens() -> None:
 
 def test_a_worker_with_which_tokens_take_longer_than_without_rests_however_much_it_proposes() -> None:
     harmful, useful = worker(1), worker(2)
-    assert judge(harmful, 50, 40, took_s=1.0, alone_s=0.7)  # too early to tell
-    assert not judge(harmful, 100, 80, took_s=2.0, alone_s=1.4)
+    assert judge(harmful, 50, 40, took_s=1.0, alone_s=0.6)  # too early to tell
+    assert not judge(harmful, 100, 80, took_s=2.0, alone_s=1.2)
     assert judge(useful, 150, 120, took_s=3.0, alone_s=2.9)
     harmful.rest(0.0)
     assert judge(harmful, 150, 120, took_s=3.0, alone_s=2.9)  # what led to the rest is forgotten
@@ -132,3 +132,11 @@ def test_one_long_round_is_not_held_against_a_worker() -> None:
 
 def test_a_policy_that_does_not_say_what_a_token_costs_alone_has_no_worker_rested_for_that() -> None:
     assert worker(1).judge(committed=190, proposed=100, took_s=9.0, alone_s=None, now=0.0)
+
+
+def test_the_longer_a_worker_does_a_little_harm_the_surer_it_is() -> None:
+    rounds = 0
+    harmful = worker(1)
+    while judge(harmful, 4, 3, took_s=1.2, alone_s=1.0):
+        rounds += 1
+    assert 50 < rounds < 300

@@ -14,6 +14,7 @@ drafts, for a gain that lasts until its end, which nobody knows; new requests, w
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -29,14 +30,19 @@ LOADED_SESSIONS = 16
 """So many sessions, or all that it offers to hold, make a worker twice as dear; it may offer what it likes."""
 USELESS_SHARE = 0.02
 """A worker that has proposed less than this share of what its sessions commit is rested: its drafts are late, wrong or lost."""
-SLOWER_SHARE = 1.1
-"""So is one with which tokens take this much longer than they would without a worker, by what the policy thinks; that is right to 3 %."""
+SLOWER_SHARE, CHANCE = 1.05, 2.5
+"""So is one with which tokens take longer than so many times what they would without a worker, as the policy thinks (it is right to 3 %);
+and CHANCE / sqrt(tokens) more, since some rounds are luckier than others: about two standard deviations."""
 MAX_ROUND_SHARE = 2.0
 """A round that took longer than so many times that counts as that: it is hardly the worker's doing, but somebody's long prompt."""
 MEMORY_TOKENS = 200.0
-"""Older ones fade at this pace."""
-JUDGED_TOKENS = 100.0
-"""Committed, faded, before a worker is known well enough to be judged, and compared."""
+"""Older ones fade at this pace,"""
+MEMORY_TIMED_TOKENS = 1000.0
+"""and the time that they took at this one: it takes more of them to tell."""
+TRIAL_TOKENS = 100.0
+"""Committed, faded, before a worker is known well enough to be compared with others, and for the harm it does,"""
+JUDGED_TOKENS = 180.0
+"""and before it is held to be of no use: what has faded never comes to all of MEMORY_TOKENS."""
 PRIOR_TOKENS = 20.0
 HALF_SHARE_S = 0.1
 """The delay of a worker that is expected, before anything is known, to propose half of the tokens in time; a token that it has not
@@ -66,10 +72,12 @@ class PooledWorker:
     """Tokens that its sessions committed, older ones faded,"""
     useful: float = 0.0
     """and those of them that it had proposed."""
+    timed: float = 0.0
+    """Tokens of rounds that were timed, faded more slowly,"""
     took_s: float = 0.0
-    """Time that its sessions' rounds took, faded likewise,"""
+    """the time that these took,"""
     alone_s: float = 0.0
-    """and what these tokens would have taken without a worker."""
+    """and what they would have taken without a worker."""
     judged_at: float = 0.0
     """When any of them last changed."""
     rests_until: float | None = None
@@ -100,11 +108,11 @@ class PooledWorker:
 
     def is_on_trial(self, now: float) -> bool:
         """Whether it is to be tried: idle, and of unknown worth."""
-        return not self.sessions and (self.committed < JUDGED_TOKENS or now >= self.judged_at + REVIEW_S)
+        return not self.sessions and (self.committed < TRIAL_TOKENS or now >= self.judged_at + REVIEW_S)
 
     @property
     def is_judged(self) -> bool:
-        """Whether its sessions have committed enough to tell what it is worth."""
+        """Whether its sessions have committed enough to tell whether it is of use."""
         return self.committed > JUDGED_TOKENS
 
     def judge(self, *, committed: int, proposed: int, took_s: float | None, alone_s: float | None, now: float) -> bool:
@@ -116,20 +124,22 @@ class PooledWorker:
         fade = max(0.0, 1.0 - committed / MEMORY_TOKENS)
         self.committed = fade * self.committed + committed
         self.useful = fade * self.useful + proposed
-        self.took_s *= fade
-        self.alone_s *= fade
         if took_s is not None and alone_s is not None:
-            self.took_s += min(took_s, MAX_ROUND_SHARE * alone_s)
-            self.alone_s += alone_s
-        is_useful = self.useful >= USELESS_SHARE * self.committed and self.took_s <= SLOWER_SHARE * self.alone_s
-        if is_useful and self.is_judged:
+            fade = max(0.0, 1.0 - committed / MEMORY_TIMED_TOKENS)
+            self.timed = fade * self.timed + committed
+            self.took_s = fade * self.took_s + min(took_s, MAX_ROUND_SHARE * alone_s)
+            self.alone_s = fade * self.alone_s + alone_s
+        tolerated = SLOWER_SHARE + CHANCE / math.sqrt(max(1.0, self.timed))
+        does_harm = self.timed > TRIAL_TOKENS and self.took_s > tolerated * self.alone_s
+        is_useful = self.useful >= USELESS_SHARE * self.committed
+        if self.is_judged and is_useful and not does_harm:
             self.rest_s = FIRST_REST_S
-        return is_useful or not self.is_judged
+        return not does_harm and (is_useful or not self.is_judged)
 
     def rest(self, now: float) -> set[SessionId]:
         """Send it to rest, and forget what led to that. Returns the sessions that it had."""
         self.rests_until, self.rest_s = now + self.rest_s, min(2 * self.rest_s, MAX_REST_S)
-        self.committed = self.useful = self.took_s = self.alone_s = 0.0
+        self.committed = self.useful = self.timed = self.took_s = self.alone_s = 0.0
         resting, self.sessions = self.sessions, set()
         return resting
 
