@@ -15,7 +15,7 @@ INITIAL_SHARES = (0.7, 0.1, 0.04, 0.02, 0.01, 0.01, 0.01, 0.01)
 """Of the first child, the second and so on, before anything is known."""
 BIN_NATS = 0.125
 BINS = 64
-"""Children less probable than exp(-8) are in no tree."""
+"""Children less probable than exp(-8) count as that: they are in no tree."""
 SMOOTHING = 0.03
 MAX_LEVELS = 16
 """Levels of drafting that are thought about."""
@@ -84,7 +84,7 @@ _PROBS: NDArray[np.float64] = np.exp(-BIN_NATS * np.arange(BINS))
 
 
 def _bin(log_prob: float) -> int:
-    return min(BINS - 1, round(-log_prob / BIN_NATS))
+    return min(BINS - 1, max(0, round(-log_prob / BIN_NATS)))
 
 
 def _first(nodes: NDArray[np.float64], width: int) -> NDArray[np.float64]:
