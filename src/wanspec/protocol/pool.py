@@ -40,9 +40,9 @@ MEMORY_TOKENS = 200.0
 MEMORY_TIMED_TOKENS = 1000.0
 """and the time that they took at this one: it takes more of them to tell."""
 TRIAL_TOKENS = 100.0
-"""Committed, faded, before a worker is known well enough to be compared with others, and for the harm it does,"""
+"""Committed, faded, before a worker is known well enough to be compared with others, to do harm, or to have proposed nothing at all,"""
 JUDGED_TOKENS = 180.0
-"""and before it is held to be of no use: what has faded never comes to all of MEMORY_TOKENS."""
+"""and before it is held to be of too little use: what has faded never comes to all of MEMORY_TOKENS."""
 PRIOR_TOKENS = 20.0
 HALF_SHARE_S = 0.1
 """The delay of a worker that is expected, before anything is known, to propose half of the tokens in time; a token that it has not
@@ -132,9 +132,10 @@ class PooledWorker:
         tolerated = SLOWER_SHARE + CHANCE / math.sqrt(max(1.0, self.timed))
         does_harm = self.timed > TRIAL_TOKENS and self.took_s > tolerated * self.alone_s
         is_useful = self.useful >= USELESS_SHARE * self.committed
+        is_idle = self.committed > TRIAL_TOKENS and not self.useful
         if self.is_judged and is_useful and not does_harm:
             self.rest_s = FIRST_REST_S
-        return not does_harm and (is_useful or not self.is_judged)
+        return not (does_harm or is_idle) and (is_useful or not self.is_judged)
 
     def rest(self, now: float) -> set[SessionId]:
         """Send it to rest, and forget what led to that. Returns the sessions that it had."""
