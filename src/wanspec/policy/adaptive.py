@@ -64,15 +64,16 @@ class Adaptive:
         self._price_s = redundancy_price_s
         self._min_log_prob = math.log(drafting.path_prob_min)
         self._alone_s = 0.0
-        """What a token costs with local drafts alone, and whether that was computed in this round."""
+        """What a token costs with local drafts alone; 0 before that was ever computed."""
         self._knows_alone_s = False
+        """Whether it was computed in this round."""
         self._pace = Pace()
         self._round_began_at: float | None = None
 
     @property
     def alone_token_s(self) -> float | None:
-        """As of the newest round that was thought about; where no price is too high, that does not matter."""
-        return self._alone_s or None if self._price_s < NEVER else None
+        """As of the newest round that was thought about. It says nothing where all is to be drafted elsewhere, however slow that is."""
+        return None if self._price_s == NEVER or not self._alone_s else self._alone_s
 
     def decide(self, situation: Situation, *, now: float) -> Decision:
         tree, arrivals = situation.tree, situation.arrivals

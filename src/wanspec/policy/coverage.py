@@ -16,6 +16,7 @@ INITIAL_SHARES = (0.7, 0.1, 0.04, 0.02, 0.01, 0.01, 0.01, 0.01)
 BIN_NATS = 0.125
 BINS = 64
 """Children less probable than exp(-8) count as that: they are in no tree."""
+BIN_PROBS: NDArray[np.float64] = np.exp(-BIN_NATS * np.arange(BINS))
 SMOOTHING = 0.03
 MAX_LEVELS = 16
 """Levels of drafting that are thought about."""
@@ -71,16 +72,14 @@ class Coverage:
         return self._tree_tokens[width]
 
     def _grow(self, width: int) -> list[float]:
+        """Level by level, as expected numbers of nodes by bins of their path's probability; bins add up as logarithms do."""
         tokens = [0.0]
         level, tree = np.eye(1, BINS)[0], np.zeros(BINS)
         for _ in range(MAX_LEVELS):
             level = _first(np.convolve(level, self._per_bin)[:BINS], width)
             tree = _first(tree + level, width)
-            tokens.append(float(tree @ _PROBS))
+            tokens.append(float(tree @ BIN_PROBS))
         return tokens
-
-
-_PROBS: NDArray[np.float64] = np.exp(-BIN_NATS * np.arange(BINS))
 
 
 def _bin(log_prob: float) -> int:
@@ -88,5 +87,5 @@ def _bin(log_prob: float) -> int:
 
 
 def _first(nodes: NDArray[np.float64], width: int) -> NDArray[np.float64]:
-    """The most probable of these, as many as `width`."""
+    """The most probable of these, counted by bins, as many as `width`."""
     return np.diff(np.minimum(nodes.cumsum(), width), prepend=0.0)

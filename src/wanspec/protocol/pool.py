@@ -132,10 +132,10 @@ class PooledWorker:
         tolerated = SLOWER_SHARE + CHANCE / math.sqrt(max(1.0, self.timed))
         does_harm = self.timed > TRIAL_TOKENS and self.took_s > tolerated * self.alone_s
         is_useful = self.useful >= USELESS_SHARE * self.committed
-        is_idle = self.committed > TRIAL_TOKENS and not self.useful
+        gave_nothing = self.committed > TRIAL_TOKENS and not self.useful
         if self.is_judged and is_useful and not does_harm:
             self.rest_s = FIRST_REST_S
-        return not (does_harm or is_idle) and (is_useful or not self.is_judged)
+        return not (does_harm or gave_nothing) and (is_useful or not self.is_judged)
 
     def rest(self, now: float) -> set[SessionId]:
         """Send it to rest, and forget what led to that. Returns the sessions that it had."""

@@ -29,6 +29,8 @@ _log = logging.getLogger(__name__)
 
 MAX_PENDING_EVENTS = 256
 """Events waiting for the machine above which no worker's next message is taken: a flood then fills the wire's own bounded buffer."""
+CATCH_UP_S = 0.001
+"""Between two looks at whether the machine has caught up: it takes longer for so many events."""
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
@@ -188,7 +190,7 @@ class ConnectedWorkers:
             case _:
                 raise RemoteProtocolError(f"an unexpected {type(message).__name__}", worker=worker.name)
         while self._events.qsize() >= MAX_PENDING_EVENTS:  # noqa: ASYNC110  # rare, and the loop turns meanwhile
-            await asyncio.sleep(0)  # let the machine catch up
+            await asyncio.sleep(CATCH_UP_S)  # not 0: where the machine is dead, a flood shall not turn the loop for ever
         self._events.put_nowait(event)
 
     async def _part(self, worker: ConnectedWorker, error: WanspecError) -> None:

@@ -1,0 +1,37 @@
+"""What a token would cost without a worker, as `adaptive` works it out, is what it costs there."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from wanspec.policy.adaptive import Adaptive
+from wanspec.policy.interface import Situation
+from wanspec.simulation.run import simulate
+from wanspec.simulation.scenario import parse
+
+TARGET_MS, DRAFT_MS = 39.0, 2.3
+TOLERANCE = 0.05
+
+
+@pytest.mark.parametrize("match_rate", [0.2, 0.55, 0.88])
+def test_what_a_token_costs_alone_is_worked_out_without_bias(match_rate: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    estimates_s = []
+    work_out = Adaptive._time_alone_s
+
+    def recorded(self: Adaptive, situation: Situation) -> float:
+        estimates_s.append(work_out(self, situation))
+        return estimates_s[-1]
+
+    monkeypatch.setattr(Adaptive, "_time_alone_s", recorded)
+    document = {
+        "load": {"requests": 6, "tokens": 150},
+        "compute": {"target_ms": [[1, TARGET_MS]], "draft_ms": [[1, DRAFT_MS]]},
+        "tokens": {"model": "iid", "match_rate": match_rate},
+        "policy": {"name": "adaptive"},
+    }
+    alone = simulate(parse(document | {"workers": 0}))
+    estimates_s.clear()
+    simulate(parse(document | {"link": {"rtt_ms": 120.0}}))
+    settled_s = estimates_s[len(estimates_s) // 4 :]
+    assert alone.metrics.itl_ms == pytest.approx(1e3 * np.mean(settled_s), rel=TOLERANCE)
