@@ -26,7 +26,7 @@ def generate(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def plain_text() -> str:
-    tokenizer = load_tokenizer(TARGET, vocabulary_size=95)
+    tokenizer = load_tokenizer(TARGET)
     tokens = decode_plainly(load_backend(TARGET), tokenizer.encode("hello"), max_tokens=20, sampling=SamplingParams())
     return "hello" + tokenizer.decode(list(tokens)) + "\n"
 

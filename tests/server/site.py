@@ -91,14 +91,14 @@ async def site(  # noqa: PLR0913  # the parts of a server
     limits: ServerLimits | None = None,
     keys: ApiKeys | None = None,
     policy: PolicyConfig | None = None,
-    spec: str = "scripted:target",
+    spec: str = "scripted:target,vocabulary=95",
     is_private: bool = False,
     access: Access | None = None,
     sock: socket.socket | None = None,
     reuses_prompts: bool = True,
 ) -> AsyncIterator[Site]:
     target, draft, limits = target or model(), draft or model(0.2), limits or ServerLimits()
-    tokenizer = load_tokenizer(spec, vocabulary_size=target.info.vocabulary_size)
+    tokenizer = load_tokenizer(spec)
     async with ControllerEngine(target=target, draft=draft, listener=listener, trace=trace) as engine:
         service = Service(
             engine=engine,
@@ -123,6 +123,6 @@ async def site(  # noqa: PLR0913  # the parts of a server
 
 def plain_text(prompt: str, *, max_tokens: int, temperature: float = 0.0, seed: int = 0) -> str:
     """What the scripted target alone writes."""
-    tokenizer = load_tokenizer("scripted:target", vocabulary_size=95)
+    tokenizer = load_tokenizer("scripted:target,vocabulary=95")
     sampling = SamplingParams(temperature=temperature, seed=seed)
     return tokenizer.decode(list(decode_plainly(model(), tokenizer.encode(prompt), max_tokens=max_tokens, sampling=sampling)))

@@ -89,7 +89,7 @@ async def test_a_request_under_way_is_told_in_figures_without_its_prompt() -> No
 
 
 async def test_the_tree_that_is_told_is_the_engines_and_its_spine_is_the_text() -> None:
-    tokenizer = load_tokenizer("scripted:target", vocabulary_size=95)
+    tokenizer = load_tokenizer("scripted:target,vocabulary=95")
     expected = tokenizer.encode(plain_text("xyzzy", max_tokens=400))
     async with site(target=slow(), policy=PolicyConfig(name="colocated-tree")) as place, under_way(place):
         (request,) = await until(place, tokens=5)
@@ -107,7 +107,7 @@ async def test_text_is_told_where_the_server_was_started_to_tell_it() -> None:
     async with site(target=slow(), access=Access(shows_text=True)) as place, under_way(place):
         (request,) = await until(place, tokens=5)
         told = await status(place, request=request["number"])
-    tokenizer = load_tokenizer("scripted:target", vocabulary_size=95)
+    tokenizer = load_tokenizer("scripted:target,vocabulary=95")
     assert told["texts"] == [tokenizer.decode([node["token"]]) for node in told["tree"]["nodes"]]
 
 

@@ -1,17 +1,18 @@
-"""Backends by name, as a configuration or a command line gives them: `kind:model`, or `kind:model,option=value,...`.
+"""Engines by name.
 
     bundled:target   bundled:draft
     scripted:target  scripted:draft,disagreement=0.3,seed=7
 
-Each kind's engine is imported when it is asked for.
+Each engine is imported when it is asked for.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
+from wanspec.backends.model_spec import ModelSpec, parse_spec
 from wanspec.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -19,74 +20,80 @@ if TYPE_CHECKING:
     from wanspec.backends.interface import Backend
     from wanspec.backends.tokenizer import Tokenizer
 
-SCRIPTED_DISAGREEMENT = 0.25
+SCRIPTED_DISAGREEMENT = "0.25"
 """Of a scripted draft that does not say otherwise: about what real pairs have on easy text."""
 
 
-def load_backend(spec: str, *, threads: int = 1) -> Backend:
-    """The model that `spec` names, on `threads` threads. Raises ConfigError, which lists the known names, or BackendError."""
-    name, *pairs = spec.split(",")
-    if name not in FACTORIES:
-        raise ConfigError(f"there is no model {name!r}; use one of {', '.join(FACTORIES)}")
-    options = {}
-    for pair in pairs:
-        key, separator, value = pair.partition("=")
-        if not separator:
-            raise ConfigError(f"{pair!r} in {spec!r} is not an option; write option=value")
-        options[key.strip()] = value.strip()
-    return FACTORIES[name](spec, options, threads)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Engine:
+    """What a kind of model is run by."""
+
+    models: tuple[str, ...]
+    """What may stand behind the colon; a word in capitals stands for what the user has."""
+    load: Callable[[ModelSpec, int], Backend]
+    """The model, on so many threads."""
+    tokenizer: Callable[[ModelSpec], Tokenizer]
 
 
-def load_tokenizer(spec: str, *, vocabulary_size: int) -> Tokenizer:
-    """The tokenizer of the model that `spec` names."""
-    if spec.startswith("scripted:"):
-        from wanspec.backends.scripted import ScriptedTokenizer
+def load_backend(text: str, *, threads: int = 1) -> Backend:
+    """The model that `text` names, on `threads` threads. Raises ConfigError, which lists the known names, or BackendError."""
+    spec = parse_spec(text)
+    return engine_of(spec).load(spec, threads)
 
-        return ScriptedTokenizer(vocabulary_size)
+
+def load_tokenizer(text: str) -> Tokenizer:
+    """The tokenizer of the model that `text` names. Raises as `load_backend` does."""
+    spec = parse_spec(text)
+    return engine_of(spec).tokenizer(spec)
+
+
+def engine_of(spec: ModelSpec) -> Engine:
+    """The engine that runs a model. Raises ConfigError where there is none."""
+    engine = ENGINES.get(spec.kind)
+    is_known = engine is not None and (spec.name in engine.models or (bool(spec.name) and any(model.isupper() for model in engine.models)))
+    if engine is None or not is_known:
+        names = [f"{kind}:{model}" for kind, engine in ENGINES.items() for model in engine.models]
+        raise ConfigError(f"there is no model {spec.text.partition(',')[0]!r}; use one of {', '.join(names)}")
+    return engine
+
+
+def _bundled(spec: ModelSpec, threads: int) -> Backend:
+    from wanspec.backends.bundled_pair import load_bundled
+
+    spec.chosen({})
+    return load_bundled(cast("BundledModel", spec.name), threads=threads)
+
+
+def _bundled_tokenizer(_spec: ModelSpec) -> Tokenizer:
     from wanspec.backends.bundled_pair import load_bundled_tokenizer
 
     return load_bundled_tokenizer()
 
 
-def _bundled(spec: str, options: Mapping[str, str], threads: int) -> Backend:
-    from wanspec.backends.bundled_pair import load_bundled
-
-    if options:
-        raise ConfigError(f"{spec!r}: the bundled models take no options")
-    return load_bundled(cast("BundledModel", spec.partition(":")[2]), threads=threads)
-
-
-def _scripted(spec: str, options: Mapping[str, str], _threads: int) -> Backend:
+def _scripted(spec: ModelSpec, _threads: int) -> Backend:
     from wanspec.backends.scripted import ScriptedBackend
 
-    known = {"vocabulary": 64.0, "seed": 0.0, "context": 4096.0, "disagreement": 0.0}
-    if spec.startswith("scripted:draft"):
-        known["disagreement"] = SCRIPTED_DISAGREEMENT
-    for key, text in options.items():
-        if key not in known:
-            raise ConfigError(f"{spec!r}: there is no option {key!r}; use {', '.join(known)}")
-        known[key] = _number(text, spec)
+    options = _scripted_options(spec)
     return ScriptedBackend(
-        vocabulary_size=int(known["vocabulary"]),
-        seed=int(known["seed"]),
-        disagreement=known["disagreement"],
-        context_length=int(known["context"]),
+        vocabulary_size=int(options["vocabulary"]),
+        seed=int(options["seed"]),
+        disagreement=options["disagreement"],
+        context_length=int(options["context"]),
     )
 
 
-def _number(text: str, spec: str) -> float:
-    try:
-        number = float(text)
-    except ValueError:
-        raise ConfigError(f"{spec!r}: {text!r} is not a number") from None
-    if not math.isfinite(number):
-        raise ConfigError(f"{spec!r}: {text!r} is not a finite number")
-    return number
+def _scripted_tokenizer(spec: ModelSpec) -> Tokenizer:
+    from wanspec.backends.scripted import ScriptedTokenizer
+
+    return ScriptedTokenizer(int(_scripted_options(spec)["vocabulary"]))
 
 
-FACTORIES: dict[str, Callable[[str, Mapping[str, str], int], Backend]] = {
-    "bundled:target": _bundled,
-    "bundled:draft": _bundled,
-    "scripted:target": _scripted,
-    "scripted:draft": _scripted,
+def _scripted_options(spec: ModelSpec) -> Mapping[str, float]:
+    defaults = {"vocabulary": "64", "seed": "0", "context": "4096", "disagreement": SCRIPTED_DISAGREEMENT if spec.name == "draft" else "0"}
+    return {key: spec.number(text) for key, text in spec.chosen(defaults).items()}
+
+
+ENGINES: dict[str, Engine] = {
+    "bundled": Engine(models=("target", "draft"), load=_bundled, tokenizer=_bundled_tokenizer),
+    "scripted": Engine(models=("target", "draft"), load=_scripted, tokenizer=_scripted_tokenizer),
 }

@@ -191,7 +191,7 @@ def generate(
         with trace_sink(trace) as kept:
             sink = Announcer(kept, say=lambda text: stderr.print(text, style="dim")) if listen else kept
             models = load_model(target, preset, "target"), load_model(draft, preset, "draft")
-            tokenizer = load_tokenizer(target, vocabulary_size=models[0].info.vocabulary_size)
+            tokenizer = load_tokenizer(target)
             try:
                 run(_generate(text, tokenizer, max_tokens, sampling, config, placement, *models, listen, workers, security, store, sink))
             finally:

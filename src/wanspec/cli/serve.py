@@ -277,7 +277,7 @@ async def _serve(config: ServeConfig, target: Backend, draft: Backend, store: Ca
         service = Service(
             engine=engine,
             info=target.info,
-            tokenizer=load_tokenizer(config.target, vocabulary_size=target.info.vocabulary_size),
+            tokenizer=load_tokenizer(config.target),
             policy=config.policy,
             limits=config.limits,
             model_name=config.model_name,
