@@ -1,24 +1,29 @@
 """What our own code costs per round and per draft step: machines, sampling, codec, and nothing of the models.
 
-One session of the `adaptive` policy, with widths of 32, runs between a real controller and a real worker machine on a virtual clock, with
-a scripted pair that agrees in three of four contexts. Calls are timed in CPU seconds of the thread, so that a busy machine does not count.
+    python bench/overhead.py [--users N] [--json FILE]
+
+Sessions of the `adaptive` policy, with widths of 32, run between a real controller and a real worker machine on a virtual clock at the
+pace of l40s-8b, with a scripted pair that agrees in three of four contexts. Calls are timed in CPU seconds of the thread, so that a busy
+machine does not count.
 """
 
 from __future__ import annotations
 
+import argparse
 import heapq
 import json
-import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from wanspec.backends.scripted import ScriptedBackend
 from wanspec.policy.registry import PolicyConfig
+from wanspec.presets import preset
 from wanspec.protocol.controller import Controller
 from wanspec.protocol.effects import FinishRequest, SendMessage, StartDraft, StartVerify
 from wanspec.protocol.events import (
@@ -38,9 +43,13 @@ from wanspec.transport.codec import decode_controller_frame, decode_worker_frame
 GREEDY = SamplingParams()
 VOCABULARY = 2048
 TOKENS = 3000
-ONE_WAY_S, TARGET_STEP_S, DRAFT_STEP_S = 0.035, 0.0234, 0.0075
+"""In all."""
+ONE_WAY_S = 0.015
+PACE = preset("l40s-8b")
 
 frame_bytes: list[int] = []
+step_nodes: list[int] = []
+"""Computed in each of the worker's steps."""
 timings_s: defaultdict[str, list[float]] = defaultdict(list)
 per_round_s: list[float] = [0.0]
 """What the controller's machine and codec cost in each round; the newest is still being added to."""
@@ -59,31 +68,32 @@ def timed(name: str, function: Callable[..., Any], *arguments: Any, **keywords: 
 class Loop:
     """The smallest driver: events by time, effects at once."""
 
-    def __init__(self) -> None:
+    def __init__(self, users: int) -> None:
+        self.users = self.unfinished = users
         self.target = ScriptedBackend(vocabulary_size=VOCABULARY, context_length=8192)
         self.local_draft = ScriptedBackend(vocabulary_size=VOCABULARY, context_length=8192, disagreement=0.25)
         self.remote_draft = ScriptedBackend(vocabulary_size=VOCABULARY, context_length=8192, disagreement=0.25)
         self.controller = Controller(vocabulary_size=VOCABULARY, end_token=None)
-        self.worker = Worker(vocabulary_size=VOCABULARY, context_length=8192, max_sessions=1)
+        self.worker = Worker(vocabulary_size=VOCABULARY, context_length=8192, max_sessions=users)
         self.queue: list[tuple[float, int, Callable[[], None]]] = []
-        self.now, self.count, self.finished = 0.0, 0, False
+        self.now, self.count = 0.0, 0
 
     def at(self, delay_s: float, action: Callable[[], None]) -> None:
         self.count += 1
         heapq.heappush(self.queue, (self.now + delay_s, self.count, action))
 
     def run(self) -> None:
-        self.at_controller(WorkerJoined(worker_id=WorkerId(1), name="bench", max_sessions=1))
-        self.at_controller(
-            RequestArrived(
-                session_id=SessionId(1),
-                prompt_tokens=(1, 2, 3),
+        self.at_controller(WorkerJoined(worker_id=WorkerId(1), name="bench", max_sessions=self.users))
+        for user in range(1, self.users + 1):
+            request = RequestArrived(
+                session_id=SessionId(user),
+                prompt_tokens=(user, 2, 3),
                 sampling=GREEDY,
-                max_tokens=TOKENS,
+                max_tokens=TOKENS // self.users,
                 policy=PolicyConfig(name="adaptive", width=32),
             )
-        )
-        while not self.finished:
+            self.at_controller(request)
+        while self.unfinished:
             self.now, _, action = heapq.heappop(self.queue)
             action()
 
@@ -96,16 +106,18 @@ class Loop:
                 case StartVerify(items=items):
                     logits = self.target.score(items)
                     choices = tuple(timed("target sampling", target_choices, rows, GREEDY, None) for rows in logits)
-                    self.at(TARGET_STEP_S, partial(self.at_controller, VerifyFinished(choices=choices, duration_s=TARGET_STEP_S)))
+                    pass_s = PACE.target.pass_s(sum(item.tokens for item in items))
+                    self.at(pass_s, partial(self.at_controller, VerifyFinished(choices=choices, duration_s=pass_s)))
                 case StartDraft(items=items):
                     ranked = self.rank(self.local_draft, items)
-                    self.at(DRAFT_STEP_S, partial(self.at_controller, DraftFinished(choices=ranked, duration_s=DRAFT_STEP_S)))
+                    pass_s = PACE.draft.pass_s(sum(item.tokens for item in items))
+                    self.at(pass_s, partial(self.at_controller, DraftFinished(choices=ranked, duration_s=pass_s)))
                 case SendMessage(message=message):
                     frame = timed("controller encodes a frame", encode_frame, [message])
                     (copy,) = decode_controller_frame(frame)
                     self.at(ONE_WAY_S, partial(self.at_worker, MessageReceived(message=copy)))
                 case FinishRequest():
-                    self.finished = True
+                    self.unfinished -= 1
                 case _:
                     pass
 
@@ -114,7 +126,9 @@ class Loop:
             match effect:
                 case StartDraft(items=items):
                     ranked = self.rank(self.remote_draft, items)
-                    self.at(DRAFT_STEP_S, partial(self.at_worker, DraftFinished(choices=ranked, duration_s=DRAFT_STEP_S)))
+                    step_nodes.append(sum(item.tokens for item in items))
+                    pass_s = PACE.draft.pass_s(step_nodes[-1])
+                    self.at(pass_s, partial(self.at_worker, DraftFinished(choices=ranked, duration_s=pass_s)))
                 case SendMessage(message=message):
                     frame = timed("worker encodes a frame", encode_frame, [message])
                     frame_bytes.append(len(frame))
@@ -133,8 +147,12 @@ class Loop:
 
 
 def main() -> None:
-    """Run, and print a table; with a path as argument, write it there as JSON too."""
-    Loop().run()
+    """Run, and print a table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--users", type=int, default=1, help="requests at a time (1)")
+    parser.add_argument("--json", type=Path, help="write the table to this file too")
+    arguments = parser.parse_args()
+    Loop(arguments.users).run()
     table = {
         name: {"calls": len(values), "us_p50": float(np.median(values)) * 1e6, "us_p95": float(np.quantile(values, 0.95)) * 1e6}
         for name, values in sorted(timings_s.items())
@@ -145,10 +163,9 @@ def main() -> None:
         p50, p95 = np.percentile(values, [50, 95]) * 1e3
         print(f"\n{name}: mean {np.mean(values) * 1e3:.2f} ms, p50 {p50:.2f} ms, p95 {p95:.2f} ms", end="")
     print("\n(without the choice of tokens from logits, which a device does as part of its pass: the two sampling and ranking rows)")
-    print(f"a worker's frame: {np.mean(frame_bytes):.0f} bytes on average")
-    if len(sys.argv) > 1:
-        with open(sys.argv[1], "w", encoding="utf-8") as file:  # noqa: PTH123
-            json.dump(table, file, indent=2)
+    print(f"a worker's frame: {np.mean(frame_bytes):.0f} bytes on average; its step: {np.mean(step_nodes):.0f} nodes")
+    if arguments.json is not None:
+        arguments.json.write_text(json.dumps(table, indent=2))
 
 
 if __name__ == "__main__":

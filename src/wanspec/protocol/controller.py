@@ -366,7 +366,8 @@ class Controller:
             worker.pace.add(session.round_s, len(path))
         alone_s = session.policy.alone_token_s
         total_alone_s = None if alone_s is None else alone_s * len(path)
-        if worker.judge(committed=len(path), proposed=proposed_in(path), took_s=session.round_s, alone_s=total_alone_s, now=now):
+        proposed = proposed_in(path) if now - session.link.opened_at >= worker.head_start_s else None
+        if worker.judge(committed=len(path), proposed=proposed, took_s=session.round_s, alone_s=total_alone_s, now=now):
             return []
         effects: list[Effect] = []
         for session_id in sorted(worker.rest(now)):

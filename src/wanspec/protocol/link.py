@@ -40,8 +40,8 @@ class SessionLink:
     def __init__(self, worker_id: WorkerId, tree: DraftTree, reliability: Reliability, *, opening: int, now: float) -> None:
         self.worker_id = worker_id
         self._opening = opening
-        self.told_at = now
-        """When it was last told anything."""
+        self.opened_at = self.told_at = now
+        """When it was first told anything, and when last."""
         self.rejoins = (tree.head.position, now)
         """The newest committed position whose token the worker had not proposed when it was told of it, and when that was."""
         self._tree = tree

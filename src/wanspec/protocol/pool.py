@@ -35,6 +35,8 @@ SLOWER_SHARE, CHANCE = 1.05, 2.5
 and CHANCE / sqrt(tokens) more, since some rounds are luckier than others: about two standard deviations."""
 MAX_ROUND_SHARE = 2.0
 """A round that took longer than so many times that counts as that: it is hardly the worker's doing, but somebody's long prompt."""
+HEAD_START_DELAYS, MAX_HEAD_START_S = 4.0, 2.0
+"""A session's tokens count for its worker from so many of its delays after the opening, or so long: many users commit much in that time."""
 MEMORY_TOKENS = 200.0
 """Older ones fade at this pace,"""
 MEMORY_TIMED_TOKENS = 1000.0
@@ -96,6 +98,11 @@ class PooledWorker:
         return self.heartbeat.rtt.smoothed_s + REJOIN_STEPS * self.step_s
 
     @property
+    def head_start_s(self) -> float:
+        """How long after a session's opening it cannot be expected to have proposed much."""
+        return min(HEAD_START_DELAYS * self.delay_s, MAX_HEAD_START_S)
+
+    @property
     def expected_share(self) -> float:
         """Of a further session's tokens, how much it will propose in time: as measured, and by its delay while there is little of that."""
         prior = HALF_SHARE_S / (HALF_SHARE_S + self.delay_s)
@@ -115,15 +122,16 @@ class PooledWorker:
         """Whether its sessions have committed enough to tell whether it is of use."""
         return self.committed > JUDGED_TOKENS
 
-    def judge(self, *, committed: int, proposed: int, took_s: float | None, alone_s: float | None, now: float) -> bool:
+    def judge(self, *, committed: int, proposed: int | None, took_s: float | None, alone_s: float | None, now: float) -> bool:
         """Take note of what it was good for in a round. False when it has done more harm than good, and should rest.
 
-        `took_s`: the round; `alone_s`: what its tokens would have cost without a worker; None where that is not known.
+        `proposed`: None while the session is so new to it that this does not count. `took_s`: the round; `alone_s`: what its tokens would have cost without a worker; None where that is not known.
         """
         self.judged_at = now
-        fade = max(0.0, 1.0 - committed / MEMORY_TOKENS)
-        self.committed = fade * self.committed + committed
-        self.useful = fade * self.useful + proposed
+        if proposed is not None:
+            fade = max(0.0, 1.0 - committed / MEMORY_TOKENS)
+            self.committed = fade * self.committed + committed
+            self.useful = fade * self.useful + proposed
         if took_s is not None and alone_s is not None:
             fade = max(0.0, 1.0 - committed / MEMORY_TIMED_TOKENS)
             self.timed = fade * self.timed + committed
