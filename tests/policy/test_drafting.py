@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wanspec.policy.drafting import MIN_LOG_PROB, WITHHELD_SHARE, Frontier, offered_children
+from wanspec.policy.drafting import MIN_LOG_PROB, WITHHELD_SHARE, Frontier, estimates_of
 from wanspec.speculation.calibration import Calibration
 from wanspec.speculation.tree import DraftTree
 from wanspec.speculation.types import DraftChoices, DraftingConfig
@@ -67,11 +67,15 @@ def test_a_full_tree_takes_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(frontier.offer(tree, tree.head, [(2, -0.1), (3, -0.2)], CONFIG)) == 1
 
 
-def test_estimates_are_calibrated_where_the_policy_asks_for_it() -> None:
+def test_estimates_are_calibrated_where_there_is_a_calibration() -> None:
     choices = DraftChoices(tokens=(4, 5, 6), log_probs=(-0.7, -0.9, -4.0), entropy_nats=0.9)
-    (offered,) = offered_children([choices], CONFIG, Calibration())
-    assert [token for token, _ in offered] == [4, 5, 6]
-    assert [estimate for _, estimate in offered] == Calibration().log_probs([choices])[0]
+    other = DraftChoices(tokens=(7,), log_probs=(-0.2,), entropy_nats=0.4)
+    warm, calibration = Calibration(), Calibration()
+    estimates = estimates_of([(choices, calibration), (other, None), (other, warm), (other, calibration)])
+    assert estimates[0] == calibration.log_probs([choices])[0]
+    assert estimates[1] == (-0.2,)
+    assert estimates[2] == warm.log_probs([other])[0]
+    assert estimates[3] == pytest.approx(calibration.log_probs([other])[0])
 
 
 STEPS = st.lists(

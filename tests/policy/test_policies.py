@@ -11,7 +11,6 @@ from wanspec.policy.drafting import Frontier, offered_children
 from wanspec.policy.interface import DraftLocally, Outcome, Situation, Verify, Wait
 from wanspec.policy.pass_times import PassTimes
 from wanspec.policy.registry import PolicyConfig, create_policy, policy_names
-from wanspec.speculation.calibration import Calibration
 from wanspec.speculation.tree import DraftTree, Node
 from wanspec.speculation.types import DraftChoices, DraftingConfig
 
@@ -203,8 +202,8 @@ def test_the_worker_branches_only_where_the_draft_is_undecided() -> None:
     config = DraftingConfig(branch=2, entropy_threshold_nats=0.5)
     sure = DraftChoices(tokens=(4, 5, 6), log_probs=(-0.1, -3.0, -4.0), entropy_nats=0.3)
     unsure = DraftChoices(tokens=(4, 5, 6), log_probs=(-0.7, -0.9, -4.0), entropy_nats=0.9)
-    assert offered_children([sure], config, Calibration()) == [[(4, -0.1)]]
-    assert offered_children([unsure], config, Calibration()) == [[(4, -0.7), (5, -0.9)]]
+    assert offered_children(sure, sure.log_probs, config) == [(4, -0.1)]
+    assert offered_children(unsure, unsure.log_probs, config) == [(4, -0.7), (5, -0.9)]
 
 
 @pytest.mark.parametrize(

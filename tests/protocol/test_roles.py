@@ -55,7 +55,7 @@ from wanspec.protocol.messages import (
     Welcome,
 )
 from wanspec.protocol.placement import ANYWHERE, Placement
-from wanspec.protocol.pool import FIRST_REST_S, JUDGED_TOKENS
+from wanspec.protocol.pool import FIRST_REST_S, JUDGED_TOKENS, MAX_HEAD_START_S
 from wanspec.protocol.worker import Worker
 from wanspec.speculation.types import (
     DraftChoices,
@@ -393,9 +393,22 @@ class TestController:
         machine.handle(DraftsReceived(worker_id=WorkerId(1), drafts=says), now=0.2)
         machine.handle(joined(2), now=0.2)
         machine.handle(WorkerLost(worker_id=WorkerId(1)), now=0.2)
-        machine.handle(verified(8, 9, 5), now=0.3)
+        machine.handle(verified(8, 9, 5), now=0.2 + MAX_HEAD_START_S)
         record = machine._workers[WorkerId(2)]
         assert (record.committed, record.useful, record.reliability.log_prob(-0.1)) == (3.0, 0.0, -0.1)
+
+    def test_a_worker_is_not_judged_by_what_many_users_commit_before_its_first_drafts_can_be_there(self) -> None:
+        machine = controller()
+        machine.handle(joined(1, max_sessions=64), now=0.0)
+        for session_id in range(1, 65):
+            machine.handle(arrival(session_id, policy="remote", max_tokens=5000), now=0.0)
+        worker, now = machine._workers[WorkerId(1)], 0.0
+        while worker.sessions and now < 1.0:
+            now = verify_begins(machine, now=now + 0.02)
+            passes = machine._passes._in_flight[PassKind.VERIFY].rows
+            choices = tuple(tuple(TargetChoice(token=7, entropy_nats=0.0) for _ in rows) for _, rows in passes)
+            machine.handle(VerifyFinished(choices=choices, duration_s=0.02), now=now)
+        assert worker.head_start_s < now < worker.head_start_s + 0.2
 
     def test_of_two_openings_at_one_worker_the_later_counts(self) -> None:
         machine = controller()

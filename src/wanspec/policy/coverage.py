@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterable, Sequence
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from wanspec.speculation.tree import Node
@@ -68,24 +69,30 @@ class Coverage:
     def tree_tokens(self, width: int) -> list[float]:
         """For each number of levels, from 0, how many tokens a tree drafted on the spot, `width` nodes a pass, adds to a round."""
         if width not in self._tree_tokens:
-            self._tree_tokens[width] = self._grow(width)
+            widths = [width >> halvings for halvings in range(width.bit_length())]  # many sessions ask for all of these
+            self._tree_tokens.update(zip(widths, self._grow(widths), strict=True))
         return self._tree_tokens[width]
 
-    def _grow(self, width: int) -> list[float]:
+    def _grow(self, widths: Sequence[int]) -> list[list[float]]:
         """Level by level, as expected numbers of nodes by bins of their path's probability; bins add up as logarithms do."""
-        tokens = [0.0]
-        level, tree = np.eye(1, BINS)[0], np.zeros(BINS)
+        shifted = sliding_window_view(np.concatenate((np.zeros(BINS - 1), self._per_bin)), BINS)[::-1]
+        most = np.array(widths, np.float64)[:, None]
+        level, tree = np.tile(np.eye(1, BINS), (len(widths), 1)), np.zeros((len(widths), BINS))
+        tokens = [np.zeros(len(widths))]
         for _ in range(MAX_LEVELS):
-            level = _first(np.convolve(level, self._per_bin)[:BINS], width)
-            tree = _first(tree + level, width)
-            tokens.append(float(tree @ BIN_PROBS))
-        return tokens
+            level = _first(level @ shifted, most)
+            tree = _first(tree + level, most)
+            tokens.append(tree @ BIN_PROBS)
+        by_width: list[list[float]] = np.transpose(tokens).tolist()
+        return by_width
 
 
 def _bin(log_prob: float) -> int:
     return min(BINS - 1, max(0, round(-log_prob / BIN_NATS)))
 
 
-def _first(nodes: NDArray[np.float64], width: int) -> NDArray[np.float64]:
-    """The most probable of these, counted by bins, as many as `width`."""
-    return np.diff(np.minimum(nodes.cumsum(), width), prepend=0.0)
+def _first(nodes: NDArray[np.float64], most: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Of each row of these, counted by bins, the most probable, `most` of them."""
+    first: NDArray[np.float64] = np.minimum(nodes.cumsum(axis=1), most)
+    first[:, 1:] -= first[:, :-1].copy()
+    return first

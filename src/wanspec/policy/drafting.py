@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 import math
+from collections import defaultdict
 from collections.abc import Sequence
 
 from wanspec.speculation.calibration import Calibration
@@ -88,11 +89,20 @@ def _least_log_prob(tree: DraftTree, config: DraftingConfig) -> float:
     return tree.head.path_log_prob + math.log(config.path_prob_min) if config.path_prob_min else -math.inf
 
 
-def offered_children(rankings: Sequence[DraftChoices], config: DraftingConfig, calibration: Calibration) -> list[list[tuple[int, float]]]:
-    """Each ranking's tokens to propose, with their log probabilities: the first alone where the draft is confident, else the top few."""
-    estimates = calibration.log_probs(rankings) if config.is_calibrated else [ranking.log_probs for ranking in rankings]
-    counts = [1 if ranking.entropy_nats < config.entropy_threshold_nats else config.branch for ranking in rankings]
-    return [
-        list(zip(ranking.tokens[:count], log_probs[:count], strict=True))
-        for ranking, log_probs, count in zip(rankings, estimates, counts, strict=True)
-    ]
+def estimates_of(rankings: Sequence[tuple[DraftChoices, Calibration | None]]) -> list[Sequence[float]]:
+    """Log probabilities of each ranking's tokens: as the draft model says, or as its calibration, where there is one, has learned."""
+    estimates: list[Sequence[float]] = [ranking.log_probs for ranking, _ in rankings]
+    indices: defaultdict[Calibration, list[int]] = defaultdict(list)
+    for index, (_, calibration) in enumerate(rankings):
+        if calibration is not None:
+            indices[calibration].append(index)
+    for calibration, own in indices.items():
+        for index, log_probs in zip(own, calibration.log_probs([rankings[index][0] for index in own]), strict=True):
+            estimates[index] = log_probs
+    return estimates
+
+
+def offered_children(ranking: DraftChoices, log_probs: Sequence[float], config: DraftingConfig) -> list[tuple[int, float]]:
+    """The ranking's tokens to propose, with their estimates: the first alone where the draft is confident, else the top few."""
+    count = 1 if ranking.entropy_nats < config.entropy_threshold_nats else config.branch
+    return list(zip(ranking.tokens[:count], log_probs[:count], strict=True))

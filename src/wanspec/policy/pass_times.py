@@ -19,21 +19,24 @@ class PassTimes:
     def __init__(self, initial_s: float) -> None:
         """`initial_s`: assumed before the first measurement."""
         self._initial_s = initial_s
-        self._means: list[tuple[float, float] | None] = [None] * BINS
-        """For each bin that was seen the mean tokens and the mean time of its passes."""
+        self._means: dict[int, tuple[float, float]] = {}
+        """For each bin that was seen the mean tokens and the mean time of its passes,"""
+        self._known: list[tuple[float, float]] = []
+        """and the same from few tokens to many."""
 
     def add(self, tokens: int, duration_s: float) -> None:
         """A pass over `tokens` tokens has taken this long."""
         index = _bin(tokens)
-        mean_tokens, mean_s = self._means[index] or (tokens, duration_s)
+        mean_tokens, mean_s = self._means.get(index, (tokens, duration_s))
         self._means[index] = mean_tokens + SMOOTHING * (tokens - mean_tokens), mean_s + SMOOTHING * (duration_s - mean_s)
+        self._known = [means for _, means in sorted(self._means.items())]
 
     def expected_s(self, tokens: int) -> float:
         """How long a pass over `tokens` tokens takes: between what was measured, or as the nearest that was.
 
         Up to KNOWN_AHEAD times the largest is taken to take as long, so that it is tried; beyond that, as long per token.
         """
-        known = [means for means in self._means if means is not None]
+        known = self._known
         if not known:
             return self._initial_s
         for (few, few_s), (more, more_s) in pairwise(known):

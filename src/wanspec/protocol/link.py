@@ -87,7 +87,7 @@ class SessionLink:
             if parent is None or index < self._next_node_id or len(self._tree.nodes) >= MAX_WORKER_NODES:
                 continue
             is_known = token in parent.children
-            node = self._tree.add(parent, token, log_prob=self.reliability.log_prob(log_prob))
+            node = self._tree.add(parent, token, log_prob=0.0 if is_known else self.reliability.log_prob(log_prob))
             if node is not None:
                 if node.position <= self._tree.head.position:
                     late += 1

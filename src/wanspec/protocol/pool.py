@@ -125,7 +125,8 @@ class PooledWorker:
     def judge(self, *, committed: int, proposed: int | None, took_s: float | None, alone_s: float | None, now: float) -> bool:
         """Take note of what it was good for in a round. False when it has done more harm than good, and should rest.
 
-        `proposed`: None while the session is so new to it that this does not count. `took_s`: the round; `alone_s`: what its tokens would have cost without a worker; None where that is not known.
+        `proposed`: None while the session is so new to it that this does not count. `took_s`: the round; `alone_s`: what its tokens would
+        have cost without a worker; None where that is not known.
         """
         self.judged_at = now
         if proposed is not None:

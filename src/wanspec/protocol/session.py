@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from wanspec.policy.drafting import offered_children
+from wanspec.policy.drafting import estimates_of, offered_children
 from wanspec.policy.interface import Outcome, Policy
 from wanspec.policy.lookup import Lookup
 from wanspec.protocol.effects import FinishReason, RoundFinished
@@ -106,10 +106,12 @@ class Session:
         self._local_drafts += 1
         config = self.policy.local_drafting
         least = self.tree.head.path_log_prob + (math.log(config.path_prob_min) if config.path_prob_min else -math.inf)
-        for node, ranking, children in zip(rows, choices, offered_children(choices, config, self._calibration), strict=True):
+        calibration = self._calibration if config.is_calibrated else None
+        estimates = estimates_of([(ranking, calibration) for ranking in choices])
+        for node, ranking, log_probs in zip(rows, choices, estimates, strict=True):
             if config.is_calibrated:
                 self._choices[node.node_id] = ranking
-            for token, log_prob in children:
+            for token, log_prob in offered_children(ranking, log_probs, config):
                 path_log_prob = node.path_log_prob + log_prob
                 existing = node.children.get(token)
                 if existing is None and path_log_prob >= least:

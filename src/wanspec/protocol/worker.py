@@ -12,10 +12,12 @@ controller sends is checked too, and an impossible message is a RemoteProtocolEr
 from __future__ import annotations
 
 import math
+from collections import defaultdict
+from collections.abc import Sequence
 from typing import assert_never
 
 from wanspec.errors import ConfigError, LocalProtocolError, RemoteProtocolError
-from wanspec.policy.drafting import MIN_LOG_PROB, Frontier, offered_children
+from wanspec.policy.drafting import MIN_LOG_PROB, Frontier, estimates_of, offered_children
 from wanspec.policy.pass_times import PassTimes
 from wanspec.policy.sharing import places
 from wanspec.protocol.effects import Effect, LeaveController, ReleaseSession, SendMessage, StartDraft
@@ -62,7 +64,7 @@ class _Session:
         self.view = ModelView(message.session_id, message.sampling, message.tokens)
         self.owes_acknowledgement = True
         self._based_at = now
-        self._calibration = calibration
+        self.calibration = calibration if message.drafting.is_calibrated else None
         self._choices: dict[NodeId, DraftChoices] = {}
         """What the model said after nodes that are still in the tree, for the calibration."""
         self._newest_sent = self._newest_arrived = 0
@@ -90,8 +92,8 @@ class _Session:
         path = self.tree.commit(news)
         for parent, node in zip([old_head, *path], path, strict=False):
             choices = self._choices.get(parent.node_id)
-            if choices is not None:
-                self._calibration.observe(choices, node.token)
+            if self.calibration is not None and choices is not None:
+                self.calibration.observe(choices, node.token)
         self.view.committed(path)
         self.tree.advance_root(self.tree.head.position)
         self._choices = {node_id: choices for node_id, choices in self._choices.items() if node_id in self.tree.nodes}
@@ -117,16 +119,11 @@ class _Session:
         for leaf in leaves:
             self._frontier.add(leaf)
 
-    def grow(self, rows: tuple[Node, ...], choices: tuple[DraftChoices, ...]) -> list[Node]:
-        """Hang the offered children under the nodes that were scored, where these are still wanted. Returns the new nodes."""
-        alive = [(parent, ranking) for parent, ranking in zip(rows, choices, strict=True) if parent in self.tree]
-        rankings = [ranking for _, ranking in alive]
-        new: list[Node] = []
-        for (parent, ranking), children in zip(alive, offered_children(rankings, self.config, self._calibration), strict=True):
-            if self.config.is_calibrated:
-                self._choices[parent.node_id] = ranking
-            new += self._frontier.offer(self.tree, parent, children, self.config)
-        return new
+    def grow(self, parent: Node, ranking: DraftChoices, log_probs: Sequence[float]) -> list[Node]:
+        """Hang the offered children under a node that was scored. Returns the new nodes."""
+        if self.calibration is not None:
+            self._choices[parent.node_id] = ranking
+        return self._frontier.offer(self.tree, parent, offered_children(ranking, log_probs, self.config), self.config)
 
     def messages(self, nodes: list[Node], step_s: float, now: float) -> list[SendMessage]:
         """Offer these nodes, in as many messages as it takes: when the head moves, more than one step's may be wanted at once."""
@@ -281,13 +278,18 @@ class Worker:
         finished, self._pass = self._pass, None
         self._pass_times.add(self._pass_tokens, event.duration_s)
         self._step_s += STEP_SMOOTHING * (event.duration_s - self._step_s) if self._step_s else event.duration_s
-        effects: list[Effect] = []
-        for (session, rows), ranked in zip(finished, event.choices, strict=True):
-            if self._sessions.get(session.session_id) is session:
-                nodes = session.grow(rows, ranked)
-                if nodes:
-                    effects.append(session.message(nodes, self._step_s, now))
-        return effects
+        scored = [
+            (session, parent, ranking)
+            for (session, rows), ranked in zip(finished, event.choices, strict=True)
+            if self._sessions.get(session.session_id) is session
+            for parent, ranking in zip(rows, ranked, strict=True)
+            if parent in session.tree  # it is still wanted
+        ]
+        estimates = estimates_of([(ranking, session.calibration) for session, _, ranking in scored])
+        new: defaultdict[_Session, list[Node]] = defaultdict(list)
+        for (session, parent, ranking), log_probs in zip(scored, estimates, strict=True):
+            new[session] += session.grow(parent, ranking, log_probs)
+        return [session.message(nodes, self._step_s, now) for session, nodes in new.items() if nodes]
 
     def _start_pass(self) -> list[Effect]:
         if self._pass is not None:

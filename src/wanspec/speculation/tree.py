@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from wanspec.errors import LocalProtocolError
 from wanspec.speculation.types import NodeId, Position
@@ -22,8 +23,7 @@ MAX_TREE_NODES = 4096
 """Nodes of one session's tree: far above what any policy uses, small enough (about 1 MiB) that a hostile worker cannot hurt."""
 
 
-@dataclass(slots=True, eq=False)
-class Node:
+class Node(Struct, eq=False):
     """A token that may follow its parent."""
 
     node_id: NodeId
@@ -77,11 +77,11 @@ class DraftTree:
         None where it cannot be of use: the parent is gone, the child would branch off the spine, lies beyond `max_position`, or the
         tree is full.
         """
-        existing = parent.children.get(token)
-        if existing is not None:
-            return existing if existing in self else None
-        off_the_spine = parent.position < self.head.position
-        if parent not in self or off_the_spine or parent.position >= self.max_position or len(self.nodes) >= MAX_TREE_NODES:
+        nodes = self.nodes  # called for every draft: each look-up counts
+        if (existing := parent.children.get(token)) is not None:
+            return existing if nodes.get(existing.node_id) is existing else None
+        is_gone = nodes.get(parent.node_id) is not parent
+        if is_gone or not self.head.position <= parent.position < self.max_position or len(nodes) >= MAX_TREE_NODES:
             return None
         return self._create(parent, token, Position(parent.position + 1), parent.path_log_prob + log_prob)
 
@@ -170,16 +170,16 @@ class DraftTree:
         return path[::-1]
 
     def _create(self, parent: Node | None, token: int, position: Position, path_log_prob: float) -> Node:
-        node = Node(NodeId(self._next_id), parent, token, position, path_log_prob)
+        node_id = NodeId(self._next_id)
+        node = self.nodes[node_id] = Node(node_id, parent, token, position, path_log_prob)
         self._next_id += 1
-        self.nodes[node.node_id] = node
         if parent is not None:
             parent.children[token] = node
         return node
 
     def _remove_subtree(self, top: Node) -> None:
         pending = [top]
-        while pending:
-            node = pending.pop()
+        for node in pending:  # which grows
             del self.nodes[node.node_id]
-            pending.extend(node.children.values())
+            node.parent = None  # or the two would keep each other until somebody collects garbage
+            pending += node.children.values()
