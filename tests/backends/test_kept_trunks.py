@@ -11,22 +11,27 @@ from wanspec.backends import kept_trunks
 from wanspec.backends.bundled_pair import load_bundled
 from wanspec.backends.kept_trunks import KeptTrunk, KeptTrunks
 from wanspec.backends.scripted import ScriptedBackend
+from wanspec.backends.slots import NumpySlots
 from wanspec.errors import BackendError
 from wanspec.speculation.types import NodeId, NodeSpec, SamplingParams, ScoreItem, SessionId
 
 
-def trunk(*tokens: int, key: str = "alice") -> KeptTrunk:
+def trunk(*tokens: int, key: str = "alice") -> KeptTrunk[NumpySlots]:
     """A hundred bytes a token."""
-    return KeptTrunk(key=key, tokens=np.array(tokens, np.int64), rows=[np.zeros((len(tokens), 100), np.uint8)])
+    return KeptTrunk(key=key, tokens=np.array(tokens, np.int64), slots=NumpySlots([((100,), np.uint8)], capacity=len(tokens)))
 
 
-def found(kept: KeptTrunks, *tokens: int, key: str = "alice") -> tuple[list[int], int] | None:
+def empty(max_bytes: int = 10_000) -> KeptTrunks[NumpySlots]:
+    return KeptTrunks(max_bytes=max_bytes)
+
+
+def found(kept: KeptTrunks[NumpySlots], *tokens: int, key: str = "alice") -> tuple[list[int], int] | None:
     result = kept.longest(key, tokens)
     return None if result is None else (result[0].tokens.tolist(), result[1])
 
 
 def test_the_longest_beginning_in_common_is_found_to_the_token() -> None:
-    kept = KeptTrunks()
+    kept = empty()
     for tokens in ((1, 2, 9, 9), (1, 2, 3, 4), (7,)):
         kept.keep(trunk(*tokens))
     assert found(kept, 1, 2, 3, 8, 8) == ([1, 2, 3, 4], 3)
@@ -37,7 +42,7 @@ def test_the_longest_beginning_in_common_is_found_to_the_token() -> None:
 
 
 def test_nobody_begins_from_what_another_key_has_computed() -> None:
-    kept = KeptTrunks()
+    kept = empty()
     kept.keep(trunk(1, 2, 3))
     kept.keep(trunk(1, key="bob"))
     assert found(kept, 1, 2, 3, key="bob") == ([1], 1)
@@ -45,7 +50,7 @@ def test_nobody_begins_from_what_another_key_has_computed() -> None:
 
 
 def test_a_trunk_that_goes_on_takes_the_place_of_the_shorter_one() -> None:
-    kept = KeptTrunks()
+    kept = empty()
     for tokens in ((1, 2), (1, 5), (1, 2, 3)):
         kept.keep(trunk(*tokens))
     kept.keep(trunk(1, 2, key="bob"))
@@ -54,9 +59,8 @@ def test_a_trunk_that_goes_on_takes_the_place_of_the_shorter_one() -> None:
 
 
 def test_the_oldest_go_when_there_are_too_many_bytes_or_trunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kept_trunks, "MAX_KEPT_BYTES", 600)
     monkeypatch.setattr(kept_trunks, "MAX_KEPT_TRUNKS", 3)
-    kept = KeptTrunks()
+    kept = empty(max_bytes=600)
     for first in (1, 2, 3):
         kept.keep(trunk(first, 0))
     kept.keep(trunk(*range(10, 17)))  # too large by itself: nothing goes for it
@@ -66,6 +70,14 @@ def test_the_oldest_go_when_there_are_too_many_bytes_or_trunks(monkeypatch: pyte
     for first in (5, 6, 7):
         kept.keep(trunk(first))
     assert [found(kept, first) is not None for first in (3, 4, 5, 6, 7)] == [False, False, True, True, True]
+
+
+def test_what_is_kept_can_be_given_up() -> None:
+    kept = empty()
+    assert not kept.clear()
+    kept.keep(trunk(1, 2))
+    assert kept.clear()
+    assert (kept.size_bytes, found(kept, 1)) == (0, None)
 
 
 def opening(session_id: int, tokens: list[int], *, key: str | None = "alice") -> ScoreItem:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from functools import partial
 from itertools import pairwise
 
 import numpy as np
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 
 from wanspec.backends import slot_cache
 from wanspec.backends.slot_cache import Extension, SessionCaches, SlotCache
+from wanspec.backends.slots import NumpySlots
 from wanspec.errors import BackendError
 from wanspec.speculation.types import NodeId, NodeSpec, SamplingParams, ScoreItem, SessionId
 
@@ -27,25 +29,26 @@ def item(*, commit: tuple[int, ...] = (), append: tuple[int, ...] = (), nodes: t
     return ScoreItem(session_id=SESSION, sampling=SAMPLING, commit=tuple(map(NodeId, commit)), append=append, nodes=specs)
 
 
-def fresh_caches() -> SessionCaches:
-    return SessionCaches([((), np.int64), ((2, 3), np.float32)], vocabulary_size=VOCABULARY, context_length=CONTEXT)
+def fresh_caches() -> SessionCaches[NumpySlots]:
+    return SessionCaches(partial(NumpySlots, [((), np.int64), ((2, 3), np.float32)]), vocabulary_size=VOCABULARY, context_length=CONTEXT)
 
 
-def run(caches: SessionCaches, asked: ScoreItem, *, pieces: int = 1) -> list[list[int]]:
+def run(caches: SessionCaches[NumpySlots], asked: ScoreItem, *, pieces: int = 1) -> list[list[int]]:
     """Carry out an item; returns the tokens that every computed row sees, in order, read from the slots through the mask."""
     ((cache, extension),) = caches.plan([asked])
     bounds = np.linspace(0, len(extension.tokens), pieces + 1).astype(int)
     for start, stop in pairwise(bounds.tolist()):
         tokens = extension.tokens[start:stop]
-        cache.write(start, [tokens, np.broadcast_to(tokens[:, None, None], (len(tokens), 2, 3))])
+        cache.slots.write(cache.used + start, [tokens, np.broadcast_to(tokens[:, None, None], (len(tokens), 2, 3))])
     paths = seen_by(cache, extension)
     caches.apply([(cache, extension)])
-    assert np.array_equal(cache.past()[1], np.broadcast_to(cache.past()[0][:, None, None], (cache.used, 2, 3)))
+    stored, copies = cache.slots.head(cache.used)
+    assert np.array_equal(copies, np.broadcast_to(stored[:, None, None], (cache.used, 2, 3)))
     return paths
 
 
-def seen_by(cache: SlotCache, extension: Extension) -> list[list[int]]:
-    slots = cache.past(pending=len(extension.tokens))[0]
+def seen_by(cache: SlotCache[NumpySlots], extension: Extension) -> list[list[int]]:
+    slots = cache.slots.head(cache.used + len(extension.tokens))[0]
     columns = [np.flatnonzero(row) for row in extension.visible]
     paths = [[*slots[: cache.trunk_length].tolist(), *slots[cache.trunk_length + seen].tolist()] for seen in columns]
     assert [len(path) - 1 for path in paths] == extension.positions.tolist()
@@ -109,7 +112,7 @@ def test_every_row_sees_its_own_path_whatever_went_before(data: st.DataObject) -
         next_id += len(asked.nodes)
         assert run(caches, asked, pieces=data.draw(st.integers(1, 3))) == naive.run(asked)
     cache = caches._caches[SESSION]
-    assert cache.past()[0][: cache.trunk_length].tolist() == naive.trunk
+    assert cache.slots.head(cache.trunk_length)[0].tolist() == naive.trunk
     assert set(cache._index) == set(naive.paths)
 
 
@@ -140,12 +143,12 @@ def test_what_is_refused_changes_nothing(data: st.DataObject) -> None:
     with pytest.raises(BackendError):
         caches.plan([wrong])
     after = caches._caches[SESSION].__dict__
-    for name in before.keys() - {"buffers"}:
+    for name in before.keys() - {"slots"}:
         assert before[name] == after[name]
-    assert all(np.array_equal(old, new, equal_nan=True) for old, new in zip(before["buffers"], after["buffers"], strict=True))
+    assert all(np.array_equal(old, new, equal_nan=True) for old, new in zip(before["slots"].buffers, after["slots"].buffers, strict=True))
 
 
-def opened(*nodes: tuple[int, int | None, int]) -> SessionCaches:
+def opened(*nodes: tuple[int, int | None, int]) -> SessionCaches[NumpySlots]:
     caches = fresh_caches()
     run(caches, item(append=(1, 2, 3), nodes=nodes))
     return caches

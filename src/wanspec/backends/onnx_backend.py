@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 
 from wanspec.backends.interface import ModelInfo
 from wanspec.backends.slot_cache import Extension, SessionCaches, SlotCache
+from wanspec.backends.slots import NumpySlots
 from wanspec.errors import BackendError
 from wanspec.speculation.types import ScoreItem, SessionId
 
@@ -34,7 +36,7 @@ they cost is wasted. Measured with 2 to 8 sessions: 1.3 to 2 times faster than o
 class Part:
     """Rows `start` to `stop` of one session's extension, as computed in one pass."""
 
-    cache: SlotCache
+    cache: SlotCache[NumpySlots]
     extension: Extension
     start: int
     stop: int
@@ -63,7 +65,8 @@ class OnnxBackend:
         self._runtime = open_session(model, threads=threads)
         layers, kv_heads, head_dim = self._runtime.get_inputs()[3].shape[1:]
         slot = ((layers, kv_heads, head_dim), np.float32)
-        self._caches = SessionCaches([slot, slot], vocabulary_size=info.vocabulary_size, context_length=info.context_length)
+        new_slots = partial(NumpySlots, [slot, slot])
+        self._caches = SessionCaches(new_slots, vocabulary_size=info.vocabulary_size, context_length=info.context_length)
 
     @property
     def info(self) -> ModelInfo:
@@ -89,7 +92,7 @@ class OnnxBackend:
 
     def _run(self, group: Sequence[Part]) -> list[NDArray[np.float32]]:
         """One forward pass. Writes the new keys and values behind each session's cache; returns each part's logits [tokens, vocabulary]."""
-        keys, values = (joined(buffers) for buffers in zip(*(part.cache.past(part.start) for part in group), strict=True))
+        keys, values = (joined(buffers) for buffers in zip(*(part.cache.slots.head(part.past) for part in group), strict=True))
         feed = {
             "ids": joined([part.extension.tokens[part.start : part.stop] for part in group]),
             "positions": joined([part.extension.positions[part.start : part.stop] for part in group]),
@@ -104,7 +107,7 @@ class OnnxBackend:
         answers, row = [], 0
         for part in group:
             rows = slice(row, row := row + part.tokens)
-            part.cache.write(part.start, (new_keys[rows], new_values[rows]))
+            part.cache.slots.write(part.past, (new_keys[rows], new_values[rows]))
             answers.append(logits[rows])
         return answers
 
@@ -124,7 +127,7 @@ def open_session(model: bytes, *, threads: int) -> onnxruntime.InferenceSession:
         raise BackendError(f"ONNX Runtime cannot load the model: {error}") from error
 
 
-def parts_of(plans: Iterable[tuple[SlotCache, Extension]]) -> Iterable[Part]:
+def parts_of(plans: Iterable[tuple[SlotCache[NumpySlots], Extension]]) -> Iterable[Part]:
     """Every extension in pieces of at most MAX_PASS_TOKENS, in order."""
     for cache, extension in plans:
         count = len(extension.tokens)

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Sequence
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
 from wanspec.backends.interface import ModelInfo
 from wanspec.backends.slot_cache import Extension, SessionCaches, SlotCache
+from wanspec.backends.slots import NumpySlots
 from wanspec.backends.tokenizer import TextStream
 from wanspec.errors import ConfigError
 from wanspec.protocol.messages import MAX_SEQUENCE_TOKENS
@@ -59,7 +61,7 @@ class ScriptedBackend:
         )
         self._seed = seed
         self._disagreement = disagreement
-        self._caches = SessionCaches([((), np.int64)], vocabulary_size=vocabulary_size, context_length=context_length)
+        self._caches = SessionCaches(partial(NumpySlots, [((), np.int64)]), vocabulary_size=vocabulary_size, context_length=context_length)
         self.passes = 0
         """Batches scored."""
         self.tokens_computed = 0
@@ -78,7 +80,7 @@ class ScriptedBackend:
         plans = self._caches.plan(items)
         logits = []
         for cache, extension in plans:
-            cache.write(0, [extension.tokens])
+            cache.slots.write(cache.used, [extension.tokens])
             self.tokens_computed += len(extension.tokens)
             first = max(len(extension.item.append) - 1, 0)
             contexts = [context(cache, extension, row) for row in range(first, len(extension.tokens))]
@@ -132,9 +134,9 @@ class ScriptedTokenizer:
         """None: there are no control tokens."""
 
 
-def context(cache: SlotCache, extension: Extension, row: int) -> NDArray[np.int64]:
+def context(cache: SlotCache[NumpySlots], extension: Extension, row: int) -> NDArray[np.int64]:
     """The last CONTEXT_TOKENS tokens that a row sees, itself included, padded with -1 in front."""
-    tokens = cache.past(pending=len(extension.tokens))[0]
+    tokens = cache.slots.head(cache.used + len(extension.tokens))[0]
     seen = cache.trunk_length + np.flatnonzero(extension.visible[row])[-CONTEXT_TOKENS:]
     trunk = tokens[max(0, cache.trunk_length - CONTEXT_TOKENS) : cache.trunk_length]
     return np.concatenate((np.full(CONTEXT_TOKENS, -1), trunk, tokens[seen]))[-CONTEXT_TOKENS:]

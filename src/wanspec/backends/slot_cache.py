@@ -1,10 +1,10 @@
 """The slots of one session: which token sits where in the cache, what each one may attend to, and how the tree moves on.
 
-A cache is a set of buffers whose first axis counts slots. Slots hold, without gaps, the trunk, then the nodes (parents before children),
-then the rows of a pass under way; a model can therefore read a session's past as a view of the leading slots. A pass goes in three steps:
+Slots hold, without gaps, the trunk, then the nodes (parents before children), then the rows of a pass under way; a model can therefore read
+a session's past from the leading slots. What a slot is made of is the engine's business (`slots`). A pass goes in three steps:
 
 1. `plan` checks an item against the cache and says what to compute: tokens, positions, and which slots every new row sees. Nothing changes.
-2. `write` puts the pass's new rows behind the used slots, in one piece or in several. To everyone else the cache is still the old one.
+2. The engine puts the pass's new rows behind the used slots, in one piece or in several. To everyone else the cache is still the old one.
 3. `apply` makes the plan true: the committed path and the appended tokens join the trunk, what is left of the tree closes up behind it.
 
 So whatever fails before `apply` leaves the cache as it was. The nodes that a commit drops stay in the buffers during its pass, unseen.
@@ -12,28 +12,26 @@ So whatever fails before `apply` leaves the cache as it was. The nodes that a co
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any
+from typing import Generic, TypeVar
 
 import numpy as np
 from msgspec.structs import replace
-from numpy.typing import DTypeLike, NDArray
+from numpy.typing import NDArray
 
-from wanspec.backends.kept_trunks import KeptTrunk, KeptTrunks
+from wanspec.backends.kept_trunks import MAX_KEPT_BYTES, KeptTrunk, KeptTrunks
+from wanspec.backends.slots import Slots
 from wanspec.errors import BackendError
 from wanspec.speculation.tree import MAX_TREE_NODES
 from wanspec.speculation.types import NodeId, ScoreItem, SessionId
 
 MAX_NODES = MAX_TREE_NODES
 """Nodes that a session may hold: those of the largest tree, which a worker grows while nothing is committed; masks grow with its square."""
-FIRST_CAPACITY = 128
-"""Slots that a new cache has room for; doubled when they run out."""
 ROOT = -1
 """The parent of the nodes that hang off the end of the trunk."""
-Layout = tuple[tuple[int, ...], DTypeLike]
-"""Shape and type of one slot of one buffer."""
+S = TypeVar("S", bound=Slots)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,13 +53,14 @@ class Extension:
     """For each new node, its parent's column in `visible`, or ROOT."""
 
 
-class SlotCache:
-    """The trunk and the nodes of one session, in buffers given by the layout of one slot: (shape, dtype) for each buffer."""
+class SlotCache(Generic[S]):
+    """The trunk and the nodes of one session."""
 
-    def __init__(self, layouts: Sequence[Layout]) -> None:
-        self.buffers: list[NDArray[Any]] = [np.empty((FIRST_CAPACITY, *shape), dtype) for shape, dtype in layouts]
-        self.trunk_length = 0
-        self.trunk_tokens: list[int] = []
+    def __init__(self, slots: S, trunk_tokens: Sequence[int] = ()) -> None:
+        """`trunk_tokens`: those whose slots have been computed before."""
+        self.slots = slots
+        self.trunk_tokens = list(trunk_tokens)
+        self.trunk_length = len(self.trunk_tokens)
         self._index: dict[NodeId, int] = {}  # in the order of the slots, as are the four lists
         self._parents: list[int] = []
         self._tokens: list[int] = []
@@ -76,15 +75,6 @@ class SlotCache:
     def used(self) -> int:
         """The number of slots in use, trunk and nodes."""
         return self.trunk_length + len(self._parents)
-
-    def begin(self, rows: Sequence[NDArray[Any]], tokens: Sequence[int]) -> None:
-        """Begin with a trunk that has been computed before: for each buffer a row per token."""
-        self.write(0, rows)
-        self.trunk_length, self.trunk_tokens = len(tokens), list(tokens)
-
-    def past(self, pending: int = 0) -> list[NDArray[Any]]:
-        """Views of the used slots, and of `pending` rows already written behind them."""
-        return [buffer[: self.used + pending] for buffer in self.buffers]
 
     def plan(self, item: ScoreItem) -> Extension:
         """Check `item` and lay out its pass. Raises BackendError for unknown, repeated or disconnected nodes, and for too many."""
@@ -156,23 +146,6 @@ class SlotCache:
             positions.append(position)
         return parents, lineage
 
-    def write(self, offset: int, rows: Sequence[NDArray[Any]]) -> None:
-        """Put `rows`, one array [count, ...] per buffer, into the slots from `offset` behind the used ones."""
-        start = self.used + offset
-        stop = start + len(rows[0])
-        if stop > len(self.buffers[0]):
-            self._grow(stop)
-        for buffer, new in zip(self.buffers, rows, strict=True):
-            buffer[start:stop] = new
-
-    def _grow(self, slots: int) -> None:
-        capacity = len(self.buffers[0])
-        while capacity < slots:
-            capacity *= 2
-        for index, buffer in enumerate(self.buffers):
-            self.buffers[index] = np.empty((capacity, *buffer.shape[1:]), buffer.dtype)
-            self.buffers[index][: len(buffer)] = buffer
-
     def apply(self, extension: Extension) -> None:
         """Carry out a plan whose rows have all been written."""
         item, cached, appended = extension.item, self.node_count, len(extension.item.append)
@@ -190,9 +163,7 @@ class SlotCache:
         new = range(cached, cached + extension.item.tokens)
         order = [*extension.path, *new[:appended], *extension.kept, *new[appended:]]
         if order != list(range(len(order))):
-            for buffer in self.buffers:
-                slots = buffer[self.trunk_length :]
-                slots[: len(order)] = slots.take(order, axis=0)
+            self.slots.move(self.trunk_length, order)
         self.trunk_length += len(extension.path) + appended
         self.trunk_tokens += [*[self._tokens[index] for index in extension.path], *extension.item.append]
 
@@ -218,25 +189,28 @@ def unpacked(bit_sets: Sequence[int], width: int) -> NDArray[np.bool_]:
     return np.unpackbits(packed, axis=1, count=width, bitorder="little").view(np.bool_)
 
 
-class SessionCaches:
+class SessionCaches(Generic[S]):
     """The caches of all sessions of one backend, and the limits that its model sets."""
 
-    def __init__(self, layouts: Sequence[Layout], *, vocabulary_size: int, context_length: int) -> None:
-        self._layouts = layouts
+    def __init__(
+        self, new_slots: Callable[[], S], *, vocabulary_size: int, context_length: int, max_kept_bytes: int = MAX_KEPT_BYTES
+    ) -> None:
+        """`new_slots` makes those of a session that begins; `max_kept_bytes`: of what finished ones leave to others."""
+        self._new_slots = new_slots
         self._vocabulary_size = vocabulary_size
         self._context_length = context_length
-        self._caches: dict[SessionId, SlotCache] = {}
+        self._caches: dict[SessionId, SlotCache[S]] = {}
         self._reuse_keys: dict[SessionId, str] = {}
         """Of the open sessions that have one."""
-        self._kept = KeptTrunks()
+        self._kept = KeptTrunks[S](max_bytes=max_kept_bytes)
 
-    def plan(self, items: Sequence[ScoreItem]) -> list[tuple[SlotCache, Extension]]:
+    def plan(self, items: Sequence[ScoreItem]) -> list[tuple[SlotCache[S], Extension]]:
         """Check a whole batch and lay it out; nothing changes. Raises BackendError as `Backend.score` says."""
         if len({item.session_id for item in items}) != len(items):
             raise BackendError(f"a batch names a session twice: {[item.session_id for item in items]}")
         return [self._plan_item(item) for item in items]
 
-    def _plan_item(self, item: ScoreItem) -> tuple[SlotCache, Extension]:
+    def _plan_item(self, item: ScoreItem) -> tuple[SlotCache[S], Extension]:
         cache = self._caches.get(item.session_id)
         if cache is None:
             if not item.append:
@@ -251,17 +225,15 @@ class SessionCaches:
             raise BackendError(f"session {item.session_id} would be {length} tokens long, the context is {self._context_length}")
         return cache, extension
 
-    def _opened(self, item: ScoreItem) -> tuple[SlotCache, ScoreItem]:
+    def _opened(self, item: ScoreItem) -> tuple[SlotCache[S], ScoreItem]:
         """A cache for a new session, with what was computed before of its prompt, and an item for the rest: its last token at least."""
-        cache = SlotCache(self._layouts)
         found = self._kept.longest(item.reuse_key, item.append[:-1]) if item.reuse_key is not None else None
         if found is None:
-            return cache, item
+            return SlotCache(self._new_slots()), item
         trunk, number = found
-        cache.begin([rows[:number] for rows in trunk.rows], item.append[:number])
-        return cache, replace(item, append=item.append[number:])
+        return SlotCache(trunk.slots.first(number), item.append[:number]), replace(item, append=item.append[number:])
 
-    def apply(self, plans: Sequence[tuple[SlotCache, Extension]]) -> None:
+    def apply(self, plans: Sequence[tuple[SlotCache[S], Extension]]) -> None:
         """Carry out plans whose rows have all been written; opens the sessions that are new."""
         for cache, extension in plans:
             cache.apply(extension)
@@ -273,8 +245,12 @@ class SessionCaches:
         """Free a session's cache, if there is one; its trunk is kept for others with its key, if it has one."""
         cache, key = self._caches.pop(session_id, None), self._reuse_keys.pop(session_id, None)
         if cache is not None and key is not None:
-            rows = [buffer[: cache.trunk_length].copy() for buffer in cache.buffers]
-            self._kept.keep(KeptTrunk(key=key, tokens=np.array(cache.trunk_tokens, np.int64), rows=rows))
+            slots = cache.slots.first(cache.trunk_length)
+            self._kept.keep(KeptTrunk(key=key, tokens=np.array(cache.trunk_tokens, np.int64), slots=slots))
+
+    def forget_kept(self) -> bool:
+        """Give up what finished sessions have left, where memory is short; False: there was nothing."""
+        return self._kept.clear()
 
     def __len__(self) -> int:
         return len(self._caches)

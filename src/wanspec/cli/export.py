@@ -1,0 +1,34 @@
+"""`wanspec export`: the bundled models, in formats that others read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal, get_args
+
+import typer
+
+from wanspec.cli.application import app
+from wanspec.cli.running import exit_statuses
+from wanspec.errors import ConfigError
+
+ExportedModel = Literal["target", "draft"]
+
+
+@app.command()
+def export(
+    directory: Annotated[str, typer.Argument(help="Where to write them, each into a folder of its name; made if need be.")],
+    model: Annotated[ExportedModel | None, typer.Option(help="Only this one; default: both.")] = None,
+) -> None:
+    """Write the bundled models as Hugging Face folders: configuration, weights (safetensors), tokenizer.
+
+    \b
+        wanspec export models
+        wanspec generate "def parse(" --target hf:models/target --draft hf:models/draft     # pip install 'wanspec[hf]'
+    """  # noqa: D301  # the backspace keeps the lines of the example apart
+    from wanspec.backends.bundled_export import export_bundled
+
+    with exit_statuses():
+        if not directory:
+            raise ConfigError("the directory's name is empty; write . for this one")
+        for name in get_args(ExportedModel) if model is None else (model,):
+            typer.echo(export_bundled(Path(directory), name))
