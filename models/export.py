@@ -66,6 +66,18 @@ def empty_cache(shape: LlamaShape) -> Tensor:
     return torch.zeros(0, shape.layers, shape.kv_heads, shape.head_dim)
 
 
+def graph_inputs(
+    ids: NDArray[np.int64], positions: NDArray[np.int64], mask: NDArray[np.float32], keys: NDArray[np.float32], values: NDArray[np.float32]
+) -> dict[str, NDArray[np.generic]]:
+    """What `Llama.extend` takes, as the graph takes it: a batch of one session, and a cache per layer."""
+    order = np.arange(len(ids))
+    feed = {"ids": ids, "positions": positions, "rows": order[None], "places": order, "mask": mask[None, None, None]}
+    for kind, past in (("keys", keys), ("values", values)):
+        by_layer = np.ascontiguousarray(past.transpose(1, 2, 0, 3))[:, None, :, None]  # [layers, b, kv_heads, 1, past, head_dim]
+        feed |= {f"past_{kind}_{layer}": cache for layer, cache in enumerate(by_layer)}
+    return feed
+
+
 @torch.no_grad()
 def check(path: Path, model: Llama) -> float:
     """The largest difference between the exported graph and `model`, over random trees and caches. Raises when above TOLERANCE."""
@@ -80,8 +92,7 @@ def check(path: Path, model: Llama) -> float:
             _, keys, values = model.extend(ids[:past], torch.arange(past), chain_mask(past), keys, values)
         arguments = (ids[past:], tree_positions(parents, past), tree_mask(parents, past), keys, values)
         expected = model.extend(*arguments)
-        names = ("ids", "positions", "mask", "past_keys", "past_values")
-        found = session.run(None, dict(zip(names, (argument.numpy() for argument in arguments), strict=True)))
+        found = session.run(None, graph_inputs(*(argument.numpy() for argument in arguments)))
         worst = max(worst, *(float(np.abs(f - e.numpy()).max()) for f, e in zip(found, expected, strict=True)))
     if not worst <= TOLERANCE:
         raise SystemExit(f"{path.name} differs from PyTorch by {worst:.1e}, more than {TOLERANCE:.0e}")

@@ -1,4 +1,4 @@
-"""Writes a Llama as an ONNX graph: the same computation as `llama.Llama.extend`, one operator at a time.
+"""Writes a Llama as an ONNX graph: what `llama.Llama.extend` computes, for several sessions at a time, one operator after another.
 
 Weights are stored in half precision under their Hugging Face names, each followed by a cast to float32; the runtime folds the casts when it
 loads the model, so a step costs what it would with float32 weights. Standard operators only (opset 23).
@@ -44,6 +44,12 @@ class Graph:
             self.add("Cast", name, out=f"{name}.float32", to=TensorProto.FLOAT)
         return f"{name}.float32"
 
+    def split(self, x: str, lengths: str) -> tuple[str, str]:
+        """The two parts, of these lengths, of the last axis."""
+        first, second = f"Split_{len(self.nodes)}_first", f"Split_{len(self.nodes)}_second"
+        self.nodes.append(helper.make_node("Split", [x, lengths], [first, second], name=first, axis=-1))
+        return first, second
+
     def linear(self, x: str, name: str) -> str:
         return self.add("Gemm", x, self.weight(f"{name}.weight"), transB=1)
 
@@ -52,9 +58,11 @@ class Graph:
 
 
 def build(model: Llama) -> onnx.ModelProto:
-    """The model that scores `ids` [q] at `positions` [q] under an additive `mask` [q, past + q], given a cache.
+    """The model that scores `ids` [q] at `positions` [q], the tokens of `b` sessions with at most `n` each, given their caches.
 
-    `past_keys` and `past_values` are [past, layers, kv_heads, head_dim]; so are `new_keys` and `new_values`, with q for past.
+    `rows` [b, n] says which of the q tokens are whose (any, where a session has fewer than n) and `places` [q] where in that table each
+    stands. `mask` [b, 1, 1, n, past + n] is additive. For each layer `past_keys_LAYER` and `past_values_LAYER` are
+    [b, kv_heads, 1, past, head_dim]. Returns `logits` [q, vocabulary], `new_keys` and `new_values` [q, layers, kv_heads, head_dim].
     """
     shape = model.shape
     graph = Graph({name: weight.float().numpy() for name, weight in model.state_dict().items()})
@@ -62,6 +70,7 @@ def build(model: Llama) -> onnx.ModelProto:
     graph.constant("rope_cos", model.cos[:, :half].numpy(), np.float32)
     graph.constant("rope_sin", model.sin[:, :half].numpy(), np.float32)
     graph.add("Unsqueeze", "positions", graph.constant("axis_0", [0]), out="batched_positions")
+    graph.add("Concat", *(graph.add("Shape", part, start=-2, end=-1) for part in ("past_keys_0", "mask")), axis=0, out="lengths")
     x = graph.add("Gather", graph.weight("model.embed_tokens.weight"), "ids")
     keys, values = [], []
     for index in range(shape.layers):
@@ -72,44 +81,43 @@ def build(model: Llama) -> onnx.ModelProto:
         keys.append(key)
         values.append(value)
     graph.add("Gemm", graph.norm(x, "model.norm"), graph.weight("model.embed_tokens.weight"), transB=1, out="logits")
+    cache = graph.constant("cache_shape", [-1, 1, shape.kv_heads, shape.head_dim])
     for name, parts in (("new_keys", keys), ("new_values", values)):
-        graph.add("Concat", *(graph.add("Unsqueeze", part, "axis_1") for part in parts), axis=1, out=name)
+        graph.add("Concat", *(graph.add("Reshape", part, cache) for part in parts), axis=1, out=name)
     return declared(graph, shape)
 
 
 def attention(graph: Graph, shape: LlamaShape, x: str, index: int) -> tuple[str, str, str]:
-    """Output [q, hidden] of a layer's attention over the cache and `x` itself, and its new keys and values [q, kv_heads, head_dim]."""
+    """Output [q, hidden] of a layer's attention over the caches and `x` itself, and its new keys and values [q, kv_heads, head_dim].
+
+    Within it rows are laid out by session, [b, kv_heads, groups, n, ...]. Scores and sums over a cache and over new rows are computed
+    apart, so that no cache is copied.
+    """
     layer, head_dim, kv_heads = f"model.layers.{index}.self_attn", shape.head_dim, shape.kv_heads
-    head_shape = graph.constant("kv_head_shape", [-1, kv_heads, head_dim])
+    head_shape = graph.constant("kv_head_shape", [-1, kv_heads, 1, head_dim])
     key = graph.add("Reshape", rotary(graph, graph.linear(x, f"{layer}.k_proj"), kv_heads), head_shape)
     value = graph.add("Reshape", graph.linear(x, f"{layer}.v_proj"), head_shape)
-    keys = with_past(graph, "past_keys", key, index)
-    values = with_past(graph, "past_values", value, index)
-
     query = rotary(graph, graph.linear(x, f"{layer}.q_proj"), shape.heads)
-    grouped = graph.constant("query_shape", [-1, kv_heads, shape.heads // kv_heads, head_dim])
-    query = graph.add("Transpose", graph.add("Reshape", query, grouped), perm=[1, 2, 0, 3])
     query = graph.add("Mul", query, graph.constant("scale", head_dim**-0.5, np.float32))
-    axis_1 = graph.constant("axis_1", [1])
-    keys = graph.add("Unsqueeze", graph.add("Transpose", keys, perm=[1, 2, 0]), axis_1)
-    values = graph.add("Unsqueeze", graph.add("Transpose", values, perm=[1, 0, 2]), axis_1)
+    query = graph.add("Reshape", query, graph.constant("query_shape", [-1, kv_heads, shape.heads // kv_heads, head_dim]))
+    by_session = [graph.add("Transpose", graph.add("Gather", rows, "rows"), perm=[0, 2, 3, 1, 4]) for rows in (query, key, value)]
 
-    scores = graph.add("Add", graph.add("MatMul", query, keys), "mask")
-    out = graph.add("MatMul", graph.add("Softmax", scores, axis=-1), values)
-    flat = graph.constant("flat_shape", [-1, shape.hidden])
-    out = graph.add("Reshape", graph.add("Transpose", out, perm=[2, 0, 1, 3]), flat)
-    return graph.linear(out, f"{layer}.o_proj"), key, value
+    scores = [graph.add("MatMul", by_session[0], transposed(graph, keys)) for keys in (f"past_keys_{index}", by_session[1])]
+    weights = graph.add("Softmax", graph.add("Add", graph.add("Concat", *scores, axis=-1), "mask"), axis=-1)
+    past, new = graph.split(weights, "lengths")
+    out = graph.add("Add", graph.add("MatMul", past, f"past_values_{index}"), graph.add("MatMul", new, by_session[2]))
+    out = graph.add("Reshape", graph.add("Transpose", out, perm=[0, 3, 1, 2, 4]), graph.constant("flat_shape", [-1, shape.hidden]))
+    return graph.linear(graph.add("Gather", out, "places"), f"{layer}.o_proj"), key, value
+
+
+def transposed(graph: Graph, x: str) -> str:
+    """The last two axes exchanged; the runtime does that within the product that it is for."""
+    return graph.add("Transpose", x, perm=[0, 1, 2, 4, 3])
 
 
 def rotary(graph: Graph, x: str, heads: int) -> str:
     """Rotary position embedding of `x` [q, heads * head_dim]; the operator wants a batch axis, so the result is [1, q, ...]."""
     return graph.add("RotaryEmbedding", graph.add("Unsqueeze", x, "axis_0"), "rope_cos", "rope_sin", "batched_positions", num_heads=heads)
-
-
-def with_past(graph: Graph, past: str, new: str, index: int) -> str:
-    """A layer's cached keys or values followed by the new ones, [past + q, kv_heads, head_dim]."""
-    cached = graph.add("Gather", past, graph.constant(f"layer_{index}", index), axis=1)
-    return graph.add("Concat", cached, new, axis=0)
 
 
 def feed_forward(graph: Graph, x: str, name: str) -> str:
@@ -121,13 +129,16 @@ def feed_forward(graph: Graph, x: str, name: str) -> str:
 def declared(graph: Graph, shape: LlamaShape) -> onnx.ModelProto:
     """The graph with its inputs and outputs declared, checked."""
     cache = [shape.layers, shape.kv_heads, shape.head_dim]
+    past = ["b", shape.kv_heads, 1, "past", shape.head_dim]
     inputs = [
         helper.make_tensor_value_info("ids", TensorProto.INT64, ["q"]),
         helper.make_tensor_value_info("positions", TensorProto.INT64, ["q"]),
-        helper.make_tensor_value_info("mask", TensorProto.FLOAT, ["q", "past_and_q"]),
-        helper.make_tensor_value_info("past_keys", TensorProto.FLOAT, ["past", *cache]),
-        helper.make_tensor_value_info("past_values", TensorProto.FLOAT, ["past", *cache]),
+        helper.make_tensor_value_info("rows", TensorProto.INT64, ["b", "n"]),
+        helper.make_tensor_value_info("places", TensorProto.INT64, ["q"]),
+        helper.make_tensor_value_info("mask", TensorProto.FLOAT, ["b", 1, 1, "n", "past_and_n"]),
     ]
+    names = [f"past_{kind}_{layer}" for kind in ("keys", "values") for layer in range(shape.layers)]
+    inputs += [helper.make_tensor_value_info(name, TensorProto.FLOAT, past) for name in names]
     outputs = [
         helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["q", shape.vocabulary]),
         helper.make_tensor_value_info("new_keys", TensorProto.FLOAT, ["q", *cache]),

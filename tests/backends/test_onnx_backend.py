@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import re
 from pathlib import Path
 from typing import Any
@@ -120,19 +121,48 @@ def test_a_batch_over_sessions_gives_each_its_own_rows(data: st.DataObject, mode
         assert_close(later, [alone(backend, prompts[s] + path) for path in (((5, 7), (5, 6, 8)) if s % 2 else ((9,),))])
 
 
-@pytest.mark.parametrize("limit", ["MAX_PASS_TOKENS", "MAX_BLOCK_MASK"])
-def test_how_a_batch_is_cut_into_passes_does_not_show(limit: str, models: dict[str, OnnxBackend], monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("limit", "value"), [("MAX_PASS_TOKENS", 7), ("MAX_SHARED_TOKENS", 2), ("MAX_SHARED_TOKENS", 40), ("MAX_GAP_ROWS", -1)]
+)
+def test_how_a_batch_is_cut_into_passes_does_not_show(
+    limit: str, value: int, models: dict[str, OnnxBackend], monkeypatch: pytest.MonkeyPatch
+) -> None:
     backend = models["draft"]
     close_all(backend)
     asked = [item(s, append=PROMPT[s:], nodes=((1, None, 20), (2, 1, 30), (3, None, 40))) for s in (1, 2, 3)]
     expected = backend.score(asked)
     close_all(backend)
-    monkeypatch.setattr(onnx_backend, limit, 7)
+    monkeypatch.setattr(onnx_backend, limit, value)
     for found, row in zip(backend.score(asked), expected, strict=True):
         assert_close(found, row)
     monkeypatch.undo()
     for s in (1, 2, 3):
         assert_close(score(backend, item(s, nodes=((4, 2, 50),))), [alone(backend, (*PROMPT[s:], 20, 30, 50))])
+
+
+def test_sessions_of_all_lengths_that_come_and_go_share_passes(models: dict[str, OnnxBackend]) -> None:
+    backend, chance = models["draft"], random.Random(0)
+    close_all(backend)
+    texts: dict[int, tuple[int, ...]] = {}
+    for step in range(100, 140):
+        if step % 3 == 0 or not texts:
+            texts[step] = tuple(chance.randrange(1, 2000) for _ in range(chance.choice([3, 100, 140, 300])))
+            asked = [item(step, append=texts[step])]
+        else:
+            asked = []
+            for session in chance.sample(sorted(texts), chance.randint(1, len(texts))):
+                more = tuple(chance.randrange(1, 2000) for _ in range(chance.choice([1, 1, 2, 9])))
+                texts[session] += more
+                asked.append(item(session, append=more))
+        rows = backend.score(asked)
+        for one, found in zip(asked, rows, strict=True):
+            assert_close(found[-1:], [alone(backend, texts[one.session_id])])
+        if step % 7 == 6:
+            gone = chance.choice(sorted(texts))
+            backend.close_session(SessionId(gone))
+            del texts[gone]
+    for session in texts:
+        backend.close_session(SessionId(session))
 
 
 def test_a_prompt_may_fill_the_context(model: OnnxBackend) -> None:

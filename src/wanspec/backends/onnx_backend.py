@@ -1,13 +1,14 @@
 """Llama models on ONNX Runtime, in the form that `models/export.py` writes: one graph for prefill, verify and expand, chain or tree.
 
-A pass over one session reads its cache as it lies, without a copy. A batch over several sessions concatenates their caches and hides them
-from each other with a block mask; it is split into groups, because that mask, and the attention under it, grow with the square of the
-number of sessions. Long prompts are computed in pieces. Rows agree with one-session, one-token passes to about 1e-5 in a logit, not bit
-for bit: the order of floating-point sums depends on the shape of the pass, so two tokens that tie to within that may change places.
+A pass reads the caches of its sessions as they lie, side by side in a block, without a copy. Sessions with few tokens share a pass, since
+what it costs is mostly to read weights and caches; one with many, such as a prompt, has one to itself, or several. Rows agree with
+one-session, one-token passes to about 1e-5 in a logit, not bit for bit: the order of floating-point sums depends on the shape of the pass,
+so two tokens that tie to within that may change places.
 """
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -17,8 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wanspec.backends.interface import ModelInfo
+from wanspec.backends.slot_blocks import Block, Blocks, BlockSlots, CacheShape
 from wanspec.backends.slot_cache import Extension, SessionCaches, SlotCache
-from wanspec.backends.slots import NumpySlots
 from wanspec.errors import BackendError
 from wanspec.speculation.types import ScoreItem, SessionId
 
@@ -27,16 +28,17 @@ if TYPE_CHECKING:
 
 MAX_PASS_TOKENS = 128
 """Tokens computed in one pass; a longer prompt is cut. Larger pieces are no faster on a CPU and their mask and logits cost memory."""
-MAX_BLOCK_MASK = 1 << 15
-"""Elements of a batched pass's mask, tokens x (tokens + all caches). Most of them hide one session from another, and the attention
-they cost is wasted. Measured with 2 to 8 sessions: 1.3 to 2 times faster than one by one below this, even at twice this, slower beyond."""
+MAX_SHARED_TOKENS = 8
+"""Of one session, in a pass with others: attention is computed for all as if each had as many as the one that has most."""
+MAX_GAP_ROWS = 4
+"""Rows of a block, between two of a pass, whose attention is computed in vain; beyond it another pass is cheaper."""
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
     """Rows `start` to `stop` of one session's extension, as computed in one pass."""
 
-    cache: SlotCache[NumpySlots]
+    cache: SlotCache[BlockSlots]
     extension: Extension
     start: int
     stop: int
@@ -63,9 +65,9 @@ class OnnxBackend:
         """`model` is a serialized graph as `models/export.py` writes it; `threads` are used within one operator."""
         self._info = info
         self._runtime = open_session(model, threads=threads)
-        layers, kv_heads, head_dim = self._runtime.get_inputs()[3].shape[1:]
-        slot = ((layers, kv_heads, head_dim), np.float32)
-        new_slots = partial(NumpySlots, [slot, slot])
+        layers, kv_heads, head_dim = self._runtime.get_outputs()[1].shape[1:]
+        blocks = Blocks(CacheShape(layers=layers, kv_heads=kv_heads, head_dim=head_dim))
+        new_slots = partial(BlockSlots, blocks)
         self._caches = SessionCaches(new_slots, vocabulary_size=info.vocabulary_size, context_length=info.context_length)
 
     @property
@@ -92,14 +94,7 @@ class OnnxBackend:
 
     def _run(self, group: Sequence[Part]) -> list[NDArray[np.float32]]:
         """One forward pass. Writes the new keys and values behind each session's cache; returns each part's logits [tokens, vocabulary]."""
-        keys, values = (joined(buffers) for buffers in zip(*(part.cache.slots.head(part.past) for part in group), strict=True))
-        feed = {
-            "ids": joined([part.extension.tokens[part.start : part.stop] for part in group]),
-            "positions": joined([part.extension.positions[part.start : part.stop] for part in group]),
-            "mask": block_mask(group),
-            "past_keys": keys,
-            "past_values": values,
-        }
+        feed = inputs_of(group)
         try:
             logits, new_keys, new_values = self._runtime.run(["logits", "new_keys", "new_values"], feed)
         except Exception as error:  # ONNX Runtime's errors have no common base
@@ -107,7 +102,7 @@ class OnnxBackend:
         answers, row = [], 0
         for part in group:
             rows = slice(row, row := row + part.tokens)
-            part.cache.slots.write(part.past, (new_keys[rows], new_values[rows]))
+            part.cache.slots.write(part.past, new_keys[rows], new_values[rows])
             answers.append(logits[rows])
         return answers
 
@@ -127,26 +122,32 @@ def open_session(model: bytes, *, threads: int) -> onnxruntime.InferenceSession:
         raise BackendError(f"ONNX Runtime cannot load the model: {error}") from error
 
 
-def parts_of(plans: Iterable[tuple[SlotCache[NumpySlots], Extension]]) -> Iterable[Part]:
+def parts_of(plans: Iterable[tuple[SlotCache[BlockSlots], Extension]]) -> Iterable[Part]:
     """Every extension in pieces of at most MAX_PASS_TOKENS, in order."""
     for cache, extension in plans:
         count = len(extension.tokens)
+        cache.slots.reserve(cache.used + count)
         for start in range(0, count, MAX_PASS_TOKENS):
             yield Part(cache, extension, start, min(start + MAX_PASS_TOKENS, count))
 
 
 def grouped(parts: Iterable[Part]) -> Iterable[list[Part]]:
-    """Neighbouring parts that share a pass: of different sessions, within MAX_PASS_TOKENS and MAX_BLOCK_MASK."""
-    group: list[Part] = []
-    tokens = columns = 0
+    """The parts of each pass: those with many tokens alone, and first, since a small one may be a prompt's last; the others by place."""
+    shared: defaultdict[Block, list[Part]] = defaultdict(list)
     for part in parts:
-        tokens += part.tokens
-        columns += part.tokens + part.past
-        if group and (part.start > 0 or tokens > MAX_PASS_TOKENS or tokens * columns > MAX_BLOCK_MASK):
-            yield group
-            group, tokens, columns = [], part.tokens, part.tokens + part.past
-        group.append(part)
-    if group:
+        if part.tokens > MAX_SHARED_TOKENS:
+            yield [part]
+        else:
+            shared[part.cache.slots.block].append(part)
+    for neighbours in shared.values():
+        neighbours.sort(key=lambda part: part.cache.slots.row)
+        group = neighbours[:1]
+        for part in neighbours[1:]:
+            is_far = part.cache.slots.row - group[-1].cache.slots.row > 1 + MAX_GAP_ROWS
+            if is_far or sum(other.tokens for other in group) + part.tokens > MAX_PASS_TOKENS:
+                yield group
+                group = []
+            group.append(part)
         yield group
 
 
@@ -155,17 +156,29 @@ def joined(arrays: Sequence[NDArray[Any]]) -> NDArray[Any]:
     return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
 
 
-def block_mask(group: Sequence[Part]) -> NDArray[np.float32]:
-    """What each row of a pass sees, additive: [tokens, all pasts + tokens], the pasts of all parts first."""
-    tokens, past = sum(part.tokens for part in group), sum(part.past for part in group)
-    mask = np.full((tokens, past + tokens), -np.inf, np.float32)
-    row = column = 0
+def inputs_of(group: Sequence[Part]) -> dict[str, NDArray[Any]]:
+    """What the graph takes, as `models/graph.py` declares it: a batch over the rows of a block from the first part's to the last's."""
+    block, first_row = group[0].cache.slots.block, group[0].cache.slots.row
+    past, most = block.capacity, max(part.tokens for part in group)
+    caches = slice(first_row, group[-1].cache.slots.row + 1)
+    mask = np.full((caches.stop - first_row, 1, 1, most, past + most), -np.inf, np.float32)
+    mask[..., range(most), range(past, past + most)] = 0.0  # every row sees itself, those too that stand for nothing
+    rows, places = np.zeros((len(mask), most), np.int64), []
+    row = 0
     for part in group:
-        visible = part.extension.visible[part.start : part.stop]
-        rows, trunk_end, end = slice(row, row + part.tokens), column + part.cache.trunk_length, column + part.past
-        old = end - trunk_end
-        mask[rows, column:trunk_end] = 0.0
-        mask[rows, trunk_end:end][visible[:, :old]] = 0.0
-        mask[rows, past + row : past + row + part.tokens][visible[:, old : old + part.tokens]] = 0.0
-        row, column = row + part.tokens, end
-    return mask
+        index, (tokens, trunk, old) = part.cache.slots.row - first_row, (part.tokens, part.cache.trunk_length, part.cache.node_count)
+        visible, seen = part.extension.visible[part.start : part.stop], mask[index, 0, 0, :tokens]
+        seen[:, :trunk] = 0.0
+        seen[:, trunk : part.past][visible[:, : old + part.start]] = 0.0
+        seen[:, past : past + tokens][visible[:, old + part.start : old + part.stop]] = 0.0
+        rows[index, :tokens] = range(row, row := row + tokens)
+        places.append(np.arange(index * most, index * most + tokens))
+    feed = {
+        "ids": joined([part.extension.tokens[part.start : part.stop] for part in group]),
+        "positions": joined([part.extension.positions[part.start : part.stop] for part in group]),
+        "rows": rows,
+        "places": joined(places),
+        "mask": mask,
+    }
+    feed |= {f"past_keys_{layer}": keys[caches] for layer, keys in enumerate(block.keys)}
+    return feed | {f"past_values_{layer}": values[caches] for layer, values in enumerate(block.values)}
