@@ -276,5 +276,10 @@ class SessionCaches:
             rows = [buffer[: cache.trunk_length].copy() for buffer in cache.buffers]
             self._kept.keep(KeptTrunk(key=key, tokens=np.array(cache.trunk_tokens, np.int64), rows=rows))
 
+    def forget(self, prefix: str) -> None:
+        """Free what is kept under reuse keys that begin so; open sessions with one have none from now on."""
+        self._reuse_keys = {session_id: key for session_id, key in self._reuse_keys.items() if not key.startswith(prefix)}
+        self._kept.forget(prefix)
+
     def __len__(self) -> int:
         return len(self._caches)

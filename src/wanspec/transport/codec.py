@@ -244,6 +244,7 @@ def _to_frame(message: Message) -> MessageFrame:
                     drafting.path_prob_min,
                     drafting.is_calibrated,
                 ),
+                message.reuse_number,
             )
         case CloseSession():
             return CloseSessionFrame(message.session_id)
@@ -315,6 +316,7 @@ def _from_controller_frame(frame: ControllerFrame) -> ControllerMessage:
                     path_prob_min=drafting.path_prob_min,
                     is_calibrated=drafting.is_calibrated,
                 ),
+                reuse_number=frame.reuse_number,
             )
         case CloseSessionFrame():
             return CloseSession(session_id=SessionId(frame.session_id))
