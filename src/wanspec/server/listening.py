@@ -7,7 +7,6 @@ what is not HTTP is told so in the same envelope as every other error.
 from __future__ import annotations
 
 import asyncio
-import functools
 import math
 import socket
 from collections.abc import Iterator
@@ -26,7 +25,8 @@ from wanspec.server.admission import RETRY_AFTER_S
 from wanspec.server.errors import envelope
 from wanspec.server.limits import ServerLimits
 from wanspec.server.service import Service
-from wanspec.transport.security import Address, tls_context
+from wanspec.server.tls import Handshakes, TlsDoor, server_context
+from wanspec.transport.security import Address
 
 BACKLOG = 256
 """Connections that the kernel holds for us while we are busy."""
@@ -117,13 +117,15 @@ class ApiServer(uvicorn.Server):
 
     def __init__(self, app: ASGIApp, limits: ServerLimits, *, certificate_file: Path | None, key_file: Path | None, drain_s: float) -> None:
         """`drain_s`: how long answers under way may take once the server is to end. Raises ConfigError on bad certificates."""
-        if certificate_file is not None:
-            tls_context(certificate_file=certificate_file, key_file=key_file)  # says what is wrong; uvicorn would not
         self._drain_s = drain_s
+        self._limits = limits
+        self._tls = server_context(certificate_file, key_file) if certificate_file is not None else None
+        self.handshakes: Handshakes = set()
+        """TLS handshakes under way."""
         super().__init__(
             uvicorn.Config(
                 app,
-                http=functools.partial(BoundedHttp, limits=limits),  # type: ignore[arg-type]  # it is called, no more
+                http=self._connection,  # type: ignore[arg-type]  # it is called, no more
                 ws="none",
                 lifespan="off",
                 loop="asyncio",
@@ -134,11 +136,14 @@ class ApiServer(uvicorn.Server):
                 backlog=BACKLOG,
                 timeout_keep_alive=KEEP_ALIVE_S,
                 timeout_graceful_shutdown=math.ceil(drain_s) + LAST_WORDS_S,
-                ssl_certfile=certificate_file,
-                ssl_keyfile=key_file,
                 h11_max_incomplete_event_size=limits.max_header_bytes,
             )
         )
+
+    def _connection(self, **parts: Any) -> asyncio.Protocol:  # noqa: ANN401  # uvicorn's affair
+        """What takes a new connection."""
+        http = BoundedHttp(**parts, limits=self._limits)
+        return http if self._tls is None else TlsDoor(http, self._tls, self.handshakes, limits=self._limits)
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -152,6 +157,8 @@ class ApiServer(uvicorn.Server):
             await asyncio.shield(serving)
         except asyncio.CancelledError:
             service.is_draining = self.should_exit = True
+            for handshake in self.handshakes:
+                handshake.cancel()
             asyncio.get_running_loop().call_later(self._drain_s, service.end)
             await serving
             raise
