@@ -284,8 +284,13 @@ class ControllerEngine:
         self._tracer.pass_finished(model, items, duration_s, now=now)
 
     def _release(self, session_id: SessionId) -> None:
-        self._target.close_session(session_id)
-        self._draft.close_session(session_id)
+        """In the passes' thread. Nobody waits for it: what fails would leak a cache each time, and ends the engine as a bug does."""
+        try:
+            self._target.close_session(session_id)
+            self._draft.close_session(session_id)
+        except BaseException as error:  # noqa: BLE001  # as in `_run_pass`
+            bug = RuntimeError(f"the release of session {session_id} ended with {error!r}").with_traceback(error.__traceback__)
+            self._loop.call_soon_threadsafe(self._fail, bug)
 
     # Tasks.
 
