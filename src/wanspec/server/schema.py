@@ -117,6 +117,8 @@ class CompletionRequest(Parameters):
 
     prompt: Annotated[list[Any], PlainValidator(_prompts, json_schema_input_type=str | list[str] | list[int] | list[list[int]])]
     """Texts and token lists."""
+    max_tokens: Annotated[int, Field(ge=0)] | None = None
+    """0 with `echo` only: nothing but the prompt, and its log probabilities where they are asked for."""
     echo: bool | None = None
     logprobs: Annotated[Annotated[int, Field(ge=0, le=MAX_COMPLETION_LOG_PROBS)] | None, BeforeValidator(_wanted)] = None
 
