@@ -62,8 +62,9 @@ def test_the_bundled_target_agrees_with_itself() -> None:
     np.testing.assert_allclose([one.log_prob for one in found], [one.log_prob for one in expected], atol=1e-3)
 
 
-async def test_an_engine_scores_a_prompt_and_its_prefill_computes_one_token_of_it() -> None:
-    target, prompt = model(), prompt_of(140)
+async def test_an_engine_scores_a_prompt_and_its_prefill_computes_one_token_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prompt_scores, "PIECE_TOKENS", 8)
+    target, prompt = model(), prompt_of(30)
     async with ControllerEngine(target=target, draft=model()) as engine, asyncio.timeout(10):
         found = await engine.score_prompt(prompt, num_log_probs=1, reuse_key="alice")
         assert list(found) == plainly(model(), prompt, count=1)
