@@ -18,6 +18,7 @@ import msgspec
 from msgspec import Meta
 
 from wanspec.errors import LocalProtocolError, RemoteProtocolError
+from wanspec.protocol.frame_length import MIN_PADDING_BYTES
 from wanspec.protocol.messages import (
     MAX_NODE_ID,
     MAX_REASON_LENGTH,
@@ -35,7 +36,7 @@ from wanspec.protocol.messages import (
     WorkerMessage,
 )
 from wanspec.speculation.types import DraftingConfig, NodeId, Position, SamplingParams, SessionId
-from wanspec.transport.padding import MIN_PADDING_BYTES, check_padding, padding_after
+from wanspec.transport.padding import check_padding, padding_after
 from wanspec.transport.wire_format import (
     LOG_PROB_STEPS,
     LOG_PROB_STEPS_PER_NAT,
