@@ -96,7 +96,7 @@ async def test_the_end_token_has_its_entry_for_harnesses_leave_out_the_last() ->
 async def test_the_bundled_target_scores_a_prompt_as_it_would_a_token_at_a_time() -> None:
     target, tokenizer = load_bundled("target"), load_bundled_tokenizer()
     prompt = "def parse_header(line):\n    return line.split('☃')\n" * 4
-    tokens, expected = tokenizer.encode(prompt), []
+    tokens, expected = tokenizer.encode(prompt), list[float]()
     for token, following in pairwise(tokens):
         ((row,),) = target.score([ScoreItem(session_id=SessionId(1), sampling=SamplingParams(), append=(token,))])
         wide = row.astype(np.float64)
