@@ -35,7 +35,7 @@ def prompt_of(length: int) -> list[int]:
 
 def plainly(backend: Backend, tokens: Sequence[int], *, count: int) -> list[LogProbs]:
     """A token a pass, each after all before it."""
-    found = []
+    found: list[LogProbs] = []
     for token, following in pairwise(tokens):
         (rows,) = backend.score([ScoreItem(session_id=SessionId(1), sampling=SamplingParams(), append=(token,))])
         found += log_probs_of(rows, [following], count=count)

@@ -114,8 +114,8 @@ async def site(  # noqa: PLR0913  # the parts of a server
         server = ApiServer(
             app,
             limits,
-            certificate_file=certificates and certificates.controller_certificate_file,
-            key_file=certificates and certificates.controller_key_file,
+            certificate_file=certificates.controller_certificate_file if certificates is not None else None,
+            key_file=certificates.controller_key_file if certificates is not None else None,
             drain_s=0.5,
         )
         sock = sock or bind(Address(host="127.0.0.1", port=0))

@@ -97,6 +97,7 @@ BAD_CHATS: list[tuple[dict[str, object], str]] = [
     ({}, "messages"),
     ({"messages": []}, "messages"),
     ({"messages": "x"}, "messages"),
+    ({"messages": CHAT["messages"] * 4097}, "messages"),
     ({"messages": [{"role": "king", "content": "x"}]}, "messages.0.role"),
     ({"messages": [{"role": "user"}]}, "messages.0.content"),
     ({"messages": [{"role": "user", "content": 5}]}, "messages.0.content"),
