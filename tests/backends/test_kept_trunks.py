@@ -80,6 +80,14 @@ def test_what_is_kept_can_be_given_up() -> None:
     assert (kept.size_bytes, found(kept, 1)) == (0, None)
 
 
+def test_trunks_whose_keys_begin_alike_are_forgotten_together() -> None:
+    kept = empty()
+    for key in ("1/a", "1/b", "11/a"):
+        kept.keep(trunk(1, 2, key=key))
+    kept.forget("1/")
+    assert [found(kept, 1, key=key) is not None for key in ("1/a", "1/b", "11/a")] == [False, False, True]
+
+
 def opening(session_id: int, tokens: list[int], *, key: str | None = "alice") -> ScoreItem:
     return ScoreItem(session_id=SessionId(session_id), sampling=SamplingParams(), append=tuple(tokens), reuse_key=key)
 
@@ -112,6 +120,19 @@ def test_a_prompt_seen_before_is_computed_from_where_it_differs_and_to_its_last_
         computed.append(model.tokens_computed - before)
         model.close_session(SessionId(session_id))
     assert computed == [6, 1, 2, 6, 6, 6]
+
+
+def test_what_is_forgotten_is_not_kept_when_its_session_closes_later() -> None:
+    model = ScriptedBackend(vocabulary_size=8)
+    for session_id, key in ((1, "1/a"), (2, "1/a"), (3, "2/a")):
+        model.score([opening(session_id, [1] * 6, key=key)])
+    model.close_session(SessionId(1))
+    model.forget("1/")
+    for session_id in (2, 3):
+        model.close_session(SessionId(session_id))
+    before = model.tokens_computed
+    model.score([opening(4, [1] * 6, key="1/a"), opening(5, [1] * 6, key="2/a")])
+    assert model.tokens_computed - before == 6 + 1
 
 
 def test_what_is_refused_opens_nothing() -> None:

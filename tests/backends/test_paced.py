@@ -52,6 +52,9 @@ class SlowBackend:
     def close_session(self, session_id: SessionId) -> None:
         self.backend.close_session(session_id)
 
+    def forget(self, prefix: str) -> None:
+        self.backend.forget(prefix)
+
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> FakeTime:

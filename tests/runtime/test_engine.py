@@ -300,6 +300,29 @@ async def test_whatever_breaks_a_pass_reaches_whoever_waits_for_the_text(error: 
         assert generation.finish_reason is FinishReason.ERROR
 
 
+class Clinging(ScriptedBackend):
+    """A model that cannot let go of a session."""
+
+    error: BaseException = ZeroDivisionError("a bug")
+
+    def close_session(self, session_id: SessionId) -> None:
+        raise self.error
+
+
+@pytest.mark.parametrize("error", [BackendError("a lost device"), ZeroDivisionError("a bug"), SystemExit("a library gives up")])
+async def test_a_session_that_cannot_be_released_ends_the_engine_with_a_word(error: BaseException) -> None:
+    draft = Clinging(vocabulary_size=32, seed=5)
+    draft.error = error
+    policy = PolicyConfig(name="autoregressive")
+    async with ControllerEngine(target=PacedBackend(model(), step_s=0.002, token_s=0.0), draft=draft) as engine, asyncio.timeout(5):
+        long = engine.submit(PROMPT, max_tokens=4000, sampling=GREEDY, policy=policy)
+        short = engine.submit(PROMPT, max_tokens=1, sampling=GREEDY, policy=policy)
+        assert await collect(short) == plainly(max_tokens=1)
+        with pytest.raises(RuntimeError, match=f"the release of session {short.session_id} ended with {type(error).__name__}"):
+            await collect(long)
+        assert "release of session" in str(engine.failure)
+
+
 @pytest.mark.parametrize(
     ("prompt", "max_tokens", "message"),
     [

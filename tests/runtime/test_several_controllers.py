@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from wanspec.backends.paced import PacedBackend
 from wanspec.backends.scripted import ScriptedBackend
 from wanspec.policy.registry import PolicyConfig
-from wanspec.runtime.draft_device import SESSIONS_PER_SHARE, DraftDevice
+from wanspec.runtime.draft_device import SESSIONS_PER_SHARE, DraftDevice, DraftShare
 from wanspec.runtime.engine import ControllerEngine, expected_of
 from wanspec.runtime.generation import Generation
 from wanspec.runtime.model_runner import decode_plainly
@@ -109,6 +109,24 @@ async def test_a_controller_that_will_not_have_us_leaves_the_others_their_worker
             await worker
     assert any("tokenizer fingerprint" in words and "not dialled again" in words for words in said)
     await strict.close()
+
+
+async def test_no_connection_begins_from_what_another_has_computed() -> None:
+    draft = model()
+    device = DraftDevice(draft)
+
+    def computed(share: DraftShare) -> int:
+        """Of a prompt of six, by a session that is closed at once, under the key that every controller gives first."""
+        before = draft.tokens_computed
+        share.score([ScoreItem(session_id=SessionId(1), sampling=GREEDY, append=(1,) * 6, next_positions=(Position(6),), reuse_key="1")])
+        share.close_session(SessionId(1))
+        return draft.tokens_computed - before
+
+    one, other = device.share(), device.share()
+    assert [computed(share) for share in (one, one, other, other, one)] == [6, 1, 6, 1, 1]
+    one.close()
+    assert [computed(share) for share in (device.share(), one, other)] == [6, 6, 1]  # `one` comes too late: nothing is left of it
+    await device.close()
 
 
 async def test_a_share_frees_its_own_sessions_and_no_others() -> None:

@@ -14,8 +14,8 @@ import pytest
 from numpy.typing import NDArray
 
 from wanspec.backends.scripted import ScriptedBackend
-from wanspec.errors import TransportError
-from wanspec.protocol.messages import Drain, OpenSession
+from wanspec.errors import BackendError, TransportError
+from wanspec.protocol.messages import CloseSession, Drain, OpenSession
 from wanspec.protocol.worker import Worker
 from wanspec.runtime.calibration_store import CalibrationStore
 from wanspec.runtime.engine import ControllerEngine, expected_of
@@ -63,6 +63,41 @@ async def test_a_calibration_that_cannot_be_saved_does_not_end_the_worker(tmp_pa
         await work
     assert sum("what was learned is not kept" in words and "calibration.json: No such file" in words for words in said) == 2
     assert "dialling again" in " ".join(said)
+
+
+class Clinging(ScriptedBackend):
+    """A draft model that cannot let go of a session once."""
+
+    def __init__(self) -> None:
+        super().__init__(vocabulary_size=32, seed=5)
+        self.refusals = 0
+
+    def close_session(self, session_id: SessionId) -> None:
+        if not self.refusals:
+            self.refusals += 1
+            raise BackendError("a lost device")
+        super().close_session(session_id)
+
+
+async def test_a_session_that_cannot_be_released_ends_the_connection_with_a_word() -> None:
+    draft, said = Clinging(), list[str]()
+    listener = MemoryListener(expected=expected_of(draft.info))
+    hello = hello_for(draft.info, worker_name="w", max_sessions=4)
+    work = asyncio.create_task(run_worker([lambda: dial_memory(listener, hello)], draft, max_sessions=4, say=said.append))
+    async with asyncio.timeout(WAIT_S):
+        connections = listener.connections()
+        _, connection = await anext(connections)
+        opening = OpenSession(session_id=SessionId(1), tokens=(1, 2), sampling=SamplingParams(), drafting=DraftingConfig())
+        connection.send([opening])
+        await connection.receive()  # it has been drafted for
+        connection.send([CloseSession(session_id=SessionId(1))])
+        _, connection = await anext(connections)
+        assert any("a lost device; dialling again" in words for words in said)
+        connection.send([Drain(reason="done")])
+        await connection.close("the test is over")
+        await work
+        await listener.close()
+    assert draft.open_sessions == 0
 
 
 async def test_while_a_lost_connection_waits_for_its_last_pass_the_worker_sleeps(monkeypatch: pytest.MonkeyPatch) -> None:

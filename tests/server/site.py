@@ -25,6 +25,7 @@ from wanspec.server.service import Service
 from wanspec.server.status import Access
 from wanspec.speculation.types import SamplingParams
 from wanspec.telemetry.trace import TraceSink
+from wanspec.transport.certificates import TrialCertificates
 from wanspec.transport.interface import Listener
 from wanspec.transport.security import Address
 
@@ -96,6 +97,7 @@ async def site(  # noqa: PLR0913  # the parts of a server
     access: Access | None = None,
     sock: socket.socket | None = None,
     reuses_prompts: bool = True,
+    certificates: TrialCertificates | None = None,
 ) -> AsyncIterator[Site]:
     target, draft, limits = target or model(), draft or model(0.2), limits or ServerLimits()
     tokenizer = load_tokenizer(spec)
@@ -109,12 +111,19 @@ async def site(  # noqa: PLR0913  # the parts of a server
             reuses_prompts=reuses_prompts,
         )
         app = create_app(service, keys=keys, is_private=is_private, access=access)
-        server = ApiServer(app, limits, certificate_file=None, key_file=None, drain_s=0.5)
+        server = ApiServer(
+            app,
+            limits,
+            certificate_file=certificates.controller_certificate_file if certificates is not None else None,
+            key_file=certificates.controller_key_file if certificates is not None else None,
+            drain_s=0.5,
+        )
         sock = sock or bind(Address(host="127.0.0.1", port=0))
         port: int = sock.getsockname()[1]
         serving = asyncio.create_task(server.serve_until_cancelled(service, sock))
         try:
-            async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=20, verify=False, trust_env=False) as client:
+            scheme = "http" if certificates is None else "https"
+            async with httpx.AsyncClient(base_url=f"{scheme}://127.0.0.1:{port}", timeout=20, verify=False, trust_env=False) as client:
                 yield Site(port, engine, service, server, client, tokenizer, serving)
         finally:
             serving.cancel()

@@ -8,15 +8,25 @@ import random
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.server.site import Site, model, plain_text, site
 
 from wanspec.backends.interface import Backend
 from wanspec.backends.paced import PacedBackend
+from wanspec.protocol.effects import Effect
+from wanspec.protocol.events import WorkerEvent
+from wanspec.protocol.worker import Worker
+from wanspec.runtime.engine import expected_of
+from wanspec.runtime.worker_process import hello_for, run_worker
 from wanspec.server.limits import ServerLimits
+from wanspec.transport.memory import MemoryListener, dial_memory
 
-LONG = {"prompt": "x", "max_tokens": 4000, "temperature": 0}
+LONG: dict[str, Any] = {"prompt": "x", "max_tokens": 4000, "temperature": 0}
+ARRIVALS_S = 4.0
+"""In which a thousand clients come."""
 
 
 def slow_target() -> PacedBackend:
@@ -59,9 +69,10 @@ async def test_a_client_that_hangs_up_in_the_queue_leaves_it() -> None:
 
 
 async def abort_at_some_point(place: Site, chance: random.Random) -> None:
-    """One client: a stream or not, one choice or some, which hangs up whenever it likes."""
+    """One client: a stream or not, one choice or some, with a worker or not, which hangs up whenever it likes."""
     body = LONG | {"max_tokens": chance.randint(1, 200), "n": chance.choice([1, 1, 3]), "stream": chance.random() < 0.5, "stop": ["zz"]}
-    await asyncio.sleep(2.0 * chance.random())
+    body |= {"wanspec": {"offload": chance.random() < 0.8}}
+    await asyncio.sleep(ARRIVALS_S * chance.random())
     reader, writer = await asyncio.open_connection("127.0.0.1", place.port)
     writer.write(request_bytes(**body))
     with suppress(TimeoutError):
@@ -70,19 +81,64 @@ async def abort_at_some_point(place: Site, chance: random.Random) -> None:
     writer.transport.abort()
 
 
-async def test_hundreds_of_aborted_requests_leave_nothing_behind() -> None:
+@asynccontextmanager
+async def worker_of(listener: MemoryListener, draft: Backend, machines: list[Worker], patch: pytest.MonkeyPatch) -> AsyncIterator[None]:
+    """A worker that dials in, and its machine."""
+    handle = Worker.handle
+
+    def watched(machine: Worker, event: WorkerEvent, *, now: float) -> list[Effect]:
+        machines[:] = [machine]
+        return handle(machine, event, now=now)
+
+    patch.setattr(Worker, "handle", watched)
+    hello = hello_for(draft.info, worker_name="campus", max_sessions=6)
+    work = asyncio.create_task(run_worker([lambda: dial_memory(listener, hello)], draft, max_sessions=6, say=lambda _: None))
+    try:
+        yield
+    finally:
+        work.cancel()
+        await asyncio.gather(work, return_exceptions=True)
+
+
+def open_files() -> int:
+    return sum(1 for _ in Path("/dev/fd").iterdir())
+
+
+async def test_a_thousand_aborted_requests_leave_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> None:
     chance = random.Random(7)
-    target, draft = model(), model(0.2)
+    target, draft, remote = model(), model(0.2), model(0.2)
+    machines = list[Worker]()
+    listener = MemoryListener(expected=expected_of(target.info), one_way_delay_s=0.005)
     limits = ServerLimits(max_running=8, max_queued=32, key_streams=100)
-    async with site(target=PacedBackend(target, step_s=0.002, token_s=0.0), draft=draft, limits=limits) as place:
-        await asyncio.gather(*[abort_at_some_point(place, chance) for _ in range(300)])
+    async with (
+        site(target=PacedBackend(target, step_s=0.002, token_s=0.0), draft=draft, listener=listener, limits=limits) as place,
+        worker_of(listener, PacedBackend(remote, step_s=0.001, token_s=0.0), machines, monkeypatch),
+    ):
+        await place.engine.wait_for_workers(1)
+        assert (await place.post(prompt="x", max_tokens=1, temperature=0)).status_code == 200
+        files = open_files()
+        await asyncio.gather(*[abort_at_some_point(place, chance) for _ in range(1000)])
         await place.idle()
+        (aborted,) = [
+            line for line in place.service.metrics.exposition().decode().splitlines() if 'reason="abort"' in line and "_total" in line
+        ]
+        assert float(aborted.rpartition(" ")[2]) > 100  # others ended before their clients did, or were refused
         for name in ("wanspec:requests_running", "wanspec:requests_waiting", "vllm:num_requests_running", "vllm:num_requests_waiting"):
             assert place.gauge(name) == 0
         assert place.service.key_limits.open == 0
         assert place.engine._generations == {}
         await asyncio.to_thread(place.engine._passes.submit(lambda: None).result)  # caches are freed behind the pass in flight
         assert (target.open_sessions, draft.open_sessions) == (0, 0)
+        async with asyncio.timeout(10):  # the worker hears of the last ones a little later
+            while machines[0].num_sessions or remote.open_sessions:  # noqa: ASYNC110
+                await asyncio.sleep(0.005)
+        assert remote.passes > 0
+        assert [len(worker.sessions) for worker in place.engine._machine._workers.values()] == [0]
+        assert place.gauge("wanspec:worker_sessions") == 0
+        async with asyncio.timeout(10):
+            while len(place.server.server_state.connections) > 1:  # noqa: ASYNC110  # the client of this test keeps one
+                await asyncio.sleep(0.005)
+        assert open_files() <= files
         assert (await place.post(prompt="x", max_tokens=20, temperature=0)).json()["choices"][0]["text"] == plain_text("x", max_tokens=20)
 
 

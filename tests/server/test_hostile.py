@@ -93,7 +93,9 @@ NONSENSE: list[tuple[bytes, int]] = [
     (b"GET /health\r\n\r\n", 400),
     (b"GET /health HTTP/1.1\r\n\r\n", 400),
     (post(b"", headers=JSON + b"Content-Length: 5\r\n"), 400),
-    (post(b"{}", headers=JSON + b"Transfer-Encoding: chunked\r\n"), 408),
+    (post(b"{}", headers=JSON + b"Transfer-Encoding: chunked\r\n"), 400),
+    (chunked(*[b" "] * 5000), 400),
+    (chunked(*[b" "] * 900, b"{}"), 408),
     (b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: -1\r\n\r\n", 400),
 ]
 
@@ -103,6 +105,22 @@ async def test_what_is_too_much_too_slow_or_no_http_is_told_so_and_cut() -> None
         answers = await asyncio.gather(*[place.raw(data) for data, _ in NONSENSE])
         for (data, status), answer in zip(NONSENSE, answers, strict=True):
             assert status_of(answer) == status, data
+        await goes_on(place)
+
+
+async def test_a_body_in_a_million_pieces_holds_nobody_up() -> None:
+    async with site() as place:
+        flood = asyncio.create_task(place.raw(chunked(*[b" "] * 200_000)))
+        pulses = []
+        while not flood.done():
+            began_at = time.monotonic()
+            assert (await place.client.get("/health")).status_code == 200
+            pulses.append(time.monotonic() - began_at)
+        await asyncio.gather(flood, return_exceptions=True)  # what was sent after the end may have been answered by a reset
+        assert max(pulses, default=0.0) < 1.0  # all of it would take five seconds
+        pieces = [b'{"prompt": "x", "max_tokens": 3, "temperature": 0}'[index : index + 1] for index in range(50)]
+        answer = await place.raw(chunked(*pieces, b""))
+        assert answer.startswith(b"HTTP/1.1 200")
         await goes_on(place)
 
 

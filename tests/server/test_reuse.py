@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from typing import Any
 
 import numpy as np
@@ -10,10 +12,14 @@ import pytest
 from numpy.typing import NDArray
 from tests.server.site import Site, plain_text, site
 
+from wanspec.backends.paced import PacedBackend
 from wanspec.backends.scripted import ScriptedBackend
 from wanspec.policy.registry import PolicyConfig
+from wanspec.runtime.engine import expected_of
+from wanspec.runtime.worker_process import hello_for, run_worker
 from wanspec.server.keys import ApiKeys
 from wanspec.speculation.types import ScoreItem
+from wanspec.transport.memory import MemoryListener, dial_memory
 
 KEYS = {"alice": "sk-alice-0123456789", "bob": "sk-bob-0123456789ab"}
 QUESTION = "What is a heap? " * 20
@@ -84,6 +90,51 @@ async def test_an_operator_may_turn_it_off() -> None:
             await ask(place, talk, key="alice")
             await place.idle()
             assert target.prefill() == len(transcript(talk))
+
+
+@asynccontextmanager
+async def site_with_a_worker(draft: Counting, *, reuses_prompts: bool = True) -> AsyncIterator[Site]:
+    listener = MemoryListener(expected=expected_of(draft.info), one_way_delay_s=0.002)
+    target = PacedBackend(Counting(0.0), step_s=0.005, token_s=0.0)  # or it would be done before the worker has begun
+    policy = PolicyConfig(name="remote")
+    async with site(target=target, listener=listener, keys=ApiKeys(KEYS), policy=policy, reuses_prompts=reuses_prompts) as place:
+        hello = hello_for(draft.info, worker_name="campus", max_sessions=4)
+        worker = asyncio.create_task(run_worker([lambda: dial_memory(listener, hello)], draft, max_sessions=4, say=lambda _: None))
+        await place.engine.wait_for_workers(1)
+        yield place
+        await place.engine.drain("done")
+        await worker
+
+
+async def first_pass(draft: Counting) -> int:
+    """The size of the worker's first pass of the newest request, once the worker has closed it."""
+    async with asyncio.timeout(10):
+        while draft.open_sessions or not draft.sizes:  # noqa: ASYNC110  # it is a site of its own
+            await asyncio.sleep(0.002)
+    return draft.prefill()
+
+
+async def test_the_workers_model_computes_what_is_new_of_a_second_turn() -> None:
+    draft = Counting(0.2)
+    async with site_with_a_worker(draft) as place:
+        talk = [{"role": "user", "content": QUESTION}]
+        talk.append(await ask(place, talk, key="alice"))
+        asked = len(transcript(talk[:1]))
+        assert await first_pass(draft) == asked
+        talk.append({"role": "user", "content": "Why?"})
+        again = await ask(place, talk, key="alice")
+        assert again["content"] == plain_text(transcript(talk), max_tokens=TURN)
+        assert await first_pass(draft) <= len(transcript(talk)) - asked  # of the text before, it is not told the last round
+        assert await ask(place, talk, key="bob") == again
+        assert await first_pass(draft) == len(transcript(talk))
+
+
+async def test_an_operator_turns_it_off_at_workers_too() -> None:
+    draft, talk = Counting(0.2), [{"role": "user", "content": QUESTION}]
+    async with site_with_a_worker(draft, reuses_prompts=False) as place:
+        for _ in range(2):
+            await ask(place, talk, key="alice")
+            assert await first_pass(draft) == len(transcript(talk))
 
 
 async def test_choices_of_one_request_are_each_the_targets_own() -> None:

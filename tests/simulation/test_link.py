@@ -6,7 +6,7 @@ import pytest
 
 from wanspec.protocol.messages import CloseSession, Commit, Drafts, Message, OpenSession
 from wanspec.simulation.cluster import message_bytes
-from wanspec.simulation.link import Jitter, Link, LinkProfile, Transport
+from wanspec.simulation.link import FRAMING_BYTES, Jitter, Link, LinkProfile, Transport
 from wanspec.speculation.types import DraftingConfig, NodeId, Position, SamplingParams, SessionId
 from wanspec.transport.codec import encode_message
 
@@ -67,10 +67,14 @@ def test_losses_come_in_bursts_of_the_mean_length_asked_for(burst: float) -> Non
     assert sum(lost) / bursts == pytest.approx(max(burst, 1.05), rel=0.15)
 
 
-def test_bandwidth_spaces_messages_out() -> None:
-    link = Link(LinkProfile(rtt_s=0.0, bandwidth_bytes_per_s=1000.0), seed=6)
-    found = [link.arrival(78, now=0.0) for _ in range(2)]  # 100 bytes with the frame around it
-    assert found == pytest.approx([0.1, 0.2])
+@pytest.mark.parametrize(("transport", "frames_bytes"), [(Transport.TCP, [512, 512, 1024]), (Transport.STREAMS, [512, 1024, 1536])])
+def test_bandwidth_spaces_frames_out_which_messages_of_a_moment_share_on_one_stream(transport: Transport, frames_bytes: list[int]) -> None:
+    link = Link(LinkProfile(rtt_s=0.0, bandwidth_bytes_per_s=1000.0, transport=transport), seed=6)
+    framing = [(1 if transport is Transport.TCP else number) * FRAMING_BYTES for number in (1, 2, 3)]
+    found = [link.arrival(200, now=0.0, session=session) for session in (1, 2, 3)]
+    assert found == pytest.approx([(frame + around) / 1000.0 for frame, around in zip(frames_bytes, framing, strict=True)])
+    later = link.arrival(200, now=1.0)
+    assert later == pytest.approx(max(1.0, found[-1] or 0.0) + (512 + FRAMING_BYTES) / 1000.0)
 
 
 def test_what_is_sent_into_a_partition_arrives_after_it() -> None:

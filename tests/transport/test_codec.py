@@ -28,6 +28,7 @@ from wanspec.protocol.messages import (
     MAX_OPENING,
     MAX_PING,
     MAX_REASON_LENGTH,
+    MAX_REUSE_NUMBER,
     MAX_SEQUENCE_TOKENS,
     MAX_SESSIONS,
     CloseSession,
@@ -120,6 +121,7 @@ controller_messages = st.one_of(
         tokens=st.lists(tokens, min_size=1, max_size=20).map(tuple),
         sampling=samplings,
         drafting=draftings,
+        reuse_number=st.integers(0, MAX_REUSE_NUMBER),
     ),
     st.builds(
         Commit, session_id=session_ids, position=positions, tokens=token_tuples, newest_node_id=st.integers(0, MAX_NODE_ID).map(NodeId)
@@ -246,6 +248,8 @@ def test_the_longest_prompt_fits_a_frame() -> None:
         (DRAFTS, {"log_probs": (-16.0,)}, "log_probs"),
         (DRAFTS, {"log_probs": (float("nan"),)}, "log_probs"),
         (drafts(MAX_NODES_PER_FRAME + 1), {}, "Drafts.parent_ids"),
+        (OPEN_SESSION, {"reuse_number": -1}, "OpenSession.reuse_number"),
+        (OPEN_SESSION, {"reuse_number": MAX_REUSE_NUMBER + 1}, "OpenSession.reuse_number"),
         (OPEN_SESSION, {"tokens": ()}, "OpenSession.tokens"),
         (OPEN_SESSION, {"tokens": (0,) * (MAX_SEQUENCE_TOKENS + 1)}, "OpenSession.tokens"),
         (OPEN_SESSION, {"sampling": SamplingParams(temperature=-0.1)}, "OpenSession.sampling.temperature"),

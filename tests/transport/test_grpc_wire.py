@@ -14,7 +14,7 @@ from msgspec import structs
 from tests.transport.samples import COMMIT, DRAFTS, DRAIN, EXPECTED, HELLO, OPEN_SESSION, OTHER_FINGERPRINT, WELCOME, certificates, hello
 
 from wanspec.errors import ConfigError, RemoteProtocolError, TransportError
-from wanspec.protocol.messages import MAX_SEQUENCE_TOKENS, Message
+from wanspec.protocol.messages import MAX_SEQUENCE_TOKENS, PROTOCOL_VERSION, Message
 from wanspec.transport.certificates import TrialCertificates
 from wanspec.transport.codec import MAX_FRAME_BYTES, decode_goodbye, encode_frame
 from wanspec.transport.grpc_wire import METHOD, SERVICE, GrpcListener, dial, listen
@@ -241,7 +241,10 @@ async def test_plaintext_beyond_loopback_is_refused_unless_it_is_allowed() -> No
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"version": 1}, "protocol version: the worker speaks 1, the controller 4; install the same WANSpec release on both sides"),
+        (
+            {"version": 1},
+            f"protocol version: the worker speaks 1, the controller {PROTOCOL_VERSION}; install the same WANSpec release on both sides",
+        ),
         ({"tokenizer_fingerprint": OTHER_FINGERPRINT}, f"tokenizer fingerprint: the worker's is {OTHER_FINGERPRINT}"),
         ({"vocabulary_size": 2049}, "vocabulary size: the worker's is 2049 (model draft-1m), the controller's is 2048"),
     ],

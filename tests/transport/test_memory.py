@@ -17,7 +17,7 @@ from tests.transport.samples import (
 )
 
 from wanspec.errors import LocalProtocolError, RemoteProtocolError, TransportError
-from wanspec.protocol.messages import MAX_NODES_PER_FRAME, MAX_REASON_LENGTH, Hello
+from wanspec.protocol.messages import MAX_NODES_PER_FRAME, MAX_REASON_LENGTH, PROTOCOL_VERSION, Hello
 from wanspec.transport.codec import MAX_FRAME_BYTES, decode_goodbye, encode_frame, encode_goodbye
 from wanspec.transport.interface import Connection
 from wanspec.transport.limits import Allowance, WireLimits
@@ -167,7 +167,7 @@ async def _until_closed(door: MemoryListener) -> AsyncIterator[tuple[Hello, Conn
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"version": 1}, ["protocol version", "speaks 1", "controller 4", "same WANSpec release"]),
+        ({"version": 1}, ["protocol version", "speaks 1", f"controller {PROTOCOL_VERSION}", "same WANSpec release"]),
         ({"tokenizer_fingerprint": OTHER_FINGERPRINT}, ["tokenizer fingerprint", OTHER_FINGERPRINT, EXPECTED.tokenizer_fingerprint]),
         ({"vocabulary_size": 2049}, ["vocabulary size", "2049", "2048"]),
         ({"labels": ("region=eu", "region=us")}, ["labels", "region more than one value"]),

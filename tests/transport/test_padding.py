@@ -10,6 +10,7 @@ from msgspec.structs import replace
 from tests.transport.samples import CLOSE_SESSION, COMMIT, DRAFTS, HELLO, OPEN_SESSION, PING, PONG, drafts
 
 from wanspec.errors import LocalProtocolError, RemoteProtocolError
+from wanspec.protocol.frame_length import SMALLEST_FRAME_BYTES, frame_bytes
 from wanspec.protocol.messages import MAX_NODE_ID, MAX_SEQUENCE_TOKENS, Message
 from wanspec.speculation.types import MAX_VOCABULARY
 from wanspec.transport.codec import (
@@ -23,7 +24,7 @@ from wanspec.transport.codec import (
 from wanspec.transport.connection import FramedConnection
 from wanspec.transport.limits import WireLimits
 from wanspec.transport.memory import pipe_pair
-from wanspec.transport.padding import SMALLEST_FRAME_BYTES, frame_bytes, padding_after
+from wanspec.transport.padding import padding_after
 from wanspec.transport.wire_format import MAX_SESSION_ID
 
 MAX_ROUND_TOKENS = 33

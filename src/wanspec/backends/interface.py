@@ -45,5 +45,9 @@ class Backend(Protocol):
         ...
 
     def close_session(self, session_id: SessionId) -> None:
-        """Free a session's cache. An unknown session is no error."""
+        """Free a session's cache; what it has computed may be kept under its reuse key. An unknown session is no error."""
+        ...
+
+    def forget(self, prefix: str) -> None:
+        """Free what is kept under reuse keys that begin so; what open sessions with such a key have computed will not be kept."""
         ...

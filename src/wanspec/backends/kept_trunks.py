@@ -63,6 +63,10 @@ class KeptTrunks(Generic[S]):
         while self.size_bytes > self._max_bytes or len(self._trunks) > MAX_KEPT_TRUNKS:
             del self._trunks[0]
 
+    def forget(self, prefix: str) -> None:
+        """Drop the trunks whose keys begin so."""
+        self._trunks = [trunk for trunk in self._trunks if not trunk.key.startswith(prefix)]
+
     def longest(self, key: str, tokens: Sequence[int]) -> tuple[KeptTrunk[S], int] | None:
         """The trunk of this key that has most of `tokens` at its beginning, and how many; None: no trunk has the first."""
         sought = np.array(tokens, np.int64)

@@ -92,6 +92,10 @@ class OnnxBackend:
         """See `Backend.close_session`."""
         self._caches.close(session_id)
 
+    def forget(self, prefix: str) -> None:
+        """See `Backend.forget`."""
+        self._caches.forget(prefix)
+
     def _run(self, group: Sequence[Part]) -> list[NDArray[np.float32]]:
         """One forward pass. Writes the new keys and values behind each session's cache; returns each part's logits [tokens, vocabulary]."""
         feed = inputs_of(group)

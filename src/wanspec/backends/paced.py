@@ -84,3 +84,7 @@ class PacedBackend:
     def close_session(self, session_id: SessionId) -> None:
         """See `Backend.close_session`."""
         self._backend.close_session(session_id)
+
+    def forget(self, prefix: str) -> None:
+        """See `Backend.forget`."""
+        self._backend.forget(prefix)

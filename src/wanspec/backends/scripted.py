@@ -96,6 +96,10 @@ class ScriptedBackend:
         """See `Backend.close_session`."""
         self._caches.close(session_id)
 
+    def forget(self, prefix: str) -> None:
+        """See `Backend.forget`."""
+        self._caches.forget(prefix)
+
     def logits(self, contexts: NDArray[np.int64]) -> NDArray[np.float32]:
         """The model itself: logits [rows, vocabulary] after `contexts` [rows, CONTEXT_TOKENS], -1 where the sequence has not begun."""
         shared = hashed(contexts, self._seed)

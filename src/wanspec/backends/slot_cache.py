@@ -252,5 +252,10 @@ class SessionCaches(Generic[S]):
         """Give up what finished sessions have left, where memory is short; False: there was nothing."""
         return self._kept.clear()
 
+    def forget(self, prefix: str) -> None:
+        """Free what is kept under reuse keys that begin so; open sessions with one have none from now on."""
+        self._reuse_keys = {session_id: key for session_id, key in self._reuse_keys.items() if not key.startswith(prefix)}
+        self._kept.forget(prefix)
+
     def __len__(self) -> int:
         return len(self._caches)

@@ -49,7 +49,8 @@ class ByteLevelTokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Token ids of `text`, nothing added."""
-        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
+        (encoding,) = self._tokenizer.encode_batch_fast([text], add_special_tokens=False)  # a single `encode` would keep the GIL
+        ids: list[int] = encoding.ids
         return ids
 
     def decode(self, tokens: Sequence[int]) -> str:

@@ -48,7 +48,7 @@ from wanspec.cli.options import (
     words,
     worker_security,
 )
-from wanspec.cli.running import exit_statuses, run, standard_output, stderr
+from wanspec.cli.running import exit_statuses, run, saving, standard_output, stderr
 from wanspec.errors import ConfigError, WanspecError
 from wanspec.policy.registry import PolicyConfig, create_policy, policy_names
 from wanspec.protocol.placement import Placement, check_labels
@@ -192,10 +192,8 @@ def generate(
             sink = Announcer(kept, say=lambda text: stderr.print(text, style="dim")) if listen else kept
             models = load_model(target, preset, "target"), load_model(draft, preset, "draft")
             tokenizer = load_tokenizer(target)
-            try:
+            with saving(store):
                 run(_generate(text, tokenizer, max_tokens, sampling, config, placement, *models, listen, workers, security, store, sink))
-            finally:
-                store.save()
 
 
 async def _generate(

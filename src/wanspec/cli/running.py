@@ -13,12 +13,15 @@ import sys
 from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager, suppress
 from io import TextIOWrapper
-from typing import TextIO, TypeVar
+from typing import TYPE_CHECKING, TextIO, TypeVar
 
 import typer
 from rich.console import Console
 
 from wanspec.errors import ConfigError, WanspecError
+
+if TYPE_CHECKING:
+    from wanspec.runtime.calibration_store import CalibrationStore
 
 OBJECTS_BETWEEN_COLLECTIONS = 50_000
 """Draft trees are many small objects and no garbage. By default they are searched for it after every 700; a tenth of our time and more."""
@@ -48,6 +51,20 @@ def exit_statuses() -> Iterator[None]:
             where = f"{error.filename}: " if error.filename else ""
             stderr.print(f"error: {where}{error.strerror or repr(error)}", style="red")
         raise typer.Exit(1) from None
+
+
+@contextmanager
+def saving(store: CalibrationStore) -> Iterator[None]:
+    """Keep what was learned, however the work ends. Where that fails too, it is said, but what the work has ended with counts."""
+    try:
+        yield
+    except BaseException:
+        try:
+            store.save()
+        except ConfigError as error:
+            stderr.print(f"what was learned is not kept: {error}", style="red")
+        raise
+    store.save()
 
 
 def standard_output() -> TextIO:

@@ -38,7 +38,7 @@ from wanspec.cli.options import (
     policy_config,
     trace_sink,
 )
-from wanspec.cli.running import exit_statuses, run
+from wanspec.cli.running import exit_statuses, run, saving
 from wanspec.errors import ConfigError
 from wanspec.policy.registry import PolicyConfig, create_policy
 
@@ -182,12 +182,9 @@ def serve(
         settings = serve_config(flags)
         store = CalibrationStore(calibration)
         configure_logs(as_json=log_json)
-        with trace_sink(trace) as sink:
-            try:
-                work = _serve(settings, load_model(target, preset, "target"), load_model(draft, preset, "draft"), store, sink)
-                run(while_stdin_is_open(work) if until_stdin_closes else work)
-            finally:
-                store.save()
+        with trace_sink(trace) as sink, saving(store):
+            work = _serve(settings, load_model(target, preset, "target"), load_model(draft, preset, "draft"), store, sink)
+            run(while_stdin_is_open(work) if until_stdin_closes else work)
 
 
 @config_app.command()

@@ -222,7 +222,9 @@ class Controller:
         if worker is None:
             return []
         worker.sessions.add(session.session_id)
-        return [SendMessage(worker_id=worker.worker_id, message=session.attach(worker.worker_id, worker.reliability, now=now))]
+        reuse_number = worker.reuse_numbers.of(session.reuse_key)
+        opening = session.attach(worker.worker_id, worker.reliability, reuse_number=reuse_number, now=now)
+        return [SendMessage(worker_id=worker.worker_id, message=opening)]
 
     def _remove_worker(self, worker_id: WorkerId, now: float) -> list[Effect]:
         worker = self._workers.pop(worker_id, None)

@@ -9,7 +9,7 @@ from msgspec import Struct
 
 from wanspec.speculation.types import DraftingConfig, NodeId, Position, SamplingParams, SessionId
 
-PROTOCOL_VERSION = 4
+PROTOCOL_VERSION = 5
 
 MAX_NAME_LENGTH = 128
 """Names of workers, models and reasons: enough for a host name and a sentence."""
@@ -23,6 +23,8 @@ MAX_SESSIONS = 1024
 MAX_NODE_ID = (1 << 31) - 1
 MAX_OPENING = (1 << 31) - 1
 """Times that one session may be opened: each is a worker lost or rested."""
+MAX_REUSE_NUMBER = (1 << 31) - 1
+"""Of one connection, as `MAX_PING`."""
 MAX_PING = (1 << 31) - 1
 """Of one connection: 68 years of them."""
 MAX_HELD_S = 3600.0
@@ -65,6 +67,8 @@ class OpenSession(Struct, frozen=True, kw_only=True):
     """The whole committed sequence: the prompt, and what is generated already when a session moves here in mid-request."""
     sampling: SamplingParams
     drafting: DraftingConfig
+    reuse_number: int = 0
+    """The model may begin from what it has computed for closed sessions of this connection with this number (`reuse`); 0: it may not."""
 
 
 class Commit(Struct, frozen=True, kw_only=True):

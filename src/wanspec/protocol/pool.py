@@ -22,6 +22,7 @@ from wanspec.policy.arrivals import REJOIN_STEPS
 from wanspec.policy.pass_times import Pace
 from wanspec.protocol.heartbeat import Heartbeat
 from wanspec.protocol.placement import Placement
+from wanspec.protocol.reuse import ReuseNumbers
 from wanspec.protocol.rtt import RttEstimate
 from wanspec.speculation.reliability import Reliability
 from wanspec.speculation.types import SessionId, WorkerId
@@ -86,6 +87,7 @@ class PooledWorker:
     """None: it does not rest."""
     rest_s: float = FIRST_REST_S
     sessions: set[SessionId] = field(default_factory=set)
+    reuse_numbers: ReuseNumbers = field(default_factory=ReuseNumbers)
 
     @property
     def share(self) -> float:

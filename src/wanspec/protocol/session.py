@@ -28,7 +28,8 @@ class Session:
         self.placement = request.placement
         self.sampling = sampling = request.sampling
         self.policy = policy
-        prompt_tokens, reuse_key = request.prompt_tokens, request.reuse_key
+        self.reuse_key = reuse_key = request.reuse_key
+        prompt_tokens = request.prompt_tokens
         self.tokens = list(prompt_tokens)
         """Prompt and committed tokens."""
         self.num_prompt_tokens = len(prompt_tokens)
@@ -68,7 +69,7 @@ class Session:
         """Whether it could do with a worker, may have one, and has none."""
         return self.link is None and self.policy.drafting is not None and self.placement.offload
 
-    def attach(self, worker_id: WorkerId, reliability: Reliability, *, now: float) -> OpenSession:
+    def attach(self, worker_id: WorkerId, reliability: Reliability, *, reuse_number: int, now: float) -> OpenSession:
         """Tie the session to a worker; the message that opens it there. What an earlier one proposed is nobody's from now on."""
         drafting = self.policy.drafting
         assert drafting is not None, "a policy without a worker cannot be attached to one"
@@ -79,7 +80,12 @@ class Session:
         self.link = SessionLink(worker_id, self.tree, reliability, opening=self._openings, now=now)
         self.policy.opened(now=now)
         return OpenSession(
-            session_id=self.session_id, opening=self._openings, tokens=tuple(self.tokens), sampling=self.sampling, drafting=drafting
+            session_id=self.session_id,
+            opening=self._openings,
+            tokens=tuple(self.tokens),
+            sampling=self.sampling,
+            drafting=drafting,
+            reuse_number=reuse_number,
         )
 
     def wait(self, until: float, *, now: float) -> None:

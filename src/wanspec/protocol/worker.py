@@ -39,6 +39,7 @@ from wanspec.protocol.messages import (
     Pong,
     Welcome,
 )
+from wanspec.protocol.reuse import NO_REUSE
 from wanspec.speculation.calibration import Calibration, CalibrationBook
 from wanspec.speculation.model_view import ModelView
 from wanspec.speculation.sampling import check_sampling
@@ -61,7 +62,8 @@ class _Session:
         self.opening = message.opening
         self.config = message.drafting
         self.tree = DraftTree(message.tokens, max_position=context_length - 1)
-        self.view = ModelView(message.session_id, message.sampling, message.tokens)
+        reuse_key = str(message.reuse_number) if message.reuse_number != NO_REUSE else None
+        self.view = ModelView(message.session_id, message.sampling, message.tokens, reuse_key=reuse_key)
         self.owes_acknowledgement = True
         self._based_at = now
         self.calibration = calibration if message.drafting.is_calibrated else None
@@ -179,8 +181,8 @@ class Worker:
         self._sessions: dict[SessionId, _Session] = {}
         self._calibrations = calibrations or CalibrationBook()
         self._pass: list[tuple[_Session, tuple[Node, ...]]] | None = None
-        self._pass_tokens = 0
-        """Computed in it."""
+        self._pass_tokens: int | None = None
+        """Computed in it; None where some may have been kept from before, and what it takes tells nothing of what tokens take."""
         self._pass_times = PassTimes(INITIAL_STEP_S)
         self._step_s = 0.0
         self._heard_at = connected_at
@@ -276,7 +278,8 @@ class Worker:
             msg = "no draft pass is in flight"
             raise LocalProtocolError(msg)
         finished, self._pass = self._pass, None
-        self._pass_times.add(self._pass_tokens, event.duration_s)
+        if self._pass_tokens is not None:
+            self._pass_times.add(self._pass_tokens, event.duration_s)
         self._step_s += STEP_SMOOTHING * (event.duration_s - self._step_s) if self._step_s else event.duration_s
         scored = [
             (session, parent, ranking)
@@ -300,7 +303,7 @@ class Worker:
             return []
         self._pass = [(session, plan.rows) for session, plan in planned]
         items: tuple[ScoreItem, ...] = tuple(plan.item for _, plan in planned)
-        self._pass_tokens = sum(item.tokens for item in items)
+        self._pass_tokens = sum(item.tokens for item in items) if all(item.reuse_key is None for item in items) else None
         return [StartDraft(items=items)]
 
     def _within_reason(self, wanted: list[tuple[_Session, list[Node]]]) -> list[tuple[_Session, list[Node]]]:

@@ -54,7 +54,7 @@ class DraftShare:
 
     def __init__(self, draft: Backend, number: int) -> None:
         self._draft = draft
-        self._offset = number * SESSIONS_PER_SHARE
+        self._number, self._offset = number, number * SESSIONS_PER_SHARE
         self._open: set[SessionId] = set()
 
     @property
@@ -62,7 +62,7 @@ class DraftShare:
         return self._draft.info
 
     def score(self, items: Sequence[ScoreItem]) -> list[NDArray[np.float32]]:
-        own = [structs.replace(item, session_id=self._own(item.session_id)) for item in items]
+        own = [structs.replace(item, session_id=self._own(item.session_id), reuse_key=self._own_key(item.reuse_key)) for item in items]
         self._open.update(item.session_id for item in own)
         return self._draft.score(own)
 
@@ -70,14 +70,22 @@ class DraftShare:
         self._draft.end_pass()
 
     def close_session(self, session_id: SessionId) -> None:
-        self._open.discard(self._own(session_id))
         self._draft.close_session(self._own(session_id))
+        self._open.discard(self._own(session_id))
+
+    def forget(self, prefix: str) -> None:
+        self._draft.forget(f"{self._number}/{prefix}")
 
     def close(self) -> None:
-        """Free the caches of every session that is still open."""
+        """Free what is kept, which nobody else may have, and the caches of every session that is still open."""
+        self.forget("")
         for session_id in self._open:
             self._draft.close_session(session_id)
         self._open.clear()
 
     def _own(self, session_id: SessionId) -> SessionId:
         return SessionId(self._offset + session_id)
+
+    def _own_key(self, reuse_key: str | None) -> str | None:
+        """No other connection's, now or later, whatever keys its controller names."""
+        return None if reuse_key is None else f"{self._number}/{reuse_key}"

@@ -9,8 +9,9 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import defaultdict
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from itertools import count
 from types import TracebackType
 from typing import Any, Self
@@ -50,9 +51,10 @@ from wanspec.runtime.connected_workers import ConnectedWorkers
 from wanspec.runtime.figures import Figures
 from wanspec.runtime.generation import Generation, Tally
 from wanspec.runtime.model_runner import choose_targets, rank_drafts
+from wanspec.runtime.prompt_scores import Piece, prompt_pieces, score_piece
 from wanspec.speculation.calibration import CalibrationBook
 from wanspec.speculation.sampling import check_sampling
-from wanspec.speculation.types import SamplingParams, ScoreItem, SessionId, WorkerId
+from wanspec.speculation.types import LogProbs, SamplingParams, ScoreItem, SessionId, WorkerId
 from wanspec.telemetry.records import Model
 from wanspec.telemetry.trace import NoTrace, TraceSink
 from wanspec.telemetry.tracer import Tracer
@@ -176,6 +178,25 @@ class ControllerEngine:
         """Stop generating; the iteration ends. A generation that has ended is left alone."""
         self._events.put_nowait(RequestCancelled(session_id=generation.session_id))
 
+    async def score_prompt(self, prompt_tokens: Sequence[int], *, num_log_probs: int, reuse_key: str | None) -> list[LogProbs]:
+        """The target's log probabilities of every token of a prompt but the first, and of so many of the most probable ones.
+
+        Its passes take turns with those of requests, which then seem to take longer. With `reuse_key`, a request for the same prompt and
+        with the same key begins from what they have computed. Raises ConfigError as `submit` does, BackendError when the target cannot.
+        """
+        check_request(self._target.info, prompt_tokens, max_tokens=1)
+        session_id = SessionId(next(self._session_ids))
+        found: list[LogProbs] = []
+        try:
+            for piece in prompt_pieces(prompt_tokens, session_id, reuse_key):
+                if self._failure is not None:
+                    raise self._failure
+                found += await self._loop.run_in_executor(self._passes, self._score_piece, piece, num_log_probs)
+        finally:
+            if self._failure is None:
+                self._passes.submit(self._release, session_id)
+        return found
+
     # The loop.
 
     async def _run(self) -> None:
@@ -262,13 +283,14 @@ class ControllerEngine:
         self._spawn(self._finish_pass(model, items, passing, started))
 
     def _run_pass(self, model: Model, items: tuple[ScoreItem, ...]) -> Any:  # noqa: ANN401  # what the event of this model's passes takes
-        """In the passes' thread. What is no Exception, such as an engine's sys.exit(), is made one: it would end its task unseen."""
-        try:
+        """In the passes' thread."""
+        with exceptions_only(f"a {model} pass"):
             return choose_targets(self._target, items) if model == "target" else rank_drafts(self._draft, items)
-        except Exception:
-            raise
-        except BaseException as error:
-            raise RuntimeError(f"a {model} pass ended with {error!r}") from error
+
+    def _score_piece(self, piece: Piece, count: int) -> tuple[LogProbs, ...]:
+        """In the passes' thread."""
+        with exceptions_only("a target pass"):
+            return score_piece(self._target, piece, count=count)
 
     async def _finish_pass(self, model: Model, items: tuple[ScoreItem, ...], passing: asyncio.Future[Any], started: float) -> None:
         try:
@@ -284,8 +306,13 @@ class ControllerEngine:
         self._tracer.pass_finished(model, items, duration_s, now=now)
 
     def _release(self, session_id: SessionId) -> None:
-        self._target.close_session(session_id)
-        self._draft.close_session(session_id)
+        """In the passes' thread. Nobody waits for it: what fails would leak a cache each time, and ends the engine as a bug does."""
+        try:
+            self._target.close_session(session_id)
+            self._draft.close_session(session_id)
+        except BaseException as error:  # noqa: BLE001  # as in `_run_pass`
+            bug = RuntimeError(f"the release of session {session_id} ended with {error!r}").with_traceback(error.__traceback__)
+            self._loop.call_soon_threadsafe(self._fail, bug)
 
     # Tasks.
 
@@ -308,6 +335,17 @@ class ControllerEngine:
             self._failure = error
             for generation in self._generations.values():
                 generation.put(error)
+
+
+@contextmanager
+def exceptions_only(work: str) -> Iterator[None]:
+    """What is no Exception, such as an engine's sys.exit(), is made one: it would end the task that waits for this work unseen."""
+    try:
+        yield
+    except Exception:
+        raise
+    except BaseException as error:
+        raise RuntimeError(f"{work} ended with {error!r}") from error
 
 
 def expected_of(info: ModelInfo) -> Expected:

@@ -29,7 +29,7 @@ from wanspec.runtime.calibration_store import CalibrationStore
 from wanspec.runtime.draft_device import DraftDevice
 from wanspec.runtime.model_runner import rank_drafts
 from wanspec.speculation.calibration import CalibrationBook
-from wanspec.speculation.types import ScoreItem, WorkerId
+from wanspec.speculation.types import ScoreItem, SessionId, WorkerId
 from wanspec.telemetry.trace import NoTrace, TraceSink
 from wanspec.telemetry.tracer import Tracer
 from wanspec.transport.codec import encoded_size
@@ -220,7 +220,7 @@ class _Connected:
                         if self._tracer.is_kept and not isinstance(message, Pong):  # as with pings: they say nothing
                             self._tracer.message_sent(NOBODY, message, encoded_size(message), now=now)
                     case ReleaseSession(session_id=session_id):
-                        self._device.passes.submit(self._draft.close_session, session_id)
+                        self._device.passes.submit(self._release, session_id)
                     case LeaveController(reason=reason):
                         self._loop.call_soon_threadsafe(self._fail, TransportError(f"{self._connection.peer}: {reason}"))
                     case _:
@@ -242,6 +242,12 @@ class _Connected:
             now = self._loop.time()
             self._tracer.pass_finished("draft", items, now - started, now=now)
             self._handle(DraftFinished(choices=choices, duration_s=now - started))
+        except Exception as error:  # noqa: BLE001  # raised by `run`
+            self._loop.call_soon_threadsafe(self._fail, error)
+
+    def _release(self, session_id: SessionId) -> None:
+        try:
+            self._draft.close_session(session_id)
         except Exception as error:  # noqa: BLE001  # raised by `run`
             self._loop.call_soon_threadsafe(self._fail, error)
 

@@ -156,7 +156,7 @@ class AnswerWriter:
         events = []
         for choice in choices:
             news, is_first = choice.take(), choice.index not in self._begun
-            if news.text or (is_first and self._dialect.is_chat):
+            if news.text or news.log_probs or (is_first and self._dialect.is_chat):
                 self._begun.add(choice.index)
                 events.append(self._event([self._dialect.piece(choice, news, is_first=is_first)]))
             if choice.finish_reason in {STOP, LENGTH} and choice.index not in self._done:

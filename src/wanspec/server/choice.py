@@ -65,7 +65,7 @@ class Choice:
         """Set when all of the text is there, or all that there will ever be."""
         self.error: ApiError | None = None
         self.completion_tokens = 0
-        self._unread = [order.prompt.echo] if order.prompt.echo else []
+        self._unread = [order.prompt.echo] if order.prompt.echo and not order.prompt.echo_offsets else []
         self._num_unread = 0
         self._stream = context.tokenizer.stream()
         self._stops = StopStrings(order.stops)
@@ -153,8 +153,24 @@ class Choice:
                 retry_after_s=RETRY_AFTER_S,
             ) from error
 
+    async def _score_prompt(self) -> None:
+        """Echo the prompt, with its log probabilities."""
+        order, prompt = self.order, self.order.prompt
+        assert order.num_log_probs is not None
+        found = await self._context.engine.score_prompt(prompt.tokens, num_log_probs=order.num_log_probs, reuse_key=order.reuse_key)
+        for token, offset, log_probs in zip(prompt.tokens, prompt.echo_offsets, [None, *found], strict=True):
+            self._log_probs.push(token, log_probs, offset=offset)
+        self._unread.append(prompt.echo)
+        self._num_decoded = self._num_given = len(prompt.echo)
+        self._news.set()
+
     async def _generate(self) -> None:
         order = self.order
+        if order.prompt.echo_offsets:
+            await self._score_prompt()
+        if not order.max_tokens:
+            self._end_text(LENGTH)
+            return
         self._generation = self._context.engine.submit(
             order.prompt.tokens,
             max_tokens=order.max_tokens,
@@ -174,7 +190,12 @@ class Choice:
                     self._finish(ABORT)
                 case reason:
                     self._give(self._stops.push(self._stream.finish())[0] + self._stops.finish())
-                    self._finish(LENGTH if reason is FinishReason.LENGTH else STOP)
+                    self._end_text(LENGTH if reason is FinishReason.LENGTH else STOP)
+
+    def _end_text(self, reason: str) -> None:
+        """It has come to its end, and met no stop string."""
+        self._num_given += bool(self.order.prompt.echo_offsets)  # who scores prompts counts on an entry for each token, the end's too
+        self._finish(reason)
 
     def _add(self, tokens: Sequence[int], log_probs: Sequence[LogProbs]) -> None:
         """Take in what a round has committed, a token at a time: where the text stops must not depend on how it was cut into rounds."""

@@ -116,6 +116,9 @@ class Guard:
                 f"the request's head has more than {self._limits.max_header_bytes} bytes",
                 ends_connection=True,
             )
+        if b"transfer-encoding" in headers and b"content-length" in headers:
+            # One proxy goes by this, another by that: what one holds for a body is a request to the other.
+            raise ApiError(HTTPStatus.BAD_REQUEST, "give a Content-Length or a Transfer-Encoding, not both", ends_connection=True)
         if self._is_private:
             _check_host(headers.get(b"host", b""))
         if self._keys is not None and scope["path"] not in OPEN_PATHS | PAGE_PATHS:

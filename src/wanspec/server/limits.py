@@ -34,8 +34,10 @@ class ServerLimits:
     """Of a request's head, together."""
     max_connections: int = 1024
     """Open at a time; below the 1,024 files that a process may usually have only if clients behave, so raise `ulimit -n` as well."""
+    max_handshakes: int = 256
+    """TLS handshakes under way: whoever comes beyond them is cut off. Each holds some 50 kB for `head_timeout_s` at most."""
     head_timeout_s: float = 10.0
-    """From the first to the last byte of a request's head, and from the opening of a connection."""
+    """From the first to the last byte of a request's head, and from the opening of a connection; as much for a TLS handshake."""
     body_timeout_s: float = 30.0
     """For all of a request's body."""
     slow_reader_s: float = 20.0

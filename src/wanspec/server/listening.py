@@ -7,7 +7,6 @@ what is not HTTP is told so in the same envelope as every other error.
 from __future__ import annotations
 
 import asyncio
-import functools
 import math
 import socket
 from collections.abc import Iterator
@@ -26,7 +25,8 @@ from wanspec.server.admission import RETRY_AFTER_S
 from wanspec.server.errors import envelope
 from wanspec.server.limits import ServerLimits
 from wanspec.server.service import Service
-from wanspec.transport.security import Address, tls_context
+from wanspec.server.tls import Handshakes, TlsDoor, server_context
+from wanspec.transport.security import Address
 
 BACKLOG = 256
 """Connections that the kernel holds for us while we are busy."""
@@ -34,6 +34,28 @@ LAST_WORDS_S = 2
 """For telling those whose answers took too long; then uvicorn cuts them off."""
 KEEP_ALIVE_S = 5
 """An idle connection is kept for so long."""
+SMALL_PIECE_BYTES, MAX_SMALL_PIECES = 512, 4096
+"""Pieces of a body that are smaller, and how many of them one request may have: taking them apart costs some 20 us each, during which
+nobody else's tokens go out. Packets and the chunks of honest clients are larger."""
+
+
+class PatientParser(h11.Connection):
+    """h11's side of one connection, with bodies in a bounded number of small pieces."""
+
+    def __init__(self, *, max_header_bytes: int) -> None:
+        super().__init__(h11.SERVER, max_header_bytes)
+        self._small_pieces = 0
+
+    def next_event(self) -> type[h11.NEED_DATA | h11.PAUSED] | h11.Event:
+        """What the client said next."""
+        event = super().next_event()
+        if isinstance(event, h11.Request):
+            self._small_pieces = 0
+        elif isinstance(event, h11.Data) and len(event.data) < SMALL_PIECE_BYTES:
+            self._small_pieces += 1
+            if self._small_pieces > MAX_SMALL_PIECES:
+                raise h11.RemoteProtocolError("a body in too many pieces")
+        return event
 
 
 class BoundedHttp(H11Protocol):
@@ -41,6 +63,7 @@ class BoundedHttp(H11Protocol):
 
     def __init__(self, *arguments: Any, limits: ServerLimits, **named: Any) -> None:  # noqa: ANN401  # uvicorn's affair
         super().__init__(*arguments, **named)
+        self.conn = PatientParser(max_header_bytes=limits.max_header_bytes)
         self._limits = limits
         self._head_timer: asyncio.TimerHandle | None = None
         self._write_timer: asyncio.TimerHandle | None = None
@@ -83,9 +106,9 @@ class BoundedHttp(H11Protocol):
             self._write_timer.cancel()
 
     def send_400_response(self, msg: str) -> None:
-        """Answer what is not HTTP, or has too long a head."""
+        """Answer what is not HTTP, or more than we take apart."""
         if self.conn.our_state in {h11.IDLE, h11.SEND_RESPONSE}:
-            self._refuse(HTTPStatus.BAD_REQUEST, "this is no valid HTTP request, or its head is too long")
+            self._refuse(HTTPStatus.BAD_REQUEST, "this is no valid HTTP request, or its head is too long, or its body in too many pieces")
         else:
             self.transport.abort()  # in the middle of an answer: there is no telling
 
@@ -117,13 +140,15 @@ class ApiServer(uvicorn.Server):
 
     def __init__(self, app: ASGIApp, limits: ServerLimits, *, certificate_file: Path | None, key_file: Path | None, drain_s: float) -> None:
         """`drain_s`: how long answers under way may take once the server is to end. Raises ConfigError on bad certificates."""
-        if certificate_file is not None:
-            tls_context(certificate_file=certificate_file, key_file=key_file)  # says what is wrong; uvicorn would not
         self._drain_s = drain_s
+        self._limits = limits
+        self._tls = server_context(certificate_file, key_file) if certificate_file is not None else None
+        self.handshakes: Handshakes = set()
+        """TLS handshakes under way."""
         super().__init__(
             uvicorn.Config(
                 app,
-                http=functools.partial(BoundedHttp, limits=limits),  # type: ignore[arg-type]  # it is called, no more
+                http=self._connection,  # type: ignore[arg-type]  # it is called, no more
                 ws="none",
                 lifespan="off",
                 loop="asyncio",
@@ -134,11 +159,13 @@ class ApiServer(uvicorn.Server):
                 backlog=BACKLOG,
                 timeout_keep_alive=KEEP_ALIVE_S,
                 timeout_graceful_shutdown=math.ceil(drain_s) + LAST_WORDS_S,
-                ssl_certfile=certificate_file,
-                ssl_keyfile=key_file,
-                h11_max_incomplete_event_size=limits.max_header_bytes,
             )
         )
+
+    def _connection(self, **parts: Any) -> asyncio.Protocol:  # noqa: ANN401  # uvicorn's affair
+        """What takes a new connection."""
+        http = BoundedHttp(**parts, limits=self._limits)
+        return http if self._tls is None else TlsDoor(http, self._tls, self.handshakes, limits=self._limits)
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -152,6 +179,8 @@ class ApiServer(uvicorn.Server):
             await asyncio.shield(serving)
         except asyncio.CancelledError:
             service.is_draining = self.should_exit = True
+            for handshake in self.handshakes:
+                handshake.cancel()
             asyncio.get_running_loop().call_later(self._drain_s, service.end)
             await serving
             raise

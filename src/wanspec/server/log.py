@@ -43,7 +43,7 @@ def bare_trace(error: BaseException) -> str:
 
 def configure_logs(*, as_json: bool) -> None:
     """Send the process's logs to standard error."""
-    logging.getLogger("uvicorn").setLevel(logging.WARNING)  # what it says besides, we say better
+    logging.getLogger("uvicorn").setLevel(logging.ERROR)  # what it says besides, anybody can make it say, and we say better
     handler = logging.StreamHandler()
     handler.setFormatter(JsonLines() if as_json else PlainLines())
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)

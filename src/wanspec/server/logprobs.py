@@ -25,7 +25,8 @@ class TopLogProb(Struct, frozen=True, kw_only=True):
     """One of the most probable tokens."""
 
     token: str
-    logprob: float
+    logprob: float | None
+    """None: nothing comes before it, as it begins an echoed prompt."""
     bytes: list[int] | None
     """None: it is a control token and stands for no text."""
 
@@ -47,9 +48,9 @@ class CompletionLogProbs(Struct, frozen=True, kw_only=True):
     """Of a completion's text, or a piece of it."""
 
     tokens: list[str]
-    token_logprobs: list[float]
-    top_logprobs: list[dict[str, float]]
-    """With the token itself, if it is not among them."""
+    token_logprobs: list[float | None]
+    top_logprobs: list[dict[str, float] | None]
+    """With the token itself, if it is not among them; None where there is none of that."""
     text_offset: list[int]
     """The character of the choice's text that the token begins in."""
 
@@ -65,10 +66,10 @@ class LogProbStream:
         self._tokenizer = tokenizer
         self._waiting: deque[Placed] = deque()
 
-    def push(self, token: int, found: LogProbs, *, offset: int) -> None:
-        """A token that begins in the character at `offset`."""
-        top = [self._named(*candidate) for candidate in found.top]
-        own = self._named(token, found.log_prob)
+    def push(self, token: int, found: LogProbs | None, *, offset: int) -> None:
+        """A token that begins in the character at `offset`; None: the first of a prompt, which nothing comes before."""
+        top = [self._named(*candidate) for candidate in found.top] if found is not None else []
+        own = self._named(token, found.log_prob if found is not None else None)
         self._waiting.append((offset, TokenLogProb(token=own.token, logprob=own.logprob, bytes=own.bytes, top_logprobs=top)))
 
     def take(self, *, end: int) -> list[Placed]:
@@ -78,11 +79,13 @@ class LogProbStream:
             taken.append(self._waiting.popleft())
         return taken
 
-    def _named(self, token: int, log_prob: float) -> TopLogProb:
+    def _named(self, token: int, log_prob: float | None) -> TopLogProb:
         name = self._tokenizer.control_name(token)
         encoded = self._tokenizer.token_bytes([token])
         return TopLogProb(
-            token=name or _shown(encoded), logprob=max(log_prob, LEAST_LOG_PROB), bytes=None if name is not None else list(encoded)
+            token=name or _shown(encoded),
+            logprob=None if log_prob is None else max(log_prob, LEAST_LOG_PROB),
+            bytes=None if name is not None else list(encoded),
         )
 
 
@@ -96,9 +99,13 @@ def completion_log_probs(placed: Sequence[Placed]) -> CompletionLogProbs:
     return CompletionLogProbs(
         tokens=[token.token for _, token in placed],
         token_logprobs=[token.logprob for _, token in placed],
-        top_logprobs=[{top.token: top.logprob for top in (*token.top_logprobs, token)} for _, token in placed],
+        top_logprobs=[_ranked(token) for _, token in placed],
         text_offset=[offset for offset, _ in placed],
     )
+
+
+def _ranked(token: TokenLogProb) -> dict[str, float] | None:
+    return {top.token: top.logprob for top in (*token.top_logprobs, token) if top.logprob is not None} or None
 
 
 def _shown(encoded: bytes) -> str:

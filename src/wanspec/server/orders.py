@@ -30,7 +30,9 @@ class Prompt:
 
     tokens: tuple[int, ...]
     echo: str = ""
-    """The text again, where the answer shall begin with it."""
+    """The text again, where the answer shall begin with it,"""
+    echo_offsets: tuple[int, ...] = ()
+    """and the character of it that each token begins in, where their log probabilities are wanted too."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,13 +102,11 @@ def check_choices(parameters: Parameters, *, num_prompts: int, limits: ServerLim
 
 
 def check_log_probs(parameters: Parameters) -> None:
-    """Raise ApiError (400) where log probabilities are asked for that there are none of."""
+    """Raise ApiError (400) where log probabilities are asked for that there are none of, or nothing at all is."""
     if isinstance(parameters, ChatRequest) and parameters.top_logprobs and not parameters.logprobs:
         raise bad_request("top_logprobs go with logprobs: true only", param="top_logprobs")
-    if isinstance(parameters, CompletionRequest) and parameters.echo and parameters.logprobs is not None:
-        raise bad_request(
-            "logprobs of an echoed prompt are not supported; leave out logprobs or echo", param="logprobs", code="unsupported_parameter"
-        )
+    if isinstance(parameters, CompletionRequest) and parameters.max_tokens == 0 and not parameters.echo:
+        raise bad_request("max_tokens of 0 goes with echo: true only", param="max_tokens")
 
 
 def without_worker(policy: PolicyConfig) -> PolicyConfig:
@@ -157,7 +157,7 @@ def _max_tokens(prompt: Sequence[int], asked: int | None, prompt_field: str, inf
             code="context_length_exceeded",
         )
     try:
-        check_request(info, prompt, max_tokens=max_tokens)
+        check_request(info, prompt, max_tokens=max(1, max_tokens))
     except ConfigError as error:
         raise bad_request(str(error), param=prompt_field) from error
     return max_tokens

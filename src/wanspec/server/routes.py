@@ -93,7 +93,7 @@ async def _answer(
     writer = AnswerWriter(dialect, request_id=visit.request_id, model_name=service.model_name, includes_usage=body.includes_usage)
     with ExitStack() as stack:
         stack.enter_context(service.request(visit.key_name))
-        prompts = await service.prompts(texts, echo=echo)
+        prompts = await service.prompts(texts, echo=echo, scores_echo=body.num_log_probs is not None)
         batch = service.batch(
             body, prompts, max_tokens=max_tokens, prompt_field=prompt_field, request_id=visit.request_id, key_name=visit.key_name
         )

@@ -19,6 +19,8 @@ MAX_COMPLETION_LOG_PROBS, MAX_CHAT_LOG_PROBS = 5, 20
 """OpenAI's."""
 DEFAULT_MAX_TOKENS = 16
 """OpenAI's, for completions; a chat may go on to the end of the context."""
+MAX_MESSAGES = 4096
+"""Of a chat: each has some tokens of its own, and is checked before anybody else's turn."""
 _STRICT = ConfigDict(strict=True, extra="allow", allow_inf_nan=False)
 
 
@@ -117,6 +119,8 @@ class CompletionRequest(Parameters):
 
     prompt: Annotated[list[Any], PlainValidator(_prompts, json_schema_input_type=str | list[str] | list[int] | list[list[int]])]
     """Texts and token lists."""
+    max_tokens: Annotated[int, Field(ge=0)] | None = None
+    """0 with `echo` only: nothing but the prompt, and its log probabilities where they are asked for."""
     echo: bool | None = None
     logprobs: Annotated[Annotated[int, Field(ge=0, le=MAX_COMPLETION_LOG_PROBS)] | None, BeforeValidator(_wanted)] = None
 
@@ -152,7 +156,7 @@ class Message(BaseModel):
 class ChatRequest(Parameters):
     """`POST /v1/chat/completions`."""
 
-    messages: Annotated[list[Message], Field(min_length=1)]
+    messages: Annotated[list[Message], Field(min_length=1, max_length=MAX_MESSAGES)]
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
     """The newer name of `max_tokens`; it wins."""
     logprobs: bool | None = None

@@ -140,14 +140,23 @@ class Service:
         finally:
             self.key_limits.end(key_name)
 
-    async def prompts(self, texts: Sequence[str | list[int]], *, echo: bool = False) -> list[Prompt]:
-        """Tokenise what is text."""
+    async def prompts(self, texts: Sequence[str | list[int]], *, echo: bool = False, scores_echo: bool = False) -> list[Prompt]:
+        """Tokenise what is text. `scores_echo`: log probabilities of what is echoed are wanted."""
         prompts = []
         for text in texts:
             tokens = await self._encode(text) if isinstance(text, str) else text
             echoed = "" if not echo else text if isinstance(text, str) else self.decode(tokens)
-            prompts.append(Prompt(tokens=tuple(tokens), echo=echoed))
+            offsets = self._offsets(tokens) if echo and scores_echo and len(tokens) < self.info.context_length else ()
+            prompts.append(Prompt(tokens=tuple(tokens), echo=echoed, echo_offsets=offsets))
         return prompts
+
+    def _offsets(self, tokens: Sequence[int]) -> tuple[int, ...]:
+        """The character of the tokens' text that each of them begins in."""
+        stream, offsets, offset = self._tokenizer.stream(), [], 0
+        for token in tokens:
+            offsets.append(offset)
+            offset += len(stream.push([token])) if 0 <= token < self.info.vocabulary_size else 0
+        return tuple(offsets)
 
     def batch(
         self,

@@ -15,9 +15,9 @@ from typing import TypeVar
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from wanspec.protocol.frame_length import next_length
 from wanspec.server.answers import AnswerWriter, error_event
 from wanspec.server.service import Batch
-from wanspec.transport.padding import next_length
 
 SMALLEST_BEAT_BYTES = 1024
 """Of what is sent at a time where events are coalesced: an event is some 250 bytes without its text, and the end of a choice twice that."""

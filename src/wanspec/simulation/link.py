@@ -9,18 +9,20 @@ travel as datagrams; what the controller says is on a stream in any case.
 
 from __future__ import annotations
 
+import math
 import random
 from collections import defaultdict
 from dataclasses import dataclass
 from enum import StrEnum
 
+from wanspec.protocol.frame_length import frame_bytes
+
 RECOVERY_RTTS = 1.25
 MIN_RECOVERY_S = 0.002
 MIN_RETRANSMISSION_TIMEOUT_S = 0.2
 MAX_RETRANSMISSION_TIMEOUT_S = 120.0
-FRAME_BYTES = 22
-"""What gRPC, HTTP/2 and TLS add to a message (9 + 5 + 8 to 29): only bandwidth cares. Padding is left out: sessions share a frame, and so
-what it costs, and a link sees one message at a time."""
+FRAMING_BYTES = 22
+"""What gRPC, HTTP/2 and TLS add to a frame (9 + 5 + 8 to 29): only bandwidth cares."""
 
 
 class Jitter(StrEnum):
@@ -66,6 +68,7 @@ class Link:
         self._profile = profile
         self._random = random.Random(seed)
         self._sent_until = 0.0
+        self._frame_at, self._frame_content_bytes = -math.inf, 0
         self._arrived_until: defaultdict[object, float] = defaultdict(float)
         """By stream."""
         self._is_losing = False
@@ -84,7 +87,7 @@ class Link:
     def arrival(self, size_bytes: int, *, now: float, session: object = None) -> float | None:
         """When a message of this session sent now is there; None: never."""
         profile = self._profile
-        sent = max(now, self._sent_until) + (size_bytes + FRAME_BYTES) / profile.bandwidth_bytes_per_s
+        sent = max(now, self._sent_until) + self._wire_bytes(size_bytes, now) / profile.bandwidth_bytes_per_s
         self._sent_until = sent
         is_lost = self._is_lost(sent)
         if profile.transport is Transport.DATAGRAM:
@@ -99,6 +102,14 @@ class Link:
         stream = session if profile.transport is Transport.STREAMS else None
         self._arrived_until[stream] = max(self._arrived_until[stream], sent + self._delay_s(sent))
         return self._arrived_until[stream]
+
+    def _wire_bytes(self, size_bytes: int, now: float) -> int:
+        """What this message adds to what is under way: frames are padded; messages of one moment share one where they share a stream."""
+        is_shared = now == self._frame_at and self._profile.transport is Transport.TCP
+        content_bytes = self._frame_content_bytes if is_shared else 0
+        self._frame_at, self._frame_content_bytes = now, content_bytes + size_bytes
+        paid_bytes = frame_bytes(content_bytes) + FRAMING_BYTES if is_shared else 0
+        return frame_bytes(content_bytes + size_bytes) + FRAMING_BYTES - paid_bytes
 
     def _is_cut(self, when: float) -> bool:
         return any(begin <= when < end for begin, end in self._cuts)

@@ -18,6 +18,7 @@ import msgspec
 from msgspec import Meta
 
 from wanspec.errors import LocalProtocolError, RemoteProtocolError
+from wanspec.protocol.frame_length import MIN_PADDING_BYTES
 from wanspec.protocol.messages import (
     MAX_NODE_ID,
     MAX_REASON_LENGTH,
@@ -35,7 +36,7 @@ from wanspec.protocol.messages import (
     WorkerMessage,
 )
 from wanspec.speculation.types import DraftingConfig, NodeId, Position, SamplingParams, SessionId
-from wanspec.transport.padding import MIN_PADDING_BYTES, check_padding, padding_after
+from wanspec.transport.padding import check_padding, padding_after
 from wanspec.transport.wire_format import (
     LOG_PROB_STEPS,
     LOG_PROB_STEPS_PER_NAT,
@@ -244,6 +245,7 @@ def _to_frame(message: Message) -> MessageFrame:
                     drafting.path_prob_min,
                     drafting.is_calibrated,
                 ),
+                message.reuse_number,
             )
         case CloseSession():
             return CloseSessionFrame(message.session_id)
@@ -315,6 +317,7 @@ def _from_controller_frame(frame: ControllerFrame) -> ControllerMessage:
                     path_prob_min=drafting.path_prob_min,
                     is_calibrated=drafting.is_calibrated,
                 ),
+                reuse_number=frame.reuse_number,
             )
         case CloseSessionFrame():
             return CloseSession(session_id=SessionId(frame.session_id))

@@ -11,26 +11,11 @@ of a text. A receiver takes frames without, and refuses more than fills a frame 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final
 
 from wanspec.errors import RemoteProtocolError
-
-SMALLEST_FRAME_BYTES: Final = 512
-"""Of the bundled pair's Drafts under `adaptive` half have up to 171 bytes, nine in ten up to 480, the longest 850; Commits have 8 to 30."""
-MIN_PADDING_BYTES: Final = 2
-"""Of empty binary: its type and its length."""
+from wanspec.protocol.frame_length import MIN_PADDING_BYTES, frame_bytes
 
 _MAX_8_BITS, _MAX_16_BITS = (1 << 8) - 1, (1 << 16) - 1
-
-
-def frame_bytes(content_bytes: int) -> int:
-    """How long a frame of so much content is; padding of some kind there always is."""
-    return next_length(content_bytes + MIN_PADDING_BYTES, smallest=SMALLEST_FRAME_BYTES)
-
-
-def next_length(size_bytes: int, *, smallest: int) -> int:
-    """The least of `smallest` and the powers of two above it that holds so much."""
-    return max(smallest, 1 << (size_bytes - 1).bit_length())
 
 
 def padding_after(content_bytes: int) -> bytes:

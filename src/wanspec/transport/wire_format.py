@@ -20,6 +20,7 @@ from wanspec.protocol.messages import (
     MAX_OPENING,
     MAX_PING,
     MAX_REASON_LENGTH,
+    MAX_REUSE_NUMBER,
     MAX_SEQUENCE_TOKENS,
     MAX_SESSIONS,
     MAX_STEP_S,
@@ -123,6 +124,7 @@ class OpenSessionFrame(Struct, array_like=True, tag=4, frozen=True, forbid_unkno
     tokens: Annotated[tuple[Token, ...], Meta(min_length=1, max_length=MAX_SEQUENCE_TOKENS)]
     sampling: SamplingFields
     drafting: DraftingFields
+    reuse_number: Annotated[int, Meta(ge=0, le=MAX_REUSE_NUMBER)]
 
 
 class CommitFrame(Struct, array_like=True, tag=5, frozen=True, forbid_unknown_fields=True):

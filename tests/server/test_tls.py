@@ -1,0 +1,160 @@
+"""TLS at the port: strangers who do not end their handshake, or send something else, take a bounded place for a bounded time."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+import time
+
+import pytest
+from tests.server.site import Site, plain_text, site
+
+from wanspec.server.limits import ServerLimits
+from wanspec.transport.certificates import TrialCertificates, create_trial_certificates
+
+HEALTH = b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+ALIVE = b'{"status":"alive"}'
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> TrialCertificates:
+    return create_trial_certificates(tmp_path_factory.mktemp("certificates"), ["127.0.0.1"])
+
+
+def trusting(made: TrialCertificates) -> ssl.SSLContext:
+    return ssl.create_default_context(cafile=made.ca_file)
+
+
+async def connect(place: Site) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """TCP alone."""
+    return await asyncio.open_connection("127.0.0.1", place.port)
+
+
+async def heard(reader: asyncio.StreamReader) -> bytes:
+    """What comes until the server hangs up, politely or not."""
+    async with asyncio.timeout(10):
+        try:
+            return await reader.read()
+        except ConnectionError:
+            return b""
+
+
+async def until_cut_s(reader: asyncio.StreamReader) -> float:
+    """How long it takes until the server hangs up."""
+    began_at = time.monotonic()
+    await heard(reader)
+    return time.monotonic() - began_at
+
+
+async def goes_on(place: Site) -> None:
+    answer = await place.post(prompt="x", max_tokens=5, temperature=0)
+    assert answer.json()["choices"][0]["text"] == plain_text("x", max_tokens=5)
+
+
+async def nobody_is_left(place: Site) -> None:
+    await place.client.aclose()
+    async with asyncio.timeout(5):
+        while place.server.handshakes or place.server.server_state.connections:  # noqa: ASYNC110
+            await asyncio.sleep(0.005)
+
+
+async def test_a_handshake_that_does_not_end_is_cut_off_soon(made: TrialCertificates) -> None:
+    async with site(limits=ServerLimits(head_timeout_s=0.3), certificates=made) as place:
+        silent, half = await connect(place), await connect(place)
+        half[1].write(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03")
+        await goes_on(place)
+        assert len(place.server.handshakes) == 2
+        for reader, _ in (silent, half):
+            assert await until_cut_s(reader) < 5.0
+        for _, writer in (silent, half):
+            writer.close()
+        await nobody_is_left(place)
+
+
+async def test_handshakes_beyond_the_limit_are_cut_off_at_once_and_places_come_free(made: TrialCertificates) -> None:
+    async with site(limits=ServerLimits(max_handshakes=3, head_timeout_s=60.0), certificates=made) as place:
+        await goes_on(place)  # on a connection that is kept
+        idle = [await connect(place) for _ in range(3)]
+        while len(place.server.handshakes) < 3:  # noqa: ASYNC110
+            await asyncio.sleep(0.005)
+        crowd = [await connect(place) for _ in range(50)]
+        assert max(await asyncio.gather(*[until_cut_s(reader) for reader, _ in crowd])) < 5.0
+        assert len(place.server.handshakes) == 3
+        await goes_on(place)
+        for _, writer in (*idle, *crowd):
+            writer.transport.abort()
+        while place.server.handshakes:  # noqa: ASYNC110
+            await asyncio.sleep(0.005)
+        reader, writer = await asyncio.open_connection("127.0.0.1", place.port, ssl=trusting(made))
+        writer.write(HEALTH)
+        assert (await reader.read()).endswith(ALIVE)
+        writer.close()
+        await nobody_is_left(place)
+
+
+async def test_who_speaks_no_tls_is_cut_off(made: TrialCertificates) -> None:
+    async with site(certificates=made) as place:
+        reader, writer = await connect(place)
+        writer.write(HEALTH)
+        assert ALIVE not in await heard(reader)
+        writer.close()
+        await goes_on(place)
+        await nobody_is_left(place)
+
+
+async def test_a_request_that_comes_with_the_end_of_the_handshake_is_answered(made: TrialCertificates) -> None:
+    async with site(certificates=made) as place:
+        reader, writer = await connect(place)
+        incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        tls = trusting(made).wrap_bio(incoming, outgoing, server_hostname="127.0.0.1")
+        while True:
+            try:
+                tls.do_handshake()
+                break
+            except ssl.SSLWantReadError:
+                writer.write(outgoing.read())
+                incoming.write(await reader.read(65536))
+        tls.write(HEALTH)
+        writer.write(outgoing.read())  # Finished and the request in one piece
+        incoming.write(await heard(reader))
+        answer = b""
+        while not answer.endswith(ALIVE):
+            answer += tls.read()
+        writer.close()
+        await nobody_is_left(place)
+
+
+async def test_who_hangs_up_at_any_point_of_the_handshake_leaves_nothing_behind(made: TrialCertificates) -> None:
+    async with site(certificates=made) as place:
+        for patience_s in (0.0, 0.0005, 0.001, 0.002, 0.003, 0.005, 0.01):
+            for _ in range(5):
+                dialling = asyncio.create_task(asyncio.open_connection("127.0.0.1", place.port, ssl=trusting(made)))
+                await asyncio.wait([dialling], timeout=patience_s)
+                if dialling.done():
+                    dialling.result()[1].transport.abort()
+                dialling.cancel()
+                await asyncio.gather(dialling, return_exceptions=True)
+        await goes_on(place)
+        await nobody_is_left(place)
+
+
+async def test_connections_beyond_the_limit_are_told_so_under_tls_too(made: TrialCertificates) -> None:
+    async with site(limits=ServerLimits(max_connections=2), certificates=made) as place:
+        idle = [await asyncio.open_connection("127.0.0.1", place.port, ssl=trusting(made)) for _ in range(2)]
+        reader, writer = await asyncio.open_connection("127.0.0.1", place.port, ssl=trusting(made))
+        assert (await reader.read()).startswith(b"HTTP/1.1 503 ")
+        for _, open_writer in (*idle, (reader, writer)):
+            open_writer.close()
+        await nobody_is_left(place)
+
+
+async def test_a_server_that_ends_waits_for_no_handshake(made: TrialCertificates) -> None:
+    async with site(limits=ServerLimits(head_timeout_s=60.0), certificates=made) as place:
+        reader, writer = await connect(place)
+        while not place.server.handshakes:  # noqa: ASYNC110
+            await asyncio.sleep(0.005)
+        place.serving.cancel()
+        assert await until_cut_s(reader) < 5.0
+        await asyncio.wait([place.serving], timeout=5)
+        assert place.serving.done()
+        writer.close()
