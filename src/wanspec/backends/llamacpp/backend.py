@@ -186,7 +186,7 @@ class LlamaCppBackend:
         self._chunk, self._answers = [], {}
         for growth in growths:
             self._lanes.withdraw(growth.session.trunk, [*growth.committed, *growth.appended], since=since)
-            if growth.session not in self._sessions.values():
+            if not growth.session.trunk.length:  # opened for this pass
                 self._lanes.close_trunk(growth.session.trunk)
 
     def _settle(self, session_id: SessionId, growth: Growth) -> None:

@@ -67,7 +67,6 @@ class Context:
         params.n_ctx, params.n_seq_max, params.kv_unified = cells, sequences, True
         params.n_batch = params.n_ubatch = min(MAX_PASS_TOKENS, cells)
         params.n_threads = params.n_threads_batch = threads
-        params.swa_full = True  # a sliding window may not forget what a sibling still sees
         if is_float32:
             params.type_k = params.type_v = library.GGML_TYPE_F32
             params.flash_attn_type = library.LLAMA_FLASH_ATTN_TYPE_DISABLED

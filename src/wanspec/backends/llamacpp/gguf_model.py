@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import weakref
 from functools import cached_property
 from pathlib import Path
@@ -31,7 +32,7 @@ class GgufModel:
         params.n_gpu_layers = gpu_layers
         params.vocab_only = vocabulary_only
         complaints()
-        self.pointer = library.llama_model_load_from_file(str(path).encode(), params)
+        self.pointer = library.llama_model_load_from_file(os.fsencode(path), params)
         if not self.pointer:
             raise ConfigError(f"{path} cannot be loaded ({complaints()}); is it all there, and of an architecture that llama.cpp knows?")
         weakref.finalize(self, library.llama_model_free, self.pointer)
@@ -94,16 +95,19 @@ class GgufModel:
         return bool(self._attributes(token) & self.library.LLAMA_TOKEN_ATTR_CONTROL)
 
     def check_is_decoder(self) -> None:
-        """Raises ConfigError where the model is of no kind that writes text token by token and can attend to a tree."""
+        """Raises ConfigError where the model is of no kind that writes text token by token and attends to all of it."""
         library, model = self.library, self.pointer
         kinds = {
             "an encoder": library.llama_model_has_encoder(model) or not library.llama_model_has_decoder(model),
             "a recurrent model": library.llama_model_is_recurrent(model) or library.llama_model_is_hybrid(model),
             "a diffusion model": library.llama_model_is_diffusion(model),
+            "a model with a sliding window": library.llama_model_n_swa(model),
         }
         for kind, is_it in kinds.items():
             if is_it:
-                raise ConfigError(f"{self.path} is {kind} ({self.metadata('general.architecture')}); trees need a decoder with attention")
+                raise ConfigError(
+                    f"{self.path} is {kind} ({self.metadata('general.architecture')}); trees need a decoder that attends to all of its text"
+                )
 
     def encode(self, text: str) -> list[int]:
         """Token ids of `text`, nothing added, no control token read from it."""
