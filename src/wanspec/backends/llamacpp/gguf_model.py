@@ -15,6 +15,8 @@ from wanspec.errors import BackendError, ConfigError
 GGUF_MAGIC = b"GGUF"
 FLOAT32_FILE = "0"
 """`general.file_type` of a file all of whose weights are float32."""
+STATE_KEYS = ("ssm.state_size", "ssm.conv_kernel", "shortconv.l_cache", "wkv.head_size")
+"""What a file says, behind its architecture's name, of layers that keep a state instead of keys and values: some models mix both."""
 _NO, _YES = False, True
 """The bindings take no keywords: of tokenizing, whether to add and to read control tokens; of pieces, whether to write them."""
 _MAX_METADATA_BYTES = 4096
@@ -97,17 +99,17 @@ class GgufModel:
     def check_is_decoder(self) -> None:
         """Raises ConfigError where the model is of no kind that writes text token by token and attends to all of it."""
         library, model = self.library, self.pointer
+        architecture = self.metadata("general.architecture")
+        has_states = any(self.metadata(f"{architecture}.{key}") is not None for key in STATE_KEYS)
         kinds = {
             "an encoder": library.llama_model_has_encoder(model) or not library.llama_model_has_decoder(model),
-            "a recurrent model": library.llama_model_is_recurrent(model) or library.llama_model_is_hybrid(model),
+            "a recurrent model": library.llama_model_is_recurrent(model) or has_states,
             "a diffusion model": library.llama_model_is_diffusion(model),
             "a model with a sliding window": library.llama_model_n_swa(model),
         }
         for kind, is_it in kinds.items():
             if is_it:
-                raise ConfigError(
-                    f"{self.path} is {kind} ({self.metadata('general.architecture')}); trees need a decoder that attends to all of its text"
-                )
+                raise ConfigError(f"{self.path} is {kind} ({architecture}); trees need a decoder that attends to all of its text")
 
     def encode(self, text: str) -> list[int]:
         """Token ids of `text`, nothing added, no control token read from it."""
