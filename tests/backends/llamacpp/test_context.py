@@ -68,7 +68,8 @@ def alone(backend: Backend, sequence: Sequence[int]) -> Rows:
     for token in sequence:
         (row,) = backend.score([item(session, append=[token])])
     backend.close_session(SessionId(session))
-    return row[0]
+    last: Rows = row[0]
+    return last
 
 
 def test_a_tree_scores_as_its_paths_do(pair: Pair) -> None:

@@ -27,7 +27,7 @@ def llama_cpp() -> Any:  # noqa: ANN401  # the bindings have no types
         raise ConfigError(f"llamacpp models are run by llama-cpp-python, which is not installed: {INSTALL}") from None
     except (OSError, RuntimeError) as error:  # its library was built for another machine, or lacks one that it needs
         raise ConfigError(f"llama-cpp-python is installed but does not load ({error}); build it here: {INSTALL}") from error
-    bindings.llama_log_set(_log, ctypes.c_void_p())
+    bindings.llama_log_set(_log_callback, ctypes.c_void_p())
     bindings.llama_backend_init()
     return bindings
 
@@ -39,8 +39,11 @@ def complaints() -> str:
     return said or "llama.cpp does not say why"
 
 
-@ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)
 def _log(level: int, text: bytes, _data: object) -> None:
     """Called by llama.cpp with a line to log. Its pages of information at each start are dropped."""
     if level == _ERROR_LEVEL:
         _complaints.append(text.decode(errors="replace").strip())
+
+
+_log_callback = ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)(_log)
+"""Must live as long as llama.cpp may log."""
