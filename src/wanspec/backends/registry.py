@@ -2,6 +2,7 @@
 
     bundled:target   bundled:draft
     scripted:target  scripted:draft,disagreement=0.3,seed=7
+    llamacpp:FILE.gguf,gpu_layers=99,sessions=8,leaves=31,context=2048
 
 Each engine is imported when it is asked for.
 """
@@ -93,7 +94,20 @@ def _scripted_options(spec: ModelSpec) -> Mapping[str, float]:
     return {key: spec.number(text) for key, text in spec.chosen(defaults).items()}
 
 
+def _llamacpp(spec: ModelSpec, threads: int) -> Backend:
+    from wanspec.backends.llamacpp.loading import load_llamacpp
+
+    return load_llamacpp(spec, threads=threads)
+
+
+def _llamacpp_tokenizer(spec: ModelSpec) -> Tokenizer:
+    from wanspec.backends.llamacpp.loading import load_gguf_tokenizer
+
+    return load_gguf_tokenizer(spec)
+
+
 ENGINES: dict[str, Engine] = {
     "bundled": Engine(models=("target", "draft"), load=_bundled, tokenizer=_bundled_tokenizer),
     "scripted": Engine(models=("target", "draft"), load=_scripted, tokenizer=_scripted_tokenizer),
+    "llamacpp": Engine(models=("FILE",), load=_llamacpp, tokenizer=_llamacpp_tokenizer),
 }

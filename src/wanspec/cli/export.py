@@ -18,17 +18,23 @@ ExportedModel = Literal["target", "draft"]
 def export(
     directory: Annotated[str, typer.Argument(help="Where to write them, each into a folder of its name; made if need be.")],
     model: Annotated[ExportedModel | None, typer.Option(help="Only this one; default: both.")] = None,
+    gguf: Annotated[bool, typer.Option("--gguf", help="As files for llama.cpp, DIRECTORY/target.gguf and DIRECTORY/draft.gguf.")] = False,
 ) -> None:
-    """Write the bundled models as Hugging Face folders: configuration, weights (safetensors), tokenizer.
+    """Write the bundled models as Hugging Face folders (configuration, weights, tokenizer), or as GGUF files.
 
     \b
         wanspec export models
         wanspec generate "def parse(" --target hf:models/target --draft hf:models/draft     # pip install 'wanspec[hf]'
+
+    \b
+        wanspec export models --gguf
+        wanspec worker --draft llamacpp:models/draft.gguf --controller HOST:PORT     # pip install 'wanspec[llamacpp]'
     """  # noqa: D301  # the backspace keeps the lines of the example apart
     from wanspec.backends.bundled_export import export_bundled
+    from wanspec.backends.llamacpp.gguf_export import export_gguf
 
     with exit_statuses():
         if not directory:
             raise ConfigError("the directory's name is empty; write . for this one")
         for name in get_args(ExportedModel) if model is None else (model,):
-            typer.echo(export_bundled(Path(directory), name))
+            typer.echo(export_gguf(Path(directory), name) if gguf else export_bundled(Path(directory), name))

@@ -1,0 +1,49 @@
+"""llama.cpp itself, through llama-cpp-python's plain bindings of its C interface: imported, made quiet, and made to say why it failed."""
+
+from __future__ import annotations
+
+import ctypes
+from collections import deque
+from functools import cache
+from typing import Any, Final
+
+from wanspec.errors import ConfigError
+
+INSTALL: Final = "pip install 'wanspec[llamacpp]'"
+MAX_COMPLAINTS = 3
+"""Of what llama.cpp has logged as errors: the last ones are those that say why."""
+_ERROR_LEVEL: Final = 4
+"""GGML_LOG_LEVEL_ERROR."""
+
+_complaints: deque[str] = deque(maxlen=MAX_COMPLAINTS)
+
+
+@cache
+def llama_cpp() -> Any:  # noqa: ANN401  # the bindings have no types
+    """The bindings. Raises ConfigError where they are missing or cannot be loaded."""
+    try:
+        import llama_cpp as bindings
+    except ImportError:
+        raise ConfigError(f"llamacpp models are run by llama-cpp-python, which is not installed: {INSTALL}") from None
+    except (OSError, RuntimeError) as error:  # its library was built for another machine, or lacks one that it needs
+        raise ConfigError(f"llama-cpp-python is installed but does not load ({error}); build it here: {INSTALL}") from error
+    bindings.llama_log_set(_log_callback, ctypes.c_void_p())
+    bindings.llama_backend_init()
+    return bindings
+
+
+def complaints() -> str:
+    """What llama.cpp has said since this was last asked about what went wrong."""
+    said = "; ".join(_complaints)
+    _complaints.clear()
+    return said or "llama.cpp does not say why"
+
+
+def _log(level: int, text: bytes, _data: object) -> None:
+    """Called by llama.cpp with a line to log. Its pages of information at each start are dropped."""
+    if level == _ERROR_LEVEL:
+        _complaints.append(text.decode(errors="replace").strip())
+
+
+_log_callback = ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)(_log)
+"""Must live as long as llama.cpp may log."""

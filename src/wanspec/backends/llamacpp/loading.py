@@ -1,0 +1,72 @@
+"""A model by its spec: `llamacpp:FILE.gguf[,gpu_layers=N][,sessions=N][,leaves=N][,context=N]`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+from wanspec.backends.interface import ModelInfo
+from wanspec.backends.llamacpp.backend import LlamaCppBackend
+from wanspec.backends.llamacpp.context import Context
+from wanspec.backends.llamacpp.gguf_model import GgufModel
+from wanspec.backends.llamacpp.tokenizer import GgufTokenizer
+from wanspec.backends.model_spec import ModelSpec
+from wanspec.errors import ConfigError
+from wanspec.protocol.messages import MAX_SEQUENCE_TOKENS
+
+MAX_DEFAULT_CONTEXT = 4096
+"""Tokens of a session where nobody has asked for more: the cache is reserved whole, and models are trained on contexts of a gigabyte."""
+MAX_GPU_LAYERS = 1 << 10
+"""No model has as many."""
+_DEFAULTS: Final = {"gpu_layers": "0", "sessions": "16", "leaves": "15", "context": "0"}
+"""Sixteen sessions are what a worker offers; with fifteen leaves each they have all of llama.cpp's 256 sequence ids between them."""
+
+
+def load_llamacpp(spec: ModelSpec, *, threads: int = 1) -> LlamaCppBackend:
+    """The model in a file, with a cache of its own. Raises ConfigError on what cannot be run."""
+    options = {key: _whole(spec, key, text) for key, text in spec.chosen(_DEFAULTS).items()}
+    model = GgufModel(Path(spec.name), gpu_layers=options["gpu_layers"])
+    model.check_is_decoder()
+    context_length = options["context"] or min(model.trained_context, MAX_DEFAULT_CONTEXT)
+    if context_length > model.trained_context:
+        raise ConfigError(
+            f"{spec.text!r}: a context of {context_length} tokens, the model is made for {model.trained_context}; lower context="
+        )
+    sequences, most = options["sessions"] * (options["leaves"] + 1), int(model.library.llama_max_parallel_sequences())
+    if sequences > most:
+        raise ConfigError(
+            f"{spec.text!r}: {options['sessions']} sessions with {options['leaves']} leaves each need {sequences} sequence ids, "
+            f"llama.cpp has {most}; lower sessions= or leaves="
+        )
+    context = Context(
+        model,
+        cells=options["sessions"] * context_length,
+        sequences=sequences,
+        threads=threads,
+        is_on_gpu=options["gpu_layers"] > 0,
+    )
+    return LlamaCppBackend(context, _info(model, context_length))
+
+
+def load_gguf_tokenizer(spec: ModelSpec) -> GgufTokenizer:
+    """The tokenizer in a file. Raises ConfigError on what is no GGUF file."""
+    return GgufTokenizer(Path(spec.name))
+
+
+def _info(model: GgufModel, context_length: int) -> ModelInfo:
+    return ModelInfo(
+        name=model.name,
+        vocabulary_size=model.vocabulary_size,
+        tokenizer_fingerprint=model.fingerprint,
+        context_length=context_length,
+        end_token=model.end_token,
+    )
+
+
+def _whole(spec: ModelSpec, key: str, text: str) -> int:
+    """An option's value, within its range."""
+    least, most = {"gpu_layers": (0, MAX_GPU_LAYERS), "sessions": (1, 128), "leaves": (1, 255), "context": (0, MAX_SEQUENCE_TOKENS)}[key]
+    number = spec.number(text)
+    if number != int(number) or not least <= number <= most:
+        raise ConfigError(f"{spec.text!r}: {key} is {text}; it is a whole number from {least} to {most}")
+    return int(number)
