@@ -13,7 +13,7 @@ from wanspec.protocol.events import DeadlineReached, DraftsReceived, PongReceive
 from wanspec.protocol.messages import MAX_SEQUENCE_TOKENS, CloseSession, Commit, Drafts, Message, OpenSession, Ping
 from wanspec.protocol.placement import Placement
 from wanspec.protocol.pool import TRIAL_TOKENS
-from wanspec.protocol.proposer import ABSENT_S, IDLE_S, MAX_ABSENT, Proposer
+from wanspec.protocol.proposer import ABSENT_S, IDLE_S, MAX_ABSENT, MAX_MISSED_TOKENS, Proposer
 from wanspec.protocol.workforce import WORKER_SILENCE_S
 from wanspec.speculation.types import NodeId, Position, SessionId, WorkerId
 
@@ -194,6 +194,27 @@ def test_rows_that_say_the_same_share_a_text_until_they_differ() -> None:
     ((_, opened),) = sent(engine.effects, OpenSession)
     assert opened.tokens == (1, 2, 3, 6)
     assert engine.machine.num_texts == 2
+
+
+def test_a_text_that_went_on_unseen_is_known_again_and_its_worker_is_not_blamed() -> None:
+    engine = Engine()
+    engine.join()
+    engine.step(([1, 2], 1), ([1, 3], 1))
+    engine.draft(1, 1, [4, 5, 6, 7])
+    assert engine.step(([1, 3, 8, 8], 1), ([1, 2, 4, 5, 6], 1)) == [(), (7,)]
+    assert sorted(commit.tokens for _, commit in sent(engine.effects, Commit)) == [(4, 5, 6), (8, 8)]
+    assert [effect for effect in engine.effects if isinstance(effect, RoundFinished)] == []
+    engine.step(([1, 2, 4, 5, 6, *[9] * (MAX_MISSED_TOKENS + 1)], 1))
+    assert len(sent(engine.effects, OpenSession)) == 1  # so much later it is another text
+
+
+def test_a_request_that_begins_as_another_goes_on_does_not_take_its_text() -> None:
+    engine = Engine()
+    engine.join()
+    engine.step(([1, 2], 1))
+    engine.step(([1, 2, 3, 4], 1), ([1, 2, 5], 1))
+    ((_, opened),) = sent(engine.effects, OpenSession)
+    assert opened.tokens == (1, 2, 3, 4)
 
 
 def test_two_texts_that_come_to_say_the_same_are_one_from_then_on_and_the_other_is_forgotten() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -17,7 +18,8 @@ from wanspec.errors import ConfigError
 vllm_app = typer.Typer(name="vllm", help="Drafts from workers in vLLM.", no_args_is_help=True)
 app.add_typer(vllm_app)
 
-VLLM_MODULE = "vllm.entrypoints.cli.main"
+VLLM_SERVE = (sys.executable, "-P", "-m", "vllm.entrypoints.cli.main", "serve")
+"""`vllm serve` of this environment, whatever else is on the path."""
 
 
 @vllm_app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
@@ -74,27 +76,18 @@ def serve(
             metrics=metrics,
         ).checked(token)
         _check_flags(context.args)
-        command = [
-            sys.executable,
-            "-P",
-            "-m",
-            VLLM_MODULE,
-            "serve",
-            model,
-            "--speculative-config",
-            speculative_config(draft_tokens),
-            *context.args,
-        ]
+        command = [*VLLM_SERVE, model, "--speculative-config", speculative_config(draft_tokens), *context.args]
         environment = {SETTINGS_VARIABLE: encode_settings(settings)}
         if dry_run:
             typer.echo(shlex.join(["env", *[f"{name}={value}" for name, value in environment.items()], *command]))
             return
         check_version(installed_version())
-        os.execve(sys.executable, command, os.environ | environment | ({TOKEN_VARIABLE: token} if token else {}))  # noqa: S606  # it is vLLM from here on
+        environment |= {TOKEN_VARIABLE: token} if token else {}
+        os.execve(sys.executable, command, os.environ | environment)  # noqa: S606  # it is vLLM from here on
 
 
-def _absolute(path: os.PathLike[str] | None) -> str:
-    return os.path.abspath(path) if path is not None else ""  # noqa: PTH100  # an absolute path, links left alone
+def _absolute(path: Path | None) -> str:
+    return str(path.absolute()) if path is not None else ""
 
 
 def _check_flags(flags: list[str]) -> None:

@@ -5,7 +5,8 @@ what may follow each of them: the most probable path of the row's draft tree, fr
 What the engine makes of a proposal shows in the next step, by the tokens that the row has gained; its worker is told of them.
 
 Rows have no names, and their order changes. They are known by what they say: a row continues the text that ended where the row's new
-tokens begin, with the same last tokens before that. Rows that say the same share a text, until they differ. What is mistaken for
+tokens begin, with the same last tokens before that. Where there is none, it continues a text without a row that ended a little before:
+steps may not have been shown, or a conversation goes on. Rows that say the same share a text, until they differ. What is mistaken for
 another's text, or not found again, costs drafts and nothing else, since the engine verifies all of them.
 
 Nor does anybody say that a request has ended. A text that has no row any more may have been preempted, and is kept for a short while,
@@ -27,6 +28,7 @@ from wanspec.protocol.events import (
     PongReceived,
     ProposerEvent,
     Row,
+    RowTokens,
     StepFinished,
     WorkerJoined,
     WorkerLost,
@@ -42,6 +44,9 @@ IDLE_S = 30.0
 """The same while the engine has not gone on: its step may be a long one, and nobody else wants the place."""
 MAX_ABSENT = 256
 """Texts without a row that are kept; beyond them the one that has been without for longest is forgotten."""
+
+MAX_MISSED_TOKENS = 1024
+"""Of a row, that were committed unseen, for it to be taken for the same text: a worker computes them in one pass."""
 
 
 class Proposer:
@@ -105,25 +110,40 @@ class Proposer:
         self._step += 1
         effects: list[Effect] = []
         chains = []
-        for row in rows:
-            text = self._follow(row, now, effects)
-            chains.append(text.propose(self._max_draft_tokens, self._min_log_prob, now=now) if row.num_new else ())
+        known = [self._by_key.get(key_of(row.tokens, len(row.tokens) - row.num_new)) for row in rows]
+        for text in known:
+            if text is not None:
+                text.seen_at, text.seen_step = now, self._step
+        for row, text in zip(rows, known, strict=True):
+            followed = self._follow(row, text, now, effects)
+            followed.seen_at, followed.seen_step = now, self._step
+            chains.append(followed.propose(self._max_draft_tokens, self._min_log_prob, now=now) if row.num_new else ())
         effects.append(DraftsProposed(chains=tuple(chains)))
         return [*effects, *self._make_room(now)]
 
-    def _follow(self, row: Row, now: float, effects: list[Effect]) -> FollowedText:
-        """The row's text, up to date; what that takes is added to `effects`."""
+    def _follow(self, row: Row, known: FollowedText | None, now: float, effects: list[Effect]) -> FollowedText:
+        """The row's text, up to date; `known`: the one that it continues. What that takes is added to `effects`."""
         end = len(row.tokens)
-        text = self._by_key.get(key_of(row.tokens, end - row.num_new))
-        if text is not None:
-            effects += self._grow(text, row.tokens.slice(end - row.num_new, end), now)
-        else:
-            text = self._by_key.get(key_of(row.tokens, end))  # another row of this step says the same
-            if text is None:
-                text = self._begin(row.tokens.slice(0, end))
-                effects += self._workforce.begin(text, now)
-        text.seen_at, text.seen_step = now, self._step
+        if known is not None and known.end == end - row.num_new:
+            effects += self._grow(known, row.tokens.slice(end - row.num_new, end), now)
+            return known
+        same = self._by_key.get(key_of(row.tokens, end))  # another row of this step says the same
+        if same is not None:
+            return same
+        missed = self._missed(row.tokens)
+        if missed is not None:
+            effects += self._grow(missed, row.tokens.slice(missed.end, end), now, is_judged=False)
+            return missed
+        text = self._begin(row.tokens.slice(0, end))
+        effects += self._workforce.begin(text, now)
         return text
+
+    def _missed(self, tokens: RowTokens) -> FollowedText | None:
+        """A text without a row so far that these tokens continue, the longest."""
+        near = range(len(tokens) - MAX_MISSED_TOKENS, len(tokens))
+        texts = [text for text in self._texts.values() if text.seen_step < self._step and text.end in near]
+        continued = [text for text in texts if key_of(tokens, text.end) == text.key]
+        return max(continued, key=lambda text: text.end, default=None)
 
     def _begin(self, tokens: tuple[int, ...]) -> FollowedText:
         session_id = SessionId(next(self._session_ids))
@@ -138,14 +158,17 @@ class Proposer:
         self._texts[session_id] = self._by_key[text.key] = text
         return text
 
-    def _grow(self, text: FollowedText, tokens: tuple[int, ...], now: float) -> list[Effect]:
+    def _grow(self, text: FollowedText, tokens: tuple[int, ...], now: float, *, is_judged: bool = True) -> list[Effect]:
+        """`is_judged`: whether the worker had the chance to propose these tokens."""
         if not tokens:
             return []
         self._forget_key(text)
         position, link = text.end, text.link
         path, finished = text.grow(tokens)
         self._by_key[text.key] = text
-        effects: list[Effect] = [finished, *self._workforce.judge(text, path, took_s=None, alone_s=None, now=now)]
+        effects: list[Effect] = []
+        if is_judged:
+            effects = [finished, *self._workforce.judge(text, path, took_s=None, alone_s=None, now=now)]
         if link is None or text.link is not link:  # it has none, or has just been told everything; one may have become free
             return [*effects, *self._workforce.place(text, now)]
         if text.is_speakable:
