@@ -78,10 +78,11 @@ class Engine:
 
     def __init__(self, proposer: DraftLink, prompt: list[int]) -> None:
         self.tokens, self.accepted, self._proposer, self._target = prompt, 0, proposer, model()
-        self._prompt_length, self._chain = len(prompt), ()
+        self._prompt_length = len(prompt)
+        self._chain: tuple[int, ...] = ()
 
     def step(self) -> None:
-        new = []
+        new: list[int] = []
         for draft in (*self._chain, None):
             (token,) = decode_plainly(self._target, [*self.tokens, *new], max_tokens=1, sampling=SamplingParams())
             new.append(token)

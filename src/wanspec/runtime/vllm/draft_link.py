@@ -70,10 +70,11 @@ class DraftLink:
 
     def step(self, rows: tuple[Row, ...]) -> Sequence[tuple[int, ...]]:
         """What may follow each row of the engine's step; for the engine's thread. Raises nothing."""
-        began = time.perf_counter()
-        life = self._life
+        life, began = self._life, time.perf_counter()
+        if life is None:
+            return [()] * len(rows)
         try:
-            return life.step(rows) if life is not None else [()] * len(rows)
+            return life.step(rows)
         except Exception as error:  # noqa: BLE001  # whatever it is, the engine goes on
             self._life = None
             self._loop.call_soon_threadsafe(life.events.put_nowait, error)

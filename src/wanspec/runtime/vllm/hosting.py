@@ -32,12 +32,11 @@ class Hosting:
 def hosting_of(vllm_config: Any) -> Hosting:  # noqa: ANN401  # vLLM ships no types that are checked here
     """Raises ConfigError where the model has no tokenizer that a draft model could share."""
     platforms: Any = import_module("vllm.platforms")
-    distributed: Any = import_module("vllm.distributed")
     parallel = vllm_config.parallel_config
     model = vllm_config.model_config
     return Hosting(
         is_cpu=platforms.current_platform.is_cpu(),
-        is_heard=distributed.get_tensor_model_parallel_rank() == 0,
+        is_heard=parallel.rank % (parallel.tensor_parallel_size * parallel.prefill_context_parallel_size) == 0,
         engine=parallel.data_parallel_rank,
         max_draft_tokens=vllm_config.speculative_config.num_speculative_tokens,
         max_length=model.max_model_len,
