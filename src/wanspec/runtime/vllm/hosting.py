@@ -37,7 +37,7 @@ def hosting_of(vllm_config: Any) -> Hosting:  # noqa: ANN401  # vLLM ships no ty
     return Hosting(
         is_cpu=platforms.current_platform.is_cpu(),
         is_heard=parallel.rank % (parallel.tensor_parallel_size * parallel.prefill_context_parallel_size) == 0,
-        engine=parallel.data_parallel_rank,
+        engine=parallel.data_parallel_index,
         max_draft_tokens=vllm_config.speculative_config.num_speculative_tokens,
         max_length=model.max_model_len,
         expected=_expected(model),
