@@ -7,7 +7,6 @@ from typing import TypeVar
 
 import pytest
 
-from wanspec.policy.registry import PolicyConfig, create_policy
 from wanspec.protocol.effects import DraftsMerged, DraftsProposed, DropWorker, Effect, RoundFinished, SendMessage
 from wanspec.protocol.events import DeadlineReached, DraftsReceived, PongReceived, Row, StepFinished, WorkerJoined, WorkerLost
 from wanspec.protocol.messages import MAX_SEQUENCE_TOKENS, CloseSession, Commit, Drafts, Message, OpenSession, Ping
@@ -15,13 +14,12 @@ from wanspec.protocol.placement import Placement
 from wanspec.protocol.pool import TRIAL_TOKENS
 from wanspec.protocol.proposer import ABSENT_S, IDLE_S, MAX_ABSENT, MAX_MISSED_TOKENS, Proposer
 from wanspec.protocol.workforce import WORKER_SILENCE_S
-from wanspec.speculation.types import NodeId, Position, SessionId, WorkerId
+from wanspec.speculation.types import DraftingConfig, NodeId, Position, SessionId, WorkerId
 
 T = TypeVar("T")
 ONE, TWO = WorkerId(1), WorkerId(2)
 VOCABULARY = 1000
-DRAFTING = create_policy(PolicyConfig()).drafting
-assert DRAFTING is not None
+DRAFTING = DraftingConfig(branch=8, leaves=64, max_depth=64, path_prob_min=0.001, is_calibrated=True)
 
 
 class Tokens(tuple[int, ...]):
@@ -99,9 +97,9 @@ def sent(effects: Sequence[Effect], kind: type[T]) -> list[tuple[WorkerId, T]]:
     ]
 
 
-def only(effects: Sequence[Effect], kind: type[T]) -> T:
-    (found,) = [effect for effect in effects if isinstance(effect, kind)]
-    return found
+def only(found: Sequence[object], kind: type[T]) -> T:
+    (one,) = [each for each in found if isinstance(each, kind)]
+    return one
 
 
 def messages(effects: Sequence[Effect]) -> list[Message]:

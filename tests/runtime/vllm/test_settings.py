@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from msgspec.structs import replace
 
 from wanspec.errors import ConfigError
 from wanspec.runtime.vllm.settings import ProposerSettings, encode_settings, read_settings, speculative_config
@@ -39,10 +40,10 @@ def test_settings_that_cannot_be_used_are_told_with_the_fix(text: str, words: st
 
 
 def test_who_is_let_in_is_what_the_files_say() -> None:
-    files = {"tls_cert": "c.pem", "tls_key": "k.pem"}
+    tls = ProposerSettings(listen="h:1", tls_cert="c.pem", tls_key="k.pem")
     assert isinstance(ProposerSettings(listen="h:1").security(""), Plaintext)
-    assert isinstance(ProposerSettings(listen="h:1", **files).security("a-secret"), TokenTlsController)
-    assert isinstance(ProposerSettings(listen="h:1", tls_ca="a.pem", **files).security(""), MutualTls)
+    assert isinstance(tls.security("a-secret"), TokenTlsController)
+    assert isinstance(replace(tls, tls_ca="a.pem").security(""), MutualTls)
 
 
 def test_each_data_parallel_engine_has_its_own_ports() -> None:

@@ -148,7 +148,12 @@ async def test_greedy_text_is_vllms_own_while_workers_come_and_go(model: str) ->
 async def test_prompts_in_pieces_and_requests_that_are_preempted_change_nothing(model: str) -> None:
     prompts = [[*PROMPTS[index % 12], *PROMPTS[(index + 1) % 12], *PROMPTS[(index + 2) % 12]] for index in range(24)]
     sampling = {"temperature": 0.0, "max_tokens": 200, "ignore_eos": True}
-    tight = {"max_num_batched_tokens": 48, "max_num_seqs": 12, "enable_chunked_prefill": True, "num_gpu_blocks_override": 60}
+    tight: dict[str, Any] = {
+        "max_num_batched_tokens": 48,
+        "max_num_seqs": 12,
+        "enable_chunked_prefill": True,
+        "num_gpu_blocks_override": 60,
+    }
     async with engine(model, **tight) as plain:
         expected, _ = await plain.texts(prompts, **sampling)
     address = f"127.0.0.1:{free_port()}"
