@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from wanspec.policy.registry import PolicyConfig
-from wanspec.protocol.controller import WORKER_SILENCE_S, Controller
+from wanspec.protocol.controller import Controller
 from wanspec.protocol.effects import DraftsMerged, DropWorker, Effect, LossCause, RoundFinished, StartVerify
 from wanspec.protocol.events import (
     DeadlineReached,
@@ -17,6 +17,7 @@ from wanspec.protocol.events import (
     WorkerJoined,
 )
 from wanspec.protocol.messages import Drafts
+from wanspec.protocol.workforce import WORKER_SILENCE_S
 from wanspec.speculation.types import DraftChoices, NodeId, Position, SamplingParams, SessionId, TargetChoice, WorkerId
 
 

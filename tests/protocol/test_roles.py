@@ -11,7 +11,7 @@ from msgspec import structs
 
 from wanspec.errors import LocalProtocolError, RemoteProtocolError
 from wanspec.policy.registry import PolicyConfig
-from wanspec.protocol.controller import MAX_PATIENT_RTT_S, WORKER_SILENCE_S, Controller
+from wanspec.protocol.controller import MAX_PATIENT_RTT_S, Controller
 from wanspec.protocol.effects import (
     DropWorker,
     Effect,
@@ -57,6 +57,7 @@ from wanspec.protocol.messages import (
 from wanspec.protocol.placement import ANYWHERE, Placement
 from wanspec.protocol.pool import FIRST_REST_S, JUDGED_TOKENS, MAX_HEAD_START_S
 from wanspec.protocol.worker import Worker
+from wanspec.protocol.workforce import WORKER_SILENCE_S
 from wanspec.speculation.types import (
     DraftChoices,
     DraftingConfig,

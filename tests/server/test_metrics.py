@@ -17,8 +17,8 @@ from tests.server.test_workers import served_with_a_worker
 
 from wanspec.protocol.messages import Drafts, OpenSession
 from wanspec.runtime.engine import expected_of
+from wanspec.runtime.link_metrics import MAX_TOLD_WORKERS
 from wanspec.runtime.worker_process import hello_for
-from wanspec.server.live_metrics import MAX_TOLD_WORKERS
 from wanspec.speculation.types import NodeId, Position, SessionId
 from wanspec.telemetry.reliability import BINS, calibration_error
 from wanspec.transport.interface import Connection

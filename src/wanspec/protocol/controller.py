@@ -4,9 +4,8 @@ Theory of operation. A session is always in one of three places: in a pass in fl
 way), or ready. Whenever the device is free, every session that is not in a pass is asked for its decision, and `passes` makes common passes
 of them. The first pass of a session is its prefill and carries no drafts.
 
-Workers only ever add to trees. What they say is checked by `SessionLink`; a worker that breaks the protocol is dropped, its sessions go
-to another worker or go on without one, and the text is the same. A worker that has left a commit unanswered for long is not waited for,
-and dropped in the end; one that gives no sign of life at all is dropped sooner (`heartbeat`).
+Workers only ever add to trees; what becomes of them and of what they say is the `workforce`'s. One that has left a commit unanswered for
+long is not waited for.
 
 The machine has no IO, no clock, no randomness. Everything enters through `handle`; state changes first, consequences after.
 """
@@ -16,23 +15,12 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import assert_never
 
-from wanspec.errors import LocalProtocolError, RemoteProtocolError
+from wanspec.errors import LocalProtocolError
 from wanspec.policy.arrivals import Arrivals
 from wanspec.policy.coverage import Coverage
 from wanspec.policy.interface import Decision, DraftLocally, Situation, Verify, Wait
 from wanspec.policy.registry import create_policy
-from wanspec.protocol.effects import (
-    DraftsMerged,
-    DropWorker,
-    Effect,
-    EmitTokens,
-    FinishReason,
-    FinishRequest,
-    LossCause,
-    ReleaseSession,
-    RttMeasured,
-    SendMessage,
-)
+from wanspec.protocol.effects import Effect, EmitTokens, FinishReason, FinishRequest, ReleaseSession
 from wanspec.protocol.events import (
     ControllerEvent,
     DeadlineReached,
@@ -47,16 +35,12 @@ from wanspec.protocol.events import (
     WorkerJoined,
     WorkerLost,
 )
-from wanspec.protocol.heartbeat import ASLEEP_S, Heartbeat
-from wanspec.protocol.link import SessionLink
-from wanspec.protocol.messages import CloseSession, Commit, Drafts, Ping
 from wanspec.protocol.passes import Passes
-from wanspec.protocol.pool import PooledWorker, choose_worker
-from wanspec.protocol.session import Session, proposed_in
+from wanspec.protocol.session import Session
 from wanspec.protocol.snapshot import Snapshot, take_snapshot
+from wanspec.protocol.workforce import Workforce
 from wanspec.speculation.calibration import MAX_TEMPERATURE, CalibrationBook
-from wanspec.speculation.tree import Node
-from wanspec.speculation.types import Position, SessionId, WorkerId
+from wanspec.speculation.types import SessionId
 
 WORKER_LATE_RTTS = 4.0
 WORKER_LATE_MIN_S = 0.25
@@ -65,8 +49,6 @@ MAX_PATIENT_RTT_S = 1.0
 """The longest round trip that is waited for, above any on this planet: a worker could make its own seem as long as it likes."""
 MAX_VAIN_WAIT_S = 5.0
 """Waited without one draft accepted, after which a session waits for no worker until one is: many rounds over any honest link."""
-WORKER_SILENCE_S = 10.0
-"""A commit unanswered for this long loses the worker its place: far above any round trip, soon enough for a person."""
 
 
 class Controller:
@@ -81,11 +63,10 @@ class Controller:
         calibrations: CalibrationBook | None = None,
     ) -> None:
         """`has_draft_device`: the local draft model does not share the target's device. `calibrations`: what is known of it."""
-        self._vocabulary_size = vocabulary_size
         self._end_token = end_token
         self._sessions: dict[SessionId, Session] = {}
-        self._workers: dict[WorkerId, PooledWorker] = {}
-        self._newest_session_id = SessionId(0)
+        self._workforce = Workforce(self._sessions, vocabulary_size=vocabulary_size)
+        self._workers = self._workforce.workers
         self._passes = Passes(has_draft_device=has_draft_device)
         self._calibrations = calibrations or CalibrationBook()
         self._coverages: defaultdict[float, Coverage] = defaultdict(Coverage)
@@ -109,22 +90,14 @@ class Controller:
         """Take in what happened at `now` (seconds, any monotonic clock); what is to be done about it."""
         effects = self._apply(event, now)
         effects += self._start_passes(now)
-        for effect in effects:
-            if isinstance(effect, SendMessage) and (worker := self._workers.get(effect.worker_id or WorkerId(0))) is not None:
-                worker.heartbeat.told(now=now)
+        self._workforce.told(effects, now)
         return effects
 
     def next_deadline(self) -> float | None:
         """When to send DeadlineReached, unless something else happens before."""
-        deadlines = []
-        for session in self._sessions.values():
-            if session.wait_until is not None and self._passes.are_none:  # with a pass in flight, its end is when all are asked again
-                deadlines.append(session.wait_until)
-            if session.link is not None and session.link.unacknowledged_since is not None:
-                deadlines.append(session.link.unacknowledged_since + WORKER_SILENCE_S)
-        for worker in self._workers.values():
-            heartbeat = worker.heartbeat
-            deadlines += [when for when in (heartbeat.ping_due, heartbeat.lost_at, worker.rests_until) if when is not None]
+        deadlines = self._workforce.deadlines()
+        if self._passes.are_none:  # with a pass in flight, its end is when all are asked again
+            deadlines += [session.wait_until for session in self._sessions.values() if session.wait_until is not None]
         return min(deadlines, default=None)
 
     def _apply(self, event: ControllerEvent, now: float) -> list[Effect]:
@@ -134,13 +107,13 @@ class Controller:
             case RequestCancelled(session_id=session_id):
                 return self._finish(session_id, FinishReason.CANCELLED, now)
             case WorkerJoined():
-                return self._worker_joined(event, now)
+                return self._workforce.joined(event, now)
             case WorkerLost(worker_id=worker_id):
-                return self._remove_worker(worker_id, now)
+                return self._workforce.lost(worker_id, now)
             case DraftsReceived(worker_id=worker_id, drafts=drafts):
-                return self._drafts_received(worker_id, drafts, now)
+                return self._workforce.drafts_received(worker_id, drafts, now)
             case PongReceived(worker_id=worker_id, number=number):
-                return self._pong_received(worker_id, number, now)
+                return self._workforce.pong_received(worker_id, number, now)
             case VerifyFinished():
                 return self._verify_finished(event, now)
             case DraftFinished():
@@ -149,137 +122,32 @@ class Controller:
                 rows = self._passes.end(kind)
                 return [effect for session, _ in rows for effect in self._finish(session.session_id, FinishReason.ERROR, now, reason)]
             case DeadlineReached():
-                return [*self._drop_lagging_workers(now), *self._check_pulses(now), *self._place_waiting(now)]
+                return self._workforce.deadline_reached(now)
             case _:
                 assert_never(event)
 
     # Requests.
 
     def _request_arrived(self, event: RequestArrived, now: float) -> list[Effect]:
-        if event.session_id <= self._newest_session_id:
-            msg = f"session {event.session_id} is not above {self._newest_session_id}"
+        if event.session_id <= self._workforce.newest_session_id:
+            msg = f"session {event.session_id} is not above {self._workforce.newest_session_id}"
             raise LocalProtocolError(msg)
         if not event.prompt_tokens or event.max_tokens < 1:
             msg = f"a request needs a prompt and max_tokens of 1 or more, not {len(event.prompt_tokens)} and {event.max_tokens}"
             raise LocalProtocolError(msg)
-        self._newest_session_id = event.session_id
         policy = create_policy(event.policy)
         calibration = self._calibrations.at(event.sampling.temperature)
         session = Session(event, policy, calibration)
         self._sessions[event.session_id] = session
-        return self._place(session, now)
+        return self._workforce.begin(session, now)
 
     def _finish(self, session_id: SessionId, reason: FinishReason, now: float, message: str = "") -> list[Effect]:
         session = self._sessions.pop(session_id, None)
         if session is None:
             return []
-        effects: list[Effect] = []
-        if session.link is not None:
-            worker_id = session.link.worker_id
-            self._workers[worker_id].sessions.discard(session_id)
-            effects.append(SendMessage(worker_id=worker_id, message=CloseSession(session_id=session_id)))
-            effects += self._place_waiting(now)
+        effects = self._workforce.end(session, now)
         effects.append(FinishRequest(session_id=session_id, reason=reason, message=message))
         effects.append(ReleaseSession(session_id=session_id))
-        return effects
-
-    # Workers.
-
-    def _worker_joined(self, event: WorkerJoined, now: float) -> list[Effect]:
-        heartbeat = Heartbeat(now=now)
-        self._workers[event.worker_id] = PooledWorker(event.worker_id, event.name, event.max_sessions, event.labels, heartbeat)
-        return [self._ping(event.worker_id, now), *self._place_waiting(now)]
-
-    def _ping(self, worker_id: WorkerId, now: float) -> Effect:
-        return SendMessage(worker_id=worker_id, message=Ping(number=self._workers[worker_id].heartbeat.ping(now=now)))
-
-    def _check_pulses(self, now: float) -> list[Effect]:
-        """Ask after every worker that is quiet; give up those that have been for too long; wake those that have rested."""
-        effects: list[Effect] = []
-        for worker_id, worker in list(self._workers.items()):
-            worker.wake(now)
-            if worker.heartbeat.is_lost(now=now):
-                effects += self._drop_worker(worker_id, "it gives no sign of life", now, cause=LossCause.SILENT, is_at_fault=False)
-            elif now >= worker.heartbeat.ping_due:
-                effects.append(self._ping(worker_id, now))
-        return effects
-
-    def _pong_received(self, worker_id: WorkerId, number: int, now: float) -> list[Effect]:
-        worker = self._workers.get(worker_id)
-        if worker is None or worker.heartbeat.ponged(number, now=now):
-            return []
-        return self._drop_worker(worker_id, f"it answers ping {number}, which never was", now)
-
-    def _place_waiting(self, now: float) -> list[Effect]:
-        """A place at a worker may have become free: look for one for every session that has none, the oldest first."""
-        return [effect for session in self._sessions.values() for effect in self._place(session, now)]
-
-    def _place(self, session: Session, now: float) -> list[Effect]:
-        """Open a session that lacks a worker at the best one that it allows, if there is any."""
-        if not session.lacks_worker:
-            return []
-        worker = choose_worker(self._workers.values(), session.placement, now=now)
-        if worker is None:
-            return []
-        worker.sessions.add(session.session_id)
-        reuse_number = worker.reuse_numbers.of(session.reuse_key)
-        opening = session.attach(worker.worker_id, worker.reliability, reuse_number=reuse_number, now=now)
-        return [SendMessage(worker_id=worker.worker_id, message=opening)]
-
-    def _remove_worker(self, worker_id: WorkerId, now: float) -> list[Effect]:
-        worker = self._workers.pop(worker_id, None)
-        if worker is None:
-            return []
-        for session_id in worker.sessions:
-            self._sessions[session_id].link = None
-        return self._place_waiting(now)
-
-    def _drafts_received(self, worker_id: WorkerId, drafts: Drafts, now: float) -> list[Effect]:
-        worker = self._workers.get(worker_id)
-        if worker is None:
-            return []
-        worker.heartbeat.heard()
-        session = self._sessions.get(drafts.session_id)
-        if session is None or session.link is None or session.link.worker_id != worker_id:
-            if drafts.session_id <= self._newest_session_id:
-                return []  # late: the session has ended or moved
-            return self._drop_worker(worker_id, f"it drafts for session {drafts.session_id}, which never was", now)
-        try:
-            result = session.link.merge(drafts, vocabulary_size=self._vocabulary_size, now=now)
-        except RemoteProtocolError as error:
-            return self._drop_worker(worker_id, error.reason, now)
-        worker.step_s = drafts.step_s or worker.step_s
-        merged = DraftsMerged(
-            session_id=session.session_id,
-            worker_id=worker_id,
-            joined=result.joined,
-            late=result.late,
-            duplicates=result.duplicates,
-            stale=result.stale,
-        )
-        effects: list[Effect] = [merged]
-        if result.rtt_s is not None:
-            worker.rtt.add(result.rtt_s)
-            effects.append(RttMeasured(worker_id=worker_id, rtt_s=result.rtt_s))
-        return effects
-
-    def _drop_worker(
-        self, worker_id: WorkerId, reason: str, now: float, *, cause: LossCause = LossCause.PROTOCOL, is_at_fault: bool = True
-    ) -> list[Effect]:
-        drop = DropWorker(worker_id=worker_id, reason=reason, cause=cause, is_at_fault=is_at_fault)
-        return [drop, *self._remove_worker(worker_id, now)]
-
-    def _drop_lagging_workers(self, now: float) -> list[Effect]:
-        lagging: dict[WorkerId, bool] = {}
-        """Whether it is to blame: not where we slept over the deadline ourselves, with its answer perhaps unread."""
-        for session in self._sessions.values():
-            since = session.link.unacknowledged_since if session.link is not None else None
-            if session.link is not None and since is not None and now >= since + WORKER_SILENCE_S:
-                lagging[session.link.worker_id] = now <= since + WORKER_SILENCE_S + ASLEEP_S
-        effects: list[Effect] = []
-        for worker_id, is_at_fault in lagging.items():
-            reason = f"it left a commit unanswered for {WORKER_SILENCE_S:g} s"
-            effects += self._drop_worker(worker_id, reason, now, cause=LossCause.UNANSWERED, is_at_fault=is_at_fault)
         return effects
 
     # Passes.
@@ -350,39 +218,16 @@ class Controller:
             effects.append(session.finished_round(outcome, path, verified_at=now - event.duration_s))
             log_probs = tuple([choice.log_probs for choice in committed if choice.log_probs is not None])
             effects.append(EmitTokens(session_id=session.session_id, position=position, tokens=tuple(tokens), log_probs=log_probs))
-            effects += self._judge_worker(session, path, now)
+            alone_s = session.policy.alone_token_s
+            total_alone_s = None if alone_s is None else alone_s * len(path)
+            effects += self._workforce.judge(session, path, took_s=session.round_s, alone_s=total_alone_s, now=now)
             if reason:
                 effects += self._finish(session.session_id, reason, now)
             elif session.link is not None and session.link is link:
-                effects.append(self._tell(session.session_id, link, position, tokens, path, now))
+                effects.append(self._workforce.tell(session.session_id, link, position, tokens, path, now))
             else:  # it has none, or has just been told everything; one may have become free
-                effects += self._place(session, now)
+                effects += self._workforce.place(session, now)
         return effects
-
-    def _judge_worker(self, session: Session, path: list[Node], now: float) -> list[Effect]:
-        """Take note of what the session's worker was good for; rest it when it has been good for nothing."""
-        if session.link is None:
-            return []
-        worker = self._workers[session.link.worker_id]
-        if session.round_s is not None:
-            worker.pace.add(session.round_s, len(path))
-        alone_s = session.policy.alone_token_s
-        total_alone_s = None if alone_s is None else alone_s * len(path)
-        proposed = proposed_in(path) if now - session.link.opened_at >= worker.head_start_s else None
-        if worker.judge(committed=len(path), proposed=proposed, took_s=session.round_s, alone_s=total_alone_s, now=now):
-            return []
-        effects: list[Effect] = []
-        for session_id in sorted(worker.rest(now)):
-            self._sessions[session_id].link = None
-            effects.append(SendMessage(worker_id=worker.worker_id, message=CloseSession(session_id=session_id)))
-        return [*effects, *self._place_waiting(now)]
-
-    def _tell(
-        self, session_id: SessionId, link: SessionLink, position: Position, tokens: list[int], path: list[Node], now: float
-    ) -> SendMessage:
-        link.told(path, now=now)
-        commit = Commit(session_id=session_id, position=position, tokens=tuple(tokens), newest_node_id=link.newest_node_id)
-        return SendMessage(worker_id=link.worker_id, message=commit)
 
     def _draft_finished(self, event: DraftFinished) -> list[Effect]:
         finished = self._passes.end(PassKind.DRAFT, event.duration_s)

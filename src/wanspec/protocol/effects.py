@@ -60,6 +60,13 @@ class SendMessage(Struct, frozen=True, kw_only=True):
     message: Message
 
 
+class DraftsProposed(Struct, frozen=True, kw_only=True):
+    """What may follow the rows of an engine's step."""
+
+    chains: tuple[tuple[int, ...], ...]
+    """For each row, in order, tokens one after the other; none where nothing is worth its verification."""
+
+
 class EmitTokens(Struct, frozen=True, kw_only=True):
     """These tokens are final: give them to whoever asked."""
 
@@ -110,7 +117,7 @@ class RoundFinished(Struct, frozen=True, kw_only=True):
     accepted: int
     committed: int
     entropy_nats: float
-    """Of the target's distribution for the last committed token,"""
+    """Of the target's distribution for the last committed token (not a number where an engine does not say it),"""
     entropy_before_nats: float | None = None
     """and for the one after which the round began; None for a first round, which is the prefill and decides nothing."""
     accepted_estimates: tuple[float, ...] = ()
@@ -152,4 +159,15 @@ class RttMeasured(Struct, frozen=True, kw_only=True):
 
 
 Observation = RoundFinished | DraftsMerged | RttMeasured
-Effect = StartVerify | StartDraft | SendMessage | EmitTokens | FinishRequest | ReleaseSession | DropWorker | LeaveController | Observation
+Effect = (
+    StartVerify
+    | StartDraft
+    | SendMessage
+    | DraftsProposed
+    | EmitTokens
+    | FinishRequest
+    | ReleaseSession
+    | DropWorker
+    | LeaveController
+    | Observation
+)

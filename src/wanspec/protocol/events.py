@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import Protocol
 
 from msgspec import Struct
 
@@ -105,16 +106,33 @@ class DeadlineReached(Struct, frozen=True, kw_only=True):
     """`next_deadline()` has come."""
 
 
-ControllerEvent = (
-    RequestArrived
-    | RequestCancelled
-    | WorkerJoined
-    | WorkerLost
-    | DraftsReceived
-    | PongReceived
-    | VerifyFinished
-    | DraftFinished
-    | PassFailed
-    | DeadlineReached
-)
+class RowTokens(Protocol):
+    """The tokens of a row, which may be long: what is wanted of them is copied."""
+
+    def __len__(self) -> int: ...
+
+    def slice(self, start: int, stop: int) -> tuple[int, ...]:
+        """Those from `start` up to, and without, `stop`."""
+        ...
+
+
+class Row(Struct, frozen=True, kw_only=True):
+    """A request in an engine's step."""
+
+    tokens: RowTokens
+    """Prompt and committed tokens, at least one; to be read at once, for the engine changes them."""
+    num_new: int
+    """How many of them this step has committed; 0: its prompt is still being computed, and it is not drafted for."""
+
+
+class StepFinished(Struct, frozen=True, kw_only=True):
+    """An engine that verifies by itself has finished a step, and asks what may follow each row; answered by DraftsProposed."""
+
+    rows: tuple[Row, ...]
+
+
+LinkEvent = WorkerJoined | WorkerLost | DraftsReceived | PongReceived
+"""What workers do."""
+ProposerEvent = StepFinished | LinkEvent | DeadlineReached
+ControllerEvent = RequestArrived | RequestCancelled | LinkEvent | VerifyFinished | DraftFinished | PassFailed | DeadlineReached
 WorkerEvent = MessageReceived | DraftFinished | DeadlineReached

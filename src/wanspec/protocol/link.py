@@ -137,3 +137,15 @@ class SessionLink:
         if self._ids_at_pruning > MAX_NODE_IDS:
             msg = f"it has {self._ids_at_pruning} ids for the nodes of one tree, at most {MAX_NODE_IDS} (MAX_NODE_IDS)"
             raise RemoteProtocolError(msg)
+
+
+def disown(tree: DraftTree) -> None:
+    """Make a tree ready for another worker: what the last one proposed stays, but is nobody's from now on."""
+    tree.advance_root(tree.head.position)
+    for node in tree.drafts():
+        node.arrived_at = None
+
+
+def proposed_in(path: Sequence[Node]) -> int:
+    """How many of these nodes a worker has proposed."""
+    return sum([node.arrived_at is not None for node in path])

@@ -10,7 +10,7 @@ from wanspec.policy.interface import Outcome, Policy
 from wanspec.policy.lookup import Lookup
 from wanspec.protocol.effects import FinishReason, RoundFinished
 from wanspec.protocol.events import RequestArrived
-from wanspec.protocol.link import SessionLink
+from wanspec.protocol.link import SessionLink, disown, proposed_in
 from wanspec.protocol.messages import OpenSession
 from wanspec.speculation.calibration import Calibration
 from wanspec.speculation.model_view import ModelView
@@ -70,12 +70,10 @@ class Session:
         return self.link is None and self.policy.drafting is not None and self.placement.offload
 
     def attach(self, worker_id: WorkerId, reliability: Reliability, *, reuse_number: int, now: float) -> OpenSession:
-        """Tie the session to a worker; the message that opens it there. What an earlier one proposed is nobody's from now on."""
+        """Tie the session to a worker; the message that opens it there."""
         drafting = self.policy.drafting
         assert drafting is not None, "a policy without a worker cannot be attached to one"
-        self.tree.advance_root(self.tree.head.position)
-        for node in self.tree.drafts():
-            node.arrived_at = None
+        disown(self.tree)
         self._openings += 1
         self.link = SessionLink(worker_id, self.tree, reliability, opening=self._openings, now=now)
         self.policy.opened(now=now)
@@ -212,8 +210,3 @@ class Session:
             if choices is not None:
                 self._calibration.observe(choices, node.token)
         self._choices = {node_id: choices for node_id, choices in self._choices.items() if node_id in self.tree.nodes}
-
-
-def proposed_in(path: Sequence[Node]) -> int:
-    """How many of these nodes a worker has proposed."""
-    return sum([node.arrived_at is not None for node in path])

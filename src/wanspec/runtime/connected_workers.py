@@ -13,10 +13,11 @@ from collections import Counter
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from itertools import count
+from typing import Protocol
 
 from wanspec.errors import RemoteProtocolError, TransportError, WanspecError
 from wanspec.protocol.effects import DropWorker, LossCause, RoundFinished
-from wanspec.protocol.events import ControllerEvent, DraftsReceived, PongReceived, WorkerJoined, WorkerLost
+from wanspec.protocol.events import DraftsReceived, LinkEvent, PongReceived, WorkerJoined, WorkerLost
 from wanspec.protocol.messages import CloseSession, Drafts, Drain, Hello, Message, OpenSession, Ping, Pong
 from wanspec.protocol.rtt import RttEstimate
 from wanspec.speculation.types import SessionId, WorkerId
@@ -57,12 +58,18 @@ class ConnectedWorker:
     """Whether the door turns it away for a while."""
 
 
+class LinkEvents(Protocol):
+    """Where what workers do goes: a queue that leads to a machine."""
+
+    def put_nowait(self, item: LinkEvent, /) -> None: ...
+
+    def qsize(self) -> int: ...
+
+
 class ConnectedWorkers:
     """See the module's text."""
 
-    def __init__(
-        self, events: asyncio.Queue[ControllerEvent], tracer: Tracer, spawn: Callable[[Coroutine[object, None, None]], None]
-    ) -> None:
+    def __init__(self, events: LinkEvents, tracer: Tracer, spawn: Callable[[Coroutine[object, None, None]], object]) -> None:
         """`events` lead to the machine; `spawn` runs what takes its time."""
         self._events, self._tracer, self._spawn = events, tracer, spawn
         self._connected: dict[WorkerId, ConnectedWorker] = {}
@@ -179,7 +186,7 @@ class ConnectedWorkers:
         await self._notify()
 
     async def _hear(self, worker: ConnectedWorker, message: Message) -> None:
-        event: ControllerEvent
+        event: LinkEvent
         match message:
             case Drafts():
                 if self._tracer.is_kept:

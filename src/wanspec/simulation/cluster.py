@@ -17,6 +17,7 @@ from wanspec.policy.registry import PolicyConfig
 from wanspec.protocol.controller import Controller
 from wanspec.protocol.effects import (
     DraftsMerged,
+    DraftsProposed,
     DropWorker,
     Effect,
     EmitTokens,
@@ -253,7 +254,7 @@ class Cluster:
                 self.dropped[worker_id] = reason
                 self.workers[worker_id].is_alive = False
                 self.on_drop(self.workers[worker_id], reason)
-            case SendMessage() | LeaveController():
+            case SendMessage() | LeaveController() | DraftsProposed():
                 pass
             case _:
                 assert_never(effect)

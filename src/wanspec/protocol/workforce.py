@@ -1,0 +1,232 @@
+"""The workers that have joined a machine, and the sessions that are tied to them: what every machine does about workers, whoever verifies.
+
+Workers only ever add to trees. What they say is checked by `SessionLink`; a worker that breaks the protocol is dropped, its sessions go
+to another worker or go on without one, and the text is the same. A worker that has left a commit unanswered for too long is dropped; one
+that gives no sign of life at all is dropped sooner (`heartbeat`). Which worker a session gets, and when one is rested, `pool` says.
+
+The sessions are their machine's; this sees of them what `DraftedSession` names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Protocol
+
+from wanspec.errors import RemoteProtocolError
+from wanspec.protocol.effects import DraftsMerged, DropWorker, Effect, LossCause, RttMeasured, SendMessage
+from wanspec.protocol.events import WorkerJoined
+from wanspec.protocol.heartbeat import ASLEEP_S, Heartbeat
+from wanspec.protocol.link import SessionLink, proposed_in
+from wanspec.protocol.messages import CloseSession, Commit, Drafts, OpenSession, Ping
+from wanspec.protocol.placement import Placement
+from wanspec.protocol.pool import PooledWorker, choose_worker
+from wanspec.speculation.reliability import Reliability
+from wanspec.speculation.tree import Node
+from wanspec.speculation.types import Position, SessionId, WorkerId
+
+WORKER_SILENCE_S = 10.0
+"""A commit unanswered for this long loses the worker its place: far above any round trip, soon enough for a person."""
+
+
+class DraftedSession(Protocol):
+    """A session, as far as its worker is concerned."""
+
+    link: SessionLink | None
+    """Its tie to the worker that drafts for it; None: nobody does."""
+    reuse_key: str | None
+    """Whose text it is; None: it is computed afresh."""
+
+    @property
+    def session_id(self) -> SessionId: ...
+
+    @property
+    def placement(self) -> Placement: ...
+
+    @property
+    def lacks_worker(self) -> bool:
+        """Whether it could do with a worker, may have one, and has none."""
+        ...
+
+    def attach(self, worker_id: WorkerId, reliability: Reliability, *, reuse_number: int, now: float) -> OpenSession:
+        """Tie it to a worker; the message that opens it there."""
+        ...
+
+
+class Workforce:
+    """See the module's text."""
+
+    def __init__(self, sessions: Mapping[SessionId, DraftedSession], *, vocabulary_size: int) -> None:
+        """`sessions` are those in progress; their machine adds and removes them."""
+        self._sessions = sessions
+        self._vocabulary_size = vocabulary_size
+        self.workers: dict[WorkerId, PooledWorker] = {}
+        self.newest_session_id = SessionId(0)
+
+    # Sessions.
+
+    def begin(self, session: DraftedSession, now: float) -> list[Effect]:
+        """A session has begun, with an id above every earlier one."""
+        self.newest_session_id = session.session_id
+        return self.place(session, now)
+
+    def end(self, session: DraftedSession, now: float) -> list[Effect]:
+        """A session is over, and no longer among the sessions."""
+        if session.link is None:
+            return []
+        worker_id = session.link.worker_id
+        self.workers[worker_id].sessions.discard(session.session_id)
+        close = SendMessage(worker_id=worker_id, message=CloseSession(session_id=session.session_id))
+        return [close, *self.place_waiting(now)]
+
+    def place(self, session: DraftedSession, now: float) -> list[Effect]:
+        """Open a session that lacks a worker at the best one that it allows, if there is any."""
+        if not session.lacks_worker:
+            return []
+        worker = choose_worker(self.workers.values(), session.placement, now=now)
+        if worker is None:
+            return []
+        worker.sessions.add(session.session_id)
+        reuse_number = worker.reuse_numbers.of(session.reuse_key)
+        opening = session.attach(worker.worker_id, worker.reliability, reuse_number=reuse_number, now=now)
+        return [SendMessage(worker_id=worker.worker_id, message=opening)]
+
+    def place_waiting(self, now: float) -> list[Effect]:
+        """A place at a worker may have become free: look for one for every session that has none, the oldest first."""
+        return [effect for session in self._sessions.values() for effect in self.place(session, now)]
+
+    def tell(
+        self, session_id: SessionId, link: SessionLink, position: Position, tokens: Sequence[int], path: Sequence[Node], now: float
+    ) -> SendMessage:
+        """Tell a session's worker of newly committed tokens, `path` being their nodes."""
+        link.told(path, now=now)
+        commit = Commit(session_id=session_id, position=position, tokens=tuple(tokens), newest_node_id=link.newest_node_id)
+        return SendMessage(worker_id=link.worker_id, message=commit)
+
+    def judge(
+        self, session: DraftedSession, path: Sequence[Node], *, took_s: float | None, alone_s: float | None, now: float
+    ) -> list[Effect]:
+        """Take note of what a session's worker was good for in a round that committed `path`; rest it when it has been good for nothing.
+
+        `took_s`: the round; `alone_s`: what its tokens would have cost without a worker; None where that is not known.
+        """
+        if session.link is None:
+            return []
+        worker = self.workers[session.link.worker_id]
+        if took_s is not None:
+            worker.pace.add(took_s, len(path))
+        proposed = proposed_in(path) if now - session.link.opened_at >= worker.head_start_s else None
+        if worker.judge(committed=len(path), proposed=proposed, took_s=took_s, alone_s=alone_s, now=now):
+            return []
+        effects: list[Effect] = []
+        for session_id in sorted(worker.rest(now)):
+            self._sessions[session_id].link = None
+            effects.append(SendMessage(worker_id=worker.worker_id, message=CloseSession(session_id=session_id)))
+        return [*effects, *self.place_waiting(now)]
+
+    # Workers.
+
+    def joined(self, event: WorkerJoined, now: float) -> list[Effect]:
+        """A worker was let in."""
+        heartbeat = Heartbeat(now=now)
+        self.workers[event.worker_id] = PooledWorker(event.worker_id, event.name, event.max_sessions, event.labels, heartbeat)
+        return [self._ping(event.worker_id, now), *self.place_waiting(now)]
+
+    def lost(self, worker_id: WorkerId, now: float) -> list[Effect]:
+        """A worker is gone, perhaps long since."""
+        worker = self.workers.pop(worker_id, None)
+        if worker is None:
+            return []
+        for session_id in worker.sessions:
+            self._sessions[session_id].link = None
+        return self.place_waiting(now)
+
+    def pong_received(self, worker_id: WorkerId, number: int, now: float) -> list[Effect]:
+        """A worker has answered a ping."""
+        worker = self.workers.get(worker_id)
+        if worker is None or worker.heartbeat.ponged(number, now=now):
+            return []
+        return self._drop(worker_id, f"it answers ping {number}, which never was", now)
+
+    def drafts_received(self, worker_id: WorkerId, drafts: Drafts, now: float) -> list[Effect]:
+        """A worker has sent drafts: join them to their session's tree."""
+        worker = self.workers.get(worker_id)
+        if worker is None:
+            return []
+        worker.heartbeat.heard()
+        session = self._sessions.get(drafts.session_id)
+        if session is None or session.link is None or session.link.worker_id != worker_id:
+            if drafts.session_id <= self.newest_session_id:
+                return []  # late: the session has ended or moved
+            return self._drop(worker_id, f"it drafts for session {drafts.session_id}, which never was", now)
+        try:
+            result = session.link.merge(drafts, vocabulary_size=self._vocabulary_size, now=now)
+        except RemoteProtocolError as error:
+            return self._drop(worker_id, error.reason, now)
+        worker.step_s = drafts.step_s or worker.step_s
+        merged = DraftsMerged(
+            session_id=session.session_id,
+            worker_id=worker_id,
+            joined=result.joined,
+            late=result.late,
+            duplicates=result.duplicates,
+            stale=result.stale,
+        )
+        effects: list[Effect] = [merged]
+        if result.rtt_s is not None:
+            worker.rtt.add(result.rtt_s)
+            effects.append(RttMeasured(worker_id=worker_id, rtt_s=result.rtt_s))
+        return effects
+
+    # Time.
+
+    def deadline_reached(self, now: float) -> list[Effect]:
+        """One of `deadlines` has come: drop who lags or is silent, ask after who is quiet, wake who has rested."""
+        return [*self._drop_lagging(now), *self._check_pulses(now), *self.place_waiting(now)]
+
+    def deadlines(self) -> list[float]:
+        """When something is to be done if nothing else happens."""
+        links = [session.link for session in self._sessions.values() if session.link is not None]
+        deadlines = [since + WORKER_SILENCE_S for link in links if (since := link.unacknowledged_since) is not None]
+        for worker in self.workers.values():
+            heartbeat = worker.heartbeat
+            deadlines += [when for when in (heartbeat.ping_due, heartbeat.lost_at, worker.rests_until) if when is not None]
+        return deadlines
+
+    def told(self, effects: Iterable[Effect], now: float) -> None:
+        """Take note of who is about to be sent something, for the heartbeats."""
+        for effect in effects:
+            if isinstance(effect, SendMessage) and (worker := self.workers.get(effect.worker_id or WorkerId(0))) is not None:
+                worker.heartbeat.told(now=now)
+
+    def _ping(self, worker_id: WorkerId, now: float) -> Effect:
+        return SendMessage(worker_id=worker_id, message=Ping(number=self.workers[worker_id].heartbeat.ping(now=now)))
+
+    def _check_pulses(self, now: float) -> list[Effect]:
+        """Ask after every worker that is quiet; give up those that have been for too long; wake those that have rested."""
+        effects: list[Effect] = []
+        for worker_id, worker in list(self.workers.items()):
+            worker.wake(now)
+            if worker.heartbeat.is_lost(now=now):
+                effects += self._drop(worker_id, "it gives no sign of life", now, cause=LossCause.SILENT, is_at_fault=False)
+            elif now >= worker.heartbeat.ping_due:
+                effects.append(self._ping(worker_id, now))
+        return effects
+
+    def _drop_lagging(self, now: float) -> list[Effect]:
+        lagging: dict[WorkerId, bool] = {}
+        """Whether it is to blame: not where we slept over the deadline ourselves, with its answer perhaps unread."""
+        for session in self._sessions.values():
+            since = session.link.unacknowledged_since if session.link is not None else None
+            if session.link is not None and since is not None and now >= since + WORKER_SILENCE_S:
+                lagging[session.link.worker_id] = now <= since + WORKER_SILENCE_S + ASLEEP_S
+        effects: list[Effect] = []
+        for worker_id, is_at_fault in lagging.items():
+            reason = f"it left a commit unanswered for {WORKER_SILENCE_S:g} s"
+            effects += self._drop(worker_id, reason, now, cause=LossCause.UNANSWERED, is_at_fault=is_at_fault)
+        return effects
+
+    def _drop(
+        self, worker_id: WorkerId, reason: str, now: float, *, cause: LossCause = LossCause.PROTOCOL, is_at_fault: bool = True
+    ) -> list[Effect]:
+        drop = DropWorker(worker_id=worker_id, reason=reason, cause=cause, is_at_fault=is_at_fault)
+        return [drop, *self.lost(worker_id, now)]

@@ -1,0 +1,74 @@
+"""`wanspec vllm serve`, as far as it goes before it becomes vLLM."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from importlib.metadata import PackageNotFoundError
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from wanspec.cli.application import app
+from wanspec.runtime.vllm import versions
+from wanspec.transport.certificates import create_trial_certificates
+
+
+def outcome(*arguments: str, **environment: str) -> tuple[int, str]:
+    result = CliRunner().invoke(app, ["vllm", "serve", *arguments], env=environment)
+    return result.exit_code, result.output.replace("\n", " ")
+
+
+def test_a_dry_run_shows_the_command_and_no_secret(tmp_path: Path) -> None:
+    certificates = create_trial_certificates(tmp_path, [])
+    tls = ["--tls-cert", str(certificates.controller_certificate_file), "--tls-key", str(certificates.controller_key_file)]
+    status, output = outcome(
+        "a/model", "--listen", "0.0.0.0:8500", *tls, "--draft-tokens", "3", "--port", "8001", "-tp", "2", "--dry-run",
+        WANSPEC_TOKEN="a-secret",
+    )  # fmt: skip
+    assert status == 0
+    assert "a-secret" not in output
+    _, setting, _, *command = shlex.split(output)
+    settings = json.loads(setting.removeprefix("WANSPEC_VLLM="))
+    assert (settings["listen"], settings["tls_cert"]) == ("0.0.0.0:8500", str(certificates.controller_certificate_file))
+    assert command[:5] == ["-P", "-m", "vllm.entrypoints.cli.main", "serve", "a/model"]
+    assert json.loads(command[command.index("--speculative-config") + 1])["num_speculative_tokens"] == 3
+    assert command[-4:] == ["--port", "8001", "-tp", "2"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--listen", "0.0.0.0:8500"], "unencrypted; configure TLS"),
+        (["--tls-cert", "/nowhere.pem"], "--tls-cert and --tls-key go together"),
+        (["--tls-cert", "/nowhere.pem", "--tls-key", "/nowhere.pem", "--tls-ca", "/nowhere.pem"], "/nowhere.pem"),
+        (["--draft-tokens", "0"], "between 1 and 32, not 0"),
+        (["--draft-prob-min", "1"], "above 0 and below 1, not 1.0"),
+        (["--allowed-label", "eu"], "write KEY=VALUE"),
+        (["--metrics", "0.0.0.0:9000"], "write 127.0.0.1:PORT"),
+        (["--speculative_config={}"], "--speculative_config is what `wanspec vllm serve` writes itself"),
+        (["-sc", "{}"], "leave it out"),
+    ],
+)
+def test_what_cannot_be_served_is_refused_before_vllm_starts(arguments: list[str], words: str) -> None:
+    status, output = outcome("a/model", *arguments)
+    assert (status, words in output) == (2, True), output
+
+
+def test_without_vllm_the_command_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    def none_there(name: str) -> str:
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr(versions, "version", none_there)
+    status, output = outcome("a/model")
+    assert status == 2
+    assert "vLLM is not installed" in output
+    assert "pip install" in output
+
+
+def test_another_version_of_vllm_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(versions, "version", lambda _: "0.99.1")
+    status, output = outcome("a/model")
+    assert status == 2
+    assert "vLLM 0.99.1 is not supported" in output

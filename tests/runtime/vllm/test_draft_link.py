@@ -1,0 +1,176 @@
+"""The draft link beside an engine that asks from another thread: real workers over real sockets, and faults of our own."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from functools import partial
+
+import httpx
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from wanspec.backends.scripted import ScriptedBackend
+from wanspec.errors import TransportError
+from wanspec.protocol.effects import Effect
+from wanspec.protocol.events import ProposerEvent, Row
+from wanspec.protocol.proposer import Proposer
+from wanspec.runtime.engine import expected_of
+from wanspec.runtime.model_runner import decode_plainly
+from wanspec.runtime.vllm import draft_link
+from wanspec.runtime.vllm.draft_link import DraftLink
+from wanspec.runtime.vllm.figures_server import serve_figures
+from wanspec.runtime.worker_process import hello_for, run_worker
+from wanspec.speculation.types import DraftingConfig, SamplingParams
+from wanspec.transport.grpc_wire import dial
+from wanspec.transport.security import Plaintext, parse_address
+
+VOCABULARY, MAX_DRAFT_TOKENS = 32, 4
+WAIT_S = 20.0
+SECURITY = Plaintext(token="a-secret")
+DRAFTING = DraftingConfig(branch=8, leaves=64, max_depth=64, path_prob_min=0.001, is_calibrated=True)
+
+
+class Tokens(tuple[int, ...]):
+    __slots__ = ()
+
+    def slice(self, start: int, stop: int) -> tuple[int, ...]:
+        return tuple(self[start:stop])
+
+
+def model(disagreement: float = 0.0) -> ScriptedBackend:
+    return ScriptedBackend(vocabulary_size=VOCABULARY, seed=5, disagreement=disagreement)
+
+
+def machine(kind: type[Proposer] = Proposer) -> Proposer:
+    return kind(
+        vocabulary_size=VOCABULARY, max_length=1000, max_draft_tokens=MAX_DRAFT_TOKENS, path_prob_min=0.01, drafting=DRAFTING
+    )  # fmt: skip
+
+
+@contextmanager
+def link(create_machine: Callable[[], Proposer] = machine) -> Iterator[tuple[DraftLink, str]]:
+    made = DraftLink(
+        parse_address("127.0.0.1:0"), expected=expected_of(model().info), security=SECURITY, create_machine=create_machine
+    )  # fmt: skip
+    yield made, made.start()
+
+
+@asynccontextmanager
+async def worker(address: str) -> AsyncIterator[None]:
+    draft = model(0.2)
+    hello = hello_for(draft.info, worker_name="w", max_sessions=4)
+    work = asyncio.create_task(run_worker([partial(dial, address, hello, security=SECURITY)], draft, max_sessions=4, say=lambda _: None))
+    try:
+        yield
+    finally:
+        work.cancel()
+        await asyncio.gather(work, return_exceptions=True)
+
+
+class Engine:
+    """Greedy decoding of one prompt that verifies what it is proposed, as vLLM does."""
+
+    def __init__(self, proposer: DraftLink, prompt: list[int]) -> None:
+        self.tokens, self.accepted, self._proposer, self._target = prompt, 0, proposer, model()
+        self._prompt_length = len(prompt)
+        self._chain: tuple[int, ...] = ()
+
+    def step(self) -> None:
+        new: list[int] = []
+        for draft in (*self._chain, None):
+            (token,) = decode_plainly(self._target, [*self.tokens, *new], max_tokens=1, sampling=SamplingParams())
+            new.append(token)
+            if token != draft:
+                break
+        self.accepted += len(new) - 1
+        self.tokens = [*self.tokens, *new]
+        (self._chain,) = self._proposer.step((Row(tokens=Tokens(self.tokens), num_new=len(new)),))
+        assert len(self._chain) <= MAX_DRAFT_TOKENS
+
+    async def until(self, is_enough: Callable[[], bool]) -> None:
+        async with asyncio.timeout(WAIT_S):
+            while not is_enough():
+                await asyncio.to_thread(self.step)
+                await asyncio.sleep(0.002)
+
+    async def accept(self, number: int) -> None:
+        """Go on until so many more drafts have been accepted."""
+        most = self.accepted + number
+        await self.until(lambda: self.accepted >= most)
+
+    @property
+    def is_exact(self) -> bool:
+        prompt, text = self.tokens[: self._prompt_length], self.tokens[self._prompt_length :]
+        return text == list(decode_plainly(model(), prompt, max_tokens=len(text), sampling=SamplingParams()))
+
+
+def figures_at(address: object) -> dict[str, float]:
+    text = httpx.get(f"http://{address}/metrics").text
+    return {sample.name: sample.value for family in text_string_to_metric_families(text) for sample in family.samples}
+
+
+async def test_drafts_arrive_are_accepted_and_counted() -> None:
+    with link() as (made, address):
+        engine = Engine(made, [1, 2, 3])
+        async with worker(address):
+            await engine.accept(40)
+        assert engine.is_exact
+        figures = await asyncio.to_thread(figures_at, serve_figures(parse_address("127.0.0.1:0"), made, "a-model"))
+    assert figures["wanspec:accepted_tokens_total"] == made.tally.accepted_draft_tokens > 0
+    assert figures["wanspec:committed_tokens_total"] == made.tally.committed_tokens
+    assert figures["wanspec:propose_seconds_count"] > 0
+    assert figures["wanspec:link_received_bytes_total"] > 0
+
+
+async def test_workers_come_and_go_and_the_text_is_the_same() -> None:
+    with link() as (made, address):
+        engine = Engine(made, [4, 5])
+        for _ in range(3):
+            async with worker(address):
+                await engine.accept(10)
+            for _ in range(10):
+                engine.step()
+        assert engine.is_exact
+
+
+async def test_two_figures_servers_do_not_share_a_port() -> None:
+    with link() as (made, _):
+        address = serve_figures(parse_address("127.0.0.1:0"), made, "a-model")
+        with pytest.raises(TransportError, match="choose another port"):
+            serve_figures(address, made, "a-model")
+
+
+class Faulty(Proposer):
+    """Fails once a worker has been of use."""
+
+    failures = 0
+
+    def handle(self, event: ProposerEvent, *, now: float) -> list[Effect]:
+        if Faulty.failures and self.num_texts:
+            Faulty.failures -= 1
+            raise RuntimeError("a bug")
+        return super().handle(event, now=now)
+
+
+async def test_a_bug_of_ours_costs_drafts_for_a_while_and_nothing_else(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(draft_link, "RESTART_S", 0.05)
+    with link(lambda: machine(Faulty)) as (made, address), caplog.at_level(logging.CRITICAL):
+        engine = Engine(made, [6, 7])
+        async with worker(address):
+            await engine.accept(10)
+            Faulty.failures = 1
+            await engine.until(lambda: made.failures == 1)
+            await engine.accept(10)
+        assert engine.is_exact
+
+
+def test_a_port_that_is_taken_is_told_at_the_start() -> None:
+    with link() as (_, address):
+        taken = DraftLink(parse_address(address), expected=expected_of(model().info), security=SECURITY, create_machine=machine)
+        with pytest.raises(TransportError, match=address):
+            taken.start()
