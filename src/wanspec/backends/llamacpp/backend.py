@@ -122,6 +122,9 @@ class LlamaCppBackend:
             self._lanes.forget(session.nodes)
             self._lanes.close_trunk(session.trunk)
 
+    def forget(self, prefix: str) -> None:
+        """See `Backend.forget`; nothing is kept here."""
+
     def _growth(self, extension: Extension) -> Growth:
         """What an extension means for the tokens of its session; a new session gets a trunk."""
         session = self._sessions.get(extension.item.session_id) or Session(self._lanes.open_trunk(), [])
