@@ -111,9 +111,6 @@ class LlamaCppBackend:
     def end_pass(self) -> None:
         """See `Backend.end_pass`."""
 
-    def forget(self, prefix: str) -> None:
-        """Nothing is kept of closed sessions."""
-
     def close_session(self, session_id: SessionId) -> None:
         """See `Backend.close_session`."""
         self._caches.close(session_id)
