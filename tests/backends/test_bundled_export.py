@@ -66,7 +66,8 @@ class NumpyLlama:
 
     def norm(self, x: Floats, name: str) -> Floats:
         scale = np.sqrt((x * x).mean(axis=-1, keepdims=True) + np.float32(self.config["rms_norm_eps"]))
-        return x / scale * self.weights[f"{name}.weight"]
+        normed: Floats = x / scale * self.weights[f"{name}.weight"]
+        return normed
 
     def attention(self, x: Floats, name: str) -> Floats:
         heads, kv_heads, size = (self.config[key] for key in ("num_attention_heads", "num_key_value_heads", "head_dim"))

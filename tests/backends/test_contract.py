@@ -59,7 +59,8 @@ def expected(model: Backend, *sequences: tuple[int, ...]) -> list[Rows]:
 
 def test_a_prompt_has_one_row_whether_it_comes_whole_or_in_pieces(model: Backend) -> None:
     whole = score(model, item(append=PROMPT))
-    assert (whole.shape, whole.dtype) == ((1, model.info.vocabulary_size), np.float32)
+    assert whole.shape == (1, model.info.vocabulary_size)
+    assert whole.dtype == np.float32
     score(model, item(2, append=PROMPT[:1]))
     score(model, item(2, append=PROMPT[1:13]))
     assert_close(score(model, item(2, append=PROMPT[13:])), whole)

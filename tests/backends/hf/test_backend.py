@@ -39,7 +39,7 @@ SIZES: dict[str, Any] = {
     "max_position_embeddings": 256,
     "initializer_range": 0.3,
 }
-FAMILIES = {
+FAMILIES: dict[str, dict[str, Any]] = {
     "Llama": {},
     "Qwen2": {},
     "Qwen3": {"head_dim": 8},
@@ -253,7 +253,8 @@ def test_any_other_failure_of_the_engine_is_a_backend_error(tiny: HfBackend, mon
         ("Mistral", {"sliding_window": 32}, "a sliding window of 32 tokens"),
         ("Qwen3", {"use_sliding_window": True, "sliding_window": 32, "max_window_layers": 1}, "has sliding_attention"),
         ("Gemma3Text", {}, "has sliding_attention"),
-        ("Mamba", {}, "does not say how long a text it takes"),
+        ("Mamba", {}, "has linear_attention"),
+        ("Bloom", {}, "does not say how long a text it takes"),
         ("T5", {}, "only causal language models"),
     ],
 )

@@ -86,7 +86,7 @@ def test_pickled_weights_are_refused(folder: Path) -> None:
     assert "pickled" in refusal(folder)
 
 
-@pytest.mark.parametrize("name", ["/nowhere/model", "./model", "a/b/c", "~/no-such-model", ""])
+@pytest.mark.parametrize("name", ["/nowhere/model", "./model", "a/b/c", "~/no-such-model"])
 def test_what_is_clearly_a_path_is_not_looked_for_on_the_hub(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(folder_module, "_downloaded", pytest.fail)
     with pytest.raises(ConfigError, match="there is no folder"):

@@ -30,9 +30,9 @@ def folder(whole: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(whole, tmp_path / "owner" / "model"))
 
 
-def change(folder: Path, file: str = "config.json", **changes: object) -> None:
-    found: dict[str, Any] = json.loads((folder / file).read_text())
-    (folder / file).write_text(json.dumps({**found, **changes}))
+def change(folder: Path, changes: dict[str, object], *, file: str = "config.json") -> None:
+    found: dict[str, object] = json.loads((folder / file).read_text())
+    (folder / file).write_text(json.dumps(found | changes))
 
 
 def test_a_folder_gives_what_the_bundled_pair_says_of_itself(whole: Path) -> None:
@@ -83,7 +83,7 @@ def test_an_option_that_cannot_be_is_refused(options: str, message: str, whole: 
 
 
 def test_several_end_tokens_are_all_ends(folder: Path) -> None:
-    change(folder, "generation_config.json", eos_token_id=[7, 0, 5000])
+    change(folder, {"eos_token_id": [7, 0, 5000]}, file="generation_config.json")
     assert load_backend(f"hf:{folder}").info.end_tokens == (0, 7)
 
 
@@ -126,7 +126,7 @@ def test_a_pair_with_different_tokenizers_is_refused_by_name(folder: Path) -> No
 def test_a_configuration_of_another_model_is_refused(
     changes: dict[str, object], error: type[Exception], message: str, folder: Path
 ) -> None:
-    change(folder, **changes)
+    change(folder, changes)
     with pytest.raises(error, match=message):
         load_backend(f"hf:{folder}")
 

@@ -91,7 +91,8 @@ class Batch:
     @property
     def asked_from(self) -> int:
         """The first row that any line is asked for; the last one, if none is."""
-        return min(*(line.unasked for line in self.lines), self.tokens.shape[1] - 1)
+        first: int = min(line.unasked for line in self.lines)
+        return min(first, self.tokens.shape[1] - 1)
 
 
 def batches(plans: Iterable[Plan], limits: BatchLimits) -> Iterator[Batch]:

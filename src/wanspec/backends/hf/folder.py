@@ -30,7 +30,7 @@ def find_folder(name: str, revision: str | None) -> Path:
     local = Path(name).expanduser()
     if local.is_dir():
         folder = local
-    elif local.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1 or not name:
+    elif local.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
         raise ConfigError(f"there is no folder {name!r}; name one with a model in Hugging Face's format, or the hub's OWNER/MODEL")
     else:
         folder = _downloaded(name, revision)

@@ -80,7 +80,7 @@ def check_architecture(config: Model, name: str) -> None:
     window = getattr(text, "sliding_window", None) if not getattr(text, "layer_types", None) else None
     if kinds != {"full_attention"} or window is not None:
         what = ", ".join(sorted(kinds - {"full_attention"})) or f"a sliding window of {window} tokens"
-        raise ConfigError(f"{name} ({architecture}) has {what}; trees are scored by full attention alone, choose a model that has nothing else")
+        raise ConfigError(f"{name} ({architecture}) has {what}; trees are scored by full attention alone, choose another model")
     if not isinstance(getattr(text, "max_position_embeddings", None), int):
         raise ConfigError(f"{name} ({architecture}) does not say how long a text it takes (max_position_embeddings)")
 
