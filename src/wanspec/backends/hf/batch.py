@@ -91,8 +91,8 @@ class Batch:
     @property
     def asked_from(self) -> int:
         """The first row that any line is asked for; the last one, if none is."""
-        first: int = min(line.unasked for line in self.lines)
-        return min(first, self.tokens.shape[1] - 1)
+        longest: int = self.tokens.shape[1]
+        return min(*(line.unasked for line in self.lines), longest - 1)
 
 
 def batches(plans: Iterable[Plan], limits: BatchLimits) -> Iterator[Batch]:
