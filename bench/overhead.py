@@ -73,7 +73,7 @@ class Loop:
         self.target = ScriptedBackend(vocabulary_size=VOCABULARY, context_length=8192)
         self.local_draft = ScriptedBackend(vocabulary_size=VOCABULARY, context_length=8192, disagreement=0.25)
         self.remote_draft = ScriptedBackend(vocabulary_size=VOCABULARY, context_length=8192, disagreement=0.25)
-        self.controller = Controller(vocabulary_size=VOCABULARY, end_token=None)
+        self.controller = Controller(vocabulary_size=VOCABULARY, end_tokens=())
         self.worker = Worker(vocabulary_size=VOCABULARY, context_length=8192, max_sessions=users)
         self.queue: list[tuple[float, int, Callable[[], None]]] = []
         self.now, self.count = 0.0, 0

@@ -24,7 +24,7 @@ from measures import Agreement, in_a_loop, log_softmax
 from prompts import held_out_texts, select_prompts
 from wanspec.backends.bundled_pair import load_bundled, load_bundled_tokenizer
 from wanspec.backends.onnx_backend import OnnxBackend
-from wanspec.backends.tokenizer import ByteLevelTokenizer
+from wanspec.backends.tokenizer import JsonTokenizer
 from wanspec.speculation.sampling import gumbel_noise
 from wanspec.speculation.types import NodeId, NodeSpec, SamplingParams, ScoreItem, SessionId
 
@@ -87,7 +87,7 @@ def losses(backend: OnnxBackend, streams: Sequence[Sequence[int]], byte_counts: 
     return nats / tokens, nats / size
 
 
-def windows(tokenizer: ByteLevelTokenizer, texts: Sequence[str]) -> tuple[list[list[int]], list[int]]:
+def windows(tokenizer: JsonTokenizer, texts: Sequence[str]) -> tuple[list[list[int]], list[int]]:
     """The texts in pieces of WINDOW tokens, and how many bytes each one's predicted tokens stand for."""
     streams = []
     for text in texts:
@@ -131,7 +131,7 @@ def forward_times(backend: OnnxBackend, name: str) -> str:
     return " | ".join(cells)
 
 
-def samples(target: OnnxBackend, tokenizer: ByteLevelTokenizer) -> str:
+def samples(target: OnnxBackend, tokenizer: JsonTokenizer) -> str:
     """What the target makes of a few beginnings."""
     blocks = []
     for prompt in SAMPLE_PROMPTS:

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Mapping
 
 import corpus
-from wanspec.backends.tokenizer import ByteLevelTokenizer
+from wanspec.backends.tokenizer import JsonTokenizer
 
 SHORTEST, LONGEST = 48, 96  # tokens
 PER_FILE = 4  # at most, so that a long file does not speak for all
@@ -22,7 +22,7 @@ def training_text() -> str:
     return "\0".join(corpus.read(path) for path in corpus.standard_library_files() if not corpus.is_held_out(path))
 
 
-def select_prompts(texts: Mapping[str, str], tokenizer: ByteLevelTokenizer, *, count: int) -> list[dict[str, str]]:
+def select_prompts(texts: Mapping[str, str], tokenizer: JsonTokenizer, *, count: int) -> list[dict[str, str]]:
     """`count` prompts of SHORTEST to LONGEST tokens, the same ones every time, none of which occurs in the training text."""
     seen = training_text()
     candidates = [{"file": file, "text": text} for file, source in texts.items() for text in beginnings(source, tokenizer)]
@@ -35,7 +35,7 @@ def select_prompts(texts: Mapping[str, str], tokenizer: ByteLevelTokenizer, *, c
     return sorted(chosen, key=lambda candidate: candidate["file"])
 
 
-def beginnings(source: str, tokenizer: ByteLevelTokenizer) -> list[str]:
+def beginnings(source: str, tokenizer: JsonTokenizer) -> list[str]:
     """For each `def` or `class` line, that line and as many lines before it as make a prompt of the right length.
 
     A prompt stops short of the line's end, because the tokenizer joins a line feed with the indentation after it.

@@ -76,7 +76,7 @@ class Cluster(SimulatedCluster):
     ) -> None:
         self.trace = Trace()
         super().__init__(
-            controller=Controller(vocabulary_size=target.info.vocabulary_size, end_token=target.info.end_token),
+            controller=Controller(vocabulary_size=target.info.vocabulary_size, end_tokens=target.info.end_tokens),
             target=BackendModel(target),
             draft=BackendModel(draft),
             target_device=Device(StepTime(step_s=target_step_s)),

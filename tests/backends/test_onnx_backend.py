@@ -1,4 +1,4 @@
-"""The bundled models: pinned to recorded logits, and equal to themselves however a sequence is scored."""
+"""The bundled models: pinned to recorded logits; what is ONNX Runtime's own beyond the contract of all backends."""
 
 from __future__ import annotations
 
@@ -12,25 +12,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from tests.backends.items import alone, assert_close, item, score
 
 from wanspec.backends import onnx_backend
 from wanspec.backends.bundled_pair import BundledModel, bundled_info, load_bundled
 from wanspec.backends.onnx_backend import OnnxBackend, open_session
 from wanspec.errors import BackendError, ConfigError
-from wanspec.speculation.types import NodeId, NodeSpec, SamplingParams, ScoreItem, SessionId
+from wanspec.speculation.types import SessionId
 
-SAMPLING = SamplingParams()
-TOLERANCE = 1e-4
 RECORDED_TOLERANCE = 1e-3  # PyTorch on the machine that exported, against whatever runs this
 PROMPT = tuple(range(300, 340))
-
-Rows = NDArray[np.float32]
-Node = tuple[int, int | None, int]
-
-
-def item(session: int = 1, *, commit: tuple[int, ...] = (), append: tuple[int, ...] = (), nodes: tuple[Node, ...] = ()) -> ScoreItem:
-    specs = tuple(NodeSpec(node_id=NodeId(i), parent_id=None if p is None else NodeId(p), token=t) for i, p, t in nodes)
-    return ScoreItem(session_id=SessionId(session), sampling=SAMPLING, commit=tuple(map(NodeId, commit)), append=append, nodes=specs)
 
 
 @pytest.fixture(scope="module")
@@ -50,26 +41,6 @@ def close_all(backend: OnnxBackend) -> None:
         backend.close_session(SessionId(session))
 
 
-def score(backend: OnnxBackend, asked: ScoreItem) -> Rows:
-    return backend.score([asked])[0]
-
-
-def alone(backend: OnnxBackend, sequence: tuple[int, ...]) -> Rows:
-    """Logits after a sequence, in a session of its own, token by token from the second half on."""
-    session, half = 9, len(sequence) // 2
-    backend.close_session(SessionId(session))
-    row = score(backend, item(session, append=sequence[:half]))
-    for token in sequence[half:]:
-        row = score(backend, item(session, append=(token,)))
-    backend.close_session(SessionId(session))
-    last: Rows = row[0]
-    return last
-
-
-def assert_close(found: Rows, expected: Rows | list[Rows]) -> None:
-    np.testing.assert_allclose(found, np.asarray(expected), rtol=0, atol=TOLERANCE)
-
-
 @pytest.mark.parametrize("name", ["target", "draft"])
 def test_the_shipped_models_give_the_recorded_logits(name: BundledModel, models: dict[str, OnnxBackend]) -> None:
     with np.load(Path(__file__).parent / "recorded_logits.npz") as archive:
@@ -83,27 +54,6 @@ def test_the_shipped_models_give_the_recorded_logits(name: BundledModel, models:
     found = np.take_along_axis(rows, recorded[f"{name}_tokens"].astype(np.int64), axis=1)
     np.testing.assert_allclose(found, recorded[f"{name}_logits"], rtol=0, atol=RECORDED_TOLERANCE)
     assert (rows.argmax(axis=1) == recorded[f"{name}_tokens"][:, 0]).all()
-
-
-def test_a_tree_scores_as_its_paths_do(model: OnnxBackend) -> None:
-    rows = score(model, item(append=PROMPT, nodes=((1, None, 20), (2, None, 30), (3, 1, 40), (4, 3, 50), (5, 2, 60))))
-    paths: list[tuple[int, ...]] = [(), (20,), (30,), (20, 40), (20, 40, 50), (30, 60)]
-    assert_close(rows, [alone(model, PROMPT + path) for path in paths])
-
-
-def test_a_tree_may_grow_in_several_passes(model: OnnxBackend) -> None:
-    score(model, item(append=PROMPT, nodes=((1, None, 20), (2, None, 30))))
-    score(model, item(nodes=((3, 2, 40),)))
-    rows = score(model, item(nodes=((4, 3, 50), (5, 1, 60), (6, None, 70))))
-    assert_close(rows, [alone(model, PROMPT + path) for path in ((30, 40, 50), (20, 60), (70,))])
-
-
-def test_a_commit_keeps_what_hangs_below_it(model: OnnxBackend) -> None:
-    score(model, item(append=PROMPT, nodes=((1, None, 20), (2, None, 30), (3, 2, 40), (4, 3, 50), (5, 1, 60))))
-    rows = score(model, item(commit=(2,), nodes=((6, 4, 70), (7, None, 80))))
-    assert_close(rows, [alone(model, PROMPT + path) for path in ((30, 40, 50, 70), (30, 80))])
-    rows = score(model, item(commit=(3, 4), append=(90,)))
-    assert_close(rows, [alone(model, (*PROMPT, 30, 40, 50, 90))])
 
 
 @settings(max_examples=6, deadline=None)
@@ -165,31 +115,6 @@ def test_sessions_of_all_lengths_that_come_and_go_share_passes(models: dict[str,
         backend.close_session(SessionId(session))
 
 
-def test_a_prompt_may_fill_the_context(model: OnnxBackend) -> None:
-    length = model.info.context_length
-    prompt = tuple(1 + i % 2000 for i in range(length))
-    assert score(model, item(append=prompt)).shape == (1, model.info.vocabulary_size)
-    with pytest.raises(BackendError, match=f"{length + 1} tokens"):
-        score(model, item(append=(1,)))
-
-
-def test_an_item_without_tokens_has_no_rows(model: OnnxBackend) -> None:
-    score(model, item(append=PROMPT, nodes=((1, None, 20),)))
-    assert score(model, item(commit=(1,))).shape == (0, model.info.vocabulary_size)
-    assert_close(score(model, item(append=(30,))), [alone(model, (*PROMPT, 20, 30))])
-
-
-def test_after_an_error_the_caches_are_as_before(model: OnnxBackend) -> None:
-    score(model, item(append=PROMPT, nodes=((1, None, 20),)))
-    good = item(2, append=PROMPT)
-    for wrong in (item(commit=(7,)), item(nodes=((2, 7, 1),)), item(append=(99999,)), item(commit=(1,), nodes=((2, 1, 1),))):
-        with pytest.raises(BackendError):
-            model.score([good, wrong])
-    with pytest.raises(BackendError, match="session 2 is not open"):
-        score(model, item(2, nodes=((1, None, 1),)))
-    assert_close(score(model, item(nodes=((2, 1, 30),))), [alone(model, (*PROMPT, 20, 30))])
-
-
 def test_a_failing_engine_leaves_the_caches_as_before(model: OnnxBackend, monkeypatch: pytest.MonkeyPatch) -> None:
     class Broken:
         def run(self, *_: object) -> None:
@@ -203,12 +128,6 @@ def test_a_failing_engine_leaves_the_caches_as_before(model: OnnxBackend, monkey
     assert_close(score(model, item(nodes=((2, 1, 30),))), [alone(model, (*PROMPT, 20, 30))])
 
 
-def test_a_closed_session_may_be_opened_again(model: OnnxBackend) -> None:
-    score(model, item(append=PROMPT))
-    model.close_session(SessionId(1))
-    assert_close(score(model, item(append=PROMPT[:10])), [alone(model, PROMPT[:10])])
-
-
 def test_several_threads_change_no_answer() -> None:
     rows = score(load_bundled("draft", threads=2), item(append=PROMPT))
     assert_close(rows, score(load_bundled("draft"), item(append=PROMPT)))
@@ -218,7 +137,7 @@ def test_both_models_share_tokenizer_and_limits() -> None:
     target, draft = bundled_info("target"), bundled_info("draft")
     assert target.tokenizer_fingerprint == draft.tokenizer_fingerprint
     assert re.fullmatch("[0-9a-f]{64}", target.tokenizer_fingerprint)
-    assert (target.context_length, target.vocabulary_size, target.end_token) == (draft.context_length, draft.vocabulary_size, 0)
+    assert (target.context_length, target.vocabulary_size, target.end_tokens) == (draft.context_length, draft.vocabulary_size, (0,))
     assert target.name != draft.name
 
 

@@ -20,7 +20,7 @@ STEP_S, FREE_TOKENS = 0.02, 16
 
 def machine_with(sessions: int) -> Controller:
     """A controller whose target computes FREE_TOKENS in one step and no more for nothing, and knows it; the prefills are done."""
-    machine = Controller(vocabulary_size=100, end_token=0)
+    machine = Controller(vocabulary_size=100, end_tokens=(0,))
     for number in range(1, sessions + 1):
         machine.handle(
             RequestArrived(
@@ -99,7 +99,7 @@ def test_where_it_does_not_those_who_wanted_it_verify_with_the_others() -> None:
 
 @pytest.mark.parametrize("reuse_key", [None, "alice"])
 def test_a_first_pass_that_may_go_on_from_kept_tokens_tells_nothing_of_what_tokens_take(reuse_key: str | None) -> None:
-    machine = Controller(vocabulary_size=100, end_token=0)
+    machine = Controller(vocabulary_size=100, end_tokens=(0,))
     policy = PolicyConfig(name="autoregressive")
     arrival = RequestArrived(
         session_id=SessionId(1), prompt_tokens=(1,) * 64, sampling=SamplingParams(), max_tokens=9, policy=policy, reuse_key=reuse_key

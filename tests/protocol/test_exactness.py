@@ -43,7 +43,7 @@ class Schedule:
     def __init__(self, seed: int, policy: PolicyConfig) -> None:
         rng = self.rng = random.Random(f"{seed}/{policy.name}")
         self.model_seed, self.disagreement = rng.randrange(1 << 30), rng.choice([0.0, 0.1, 0.3, 1.0])
-        self.end_token = rng.choice([None, 0, 3])
+        self.end_tokens = rng.choice([(), (0,), (0, 3)])
         self.vocabulary_size = rng.choice([4, 32])  # with four tokens, text repeats itself and lookups hit
         self.policy = replace(
             policy,
@@ -62,7 +62,7 @@ class Schedule:
         self.cancelled = rng.choice([None, 1])
 
     def model(self, own: float) -> ScriptedBackend:
-        return ScriptedBackend(vocabulary_size=self.vocabulary_size, seed=self.model_seed, disagreement=own, end_token=self.end_token)
+        return ScriptedBackend(vocabulary_size=self.vocabulary_size, seed=self.model_seed, disagreement=own, end_tokens=self.end_tokens)
 
     def dial_in(self) -> None:
         labels = self.rng.choice([(), ("region=eu",), ("region=us",)])
@@ -107,7 +107,7 @@ class Schedule:
                 assert tuple(result.tokens) == expected[: len(result.tokens)]
             else:
                 assert tuple(result.tokens) == expected
-                assert result.reason == ("end" if expected[-1] == self.end_token else "length")
+                assert result.reason == ("end" if expected[-1] in self.end_tokens else "length")
         assert all(self.asked[session_id].placement.allows(self.labels[WorkerId(worker_id)]) for session_id, worker_id in cluster.opened)
         assert cluster.controller.num_sessions == self.target.open_sessions == self.draft.open_sessions == 0
         assert all("unanswered" in reason or "it acknowledges" in reason for reason in cluster.dropped.values())

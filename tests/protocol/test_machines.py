@@ -32,7 +32,7 @@ class ClusterMachine(RuleBasedStateMachine):
         self.carried: dict[int, tuple[str, ...]] = {}
 
     def model(self, disagreement: float) -> ScriptedBackend:
-        return ScriptedBackend(vocabulary_size=16, seed=self.seed, disagreement=disagreement, end_token=0)
+        return ScriptedBackend(vocabulary_size=16, seed=self.seed, disagreement=disagreement, end_tokens=(0,))
 
     @precondition(lambda self: len(self.expected) < 5)
     @rule(

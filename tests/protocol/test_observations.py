@@ -23,7 +23,7 @@ from wanspec.speculation.types import DraftChoices, NodeId, Position, SamplingPa
 
 def started(policy: str, *, workers: int) -> Controller:
     """A controller whose one request, of three tokens, has its prefill under way."""
-    machine = Controller(vocabulary_size=100, end_token=None)
+    machine = Controller(vocabulary_size=100, end_tokens=())
     for number in range(1, workers + 1):
         machine.handle(WorkerJoined(worker_id=WorkerId(number), name="w", max_sessions=4), now=0.0)
     config = PolicyConfig(name=policy, num_draft_tokens=2)

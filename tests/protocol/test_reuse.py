@@ -44,7 +44,7 @@ def test_a_number_that_was_forgotten_is_never_given_again(monkeypatch: pytest.Mo
 
 
 def test_a_worker_hears_the_number_of_a_requests_key_and_after_it_was_away_another() -> None:
-    machine = Controller(vocabulary_size=100, end_token=0)
+    machine = Controller(vocabulary_size=100, end_tokens=(0,))
     machine.handle(WorkerJoined(worker_id=WorkerId(1), name="w", max_sessions=8), now=0.0)
     heard = [numbers(machine.handle(arrival(number, key), now=0.0)) for number, key in enumerate(("bob", "alice", None, "bob"), start=1)]
     assert heard == [[1], [2], [0], [1]]

@@ -126,7 +126,7 @@ def opened(effects: list[Effect]) -> list[int]:
 
 
 def controller() -> Controller:
-    return Controller(vocabulary_size=100, end_token=0)
+    return Controller(vocabulary_size=100, end_tokens=(0,))
 
 
 class TestController:
@@ -154,6 +154,14 @@ class TestController:
         assert only(effects, EmitTokens).tokens == (0,)
         assert only(effects, FinishRequest).reason is FinishReason.END
         assert only(effects, ReleaseSession).session_id == 1
+
+    def test_of_several_end_tokens_the_first_to_come_ends_the_text(self) -> None:
+        machine = Controller(vocabulary_size=100, end_tokens=(0, 50))
+        for event in (arrival(1), verified(7), drafted(50), drafted(0)):
+            machine.handle(event, now=0.0)
+        effects = machine.handle(verified(50, 0, 6), now=0.0)
+        assert only(effects, EmitTokens).tokens == (50,)
+        assert only(effects, FinishRequest).reason is FinishReason.END
 
     def test_sessions_that_want_the_same_share_a_pass(self) -> None:
         machine = controller()
@@ -424,7 +432,7 @@ class TestController:
         assert link.newest_node_id == 0
 
     def test_local_drafts_have_their_own_device_where_there_is_one(self) -> None:
-        machine = Controller(vocabulary_size=100, end_token=0, has_draft_device=True)
+        machine = Controller(vocabulary_size=100, end_tokens=(0,), has_draft_device=True)
         machine.handle(arrival(1), now=0.0)
         machine.handle(arrival(2, policy="autoregressive"), now=0.0)
         effects = machine.handle(verified(7), now=0.1)  # 1 wants to draft, 2 its prefill

@@ -20,7 +20,7 @@ PROMPT = (91, 92, 93)
 
 
 def controller_with_a_request() -> Controller:
-    controller = Controller(vocabulary_size=95, end_token=None)
+    controller = Controller(vocabulary_size=95, end_tokens=())
     controller.handle(WorkerJoined(worker_id=WorkerId(7), name="far", max_sessions=4, labels=("region=eu",)), now=1.0)
     arrived = RequestArrived(
         session_id=ONE, prompt_tokens=PROMPT, sampling=SamplingParams(), max_tokens=4000, policy=PolicyConfig(name="remote")

@@ -76,11 +76,11 @@ class Ending(ScriptedBackend):
 
     def __init__(self) -> None:
         info = load_bundled("draft").info
-        super().__init__(vocabulary_size=info.vocabulary_size, end_token=info.end_token)
+        super().__init__(vocabulary_size=info.vocabulary_size, end_tokens=info.end_tokens)
 
     def logits(self, contexts: np.ndarray) -> np.ndarray:
         logits = np.zeros((len(contexts), self.info.vocabulary_size), np.float32)
-        logits[:, self.info.end_token] = 9.0
+        logits[:, list(self.info.end_tokens)] = 9.0
         return logits
 
 

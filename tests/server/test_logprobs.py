@@ -151,18 +151,18 @@ class Spelling(ScriptedBackend):
 
 async def test_the_end_token_has_none_and_is_named_among_the_best() -> None:
     tokenizer, info = load_bundled_tokenizer(), load_bundled("target").info
-    assert info.end_token is not None
-    prompt = [info.end_token]
+    (end_token,) = info.end_tokens
+    prompt = [end_token]
     expected = list(decode_plainly(load_bundled("target"), prompt, max_tokens=8, sampling=SamplingParams()))
     async with site(target=load_bundled("target"), draft=load_bundled("draft"), spec="bundled:target") as place:
         (choice,) = (await place.post(prompt=prompt, max_tokens=8, temperature=0, logprobs=5)).json()["choices"]
-    written = [token for token in expected if token != info.end_token]
+    written = [token for token in expected if token != end_token]
     assert choice["logprobs"]["tokens"] == [tokenizer.decode([token]) for token in written]
     stream = LogProbStream(tokenizer)
-    stream.push(written[0], LogProbs(log_prob=-0.5, top=((info.end_token, -math.inf),)), offset=0)
+    stream.push(written[0], LogProbs(log_prob=-0.5, top=((end_token, -math.inf),)), offset=0)
     ((_, entry),) = stream.take(end=1)
     (top,) = entry.top_logprobs
-    assert (top.token, top.logprob, top.bytes) == (tokenizer.control_name(info.end_token), LEAST_LOG_PROB, None)
+    assert (top.token, top.logprob, top.bytes) == (tokenizer.control_name(end_token), LEAST_LOG_PROB, None)
     assert top.token
 
 

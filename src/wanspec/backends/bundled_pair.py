@@ -9,7 +9,7 @@ from importlib.resources import files
 from typing import TYPE_CHECKING, Literal, get_args
 
 from wanspec.backends.interface import ModelInfo
-from wanspec.backends.tokenizer import ByteLevelTokenizer
+from wanspec.backends.tokenizer import JsonTokenizer
 from wanspec.errors import BackendError, ConfigError
 
 if TYPE_CHECKING:
@@ -44,14 +44,14 @@ def bundled_info(model: BundledModel) -> ModelInfo:
         vocabulary_size=pair["vocabulary_size"],
         tokenizer_fingerprint=pair["tokenizer_fingerprint"],
         context_length=pair["context_length"],
-        end_token=pair["end_token"],
+        end_tokens=(pair["end_token"],),
     )
 
 
 @cache
-def load_bundled_tokenizer() -> ByteLevelTokenizer:
+def load_bundled_tokenizer() -> JsonTokenizer:
     """The tokenizer that both bundled models share; loaded once."""
-    return ByteLevelTokenizer(read("tokenizer.json").decode())
+    return JsonTokenizer(read("tokenizer.json").decode())
 
 
 def held_out_prompts() -> list[HeldOutPrompt]:

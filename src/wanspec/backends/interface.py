@@ -22,8 +22,8 @@ class ModelInfo:
     """SHA-256 of the tokenizer's canonical vocabulary, hexadecimal."""
     context_length: int
     """Longest sequence, in tokens, drafts included."""
-    end_token: int | None
-    """The token that ends a text, or None."""
+    end_tokens: tuple[int, ...]
+    """Each of them ends a text; a chat model may have several, for a turn and for the whole. Empty: nothing does."""
 
 
 class Backend(Protocol):

@@ -2,6 +2,7 @@
 
     bundled:target   bundled:draft
     scripted:target  scripted:draft,disagreement=0.3,seed=7
+    hf:FOLDER  hf:OWNER/MODEL,dtype=bfloat16,device=cuda:1
     llamacpp:FILE.gguf,gpu_layers=99,sessions=8,leaves=31,context=2048
 
 Each engine is imported when it is asked for.
@@ -94,6 +95,22 @@ def _scripted_options(spec: ModelSpec) -> Mapping[str, float]:
     return {key: spec.number(text) for key, text in spec.chosen(defaults).items()}
 
 
+def _hf(spec: ModelSpec, threads: int) -> Backend:
+    try:
+        from wanspec.backends.hf.loading import load_hf
+    except ImportError as error:
+        raise ConfigError(f"{spec.text!r} needs transformers, PyTorch and Jinja ({error}): pip install 'wanspec[hf]'") from error
+    return load_hf(spec, threads=threads)
+
+
+def _hf_tokenizer(spec: ModelSpec) -> Tokenizer:
+    try:
+        from wanspec.backends.hf.tokenizer import load_hf_tokenizer
+    except ImportError as error:
+        raise ConfigError(f"{spec.text!r} needs Jinja ({error}): pip install 'wanspec[hf]'") from error
+    return load_hf_tokenizer(spec)
+
+
 def _llamacpp(spec: ModelSpec, threads: int) -> Backend:
     from wanspec.backends.llamacpp.loading import load_llamacpp
 
@@ -109,5 +126,6 @@ def _llamacpp_tokenizer(spec: ModelSpec) -> Tokenizer:
 ENGINES: dict[str, Engine] = {
     "bundled": Engine(models=("target", "draft"), load=_bundled, tokenizer=_bundled_tokenizer),
     "scripted": Engine(models=("target", "draft"), load=_scripted, tokenizer=_scripted_tokenizer),
+    "hf": Engine(models=("FOLDER_OR_HUB_NAME",), load=_hf, tokenizer=_hf_tokenizer),
     "llamacpp": Engine(models=("FILE",), load=_llamacpp, tokenizer=_llamacpp_tokenizer),
 }

@@ -43,7 +43,7 @@ class ScriptedBackend:
         seed: int = 0,
         disagreement: float = 0.0,
         context_length: int = 4096,
-        end_token: int | None = None,
+        end_tokens: tuple[int, ...] = (),
     ) -> None:
         """`disagreement` is the share of contexts where this model has a function of its own: 0 for the target, 1 for a useless draft."""
         if not 1 < vocabulary_size <= MAX_VOCABULARY:
@@ -57,7 +57,7 @@ class ScriptedBackend:
             vocabulary_size=vocabulary_size,
             tokenizer_fingerprint=hashlib.sha256(f"scripted {vocabulary_size}".encode()).hexdigest(),
             context_length=context_length,
-            end_token=end_token,
+            end_tokens=end_tokens,
         )
         self._seed = seed
         self._disagreement = disagreement
@@ -136,6 +136,9 @@ class ScriptedTokenizer:
 
     def control_name(self, token: int) -> str | None:
         """None: there are no control tokens."""
+
+    def encode_chat(self, turns: Sequence[tuple[str, str]]) -> list[int] | None:
+        """None: there is no template."""
 
 
 def context(cache: SlotCache[NumpySlots], extension: Extension, row: int) -> NDArray[np.int64]:

@@ -1,12 +1,25 @@
-"""Text to token ids and back, for byte-level tokenizers (GPT-2's kind; Llama 3 and Qwen have it too), and text from tokens as they come."""
+"""Text to token ids and back, by a tokenizer.json, and text from tokens as they come.
+
+Every token stands for bytes. Two kinds of tokenizer say which: byte-level ones (GPT-2's; Llama 3 and Qwen have it too) write a byte as a
+printable character, SentencePiece's (Llama 2, Mistral, Gemma) write `▁` for a space and `<0x0A>` for a byte that has no token of its own.
+"""
 
 from __future__ import annotations
 
 import codecs
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Protocol
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+from wanspec.errors import ConfigError
+
+if TYPE_CHECKING:
+    from wanspec.backends.chat_template import ChatTemplate
+
+_BYTE = re.compile("<0x([0-9A-F]{2})>")
+_SPACE = "\N{LOWER ONE EIGHTH BLOCK}"
 
 
 class Tokenizer(Protocol):
@@ -22,6 +35,8 @@ class Tokenizer(Protocol):
 
     def control_name(self, token: int) -> str | None: ...
 
+    def encode_chat(self, turns: Sequence[tuple[str, str]]) -> list[int] | None: ...
+
 
 def vocabulary_fingerprint(vocabulary: Mapping[str, int]) -> str:
     """SHA-256, hexadecimal, of a vocabulary (token text to id), the same whatever order it comes in."""
@@ -29,33 +44,52 @@ def vocabulary_fingerprint(vocabulary: Mapping[str, int]) -> str:
     return hashlib.sha256(json.dumps(entries, separators=(",", ":")).encode()).hexdigest()
 
 
-class ByteLevelTokenizer:
-    """A tokenizer of the `tokenizers` library whose tokens stand for bytes. Control tokens are neither read from text nor written to it."""
+class JsonTokenizer:
+    """A tokenizer of the `tokenizers` library. Control tokens are neither read from text nor written to it."""
 
-    def __init__(self, definition: str) -> None:
-        """`definition` is the text of a tokenizer.json."""
-        import tokenizers
+    def __init__(self, definition: str, *, begins_with: Sequence[int] = (), chat_template: ChatTemplate | None = None) -> None:
+        """`definition` is the text of a tokenizer.json, `begins_with` what the model wants before a text of its own.
 
-        self._tokenizer = tokenizers.Tokenizer.from_str(definition)
+        Raises ConfigError on a definition that is none, or of a kind that has no bytes.
+        """
+        self._tokenizer = _read(definition)
+        self._with_controls = self._tokenizer if chat_template is None else _read(definition)
         self._tokenizer.encode_special_tokens = True  # so that a user's text cannot contain a control token
-        vocabulary = self._tokenizer.get_vocab(with_added_tokens=True)
+        self._begins_with, self._chat_template = list(begins_with), chat_template
+        vocabulary: dict[str, int] = self._tokenizer.get_vocab(with_added_tokens=True)
         self.fingerprint = vocabulary_fingerprint(vocabulary)
-        byte_of = byte_alphabet()
-        self._control = {token_id: token.content for token_id, token in self._tokenizer.get_added_tokens_decoder().items() if token.special}
-        self._bytes = [b""] * (max(vocabulary.values()) + 1)
+        self.vocabulary_size = max(vocabulary.values()) + 1
+        added = self._tokenizer.get_added_tokens_decoder()
+        self._control = {token_id: token.content for token_id, token in added.items() if token.special}
+        to_bytes, self._strips_space = byte_reader(json.loads(definition).get("decoder"))
+        self._bytes = [b""] * self.vocabulary_size
         for token, token_id in vocabulary.items():
             if token_id not in self._control:
-                self._bytes[token_id] = bytes(byte_of[character] for character in token)
+                self._bytes[token_id] = token.encode() if token_id in added else to_bytes(token)
 
     def encode(self, text: str) -> list[int]:
+        """Token ids of a text of its own: what the model wants before it, then the text."""
+        return self._begins_with + self.encode_text(text)
+
+    def encode_text(self, text: str) -> list[int]:
         """Token ids of `text`, nothing added."""
         (encoding,) = self._tokenizer.encode_batch_fast([text], add_special_tokens=False)  # a single `encode` would keep the GIL
         ids: list[int] = encoding.ids
         return ids
 
+    def encode_with_controls(self, text: str) -> list[int]:
+        """The same, where control tokens count as such."""
+        ids: list[int] = self._with_controls.encode(text, add_special_tokens=False).ids
+        return ids
+
+    def encode_chat(self, turns: Sequence[tuple[str, str]]) -> list[int] | None:
+        """A conversation, by the model's own template; None: it has none. Raises ConfigError where that does not take it."""
+        return None if self._chat_template is None else self._chat_template.encode(turns, self)
+
     def decode(self, tokens: Sequence[int]) -> str:
         """The text of `tokens`; what is not UTF-8 becomes U+FFFD."""
-        return self.token_bytes(tokens).decode("utf-8", errors="replace")
+        text = self.token_bytes(tokens).decode("utf-8", errors="replace")
+        return text.removeprefix(" ") if self._strips_space else text
 
     def stream(self) -> TextStream:
         """A decoder for tokens that come a few at a time."""
@@ -68,6 +102,16 @@ class ByteLevelTokenizer:
     def control_name(self, token: int) -> str | None:
         """What a control token, which stands for no bytes, is called; None: it is no control token."""
         return self._control.get(token)
+
+    @property
+    def control_tokens(self) -> dict[str, int]:
+        """All of them, by name."""
+        return {name: token for token, name in self._control.items()}
+
+    def added_to_nothing(self) -> list[int]:
+        """The control tokens that the definition itself puts around a text."""
+        ids: list[int] = self._tokenizer.encode("").ids
+        return ids
 
 
 class TokenBytes(Protocol):
@@ -90,6 +134,33 @@ class TextStream:
     def finish(self) -> str:
         """What is left at the end: U+FFFD for the beginning of a character that never came, or nothing."""
         return self._decoder.decode(b"", final=True)
+
+
+def byte_reader(decoder: Mapping[str, Any] | None) -> tuple[Callable[[str], bytes], bool]:
+    """What makes bytes of a token's name, and whether a text's first space is the tokenizer's own. Raises ConfigError for other kinds."""
+    steps = (decoder or {}).get("decoders") or [decoder or {}]
+    kinds = [step.get("type") for step in steps]
+    if "ByteLevel" in kinds:
+        byte_of = byte_alphabet()
+        return lambda token: b"".join(bytes((byte_of[letter],)) if letter in byte_of else letter.encode() for letter in token), False
+    if "Metaspace" in kinds or any(step.get("type") == "Replace" and step.get("pattern") == {"String": _SPACE} for step in steps):
+        strips = "Strip" in kinds or any(step.get("type") == "Metaspace" and step.get("prepend_scheme") != "never" for step in steps)
+        return _sentencepiece_bytes, strips
+    raise ConfigError(f"a tokenizer whose decoder is {', '.join(map(str, kinds))} is not supported; byte-level and SentencePiece ones are")
+
+
+def _sentencepiece_bytes(token: str) -> bytes:
+    found = _BYTE.fullmatch(token)
+    return bytes((int(found[1], 16),)) if found else token.replace(_SPACE, " ").encode()
+
+
+def _read(definition: str) -> Any:  # noqa: ANN401  # the library has no types
+    import tokenizers
+
+    try:
+        return tokenizers.Tokenizer.from_str(definition)
+    except Exception as error:  # the library raises plain ones
+        raise ConfigError(f"tokenizer.json cannot be read: {error}") from error
 
 
 def byte_alphabet() -> dict[str, int]:

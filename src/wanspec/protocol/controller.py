@@ -13,6 +13,7 @@ The machine has no IO, no clock, no randomness. Everything enters through `handl
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Collection
 from typing import assert_never
 
 from wanspec.errors import LocalProtocolError
@@ -58,12 +59,12 @@ class Controller:
         self,
         *,
         vocabulary_size: int,
-        end_token: int | None,
+        end_tokens: Collection[int],
         has_draft_device: bool = False,
         calibrations: CalibrationBook | None = None,
     ) -> None:
         """`has_draft_device`: the local draft model does not share the target's device. `calibrations`: what is known of it."""
-        self._end_token = end_token
+        self._end_tokens = end_tokens
         self._sessions: dict[SessionId, Session] = {}
         self._workforce = Workforce(self._sessions, vocabulary_size=vocabulary_size)
         self._workers = self._workforce.workers
@@ -213,7 +214,7 @@ class Controller:
             if session.session_id not in self._sessions:
                 continue
             position, link = session.end, session.link
-            committed, outcome, reason, path = session.commit(rows, choices, self._end_token, now=now)
+            committed, outcome, reason, path = session.commit(rows, choices, self._end_tokens, now=now)
             tokens = [choice.token for choice in committed]
             effects.append(session.finished_round(outcome, path, verified_at=now - event.duration_s))
             log_probs = tuple([choice.log_probs for choice in committed if choice.log_probs is not None])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from wanspec.policy.drafting import estimates_of, offered_children
 from wanspec.policy.interface import Outcome, Policy
@@ -124,7 +124,7 @@ class Session:
                     self.tree.reestimate(existing, path_log_prob)  # a worker may say anything
 
     def commit(
-        self, rows: tuple[Node, ...], choices: tuple[TargetChoice, ...], end_token: int | None, *, now: float
+        self, rows: tuple[Node, ...], choices: tuple[TargetChoice, ...], end_tokens: Collection[int], *, now: float
     ) -> tuple[list[TargetChoice], Outcome, FinishReason | None, list[Node]]:
         """Commit what the target has chosen.
 
@@ -142,8 +142,9 @@ class Session:
         )
         tokens = [choice.token for choice in walked][: self._end_position - self.end]
         reason = FinishReason.LENGTH if self.end + len(tokens) == self._end_position else None
-        if end_token is not None and end_token in tokens:
-            tokens = tokens[: tokens.index(end_token) + 1]
+        end = next((index for index, token in enumerate(tokens) if token in end_tokens), None)
+        if end is not None:
+            tokens = tokens[: end + 1]
             reason = FinishReason.END
         self.tokens += tokens
         old_head = self.tree.head

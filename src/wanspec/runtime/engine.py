@@ -83,7 +83,9 @@ class ControllerEngine:
         """Take over `listener`: it is closed with the engine. `calibrations`: of this pair; what is learned is written there."""
         check_pair(target.info, draft.info)
         self._target, self._draft, self._listener = target, draft, listener
-        self._machine = Controller(vocabulary_size=target.info.vocabulary_size, end_token=target.info.end_token, calibrations=calibrations)
+        self._machine = Controller(
+            vocabulary_size=target.info.vocabulary_size, end_tokens=target.info.end_tokens, calibrations=calibrations
+        )
         self._tracer = Tracer(trace or NoTrace(), "controller")
         self._events: asyncio.Queue[ControllerEvent] = asyncio.Queue()
         self._passes = ThreadPoolExecutor(max_workers=1, thread_name_prefix="wanspec-pass")

@@ -64,7 +64,7 @@ def decode_plainly(
             item = ScoreItem(session_id=session_id, sampling=sampling, append=append, next_positions=(Position(position),))
             ((choice,),) = choose_targets(target, [item])
             yield choice.token
-            if choice.token == target.info.end_token:
+            if choice.token in target.info.end_tokens:
                 return
             append = (choice.token,)
     finally:

@@ -74,7 +74,7 @@ def _record_sequence(
             rank = 1 + int(np.count_nonzero(scores[0] > own))
             draft_entropy = float(entropy_nats(log_probs[0]))
             rows.append((sequence, position, choice.token, rank, draft_entropy, choice.entropy_nats, float(own), first.tolist()))
-            if len(rows) == max_tokens or choice.token == target.info.end_token:
+            if len(rows) == max_tokens or choice.token in target.info.end_tokens:
                 return rows
             append = (choice.token,)
     finally:

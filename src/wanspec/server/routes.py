@@ -12,7 +12,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.responses import Response
 
 from wanspec.server.answers import CHAT, COMPLETION, AnswerWriter, Dialect, usage_of
-from wanspec.server.chat import render_transcript
+from wanspec.server.chat import Conversation
 from wanspec.server.guard import STATUS_PATH, Visit
 from wanspec.server.schema import DEFAULT_MAX_TOKENS, ChatRequest, CompletionRequest, Parameters
 from wanspec.server.service import Batch, Service
@@ -38,7 +38,7 @@ def make_router(service: Service, access: Access) -> APIRouter:
     async def chat_completions(body: ChatRequest, request: Request) -> Response:
         """Continue a conversation."""
         max_tokens = body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens
-        return await _answer(service, CHAT, request, body, [render_transcript(body.messages)], max_tokens, prompt_field="messages")
+        return await _answer(service, CHAT, request, body, [Conversation(body.messages)], max_tokens, prompt_field="messages")
 
     @router.get("/v1/models")
     async def models() -> Response:
@@ -81,7 +81,7 @@ async def _answer(
     dialect: Dialect,
     request: Request,
     body: Parameters,
-    texts: Sequence[str | list[int]],
+    texts: Sequence[str | list[int] | Conversation],
     max_tokens: int | None,
     *,
     prompt_field: str,
@@ -93,7 +93,7 @@ async def _answer(
     writer = AnswerWriter(dialect, request_id=visit.request_id, model_name=service.model_name, includes_usage=body.includes_usage)
     with ExitStack() as stack:
         stack.enter_context(service.request(visit.key_name))
-        prompts = await service.prompts(texts, echo=echo, scores_echo=body.num_log_probs is not None)
+        prompts = await service.prompts(texts, prompt_field=prompt_field, echo=echo, scores_echo=body.num_log_probs is not None)
         batch = service.batch(
             body, prompts, max_tokens=max_tokens, prompt_field=prompt_field, request_id=visit.request_id, key_name=visit.key_name
         )

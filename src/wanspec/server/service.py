@@ -11,9 +11,11 @@ from weakref import WeakSet
 
 from wanspec.backends.interface import ModelInfo
 from wanspec.backends.tokenizer import Tokenizer
+from wanspec.errors import ConfigError
 from wanspec.policy.registry import PolicyConfig
 from wanspec.runtime.engine import ControllerEngine
 from wanspec.server.admission import RETRY_AFTER_S, Admission, KeyLimits
+from wanspec.server.chat import Conversation
 from wanspec.server.choice import Choice, ServingContext
 from wanspec.server.errors import ApiError, bad_request
 from wanspec.server.limits import MAX_ENCODINGS, ServerLimits
@@ -140,11 +142,19 @@ class Service:
         finally:
             self.key_limits.end(key_name)
 
-    async def prompts(self, texts: Sequence[str | list[int]], *, echo: bool = False, scores_echo: bool = False) -> list[Prompt]:
-        """Tokenise what is text. `scores_echo`: log probabilities of what is echoed are wanted."""
+    async def prompts(
+        self, texts: Sequence[str | list[int] | Conversation], *, prompt_field: str, echo: bool = False, scores_echo: bool = False
+    ) -> list[Prompt]:
+        """Tokenise what is no tokens. `scores_echo`: log probabilities of what is echoed are wanted.
+
+        Raises ApiError (400) on a conversation that the model's template does not take.
+        """
         prompts = []
         for text in texts:
-            tokens = await self._encode(text) if isinstance(text, str) else text
+            try:
+                tokens = text if isinstance(text, list) else await self._encode(text)
+            except ConfigError as error:
+                raise bad_request(str(error), param=prompt_field) from error
             echoed = "" if not echo else text if isinstance(text, str) else self.decode(tokens)
             offsets = self._offsets(tokens) if echo and scores_echo and len(tokens) < self.info.context_length else ()
             prompts.append(Prompt(tokens=tuple(tokens), echo=echoed, echo_offsets=offsets))
@@ -202,6 +212,8 @@ class Service:
         """The text of tokens; of what is none, nothing."""
         return self._tokenizer.decode([token for token in tokens if 0 <= token < self.info.vocabulary_size])
 
-    async def _encode(self, text: str) -> list[int]:
+    async def _encode(self, text: str | Conversation) -> list[int]:
         async with self._encoding:
+            if isinstance(text, Conversation):
+                return await asyncio.to_thread(text.encode, self._tokenizer)
             return await asyncio.to_thread(self._tokenizer.encode, text)

@@ -99,7 +99,7 @@ class Stage:
         self.faults: Counter[str] = Counter()
         """Faults that were injected, by kind."""
         self.cluster = Cluster(
-            controller=Controller(vocabulary_size=self.world.vocabulary_size, end_token=None, has_draft_device=compute.draft_device),
+            controller=Controller(vocabulary_size=self.world.vocabulary_size, end_tokens=(), has_draft_device=compute.draft_device),
             target=self.target,
             draft=self.draft,
             target_device=compute.device(compute.target_times(), seed=hash((seed, 1))),

@@ -16,7 +16,7 @@ from wanspec.backends.llamacpp.backend import LlamaCppBackend
 from wanspec.errors import BackendError
 from wanspec.speculation.types import NodeId, NodeSpec, SamplingParams, ScoreItem, SessionId
 
-INFO = ModelInfo(name="stand-in", vocabulary_size=VOCABULARY, tokenizer_fingerprint="", context_length=200, end_token=None)
+INFO = ModelInfo(name="stand-in", vocabulary_size=VOCABULARY, tokenizer_fingerprint="", context_length=200, end_tokens=())
 Node = tuple[int, int | None, int]
 
 

@@ -90,7 +90,7 @@ def test_vocabulary_and_limits_are_those_of_the_pair(exported: tuple[BundledMode
     assert len(field(reader, "tokenizer.ggml.merges")) == len(json.loads(read("tokenizer.json"))["model"]["merges"])
     assert field(reader, "general.name") == info.name
     assert field(reader, "llama.context_length") == info.context_length
-    assert field(reader, "tokenizer.ggml.eos_token_id") == info.end_token
+    assert (field(reader, "tokenizer.ggml.eos_token_id"),) == info.end_tokens
 
 
 def test_a_file_that_cannot_be_written_is_named(tmp_path: Path) -> None:

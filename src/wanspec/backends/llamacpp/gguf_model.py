@@ -87,10 +87,9 @@ class GgufModel:
         return vocabulary_fingerprint(self.vocabulary)
 
     @property
-    def end_token(self) -> int | None:
-        """The token that ends a text."""
-        token = int(self.library.llama_vocab_eos(self._vocab))
-        return token if token >= 0 else None
+    def end_tokens(self) -> tuple[int, ...]:
+        """The tokens that end a text: of a turn, of a document."""
+        return tuple(token for token in range(self.vocabulary_size) if self.library.llama_vocab_is_eog(self._vocab, token))
 
     def is_control(self, token: int) -> bool:
         """Whether a token stands for no text."""

@@ -59,7 +59,7 @@ def _info(model: GgufModel, context_length: int) -> ModelInfo:
         vocabulary_size=model.vocabulary_size,
         tokenizer_fingerprint=model.fingerprint,
         context_length=context_length,
-        end_token=model.end_token,
+        end_tokens=model.end_tokens,
     )
 
 

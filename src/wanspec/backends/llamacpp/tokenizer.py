@@ -21,6 +21,9 @@ class GgufTokenizer:
         """Token ids of `text`, nothing added."""
         return self._model.encode(text)
 
+    def encode_chat(self, turns: Sequence[tuple[str, str]]) -> list[int] | None:
+        """None: templates in GGUF files are not read."""
+
     def decode(self, tokens: Sequence[int]) -> str:
         """The text of `tokens`; what is not UTF-8 becomes U+FFFD."""
         return self.token_bytes(tokens).decode("utf-8", errors="replace")

@@ -79,5 +79,5 @@ def compute_answers(config: LoadConfig) -> Iterator[tuple[Question, Expected]]:
             text += stream.push([token])
             ends.append(len(text))
         text += stream.finish()
-        reason = "stop" if token == target.info.end_token else "length"
+        reason = "stop" if token in target.info.end_tokens else "length"
         yield question, Expected(text=text, finish_reason=reason, ends=tuple(ends))
