@@ -195,7 +195,7 @@ class WithoutWorker(Deployment):
     has_worker = True
 
     @asynccontextmanager
-    async def worker(self, trace_file: Path) -> AsyncIterator[Child]:
+    async def worker(self, trace_file: Path, *, draft: str = "") -> AsyncIterator[Child]:
         yield cast("Child", None)
 
 

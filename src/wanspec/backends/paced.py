@@ -48,7 +48,9 @@ class PacedBackend:
 
     @classmethod
     def from_preset(cls, backend: Backend, name: str, model: Literal["target", "draft"]) -> Self:
-        """At the target's or the draft's pace of a named preset."""
+        """At the target's or the draft's pace of a named preset; no name: as fast as it goes."""
+        if not name:
+            return cls(backend, step_s=0.0, token_s=0.0)
         pace = preset(name).target if model == "target" else preset(name).draft
         return cls(backend, step_s=pace.step_s, token_s=pace.token_s)
 

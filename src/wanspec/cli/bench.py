@@ -12,7 +12,19 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from wanspec.cli.application import app
-from wanspec.cli.options import Lookup, Pace, Price, Seed, Width, check_writable, make_folder, read_prompts, words
+from wanspec.cli.options import (
+    DraftModel,
+    Lookup,
+    Preset,
+    Price,
+    Seed,
+    TargetModel,
+    Width,
+    check_writable,
+    make_folder,
+    read_prompts,
+    words,
+)
 from wanspec.cli.running import exit_statuses, run, stderr
 from wanspec.errors import ConfigError, WanspecError
 from wanspec.policy.registry import PolicyConfig, policy_names
@@ -52,7 +64,9 @@ def bench(
         list[str] | None, typer.Option(help="Shares of packets lost, with commas. Default: 0,0.01 where packets are emulated, else 0.")
     ] = None,
     temperature: Annotated[list[str] | None, typer.Option(help="Temperatures, with commas; 0 is greedy. Default: 0,0.8.")] = None,
-    preset: Pace = "l40s-8b",
+    target: TargetModel = "bundled:target",
+    draft: DraftModel = "bundled:draft",
+    preset: Preset = "l40s-8b",
     prompts: Annotated[int | None, typer.Option(help=f"How many prompts. Default: {PROMPTS}, every fourth of them not Python.")] = None,
     prompt_file: Annotated[Path | None, typer.Option(help="Your own prompts, in UTF-8, separated by lines of three dashes.")] = None,
     max_tokens: Annotated[int | None, typer.Option(help=f"Tokens to generate per prompt. Default: {MAX_TOKENS}.")] = None,
@@ -76,14 +90,15 @@ def bench(
 ) -> None:
     """Measure every policy over many links, with real processes, sockets and models, against the best that one site can do alone.
 
-    This process is the controller; a worker process lives beyond an emulated link. The bundled models are held to a preset's step times.
-    First the best co-located chain (k of 1 to 6) and tree (1 to 6 levels) are searched; then everything runs in turns, --repeats times.
-    Every text is compared with plain target decoding, token for token. A run over a link that was late is void and run again.
+    This process is the controller; a worker process lives beyond an emulated link. The models are held to a preset's step times. First the
+    best co-located chain (k of 1 to 6) and tree (1 to 6 levels) are searched; then everything runs in turns, --repeats times. Every text is
+    compared with plain target decoding, token for token. A run over a link that was late is void and run again.
 
     \b
         wanspec bench --quick                                        # under three minutes
         wanspec bench --policy colocated,adaptive --rtt 70 --loss 0  # a part of it; ratios need colocated
         wanspec bench --prompt-file mine.txt --json rows.json --plot pictures
+        wanspec bench --target hf:models/target --draft hf:models/draft --preset ""    # other engines, at their own pace
         wanspec bench --serve --users 1,4,16                         # another thing: load on a server
 
     Ctrl-C ends it and shows what was measured. docs/benchmarking.md says how to read the table.
@@ -92,13 +107,13 @@ def bench(
         check_writable(json_path)
         if plot_folder is not None:
             make_folder(plot_folder)
-        from wanspec.backends.bundled_pair import bundled_info
         from wanspec.testbed.bench.plan import BenchConfig, check_config
-        from wanspec.testbed.bench.run import encode_prompts
 
         emulator = emulator_of(wan or ("relay" if quick else "auto"))
         default_losses = LOSSES if emulator == "tun" and not quick else LOSSES[:1]
         config = BenchConfig(
+            target=target,
+            draft=draft,
             preset=preset,
             prompts=prompts_of(prompts, prompt_file, quick=quick),
             policies=words(policy) or (QUICK_POLICIES if quick else policy_names()),
@@ -112,7 +127,6 @@ def bench(
             adaptive=PolicyConfig(name="adaptive", width=width, redundancy_price_s=price_ms / 1e3, lookup=lookup),
         )
         check_config(config)
-        encode_prompts(bundled_info("target"), config)
         _run(config, json_path, plot_folder)
 
 

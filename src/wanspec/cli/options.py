@@ -61,6 +61,8 @@ def _preset(name: str) -> str:
     return name and _pace(name)
 
 
+TargetModel = Annotated[str, typer.Option("--target", help="Target model: bundled:target, hf:FOLDER, ...; docs/engines.md has all.")]
+DraftModel = Annotated[str, typer.Option("--draft", help="Draft model, with the target's tokenizer.")]
 Policy = Annotated[str, typer.Option(help=f"When to be redundant: {', '.join(policy_names())}.")]
 Temperature = Annotated[float, typer.Option(help="0 is greedy; above it, sampling that depends on the seed alone.")]
 TopK = Annotated[int, typer.Option(help="Sample from this many most probable tokens; 0: from all.")]

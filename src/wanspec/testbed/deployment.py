@@ -157,9 +157,10 @@ class Deployment:
         return await self._link.ask()
 
     @asynccontextmanager
-    async def worker(self, trace_file: Path) -> AsyncIterator[Child]:
-        """A worker process that has dialled in; sent home at the end, its trace complete. Raises TransportError."""
-        async with self._door.worker("worker", "--preset", self._preset, "--trace", str(trace_file)) as child:
+    async def worker(self, trace_file: Path, *, draft: str = "bundled:draft") -> AsyncIterator[Child]:
+        """A worker process with this model that has dialled in; sent home at the end, its trace complete. Raises TransportError."""
+        arguments = ("--draft", draft, "--preset", self._preset, "--trace", str(trace_file))
+        async with self._door.worker("worker", *arguments) as child:
             await _meet(self.engine, child)
             yield child
             await self.engine.drain("the work is done")
@@ -182,7 +183,10 @@ class Deployment:
 
 @asynccontextmanager
 async def deploy(target: Backend, draft: Backend, *, preset: str, emulator: Emulator = "relay") -> AsyncIterator[Deployment]:
-    """An engine with these models, and a link in front of it; workers come later. Raises TransportError when something will not start."""
+    """An engine with these models at the preset's pace, if it has a name, and a link in front of it; workers come later.
+
+    Raises TransportError when something will not start.
+    """
     token, trace = secrets.token_hex(16), Trace()
     paced_target, paced_draft = PacedBackend.from_preset(target, preset, "target"), PacedBackend.from_preset(draft, preset, "draft")
     async with AsyncExitStack() as stack:

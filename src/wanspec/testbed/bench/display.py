@@ -111,7 +111,8 @@ def duration(seconds: float) -> str:
 
 
 def _title(config: BenchConfig, temperature: float) -> str:
-    return f"{len(config.prompts)} prompts x {config.max_tokens} tokens, {config.preset} step times, T = {temperature:g}, {config.emulator}"
+    pace = f"{config.preset} step times" if config.preset else "as fast as it goes"
+    return f"{len(config.prompts)} prompts x {config.max_tokens} tokens, {pace}, T = {temperature:g}, {config.emulator}"
 
 
 def _sentence(policy: str, temperature: float, loss: float | None, rows: Sequence[BenchRow]) -> str:

@@ -34,6 +34,7 @@ MAX_REPEATS = 100
 ADAPTED = {"num_draft_tokens": 2, "branch": 2, "leaves": 32, "worker_entropy_threshold_nats": 0.3, "controller_entropy_threshold_nats": 4.0}
 """`remote` and `paper` for the bundled pair, as in the demo: chosen in the simulator, since the paper does not give all of them."""
 
+TYPICAL_PRESET = "l40s-8b"
 BLOCK_START_S = 3.0
 """About what a worker takes to start, dial in, warm up and go."""
 START_S = 3.0
@@ -48,7 +49,11 @@ REMOTE_RTTS_PER_TOKEN = 0.3
 class BenchConfig:
     """What to run."""
 
+    target: str = "bundled:target"
+    draft: str = "bundled:draft"
+    """Models, by engine and name."""
     preset: str
+    """Of step times; empty: the models' own."""
     prompts: tuple[str, ...]
     policies: tuple[str, ...]
     rtts_ms: tuple[float, ...]
@@ -105,7 +110,8 @@ class Block:
 
 def check_config(config: BenchConfig) -> None:
     """Raise ConfigError, naming the value and what is allowed."""
-    preset(config.preset)
+    if config.preset:
+        preset(config.preset)
     for what, values in (
         ("policy", config.policies),
         ("rtt", config.rtts_ms),
@@ -126,6 +132,8 @@ def check_config(config: BenchConfig) -> None:
         LinkSettings(rtt_ms=link.rtt_ms, loss=link.loss)
     for temperature in config.temperatures:
         check_sampling(config.sampling(temperature))
+    if config.max_tokens < 1:
+        raise ConfigError(f"max_tokens must be 1 or more, not {config.max_tokens}")
     if not 1 <= config.repeats <= MAX_REPEATS:
         raise ConfigError(f"--repeats: {config.repeats}; give 1 to {MAX_REPEATS}")
     if any(config.losses) and config.emulator == "relay":
@@ -191,8 +199,8 @@ def blocks_of(cells: Sequence[Cell], *, repeat: int, links: Sequence[Link]) -> l
 
 
 def run_s(config: BenchConfig, cell: Cell) -> float:
-    """About how long a run takes."""
-    pace = preset(config.preset)
+    """About how long a run takes; models at their own pace are taken for as fast as a server's."""
+    pace = preset(config.preset or TYPICAL_PRESET)
     token_s = pace.target_step_s * TARGET_STEPS_PER_TOKEN.get(cell.policy.name, 1.0)
     rtt_s = cell.link.rtt_ms / 1000 if cell.link else 0.0
     if cell.policy.name == "remote":

@@ -36,7 +36,7 @@ def draw(bench: Bench, folder: Path) -> list[Path]:
         rows = [row for row in bench.rows if row.temperature == temperature]
         if any(row.itl_ratio is not None for row in rows):
             paths.append(folder / f"rtt-T{temperature:g}.png")
-            plot_against_rtt(rows, paths[-1], title=f"{bench.config.preset}, T = {temperature:g}")
+            plot_against_rtt(rows, paths[-1], title=f"{bench.config.preset or bench.config.target}, T = {temperature:g}")
         bins = reliability_of([cell for cell in bench.cells if _is_adaptive(cell.policy.name, cell.temperature, temperature)], bench.runs)
         if bins is not None and any(own.drafts for own in bins):
             paths.append(folder / f"reliability-T{temperature:g}.png")

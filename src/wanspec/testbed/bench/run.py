@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from wanspec.backends.bundled_pair import load_bundled, load_bundled_tokenizer
 from wanspec.backends.interface import Backend, ModelInfo
+from wanspec.backends.registry import load_backend, load_tokenizer
 from wanspec.errors import ConfigError, TransportError
 from wanspec.policy.registry import PolicyConfig
 from wanspec.runtime.engine import check_request
@@ -103,7 +103,7 @@ class Bench:
         self.example: list[Record] = []
         """The trace of a run of `adaptive`, both sites; empty as long as there is none."""
         self._progress = progress
-        self._target, self._draft = load_bundled("target"), load_bundled("draft")
+        self._target, self._draft = load_backend(config.target), load_backend(config.draft)
         self._prompts = encode_prompts(self._target.info, config)
         self._oracles: dict[float, Outputs] = {}
 
@@ -167,7 +167,7 @@ class Bench:
             trace_file = Path(folder, "worker.jsonl")
             try:
                 await deployment.set_link(rtt_ms=block.link.rtt_ms, loss=block.link.loss)
-                async with deployment.worker(trace_file):
+                async with deployment.worker(trace_file, draft=self.config.draft):
                     await self._warm_up(deployment, block)
                     for cell in block.cells:
                         done += await until_valid(lambda cell=cell: self._run_cell(deployment, cell, repeat), self._progress)  # type: ignore[misc]
@@ -262,7 +262,7 @@ def encode_prompts(info: ModelInfo, config: BenchConfig) -> list[list[int]]:
     """The prompts' tokens. Raises ConfigError on one that the target cannot continue."""
     if not config.prompts:
         raise ConfigError("there is no prompt; give at least one")
-    tokenizer = load_bundled_tokenizer()
+    tokenizer = load_tokenizer(config.target)
     prompts = [tokenizer.encode(text) for text in config.prompts]
     for prompt in prompts:
         check_request(info, prompt, max_tokens=config.max_tokens)
