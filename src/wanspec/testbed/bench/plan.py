@@ -110,8 +110,7 @@ class Block:
 
 def check_config(config: BenchConfig) -> None:
     """Raise ConfigError, naming the value and what is allowed."""
-    if config.preset:
-        preset(config.preset)
+    preset(config.preset or TYPICAL_PRESET)
     for what, values in (
         ("policy", config.policies),
         ("rtt", config.rtts_ms),
