@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shlex
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -17,9 +16,6 @@ from wanspec.errors import ConfigError
 
 vllm_app = typer.Typer(name="vllm", help="Drafts from workers in vLLM.", no_args_is_help=True)
 app.add_typer(vllm_app)
-
-VLLM_SERVE = (sys.executable, "-P", "-m", "vllm.entrypoints.cli.main", "serve")
-"""`vllm serve` of this environment, whatever else is on the path."""
 
 
 @vllm_app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
@@ -60,7 +56,7 @@ def serve(
         encode_settings,
         speculative_config,
     )
-    from wanspec.runtime.vllm.versions import check_version, installed_version
+    from wanspec.runtime.vllm.versions import installed_vllm, server_command
 
     with exit_statuses():
         controller_security(token, tls_ca, tls_cert, tls_key, allow_plaintext=allow_plaintext)
@@ -76,14 +72,15 @@ def serve(
             metrics=metrics,
         ).checked(token)
         _check_flags(context.args)
-        command = [*VLLM_SERVE, model, "--speculative-config", speculative_config(draft_tokens), *context.args]
+        flags = ["--speculative-config", speculative_config(draft_tokens), *context.args]
+        distribution = "vllm" if dry_run else installed_vllm()[0]
+        command = [*server_command(distribution, model), *flags]
         environment = {SETTINGS_VARIABLE: encode_settings(settings)}
         if dry_run:
             typer.echo(shlex.join(["env", *[f"{name}={value}" for name, value in environment.items()], *command]))
             return
-        check_version(installed_version())
         environment |= {TOKEN_VARIABLE: token} if token else {}
-        os.execve(sys.executable, command, os.environ | environment)  # noqa: S606  # it is vLLM from here on
+        os.execve(command[0], command, os.environ | environment)  # noqa: S606  # it is vLLM from here on
 
 
 def _absolute(path: Path | None) -> str:

@@ -10,7 +10,6 @@ import socket
 import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -214,15 +213,6 @@ async def test_a_worker_with_another_tokenizer_is_refused_and_the_engine_goes_on
         assert len(texts[0]) > 0
 
 
-def is_served_by_command() -> bool:
-    """The `vllm` command looks for a distribution of that name; a build for CPUs on PyPI has another."""
-    try:
-        return bool(version("vllm"))
-    except PackageNotFoundError:
-        return False
-
-
-@pytest.mark.skipif(not is_served_by_command(), reason="no distribution is named vllm")
 async def test_wanspec_vllm_serve_answers_over_http_with_drafts_and_figures(model: str) -> None:
     api, address, metrics = (f"127.0.0.1:{free_port()}" for _ in range(3))
     command = (
