@@ -27,7 +27,7 @@ def serve(
     ] = "127.0.0.1:8500",
     draft_tokens: Annotated[int, typer.Option(help="Draft tokens that vLLM verifies per step at most, of one request.")] = 6,
     draft_prob_min: Annotated[float, typer.Option(help="Verify drafts that are reached with at least this probability.")] = 0.1,
-    width: Width = 64,
+    width: Width = 16,
     allowed_label: Annotated[
         list[str] | None,
         typer.Option(help="Only workers with this label, such as region=eu, see texts; values of one key are alternatives. Repeatable."),

@@ -23,7 +23,7 @@ from wanspec.runtime.vllm.hosting import Hosting, hosting_of
 from wanspec.runtime.vllm.settings import read_settings
 from wanspec.runtime.vllm.versions import installed_vllm, needs_sampler_repair, repair_sampler
 
-_log = logging.getLogger(__name__)
+_log = logging.getLogger(f"vllm.{__name__}")  # vLLM shows what is said under its own name, and of others only warnings
 
 MAX_LOGGED_FAULTS: Final = 10
 """Of ours in `propose`, each with its traceback; the engine may ask a hundred times a second."""
