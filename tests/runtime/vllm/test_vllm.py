@@ -10,7 +10,6 @@ import socket
 import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +24,11 @@ from wanspec.speculation.types import SamplingParams, ScoreItem, SessionId
 
 pytestmark = [
     pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vLLM is not installed"),
-    pytest.mark.timeout(600),
+    pytest.mark.timeout(1200),
 ]
 
 CHILD = Path(__file__).with_name("engine_child.py")
-START_S, ANSWER_S = 240.0, 120.0
+START_S, ANSWER_S = 240.0, 300.0
 TOKEN = "a-secret"
 ACCEPTED = "vllm:spec_decode_num_accepted_tokens"
 PROMPTS = [load_bundled_tokenizer().encode(prompt.text) for prompt in held_out_prompts()[:12]]
@@ -146,13 +145,14 @@ async def test_greedy_text_is_vllms_own_while_workers_come_and_go(model: str) ->
 
 
 async def test_prompts_in_pieces_and_requests_that_are_preempted_change_nothing(model: str) -> None:
-    prompts = [[*PROMPTS[index % 12], *PROMPTS[(index + 1) % 12], *PROMPTS[(index + 2) % 12]] for index in range(24)]
-    sampling = {"temperature": 0.0, "max_tokens": 200, "ignore_eos": True}
+    prompts = [[*PROMPTS[index], *PROMPTS[index - 1], *PROMPTS[index - 2]] for index in range(12)]
+    sampling = {"temperature": 0.0, "max_tokens": 96, "ignore_eos": True}
     tight: dict[str, Any] = {
         "max_num_batched_tokens": 48,
         "max_num_seqs": 12,
         "enable_chunked_prefill": True,
-        "num_gpu_blocks_override": 60,
+        "num_gpu_blocks_override": 64,
+        "block_size": 32,
     }
     async with engine(model, **tight) as plain:
         expected, _ = await plain.texts(prompts, **sampling)
@@ -162,6 +162,7 @@ async def test_prompts_in_pieces_and_requests_that_are_preempted_change_nothing(
         texts, counters = await made.texts(prompts, **sampling)
     assert texts == expected
     assert counters[ACCEPTED] > before
+    assert counters["vllm:num_preemptions"] > 0
 
 
 async def test_sampled_text_has_the_targets_distribution(model: str) -> None:
@@ -214,15 +215,6 @@ async def test_a_worker_with_another_tokenizer_is_refused_and_the_engine_goes_on
         assert len(texts[0]) > 0
 
 
-def is_served_by_command() -> bool:
-    """The `vllm` command looks for a distribution of that name; a build for CPUs on PyPI has another."""
-    try:
-        return bool(version("vllm"))
-    except PackageNotFoundError:
-        return False
-
-
-@pytest.mark.skipif(not is_served_by_command(), reason="no distribution is named vllm")
 async def test_wanspec_vllm_serve_answers_over_http_with_drafts_and_figures(model: str) -> None:
     api, address, metrics = (f"127.0.0.1:{free_port()}" for _ in range(3))
     command = (

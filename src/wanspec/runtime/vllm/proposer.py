@@ -21,9 +21,9 @@ from wanspec.runtime.vllm.draft_link import DraftLink
 from wanspec.runtime.vllm.figures_server import serve_figures
 from wanspec.runtime.vllm.hosting import Hosting, hosting_of
 from wanspec.runtime.vllm.settings import read_settings
-from wanspec.runtime.vllm.versions import check_version, installed_version, needs_sampler_repair, repair_sampler
+from wanspec.runtime.vllm.versions import installed_vllm, needs_sampler_repair, repair_sampler
 
-_log = logging.getLogger(__name__)
+_log = logging.getLogger(f"vllm.{__name__}")  # vLLM shows what is said under its own name, and of others only warnings
 
 MAX_LOGGED_FAULTS: Final = 10
 """Of ours in `propose`, each with its traceback; the engine may ask a hundred times a second."""
@@ -34,8 +34,7 @@ class WanProposer:
 
     def __init__(self, vllm_config: Any) -> None:  # noqa: ANN401  # vLLM ships no types that are checked here
         """Raises ConfigError or TransportError where this vLLM, the settings or the tokenizer will not do."""
-        version = installed_version()
-        check_version(version)
+        _, version = installed_vllm()
         hosting = hosting_of(vllm_config)
         if needs_sampler_repair(version, is_cpu=hosting.is_cpu):
             repair_sampler()

@@ -45,7 +45,7 @@ class ProposerSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     allow_plaintext: bool = False
     labels: tuple[str, ...] = ()
     """Of the workers that may see the texts, as in `Placement`."""
-    width: int = 64
+    width: int = 16
     """Leaves that a worker expands per draft step, 1 to 128."""
     path_prob_min: float = 0.1
     """A draft is proposed if its path is at least as probable, above 0 and below 1."""

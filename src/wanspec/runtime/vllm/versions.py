@@ -6,6 +6,7 @@ So versions are named one by one, and others are refused before any request is a
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Final
@@ -21,14 +22,29 @@ FAULTY_CPU_SAMPLERS: Final = ("0.32.0",)
 """Releases whose CPU rejection sampler reads temperatures from memory that nobody has written (vLLM issue 55005)."""
 
 
-def installed_version() -> str:
-    """Of vLLM. Raises ConfigError where there is none."""
+def installed_vllm() -> tuple[str, str]:
+    """Under which name vLLM is here, and its version. Raises ConfigError where it is not, or in a version that will not do."""
     for name in DISTRIBUTIONS:
         try:
-            return version(name)
+            found = version(name)
         except PackageNotFoundError:
             continue
+        check_version(found)
+        return name, found
     raise ConfigError(f"vLLM is not installed in this environment; install it by: {INSTALL}")
+
+
+def server_command(distribution: str, model: str) -> list[str]:
+    """vLLM's server of this environment, whatever else is on the path.
+
+    The `vllm` command reads its version under the name `vllm`, and so does not start where it goes by another; the server itself does.
+    """
+    serve = (
+        ["vllm.entrypoints.cli.main", "serve", model]
+        if distribution == "vllm"
+        else ["vllm.entrypoints.openai.api_server", "--model", model]
+    )
+    return [sys.executable, "-P", "-m", *serve]
 
 
 def check_version(found: str) -> None:
