@@ -40,11 +40,12 @@ class CheckedCells:
         self.passes: list[int] = []
         """Rows of each."""
 
-    def copy(self, source: int, to: int, *, end: int) -> None:
+    def copy(self, source: int, to: int, *, start: int, end: int) -> None:
         self.check_id(source)
         self.check_id(to)
         for cell in self.cells:
-            if source in cell.sequences and cell.position < end:
+            if source in cell.sequences and start <= cell.position < end:
+                assert to not in cell.sequences, "a cell is added to a sequence once"
                 cell.sequences.add(to)
 
     def cut(self, sequence: int, *, start: int) -> None:

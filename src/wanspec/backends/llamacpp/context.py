@@ -82,9 +82,9 @@ class Context:
         self.num_cells = cells
         self.num_sequences = sequences
 
-    def copy(self, source: int, to: int, *, end: int) -> None:
+    def copy(self, source: int, to: int, *, start: int, end: int) -> None:
         """See `Cells.copy`."""
-        self._library.llama_memory_seq_cp(self._memory, source, to, 0, end)
+        self._library.llama_memory_seq_cp(self._memory, source, to, start, end)
 
     def cut(self, sequence: int, *, start: int) -> None:
         """See `Cells.cut`."""

@@ -27,8 +27,8 @@ from wanspec.errors import BackendError
 class Cells(Protocol):
     """What is done to the cells of a sequence, by its id."""
 
-    def copy(self, source: int, to: int, *, end: int) -> None:
-        """Let the cells of `source` before position `end` belong to `to` as well."""
+    def copy(self, source: int, to: int, *, start: int, end: int) -> None:
+        """Let the cells of `source` from position `start` to before `end`, none of which does yet, belong to `to` as well."""
         ...
 
     def cut(self, sequence: int, *, start: int) -> None:
@@ -55,8 +55,8 @@ class Token:
     position: int
     parent: Token | None
     """None: the end of the trunk."""
-    lanes: set[Lane] = field(default_factory=set)
-    """Those that its cell belongs to; none: it has no cell."""
+    lanes: dict[Lane, None] = field(default_factory=dict)
+    """Those that its cell belongs to, the oldest first; none: it has no cell."""
 
     def missing(self) -> list[Token]:
         """What has no cell, of itself and what is above it, from above."""
@@ -120,9 +120,10 @@ class Lanes:
         """Let the trunk go on along this path below it, as far as that has cells. Returns the rest, which are to be computed."""
         cached = [token for token in path if token.lanes]
         if cached:
-            self._cells.copy(next(iter(cached[-1].lanes)).number, trunk.lane.number, end=cached[-1].position + 1)
+            source = next(iter(cached[-1].lanes))
+            self._cells.copy(source.number, trunk.lane.number, start=trunk.length, end=cached[-1].position + 1)
             for token in cached:
-                token.lanes.add(trunk.lane)
+                token.lanes[trunk.lane] = None
             trunk.lane.tip = cached[-1]
         return list(path[len(cached) :])
 
@@ -137,7 +138,7 @@ class Lanes:
         """A cell for a node whose parent has one; False: there is no room."""
         above = node.parent
         lane = next((lane for lane in above.lanes if lane.tip is above and lane in self._branches), None) if above else None
-        source = trunk.lane if above is None else lane or next(iter(above.lanes))
+        source = lane or (trunk.lane if above is None or trunk.lane in above.lanes else next(iter(above.lanes)))
         if source in self._branches:
             self._touch(source)  # first, or it might be given up to make room
         if not self._find_cell():
@@ -147,14 +148,14 @@ class Lanes:
                 return False
             lane = Lane(self._free.pop())
             self._touch(lane)
-            self._cells.copy(source.number, lane.number, end=node.position)
+            self._cells.copy(source.number, lane.number, start=0, end=node.position)
             for step in above.path() if above else ():
-                step.lanes.add(lane)
+                step.lanes[lane] = None
         self._occupy(node, lane)
         return True
 
     def _occupy(self, token: Token, lane: Lane) -> None:
-        token.lanes.add(lane)
+        token.lanes[lane] = None
         lane.tip = token
         self.num_used += 1
 
@@ -217,5 +218,5 @@ class Lanes:
 
     def _leave(self, token: Token, lane: Lane) -> None:
         if lane in token.lanes:
-            token.lanes.remove(lane)
+            del token.lanes[lane]
             self.num_used -= not token.lanes

@@ -23,8 +23,8 @@ def llama_cpp() -> Any:  # noqa: ANN401  # the bindings have no types
     """The bindings. Raises ConfigError where they are missing or cannot be loaded."""
     try:
         import llama_cpp as bindings
-    except ImportError:
-        raise ConfigError(f"llamacpp models are run by llama-cpp-python, which is not installed: {INSTALL}") from None
+    except ImportError as error:
+        raise ConfigError(f"llamacpp models are run by llama-cpp-python, which is not installed ({error}): {INSTALL}") from error
     except (OSError, RuntimeError) as error:  # its library was built for another machine, or lacks one that it needs
         raise ConfigError(f"llama-cpp-python is installed but does not load ({error}); build it here: {INSTALL}") from error
     bindings.llama_log_set(_log_callback, ctypes.c_void_p())
