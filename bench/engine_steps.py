@@ -1,66 +1,116 @@
-"""How long an engine's passes take, by the number of nodes: a chain, as a target verifies one, and leaves, as a worker expands them.
+"""How long an engine's passes take: verify and expand at tree widths of 1 to 64, for one session or several.
 
-    python bench/engine_steps.py llamacpp:models/draft.gguf
-    python bench/engine_steps.py bundled:draft --past 1000 --sessions 4
+    python bench/engine_steps.py hf:models/target                       # a model of yours, as `wanspec serve --target` takes it
+    python bench/engine_steps.py random:8b --past 1000 --sessions 1 4   # random weights in a published model's shape, by `hf`, on a GPU
 
-Each pass scores so many nodes below a text of `--past` tokens and more in each session; then one of them is committed, and the others are
-dropped. What is timed is the call that WANSpec makes, from ids to logits in memory, without the commit.
+A pass scores a tree of so many nodes below a text of `--past` tokens, in each session, and is followed by a commit, as in a round: what is
+timed is the call that the engine makes, from ids to logits in memory.
 """
 
 from __future__ import annotations
 
 import argparse
-import statistics
 import time
-from itertools import count
+from collections.abc import Sequence
+from typing import Any
 
-from wanspec.backends.interface import Backend
+import numpy as np
+
+from wanspec.backends.interface import Backend, ModelInfo
 from wanspec.backends.registry import load_backend
 from wanspec.speculation.types import NodeId, NodeSpec, SamplingParams, ScoreItem, SessionId
 
-NODES = (1, 2, 4, 8, 16, 32)
-SAMPLING = SamplingParams()
+WIDTHS = (1, 2, 4, 8, 16, 32, 64)
+SHAPES: dict[str, dict[str, Any]] = {
+    "1b": {"hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16, "num_attention_heads": 32, "tie_word_embeddings": True},
+    "8b": {"hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32, "num_attention_heads": 32},
+    "70b": {"hidden_size": 8192, "intermediate_size": 28672, "num_hidden_layers": 80, "num_attention_heads": 64},
+}
+"""Llama 3's."""
+VOCABULARY, KV_HEADS, CONTEXT = 128256, 8, 8192
 
 
-def timed(backend: Backend, sessions: int, nodes: int, *, is_chain: bool, rounds: int, first_ids: count[int]) -> float:
-    """The median time of a pass, in milliseconds."""
-    took_ms = []
-    for round_number in range(rounds):
-        ids = [NodeId(next(first_ids)) for _ in range(nodes)]
-        specs = tuple(
-            NodeSpec(node_id=node, parent_id=ids[index - 1] if is_chain and index else None, token=(7 * index + round_number) % 1000)
-            for index, node in enumerate(ids)
-        )
-        items = [ScoreItem(session_id=SessionId(session), sampling=SAMPLING, nodes=specs) for session in range(1, sessions + 1)]
-        started = time.perf_counter()
-        backend.score(items)
-        took_ms.append(1e3 * (time.perf_counter() - started))
-        drops = [ScoreItem(session_id=item.session_id, sampling=SAMPLING, commit=(ids[0],)) for item in items]
-        backend.score(drops)
-    return statistics.median(took_ms)
+def random_backend(shape: str, dtype: str, device: str) -> Backend:
+    """A Llama of this shape whose weights mean nothing."""
+    import torch  # noqa: PLC0415  # an extra, needed for this alone
+    import transformers  # noqa: PLC0415
+
+    from wanspec.backends.hf.backend import HfBackend  # noqa: PLC0415
+
+    sizes = {"vocab_size": VOCABULARY, "num_key_value_heads": KV_HEADS, "max_position_embeddings": CONTEXT, **SHAPES[shape]}
+    config = transformers.LlamaConfig(**sizes)
+    with torch.device(device):
+        model = transformers.AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype), attn_implementation="sdpa")
+    info = ModelInfo(name=shape, vocabulary_size=VOCABULARY, tokenizer_fingerprint="", context_length=CONTEXT, end_tokens=())
+    return HfBackend(model.eval(), info)
+
+
+def items(sessions: int, nodes: Sequence[NodeSpec], commit: tuple[NodeId, ...] = ()) -> list[ScoreItem]:
+    """The same question for every session."""
+    return [
+        ScoreItem(session_id=SessionId(session), sampling=SamplingParams(), commit=commit, nodes=tuple(nodes))
+        for session in range(sessions)
+    ]
+
+
+def tree(width: int, first: int, vocabulary: int, rng: np.random.Generator) -> list[NodeSpec]:
+    """As a policy grows it: every node hangs off one of the four before, the first off the text."""
+    parents = [None] + [NodeId(first + max(0, index - 1 - int(rng.integers(4)))) for index in range(1, width)]
+    return [
+        NodeSpec(node_id=NodeId(first + index), parent_id=parent, token=int(rng.integers(vocabulary)))
+        for index, parent in enumerate(parents)
+    ]
+
+
+def leaves(width: int, first: int, vocabulary: int, rng: np.random.Generator) -> list[NodeSpec]:
+    """Nodes that all hang off the text: what a worker expands in one step."""
+    return [NodeSpec(node_id=NodeId(first + i), parent_id=None, token=int(rng.integers(vocabulary))) for i in range(width)]
+
+
+def measure(backend: Backend, *, past: int, sessions: int, rounds: int) -> dict[str, list[float]]:
+    """Median milliseconds of a pass at each width: verify, which also commits a token of the last one; expand."""
+    vocabulary, rng = backend.info.vocabulary_size, np.random.default_rng(0)
+    prompts = [tuple(int(token) for token in rng.integers(vocabulary, size=past)) for _ in range(sessions)]
+    for session, prompt in enumerate(prompts):
+        backend.score([ScoreItem(session_id=SessionId(session), sampling=SamplingParams(), append=prompt)])
+    medians: dict[str, list[float]] = {"verify": [], "expand": []}
+    first = 1
+    commit: tuple[NodeId, ...] = ()
+    for width in WIDTHS:
+        took: dict[str, list[float]] = {"verify": [], "expand": []}
+        for _ in range(rounds):
+            for kind, grown in (("verify", tree), ("expand", leaves)):
+                asked = items(sessions, grown(width, first, vocabulary, rng), commit)
+                started = time.perf_counter()
+                backend.score(asked)
+                took[kind].append((time.perf_counter() - started) * 1e3)
+                commit = (NodeId(first),)  # what is below goes on, the rest is dropped
+                first += width
+        for kind, values in took.items():
+            medians[kind].append(float(np.median(values)))
+    for session in range(sessions):
+        backend.close_session(SessionId(session))
+    return medians
 
 
 def main() -> None:
     """Run, and print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", help="as wanspec takes it")
-    parser.add_argument("--past", type=int, default=300, help="tokens of text before the nodes")
-    parser.add_argument("--sessions", type=int, default=1, help="in one pass, each with so many nodes")
-    parser.add_argument("--rounds", type=int, default=20, help="passes of each kind and size")
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("model", help=f"a model as wanspec takes it, or random:SHAPE ({', '.join(SHAPES)})")
+    parser.add_argument("--past", type=int, default=300, help="tokens of text before the tree")
+    parser.add_argument("--sessions", type=int, nargs="+", default=[1], help="in one pass")
+    parser.add_argument("--rounds", type=int, default=30, help="passes of each kind and width")
+    parser.add_argument("--dtype", default="bfloat16", help="of random weights")
+    parser.add_argument("--device", default="cuda", help="of random weights")
     arguments = parser.parse_args()
-    backend = load_backend(arguments.model, threads=arguments.threads)
-    prompt = tuple(1 + (11 * index) % 1000 for index in range(arguments.past))
-    for session in range(1, arguments.sessions + 1):
-        backend.score([ScoreItem(session_id=SessionId(session), sampling=SAMPLING, append=prompt)])
-    print(f"{arguments.model}: ms a pass, median of {arguments.rounds}; {arguments.past} tokens of text, {arguments.sessions} session(s)")
-    print("nodes   " + "".join(f"{nodes:>8}" for nodes in NODES))
-    first_ids = count(1)
-    for name, is_chain in (("chain", True), ("leaves", False)):
-        row = [
-            timed(backend, arguments.sessions, nodes, is_chain=is_chain, rounds=arguments.rounds, first_ids=first_ids) for nodes in NODES
-        ]
-        print(f"{name:8}" + "".join(f"{took_ms:8.2f}" for took_ms in row))
+    kind, _, shape = arguments.model.partition(":")
+    is_random = kind == "random"
+    backend = random_backend(shape, arguments.dtype, arguments.device) if is_random else load_backend(arguments.model)
+    print(f"{arguments.model}: ms a pass, median of {arguments.rounds}, {arguments.past} tokens of text")
+    print("sessions  pass  " + "".join(f"{width:>8}" for width in WIDTHS))
+    for sessions in arguments.sessions:
+        for name, row in measure(backend, past=arguments.past, sessions=sessions, rounds=arguments.rounds).items():
+            print(f"{sessions:8}  {name:6}" + "".join(f"{value:8.2f}" for value in row))
 
 
 if __name__ == "__main__":
