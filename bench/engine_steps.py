@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
+from collections.abc import Callable
 from itertools import count
 
 from wanspec.backends.interface import Backend
@@ -22,7 +23,9 @@ NODES = (1, 2, 4, 8, 16, 32)
 SAMPLING = SamplingParams()
 
 
-def timed(backend: Backend, sessions: int, nodes: int, *, is_chain: bool, rounds: int, first_ids: count[int]) -> float:
+def timed(
+    backend: Backend, sessions: int, nodes: int, *, is_chain: bool, rounds: int, first_ids: count[int], clock: Callable[[], float]
+) -> float:
     """The median time of a pass, in milliseconds."""
     took_ms = []
     for round_number in range(rounds):
@@ -32,9 +35,9 @@ def timed(backend: Backend, sessions: int, nodes: int, *, is_chain: bool, rounds
             for index, node in enumerate(ids)
         )
         items = [ScoreItem(session_id=SessionId(session), sampling=SAMPLING, nodes=specs) for session in range(1, sessions + 1)]
-        started = time.perf_counter()
+        started = clock()
         backend.score(items)
-        took_ms.append(1e3 * (time.perf_counter() - started))
+        took_ms.append(1e3 * (clock() - started))
         drops = [ScoreItem(session_id=item.session_id, sampling=SAMPLING, commit=(ids[0],)) for item in items]
         backend.score(drops)
     return statistics.median(took_ms)
@@ -48,17 +51,21 @@ def main() -> None:
     parser.add_argument("--sessions", type=int, default=1, help="in one pass, each with so many nodes")
     parser.add_argument("--rounds", type=int, default=20, help="passes of each kind and size")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--cpu-time", action="store_true", help="of the processor, on a machine that others use too; for one thread")
     arguments = parser.parse_args()
     backend = load_backend(arguments.model, threads=arguments.threads)
     prompt = tuple(1 + (11 * index) % 1000 for index in range(arguments.past))
     for session in range(1, arguments.sessions + 1):
         backend.score([ScoreItem(session_id=SessionId(session), sampling=SAMPLING, append=prompt)])
-    print(f"{arguments.model}: ms a pass, median of {arguments.rounds}; {arguments.past} tokens of text, {arguments.sessions} session(s)")
+    clock = time.process_time if arguments.cpu_time else time.perf_counter
+    unit = "CPU ms" if arguments.cpu_time else "ms"
+    print(f"{arguments.model}: {unit} a pass, median of {arguments.rounds}; {arguments.past} tokens, {arguments.sessions} session(s)")
     print("nodes   " + "".join(f"{nodes:>8}" for nodes in NODES))
     first_ids = count(1)
     for name, is_chain in (("chain", True), ("leaves", False)):
         row = [
-            timed(backend, arguments.sessions, nodes, is_chain=is_chain, rounds=arguments.rounds, first_ids=first_ids) for nodes in NODES
+            timed(backend, arguments.sessions, nodes, is_chain=is_chain, rounds=arguments.rounds, first_ids=first_ids, clock=clock)
+            for nodes in NODES
         ]
         print(f"{name:8}" + "".join(f"{took_ms:8.2f}" for took_ms in row))
 

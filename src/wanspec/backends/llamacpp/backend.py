@@ -138,7 +138,9 @@ class LlamaCppBackend:
     def _lay_out(self, growth: Growth) -> None:
         """Place what a pass computes for one session, and compute what must be out of the way for that."""
         trunk = growth.session.trunk
-        for token in [*self._lanes.adopt(trunk, growth.committed), *growth.appended]:
+        joining = [*self._lanes.adopt(trunk, growth.committed), *growth.appended]
+        self._lanes.forget(growth.dropped)  # already now: if the pass fails, what is wanted of them is computed again
+        for token in joining:
             self._fit(partial(self._prolong, trunk, token))
         for node in growth.fresh:
             self._fit(partial(self._place, trunk, node))
@@ -192,7 +194,6 @@ class LlamaCppBackend:
     def _settle(self, session_id: SessionId, growth: Growth) -> None:
         """Make a pass true that has been computed."""
         session = growth.session
-        self._lanes.forget(growth.dropped)
         self._lanes.settle(session.trunk, [*growth.committed, *growth.appended], [*growth.kept, *growth.fresh])
         session.nodes = [*growth.kept, *growth.fresh]
         self._sessions[session_id] = session

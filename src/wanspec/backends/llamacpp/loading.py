@@ -18,8 +18,9 @@ MAX_DEFAULT_CONTEXT = 4096
 """Tokens of a session where nobody has asked for more: the cache is reserved whole, and models are trained on contexts of a gigabyte."""
 MAX_GPU_LAYERS = 1 << 10
 """No model has as many."""
-_DEFAULTS: Final = {"gpu_layers": "0", "sessions": "16", "leaves": "15", "context": "0"}
-"""Sixteen sessions are what a worker offers; with fifteen leaves each they have all of llama.cpp's 256 sequence ids between them."""
+_DEFAULTS: Final = {"gpu_layers": "0", "sessions": "16", "leaves": "0", "context": "0"}
+"""Sixteen sessions are what a worker offers. No leaves, no context: as many as there can be."""
+_RANGES: Final = {"gpu_layers": (0, MAX_GPU_LAYERS), "sessions": (1, 128), "leaves": (0, 255), "context": (0, MAX_SEQUENCE_TOKENS)}
 
 
 def load_llamacpp(spec: ModelSpec, *, threads: int = 1) -> LlamaCppBackend:
@@ -32,7 +33,8 @@ def load_llamacpp(spec: ModelSpec, *, threads: int = 1) -> LlamaCppBackend:
         raise ConfigError(
             f"{spec.text!r}: a context of {context_length} tokens, the model is made for {model.trained_context}; lower context="
         )
-    sequences, most = options["sessions"] * (options["leaves"] + 1), int(model.library.llama_max_parallel_sequences())
+    most = int(model.library.llama_max_parallel_sequences())
+    sequences = options["sessions"] * (options["leaves"] + 1) if options["leaves"] else most
     if sequences > most:
         raise ConfigError(
             f"{spec.text!r}: {options['sessions']} sessions with {options['leaves']} leaves each need {sequences} sequence ids, "
@@ -65,7 +67,7 @@ def _info(model: GgufModel, context_length: int) -> ModelInfo:
 
 def _whole(spec: ModelSpec, key: str, text: str) -> int:
     """An option's value, within its range."""
-    least, most = {"gpu_layers": (0, MAX_GPU_LAYERS), "sessions": (1, 128), "leaves": (1, 255), "context": (0, MAX_SEQUENCE_TOKENS)}[key]
+    least, most = _RANGES[key]
     number = spec.number(text)
     if number != int(number) or not least <= number <= most:
         raise ConfigError(f"{spec.text!r}: {key} is {text}; it is a whole number from {least} to {most}")
