@@ -106,7 +106,9 @@ class LlamaCppBackend:
         self._caches.apply(plans)
         for (_, extension), growth in zip(plans, growths, strict=True):
             self._settle(extension.item.session_id, growth)
-        return [self._answer(growth) for growth in growths]
+        answers = [self._answer(growth) for growth in growths]
+        self._answers = {}
+        return answers
 
     def end_pass(self) -> None:
         """See `Backend.end_pass`."""

@@ -1,4 +1,4 @@
-"""A model by its spec: `llamacpp:FILE.gguf[,gpu_layers=N][,sessions=N][,leaves=N][,context=N]`."""
+"""A model by its spec: `llamacpp:FILE.gguf[,gpu_layers=N][,sessions=N][,leaves=N][,context=N][,threads=N]`."""
 
 from __future__ import annotations
 
@@ -18,9 +18,17 @@ MAX_DEFAULT_CONTEXT = 4096
 """Tokens of a session where nobody has asked for more: the cache is reserved whole, and models are trained on contexts of a gigabyte."""
 MAX_GPU_LAYERS = 1 << 10
 """No model has as many."""
-_DEFAULTS: Final = {"gpu_layers": "0", "sessions": "16", "leaves": "0", "context": "0"}
-"""Sixteen sessions are what a worker offers. No leaves, no context: as many as there can be."""
-_RANGES: Final = {"gpu_layers": (0, MAX_GPU_LAYERS), "sessions": (1, 128), "leaves": (0, 255), "context": (0, MAX_SEQUENCE_TOKENS)}
+MAX_THREADS = 512
+"""What ggml has room for."""
+_DEFAULTS: Final = {"gpu_layers": "0", "sessions": "16", "leaves": "0", "context": "0", "threads": "0"}
+"""Sixteen sessions are what a worker offers. No leaves, no context: as many as there can be. No threads: the caller's."""
+_RANGES: Final = {
+    "gpu_layers": (0, MAX_GPU_LAYERS),
+    "sessions": (1, 128),
+    "leaves": (0, 255),
+    "context": (0, MAX_SEQUENCE_TOKENS),
+    "threads": (0, MAX_THREADS),
+}
 
 
 def load_llamacpp(spec: ModelSpec, *, threads: int = 1) -> LlamaCppBackend:
@@ -44,7 +52,7 @@ def load_llamacpp(spec: ModelSpec, *, threads: int = 1) -> LlamaCppBackend:
         model,
         cells=options["sessions"] * context_length,
         sequences=sequences,
-        threads=threads,
+        threads=options["threads"] or threads,
         is_on_gpu=options["gpu_layers"] > 0,
     )
     return LlamaCppBackend(context, _info(model, context_length))
