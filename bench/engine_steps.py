@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -67,7 +67,7 @@ def leaves(width: int, first: int, vocabulary: int, rng: np.random.Generator) ->
     return [NodeSpec(node_id=NodeId(first + i), parent_id=None, token=int(rng.integers(vocabulary))) for i in range(width)]
 
 
-def measure(backend: Backend, *, past: int, sessions: int, rounds: int) -> dict[str, list[float]]:
+def measure(backend: Backend, clock: Callable[[], float], *, past: int, sessions: int, rounds: int) -> dict[str, list[float]]:
     """Median milliseconds of a pass at each width: verify, which also commits a token of the last one; expand."""
     vocabulary, rng = backend.info.vocabulary_size, np.random.default_rng(0)
     prompts = [tuple(int(token) for token in rng.integers(vocabulary, size=past)) for _ in range(sessions)]
@@ -81,9 +81,9 @@ def measure(backend: Backend, *, past: int, sessions: int, rounds: int) -> dict[
         for _ in range(rounds):
             for kind, grown in (("verify", tree), ("expand", leaves)):
                 asked = items(sessions, grown(width, first, vocabulary, rng), commit)
-                started = time.perf_counter()
+                started = clock()
                 backend.score(asked)
-                took[kind].append((time.perf_counter() - started) * 1e3)
+                took[kind].append((clock() - started) * 1e3)
                 commit = (NodeId(first),)  # what is below goes on, the rest is dropped
                 first += width
         for kind, values in took.items():
@@ -102,14 +102,16 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=30, help="passes of each kind and width")
     parser.add_argument("--dtype", default="bfloat16", help="of random weights")
     parser.add_argument("--device", default="cuda", help="of random weights")
+    parser.add_argument("--cpu-time", action="store_true", help="of the processor, on a machine that others use too; for one thread")
     arguments = parser.parse_args()
+    clock = time.process_time if arguments.cpu_time else time.perf_counter
     kind, _, shape = arguments.model.partition(":")
     is_random = kind == "random"
     backend = random_backend(shape, arguments.dtype, arguments.device) if is_random else load_backend(arguments.model)
     print(f"{arguments.model}: ms a pass, median of {arguments.rounds}, {arguments.past} tokens of text")
     print("sessions  pass  " + "".join(f"{width:>8}" for width in WIDTHS))
     for sessions in arguments.sessions:
-        for name, row in measure(backend, past=arguments.past, sessions=sessions, rounds=arguments.rounds).items():
+        for name, row in measure(backend, clock, past=arguments.past, sessions=sessions, rounds=arguments.rounds).items():
             print(f"{sessions:8}  {name:6}" + "".join(f"{value:8.2f}" for value in row))
 
 

@@ -39,6 +39,8 @@ class CheckedCells:
         """Passes until one fails."""
         self.passes: list[int] = []
         """Rows of each."""
+        self.copied = 0
+        """Times that a cell was added to a further sequence."""
 
     def copy(self, source: int, to: int, *, start: int, end: int) -> None:
         self.check_id(source)
@@ -47,6 +49,7 @@ class CheckedCells:
             if source in cell.sequences and start <= cell.position < end:
                 assert to not in cell.sequences, "a cell is added to a sequence once"
                 cell.sequences.add(to)
+                self.copied += 1
 
     def cut(self, sequence: int, *, start: int) -> None:
         self.check_id(sequence)

@@ -135,6 +135,26 @@ def test_a_commit_keeps_what_hangs_below_it_without_computing_it_again() -> None
     assert len(engine.cells) == 5
 
 
+def test_new_leaves_of_a_long_text_cost_little_more_than_those_of_a_short_one() -> None:
+    engine = CheckedCells(sequences=16, cells=300)
+    backend = backend_on(engine)
+    backend.score([item(append=[1] * 100, nodes=[(node, None, node) for node in range(1, 5)])])
+    for first in range(5, 37, 4):
+        engine.copied = 0
+        backend.score([item(commit=[first - 4], nodes=[(node, None, node) for node in range(first, first + 4)])])
+        assert engine.copied < 10
+
+
+def test_an_id_that_one_session_has_to_spare_serves_another() -> None:
+    engine = CheckedCells(sequences=6, cells=100)
+    backend = backend_on(engine)
+    backend.score([item(1, append=[1], nodes=[(node, None, node) for node in range(1, 5)])])
+    backend.score([item(1, append=[2])])
+    nodes: list[Node] = [(node, None, node) for node in range(1, 5)]
+    assert_rows(backend, item(2, append=[3], nodes=nodes), [3], *[[3, node] for node in range(1, 5)])
+    assert engine.passes == [5, 1, 5]
+
+
 def test_a_leaf_whose_sequence_was_given_up_is_computed_again_with_its_child() -> None:
     engine = CheckedCells(sequences=3, cells=100)  # one of them for the trunk
     backend = backend_on(engine)

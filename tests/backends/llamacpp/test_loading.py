@@ -51,9 +51,10 @@ def test_its_tokenizer_is_the_one_that_it_was_written_with(draft: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ("speed=2", "no option 'speed'; use gpu_layers, sessions, leaves, context"),
+        ("speed=2", "no option 'speed'; use gpu_layers, sessions, leaves, context, threads"),
         ("sessions=0", "sessions is 0; it is a whole number from 1 to 128"),
-        ("leaves=1.5", "leaves is 1.5; it is a whole number from 1 to 255"),
+        ("threads=many", "'many' is not a number"),
+        ("leaves=1.5", "leaves is 1.5; it is a whole number from 0 to 255"),
         ("context=1025", "a context of 1025 tokens, the model is made for 1024; lower context="),
         ("sessions=16,leaves=16", "need 272 sequence ids, llama.cpp has 256; lower sessions= or leaves="),
     ],

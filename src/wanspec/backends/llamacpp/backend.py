@@ -106,7 +106,9 @@ class LlamaCppBackend:
         self._caches.apply(plans)
         for (_, extension), growth in zip(plans, growths, strict=True):
             self._settle(extension.item.session_id, growth)
-        return [self._answer(growth) for growth in growths]
+        answers = [self._answer(growth) for growth in growths]
+        self._answers = {}
+        return answers
 
     def end_pass(self) -> None:
         """See `Backend.end_pass`."""
@@ -141,7 +143,9 @@ class LlamaCppBackend:
     def _lay_out(self, growth: Growth) -> None:
         """Place what a pass computes for one session, and compute what must be out of the way for that."""
         trunk = growth.session.trunk
-        for token in [*self._lanes.adopt(trunk, growth.committed), *growth.appended]:
+        joining = [*self._lanes.adopt(trunk, growth.committed), *growth.appended]
+        self._lanes.forget(growth.dropped)  # already now: if the pass fails, what is wanted of them is computed again
+        for token in joining:
             self._fit(partial(self._prolong, trunk, token))
         for node in growth.fresh:
             self._fit(partial(self._place, trunk, node))
@@ -195,7 +199,6 @@ class LlamaCppBackend:
     def _settle(self, session_id: SessionId, growth: Growth) -> None:
         """Make a pass true that has been computed."""
         session = growth.session
-        self._lanes.forget(growth.dropped)
         self._lanes.settle(session.trunk, [*growth.committed, *growth.appended], [*growth.kept, *growth.fresh])
         session.nodes = [*growth.kept, *growth.fresh]
         self._sessions[session_id] = session

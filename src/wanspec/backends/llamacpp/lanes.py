@@ -4,7 +4,8 @@ llama.cpp keeps one cache of cells for all sessions. A cell is a token at a posi
 row of a pass sees the cells of its own sequence, up to its own position. A tree is therefore laid over sequences: a *lane* is an id in use,
 and its cells are the path from the beginning of the text down to one token, its *tip*. Each session has a lane for its trunk, and each leaf
 of its cached tree has one. The first child of a tip prolongs its lane. Any other child gets a lane of its own, to which the cells above it
-are added, which moves no data.
+are added, which moves no data but takes time for each. Hence an id whose branch is gone stays with its trunk for the next one, *spare*, and
+keeps the trunk's cells, until another session needs it.
 
 Ids and cells are few: 256 ids is all that llama.cpp has. So a node's cell is a convenience and not a promise. When either runs out, the
 lane that has not been used for longest is given up, and with it the cells that no other lane holds; a node whose cell is gone is computed
@@ -19,7 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from wanspec.errors import BackendError
 
@@ -70,12 +71,21 @@ class Token:
             step = step.parent
 
 
+class Spare(NamedTuple):
+    """A sequence id without a branch."""
+
+    number: int
+    held: int
+    """How many of its trunk's tokens, from the beginning, have cells that belong to it."""
+
+
 @dataclass(eq=False, slots=True)
 class Trunk:
     """The committed tokens of a session, all of which have cells."""
 
     lane: Lane
     length: int = 0
+    spares: list[Spare] = field(default_factory=list)
 
 
 class Lanes:
@@ -84,18 +94,14 @@ class Lanes:
     def __init__(self, cells: Cells, *, sequences: int, capacity: int) -> None:
         """`sequences`: how many ids there are; `capacity`: how many cells."""
         self._cells = cells
-        self._capacity = capacity
+        self._sequences, self._capacity = sequences, capacity
         self._free = list(range(sequences))[::-1]
-        self._branches: dict[Lane, None] = {}
+        self._trunks: dict[Trunk, None] = {}
+        self._branches: dict[Lane, Trunk] = {}
         """Lanes of draft nodes, the one that has not been used for longest first."""
         self._chunk = 0
         self.num_used = 0
         """Cells in use."""
-
-    @property
-    def num_branches(self) -> int:
-        """Leaves in the cache, over all sessions."""
-        return len(self._branches)
 
     def begin_chunk(self) -> int:
         """From now on lanes that were used before may be given up. Returns the new chunk's number."""
@@ -104,16 +110,21 @@ class Lanes:
 
     def open_trunk(self) -> Trunk:
         """A trunk without tokens. Raises BackendError where trunks have taken all ids but one, which is left for drafts."""
-        if len(self._free) + len(self._branches) <= 1 or not self._find_id():
+        spare = self._find_spare([]) if len(self._trunks) < self._sequences - 1 else None
+        if spare is None:
             raise BackendError(
                 "llama.cpp has no sequence id left for another session; close one, or start with larger sessions= and leaves="
             )
-        return Trunk(Lane(self._free.pop()))
+        trunk = Trunk(Lane(spare.number))
+        self._trunks[trunk] = None
+        return trunk
 
     def close_trunk(self, trunk: Trunk) -> None:
         """Free the cells of a session's trunk; its nodes have been forgotten."""
-        self._cells.cut(trunk.lane.number, start=0)
-        self._free.append(trunk.lane.number)
+        for number in (trunk.lane.number, *(spare.number for spare in trunk.spares)):
+            self._cells.cut(number, start=0)
+            self._free.append(number)
+        del self._trunks[trunk]
         self.num_used -= trunk.length
 
     def adopt(self, trunk: Trunk, path: Sequence[Token]) -> list[Token]:
@@ -140,15 +151,16 @@ class Lanes:
         lane = next((lane for lane in above.lanes if lane.tip is above and lane in self._branches), None) if above else None
         source = lane or (trunk.lane if above is None or trunk.lane in above.lanes else next(iter(above.lanes)))
         if source in self._branches:
-            self._touch(source)  # first, or it might be given up to make room
+            self._touch(source, trunk)  # first, or it might be given up to make room
         if not self._find_cell():
             return False
         if lane is None:
-            if not self._find_id():
+            spare = self._find_spare(trunk.spares)
+            if spare is None:
                 return False
-            lane = Lane(self._free.pop())
-            self._touch(lane)
-            self._cells.copy(source.number, lane.number, start=0, end=node.position)
+            lane = Lane(spare.number)
+            self._touch(lane, trunk)
+            self._cells.copy(source.number, lane.number, start=spare.held, end=node.position)
             for step in above.path() if above else ():
                 step.lanes[lane] = None
         self._occupy(node, lane)
@@ -187,14 +199,30 @@ class Lanes:
             if joined and node.parent is joined[-1]:
                 node.parent = None
 
-    def _touch(self, lane: Lane) -> None:
+    def _touch(self, lane: Lane, trunk: Trunk) -> None:
         """Put it last among those to be given up."""
         lane.chunk = self._chunk
         self._branches.pop(lane, None)
-        self._branches[lane] = None
+        self._branches[lane] = trunk
 
-    def _find_id(self) -> bool:
-        return bool(self._free) or self._give_up_oldest()
+    def _find_spare(self, own: list[Spare]) -> Spare | None:
+        """One of a trunk's own, or a free id, or one that others can do without; None: all are in use."""
+        if not (own or self._free or self._free_spare()):
+            if not self._give_up_oldest():
+                return None
+            if not own:
+                self._free_spare()
+        return own.pop() if own else Spare(self._free.pop(), 0)
+
+    def _free_spare(self) -> bool:
+        """Free an id that its trunk does not use; False: there is none."""
+        owner = next((trunk for trunk in self._trunks if trunk.spares), None)
+        if owner is None:
+            return False
+        number = owner.spares.pop().number
+        self._cells.cut(number, start=0)
+        self._free.append(number)
+        return True
 
     def _find_cell(self) -> bool:
         while self.num_used >= self._capacity:
@@ -210,11 +238,11 @@ class Lanes:
         return True
 
     def _give_up(self, lane: Lane) -> None:
-        self._cells.cut(lane.number, start=0)
+        trunk = self._branches.pop(lane)
+        self._cells.cut(lane.number, start=trunk.length)
+        trunk.spares.append(Spare(lane.number, trunk.length))
         for token in lane.tip.path() if lane.tip else ():
             self._leave(token, lane)
-        del self._branches[lane]
-        self._free.append(lane.number)
 
     def _leave(self, token: Token, lane: Lane) -> None:
         if lane in token.lanes:

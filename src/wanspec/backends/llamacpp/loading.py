@@ -1,4 +1,4 @@
-"""A model by its spec: `llamacpp:FILE.gguf[,gpu_layers=N][,sessions=N][,leaves=N][,context=N]`."""
+"""A model by its spec: `llamacpp:FILE.gguf[,gpu_layers=N][,sessions=N][,leaves=N][,context=N][,threads=N]`."""
 
 from __future__ import annotations
 
@@ -18,8 +18,17 @@ MAX_DEFAULT_CONTEXT = 4096
 """Tokens of a session where nobody has asked for more: the cache is reserved whole, and models are trained on contexts of a gigabyte."""
 MAX_GPU_LAYERS = 1 << 10
 """No model has as many."""
-_DEFAULTS: Final = {"gpu_layers": "0", "sessions": "16", "leaves": "15", "context": "0"}
-"""Sixteen sessions are what a worker offers; with fifteen leaves each they have all of llama.cpp's 256 sequence ids between them."""
+MAX_THREADS = 512
+"""What ggml has room for."""
+_DEFAULTS: Final = {"gpu_layers": "0", "sessions": "16", "leaves": "0", "context": "0", "threads": "0"}
+"""Sixteen sessions are what a worker offers. No leaves, no context: as many as there can be. No threads: the caller's."""
+_RANGES: Final = {
+    "gpu_layers": (0, MAX_GPU_LAYERS),
+    "sessions": (1, 128),
+    "leaves": (0, 255),
+    "context": (0, MAX_SEQUENCE_TOKENS),
+    "threads": (0, MAX_THREADS),
+}
 
 
 def load_llamacpp(spec: ModelSpec, *, threads: int = 1) -> LlamaCppBackend:
@@ -32,7 +41,8 @@ def load_llamacpp(spec: ModelSpec, *, threads: int = 1) -> LlamaCppBackend:
         raise ConfigError(
             f"{spec.text!r}: a context of {context_length} tokens, the model is made for {model.trained_context}; lower context="
         )
-    sequences, most = options["sessions"] * (options["leaves"] + 1), int(model.library.llama_max_parallel_sequences())
+    most = int(model.library.llama_max_parallel_sequences())
+    sequences = options["sessions"] * (options["leaves"] + 1) if options["leaves"] else most
     if sequences > most:
         raise ConfigError(
             f"{spec.text!r}: {options['sessions']} sessions with {options['leaves']} leaves each need {sequences} sequence ids, "
@@ -42,7 +52,7 @@ def load_llamacpp(spec: ModelSpec, *, threads: int = 1) -> LlamaCppBackend:
         model,
         cells=options["sessions"] * context_length,
         sequences=sequences,
-        threads=threads,
+        threads=options["threads"] or threads,
         is_on_gpu=options["gpu_layers"] > 0,
     )
     return LlamaCppBackend(context, _info(model, context_length))
@@ -65,7 +75,7 @@ def _info(model: GgufModel, context_length: int) -> ModelInfo:
 
 def _whole(spec: ModelSpec, key: str, text: str) -> int:
     """An option's value, within its range."""
-    least, most = {"gpu_layers": (0, MAX_GPU_LAYERS), "sessions": (1, 128), "leaves": (1, 255), "context": (0, MAX_SEQUENCE_TOKENS)}[key]
+    least, most = _RANGES[key]
     number = spec.number(text)
     if number != int(number) or not least <= number <= most:
         raise ConfigError(f"{spec.text!r}: {key} is {text}; it is a whole number from {least} to {most}")
