@@ -1,8 +1,8 @@
-"""`wanspec plan`: does it pay, where, with which settings?"""
+"""`wanspec plan`: whether a worker pays, where, and with which settings."""
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 import platform
 from collections import Counter
 from pathlib import Path
@@ -28,7 +28,7 @@ MAX_USERS = 64
 """At a time: of more, a run takes minutes."""
 POLICIES = ("adaptive", "paper")
 
-plan_app = typer.Typer(name="plan", help="Does it pay, where, with which settings? By simulation.", rich_markup_mode=None)
+plan_app = typer.Typer(name="plan", help="Whether workers pay, where, and with which settings; by simulation.", rich_markup_mode=None)
 app.add_typer(plan_app)
 
 Rtt = Annotated[str, typer.Option(help="Round trips: aws, or a file (CSV or JSON) with columns source, target, rtt_ms.")]
@@ -71,7 +71,7 @@ def plan(
         Path | None, typer.Option(help="Write settings for `wanspec serve --config` of the first placement, or of none that pays.")
     ] = None,
 ) -> None:
-    """Rank places for workers, by simulating every pair of sites: what would it gain, and with which settings?
+    """Rank places for workers by simulating every pair of sites: what it would gain, and with which settings.
 
     \b
         wanspec plan                                                        # between AWS regions, one user, an L40S at each site
@@ -139,7 +139,7 @@ def calibrate(
             backend = load_model(spec, preset, model)
             return time_passes(backend, spec, prompt_tokens=prompt_tokens, passes=passes, advance=lambda: next(ticks))
 
-        now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        now = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
         note = f"{platform.machine()}, {platform.node()}, {now}" + (f", held to {preset}" if preset else "")
         times = StepTimes(target=timed(target, "target"), draft=timed(draft, "draft"), note=note)
         write_step_times(times, out)

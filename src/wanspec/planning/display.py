@@ -15,10 +15,10 @@ from wanspec.planning.placements import Alone, Placement
 from wanspec.simulation.scenario import Policy
 
 LEGEND = (
-    "RTT: round trip in ms. ITL: ms between tokens; of alone, of chain: as a share of that of the site without a worker, and of ordinary\n"
-    "speculative decoding there. offload: share of ordinary speculative decoding's draft passes that leave the controller. saved: seconds of\n"
-    "the controller's device for a million tokens. money: for a million tokens, and alone. price, width: --price-ms, --width; local: draft\n"
-    "passes that the controller still makes, for each token."
+    "RTT: round trip in ms. ITL: ms between tokens; of alone, of chain: as a share of that of the site without a worker, and of\n"
+    "ordinary speculative decoding there. offload: share of ordinary speculative decoding's draft passes that leave the controller.\n"
+    "saved: seconds of the controller's device for a million tokens. money: for a million tokens, and alone. price, width: --price-ms,\n"
+    "--width; local: draft passes that the controller still makes, for each token."
 )
 
 

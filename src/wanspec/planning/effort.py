@@ -13,7 +13,7 @@ class Effort(Struct, frozen=True, kw_only=True):
 
     coarse_requests: int = 6
     coarse_tokens: int = 64
-    """Of each run in which settings are compared. On 384 tokens of one text they differ by less than 3 % through luck: the text is the same."""
+    """Of each run in which settings are compared: luck matters little, since all of them write the same texts."""
     fine_requests: int = 10
     fine_tokens: int = 96
     """Of each run that ends in the table."""

@@ -1,7 +1,7 @@
 """The planner: for every pair of sites the settings that serve best, as simulated, beside what the controller's site would do alone.
 
-Coarse to fine. Nothing in a run depends on the names of sites, so round trips that are close share a run (`effort`). First everything that a
-site can do alone is run. Then all settings are compared at a few round trips; between these, and only to choose settings, figures are taken
+Coarse to fine. Nothing in a run depends on the names of sites, so round trips that are close share a run (`effort`). First everything
+that a site can do alone is run. Then all settings are compared at a few round trips; between these, and only to choose settings, figures are taken
 on a straight line. Last, what was chosen for each pair is run at the pair's own round trip, with more tokens; only that enters the table.
 """
 
