@@ -6,7 +6,7 @@ import datetime as dt
 import platform
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -133,11 +133,11 @@ def calibrate(
         if out.suffix != ".json":
             raise ConfigError(f"{out}: name a file that ends with .json")
         check_writable(out)
-        ticks = iter(tracked(range(2 * len(WIDTHS)), 2 * len(WIDTHS), "timing passes"))
 
-        def timed(spec: str, model: Any) -> ModelTimes:  # noqa: ANN401  # "target" or "draft"
+        def timed(spec: str, model: Literal["target", "draft"]) -> ModelTimes:
             backend = load_model(spec, preset, model)
-            return time_passes(backend, spec, prompt_tokens=prompt_tokens, passes=passes, advance=lambda: next(ticks))
+            passing = tracked(time_passes(backend, spec, prompt_tokens=prompt_tokens, passes=passes), len(WIDTHS), f"timing the {model}")
+            return ModelTimes(model=spec, pass_ms=list(passing))
 
         now = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
         note = f"{platform.machine()}, {platform.node()}, {now}" + (f", held to {preset}" if preset else "")
@@ -164,6 +164,8 @@ def _answer(
     goal, rival = _choice(Goal, question["rank_by"], "--rank-by"), _choice(Rival, question["against"], "--against")
     if question["policy"] not in POLICIES:
         raise ConfigError(f"--policy is {question['policy']!r}; use one of {', '.join(POLICIES)}")
+    if goal is Goal.MONEY and prices is None:
+        raise ConfigError("--rank-by money: placements cannot be ranked by money without prices; give --prices a table of them")
     if not 1 <= question["users"] <= MAX_USERS:
         raise ConfigError(f"--users is {question['users']}; give a number from 1 to {MAX_USERS}")
     if not 0.0 <= question["dearer"] < float("inf"):

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from wanspec.errors import ConfigError
-from wanspec.planning.step_times import ModelTimes
 from wanspec.speculation.types import NodeId, NodeSpec, Position, SamplingParams, ScoreItem, SessionId
 
 if TYPE_CHECKING:
@@ -36,9 +35,8 @@ def time_passes(
     prompt_tokens: int = 128,
     passes: int = 20,
     clock: Callable[[], float] = time.perf_counter,
-    advance: Callable[[], object] = lambda: None,
-) -> ModelTimes:
-    """The median time of `passes` passes of each of `widths`. `model`: what it is called; `advance`: called after each width.
+) -> Iterator[tuple[int, float]]:
+    """Each of `widths` with the median time of `passes` passes, in ms, as they are timed. `model`: what it is called.
 
     Raises ConfigError where that does not fit the model's context, BackendError where it cannot do it.
     """
@@ -49,14 +47,11 @@ def time_passes(
         raise ConfigError(f"the prompt has {prompt_tokens} tokens; with {passes} passes a width {model} takes 1 to {room}")
     session = _Session(backend, prompt_tokens)
     try:
-        times = []
         for width in widths:
             durations_ms = [session.time_pass_s(width, clock) * 1e3 for _ in range(WARM_UP_PASSES + passes)]
-            times.append((width, statistics.median(durations_ms[WARM_UP_PASSES:])))
-            advance()
+            yield width, statistics.median(durations_ms[WARM_UP_PASSES:])
     finally:
         backend.close_session(SESSION)
-    return ModelTimes(model=model, pass_ms=times)
 
 
 class _Session:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
 from msgspec import Struct
+
+FLOOR_MS = 1.0
+"""Shorter round trips are simulated as this: they are nothing beside a pass."""
 
 
 class Effort(Struct, frozen=True, kw_only=True):
@@ -22,21 +26,20 @@ class Effort(Struct, frozen=True, kw_only=True):
     cells: int = 24
     """Round trips at which placements are simulated."""
     cell_ratio: float = 1.08
-    """Round trips this close are one, if that makes no more than `cells`: a tenth more costs less than 2 % in latency."""
+    """Round trips this close are one, if that makes about as many as `cells` or fewer: a tenth more costs less than 2 % in latency."""
 
 
 def cells_of(rtts_ms: Sequence[float], effort: Effort) -> list[float]:
-    """The round trip to simulate for each of `rtts_ms`: those in one cell, evenly wide on a logarithmic scale, share its middle."""
-    floor_ms = 1.0  # below a millisecond nothing changes
-    rounded = [max(floor_ms, rtt_ms) for rtt_ms in rtts_ms]
-    low, high = min(rounded), max(rounded)
-    ratio = max(effort.cell_ratio, (high / low) ** (1.0 / effort.cells))
-    numbers = [int(np.log(rtt_ms / low) / np.log(ratio) + 1e-9) for rtt_ms in rounded]
-    middles: dict[int, float] = {}
-    for number in set(numbers):
-        inside = [rtt_ms for rtt_ms, own in zip(rounded, numbers, strict=True) if own == number]
-        middles[number] = round(float(np.exp(np.mean(np.log([min(inside), max(inside)])))), 1)
-    return [middles[number] for number in numbers]
+    """The round trip to simulate for each of `rtts_ms`: from the shortest on, those within a ratio of a cell's first share its middle."""
+    floored = [max(FLOOR_MS, rtt_ms) for rtt_ms in rtts_ms]
+    ratio = max(effort.cell_ratio, (max(floored) / min(floored)) ** (1.0 / effort.cells))
+    cells: list[list[float]] = []
+    for rtt_ms in sorted(set(floored)):
+        if not cells or rtt_ms > cells[-1][0] * ratio:
+            cells.append([])
+        cells[-1].append(rtt_ms)
+    middles = {rtt_ms: round(math.sqrt(cell[0] * cell[-1]), 1) for cell in cells for rtt_ms in cell}
+    return [middles[rtt_ms] for rtt_ms in floored]
 
 
 def anchors_of(cells: Sequence[float], effort: Effort) -> list[float]:

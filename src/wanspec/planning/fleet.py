@@ -126,7 +126,10 @@ class FleetDay:
         return [lender for lender, _ in self._lenders[site]]
 
     def _lenders_of(self, site: int, rtt_ms: Callable[[int, int], float]) -> list[tuple[int, Pace]]:
-        others = [other for other, its in enumerate(self.fleet.sites) if other != site and its.draft_devices]
+        sites = self.fleet.sites
+        if not sites[site].target_devices:
+            return []
+        others = [other for other, its in enumerate(sites) if other != site and its.draft_devices]
         paces = [(other, self.times.with_worker[rtt_ms(site, other)]) for other in sorted(others, key=lambda other: rtt_ms(site, other))]
         return [(other, pace) for other, pace in paces if pace.relative_to(self.times.alone) <= USEFUL]
 

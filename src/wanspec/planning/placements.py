@@ -1,8 +1,9 @@
 """The planner: for every pair of sites the settings that serve best, as simulated, beside what the controller's site would do alone.
 
 Coarse to fine. Nothing in a run depends on the names of sites, so round trips that are close share a run (`effort`). First everything
-that a site can do alone is run. Then all settings are compared at a few round trips; between these, and only to choose settings, figures are taken
-on a straight line. Last, what was chosen for each pair is run at the pair's own round trip, with more tokens; only that enters the table.
+that a site can do alone is run. Then all settings are compared at a few round trips; between these, and only to choose settings, figures
+are taken on a straight line. Last, what was chosen for each pair is run at the pair's own round trip, with more tokens; only that enters
+the table.
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ import msgspec
 import numpy as np
 from msgspec import Struct
 
-from wanspec.errors import ConfigError
 from wanspec.planning import alternatives
 from wanspec.planning.effort import Effort, anchors_of, cells_of
 from wanspec.planning.load import HOURS, DayLoad, open_hours, share_of_day
@@ -26,6 +26,8 @@ from wanspec.planning.verdict import Figures, Goal, verdict
 from wanspec.simulation.scenario import Policy
 
 MTOKEN = 1_000_000
+ALIKE = 0.02
+"""Costs, as shares of the site's alone, that are no different: short runs cannot tell them apart."""
 
 
 class Rival(StrEnum):
@@ -109,8 +111,6 @@ class Planner:
 
     def rank(self, pairs: Sequence[tuple[str, str]], sites: Sites, alone: Alone) -> list[Placement]:
         """The placements, the best first; those that do not pay last."""
-        if self._goal is Goal.MONEY and sites.prices is None:
-            raise ConfigError("placements cannot be ranked by money without prices; give a table of them")
         cells = cells_of([sites.mesh.rtt_ms[pair] for pair in pairs], self._effort)
         anchors = anchors_of(cells, self._effort)
         self._runs.make([self._coarse(policy, rtt_ms) for policy in self._candidates for rtt_ms in anchors], "comparing settings")
@@ -132,13 +132,18 @@ class Planner:
         return Run(policy=policy, rtt_ms=rtt_ms, requests=requests, tokens=effort.coarse_tokens, users=self._users)
 
     def _choose(self, pair: tuple[str, str], rtt_ms: float, anchors: Sequence[float], sites: Sites, alone: Alone) -> Policy:
-        """The settings that serve the goal best among those that are not slower than the site alone; else the fastest."""
+        """Of the settings that are not slower than alone those that serve the goal best, and of these the one that drafts least at home.
+
+        Where all are slower, the fastest.
+        """
         expected = {policy: self._expected(policy, rtt_ms, anchors) for policy in self._candidates}
         figures = {policy: self._figures(pair, outcome, sites, alone) for policy, outcome in expected.items()}
         quick = [policy for policy in self._candidates if figures[policy].itl_ratio <= 1.0]
         if not quick:
             return min(self._candidates, key=lambda policy: figures[policy].itl_ratio)
-        return min(quick, key=lambda policy: (figures[policy].cost(self._goal), figures[policy].itl_ratio))
+        least = min(figures[policy].cost(self._goal) for policy in quick)
+        good = [policy for policy in quick if figures[policy].cost(self._goal) <= least + ALIKE]
+        return max(good, key=lambda policy: figures[policy].offload)
 
     def _expected(self, policy: Policy, rtt_ms: float, anchors: Sequence[float]) -> Outcome:
         at = [msgspec.structs.astuple(self._runs[self._coarse(policy, anchor)]) for anchor in anchors]

@@ -43,6 +43,10 @@ class Row:
             raise ConfigError(f"{self.where}: {name} is {text}; give a number from {at_least:g} to {at_most:g}")
         return value
 
+    def knows(self, name: str) -> bool:
+        """Whether there is such a column in this row."""
+        return name in self._cells
+
     def has(self, name: str) -> bool:
         """Whether the cell says anything."""
         return self._cells.get(name) not in {None, ""}
@@ -62,7 +66,7 @@ def read_rows(path: Path, *, columns: Sequence[str], what: str) -> list[Row]:
     if not rows:
         raise ConfigError(f"{path} has no rows; name {what}, with columns {', '.join(columns)}")
     for name in columns:
-        if not any(row.has(name) for row in rows):
+        if not any(row.knows(name) for row in rows):
             raise ConfigError(f"{path} has no column {name}; name {what}, with columns {', '.join(columns)}")
     return rows
 
