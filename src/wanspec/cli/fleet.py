@@ -1,0 +1,71 @@
+"""`wanspec plan fleet`: a day of requests at many sites, with and without lent draft devices."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from wanspec.cli.options import check_writable
+from wanspec.cli.plan import MatchRate, Rtt, Steps, Tokens, plan_app
+from wanspec.cli.running import exit_statuses
+from wanspec.cli.simulation import Jobs, tracked
+
+
+@plan_app.command()
+def fleet(
+    file: Annotated[Path | None, typer.Argument(help="The fleet (TOML); default: an example of four sites.")] = None,
+    rtt: Rtt = "aws",
+    steps: Steps = "l40s-8b",
+    tokens: Tokens = "bundled",
+    match_rate: MatchRate = 0.8,
+    seed: Annotated[int, typer.Option(help="Of requests and simulated runs; same seed, same day.", min=0)] = 0,
+    jobs: Jobs = -1,
+    json_path: Annotated[Path | None, typer.Option("--json", help="Write the figures to this file, as JSON.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Draw the day into this file: .png, .svg, .pdf.")] = None,
+) -> None:
+    """Let a day pass at several sites, with all drafting at home and with draft devices that quiet sites lend.
+
+    Requests queue for places on target devices; how fast they go there, with whom they share a device, and with a worker how far away, is
+    taken from the token-level simulator. docs/planning.md has the fleet file and what is assumed.
+    """
+    from wanspec.planning.fleet import FleetDay
+    from wanspec.planning.fleet_figures import LEGEND, figures_of, fleet_table
+    from wanspec.planning.fleet_file import read_fleet
+    from wanspec.planning.fleet_plots import plot_fleet
+    from wanspec.planning.mesh import load_mesh
+    from wanspec.planning.plots import check_picture
+    from wanspec.planning.runs import Runs
+    from wanspec.planning.service_times import cells_between, simulate_service
+    from wanspec.planning.step_times import compute_section
+    from wanspec.simulation.run import token_model
+    from wanspec.simulation.scenario import Policy, parse
+    from wanspec.telemetry.table import print_table
+
+    with exit_statuses():
+        check_picture(plot)
+        for path in (json_path, plot):
+            check_writable(path)
+        described = read_fleet(file)
+        cells = cells_between(described, load_mesh(rtt))
+        base = parse({"compute": compute_section(steps), "tokens": {"model": tokens, "match_rate": match_rate}, "seed": seed})
+        token_model(base.tokens)
+        times = simulate_service(Runs(base, jobs=jobs, track=tracked), cells.values(), slots=described.slots, policy=Policy())
+        days = [
+            figures_of(described, FleetDay(described, times, lambda site, other: cells[site, other], offloads=offloads, seed=seed).run())
+            for offloads in tracked((False, True), 2, "the day")
+        ]
+        home, lent = days
+        title = f"a day: {steps}, {tokens}, {described.slots} requests on a target device, seed {seed}"
+        console = Console(highlight=False, soft_wrap=True)
+        print_table(console, fleet_table(home, lent, title=title))
+        console.print(Text(LEGEND, style="dim"))
+        if json_path is not None:
+            document = {"fleet": described, "service_times": times, "home": home, "lent": lent}
+            json_path.write_bytes(msgspec.json.format(msgspec.json.encode(document), indent=2) + b"\n")
+        if plot is not None:
+            plot_fleet(home, lent, plot, title=title)

@@ -1,0 +1,242 @@
+"""`wanspec plan`: whether a worker pays, where, and with which settings."""
+
+from __future__ import annotations
+
+import datetime as dt
+import platform
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from wanspec.cli.application import app
+from wanspec.cli.options import check_writable, load_model
+from wanspec.cli.running import exit_statuses, stderr
+from wanspec.cli.simulation import Jobs, tracked
+from wanspec.errors import ConfigError
+from wanspec.policy.registry import MAX_WIDTH
+from wanspec.presets import ESTIMATE_NOTE, PRESETS
+
+if TYPE_CHECKING:
+    from wanspec.planning.mesh import Mesh
+    from wanspec.planning.placements import Alone, Placement, Sites
+
+MAX_USERS = 64
+"""At a time: of more, a run takes minutes."""
+POLICIES = ("adaptive", "paper")
+
+plan_app = typer.Typer(name="plan", help="Whether workers pay, where, and with which settings; by simulation.", rich_markup_mode=None)
+app.add_typer(plan_app)
+
+Rtt = Annotated[str, typer.Option(help="Round trips: aws, or a file (CSV or JSON) with columns source, target, rtt_ms.")]
+Steps = Annotated[
+    str,
+    typer.Option(help="Step times: a preset such as l40s-8b, TARGET,DRAFT in ms such as 23.4,7.5, or a file of `wanspec plan calibrate`."),
+]
+Tokens = Annotated[str, typer.Option(help="Texts: bundled, mt-bench-like, iid, markov, or a .parquet that `wanspec trace` wrote.")]
+MatchRate = Annotated[float, typer.Option(help="iid, markov: how often the draft's first choice is the target's.")]
+
+
+@plan_app.callback(invoke_without_command=True)
+def plan(
+    context: typer.Context,
+    rtt: Rtt = "aws",
+    controllers: Annotated[str, typer.Option(help="Sites that may hold the target model, with commas between; default: all.")] = "",
+    workers: Annotated[str, typer.Option(help="Sites that may draft, with commas between; default: all.")] = "",
+    steps: Steps = "l40s-8b",
+    tokens: Tokens = "bundled",
+    match_rate: MatchRate = 0.8,
+    users: Annotated[int, typer.Option(help="Requests in progress at a time at the controller; one worker drafts for all of them.")] = 1,
+    policy: Annotated[str, typer.Option(help="adaptive, or paper: the WANSpec paper's own rules, as it deployed them.")] = "adaptive",
+    price_ms: Annotated[str, typer.Option("--price-ms", help="adaptive: prices of a local draft pass to try.")] = "0,10,inf",
+    width: Annotated[str, typer.Option(help="adaptive: leaves a draft step to try.")] = "16,64",
+    against: Annotated[
+        str, typer.Option(help="What the site does without a worker: best, or chain (engines that verify no trees).")
+    ] = "best",
+    rank_by: Annotated[str, typer.Option(help="seconds (of the controller's device), latency, offload, or money.")] = "seconds",
+    prices: Annotated[
+        Path | None, typer.Option(help="Prices: a table with columns site, target_hour, draft_hour, gb; * is every other.")
+    ] = None,
+    dearer: Annotated[float, typer.Option(help="By what share a token may cost more than alone, such as 0.1.")] = 0.0,
+    load: Annotated[Path | None, typer.Option(help="Load: a table with columns site, hour_utc, load (0 to 1).")] = None,
+    top: Annotated[int, typer.Option(help="Lines of the table.", min=1)] = 20,
+    seed: Annotated[int, typer.Option(help="Of the simulated runs.", min=0)] = 0,
+    jobs: Jobs = -1,
+    json_path: Annotated[Path | None, typer.Option("--json", help="Write everything to this file, as JSON.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Draw all pairs into this file: .png, .svg, .pdf.")] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="Write settings for `wanspec serve --config` of the first placement, or of none that pays.")
+    ] = None,
+) -> None:
+    """Rank places for workers by simulating every pair of sites: what it would gain, and with which settings.
+
+    \b
+        wanspec plan                                                        # between AWS regions, one user, an L40S at each site
+        wanspec plan --controllers us-east-1 --prices prices.csv --rank-by money --config wanspec.toml
+        wanspec plan --rtt mesh.csv --steps steps.json --tokens trace.parquet --users 8 --load load.csv --plot plan.png
+        wanspec plan calibrate steps.json                                   # time this machine's models
+        wanspec plan fleet                                                  # many requests over a day
+
+    docs/planning.md says what is simulated and what not.
+    """  # noqa: D301  # the backspace keeps the lines of the examples apart
+    if context.invoked_subcommand is not None:
+        return
+    from wanspec.planning.display import LEGEND, alone_words, as_json, placement_table
+    from wanspec.planning.plots import check_picture, plot_placements
+    from wanspec.planning.settings_file import settings_text, write_settings
+    from wanspec.telemetry.table import print_table
+
+    with exit_statuses():
+        check_picture(plot)
+        for path in (json_path, plot, config):
+            check_writable(path)
+        question = {
+            "rtt": rtt, "steps": steps, "tokens": tokens, "match_rate": match_rate, "users": users, "policy": policy, "against": against,
+            "rank_by": rank_by, "dearer": dearer, "prices": prices and str(prices), "load": load and str(load), "seed": seed,
+        }  # fmt: skip
+        places, alone = _answer(question, _words(controllers), _words(workers), prices, load, price_ms, width, jobs)
+        console = Console(highlight=False, soft_wrap=True)
+        title = f"{steps}, {tokens}, users: {users}, ranked by {rank_by}"
+        print_table(console, placement_table(places[:top], title=title))
+        console.print(Text(LEGEND, style="dim"))
+        console.print(Text(alone_words(alone)))
+        console.print(Text(_summary(places)))
+        if steps in PRESETS:
+            console.print(Text(ESTIMATE_NOTE, style="dim"))
+        if json_path is not None:
+            json_path.write_bytes(as_json(places, alone, question))
+        if plot is not None:
+            plot_placements(places, plot, title=title)
+        if config is not None:
+            target, draft = _models(steps)
+            write_settings(settings_text(places[0], alone, target=target, draft=draft), config)
+            stderr.print(f"settings in {config}; try: wanspec config check {config}", style="dim")
+
+
+@plan_app.command()
+def calibrate(
+    out: Annotated[Path, typer.Argument(help="The file to write (.json), for `wanspec plan --steps`.")],
+    target: Annotated[str, typer.Option(help="Target model.")] = "bundled:target",
+    draft: Annotated[str, typer.Option(help="Draft model.")] = "bundled:draft",
+    preset: Annotated[str, typer.Option(help="Hold passes to these step times, to try it out; empty: as fast as it goes.")] = "",
+    prompt_tokens: Annotated[int, typer.Option(help="Length of the text before.")] = 128,
+    passes: Annotated[int, typer.Option(help="Passes timed for each width.")] = 20,
+) -> None:
+    """Time this machine's models, at passes of 1 to 64 tokens; where other work goes on, the times are that much longer."""
+    from wanspec.planning.calibrate import WIDTHS, time_passes
+    from wanspec.planning.step_times import ModelTimes, StepTimes, write_step_times
+
+    with exit_statuses():
+        if out.suffix != ".json":
+            raise ConfigError(f"{out}: name a file that ends with .json")
+        check_writable(out)
+
+        def timed(spec: str, model: Literal["target", "draft"]) -> ModelTimes:
+            backend = load_model(spec, preset, model)
+            passing = tracked(time_passes(backend, spec, prompt_tokens=prompt_tokens, passes=passes), len(WIDTHS), f"timing the {model}")
+            return ModelTimes(model=spec, pass_ms=list(passing))
+
+        now = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
+        note = f"{platform.machine()}, {platform.node()}, {now}" + (f", held to {preset}" if preset else "")
+        times = StepTimes(target=timed(target, "target"), draft=timed(draft, "draft"), note=note)
+        write_step_times(times, out)
+        for each in (times.target, times.draft):
+            typer.echo(f"{each.model}: " + ", ".join(f"{tokens}: {pass_ms:.2f} ms" for tokens, pass_ms in each.pass_ms))
+
+
+def _answer(
+    question: dict[str, Any], controllers: list[str], workers: list[str], prices: Path | None, load: Path | None,
+    price_ms: str, width: str, jobs: int,
+) -> tuple[list[Placement], Alone]:  # fmt: skip
+    from wanspec.planning.alternatives import with_worker
+    from wanspec.planning.effort import Effort
+    from wanspec.planning.mesh import load_mesh
+    from wanspec.planning.placements import Planner, Rival
+    from wanspec.planning.runs import Runs
+    from wanspec.planning.step_times import compute_section
+    from wanspec.planning.verdict import Goal
+    from wanspec.simulation.run import token_model
+    from wanspec.simulation.scenario import parse
+
+    goal, rival = _choice(Goal, question["rank_by"], "--rank-by"), _choice(Rival, question["against"], "--against")
+    if question["policy"] not in POLICIES:
+        raise ConfigError(f"--policy is {question['policy']!r}; use one of {', '.join(POLICIES)}")
+    if goal is Goal.MONEY and prices is None:
+        raise ConfigError("--rank-by money: placements cannot be ranked by money without prices; give --prices a table of them")
+    if not 1 <= question["users"] <= MAX_USERS:
+        raise ConfigError(f"--users is {question['users']}; give a number from 1 to {MAX_USERS}")
+    if not 0.0 <= question["dearer"] < float("inf"):
+        raise ConfigError(f"--dearer is {question['dearer']}; give a share, 0 or more")
+    candidates = with_worker(
+        question["policy"],
+        prices_ms=_numbers(price_ms, "--price-ms", low=0.0, high=float("inf")),
+        widths=[int(value) for value in _numbers(width, "--width", low=1, high=MAX_WIDTH)],
+    )
+    mesh = load_mesh(question["rtt"])
+    pairs = mesh.pairs(controllers, workers)
+    sites = _sites(mesh, pairs, prices, load)
+    text = {"model": question["tokens"], "match_rate": question["match_rate"]}
+    base = parse({"compute": compute_section(question["steps"]), "tokens": text, "seed": question["seed"]})
+    token_model(base.tokens)  # what is wrong with it shows before anything is run
+    runs = Runs(base, jobs=jobs, track=tracked)
+    planner = Planner(runs, candidates, users=question["users"], goal=goal, dearer=question["dearer"], effort=Effort())
+    alone = planner.alone(rival)
+    return planner.rank(pairs, sites, alone), alone
+
+
+def _sites(mesh: Mesh, pairs: list[tuple[str, str]], prices: Path | None, load: Path | None) -> Sites:
+    from wanspec.planning.load import read_load
+    from wanspec.planning.placements import Sites
+    from wanspec.planning.prices import read_prices
+
+    names = list(dict.fromkeys(site for pair in pairs for site in pair))
+    return Sites(
+        mesh=mesh,
+        prices=None if prices is None else read_prices(prices, names),
+        load=None if load is None else read_load(load, names),
+    )
+
+
+def _summary(places: list[Placement]) -> str:
+    paying = [place for place in places if place.pays]
+    reasons = Counter(place.verdict.partition(": ")[2].lstrip("0123456789% ") for place in places if not place.pays)
+    why = "; of the others: " + ", ".join(f"{count} {reason}" for reason, count in reasons.most_common()) if reasons else ""
+    if not paying:
+        return (
+            f"Do not: none of {len(places)} placements pays ({', '.join(f'{count} {reason}' for reason, count in reasons.most_common())})."
+        )
+    return f"{len(paying)} of {len(places)} placements pay, the first of them {paying[0].controller} with {paying[0].worker}{why}."
+
+
+def _choice(kind: Any, text: str, flag: str) -> Any:  # noqa: ANN401  # an enumeration and its member
+    try:
+        return kind(text)
+    except ValueError:
+        raise ConfigError(f"{flag} is {text!r}; use one of {', '.join(kind)}") from None
+
+
+def _words(text: str) -> list[str]:
+    return list(dict.fromkeys(word.strip() for word in text.split(",") if word.strip()))
+
+
+def _numbers(text: str, flag: str, *, low: float, high: float) -> list[float]:
+    try:
+        values = [float(word) for word in _words(text)]
+    except ValueError:
+        values = []
+    if not values or not all(low <= value <= high for value in values):
+        raise ConfigError(f"{flag} is {text!r}; give numbers from {low:g} to {high:g}, with commas between")
+    return values
+
+
+def _models(steps: str) -> tuple[str, str]:
+    """Those that the step times are of, if they are of any that can be served."""
+    from wanspec.planning.step_times import read_step_times
+
+    if not steps.endswith(".json"):
+        return "bundled:target", "bundled:draft"
+    times = read_step_times(Path(steps))
+    return times.target.model, times.draft.model

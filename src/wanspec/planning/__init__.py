@@ -1,0 +1,1 @@
+"""WHERE TO PUT WORKERS: placements and fleets, judged by the simulator."""

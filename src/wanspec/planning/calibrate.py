@@ -1,0 +1,94 @@
+"""How long a model's passes take on this machine, by their width: what the planner simulates with.
+
+What is timed is a round as a session has it: one token joins the text, and draft tokens hang off it as a tree. The median of some passes
+counts: what else the machine does makes single ones late, and none early.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from wanspec.errors import ConfigError
+from wanspec.speculation.types import NodeId, NodeSpec, Position, SamplingParams, ScoreItem, SessionId
+
+if TYPE_CHECKING:
+    from wanspec.backends.interface import Backend
+
+WIDTHS = (1, 2, 4, 8, 16, 32, 64)
+"""Tokens of a timed pass."""
+BRANCHES = 8
+"""Of the tree: as many as a draft model offers children, and fewer than any engine's limit."""
+WARM_UP_PASSES = 2
+"""Of each width: engines allocate, and some compile, when a shape is new."""
+MAX_PASSES = 10_000
+SESSION = SessionId(1)
+
+
+def time_passes(
+    backend: Backend,
+    model: str,
+    *,
+    widths: Sequence[int] = WIDTHS,
+    prompt_tokens: int = 128,
+    passes: int = 20,
+    clock: Callable[[], float] = time.perf_counter,
+) -> Iterator[tuple[int, float]]:
+    """Each of `widths` with the median time of `passes` passes, in ms, as they are timed. `model`: what it is called.
+
+    Raises ConfigError where that does not fit the model's context, BackendError where it cannot do it.
+    """
+    if not 1 <= passes <= MAX_PASSES:
+        raise ConfigError(f"passes is {passes}; give a number from 1 to {MAX_PASSES}")
+    room = backend.info.context_length - max(widths) - len(widths) * (WARM_UP_PASSES + passes)
+    if not 1 <= prompt_tokens <= room:
+        raise ConfigError(f"the prompt has {prompt_tokens} tokens; with {passes} passes a width {model} takes 1 to {room}")
+    session = _Session(backend, prompt_tokens)
+    try:
+        for width in widths:
+            durations_ms = [session.time_pass_s(width, clock) * 1e3 for _ in range(WARM_UP_PASSES + passes)]
+            yield width, statistics.median(durations_ms[WARM_UP_PASSES:])
+    finally:
+        backend.close_session(SESSION)
+
+
+class _Session:
+    """One that goes on from pass to pass."""
+
+    def __init__(self, backend: Backend, prompt_tokens: int) -> None:
+        self._backend = backend
+        self._length = 0
+        self._nodes = 0
+        self._pass(prompt_tokens, 0)
+
+    def time_pass_s(self, width: int, clock: Callable[[], float]) -> float:
+        """How long a pass of `width` tokens takes."""
+        started = clock()
+        self._pass(1, width - 1)
+        return clock() - started
+
+    def _pass(self, appended: int, drafts: int) -> None:
+        first, end = self._nodes + 1, self._length + appended
+        self._length, self._nodes = end, self._nodes + drafts
+        nodes = tuple(
+            NodeSpec(
+                node_id=NodeId(first + index),
+                parent_id=NodeId(first + index - BRANCHES) if index >= BRANCHES else None,
+                token=self._token(index),
+            )
+            for index in range(drafts)
+        )
+        item = ScoreItem(
+            session_id=SESSION,
+            sampling=SamplingParams(),
+            append=tuple(self._token(index) for index in range(end - appended, end)),
+            nodes=nodes,
+            next_positions=(Position(end), *(Position(end + 1 + index // BRANCHES) for index in range(drafts))),
+        )
+        self._backend.score([item])
+        self._backend.end_pass()
+
+    def _token(self, index: int) -> int:
+        return index % self._backend.info.vocabulary_size

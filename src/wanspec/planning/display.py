@@ -1,0 +1,92 @@
+"""The planner's answer on a terminal and as JSON."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+from wanspec.planning.load import HOURS
+from wanspec.planning.placements import Alone, Placement
+from wanspec.simulation.scenario import Policy
+
+LEGEND = (
+    "RTT: round trip in ms. ITL: ms between tokens; of alone, of chain: as a share of that of the site without a worker, and of\n"
+    "ordinary speculative decoding there. offload: share of ordinary speculative decoding's draft passes that leave the controller.\n"
+    "saved: seconds of the controller's device for a million tokens. money: for a million tokens, and alone. price, width: --price-ms,\n"
+    "--width; local: draft passes that the controller still makes, for each token."
+)
+
+
+def placement_table(placements: Sequence[Placement], *, title: str) -> Table:
+    """One line each. Columns that say nothing are left out."""
+    has_money = any(placement.money_per_mtoken is not None for placement in placements)
+    has_hours = any(len(placement.hours_utc) < HOURS for placement in placements)
+    table = Table(title=title, box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    for heading in ("controller", "worker"):
+        table.add_column(heading, no_wrap=True)
+    money, hours = ("money", "alone") if has_money else (), ("hours\nUTC",) if has_hours else ()
+    for heading in ("RTT", "ITL", "of\nalone", "of\nchain", "off-\nload", "saved", *money, "settings", "local", *hours, "verdict"):
+        side = "left" if heading in {"settings", "hours\nUTC", "verdict"} else "right"
+        table.add_column(heading, justify=side, no_wrap=True)  # type: ignore[arg-type]  # a literal either way
+    for each in placements:
+        figures = [f"{each.rtt_ms:.1f}", f"{each.itl_ms:.1f}", f"{each.itl_ratio:.2f}", f"{each.itl_ratio_to_chain:.2f}"]
+        figures += [f"{each.offload_fraction:.2f}", f"{each.controller_s_saved_per_mtoken:.0f}"]
+        if has_money:
+            figures += [f"{value:.2f}" if value is not None else "-" for value in (each.money_per_mtoken, each.money_alone_per_mtoken)]
+        figures += [settings_words(each.settings), f"{each.local_passes_per_token:.2f}"]
+        if has_hours:
+            figures.append(hour_ranges(each.hours_utc))
+        table.add_row(each.controller, each.worker, *figures, each.verdict, style=None if each.pays else "dim")
+    return table
+
+
+def settings_words(policy: Policy) -> str:
+    """What a policy is set to, in a few words."""
+    match policy.name:
+        case "adaptive":
+            return f"price {policy.redundancy_price_ms:g}, width {policy.width}"
+        case "colocated":
+            return f"chain of {policy.k}"
+        case "colocated-tree":
+            return f"tree of {policy.k} levels, {policy.verify_width} verified"
+        case _:
+            return f"k {policy.k}, b {policy.b}, phi {policy.phi:g}"
+
+
+def alone_words(alone: Alone) -> str:
+    """What a site does without a worker, in a sentence."""
+    name = "adaptive without a worker" if alone.policy.name == "adaptive" else settings_words(alone.policy)
+    return (
+        f"alone: {name}, {alone.outcome.itl_ms:.1f} ms between tokens, {alone.outcome.controller_busy_s * 1e6:.0f} s of the device for a "
+        f"million; ordinary speculative decoding ({settings_words(alone.chain)}): {alone.chain_outcome.itl_ms:.1f} ms"
+    )
+
+
+def hour_ranges(hours: Sequence[int]) -> str:
+    """0-5, 22-23."""
+    starts = [hour for hour in hours if hour - 1 not in hours]
+    ends = [hour for hour in hours if hour + 1 not in hours]
+    return ", ".join(f"{start}-{end}" if end > start else f"{start}" for start, end in zip(starts, ends, strict=True)) or "-"
+
+
+def as_json(placements: Sequence[Placement], alone: Alone, question: dict[str, Any]) -> bytes:
+    """All that was asked and found. JSON has no infinity: the price that forbids local passes is the text `inf`."""
+    built = msgspec.to_builtins({"question": question, "alone": alone, "placements": placements})
+    return msgspec.json.format(msgspec.json.encode(_finite(built)), indent=2) + b"\n"
+
+
+def _finite(value: Any) -> Any:  # noqa: ANN401  # JSON's values
+    match value:
+        case float() if math.isinf(value):
+            return "inf"
+        case dict():
+            return {name: _finite(part) for name, part in value.items()}
+        case list() | tuple():
+            return [_finite(part) for part in value]
+        case _:
+            return value

@@ -1,0 +1,72 @@
+"""What a simulated run means for a placement: pace, throughput, and what both sites and the link paid for it, for each token."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from msgspec import Struct
+
+from wanspec.errors import WanspecError
+from wanspec.planning.prices import Cost
+from wanspec.protocol.frame_length import frame_bytes
+from wanspec.simulation.run import simulate_traced
+from wanspec.simulation.scenario import Scenario
+from wanspec.telemetry.records import MessageSent, PassFinished, Record, RequestFinished, TokensEmitted
+
+
+class Outcome(Struct, frozen=True, kw_only=True):
+    """Of one run."""
+
+    itl_ms: float
+    ttft_ms: float
+    token_s: float
+    """Of the clock, for each token of all users together, while all of them have requests in progress."""
+    controller_busy_s: float
+    """Of the controller's device, for each token."""
+    worker_busy_s: float
+    """Of the worker's device, for each token."""
+    controller_draft_passes: float
+    """For each token."""
+    down_bytes: float
+    """From the controller to the worker for each token, padded as the wire pads frames,"""
+    up_bytes: float
+    """and back."""
+
+    def cost(self, *, has_worker: bool) -> Cost:
+        """What a token takes, devices being paid for whether they are busy or wait."""
+        return Cost(seconds=self.token_s, has_worker=has_worker, down_bytes=self.down_bytes, up_bytes=self.up_bytes)
+
+
+def play_out(scenario: Scenario) -> Outcome:
+    """Simulate a scenario of sequential requests with two tokens or more. Raises WanspecError where a text is not the target's."""
+    run, records = simulate_traced(scenario)
+    metrics = run.metrics
+    if not run.is_exact:
+        raise WanspecError(f"{scenario.policy.name}, seed {scenario.seed}: other tokens than plain target decoding; this is a bug")
+    assert metrics.itl_ms is not None
+    assert metrics.ttft_ms is not None
+    tokens = metrics.tokens
+    passes = [record for record in records if isinstance(record, PassFinished)]
+    sent = [record for record in records if isinstance(record, MessageSent)]
+    return Outcome(
+        itl_ms=metrics.itl_ms,
+        ttft_ms=metrics.ttft_ms,
+        token_s=_token_s(records, users=scenario.load.users),
+        controller_busy_s=sum(record.duration_s for record in passes if record.site == "controller") / tokens,
+        worker_busy_s=sum(record.duration_s for record in passes if record.site == "worker") / tokens,
+        controller_draft_passes=metrics.controller_draft_passes / tokens,
+        down_bytes=_bytes(sent, "controller") / tokens,
+        up_bytes=_bytes(sent, "worker") / tokens,
+    )
+
+
+def _bytes(sent: Sequence[MessageSent], site: str) -> int:
+    return sum(frame_bytes(record.size_bytes) for record in sent if record.site == site)
+
+
+def _token_s(records: Sequence[Record], *, users: int) -> float:
+    """Until the first user has nobody to follow him: what comes later is a pass for fewer and fewer."""
+    finished = sorted(record.t for record in records if isinstance(record, RequestFinished))
+    until = finished[-min(users, len(finished))]
+    tokens = sum(len(record.tokens) for record in records if isinstance(record, TokensEmitted) and record.t <= until)
+    return until / tokens

@@ -1,0 +1,201 @@
+"""The planner: for every pair of sites the settings that serve best, as simulated, beside what the controller's site would do alone.
+
+Coarse to fine. Nothing in a run depends on the names of sites, so round trips that are close share a run (`effort`). First everything
+that a site can do alone is run. Then all settings are compared at a few round trips; between these, and only to choose settings, figures
+are taken on a straight line. Last, what was chosen for each pair is run at the pair's own round trip, with more tokens; only that enters
+the table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from enum import StrEnum
+
+import msgspec
+import numpy as np
+from msgspec import Struct
+
+from wanspec.planning import alternatives
+from wanspec.planning.effort import Effort, anchors_of, cells_of
+from wanspec.planning.load import HOURS, DayLoad, open_hours, share_of_day
+from wanspec.planning.mesh import Mesh
+from wanspec.planning.outcome import Outcome
+from wanspec.planning.prices import SitePrices
+from wanspec.planning.runs import Run, Runs
+from wanspec.planning.verdict import Figures, Goal, verdict
+from wanspec.simulation.scenario import Policy
+
+MTOKEN = 1_000_000
+ALIKE = 0.02
+"""Costs, as shares of the site's alone, that are no different: short runs cannot tell them apart."""
+
+
+class Rival(StrEnum):
+    """What placements are held against."""
+
+    BEST = "best"
+    """The best that one site can do: a chain, a tree drafted on the spot, or `adaptive` without a worker."""
+    CHAIN = "chain"
+    """The best chain: where the site's engine verifies nothing else."""
+
+
+class Alone(Struct, frozen=True, kw_only=True):
+    """What a site does without a worker."""
+
+    policy: Policy
+    """What placements are held against."""
+    outcome: Outcome
+    chain: Policy
+    """The best of chains: ordinary speculative decoding, against which offload is counted."""
+    chain_outcome: Outcome
+
+
+class Placement(Struct, frozen=True, kw_only=True):
+    """A controller's and a worker's site. Figures are of the whole day, as far as the hours at which the worker is used go into them."""
+
+    controller: str
+    worker: str
+    rtt_ms: float
+    simulated_rtt_ms: float
+    settings: Policy
+    pays: bool
+    verdict: str
+    """Why it pays, or why not."""
+    itl_ms: float
+    """While the worker is used."""
+    itl_ratio: float
+    """To the site alone; below 1 is faster. While the worker is used."""
+    itl_ratio_to_chain: float
+    """To ordinary speculative decoding, in the same way."""
+    offload_fraction: float
+    """Share of ordinary speculative decoding's draft passes that the controller no longer makes."""
+    local_passes_per_token: float
+    controller_s_saved_per_mtoken: float
+    """Seconds of the controller's device for a million tokens, against the site alone."""
+    worker_s_per_mtoken: float
+    bytes_per_token: float
+    money_per_mtoken: float | None
+    """For a million tokens; None: no prices were given."""
+    money_alone_per_mtoken: float | None
+    hours_utc: tuple[int, ...]
+    """At which the worker's site has something to spare; all 24 where no load was given."""
+    cost: float
+    """What placements are ranked by, as a share of the site's alone."""
+
+
+class Sites(Struct, frozen=True, kw_only=True):
+    """What is known of the sites."""
+
+    mesh: Mesh
+    prices: Mapping[str, SitePrices] | None = None
+    load: Mapping[str, DayLoad] | None = None
+
+
+class Planner:
+    """Compares placements for one pair of models, one kind of text and one number of users."""
+
+    def __init__(self, runs: Runs, candidates: Sequence[Policy], *, users: int, goal: Goal, dearer: float, effort: Effort) -> None:
+        """`dearer`: by what share a token may cost more than alone where it comes faster."""
+        self._runs, self._candidates = runs, candidates
+        self._users, self._goal, self._dearer, self._effort = users, goal, dearer, effort
+
+    def alone(self, against: Rival) -> Alone:
+        """What is done without a worker."""
+        runs = {policy: self._fine(policy, None) for policy in alternatives.alone(users=self._users)}
+        self._runs.make(runs.values(), "alone")
+        outcomes = {policy: self._runs[run] for policy, run in runs.items()}
+        chains = [policy for policy in outcomes if policy.name == alternatives.CHAIN]
+        chain = min(chains, key=lambda policy: outcomes[policy].itl_ms)
+        best = chain if against is Rival.CHAIN else min(outcomes, key=lambda policy: outcomes[policy].itl_ms)
+        return Alone(policy=best, outcome=outcomes[best], chain=chain, chain_outcome=outcomes[chain])
+
+    def rank(self, pairs: Sequence[tuple[str, str]], sites: Sites, alone: Alone) -> list[Placement]:
+        """The placements, the best first; those that do not pay last."""
+        cells = cells_of([sites.mesh.rtt_ms[pair] for pair in pairs], self._effort)
+        anchors = anchors_of(cells, self._effort)
+        self._runs.make([self._coarse(policy, rtt_ms) for policy in self._candidates for rtt_ms in anchors], "comparing settings")
+        chosen = {pair: self._choose(pair, rtt_ms, anchors, sites, alone) for pair, rtt_ms in zip(pairs, cells, strict=True)}
+        fine = {pair: self._fine(chosen[pair], rtt_ms) for pair, rtt_ms in zip(pairs, cells, strict=True)}
+        self._runs.make(fine.values(), "placements")
+        placements = [self._placement(pair, run, sites, alone) for pair, run in fine.items()]
+        return sorted(placements, key=lambda each: (not each.pays, round(each.cost, 6), each.rtt_ms))
+
+    def _fine(self, policy: Policy, rtt_ms: float | None) -> Run:
+        effort = self._effort
+        return Run(
+            policy=policy, rtt_ms=rtt_ms, requests=_each(effort.fine_requests, self._users), tokens=effort.fine_tokens, users=self._users
+        )
+
+    def _coarse(self, policy: Policy, rtt_ms: float) -> Run:
+        effort = self._effort
+        requests = _each(effort.coarse_requests, self._users)
+        return Run(policy=policy, rtt_ms=rtt_ms, requests=requests, tokens=effort.coarse_tokens, users=self._users)
+
+    def _choose(self, pair: tuple[str, str], rtt_ms: float, anchors: Sequence[float], sites: Sites, alone: Alone) -> Policy:
+        """Of the settings that are not slower than alone those that serve the goal best, and of these the one that drafts least at home.
+
+        Where all are slower, the fastest.
+        """
+        expected = {policy: self._expected(policy, rtt_ms, anchors) for policy in self._candidates}
+        figures = {policy: self._figures(pair, outcome, sites, alone) for policy, outcome in expected.items()}
+        quick = [policy for policy in self._candidates if figures[policy].itl_ratio <= 1.0]
+        if not quick:
+            return min(self._candidates, key=lambda policy: figures[policy].itl_ratio)
+        least = min(figures[policy].cost(self._goal) for policy in quick)
+        good = [policy for policy in quick if figures[policy].cost(self._goal) <= least + ALIKE]
+        return max(good, key=lambda policy: figures[policy].offload)
+
+    def _expected(self, policy: Policy, rtt_ms: float, anchors: Sequence[float]) -> Outcome:
+        at = [msgspec.structs.astuple(self._runs[self._coarse(policy, anchor)]) for anchor in anchors]
+        values = [float(np.interp(rtt_ms, anchors, column)) for column in zip(*at, strict=True)]
+        return Outcome(**dict(zip(Outcome.__struct_fields__, values, strict=True)))
+
+    def _figures(self, pair: tuple[str, str], outcome: Outcome, sites: Sites, alone: Alone) -> Figures:
+        controller, worker = pair
+        day = 1.0 if sites.load is None else share_of_day(sites.load[controller], open_hours(sites.load, worker))
+        money = money_alone = None
+        if sites.prices is not None:
+            prices = sites.prices[controller], sites.prices[worker]
+            money_alone = MTOKEN * alone.outcome.cost(has_worker=False).money(*prices)
+            money = day * MTOKEN * outcome.cost(has_worker=True).money(*prices) + (1.0 - day) * money_alone
+        return Figures(
+            itl_ratio=outcome.itl_ms / alone.outcome.itl_ms,
+            offload=day * (1.0 - outcome.controller_draft_passes / alone.chain_outcome.controller_draft_passes),
+            saved_s=day * (alone.outcome.controller_busy_s - outcome.controller_busy_s),
+            alone_s=alone.outcome.controller_busy_s,
+            money=money,
+            money_alone=money_alone,
+            day=day,
+        )
+
+    def _placement(self, pair: tuple[str, str], run: Run, sites: Sites, alone: Alone) -> Placement:
+        outcome = self._runs[run]
+        figures = self._figures(pair, outcome, sites, alone)
+        pays, why = verdict(figures, dearer=self._dearer)
+        assert run.rtt_ms is not None
+        return Placement(
+            controller=pair[0],
+            worker=pair[1],
+            rtt_ms=sites.mesh.rtt_ms[pair],
+            simulated_rtt_ms=run.rtt_ms,
+            settings=run.policy,
+            pays=pays,
+            verdict=why,
+            itl_ms=outcome.itl_ms,
+            itl_ratio=figures.itl_ratio,
+            itl_ratio_to_chain=outcome.itl_ms / alone.chain_outcome.itl_ms,
+            offload_fraction=figures.offload,
+            local_passes_per_token=outcome.controller_draft_passes,
+            controller_s_saved_per_mtoken=MTOKEN * figures.saved_s,
+            worker_s_per_mtoken=MTOKEN * figures.day * outcome.worker_busy_s,
+            bytes_per_token=outcome.down_bytes + outcome.up_bytes,
+            money_per_mtoken=figures.money,
+            money_alone_per_mtoken=figures.money_alone,
+            hours_utc=tuple(range(HOURS)) if sites.load is None else open_hours(sites.load, pair[1]),
+            cost=figures.cost(self._goal),
+        )
+
+
+def _each(requests: int, users: int) -> int:
+    """Requests for each user: fewer where there are many, but so many that all are at work for most of a run."""
+    return max(3, requests // users) if users > 1 else requests

@@ -1,0 +1,118 @@
+"""The planner, on few and short runs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+import pytest
+
+from wanspec.planning import alternatives
+from wanspec.planning.effort import Effort
+from wanspec.planning.mesh import Mesh
+from wanspec.planning.placements import Alone, Placement, Planner, Rival, Sites
+from wanspec.planning.prices import SitePrices
+from wanspec.planning.runs import Run, Runs
+from wanspec.planning.verdict import Goal
+from wanspec.simulation.scenario import Policy, parse
+
+T = TypeVar("T")
+BRIEF = Effort(coarse_requests=1, coarse_tokens=48, fine_requests=2, fine_tokens=48, anchors=2)
+MESH = Mesh(
+    sites=("near", "busy", "far", "farther"),
+    usual_sites=("near", "busy", "far", "farther"),
+    rtt_ms={("busy", "near"): 5.0, ("busy", "far"): 250.0, ("busy", "farther"): 255.0},
+)
+PAIRS = MESH.pairs(["busy"], ["near", "far", "farther"])
+CHEAP = SitePrices(target_hour=4.0, draft_hour=0.1, gb=0.01)
+DEAR = SitePrices(target_hour=4.0, draft_hour=8.0, gb=0.01)
+
+
+def untracked(items: Iterable[T], _total: int, _what: str) -> Iterator[T]:
+    yield from items
+
+
+@pytest.fixture(scope="module")
+def runs() -> Runs:
+    return Runs(parse({"tokens": {"model": "bundled"}}), jobs=1, track=untracked)
+
+
+CANDIDATES = alternatives.with_worker("adaptive", prices_ms=(0.0, math.inf), widths=(32,))
+
+
+def ranked(runs: Runs, goal: Goal, *, prices: dict[str, SitePrices] | None = None, load: dict[str, tuple[float, ...]] | None = None,
+           rival: Rival = Rival.BEST) -> tuple[list[Placement], Alone]:  # fmt: skip
+    planner = Planner(runs, CANDIDATES, users=1, goal=goal, dearer=0.0, effort=BRIEF)
+    alone = planner.alone(rival)
+    return planner.rank(PAIRS, Sites(mesh=MESH, prices=prices, load=load), alone), alone
+
+
+def test_a_near_worker_pays_and_one_over_an_ocean_does_not(runs: Runs) -> None:
+    placements, alone = ranked(runs, Goal.LATENCY)
+    assert [(each.worker, each.pays) for each in placements] == [("near", True), ("far", False), ("farther", False)]
+    near = placements[0]
+    assert near.itl_ratio == pytest.approx(near.itl_ms / alone.outcome.itl_ms)
+    assert near.itl_ratio < 0.9
+    assert alone.outcome.itl_ms < alone.chain_outcome.itl_ms
+
+
+def test_places_at_the_same_distance_share_their_runs(runs: Runs) -> None:
+    ranked(runs, Goal.LATENCY)
+    before = len(runs)
+    placements, _ = ranked(runs, Goal.LATENCY)
+    assert len(runs) == before
+    far, farther = (next(each for each in placements if each.worker == name) for name in ("far", "farther"))
+    assert (far.simulated_rtt_ms, far.itl_ms) == (farther.simulated_rtt_ms, farther.itl_ms)
+    assert far.simulated_rtt_ms == pytest.approx(252.5, abs=0.1)
+
+
+def test_the_goal_decides_on_the_settings(runs: Runs) -> None:
+    fastest, _ = ranked(runs, Goal.LATENCY)
+    moved, _ = ranked(runs, Goal.OFFLOAD)
+    assert moved[0].settings.redundancy_price_ms == math.inf
+    assert moved[0].offload_fraction == 1.0
+    assert {each.settings.redundancy_price_ms for each in fastest if each.worker != "near"} == {0.0}
+    assert fastest[0].itl_ratio <= moved[0].itl_ratio
+
+
+def test_against_a_chain_more_pays_than_against_the_best(runs: Runs) -> None:
+    best, _ = ranked(runs, Goal.LATENCY)
+    chain, alone = ranked(runs, Goal.LATENCY, rival=Rival.CHAIN)
+    assert alone.policy == alone.chain
+    assert sum(each.pays for each in chain) > sum(each.pays for each in best)
+
+
+def test_money_counts_the_workers_device_and_the_bytes(runs: Runs) -> None:
+    cheap, alone = ranked(runs, Goal.MONEY, prices=dict.fromkeys(MESH.sites, CHEAP))
+    assert cheap[0].worker == "near"
+    assert cheap[0].pays
+    assert cheap[0].money_alone_per_mtoken == pytest.approx(1e6 * alone.outcome.token_s / 3600 * 4.0)
+    dear, _ = ranked(runs, Goal.MONEY, prices=dict.fromkeys(MESH.sites, DEAR))
+    assert not any(each.pays for each in dear)
+    assert "dearer than alone" in dear[0].verdict
+
+
+def test_a_worker_that_is_busy_when_the_controller_is_helps_nobody(runs: Runs) -> None:
+    day = tuple(1.0 if hour < 12 else 0.0 for hour in range(24))
+    night = tuple(1.0 - share for share in day)
+    same, _ = ranked(runs, Goal.LATENCY, load=dict.fromkeys(MESH.sites, day))
+    assert {each.verdict for each in same} == {"do not: the worker is busy whenever the controller is"}
+    other, _ = ranked(runs, Goal.LATENCY, load={**dict.fromkeys(MESH.sites, night), "busy": day})
+    assert other[0].pays
+    assert other[0].hours_utc == tuple(range(12))
+
+
+def test_a_run_is_made_once() -> None:
+    made: list[int] = []
+
+    def counted(items: Iterable[T], total: int, _what: str) -> Iterator[T]:
+        made.append(total)
+        yield from items
+
+    own = Runs(parse({}), jobs=1, track=counted)
+    run = Run(policy=Policy(name="colocated"), rtt_ms=None, requests=1, tokens=4)
+    own.make([run, run], "twice")
+    own.make([run], "again")
+    assert made == [1]
+    assert own[run].itl_ms > 0.0
