@@ -56,7 +56,7 @@ class FrameReader:
 def encode_message(headers: dict[str, str], payload: bytes) -> bytes:
     """One message, with text headers."""
     block = b"".join(
-        bytes([len(name)]) + name.encode() + bytes([TEXT]) + struct.pack(">H", len(value.encode())) + value.encode()
+        bytes([len(name.encode())]) + name.encode() + bytes([TEXT]) + struct.pack(">H", len(value.encode())) + value.encode()
         for name, value in headers.items()
     )
     lengths = struct.pack(">II", PRELUDE.size + len(block) + len(payload) + CRC.size, len(block))

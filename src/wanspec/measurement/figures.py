@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -29,9 +30,8 @@ def draw_all(analysis: Analysis, folder: Path) -> dict[str, Path]:
     """Every picture that there is something to show in, by name. Raises ConfigError where they cannot be written."""
     drawn: dict[str, Picture] = {}
     for share in SHARES:
-        drawn[f"ttft-p{100 * share:.0f}"] = _heat_map(
-            analysis, f"TTFT p{100 * share:.0f}, ms", lambda cell, share=share: cell.ttft.get(share)
-        )
+        name = f"p{100 * share:.0f}"
+        drawn[f"ttft-{name}"] = _heat_map(analysis, f"TTFT {name}, ms", partial(Cell.ttft_at, share=share))
     if any(P50 in cell.itl for cell in analysis.cells.values()):
         drawn["itl-p50"] = _heat_map(analysis, "inter-token latency, median, ms", lambda cell: cell.itl.get(P50))
     if any(P50 in cell.connect for cell in analysis.cells.values()):

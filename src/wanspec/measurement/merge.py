@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import msgspec
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 NOTES_SUFFIX: Final = ".notes.jsonl"
 """Of the file beside a Parquet file."""
+T = TypeVar("T")
 _TYPES: Final = {bool: "BOOLEAN", int: "BIGINT", float: "DOUBLE"}
 
 
@@ -54,9 +55,23 @@ class Merged:
         return int(number)
 
     def other_lines(self) -> list[Line]:
-        """All but requests, each once."""
-        lines: list[Line] = [*self.headers, *self.notes, *self.rtts]
-        return list({msgspec.json.encode(line): line for line in lines}.values())
+        """All but requests."""
+        return [*self.headers, *self.notes, *self.rtts]
+
+    def deduplicate(self) -> None:
+        """Take what is there twice once. Raises ConfigError on two rows of one request that differ."""
+        self.headers, self.notes, self.rtts = _once(self.headers), _once(self.notes), _once(self.rtts)
+        self.database.execute("CREATE TABLE requests AS SELECT DISTINCT * FROM loaded ORDER BY due_at_s, id")
+        self.database.execute("DROP TABLE loaded")
+        twice = self.database.execute("SELECT id FROM requests GROUP BY id HAVING count(*) > 1 ORDER BY id LIMIT 1").fetchone()
+        if twice is not None:
+            raise ConfigError(
+                f"request {twice[0]} has two different rows; two hosts ran as one probe, or files of two campaigns are mixed up"
+            )
+
+
+def _once(lines: list[T]) -> list[T]:
+    return list({msgspec.json.encode(line): line for line in lines}.values())
 
 
 @contextmanager
@@ -77,7 +92,7 @@ def merged(paths: Sequence[Path]) -> Iterator[Merged]:
             raise ConfigError(f"{path}: {str(error).splitlines()[0]}; give files that `wanspec measure` wrote") from error
         except OSError as error:
             raise ConfigError(f"{folder}: {error.strerror}; name a roomier folder for temporary files with TMPDIR") from error
-        _deduplicate(database)
+        found.deduplicate()
         yield found
 
 
@@ -119,14 +134,6 @@ def _keep(found: Merged, line: Line) -> None:
             found.rtts.append(line)
         case RequestRow() | Sent():
             pass
-
-
-def _deduplicate(database: DuckDBPyConnection) -> None:
-    database.execute("CREATE TABLE requests AS SELECT DISTINCT * FROM loaded ORDER BY due_at_s, id")
-    database.execute("DROP TABLE loaded")
-    twice = database.execute("SELECT id FROM requests GROUP BY id HAVING count(*) > 1 ORDER BY id LIMIT 1").fetchone()
-    if twice is not None:
-        raise ConfigError(f"request {twice[0]} has two different rows; two hosts ran as one probe, or files of two campaigns are mixed up")
 
 
 def merge_files(paths: Sequence[Path], out: Path) -> tuple[int, int]:
