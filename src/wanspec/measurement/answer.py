@@ -1,0 +1,108 @@
+"""What comes of one attempt, as far as it comes: when each stage was reached, what was said, what went wrong."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import Any, Final, Protocol
+
+from wanspec.measurement.campaign import Prompt
+from wanspec.measurement.rows import Problem
+
+MAX_REASON_CHARACTERS: Final = 300
+"""Of what an error says."""
+
+
+class MalformedStreamError(ValueError):
+    """What came is not what the API says."""
+
+
+class ServiceError(Exception):
+    """The service says, in mid-stream, that it failed."""
+
+    def __init__(self, reason: str, *, is_throttle: bool = False) -> None:
+        super().__init__(reason)
+        self.is_throttle = is_throttle
+
+
+@dataclass(slots=True, kw_only=True)
+class Answer:
+    """Times are in seconds since the attempt began, by the monotonic clock."""
+
+    began_s: float = field(default_factory=time.perf_counter)
+    phase: Problem = "dns"
+    """What would be to blame, should it end now."""
+    address: str = ""
+    dns_s: float | None = None
+    connect_s: float | None = None
+    tls_s: float | None = None
+    request_sent_s: float | None = None
+    headers_s: float | None = None
+    end_s: float | None = None
+    token_s: list[float] = field(default_factory=list)
+    """Of each event with text."""
+    http_status: int | None = None
+    sent_bytes: int = 0
+    received_bytes: int = 0
+    prompt_tokens: int | None = None
+    output_tokens: int | None = None
+    finish_reason: str | None = None
+    service_latency_s: float | None = None
+    retry_after_s: float | None = None
+    loop_late_s: float = 0.0
+    problem: Problem = ""
+    reason: str = ""
+    _mark_s: float = 0.0
+
+    def elapsed_s(self) -> float:
+        return time.perf_counter() - self.began_s
+
+    def fail(self, problem: Problem, reason: str) -> None:
+        self.problem, self.reason = problem, " ".join(reason.split())[:MAX_REASON_CHARACTERS]
+
+    async def trace(self, event: str, _: dict[str, Any]) -> None:
+        """httpx calls this as the connection goes through its stages."""
+        now_s = self.elapsed_s()
+        match event.partition(".")[2]:
+            case "connect_tcp.started":
+                self.phase, self._mark_s = "connect", now_s
+            case "connect_tcp.complete":
+                self.phase, self.connect_s = "disconnected", now_s - self._mark_s
+            case "start_tls.started":
+                self.phase, self._mark_s = "tls", now_s
+            case "start_tls.complete":
+                self.phase, self.tls_s = "disconnected", now_s - self._mark_s
+            case "send_request_headers.started":
+                self.phase = "disconnected"
+            case "send_request_body.complete":
+                self.request_sent_s = now_s
+            case "receive_response_headers.complete":
+                self.headers_s = now_s
+            case _:
+                pass
+
+
+class StreamReader(Protocol):
+    """Takes the bytes of an answer as they come."""
+
+    def push(self, data: bytes, at_s: float) -> None:
+        """Note what it says. Raises MalformedStreamError, or ServiceError."""
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the answer has come to its end."""
+
+
+class Api(Protocol):
+    """How to ask an endpoint, and how to read what it says."""
+
+    url: str
+    """Where to post to."""
+
+    def outgoing(self, prompt: Prompt, request_id: str, *, now_s: float) -> tuple[dict[str, str], bytes]:
+        """Headers and body of a request; `now_s`: Unix time."""
+
+    def reader(self, answer: Answer) -> StreamReader: ...
+
+    def reason_of(self, headers: dict[str, str], body: bytes) -> str:
+        """What an answer with an error status says."""

@@ -1,0 +1,116 @@
+"""Bedrock's ConverseStream: a signed POST, answered by an event stream whose last message has the service's own latency."""
+
+from __future__ import annotations
+
+from typing import Any
+from urllib.parse import quote
+
+import msgspec
+from msgspec import Struct
+
+from wanspec.measurement.answer import Answer, MalformedStreamError, ServiceError, StreamReader
+from wanspec.measurement.campaign import Prompt, Target
+from wanspec.measurement.event_stream import FrameReader, Message
+from wanspec.measurement.sigv4 import Credentials, signed_headers
+
+SERVICE = "bedrock"
+"""For the signature; the host's name begins otherwise."""
+
+
+class Usage(Struct, frozen=True, rename="camel"):
+    """Tokens, as Bedrock counts."""
+
+    input_tokens: int = 0
+    output_tokens: int = 0
+
+
+class Metrics(Struct, frozen=True, rename="camel"):
+    """Bedrock's own."""
+
+    latency_ms: float | None = None
+
+
+class Payload(Struct, frozen=True, rename="camel"):
+    """Of any message that matters here."""
+
+    delta: dict[str, Any] = {}
+    stop_reason: str | None = None
+    usage: Usage | None = None
+    metrics: Metrics | None = None
+    message: str = ""
+
+
+class BedrockApi:
+    """One target."""
+
+    def __init__(self, target: Target, signer: Credentials | str) -> None:
+        """`signer`: whose signature, or else a Bedrock API key."""
+        root = target.url.rstrip("/") or f"https://bedrock-runtime.{target.place}.amazonaws.com"
+        self.url = f"{root}/model/{quote(target.model, safe='')}/converse-stream"
+        self._target, self._signer = target, signer
+
+    def outgoing(self, prompt: Prompt, request_id: str, *, now_s: float) -> tuple[dict[str, str], bytes]:
+        body = msgspec.json.encode(
+            {"messages": [{"role": "user", "content": [{"text": prompt.text}]}], "inferenceConfig": {"maxTokens": prompt.max_tokens}}
+        )
+        headers = {"content-type": "application/json", "accept": "application/vnd.amazon.eventstream"}
+        if isinstance(self._signer, str):
+            return headers | {"authorization": f"Bearer {self._signer}"}, body
+        region = self._target.place
+        return signed_headers(self.url, headers, body, credentials=self._signer, region=region, service=SERVICE, now_s=now_s), body
+
+    def reader(self, answer: Answer) -> StreamReader:
+        return _Reader(answer)
+
+    def reason_of(self, headers: dict[str, str], body: bytes) -> str:
+        kind = headers.get("x-amzn-errortype", "").partition(":")[0]
+        try:
+            words = msgspec.json.decode(body, type=Payload).message
+        except msgspec.MsgspecError:
+            words = body[:200].decode(errors="replace")
+        return f"{kind}: {words}" if kind else words
+
+
+class _Reader:
+    """Of one answer."""
+
+    def __init__(self, answer: Answer) -> None:
+        self._answer, self._frames = answer, FrameReader()
+        self._decoder = msgspec.json.Decoder(Payload)
+        self._has_metadata = False
+
+    def push(self, data: bytes, at_s: float) -> None:
+        for message in self._frames.push(data):
+            self._take(message, at_s)
+
+    @property
+    def is_complete(self) -> bool:
+        return self._has_metadata and self._answer.finish_reason is not None
+
+    def _take(self, message: Message, at_s: float) -> None:
+        kind = message.headers.get(":message-type", "")
+        if kind == "error":
+            raise ServiceError(f"{message.headers.get(':error-code', '')}: {message.headers.get(':error-message', '')}")
+        try:
+            payload = self._decoder.decode(message.payload)
+        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+            raise MalformedStreamError(f"a message of Bedrock's that is not JSON as documented: {error}") from error
+        if kind == "exception":
+            name = message.headers.get(":exception-type", "")
+            raise ServiceError(f"{name}: {payload.message}", is_throttle=name in {"throttlingException", "serviceUnavailableException"})
+        match message.headers.get(":event-type"):
+            case "contentBlockDelta" if payload.delta:
+                self._answer.token_s.append(at_s)
+            case "messageStop":
+                self._answer.finish_reason = payload.stop_reason
+            case "metadata":
+                self._metadata(payload)
+            case _:
+                pass
+
+    def _metadata(self, payload: Payload) -> None:
+        self._has_metadata = True
+        if payload.usage is not None:
+            self._answer.prompt_tokens, self._answer.output_tokens = payload.usage.input_tokens, payload.usage.output_tokens
+        if payload.metrics is not None and payload.metrics.latency_ms is not None:
+            self._answer.service_latency_s = payload.metrics.latency_ms / 1000

@@ -1,0 +1,179 @@
+"""One attempt over the network, with the time of every stage.
+
+The name is resolved here, so that its time is known; then httpx connects to the address, and TLS asks for the name. Every target has
+connections of its own: two names at one address may be two servers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import cache
+from http import HTTPStatus
+from typing import Final, Self
+from urllib.parse import urlsplit
+
+import httpx
+
+from wanspec.errors import ConfigError
+from wanspec.measurement.answer import Answer, Api, MalformedStreamError, ServiceError
+from wanspec.measurement.campaign import Prompt, Target
+from wanspec.measurement.rows import Problem
+
+MAX_ERROR_BYTES: Final = 1 << 16
+"""Of the body of an error that is read."""
+MAX_ANSWER_BYTES: Final = 64 << 20
+"""Of a stream: a million tokens at 64 bytes each."""
+THROTTLES: Final = (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE)
+KEYS_REFUSED: Final = (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN)
+LATENESS_TICK_S: Final = 0.01
+"""How often the event loop's lateness is looked at."""
+
+
+class LatenessWatch:
+    """How late the event loop is: what it sees late, it times late."""
+
+    def __init__(self) -> None:
+        self._answers: list[Answer] = []
+
+    @asynccontextmanager
+    async def over(self, answer: Answer) -> AsyncIterator[None]:
+        """Note the worst of it in the answer."""
+        self._answers.append(answer)
+        try:
+            yield
+        finally:
+            self._answers.remove(answer)
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        due_s = time.perf_counter()
+        while True:
+            due_s += LATENESS_TICK_S
+            await asyncio.sleep(max(0.0, due_s - time.perf_counter()))
+            late_s = time.perf_counter() - due_s
+            for answer in self._answers:
+                answer.loop_late_s = max(answer.loop_late_s, late_s)
+            due_s += max(0.0, late_s)
+
+
+class Endpoint:
+    """A target and the connections to it; an async context manager."""
+
+    def __init__(self, target: Target, api: Api, *, timeout_s: float, reuse_connections: bool) -> None:
+        """Raises ConfigError on an authority that cannot be read."""
+        self.target, self.api = target, api
+        self._timeout_s = timeout_s
+        self._parts = urlsplit(api.url)
+        self._host = self._parts.hostname or ""
+        self._port = self._parts.port or (443 if self._parts.scheme == "https" else 80)
+        self._client = httpx.AsyncClient(
+            verify=_authorities(target),
+            timeout=httpx.Timeout(timeout_s),
+            limits=httpx.Limits(max_connections=None, max_keepalive_connections=None if reuse_connections else 0),
+            trust_env=False,  # a proxy would be measured instead
+        )
+
+    async def __aenter__(self) -> Self:
+        await self._client.__aenter__()
+        return self
+
+    async def __aexit__(self, *details: object) -> None:
+        await self._client.aclose()
+
+    async def attempt(self, prompt: Prompt, request_id: str, answer: Answer, *, now_s: float) -> None:
+        """Ask, and fill in the answer; raises nothing that a server or a network can cause."""
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                await self._attempt(prompt, request_id, answer, now_s)
+        except (TimeoutError, httpx.TimeoutException):
+            answer.fail("timeout", f"no end within {self._timeout_s:g} s; it came as far as {_stage(answer)}")
+        except socket.gaierror as error:
+            answer.fail("dns", f"{self._host}: {error.strerror}")
+        except ServiceError as error:
+            answer.fail("throttled" if error.is_throttle else "http", str(error))
+        except MalformedStreamError as error:
+            answer.fail("stream", str(error))
+        except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
+            answer.fail(answer.phase, f"{type(error).__name__}: {error}".removesuffix(": "))
+        answer.end_s = answer.elapsed_s()
+
+    async def _attempt(self, prompt: Prompt, request_id: str, answer: Answer, now_s: float) -> None:
+        answer.address = await self._resolve(answer)
+        headers, body = self.api.outgoing(prompt, request_id, now_s=now_s)
+        answer.sent_bytes = len(body)
+        async with self._client.stream(
+            "POST",
+            self._parts._replace(netloc=_netloc(answer.address, self._port)).geturl(),
+            content=body,
+            headers={"host": self._parts.netloc, "accept-encoding": "identity", "user-agent": "wanspec-measure"} | headers,
+            extensions={"trace": answer.trace, "sni_hostname": self._host},
+        ) as response:
+            answer.http_status = response.status_code
+            if response.status_code == HTTPStatus.OK:
+                await self._read(answer, response)
+            else:
+                await self._refused(answer, response)
+
+    async def _resolve(self, answer: Answer) -> str:
+        began_s = answer.elapsed_s()
+        found = await asyncio.get_running_loop().getaddrinfo(self._host, self._port, type=socket.SOCK_STREAM)
+        answer.dns_s = answer.elapsed_s() - began_s
+        answer.phase = "connect"
+        return str(found[0][4][0])
+
+    async def _read(self, answer: Answer, response: httpx.Response) -> None:
+        reader = self.api.reader(answer)
+        async for data in response.aiter_raw():
+            answer.received_bytes += len(data)
+            if answer.received_bytes > MAX_ANSWER_BYTES:
+                raise MalformedStreamError(f"an answer of more than {MAX_ANSWER_BYTES} bytes")
+            reader.push(data, answer.elapsed_s())
+        if not reader.is_complete:
+            answer.fail("truncated", "the stream ended before the answer did")
+
+    async def _refused(self, answer: Answer, response: httpx.Response) -> None:
+        body = b""
+        async for data in response.aiter_raw():
+            body += data
+            if len(body) > MAX_ERROR_BYTES:
+                break
+        answer.received_bytes = len(body)
+        seconds = response.headers.get("Retry-After", "")
+        answer.retry_after_s = float(seconds) if seconds.isascii() and seconds.isdigit() else None
+        status = response.status_code
+        problem: Problem = "throttled" if status in THROTTLES else "auth" if status in KEYS_REFUSED else "http"
+        answer.fail(problem, f"{status}: {self.api.reason_of(dict(response.headers), body)}")
+
+
+@cache
+def _public_authorities() -> ssl.SSLContext:
+    """Read once: it takes tens of milliseconds, in which nothing could be sent."""
+    return httpx.create_ssl_context()
+
+
+def _authorities(target: Target) -> ssl.SSLContext:
+    if not target.ca_file:
+        return _public_authorities()
+    try:
+        return ssl.create_default_context(cafile=target.ca_file)
+    except OSError as error:
+        raise ConfigError(f"target {target.name!r}: ca_file = {target.ca_file!r}: {error}; name a certificate in PEM") from error
+
+
+def _netloc(address: str, port: int) -> str:
+    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+
+
+def _stage(answer: Answer) -> str:
+    """The last stage that was reached."""
+    stages = (
+        ("the tokens", bool(answer.token_s)), ("the response's headers", answer.headers_s is not None),
+        ("the request", answer.request_sent_s is not None), ("TLS", answer.tls_s is not None),
+        ("the connection", answer.connect_s is not None), ("the name", answer.dns_s is not None),
+    )  # fmt: skip
+    return next((name for name, is_reached in stages if is_reached), "nothing")

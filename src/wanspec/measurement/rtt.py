@@ -1,0 +1,119 @@
+"""Round trips between sites, as the time that TCP takes to connect: any open port will do, nothing is sent.
+
+Every site probes the others by host and port, and writes a file; together the files are a mesh. A connection takes one round trip and the
+two hosts' own time, some tenths of a millisecond.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import socket
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from wanspec.errors import ConfigError
+from wanspec.measurement.campaign import NAME
+from wanspec.measurement.rows import RttRow
+
+TIMEOUT_S: Final = 10.0
+"""Round the earth is 0.3 s; TCP tries again after 1, 3 and 7."""
+MAX_COUNT: Final = 1_000_000
+MAX_PORT: Final = 65_535
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Peer:
+    """What is probed."""
+
+    name: str
+    host: str
+    port: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Link:
+    """From one site to another; milliseconds, not a number where no connection came about."""
+
+    probe: str
+    peer: str
+    n: int
+    failed: int
+    least_ms: float
+    p50_ms: float
+    p90_ms: float
+    p99_ms: float
+
+
+def parse_peer(text: str) -> Peer:
+    """NAME=HOST:PORT, or HOST:PORT, whose name is the host. Raises ConfigError."""
+    name, equals, address = text.rpartition("=")
+    host, _, port = address.rpartition(":")
+    host = host.removeprefix("[").removesuffix("]")
+    if not host or not (port.isascii() and port.isdigit() and 0 < int(port) <= MAX_PORT):
+        raise ConfigError(f"{text!r}: write HOST:PORT, or NAME=HOST:PORT, such as us-west-2=relay.example.org:22")
+    name = name if equals else host.replace(":", "-")
+    if not NAME.fullmatch(name):
+        raise ConfigError(f"{text!r}: {name!r} is no name; use letters, digits, dots, hyphens and underscores")
+    return Peer(name=name, host=host, port=int(port))
+
+
+async def probe_all(
+    probe: str, peers: Sequence[Peer], *, count: int, interval_s: float, keep: Callable[[RttRow], None], timeout_s: float = TIMEOUT_S
+) -> None:
+    """Connect `count` times to each, in turns `interval_s` apart. What cannot be connected to is a row too."""
+    loop = asyncio.get_running_loop()
+    began_s = loop.time()
+    for number in range(count):
+        await asyncio.sleep(max(0.0, began_s + number * interval_s - loop.time()))
+        for row in await asyncio.gather(*[_connect(probe, peer, timeout_s) for peer in peers]):
+            keep(row)
+
+
+async def _connect(probe: str, peer: Peer, timeout_s: float) -> RttRow:
+    loop, at_s, began_s = asyncio.get_running_loop(), time.time(), time.perf_counter()
+    dns_s, connect_s, address, problem = None, None, "", ""
+    try:
+        async with asyncio.timeout(timeout_s):
+            found = await loop.getaddrinfo(peer.host, peer.port, type=socket.SOCK_STREAM)
+            dns_s, address = time.perf_counter() - began_s, str(found[0][4][0])
+            with socket.socket(found[0][0], socket.SOCK_STREAM) as sock:
+                sock.setblocking(False)  # noqa: FBT003  # so it is called
+                began_s = time.perf_counter()
+                await loop.sock_connect(sock, found[0][4])
+                connect_s = time.perf_counter() - began_s
+    except TimeoutError:
+        problem = f"no connection within {timeout_s:g} s"
+    except OSError as error:
+        problem = f"{'dns: ' if dns_s is None else ''}{error.strerror or error}"
+    return RttRow(
+        id=f"{probe}/{peer.name}/{round(1e6 * at_s)}",
+        probe=probe,
+        peer=peer.name,
+        host=peer.host,
+        port=peer.port,
+        address=address,
+        at_s=at_s,
+        dns_s=dns_s,
+        connect_s=connect_s,
+        problem=problem,
+    )
+
+
+def links(rows: Iterable[RttRow]) -> list[Link]:
+    """One for each pair, by name."""
+    grouped: dict[tuple[str, str], list[RttRow]] = {}
+    for row in rows:
+        grouped.setdefault((row.probe, row.peer), []).append(row)
+    return [_link(probe, peer, own) for (probe, peer), own in sorted(grouped.items())]
+
+
+def _link(probe: str, peer: str, own: Sequence[RttRow]) -> Link:
+    times_ms = np.array([1e3 * row.connect_s for row in own if row.connect_s is not None])
+    least, p50, p90, p99 = np.quantile(times_ms, (0, 0.5, 0.9, 0.99)) if len(times_ms) else [math.nan] * 4
+    return Link(probe=probe, peer=peer, n=len(times_ms), failed=len(own) - len(times_ms), least_ms=float(least), p50_ms=float(p50),
+                p90_ms=float(p90), p99_ms=float(p99))  # fmt: skip

@@ -1,0 +1,30 @@
+"""Small campaigns for tests."""
+
+from __future__ import annotations
+
+from wanspec.measurement.campaign import Campaign, Limits, Probe, Prompt, Schedule, Target, check_campaign
+
+
+def target(port: int, name: str = "here", **fields: object) -> Target:
+    return Target(**({"name": name, "region": "eu-west-2", "url": f"http://127.0.0.1:{port}/v1", "model": "m"} | fields))  # type: ignore[arg-type]
+
+
+def campaign(
+    *targets: Target,
+    interval_s: float = 1.0,
+    runs: int = 4,
+    rounds: int = 1,
+    retries: int = 0,
+    reuse_connections: bool = False,
+    **limits: object,
+) -> Campaign:
+    made = Campaign(
+        name="trial",
+        probes=(Probe(name="us-east-1"),),
+        targets=targets,
+        prompts=(Prompt(name="short", text="Name a colour.", max_tokens=16),),
+        schedule=Schedule(interval_s=interval_s, runs=runs, rounds=rounds, retries=retries, reuse_connections=reuse_connections),
+        limits=Limits(**limits),  # type: ignore[arg-type]
+    )
+    check_campaign(made)
+    return made

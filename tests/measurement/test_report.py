@@ -1,0 +1,165 @@
+from __future__ import annotations
+
+import math
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import msgspec
+import pytest
+from tests.measurement.study import PLACES, SERVICE_S, rtt_s, study
+from tests.server.chromium import CHROMIUM, chromium
+
+from wanspec.errors import ConfigError
+from wanspec.measurement.analysis import TAIL
+from wanspec.measurement.journal import read_lines
+from wanspec.measurement.merge import merge_files, merged
+from wanspec.measurement.report import Report, write_report
+from wanspec.measurement.rows import Note, RequestRow, RttRow
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Three days in which eu-west-2 is busy in the afternoon, and us-east-1 has a bad tail."""
+    return study(tmp_path_factory.mktemp("study"), diurnal="eu-west-2", bad_tail="us-east-1", runs=4, interval_s=1800.0)
+
+
+@pytest.fixture(scope="module")
+def made(files: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Report:
+    return write_report(files, tmp_path_factory.mktemp("report"))
+
+
+def answer(made: Report, question: str) -> str:
+    return next(finding.answer for finding in made.findings if question in finding.question)
+
+
+def test_the_round_trips_are_recovered_from_connect_times(made: Report) -> None:
+    for (probe, target), cell in made.analysis.cells.items():
+        assert cell.connect[0.5].value == pytest.approx(rtt_s(probe, target), rel=0.05)
+        assert cell.connect[0.5].low <= cell.connect[0.5].value <= cell.connect[0.5].high
+    assert re.search(r"rank correlation with connect times, over 9 pairs, is 0\.[6-9]", answer(made, "distance"))
+
+
+def test_the_hours_of_a_busy_region_are_recovered_in_its_local_time(made: Report) -> None:
+    diurnal = made.analysis.diurnal
+    assert {target for target in PLACES if diurnal[target].p < 0.05} == {"eu-west-2"}
+    assert diurnal["eu-west-2"].peak_hour == pytest.approx(15, abs=1.5)
+    hours = made.analysis.cells["eu-west-2", "eu-west-2"].hours
+    assert hours[15][0.5].value > 1.3 * hours[4][0.5].value
+    assert hours[4][0.5].value == pytest.approx(SERVICE_S, rel=0.2)
+    assert answer(made, "hour of the day").startswith("eu-west-2 is diurnal")
+
+
+def test_the_region_with_the_bad_tail_is_named_and_the_best_tail_from_there_is_abroad(made: Report) -> None:
+    assert answer(made, "heavy tail").startswith("Seen from where it is home: us-east-1 (p95")
+    assert "eu-west-2 (p95" not in answer(made, "heavy tail")
+    assert made.analysis.best("us-east-1", 0.5) == "us-east-1"
+    assert made.analysis.best("us-east-1", TAIL) == "eu-west-2"
+    assert "From 1 of 3 probes the best p95 is surely abroad" in answer(made, "tail worse at home")
+    assert "From 0 of 3 probes the best p50 is surely abroad" in answer(made, "median?")
+    assert "not the network" in answer(made, "network or the queue")
+
+
+def test_inter_token_latency_and_problems_are_counted(made: Report) -> None:
+    assert made.analysis.cells["us-east-1", "us-east-1"].itl[0.5].value == pytest.approx(0.02, rel=0.01)
+    throttled = sum(pair.throttled for pair in made.analysis.samples.pairs.values())
+    assert throttled
+    assert f"{throttled} were throttled" in answer(made, "failed")
+    assert made.warnings == ("9 requests were due and not sent (0.2 %); the reasons are in the notes below.",)
+
+
+def test_the_same_files_give_the_same_report(made: Report, files: list[Path], tmp_path: Path) -> None:
+    again = write_report(list(reversed(files)), tmp_path)
+    assert again.findings == made.findings
+
+
+class Page(HTMLParser):
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+
+def test_the_page_loads_nothing_and_what_others_wrote_is_text(made: Report) -> None:
+    text = made.page.read_text()
+    page = Page(text)
+    assert {tag for tag, _ in page.tags} & {"script", "link", "iframe", "b"} == set()
+    sources = [attributes[name] for _, attributes in page.tags for name in ("src", "href") if name in attributes]
+    assert len(sources) == 8
+    assert all(str(source).startswith("data:image/png;base64,") for source in sources)
+    assert "&lt;b&gt;no runner was there&lt;/b&gt;" in text
+    assert all(path.read_bytes().startswith(b"\x89PNG") for path in made.page.parent.glob("*.png"))
+    assert len(list(made.page.parent.glob("*.png"))) == 8
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")
+async def test_a_browser_shows_it_without_a_complaint(made: Report, tmp_path: Path) -> None:
+    async with chromium(tmp_path) as page:
+        await page.go(made.page.as_uri())
+        assert await page.look("[...document.images].every(image => image.complete && image.naturalWidth > 300)")
+        assert await page.look("document.querySelectorAll('dt').length") == 7
+        assert not page.problems
+
+
+def test_files_of_many_hosts_become_one_of_parquet_with_the_same_report(made: Report, files: list[Path], tmp_path: Path) -> None:
+    number, _ = merge_files([*files, files[0]], tmp_path / "all.parquet")
+    assert number == 3 * 3 * 144 * 4
+    again = write_report([tmp_path / "all.parquet", files[1]], tmp_path)
+    assert again.findings == made.findings
+    assert again.warnings == made.warnings
+
+
+def test_rows_survive_parquet_field_by_field(files: list[Path], tmp_path: Path) -> None:
+    merge_files(files[:1], tmp_path / "one.parquet")
+    with merged([tmp_path / "one.parquet"]) as found:
+        names = [field.name for field in msgspec.structs.fields(RequestRow)]
+        stored = {str(row[0]): dict(zip(names, row, strict=True)) for row in found.database.execute("SELECT * FROM requests").fetchall()}
+    rows = [line for line in read_lines(files[0]) if isinstance(line, RequestRow)]
+    assert len(stored) == len(rows)
+    assert all(stored[row.id] == {name: getattr(row, name) for name in names} for row in rows)
+
+
+def test_two_different_rows_of_one_id_are_refused(files: list[Path], tmp_path: Path) -> None:
+    row = next(line for line in read_lines(files[0]) if isinstance(line, RequestRow))
+    (tmp_path / "other.jsonl").write_bytes(msgspec.json.encode(msgspec.structs.replace(row, connect_s=9.0)) + b"\n")
+    with pytest.raises(ConfigError, match=re.escape(f"request {row.id} has two different rows; two hosts ran as one probe")):
+        merge_files([files[0], tmp_path / "other.jsonl"], tmp_path / "all.parquet")
+
+
+def test_files_that_are_none_of_ours_are_named_with_the_line(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"kind": "note", "at_s": 1, "probe": "p", "event": "disk", "reason": ""}\n{"kind": "pigeon"}\n')
+    with pytest.raises(ConfigError, match=r"a.jsonl, line 2 is none of ours: Invalid value 'pigeon'"):
+        write_report([tmp_path / "a.jsonl"], tmp_path)
+    (tmp_path / "a.parquet").write_text("PAR1 no")
+    with pytest.raises(ConfigError, match=r"a.parquet: .*; give files that"):
+        write_report([tmp_path / "a.parquet"], tmp_path)
+    with pytest.raises(ConfigError, match="no such file"):
+        write_report([tmp_path / "b.parquet"], tmp_path)
+    with pytest.raises(ConfigError, match="No such file"):
+        write_report([tmp_path / "b.jsonl"], tmp_path)
+    (tmp_path / "c.jsonl").write_bytes(msgspec.json.encode(Note(at_s=0.0, probe="p", event="disk", reason="")) + b"\n")
+    with pytest.raises(ConfigError, match="these files have no requests"):
+        write_report([tmp_path / "c.jsonl"], tmp_path)
+
+
+def test_a_single_round_is_reported_without_intervals_or_tests(files: list[Path], tmp_path: Path) -> None:
+    rows = [line for line in read_lines(files[0]) if isinstance(line, RequestRow)][:12]
+    (tmp_path / "few.jsonl").write_bytes(b"".join(msgspec.json.encode(row) + b"\n" for row in rows))
+    made = write_report([tmp_path / "few.jsonl"], tmp_path)
+    assert "There are only 1 rounds: too few for intervals and tests, which are left out." in made.warnings
+    assert answer(made, "hour of the day").startswith("The study is too short")
+    cell = made.analysis.cells["us-east-1", "us-east-1"]
+    assert list(cell.ttft) == [0.5]
+    assert math.isnan(cell.ttft[0.5].low)
+
+
+def test_a_mesh_is_merged_as_lines(tmp_path: Path) -> None:
+    row = RttRow(id="a/b/1", probe="a", peer="b", host="h", port=1, address="", at_s=1.0, dns_s=None, connect_s=0.01)
+    other = msgspec.structs.replace(row, id="b/a/1", probe="b", peer="a")
+    for name, lines in (("a", [row]), ("b", [other, row])):
+        (tmp_path / f"{name}.jsonl").write_bytes(b"".join(msgspec.json.encode(line) + b"\n" for line in lines))
+    assert merge_files([tmp_path / "a.jsonl", tmp_path / "b.jsonl"], tmp_path / "mesh.jsonl") == (0, 2)
+    assert list(read_lines(tmp_path / "mesh.jsonl")) == [row, other]
