@@ -82,12 +82,7 @@ def environment_file(name: str) -> dict[str, str]:
 def kubernetes(folder: str) -> list[Yaml]:
     """The resources of one kustomization, without what it patches."""
     kustomization = document(f"kubernetes/{folder}/kustomization.yaml")
-    return [
-        found
-        for name in kustomization["resources"]
-        if name.endswith(".yaml")
-        for found in documents(f"kubernetes/{folder}/{name}")
-    ]
+    return [found for name in kustomization["resources"] if name.endswith(".yaml") for found in documents(f"kubernetes/{folder}/{name}")]
 
 
 def of_kind(resources: list[Yaml], kind: str) -> Yaml:

@@ -128,18 +128,22 @@ def answered_by(running: Running, ca: Path) -> str | None:
 
 
 def test_a_slurm_job_drafts_over_tls_and_ends_with_sigterm(made: TrialCertificates, tmp_path: Path) -> None:
-    with process(*controller(made, made.controller_certificate_file, made.controller_key_file)) as running:
-        with slurm_job(tmp_path, link_of(running), made.ca_file.parent) as job:
-            assert answered_by(running, made.ca_file) == "slurm-42"
-            job.send_signal(signal.SIGTERM)
-            assert job.wait(timeout=PATIENCE_S) == 143
+    with (
+        process(*controller(made, made.controller_certificate_file, made.controller_key_file)) as running,
+        slurm_job(tmp_path, link_of(running), made.ca_file.parent) as job,
+    ):
+        assert answered_by(running, made.ca_file) == "slurm-42"
+        job.send_signal(signal.SIGTERM)
+        assert job.wait(timeout=PATIENCE_S) == 143
 
 
 def test_a_slurm_job_that_is_refused_holds_no_node(made: TrialCertificates, tmp_path: Path) -> None:
     strangers = create_trial_certificates(tmp_path / "strangers", [])
-    with process(*controller(made, made.controller_certificate_file, made.controller_key_file)) as running:
-        with slurm_job(tmp_path, link_of(running), strangers.ca_file.parent) as job:
-            assert job.wait(timeout=PATIENCE_S) == 1
+    with (
+        process(*controller(made, made.controller_certificate_file, made.controller_key_file)) as running,
+        slurm_job(tmp_path, link_of(running), strangers.ca_file.parent) as job,
+    ):
+        assert job.wait(timeout=PATIENCE_S) == 1
 
 
 def test_certificates_made_later_do_for_both_sides(tmp_path: Path) -> None:
@@ -152,9 +156,11 @@ def test_certificates_made_later_do_for_both_sides(tmp_path: Path) -> None:
     for source, name in (("ca.pem", "ca.pem"), ("campus-2.pem", "worker.pem"), ("campus-2-key.pem", "worker-key.pem")):
         (site / name).write_bytes((folder / source).read_bytes())
     assert (folder / "campus-2-key.pem").stat().st_mode & 0o77 == 0
-    with process(*controller(made, folder / "controller-2.pem", folder / "controller-2-key.pem")) as running:
-        with slurm_job(tmp_path, link_of(running), site):
-            assert answered_by(running, made.ca_file) == "slurm-42"
+    with (
+        process(*controller(made, folder / "controller-2.pem", folder / "controller-2-key.pem")) as running,
+        slurm_job(tmp_path, link_of(running), site),
+    ):
+        assert answered_by(running, made.ca_file) == "slurm-42"
 
 
 def test_a_certificate_that_is_there_is_not_overwritten(made: TrialCertificates) -> None:

@@ -58,7 +58,7 @@ def checked_worker(flags: dict[str, Any]) -> None:
     engine_of(parse_spec(flags["draft"]))
     assert check_labels(flags["label"])
     assert flags["token"] == ""
-    assert flags["tls_ca"] and flags["tls_cert"] and flags["tls_key"]
+    assert None not in {flags["tls_ca"], flags["tls_cert"], flags["tls_key"]}
 
 
 def settings_in(place: str, words: list[str]) -> list[str]:

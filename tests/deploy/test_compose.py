@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 from tests.deploy.files import API_PORT, DEPLOY, LINK_PORT, document, run, text, tool
 
+from wanspec.testbed import relay
+
 COMPOSE = document("compose/compose.yaml")
 SERVICES = COMPOSE["services"]
 
@@ -48,11 +50,9 @@ def test_a_worker_reaches_the_controller_through_its_link_alone() -> None:
 
 
 def test_the_links_flags_are_those_of_the_relay(monkeypatch: pytest.MonkeyPatch) -> None:
-    from wanspec.testbed import relay
-
     taken: list[tuple[str, str]] = []
 
-    async def started(*, listen: str, to: str, **_: object) -> None:  # noqa: RUF029  # stands for one that waits
+    async def started(*, listen: str, to: str, **_: object) -> None:
         taken.append((listen, to))
 
     monkeypatch.setattr(relay, "_run", started)
