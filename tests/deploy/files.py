@@ -95,6 +95,11 @@ def container(folder: str) -> Yaml:
     return only
 
 
+def expanded(words: str, variable: str, values: Mapping[str, str]) -> str:
+    """The words, with their variables' values."""
+    return re.sub(variable, lambda found: values[found[1]], words)
+
+
 def compose_commands() -> Iterator[tuple[str, list[str]]]:
     for name, service in document("compose/compose.yaml")["services"].items():
         if service["image"].startswith("wanspec:") and "entrypoint" not in service:
@@ -108,15 +113,14 @@ def kubernetes_commands() -> Iterator[tuple[str, list[str]]]:
         if folder.endswith("gpu"):
             patch = document(f"kubernetes/{folder}/gpu.yaml")["spec"]["template"]["spec"]["containers"][0]
             values |= {entry["name"]: entry["value"] for entry in patch["env"]}
-        expanded = [re.sub(r"\$\((\w+)\)", lambda found: values[found[1]], word) for word in container(name)["args"]]
-        yield f"kubernetes {folder}", expanded
+        yield f"kubernetes {folder}", [expanded(word, r"\$\((\w+)\)", values) for word in container(name)["args"]]
 
 
 def systemd_commands() -> Iterator[tuple[str, list[str]]]:
     unit = text("systemd/wanspec-worker.service").replace("\\\n", " ")
     values = environment_file("systemd/worker.env")
     for line in re.findall(r"^ExecStart=(.*)$", unit, re.MULTILINE):
-        program, *words = re.sub(r"\$\{(\w+)\}", lambda found: values[found[1]], line).split()
+        program, *words = expanded(line, r"\$\{(\w+)\}", values).split()
         assert program == "/opt/wanspec/bin/wanspec"
         yield "systemd", [word.replace("%d", "/run/credentials").replace("%H", "host") for word in words]
 

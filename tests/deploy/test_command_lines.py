@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 import typer
 from tests.deploy.files import (
+    API_PORT,
     DEPLOY,
+    LINK_PORT,
     ROOT,
     compose_commands,
     document,
@@ -24,7 +26,7 @@ from tests.deploy.files import (
 from typer.testing import CliRunner
 
 from wanspec.backends.model_spec import parse_spec
-from wanspec.backends.registry import engine_of
+from wanspec.backends.registry import ENGINES, engine_of
 from wanspec.cli.application import app
 from wanspec.cli.options import worker_security
 from wanspec.cli.serve import serve_config
@@ -148,4 +150,21 @@ def test_the_files_of_variables_say_the_same_names_and_values_that_workers_take(
 def test_models_named_for_gpus_are_of_an_engine_that_there_is() -> None:
     patch = document("kubernetes/controller-gpu/gpu.yaml")["spec"]["template"]["spec"]["containers"][0]
     for entry in patch["env"]:
-        assert engine_of(parse_spec(entry["value"]))
+        assert engine_of(parse_spec(entry["value"])) is ENGINES["hf"]
+
+
+def test_every_file_that_the_page_names_is_there() -> None:
+    page = (ROOT / "docs/deploy.md").read_text("utf-8")
+    named = set(re.findall(r"\bdeploy/[\w./-]*\w", page))
+    assert {"deploy/certificate.sh", "deploy/slurm/worker.sbatch", "deploy/kubernetes/worker"} <= named
+    assert [name for name in named if not (ROOT / name).exists()] == []
+
+
+def test_whatever_dials_dials_the_port_that_is_served() -> None:
+    words = [file.read_text("utf-8") for file in DEPLOY.rglob("*") if file.suffix != ".json" and file.is_file()]
+    page = (ROOT / "docs/deploy.md").read_text("utf-8")
+    ports = {int(port) for text in [*words, page] for port in re.findall(r"controller\.example\.org:(\d+)", text)}
+    assert ports == {API_PORT, LINK_PORT}
+    assert document("skypilot/controller.yaml")["resources"]["ports"] == [API_PORT, LINK_PORT]
+    assert f"TCP {LINK_PORT} from" in page
+    assert f"TCP {API_PORT} from" in page

@@ -37,3 +37,9 @@ def test_a_task_takes_its_own_certificates_and_never_the_authoritys_key(side: st
     mounts = document(f"skypilot/{side}.yaml")["file_mounts"]
     assert set(mounts.values()) == {"certs/ca.pem", f"certs/{side}.pem", f"certs/{side}-key.pem"}
     assert {path.rpartition("/")[2] for path in mounts} == {path.rpartition("/")[2] for path in mounts.values()}
+
+
+def test_the_authoritys_key_does_not_travel_with_the_working_folder() -> None:
+    assert document("skypilot/controller.yaml")["workdir"] == "."
+    assert "certs/" in (DEPLOY.parent / ".gitignore").read_text("utf-8").splitlines()
+    assert not (DEPLOY.parent / ".skyignore").exists()  # it would be read instead
