@@ -115,6 +115,7 @@ def test_skypilots_controller_makes_a_whole(made: TrialCertificates, monkeypatch
     assert isinstance(settings.security, MutualTls)
     assert settings.keys is not None
     assert (str(settings.api), settings.listen) == ("0.0.0.0:8443", "0.0.0.0:8500")
+    assert settings.drain_s < 30  # then `sky cancel` kills
 
 
 @pytest.mark.parametrize("place", ["skypilot", "slurm"])
