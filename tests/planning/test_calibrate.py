@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 from wanspec.backends.interface import ModelInfo
 from wanspec.backends.scripted import ScriptedBackend
 from wanspec.errors import ConfigError
-from wanspec.planning.calibrate import time_passes
+from wanspec.planning.calibrate import medians, time_rounds
 from wanspec.speculation.types import ScoreItem, SessionId
 
 
 class Clocked:
-    """A scripted model on a clock of its own: a pass takes 10 ms and 1 ms a token, every third one three times as long."""
+    """A scripted model on a clock of its own: a pass takes 10 ms and 1 ms a token, every fifth one three times as long."""
 
     def __init__(self, context_length: int = 4096) -> None:
         self.model = ScriptedBackend(context_length=context_length)
@@ -28,7 +28,7 @@ class Clocked:
 
     def score(self, items: Sequence[ScoreItem]) -> list[NDArray[np.float32]]:
         logits = self.model.score(items)
-        self.now_s += (0.010 + 0.001 * sum(item.tokens for item in items)) * (3 if self.model.passes % 3 == 0 else 1)
+        self.now_s += (0.010 + 0.001 * sum(item.tokens for item in items)) * (3 if self.model.passes % 5 == 0 else 1)
         return logits
 
     def end_pass(self) -> None:
@@ -43,7 +43,9 @@ class Clocked:
 
 def test_the_median_of_passes_of_each_width_is_taken_on_the_model_itself() -> None:
     backend = Clocked()
-    times = dict(time_passes(backend, "scripted:target", widths=(1, 8, 64), prompt_tokens=5, passes=5, clock=lambda: backend.now_s))
+    times = dict(
+        medians(time_rounds(backend, "scripted:target", widths=(1, 8, 64), prompt_tokens=5, passes=5, clock=lambda: backend.now_s))
+    )
     assert list(times) == [1, 8, 64]
     assert list(times.values()) == pytest.approx([11.0, 18.0, 74.0])
     assert backend.model.open_sessions == 0
@@ -52,10 +54,10 @@ def test_the_median_of_passes_of_each_width_is_taken_on_the_model_itself() -> No
 def test_what_does_not_fit_the_context_is_refused_before_anything_is_timed() -> None:
     backend = Clocked(context_length=100)
     with pytest.raises(ConfigError, match=r"the prompt has 40 tokens; with 5 passes a width small takes 1 to 22"):
-        list(time_passes(backend, "small", widths=(1, 64), prompt_tokens=40, passes=5))
+        list(time_rounds(backend, "small", widths=(1, 64), prompt_tokens=40, passes=5))
     assert backend.model.passes == 0
 
 
 def test_no_passes_are_no_measurement() -> None:
     with pytest.raises(ConfigError, match="passes is 0"):
-        list(time_passes(Clocked(), "small", passes=0))
+        list(time_rounds(Clocked(), "small", passes=0))

@@ -126,7 +126,7 @@ def calibrate(
     passes: Annotated[int, typer.Option(help="Passes timed for each width.")] = 20,
 ) -> None:
     """Time this machine's models, at passes of 1 to 64 tokens; where other work goes on, the times are that much longer."""
-    from wanspec.planning.calibrate import WIDTHS, time_passes
+    from wanspec.planning.calibrate import medians, time_rounds
     from wanspec.planning.step_times import ModelTimes, StepTimes, write_step_times
 
     with exit_statuses():
@@ -136,8 +136,8 @@ def calibrate(
 
         def timed(spec: str, model: Literal["target", "draft"]) -> ModelTimes:
             backend = load_model(spec, preset, model)
-            passing = tracked(time_passes(backend, spec, prompt_tokens=prompt_tokens, passes=passes), len(WIDTHS), f"timing the {model}")
-            return ModelTimes(model=spec, pass_ms=list(passing))
+            rounds = time_rounds(backend, spec, prompt_tokens=prompt_tokens, passes=passes)
+            return ModelTimes(model=spec, pass_ms=medians(tracked(rounds, passes, f"timing the {model}")))
 
         now = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
         note = f"{platform.machine()}, {platform.node()}, {now}" + (f", held to {preset}" if preset else "")

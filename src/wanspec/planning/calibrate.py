@@ -1,14 +1,14 @@
 """How long a model's passes take on this machine, by their width: what the planner simulates with.
 
-What is timed is a round as a session has it: one token joins the text, and draft tokens hang off it as a tree. The median of some passes
-counts: what else the machine does makes single ones late, and none early.
+What is timed is a pass as a session has it: one token joins the text, and draft tokens hang off it as a tree. Widths are timed in turn,
+so that what else the machine does for a while makes all of them longer and not one, and of each the median counts.
 """
 
 from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from wanspec.errors import ConfigError
@@ -27,7 +27,7 @@ MAX_PASSES = 10_000
 SESSION = SessionId(1)
 
 
-def time_passes(
+def time_rounds(
     backend: Backend,
     model: str,
     *,
@@ -35,8 +35,8 @@ def time_passes(
     prompt_tokens: int = 128,
     passes: int = 20,
     clock: Callable[[], float] = time.perf_counter,
-) -> Iterator[tuple[int, float]]:
-    """Each of `widths` with the median time of `passes` passes, in ms, as they are timed. `model`: what it is called.
+) -> Iterator[dict[int, float]]:
+    """`passes` times how long a pass of each of `widths` takes, in ms, as they are timed. `model`: what it is called.
 
     Raises ConfigError where that does not fit the model's context, BackendError where it cannot do it.
     """
@@ -47,11 +47,18 @@ def time_passes(
         raise ConfigError(f"the prompt has {prompt_tokens} tokens; with {passes} passes a width {model} takes 1 to {room}")
     session = _Session(backend, prompt_tokens)
     try:
-        for width in widths:
-            durations_ms = [session.time_pass_s(width, clock) * 1e3 for _ in range(WARM_UP_PASSES + passes)]
-            yield width, statistics.median(durations_ms[WARM_UP_PASSES:])
+        for number in range(WARM_UP_PASSES + passes):
+            durations_ms = {width: session.time_pass_s(width, clock) * 1e3 for width in widths}
+            if number >= WARM_UP_PASSES:
+                yield durations_ms
     finally:
         backend.close_session(SESSION)
+
+
+def medians(rounds: Iterable[dict[int, float]]) -> list[tuple[int, float]]:
+    """Of what was timed of each width, by width."""
+    timed = list(rounds)
+    return [(width, statistics.median(round_ms[width] for round_ms in timed)) for width in sorted(timed[0])]
 
 
 class _Session:

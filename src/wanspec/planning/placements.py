@@ -2,8 +2,8 @@
 
 Coarse to fine. Nothing in a run depends on the names of sites, so round trips that are close share a run (`effort`). First everything
 that a site can do alone is run. Then all settings are compared at a few round trips; between these, and only to choose settings, figures
-are taken on a straight line. Last, what was chosen for each pair is run at the pair's own round trip, with more tokens; only that enters
-the table.
+are taken on a straight line. Last, the one or two that look best for a pair are run at the pair's own round trip, with more tokens; only
+that enters the table.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from wanspec.planning.verdict import Figures, Goal, verdict
 from wanspec.simulation.scenario import Policy
 
 MTOKEN = 1_000_000
-ALIKE = 0.02
-"""Costs, as shares of the site's alone, that are no different: short runs cannot tell them apart."""
+ALIKE = 0.01
+"""Costs, as shares of the site's alone, that are no different: runs cannot tell them apart."""
 
 
 class Rival(StrEnum):
@@ -114,10 +114,12 @@ class Planner:
         cells = cells_of([sites.mesh.rtt_ms[pair] for pair in pairs], self._effort)
         anchors = anchors_of(cells, self._effort)
         self._runs.make([self._coarse(policy, rtt_ms) for policy in self._candidates for rtt_ms in anchors], "comparing settings")
-        chosen = {pair: self._choose(pair, rtt_ms, anchors, sites, alone) for pair, rtt_ms in zip(pairs, cells, strict=True)}
-        fine = {pair: self._fine(chosen[pair], rtt_ms) for pair, rtt_ms in zip(pairs, cells, strict=True)}
-        self._runs.make(fine.values(), "placements")
-        placements = [self._placement(pair, run, sites, alone) for pair, run in fine.items()]
+        fine = {
+            pair: [self._fine(policy, rtt_ms) for policy in self._shortlist(pair, rtt_ms, anchors, sites, alone)]
+            for pair, rtt_ms in zip(pairs, cells, strict=True)
+        }
+        self._runs.make([run for own in fine.values() for run in own], "placements")
+        placements = [self._placement(pair, own, sites, alone) for pair, own in fine.items()]
         return sorted(placements, key=lambda each: (not each.pays, round(each.cost, 6), each.rtt_ms))
 
     def _fine(self, policy: Policy, rtt_ms: float | None) -> Run:
@@ -131,18 +133,22 @@ class Planner:
         requests = _each(effort.coarse_requests, self._users)
         return Run(policy=policy, rtt_ms=rtt_ms, requests=requests, tokens=effort.coarse_tokens, users=self._users)
 
-    def _choose(self, pair: tuple[str, str], rtt_ms: float, anchors: Sequence[float], sites: Sites, alone: Alone) -> Policy:
-        """Of the settings that are not slower than alone those that serve the goal best, and of these the one that drafts least at home.
-
-        Where all are slower, the fastest.
-        """
+    def _shortlist(self, pair: tuple[str, str], rtt_ms: float, anchors: Sequence[float], sites: Sites, alone: Alone) -> list[Policy]:
+        """Settings that are worth a longer run: the best for the goal, and what would be taken in its place."""
         expected = {policy: self._expected(policy, rtt_ms, anchors) for policy in self._candidates}
         figures = {policy: self._figures(pair, outcome, sites, alone) for policy, outcome in expected.items()}
-        quick = [policy for policy in self._candidates if figures[policy].itl_ratio <= 1.0]
+        return list(dict.fromkeys([self._choose(figures, alike=0.0), self._choose(figures, alike=ALIKE)]))
+
+    def _choose(self, figures: Mapping[Policy, Figures], *, alike: float) -> Policy:
+        """Of the settings that are not slower than alone those that serve the goal best, and of these the one that drafts least at home.
+
+        Where all are slower, the fastest. `alike`: how much more of the cost is no worse.
+        """
+        quick = [policy for policy, own in figures.items() if own.itl_ratio <= 1.0]
         if not quick:
-            return min(self._candidates, key=lambda policy: figures[policy].itl_ratio)
+            return min(figures, key=lambda policy: figures[policy].itl_ratio)
         least = min(figures[policy].cost(self._goal) for policy in quick)
-        good = [policy for policy in quick if figures[policy].cost(self._goal) <= least + ALIKE]
+        good = [policy for policy in quick if figures[policy].cost(self._goal) <= least + alike]
         return max(good, key=lambda policy: figures[policy].offload)
 
     def _expected(self, policy: Policy, rtt_ms: float, anchors: Sequence[float]) -> Outcome:
@@ -168,9 +174,11 @@ class Planner:
             day=day,
         )
 
-    def _placement(self, pair: tuple[str, str], run: Run, sites: Sites, alone: Alone) -> Placement:
-        outcome = self._runs[run]
-        figures = self._figures(pair, outcome, sites, alone)
+    def _placement(self, pair: tuple[str, str], runs: Sequence[Run], sites: Sites, alone: Alone) -> Placement:
+        every = {run.policy: self._figures(pair, self._runs[run], sites, alone) for run in runs}
+        chosen = self._choose(every, alike=ALIKE)
+        run = next(run for run in runs if run.policy == chosen)
+        outcome, figures = self._runs[run], every[chosen]
         pays, why = verdict(figures, dearer=self._dearer)
         assert run.rtt_ms is not None
         return Placement(
