@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -45,8 +48,6 @@ def test_init_writes_a_file_that_check_understands(tmp_path: Path) -> None:
 
 
 async def test_a_campaign_runs_from_the_command_line_and_is_reported(tmp_path: Path) -> None:
-    import asyncio
-
     async with serving(openai()) as server:
         made = campaign_file(tmp_path, port=server.port)
         status, output = await asyncio.to_thread(_run, made, tmp_path)
@@ -60,9 +61,6 @@ async def test_a_campaign_runs_from_the_command_line_and_is_reported(tmp_path: P
 
 def _run(made: str, folder: Path) -> tuple[int, str]:
     """In a process of its own: signals belong to the main thread."""
-    import subprocess
-    import sys
-
     command = [sys.executable, "-m", "wanspec", "measure", "run", made, "--data", str(folder / "rows.jsonl")]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     return ended.returncode, ended.stdout + ended.stderr

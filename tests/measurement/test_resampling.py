@@ -7,6 +7,7 @@ import pytest
 
 from wanspec.measurement.resampling import (
     DAY_S,
+    Floats,
     diurnality,
     draw_rounds,
     figure,

@@ -166,6 +166,7 @@ async def test_hosts_that_are_not_there_are_rows(tmp_path: Path) -> None:
         )
         rows = {row.target: row for row in await once(made, tmp_path / "p.jsonl")}
     assert rows["closed"].problem == "connect"
+    assert "Connection refused" in rows["closed"].reason
     assert rows["lost"].problem == "dns"
     assert "no-such-host.invalid" in rows["lost"].reason
 

@@ -7,6 +7,7 @@ connections of its own: two names at one address may be two servers.
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 import ssl
 import time
@@ -99,7 +100,7 @@ class Endpoint:
         except MalformedStreamError as error:
             answer.fail("stream", str(error))
         except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
-            answer.fail(answer.phase, f"{type(error).__name__}: {error}".removesuffix(": "))
+            answer.fail(answer.phase, _words_of(error))
         answer.end_s = answer.elapsed_s()
 
     async def _attempt(self, prompt: Prompt, request_id: str, answer: Answer, now_s: float) -> None:
@@ -163,6 +164,17 @@ def _authorities(target: Target) -> ssl.SSLContext:
         return ssl.create_default_context(cafile=target.ca_file)
     except OSError as error:
         raise ConfigError(f"target {target.name!r}: ca_file = {target.ca_file!r}: {error}; name a certificate in PEM") from error
+
+
+def _words_of(error: BaseException) -> str:
+    """What the system said, where httpx has hidden it: "All connection attempts failed" helps nobody."""
+    said = f"{type(error).__name__}: {error}".removesuffix(": ")
+    inner: BaseException | None = error
+    while inner is not None:
+        if isinstance(inner, OSError) and not isinstance(inner, ssl.SSLError) and inner.errno:
+            return f"{said} ({os.strerror(inner.errno)})"
+        inner = inner.__cause__ or inner.__context__
+    return said
 
 
 def _netloc(address: str, port: int) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import os
 import socket
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -88,8 +89,10 @@ async def _connect(probe: str, peer: Peer, timeout_s: float) -> RttRow:
                 connect_s = time.perf_counter() - began_s
     except TimeoutError:
         problem = f"no connection within {timeout_s:g} s"
+    except socket.gaierror as error:
+        problem = f"dns: {error.strerror}"
     except OSError as error:
-        problem = f"{'dns: ' if dns_s is None else ''}{error.strerror or error}"
+        problem = os.strerror(error.errno) if error.errno else str(error)
     return RttRow(
         id=f"{probe}/{peer.name}/{round(1e6 * at_s)}",
         probe=probe,
