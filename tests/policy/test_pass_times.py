@@ -33,6 +33,16 @@ def test_larger_passes_than_any_measured_are_tried_up_to_twice_its_size_and_then
     assert [times.expected_s(tokens) for tokens in (65, 128, 256)] == pytest.approx([0.02, 0.02, 0.04])
 
 
+def test_where_passes_are_large_small_ones_may_be_worth_a_try() -> None:
+    times = PassTimes(0.001, tries_less=True)
+    times.add(1500, 0.15)
+    assert times.expected_s(30) == pytest.approx(0.003)
+    times.add(30, 0.02)
+    assert [times.expected_s(tokens) for tokens in (15, 30)] == pytest.approx([0.01, 0.02])
+    times.add(15, 0.02)  # it was none
+    assert times.expected_s(15) == pytest.approx(0.02)
+
+
 def test_measurements_are_smoothed() -> None:
     times = PassTimes(1.0)
     times.add(1, 0.01)

@@ -140,9 +140,10 @@ class Adaptive:
     def _draft_gain_s(self, situation: Situation, chosen: Sequence[Node], leaves: Sequence[_Leaf], token_s: float, now: float) -> float:
         """What a local pass over the leaves is worth, in seconds.
 
-        It takes no longer for the leaves whose children are about to come from the worker: they come along, and count for less.
+        It takes no longer for the leaves whose children are about to come from the worker: they come along, and count for less. The other
+        sessions will want as much of it.
         """
-        duration_s = situation.draft_times.expected_s(min(len(leaves), self._verify_width))
+        duration_s = situation.draft_times.expected_s(situation.num_sessions * min(len(leaves), self._verify_width))
         soon, share = now + duration_s, SOON_SHARE * situation.worker_share
         fresh = [leaf.prob if leaf.children_at > soon else leaf.prob * (1.0 - share) for leaf in leaves]
         base = situation.tree.head.path_log_prob

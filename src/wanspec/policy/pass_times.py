@@ -16,9 +16,10 @@ PACE_MEMORY_ROUNDS = 50.0
 class PassTimes:
     """Durations of one model's passes, in seconds."""
 
-    def __init__(self, initial_s: float) -> None:
-        """`initial_s`: assumed before the first measurement."""
+    def __init__(self, initial_s: float, *, tries_less: bool = False) -> None:
+        """`initial_s`: assumed before the first measurement. `tries_less`: smaller passes than any measured are taken for cheaper."""
         self._initial_s = initial_s
+        self._tries_less = tries_less
         self._means: dict[int, tuple[float, float]] = {}
         """For each bin that was seen the mean tokens and the mean time of its passes,"""
         self._known: list[tuple[float, float]] = []
@@ -34,7 +35,8 @@ class PassTimes:
     def expected_s(self, tokens: int) -> float:
         """How long a pass over `tokens` tokens takes: between what was measured, or as the nearest that was.
 
-        Up to KNOWN_AHEAD times the largest is taken to take as long, so that it is tried; beyond that, as long per token.
+        What is smaller than all that was measured may be taken to be cheaper in proportion, so that it is tried: where trees are wide it
+        would never be. Up to KNOWN_AHEAD times the largest is taken to take as long, for the same reason; beyond that, as long per token.
         """
         known = self._known
         if not known:
@@ -45,7 +47,10 @@ class PassTimes:
         most, most_s = known[-1]
         if tokens >= most:
             return most_s * max(1.0, tokens / (KNOWN_AHEAD * most)) if most else most_s
-        return next(mean_s for mean_tokens, mean_s in known if tokens <= mean_tokens)
+        fewest, fewest_s = known[0]
+        if tokens >= fewest:
+            return next(mean_s for mean_tokens, mean_s in known if tokens <= mean_tokens)
+        return fewest_s * tokens / fewest if self._tries_less else fewest_s
 
 
 def _bin(tokens: int) -> int:

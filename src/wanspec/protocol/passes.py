@@ -46,7 +46,7 @@ class Passes:
         self._has_draft_device = has_draft_device
         self._in_flight: dict[PassKind, _Pass] = {}
         self._last_was_verify = False
-        self.target_times = PassTimes(INITIAL_TARGET_STEP_S)
+        self.target_times = PassTimes(INITIAL_TARGET_STEP_S, tries_less=True)
         self.draft_times = PassTimes(INITIAL_DRAFT_STEP_S)
 
     @property
