@@ -152,14 +152,14 @@ class Planner:
     def _choose(self, figures: Mapping[Policy, Figures]) -> Policy:
         """Of the settings that are not slower than alone those that serve the goal best, and of these the one that drafts least at home.
 
-        Where all are slower, the fastest.
+        Of several such the fastest. Where all are slower, the fastest.
         """
         quick = [policy for policy, own in figures.items() if own.itl_ratio <= 1.0]
         if not quick:
             return min(figures, key=lambda policy: figures[policy].itl_ratio)
         least = min(figures[policy].cost(self._goal) for policy in quick)
         good = [policy for policy in quick if figures[policy].cost(self._goal) <= least + ALIKE]
-        return max(good, key=lambda policy: figures[policy].offload)
+        return max(good, key=lambda policy: (round(figures[policy].offload, 2), -figures[policy].itl_ratio))
 
     def _expected(self, policy: Policy, rtt_ms: float, anchors: Sequence[float]) -> Outcome:
         at = [msgspec.structs.astuple(self._runs[self._coarse(policy, anchor)]) for anchor in anchors]
