@@ -61,6 +61,7 @@ def test_holes_are_named(tmp_path: Path) -> None:
         ("a,b,15000", r"rtt_ms is 15000; give a number from 0 to 2000"),
         ("a,b,fast", r"rtt_ms is fast"),
         ("a,,5", r"line 2: target is empty"),
+        ("a,b\x07,5", r"line 2: target is 'b\\x07'; leave out what cannot be printed"),
         ("a,b,5\na,b,6", r"line 3: a to b stands in the mesh twice"),
     ],
 )

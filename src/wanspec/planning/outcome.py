@@ -20,11 +20,11 @@ class Outcome(Struct, frozen=True, kw_only=True):
     itl_ms: float
     ttft_ms: float
     token_s: float
-    """Of the clock, for each token of all users together, while all of them have requests in progress."""
+    """Of the clock, for each token of all users together, while all of them have requests in progress,"""
     controller_busy_s: float
-    """Of the controller's device, for each token."""
+    """and so of the controller's device,"""
     worker_busy_s: float
-    """Of the worker's device, for each token."""
+    """and of the worker's."""
     controller_draft_passes: float
     """For each token."""
     down_bytes: float
@@ -45,18 +45,18 @@ def play_out(scenario: Scenario) -> Outcome:
         raise WanspecError(f"{scenario.policy.name}, seed {scenario.seed}: other tokens than plain target decoding; this is a bug")
     assert metrics.itl_ms is not None
     assert metrics.ttft_ms is not None
-    tokens = metrics.tokens
-    passes = [record for record in records if isinstance(record, PassFinished)]
+    until_s, tokens = _all_at_work(records, users=scenario.load.users)
+    passes = [record for record in records if isinstance(record, PassFinished) and record.t <= until_s]
     sent = [record for record in records if isinstance(record, MessageSent)]
     return Outcome(
         itl_ms=metrics.itl_ms,
         ttft_ms=metrics.ttft_ms,
-        token_s=_token_s(records, users=scenario.load.users),
+        token_s=until_s / tokens,
         controller_busy_s=sum(record.duration_s for record in passes if record.site == "controller") / tokens,
         worker_busy_s=sum(record.duration_s for record in passes if record.site == "worker") / tokens,
-        controller_draft_passes=metrics.controller_draft_passes / tokens,
-        down_bytes=_bytes(sent, "controller") / tokens,
-        up_bytes=_bytes(sent, "worker") / tokens,
+        controller_draft_passes=metrics.controller_draft_passes / metrics.tokens,
+        down_bytes=_bytes(sent, "controller") / metrics.tokens,
+        up_bytes=_bytes(sent, "worker") / metrics.tokens,
     )
 
 
@@ -64,9 +64,8 @@ def _bytes(sent: Sequence[MessageSent], site: str) -> int:
     return sum(frame_bytes(record.size_bytes) for record in sent if record.site == site)
 
 
-def _token_s(records: Sequence[Record], *, users: int) -> float:
-    """Until the first user has nobody to follow him: what comes later is a pass for fewer and fewer."""
+def _all_at_work(records: Sequence[Record], *, users: int) -> tuple[float, int]:
+    """Until when all users have requests in progress, and the tokens until then: what comes later are passes for fewer and fewer."""
     finished = sorted(record.t for record in records if isinstance(record, RequestFinished))
-    until = finished[-min(users, len(finished))]
-    tokens = sum(len(record.tokens) for record in records if isinstance(record, TokensEmitted) and record.t <= until)
-    return until / tokens
+    until_s = finished[-min(users, len(finished))]
+    return until_s, sum(len(record.tokens) for record in records if isinstance(record, TokensEmitted) and record.t <= until_s)

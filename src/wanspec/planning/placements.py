@@ -2,7 +2,7 @@
 
 Coarse to fine. Nothing in a run depends on the names of sites, so round trips that are close share a run (`effort`). First everything
 that a site can do alone is run. Then all settings are compared at a few round trips; between these, and only to choose settings, figures
-are taken on a straight line. Last, the one or two that look best for a pair are run at the pair's own round trip, with more tokens; only
+are taken on a straight line. Last, the few that look best for a pair are run at the pair's own round trip, with more tokens; only
 that enters the table.
 """
 
@@ -22,12 +22,16 @@ from wanspec.planning.mesh import Mesh
 from wanspec.planning.outcome import Outcome
 from wanspec.planning.prices import SitePrices
 from wanspec.planning.runs import Run, Runs
-from wanspec.planning.verdict import Figures, Goal, verdict
+from wanspec.planning.verdict import SLOWER, Figures, Goal, verdict
 from wanspec.simulation.scenario import Policy
 
 MTOKEN = 1_000_000
 ALIKE = 0.01
 """Costs, as shares of the site's alone, that are no different: runs cannot tell them apart."""
+MAYBE, SHORTLIST = 0.04, 3
+"""By how much more short runs, read between the anchors, may show a cost and it be the best; and how many settings are looked at again."""
+NEXT_TO_NOTHING = 0.025
+"""Half of the gain that a verdict asks for: where short runs show less, long ones will not show twice as much."""
 
 
 class Rival(StrEnum):
@@ -134,22 +138,28 @@ class Planner:
         return Run(policy=policy, rtt_ms=rtt_ms, requests=requests, tokens=effort.coarse_tokens, users=self._users)
 
     def _shortlist(self, pair: tuple[str, str], rtt_ms: float, anchors: Sequence[float], sites: Sites, alone: Alone) -> list[Policy]:
-        """Settings that are worth a longer run: the best for the goal, and what would be taken in its place."""
+        """Settings that are worth a longer run: those that may be the best; only one where even that gains next to nothing."""
         expected = {policy: self._expected(policy, rtt_ms, anchors) for policy in self._candidates}
         figures = {policy: self._figures(pair, outcome, sites, alone) for policy, outcome in expected.items()}
-        return list(dict.fromkeys([self._choose(figures, alike=0.0), self._choose(figures, alike=ALIKE)]))
+        costs = {policy: own.cost(self._goal) for policy, own in figures.items() if own.itl_ratio <= SLOWER}
+        if not costs:
+            return [self._choose(figures)]
+        ordered = sorted(costs, key=lambda policy: costs[policy])
+        if costs[ordered[0]] > 1.0 - NEXT_TO_NOTHING:
+            return ordered[:1]
+        return [policy for policy in ordered if costs[policy] <= costs[ordered[0]] + MAYBE][:SHORTLIST]
 
-    def _choose(self, figures: Mapping[Policy, Figures], *, alike: float) -> Policy:
+    def _choose(self, figures: Mapping[Policy, Figures]) -> Policy:
         """Of the settings that are not slower than alone those that serve the goal best, and of these the one that drafts least at home.
 
-        Where all are slower, the fastest. `alike`: how much more of the cost is no worse.
+        Of several such the fastest. Where all are slower, the fastest.
         """
         quick = [policy for policy, own in figures.items() if own.itl_ratio <= 1.0]
         if not quick:
             return min(figures, key=lambda policy: figures[policy].itl_ratio)
         least = min(figures[policy].cost(self._goal) for policy in quick)
-        good = [policy for policy in quick if figures[policy].cost(self._goal) <= least + alike]
-        return max(good, key=lambda policy: figures[policy].offload)
+        good = [policy for policy in quick if figures[policy].cost(self._goal) <= least + ALIKE]
+        return max(good, key=lambda policy: (round(figures[policy].offload, 2), -figures[policy].itl_ratio))
 
     def _expected(self, policy: Policy, rtt_ms: float, anchors: Sequence[float]) -> Outcome:
         at = [msgspec.structs.astuple(self._runs[self._coarse(policy, anchor)]) for anchor in anchors]
@@ -176,7 +186,7 @@ class Planner:
 
     def _placement(self, pair: tuple[str, str], runs: Sequence[Run], sites: Sites, alone: Alone) -> Placement:
         every = {run.policy: self._figures(pair, self._runs[run], sites, alone) for run in runs}
-        chosen = self._choose(every, alike=ALIKE)
+        chosen = self._choose(every)
         run = next(run for run in runs if run.policy == chosen)
         outcome, figures = self._runs[run], every[chosen]
         pays, why = verdict(figures, dearer=self._dearer)

@@ -30,6 +30,8 @@ class Row:
         value = str(self._cells.get(name) or "").strip()
         if not value:
             raise ConfigError(f"{self.where}: {name} is empty; give it a value")
+        if not value.isprintable():
+            raise ConfigError(f"{self.where}: {name} is {value!r}; leave out what cannot be printed")
         return value
 
     def number(self, name: str, *, at_most: float, at_least: float = 0.0) -> float:
