@@ -266,7 +266,9 @@ async def test_a_cancelled_runner_is_followed_by_one_that_asks_nothing_twice(tmp
     asked = [asked.headers["x-client-request-id"] for asked in server.asked]
     rows = rows_of(path)
     assert len(set(asked)) == len(asked)
-    assert {row.id for row in rows} >= set(asked)
+    assert {row.id for row in rows} == {line.id for line in read_lines(path) if isinstance(line, Sent)} >= set(asked)
+    assert "the runner was stopped" in {row.reason for row in rows}
+    assert len(rows) + sum(note.count for note in notes_of(path) if note.event == "missed") == 2 * 20
     assert len({row.id for row in rows}) == len(rows)
     assert {line.start_s for line in read_lines(path) if isinstance(line, Header)} == {rows[0].round_at_s}
 

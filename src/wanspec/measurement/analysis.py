@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -32,6 +32,9 @@ ALPHA: Final = 0.05
 MIN_TAIL: Final = 3
 """Requests beyond a quantile; of fewer, it is only the largest of what was seen, and is not shown."""
 HOURS: Final = range(24)
+
+HOURLY_DRAWS: Final = 500
+"""Of the intervals of single hours: two dozen times as many figures, on which no test rests."""
 
 Key = tuple[str, str]
 
@@ -115,6 +118,7 @@ def analyse(samples: Samples, *, seed: int = 0) -> Analysis:
 def _cell(pair: Pair, rounds: Rounds, hours: np.ndarray[tuple[int], np.dtype[np.int64]]) -> Cell:
     drawn = resampled_quantiles(pair.ttft_s, pair.round_of, rounds, SHARES)
     hour_of = hours[pair.round_of]
+    fewer = replace(rounds, counts=rounds.counts[:HOURLY_DRAWS])
     service = _figures(pair, pair.service_s, rounds, (0.5,))
     return Cell(
         pair=pair,
@@ -125,7 +129,7 @@ def _cell(pair: Pair, rounds: Rounds, hours: np.ndarray[tuple[int], np.dtype[np.
         itl=_figures(pair, pair.itl_s, rounds, (0.5, TAIL)),
         service=service.get(0.5),
         answer=_figures(pair, pair.answer_s, rounds, (0.5,)).get(0.5, Figure(math.nan, math.nan, math.nan, 0)),
-        hours={hour: _figures(pair, np.where(hour_of == hour, pair.ttft_s, np.nan), rounds, (0.5, 0.9)) for hour in HOURS},
+        hours={hour: _figures(pair, np.where(hour_of == hour, pair.ttft_s, np.nan), fewer, (0.5, 0.9)) for hour in HOURS},
         drawn=drawn,
     )
 

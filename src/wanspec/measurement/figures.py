@@ -132,6 +132,8 @@ def _line(axes: Axes, cell: Cell, share: float, *, band: bool = False, **style: 
     """TTFT over the hours, and the interval as a band."""
     found = [cell.hours[hour].get(share) for hour in HOURS]
     values = [1e3 * figure.value if figure else math.nan for figure in found]
+    if all(math.isnan(value) for value in values):
+        return
     (line,) = axes.plot(list(HOURS), values, marker=".", markersize=3, **style)
     if band:
         low = [1e3 * figure.low if figure else math.nan for figure in found]

@@ -19,6 +19,8 @@ HEAVY_TAIL: Final = 3.0
 """p95 / median of TTFT, above which a tail is called heavy."""
 NETWORK_SHARE: Final = 0.25
 """The part of TTFT's spread that connect times would have to have for the network to be suspected."""
+DIURNAL_RATIO: Final = 1.1
+"""Of the busiest hour to the quietest; below this nobody would notice, however sure it is."""
 MANY_PROBLEMS: Final = 0.01
 LATE_S: Final = 0.05
 """Of the event loop, p99: what is measured later than that is measured wrongly."""
@@ -143,7 +145,8 @@ def _diurnal(analysis: Analysis) -> str:
     tested = {target: diurnal for target, diurnal in analysis.diurnal.items() if not math.isnan(diurnal.p)}
     if not tested:
         return "The study is too short to say: it takes two days."
-    sure = sorted((target for target, diurnal in tested.items() if diurnal.p < ALPHA), key=lambda target: -tested[target].ratio)
+    large = [target for target, diurnal in tested.items() if diurnal.p < ALPHA and diurnal.ratio >= DIURNAL_RATIO]
+    sure = sorted(large, key=lambda target: -tested[target].ratio)
     if not sure:
         return f"It does not show, in any of {len(tested)} targets."
     return " ".join(

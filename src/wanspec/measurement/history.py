@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -24,13 +25,14 @@ class History:
     open: dict[str, Sent] = field(default_factory=dict)
     """Sent, and no word of what came of them."""
     spent: Spending = field(default_factory=Spending)
+    missed: Counter[float] = field(default_factory=Counter)
+    """Noted so, by round."""
     last_round_s: float | None = None
     """The newest round that it tells of."""
 
-    def has_heard_of(self, round_at_s: float | None) -> None:
+    def has_heard_of(self, round_at_s: float) -> None:
         """A round that a line is about."""
-        if round_at_s is not None:
-            self.last_round_s = max(round_at_s, self.last_round_s if self.last_round_s is not None else round_at_s)
+        self.last_round_s = max(round_at_s, self.last_round_s or round_at_s)
 
 
 def read_history(path: Path, campaign: Campaign, probe: Probe) -> History:
@@ -50,8 +52,9 @@ def read_history(path: Path, campaign: Campaign, probe: Probe) -> History:
                 history.spent = history.spent.plus(Spending(requests=1, tokens=line.tokens, usd=line.usd))
             case RequestRow():
                 _take(history, line)
-            case Note():
-                history.has_heard_of(line.round_at_s)
+            case Note(event="missed", round_at_s=float(round_at_s)):
+                history.has_heard_of(round_at_s)
+                history.missed[round_at_s] += line.count
             case _:
                 pass
     return history

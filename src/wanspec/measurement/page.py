@@ -96,7 +96,7 @@ def _method(analysis: Analysis) -> str:
         f"{100 * CONFIDENCE:.0f} % intervals by a circular block bootstrap ({len(rounds.counts)} draws of blocks of "
         f"{rounds.block} rounds, the same for all pairs); n: requests. A quantile beyond which fewer than three requests lie is left out. "
         "p of differences: from the same draws, two-sided; p of diurnality: the variance that two harmonics of the day explain, against "
-        "blocks of two hours shuffled in time; both corrected for their number by Holm's method."
+        "blocks of six hours shuffled in time; both corrected for their number by Holm's method."
     )
 
 

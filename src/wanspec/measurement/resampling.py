@@ -30,8 +30,10 @@ CHUNK: Final = 1 << 20
 HOUR_S, DAY_S = 3600.0, 86_400.0
 MIN_DIURNAL_DAYS: Final = 2.0
 """Within one day a trend looks like an hour of the day."""
-SHUFFLED_S: Final = 2 * HOUR_S
-"""The blocks that are shuffled for diurnality: long against the memory of a queue, short against a day."""
+SHUFFLED_S: Final = 6 * HOUR_S
+"""The blocks that are shuffled for diurnality: long against the memory of a queue, short against a day. Of series without any hours, 288
+rounds with a correlation of 0.7, 0.9 and 0.95 from one to the next, 5, 12 and 10 in a hundred were taken for diurnal at 0.05; with blocks
+of two hours it was 12, 33 and 33."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -66,6 +66,8 @@ class Runner:
         self._jumps = JumpWatch(wall_s=self.clock.wall_s(), monotonic_s=self.clock.monotonic_s())
         self._tasks: set[asyncio.Task[None]] = set()
         self._unwritten: dict[str, asyncio.Future[None]] = {}
+        self._open: dict[str, tuple[Sent, Due]] = {}
+        """Sent, and no row yet."""
 
     @property
     def resumed(self) -> int:
@@ -95,6 +97,7 @@ class Runner:
                         await _cancelled(self._tasks)
             finally:
                 await _cancelled(watches)
+                self.journal.add(*(self._interrupted_row(sent, due, "the runner was stopped") for sent, due in self._open.values()))
                 self._note_missed()
 
     async def _asker(self, stack: AsyncExitStack, name: str, lateness: LatenessWatch) -> Asker:
@@ -140,6 +143,7 @@ class Runner:
         )  # fmt: skip
         self._history.known.add(due.id)
         self._unwritten[sent.id] = asyncio.get_running_loop().create_future()
+        self._open[sent.id] = sent, due
         self.journal.add(sent)
         task = asyncio.create_task(self._ask(sent, due, asker))
         self._tasks.add(task)
@@ -151,19 +155,20 @@ class Runner:
         tally.under_way += 1
         try:
             await written  # only now can nobody forget it
-            is_late = self.clock.wall_s() - due.due_at_s > self._max_late_s
-            row = self._unsent_row(sent, due) if is_late else await asker.ask(due)
+            if self.clock.wall_s() - due.due_at_s > self._max_late_s:
+                row = self._interrupted_row(sent, due, f"{self.path} could not be written to in time, so that it was not sent")
+            else:
+                row = await asker.ask(due)
         finally:
             tally.under_way -= 1
         assert self.journal is not None
+        del self._open[sent.id]
         self.journal.add(row)
         self.budget.add(correction(sent, row))
         tally.add(row)
 
-    def _unsent_row(self, sent: Sent, due: Due) -> RequestRow:
-        """The disk took too long to take its first line."""
-        words = f"{self.path} could not be written to in time, so that it was not sent"
-        return blank_row(self.campaign.name, self.probe, due.target, sent, reason=words)
+    def _interrupted_row(self, sent: Sent, due: Due, reason: str) -> RequestRow:
+        return blank_row(self.campaign.name, self.probe, due.target, sent, reason=reason)
 
     def _written(self, lines: Sequence[Line]) -> None:
         """In the journal's thread: these are on the disk."""
@@ -199,19 +204,20 @@ class Runner:
         self._missed.clear()
 
     def _note_absence(self) -> None:
-        """Whole rounds that went by while nobody was here, and after which those of this time would be missing without a word."""
+        """What was due while nobody was here, from the round in which the last runner ended to the one before this."""
         assert self.journal is not None
-        schedule, last_s = self.campaign.schedule, self._history.last_round_s
+        last_s, interval_s = self._history.last_round_s, self.campaign.schedule.interval_s
         if last_s is None or self._is_single:
             return
         until = min(self.round, self.rounds) if self.rounds else self.round
-        rounds = until - 1 - round((last_s - self.start_s) / schedule.interval_s)
-        if rounds > 0:
-            count, round_at_s = rounds * schedule.runs * len(self.campaign.targets), self.start_s + (until - 1) * schedule.interval_s
-            words = "no runner was there"
-            self.journal.add(
-                Note(at_s=self.clock.wall_s(), probe=self.probe.name, event="missed", reason=words, round_at_s=round_at_s, count=count)
-            )
+        for number in range(round((last_s - self.start_s) / interval_s), until):
+            round_at_s = self.start_s + number * interval_s
+            planned = [due.id for due in plan_round(self.campaign, self.probe.name, round_at_s)]
+            count = sum(name not in self._history.known for name in planned) - self._history.missed[round_at_s]
+            if count > 0:
+                words = "no runner was there"
+                now_s = self.clock.wall_s()
+                self.journal.add(Note(at_s=now_s, probe=self.probe.name, event="missed", reason=words, round_at_s=round_at_s, count=count))
 
     async def _watch(self) -> None:
         """Compare the clocks, and say when the disk is full, until cancelled."""
