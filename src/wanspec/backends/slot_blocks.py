@@ -6,6 +6,7 @@ block that fits it, and moves to a larger one as it grows. An engine computes ov
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
@@ -38,16 +39,24 @@ class Block:
         self.values: Floats = np.zeros(size, np.float32)
         self.capacity = capacity
         self._free = list(range(FIRST_ROWS))
+        self._returned: deque[int] = deque()
+        """Rows that nobody needs any more, from whatever thread."""
 
     @property
     def rows(self) -> int:
+        """How many there are; an empty block is as small as a new one."""
+        while self._returned:
+            self._free.append(self._returned.popleft())
         rows: int = self.keys.shape[1]
+        if rows > FIRST_ROWS and len(self._free) == rows:
+            self.keys, self.values = (buffer[:, :FIRST_ROWS].copy() for buffer in (self.keys, self.values))
+            self._free, rows = list(range(FIRST_ROWS)), FIRST_ROWS
         return rows
 
     def take(self) -> int:
         """A free row, the lowest: sessions in a pass should lie side by side."""
+        rows = self.rows
         if not self._free:
-            rows = self.rows
             self.keys, self.values = (np.concatenate((old, np.zeros_like(old)), axis=1) for old in (self.keys, self.values))
             self._free = list(range(rows, 2 * rows))
         row = min(self._free)
@@ -55,11 +64,8 @@ class Block:
         return row
 
     def give_back(self, row: int) -> None:
-        """Nobody needs this row any more. An empty block is as small as a new one."""
-        self._free.append(row)
-        if len(self._free) == self.rows:
-            self.keys, self.values = (buffer[:, :FIRST_ROWS].copy() for buffer in (self.keys, self.values))
-            self._free = list(range(FIRST_ROWS))
+        """Nobody needs this row any more. The only call that may come from another thread: Python ends objects wherever it likes."""
+        self._returned.append(row)
 
 
 class Blocks:
