@@ -39,7 +39,6 @@ def outcome(*arguments: str) -> tuple[int, str]:
         (["demo", "--policy", "paper,magic"], "unknown policy 'magic'"),
         (["demo", "--policy", "paper,paper"], "--policy: 'paper' is named twice"),
         (["demo", "--preset", ""], "'--preset': there is no pace preset ''; use one of"),
-        (["bench", "--preset", ""], "'--preset': there is no pace preset ''; use one of"),
         (["generate", "x", "-k", "0"], "'--draft-tokens' / '-k': 0 is not between 1 and 32"),
         (["generate", "x", "--price-ms", "-1"], "'--price-ms': -1.0 is not 0 or more"),
         (["generate", "x", "--price-ms", "nan"], "'--price-ms': nan is not 0 or more"),

@@ -15,7 +15,7 @@ def worker(
     made = PooledWorker(WorkerId(worker_id), f"worker-{worker_id}", max_sessions, labels, Heartbeat(now=0.0))
     made.heartbeat.rtt.add(rtt_s)
     if share is not None:
-        made.committed, made.useful = JUDGED_TOKENS, share * JUDGED_TOKENS
+        made.tried, made.committed, made.useful = int(JUDGED_TOKENS), JUDGED_TOKENS, share * JUDGED_TOKENS
     return made
 
 
@@ -108,6 +108,13 @@ def test_a_rest_is_twice_as_long_each_time_until_the_worker_proves_useful() -> N
     assert judge(useless, 190, 100)
     useless.rest(0.0)
     assert useless.rests_until == FIRST_REST_S
+
+
+def test_sessions_that_end_within_their_head_start_end_the_trial_all_the_same() -> None:
+    far = worker(1)
+    assert far.is_on_trial(0.0)
+    assert far.judge(committed=190, proposed=None, took_s=None, alone_s=None, now=0.0)
+    assert (far.is_on_trial(0.0), far.is_judged) == (False, False)
 
 
 def test_nobody_is_judged_by_a_few_tokens() -> None:

@@ -71,8 +71,10 @@ class PooledWorker:
     step_s: float = INITIAL_WORKER_STEP_S
     reliability: Reliability = field(default_factory=Reliability)
     pace: Pace = field(default_factory=Pace)
+    tried: int = 0
+    """Tokens that its sessions committed since it joined or last rested;"""
     committed: float = 0.0
-    """Tokens that its sessions committed, older ones faded,"""
+    """of those beyond a session's head start, older ones faded,"""
     useful: float = 0.0
     """and those of them that it had proposed."""
     timed: float = 0.0
@@ -117,7 +119,7 @@ class PooledWorker:
 
     def is_on_trial(self, now: float) -> bool:
         """Whether it is to be tried: idle, and of unknown worth."""
-        return not self.sessions and (self.committed < TRIAL_TOKENS or now >= self.judged_at + REVIEW_S)
+        return not self.sessions and (self.tried < TRIAL_TOKENS or now >= self.judged_at + REVIEW_S)
 
     @property
     def is_judged(self) -> bool:
@@ -131,6 +133,7 @@ class PooledWorker:
         have cost without a worker; None where that is not known.
         """
         self.judged_at = now
+        self.tried += committed
         if proposed is not None:
             fade = max(0.0, 1.0 - committed / MEMORY_TOKENS)
             self.committed = fade * self.committed + committed
@@ -151,6 +154,7 @@ class PooledWorker:
     def rest(self, now: float) -> set[SessionId]:
         """Send it to rest, and forget what led to that. Returns the sessions that it had."""
         self.rests_until, self.rest_s = now + self.rest_s, min(2 * self.rest_s, MAX_REST_S)
+        self.tried = 0
         self.committed = self.useful = self.timed = self.took_s = self.alone_s = 0.0
         resting, self.sessions = self.sessions, set()
         return resting
