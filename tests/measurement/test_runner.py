@@ -225,7 +225,7 @@ async def test_a_limit_stops_the_probe_with_the_reason_and_counts_over_restarts(
 
 async def test_tokens_count_as_used_and_not_as_feared_once_they_are_known(tmp_path: Path) -> None:
     async with serving(openai(tokens=1)) as server:
-        made = campaign(target(server.port), runs=10, tokens=62 + 9 * 8)  # 62 is the most of one; each takes 8
+        made = campaign(target(server.port), runs=10, tokens=6 * 62)  # 62 is the most of one; each takes 8, and some overlap
         rows = await once(made, tmp_path / "p.jsonl")
     assert len(rows) == 10
 
