@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wanspec.backends.interface import ModelInfo
+from wanspec.backends.parts import Part, parts_of
 from wanspec.backends.slot_blocks import Block, Blocks, BlockSlots, CacheShape
 from wanspec.backends.slot_cache import Extension, SessionCaches, SlotCache
 from wanspec.errors import BackendError
@@ -26,36 +26,13 @@ from wanspec.speculation.types import ScoreItem, SessionId
 if TYPE_CHECKING:
     import onnxruntime
 
+BlockPart = Part[BlockSlots]
 MAX_PASS_TOKENS = 128
 """Tokens computed in one pass; a longer prompt is cut. Larger pieces are no faster on a CPU and their mask and logits cost memory."""
 MAX_SHARED_TOKENS = 8
 """Of one session, in a pass with others: attention is computed for all as if each had as many as the one that has most."""
 MAX_GAP_ROWS = 4
 """Rows of a block, between two of a pass, whose attention is computed in vain; beyond it another pass is cheaper."""
-
-
-@dataclass(frozen=True, slots=True)
-class Part:
-    """Rows `start` to `stop` of one session's extension, as computed in one pass."""
-
-    cache: SlotCache[BlockSlots]
-    extension: Extension
-    start: int
-    stop: int
-
-    @property
-    def tokens(self) -> int:
-        return self.stop - self.start
-
-    @property
-    def past(self) -> int:
-        """Slots that these rows may look back at, earlier rows of the same extension included."""
-        return self.cache.used + self.start
-
-    @property
-    def unasked(self) -> int:
-        """How many of these rows, at the beginning, the item does not ask for: those before the last of `append`."""
-        return min(max(len(self.extension.item.append) - 1 - self.start, 0), self.tokens)
 
 
 class OnnxBackend:
@@ -79,7 +56,7 @@ class OnnxBackend:
         plans = self._caches.plan(items)
         nothing = np.empty((0, self._info.vocabulary_size), np.float32)
         answers: dict[SessionId, list[NDArray[np.float32]]] = {item.session_id: [] for item in items}
-        for group in grouped(parts_of(plans)):
+        for group in grouped(laid_out(plans)):
             for part, rows in zip(group, self._run(group), strict=True):
                 answers[part.extension.item.session_id].append(rows[part.unasked :])
         self._caches.apply(plans)
@@ -96,7 +73,7 @@ class OnnxBackend:
         """See `Backend.forget`."""
         self._caches.forget(prefix)
 
-    def _run(self, group: Sequence[Part]) -> list[NDArray[np.float32]]:
+    def _run(self, group: Sequence[BlockPart]) -> list[NDArray[np.float32]]:
         """One forward pass. Writes the new keys and values behind each session's cache; returns each part's logits [tokens, vocabulary]."""
         feed = inputs_of(group)
         try:
@@ -126,18 +103,16 @@ def open_session(model: bytes, *, threads: int) -> onnxruntime.InferenceSession:
         raise BackendError(f"ONNX Runtime cannot load the model: {error}") from error
 
 
-def parts_of(plans: Iterable[tuple[SlotCache[BlockSlots], Extension]]) -> Iterable[Part]:
-    """Every extension in pieces of at most MAX_PASS_TOKENS, in order."""
+def laid_out(plans: Iterable[tuple[SlotCache[BlockSlots], Extension]]) -> Iterable[BlockPart]:
+    """Every extension in pieces, with room for its rows."""
     for cache, extension in plans:
-        count = len(extension.tokens)
-        cache.slots.reserve(cache.used + count)
-        for start in range(0, count, MAX_PASS_TOKENS):
-            yield Part(cache, extension, start, min(start + MAX_PASS_TOKENS, count))
+        cache.slots.reserve(cache.used + len(extension.tokens))
+        yield from parts_of(cache, extension, most=MAX_PASS_TOKENS)
 
 
-def grouped(parts: Iterable[Part]) -> Iterable[list[Part]]:
+def grouped(parts: Iterable[BlockPart]) -> Iterable[list[BlockPart]]:
     """The parts of each pass: those with many tokens alone, and first, since a small one may be a prompt's last; the others by place."""
-    shared: defaultdict[Block, list[Part]] = defaultdict(list)
+    shared: defaultdict[Block, list[BlockPart]] = defaultdict(list)
     for part in parts:
         if part.tokens > MAX_SHARED_TOKENS:
             yield [part]
@@ -160,7 +135,7 @@ def joined(arrays: Sequence[NDArray[Any]]) -> NDArray[Any]:
     return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
 
 
-def inputs_of(group: Sequence[Part]) -> dict[str, NDArray[Any]]:
+def inputs_of(group: Sequence[BlockPart]) -> dict[str, NDArray[Any]]:
     """What the graph takes, as `models/graph.py` declares it: a batch over the rows of a block from the first part's to the last's."""
     block, first_row = group[0].cache.slots.block, group[0].cache.slots.row
     past, most = block.capacity, max(part.tokens for part in group)

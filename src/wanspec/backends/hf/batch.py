@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wanspec.backends.hf.pool import Indices, PooledSlots
+from wanspec.backends.parts import Part, parts_of
 from wanspec.backends.slot_cache import Extension, SlotCache
 
 MAX_MASK = 1 << 27
@@ -22,6 +23,7 @@ SLOT_MULTIPLE = 8
 """Slots that a line reads are filled up to a multiple of this: attention on a GPU would copy the mask otherwise."""
 
 Plan = tuple[SlotCache[PooledSlots], Extension]
+PooledPart = Part[PooledSlots]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,40 +40,11 @@ LIMITS = {"cpu": BatchLimits(pass_tokens=256, fill_tokens=16), "cuda": BatchLimi
 """By kind of device; a kind that is not here is taken for a GPU."""
 
 
-@dataclass(frozen=True, slots=True)
-class Part:
-    """Rows `start` to `stop` of one session's extension, as computed in one pass."""
-
-    cache: SlotCache[PooledSlots]
-    extension: Extension
-    start: int
-    stop: int
-
-    @property
-    def tokens(self) -> int:
-        return self.stop - self.start
-
-    @property
-    def past(self) -> int:
-        """Slots that these rows may look back at, earlier rows of the same extension included."""
-        return self.cache.used + self.start
-
-    @property
-    def total(self) -> int:
-        """Slots in use once these rows are computed."""
-        return self.cache.used + self.stop
-
-    @property
-    def unasked(self) -> int:
-        """How many of these rows, at the beginning, the item does not ask for: those before the last of `append`."""
-        return min(max(len(self.extension.item.append) - 1 - self.start, 0), self.tokens)
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
     """A pass, as arrays; `lines` are its parts."""
 
-    lines: Sequence[Part]
+    lines: Sequence[PooledPart]
     tokens: NDArray[np.int64]
     """[lines, longest], as is the next."""
     positions: NDArray[np.int64]
@@ -100,21 +73,15 @@ def batches(plans: Iterable[Plan], limits: BatchLimits) -> Iterator[Batch]:
 
     Raises torch.OutOfMemoryError where there is no room for the new slots.
     """
-    for wave in zip_longest(*(_pieces(plan, limits.pass_tokens) for plan in plans)):
+    for wave in zip_longest(*(parts_of(cache, extension, most=limits.pass_tokens) for cache, extension in plans)):
         parts = sorted((part for part in wave if part is not None), key=lambda part: -part.tokens)
         for group in _grouped(parts, limits):
             yield laid_out(group)
 
 
-def _pieces(plan: Plan, most: int) -> list[Part]:
-    cache, extension = plan
-    count = len(extension.tokens)
-    return [Part(cache, extension, start, min(start + most, count)) for start in range(0, count, most)]
-
-
-def _grouped(parts: Sequence[Part], limits: BatchLimits) -> Iterator[list[Part]]:
+def _grouped(parts: Sequence[PooledPart], limits: BatchLimits) -> Iterator[list[PooledPart]]:
     """Neighbours that share a pass; the longest come first."""
-    group: list[Part] = []
+    group: list[PooledPart] = []
     for part in parts:
         if group and not _fits([*group, part], limits):
             yield group
@@ -124,14 +91,14 @@ def _grouped(parts: Sequence[Part], limits: BatchLimits) -> Iterator[list[Part]]
         yield group
 
 
-def _fits(group: Sequence[Part], limits: BatchLimits) -> bool:
+def _fits(group: Sequence[PooledPart], limits: BatchLimits) -> bool:
     computed = len(group) * group[0].tokens
     fill = computed - sum(part.tokens for part in group)
     mask = computed * max(part.total for part in group)
     return computed <= limits.pass_tokens and fill <= limits.fill_tokens and mask <= MAX_MASK
 
 
-def laid_out(parts: Sequence[Part]) -> Batch:
+def laid_out(parts: Sequence[PooledPart]) -> Batch:
     """A pass over these; their sessions have slots for the new rows then."""
     longest = max(part.tokens for part in parts)
     slots = -(-max(part.total for part in parts) // SLOT_MULTIPLE) * SLOT_MULTIPLE

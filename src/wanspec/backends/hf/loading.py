@@ -195,7 +195,7 @@ def _explained(spec: ModelSpec) -> Iterator[None]:
         ) from error
     except ImportError as error:
         raise ConfigError(f"{spec.name} needs what is not installed: {error}") from error
-    except Exception as error:
+    except Exception as error:  # whatever a model's own code raises
         raise BackendError(f"transformers cannot load {spec.name}: {error}") from error
 
 
