@@ -74,7 +74,7 @@ class Choice:
         """Characters that the tokens so far have completed, and those of them that are text: the others may yet become a stop string."""
         self._generation: Generation | None = None
         self._loop = asyncio.get_running_loop()
-        self._arrived_at = self._loop.time()
+        self.arrived_at = self._loop.time()
         self._newest_at = 0.0
         self._paced_tokens, self._paced_s = 0, 0.0
         """Of all rounds but the first."""
@@ -90,11 +90,6 @@ class Choice:
     def session_id(self) -> SessionId | None:
         """Its number in the engine, once it is there."""
         return self._generation.session_id if self._generation is not None else None
-
-    @property
-    def age_s(self) -> float:
-        """Since it arrived."""
-        return self._loop.time() - self._arrived_at
 
     @property
     def tokens_per_s(self) -> float | None:
@@ -230,8 +225,8 @@ class Choice:
     def _measure(self, number: int, *, is_first: bool) -> None:
         now = self._loop.time()
         if is_first:
-            self._context.metrics.first_tokens(now - self._arrived_at, number)
-            self._context.history.first_tokens(now - self._arrived_at, now=now)
+            self._context.metrics.first_tokens(now - self.arrived_at, number)
+            self._context.history.first_tokens(now - self.arrived_at, now=now)
         else:
             self._context.metrics.more_tokens(now - self._newest_at, number)
             self._context.history.more_tokens(now - self._newest_at, number, now=now)
@@ -258,4 +253,4 @@ class Choice:
             else:
                 self._finish(ABORT)
         assert self.finish_reason is not None
-        self._context.metrics.finished(self.finish_reason, self._loop.time() - self._arrived_at)
+        self._context.metrics.finished(self.finish_reason, self._loop.time() - self.arrived_at)

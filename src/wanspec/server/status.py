@@ -112,10 +112,11 @@ class Status(Struct, frozen=True, kw_only=True):
 
 def status_of(service: Service, access: Access, viewer: str, *, number: int | None, since: int) -> Status:
     """What the key `viewer` may see. `number`: of the session whose tree is asked for; `since`: the newest second already known."""
-    visible = sorted(_under_way(service, access, viewer), key=lambda pair: -pair[1].age_s)
+    visible = sorted(_under_way(service, access, viewer), key=lambda pair: pair[1].arrived_at)
     is_visible = any(choice.session_id == number for _, choice in visible)
     snapshot = service.engine.snapshot(SessionId(number) if number is not None and is_visible else None)
-    second, seconds = service.history.since(since, now=asyncio.get_running_loop().time())
+    now = asyncio.get_running_loop().time()
+    second, seconds = service.history.since(since, now=now)
     return Status(
         model=service.model_name,
         state=service.state,
@@ -126,7 +127,7 @@ def status_of(service: Service, access: Access, viewer: str, *, number: int | No
         sees_all=access.sees_all(viewer),
         shows_text=access.shows_text,
         workers=list(snapshot.workers[:MAX_SHOWN_WORKERS]),
-        requests=_requests(visible[:MAX_SHOWN_REQUESTS], snapshot),
+        requests=_requests(visible[:MAX_SHOWN_REQUESTS], snapshot, now=now),
         left_out=max(0, len(visible) - MAX_SHOWN_REQUESTS),
         seconds=seconds,
         tree=snapshot.tree,
@@ -140,7 +141,7 @@ def _under_way(service: Service, access: Access, viewer: str) -> Iterator[tuple[
             yield from ((batch, choice) for choice in batch.choices if not choice.has_ended)
 
 
-def _requests(visible: list[tuple[Batch, Choice]], snapshot: Snapshot) -> list[RequestStatus]:
+def _requests(visible: list[tuple[Batch, Choice]], snapshot: Snapshot, *, now: float) -> list[RequestStatus]:
     sessions = {session.session_id: session for session in snapshot.sessions}
     names: dict[WorkerId | None, str] = {worker.worker_id: worker.name for worker in snapshot.workers}
     statuses = []
@@ -151,7 +152,7 @@ def _requests(visible: list[tuple[Batch, Choice]], snapshot: Snapshot) -> list[R
                 id=batch.request_id,
                 choice=choice.index,
                 number=choice.session_id,
-                age_s=choice.age_s,
+                age_s=now - choice.arrived_at,
                 tokens=choice.completion_tokens,
                 tokens_per_s=choice.tokens_per_s,
                 worker=names.get(session.worker_id) if session is not None else None,
