@@ -16,7 +16,7 @@ from pathlib import Path
 import httpx
 import pytest
 from tests.cli.test_serve import SCRIPTED, Running, process
-from tests.deploy.files import BIN, DEPLOY, ROOT, run, stub, text, tool
+from tests.deploy.files import DEPLOY, ROOT, run, stub, text, tool
 
 from wanspec.transport.certificates import (
     TrialCertificates,
@@ -58,7 +58,7 @@ def slurm_job(folder: Path, controller: str, credentials: Path) -> Iterator[subp
     stub(folder / "bin", "srun", 'exec "$@"')
     stub(folder / "bin", "wanspec", f'exec {sys.executable} -m wanspec "$@"')
     environment = os.environ | {
-        "PATH": f"{folder / 'bin'}:{BIN}:{os.environ['PATH']}",
+        "PATH": f"{folder / 'bin'}:{os.environ['PATH']}",
         "WANSPEC_WORKER_CONTROLLER": controller,
         "WANSPEC_WORKER_DRAFT": SCRIPTED[3],
         "CREDENTIALS": str(credentials),
