@@ -44,11 +44,10 @@ def _made(folder: str, hosts: list[str], worker: str | None, controller: str | N
 
     if not folder:
         raise ConfigError("the folder's name is empty; write . for this one")
-    if worker is None and controller is None:
-        return create_trial_certificates(Path(folder), hosts).all()
-    if worker is None:
-        assert controller is not None
+    if worker is not None:
+        if controller is not None or hosts:
+            raise ConfigError(f"--worker {worker} is one certificate, without --host; make a controller's by a command of its own")
+        return add_worker_certificate(Path(folder), worker)
+    if controller is not None:
         return add_controller_certificate(Path(folder), controller, hosts)
-    if controller is not None or hosts:
-        raise ConfigError(f"--worker {worker} is one certificate, without --host; make a controller's by a command of its own")
-    return add_worker_certificate(Path(folder), worker)
+    return create_trial_certificates(Path(folder), hosts).all()
