@@ -91,7 +91,16 @@ def outcome(*arguments: str) -> tuple[int, str]:
         (["worker", "--controller", "127.0.0.1:0"], "nobody listens on port 0"),
         (["worker", "--controller", "127.0.0.1:1", "--name", "a\x1bb"], "--name 'a\\x1bb' has characters that do not print"),
         (["worker", "--controller", "127.0.0.1:1", "--name", "\udcff"], "--name '\\udcff' has characters"),
+        (["worker", "--controller", "127.0.0.1:1", "--server-name", "a"], "--server-name a: without TLS nobody shows a certificate"),
+        (
+            ["worker", "--controller", "h:1", "--server-name", "a", "--server-name", "b"],
+            "--server-name a b: give one for all 1 controllers",
+        ),
         (["certs", ""], "the folder's name is empty"),
+        (["certs", "/nowhere", "--worker", "a"], "/nowhere/ca-key.pem: No such file or directory; name the folder"),
+        (["certs", "/nowhere", "--worker", ""], "name '': give up to 64 letters"),
+        (["certs", "/nowhere", "--worker", "a", "--host", "b"], "--worker a is one certificate, without --host"),
+        (["certs", "/nowhere", "--worker", "a", "--controller", "b"], "make a controller's by a command of its own"),
         (["worker", "--controller", "127.0.0.1:1", "--preset", "tpu"], "'tpu'"),
         (["worker", "--controller", "127.0.0.1:1", "--tls-ca", "a.pem"], "needs a token"),
         (["worker", "--controller", "127.0.0.1:1", "--max-sessions", "0"], "--max-sessions"),
@@ -183,6 +192,17 @@ def test_a_port_in_use_is_named() -> None:
 def test_certificates_are_not_overwritten(tmp_path: Path) -> None:
     assert outcome("certs", str(tmp_path / "certs"))[0] == 0
     status, output = outcome("certs", str(tmp_path / "certs"))
+    assert (status, "is not overwritten" in output.replace("\n", " ")) == (2, True)
+
+
+def test_certificates_are_added_to_those_that_are_there(tmp_path: Path) -> None:
+    folder = str(tmp_path / "certs")
+    assert outcome("certs", folder)[0] == 0
+    for name in ("--worker", "--controller"):
+        status, output = outcome("certs", folder, name, "second" + name)
+        assert (status, output.replace("\n", "").count(f"second{name}")) == (0, 2)
+    assert len(list((tmp_path / "certs").iterdir())) == 10
+    status, output = outcome("certs", folder, "--worker", "second--worker")
     assert (status, "is not overwritten" in output.replace("\n", " ")) == (2, True)
 
 

@@ -132,20 +132,37 @@ def process(*arguments: str, **environment: str) -> Iterator[Running]:
                 child.kill()
 
 
-def test_a_worker_that_dials_in_drafts_for_the_server() -> None:
+@contextmanager
+def worker_process(*command: str) -> Iterator[subprocess.Popen[bytes]]:
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL, env=os.environ | {"WANSPEC_TOKEN": "t0ken"}) as worker:
+        try:
+            yield worker
+        finally:
+            worker.terminate()
+
+
+def workers_of(running: Running) -> object:
+    """What the server says of itself once a worker is there, or when it has been waited for in vain."""
+    deadline = time.monotonic() + 20
+    while (words := httpx.get(f"{running.url}/ready").json())["workers"] == 0 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return words
+
+
+def test_a_worker_drafts_for_the_server_and_again_when_that_was_restarted() -> None:
     with process(*SCRIPTED, "--listen", "127.0.0.1:0", "--log-json", "--policy", "remote", WANSPEC_TOKEN="t0ken") as running:
         link = json.loads(running.words.splitlines()[-1])["workers_dial"]
         command = [sys.executable, "-m", "wanspec", "worker", "--controller", link, "--draft", SCRIPTED[3], "--name", "near"]
-        with subprocess.Popen(command, stderr=subprocess.DEVNULL, env=os.environ | {"WANSPEC_TOKEN": "t0ken"}) as worker:
-            deadline = time.monotonic() + 20
-            while httpx.get(f"{running.url}/ready").json() != {"status": "ok", "workers": 1} and time.monotonic() < deadline:
-                time.sleep(0.05)
+        with worker_process(*command) as worker:
+            assert workers_of(running) == {"status": "ok", "workers": 1}
             answer = httpx.post(f"{running.url}/v1/completions", json={"prompt": "x", "max_tokens": 50, "temperature": 0}).json()
             report = answer["choices"][0]["wanspec"]
             assert (report["worker"], report["offload"], report["local_draft_passes"]) == ("near", True, 0)
             errors = running.end()
             assert running.child.returncode == 143
-            assert worker.wait(timeout=20) == 0  # it was sent home
+            with process(*SCRIPTED, "--listen", link, WANSPEC_TOKEN="t0ken") as again:
+                assert workers_of(again) == {"status": "ok", "workers": 1}
+            assert worker.poll() is None  # the same one: it has dialled again
         lines = [json.loads(line) for line in errors.splitlines() if line.startswith("{")]
         assert [line["route"] for line in lines if line["message"] == "request"] == ["/v1/completions"]
 

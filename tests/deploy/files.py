@@ -24,6 +24,8 @@ BIN: Final = Path(sys.executable).parent
 KUSTOMIZATIONS: Final = ("controller", "worker", "controller-gpu", "worker-gpu")
 Yaml = Any
 """A document of somebody else's schema."""
+Command = tuple[list[str], dict[str, str]]
+"""The words behind `wanspec`, and the variables that it finds in its environment."""
 
 
 def text(name: str) -> str:
@@ -62,15 +64,16 @@ def stub(folder: Path, name: str, *lines: str) -> None:
     file.chmod(file.stat().st_mode | stat.S_IXUSR)
 
 
-def recorded(script: str, folder: Path, *, programs: Path, environment: Mapping[str, str]) -> list[str]:
-    """The arguments that a shell script hands to `wanspec`, which is in `programs` here and writes them down."""
-    notes = folder / "arguments.json"
-    stub(programs, "wanspec", f"{sys.executable} -c 'import json, sys; print(json.dumps(sys.argv[1:]))' \"$@\" > {notes}", "exit 3")
+def recorded(script: str, folder: Path, *, programs: Path, environment: Mapping[str, str]) -> Command:
+    """What a shell script hands to `wanspec`, which is in `programs` here and writes it down."""
+    notes = folder / "command.json"
+    note = "import json, os, sys; print(json.dumps([sys.argv[1:], dict(os.environ)]))"
+    stub(programs, "wanspec", f"{sys.executable} -c '{note}' \"$@\" > {notes}", "exit 3")
     clean = {"PATH": f"{programs}:{os.environ['PATH']}", "HOME": str(folder), **environment}
     done = subprocess.run(["bash", "-c", script], env=clean, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 3, done.stderr
-    arguments: list[str] = json.loads(notes.read_text("utf-8"))
-    return arguments
+    arguments, found = json.loads(notes.read_text("utf-8"))
+    return arguments, {name: value for name, value in found.items() if name.startswith("WANSPEC_")}
 
 
 def environment_file(name: str) -> dict[str, str]:
@@ -95,51 +98,45 @@ def container(folder: str) -> Yaml:
     return only
 
 
-def expanded(words: str, variable: str, values: Mapping[str, str]) -> str:
-    """The words, with their variables' values."""
-    return re.sub(variable, lambda found: values[found[1]], words)
-
-
-def compose_commands() -> Iterator[tuple[str, list[str]]]:
+def compose_commands() -> Iterator[tuple[str, Command]]:
     for name, service in document("compose/compose.yaml")["services"].items():
         if service["image"].startswith("wanspec:") and "entrypoint" not in service:
-            yield f"compose {name}", service["command"]
+            yield f"compose {name}", (service["command"], service.get("environment", {}))
 
 
-def kubernetes_commands() -> Iterator[tuple[str, list[str]]]:
-    yield "kubernetes controller", container("controller")["args"]
-    for folder, name in (("worker", "worker"), ("worker-gpu", "worker")):
-        values = {**environment_file("kubernetes/worker/worker.env"), "POD_NAME": "wanspec-worker-abc"}
+def kubernetes_commands() -> Iterator[tuple[str, Command]]:
+    yield "kubernetes controller", (container("controller")["args"], {})
+    for folder in ("worker", "worker-gpu"):
+        values = environment_file("kubernetes/worker/worker.env")
+        values |= {entry["name"]: "wanspec-worker-abc" for entry in container("worker")["env"]}
         if folder.endswith("gpu"):
             patch = document(f"kubernetes/{folder}/gpu.yaml")["spec"]["template"]["spec"]["containers"][0]
             values |= {entry["name"]: entry["value"] for entry in patch["env"]}
-        yield f"kubernetes {folder}", [expanded(word, r"\$\((\w+)\)", values) for word in container(name)["args"]]
+        yield f"kubernetes {folder}", (container("worker")["args"], values)
 
 
-def systemd_commands() -> Iterator[tuple[str, list[str]]]:
-    unit = text("systemd/wanspec-worker.service").replace("\\\n", " ")
-    values = environment_file("systemd/worker.env")
-    for line in re.findall(r"^ExecStart=(.*)$", unit, re.MULTILINE):
-        program, *words = expanded(line, r"\$\{(\w+)\}", values).split()
+def systemd_commands() -> Iterator[tuple[str, Command]]:
+    for line in re.findall(r"^ExecStart=(.*)$", text("systemd/wanspec-worker.service"), re.MULTILINE):
+        program, *words = line.replace("%d", "/run/credentials").replace("%H", "host").split()
         assert program == "/opt/wanspec/bin/wanspec"
-        yield "systemd", [word.replace("%d", "/run/credentials").replace("%H", "host") for word in words]
+        yield "systemd", (words, environment_file("systemd/worker.env"))
 
 
-def skypilot_command(side: str, home: Path, **environment: str) -> list[str]:
+def skypilot_command(side: str, home: Path, **environment: str) -> Command:
     task = document(f"skypilot/{side}.yaml")
     values = {name: value for name, value in task["envs"].items() if value is not None}
     return recorded(task["run"], home, programs=home / "wanspec-environment/bin", environment=values | environment)
 
 
-def slurm_command(home: Path, **environment: str) -> list[str]:
+def slurm_command(home: Path, **environment: str) -> Command:
     programs = home / "venv/bin"
     stub(programs, "srun", 'exec "$@"')
     values = {"SLURM_SUBMIT_DIR": str(ROOT), "SLURM_JOB_ID": "7", "VENV": str(programs.parent), "PATH": f"{programs}:{os.environ['PATH']}"}
     return recorded(text("slurm/worker.sbatch"), home, programs=programs, environment=values | environment)
 
 
-def documented_commands() -> Iterator[tuple[str, list[str]]]:
+def documented_commands() -> Iterator[tuple[str, Command]]:
     """What docs/deploy.md says to type, of `wanspec` itself."""
     page = (ROOT / "docs/deploy.md").read_text("utf-8").replace("\\\n", " ")
     for line in re.findall(r"^    (?:\S+=\S+ )*wanspec (.*)$", page, re.MULTILINE):
-        yield f"docs: wanspec {line}", shlex.split(line, comments=True)
+        yield f"docs: wanspec {line}", (shlex.split(line, comments=True), {})

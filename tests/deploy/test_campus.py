@@ -1,4 +1,4 @@
-"""Workers without an open port: the Slurm script and its loop with real processes over TLS, the unit, further certificates."""
+"""Workers without an open port: the Slurm script with real processes over TLS, the unit, further certificates."""
 
 from __future__ import annotations
 
@@ -16,11 +16,15 @@ from pathlib import Path
 import httpx
 import pytest
 from tests.cli.test_serve import SCRIPTED, Running, process
-from tests.deploy.files import BIN, DEPLOY, ROOT, run, stub, text, tool
+from tests.deploy.files import DEPLOY, ROOT, run, stub, text, tool
 
-from wanspec.transport.certificates import TrialCertificates, create_trial_certificates
+from wanspec.transport.certificates import (
+    TrialCertificates,
+    add_controller_certificate,
+    add_worker_certificate,
+    create_trial_certificates,
+)
 
-SCRIPTS = ("keep-worker.sh", "certificate.sh", "slurm/worker.sbatch")
 PATIENCE_S = 60
 
 
@@ -29,8 +33,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> TrialCertificates:
     return create_trial_certificates(tmp_path_factory.mktemp("made") / "certs", [])
 
 
-def test_every_script_passes_shellcheck() -> None:
-    run(tool("shellcheck"), *[DEPLOY / name for name in SCRIPTS])
+def test_the_script_passes_shellcheck() -> None:
+    run(tool("shellcheck"), DEPLOY / "slurm/worker.sbatch")
 
 
 def test_the_unit_passes_systemds_own_check(tmp_path: Path) -> None:
@@ -49,54 +53,15 @@ def test_the_unit_stops_for_bad_settings_alone() -> None:
 
 
 @contextmanager
-def kept(folder: Path, *lines: str) -> Iterator[subprocess.Popen[str]]:
-    """deploy/keep-worker.sh around a `wanspec` that does these lines, with no pause between two runs."""
-    stub(folder, "wanspec", *lines)
-    stub(folder, "sleep")
-    environment = os.environ | {"PATH": f"{folder}:{os.environ['PATH']}", "NOTES": str(folder / "notes")}
-    command = ["bash", str(DEPLOY / "keep-worker.sh"), "--controller", "a b:1"]
-    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as child:
-        try:
-            yield child
-        finally:
-            if child.poll() is None:
-                child.kill()
-
-
-def test_a_worker_that_is_sent_home_is_started_again_with_the_same_words(tmp_path: Path) -> None:
-    lines = ('echo "$#/$*" >> "$NOTES"', '[ "$(wc -l < "$NOTES")" -lt 3 ] || exit 1')
-    with kept(tmp_path, *lines) as child:
-        assert child.wait(timeout=PATIENCE_S) == 1
-    assert (tmp_path / "notes").read_text("utf-8") == "3/worker --controller a b:1\n" * 3
-
-
-@pytest.mark.parametrize("status", [1, 2, 143])
-def test_a_status_that_another_start_would_not_change_ends_the_loop(status: int, tmp_path: Path) -> None:
-    with kept(tmp_path, 'echo run >> "$NOTES"', f"exit {status}") as child:
-        assert child.wait(timeout=PATIENCE_S) == status
-    assert (tmp_path / "notes").read_text("utf-8") == "run\n"
-
-
-def test_sigterm_reaches_the_worker_before_the_loop_ends(tmp_path: Path) -> None:
-    lines = ("trap 'echo told >> \"$NOTES\"; exit 143' TERM", "echo up", "while true; do read -t 1 <> <(:) || true; done")
-    with kept(tmp_path, *lines) as child:
-        assert child.stdout is not None
-        assert child.stdout.readline() == "up\n"
-        child.send_signal(signal.SIGTERM)
-        assert child.wait(timeout=PATIENCE_S) == 143
-    assert (tmp_path / "notes").read_text("utf-8") == "told\n"
-
-
-@contextmanager
 def slurm_job(folder: Path, controller: str, credentials: Path) -> Iterator[subprocess.Popen[str]]:
     """The batch script as Slurm runs it, but for `srun`, which here just runs."""
     stub(folder / "bin", "srun", 'exec "$@"')
     stub(folder / "bin", "wanspec", f'exec {sys.executable} -m wanspec "$@"')
     environment = os.environ | {
-        "PATH": f"{folder / 'bin'}:{BIN}:{os.environ['PATH']}",
-        "CONTROLLER": controller,
+        "PATH": f"{folder / 'bin'}:{os.environ['PATH']}",
+        "WANSPEC_WORKER_CONTROLLER": controller,
+        "WANSPEC_WORKER_DRAFT": SCRIPTED[3],
         "CREDENTIALS": str(credentials),
-        "DRAFT": SCRIPTED[3],
         "VENV": str(folder),
         "SLURM_SUBMIT_DIR": str(ROOT),
         "SLURM_JOB_ID": "42",
@@ -149,29 +114,17 @@ def test_a_slurm_job_that_is_refused_holds_no_node(made: TrialCertificates, tmp_
 def test_certificates_made_later_do_for_both_sides(tmp_path: Path) -> None:
     made = create_trial_certificates(tmp_path / "certs", [])
     folder = made.ca_file.parent
-    issue(folder, "campus-2")
-    issue(folder, "controller-2", "controller.example.org")
+    add_worker_certificate(folder, "campus-2")
+    add_controller_certificate(folder, "controller-2", ["controller.example.org"])
     site = tmp_path / "site"
     site.mkdir()
     for source, name in (("ca.pem", "ca.pem"), ("campus-2.pem", "worker.pem"), ("campus-2-key.pem", "worker-key.pem")):
         (site / name).write_bytes((folder / source).read_bytes())
-    assert (folder / "campus-2-key.pem").stat().st_mode & 0o77 == 0
     with (
         process(*controller(made, folder / "controller-2.pem", folder / "controller-2-key.pem")) as running,
         slurm_job(tmp_path, link_of(running), site),
     ):
         assert answered_by(running, made.ca_file) == "slurm-42"
-
-
-def test_a_certificate_that_is_there_is_not_overwritten(made: TrialCertificates) -> None:
-    before = made.worker_key_file.read_bytes()
-    done = subprocess.run(["bash", DEPLOY / "certificate.sh", made.ca_file.parent, "worker"], capture_output=True, text=True, check=False)
-    assert (done.returncode, "is not overwritten" in done.stderr) == (2, True)
-    assert made.worker_key_file.read_bytes() == before
-
-
-def issue(folder: Path, *words: str) -> None:
-    run("bash", DEPLOY / "certificate.sh", folder, *words)
 
 
 def link_of(running: Running) -> str:

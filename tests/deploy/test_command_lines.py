@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from tests.deploy.files import (
     DEPLOY,
     LINK_PORT,
     ROOT,
+    Command,
     compose_commands,
     document,
     documented_commands,
@@ -45,12 +47,12 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> TrialCertificates:
     return create_trial_certificates(tmp_path_factory.mktemp("made") / "wanspec-credentials", ["controller.example.org"])
 
 
-def parsed(words: list[str]) -> tuple[str, dict[str, Any]]:
+def parsed(words: list[str], environment: Mapping[str, str]) -> tuple[str, dict[str, Any]]:
     """The command that the words name and what its flags come to. Raises typer's error on a flag that there is not."""
     command, path = typer.main.get_command(app), "wanspec"
     while isinstance(command, typer.core.TyperGroup):
         path, command, words = f"{path} {words[0]}", command.commands[words[0]], words[1:]
-    with command.make_context(path, list(words)) as context:
+    with CliRunner(env=environment).isolation(), command.make_context(path, list(words)) as context:
         return path, context.params
 
 
@@ -68,9 +70,10 @@ def settings_in(place: str, words: list[str]) -> list[str]:
     return [str(DEPLOY / MOUNTED[place.partition(" ")[0]]) if word.endswith("wanspec.toml") else word for word in words]
 
 
-@pytest.mark.parametrize(("place", "words"), COMMANDS, ids=[place for place, _ in COMMANDS])
-def test_each_command_line_is_one_that_the_real_one_takes(place: str, words: list[str]) -> None:
-    command, flags = parsed(settings_in(place, words))
+@pytest.mark.parametrize(("place", "given"), COMMANDS, ids=[place for place, _ in COMMANDS])
+def test_each_command_line_is_one_that_the_real_one_takes(place: str, given: Command) -> None:
+    words, environment = given
+    command, flags = parsed(settings_in(place, words), environment)
     if command == "wanspec worker":
         checked_worker(flags)
     elif command == "wanspec serve":
@@ -79,7 +82,7 @@ def test_each_command_line_is_one_that_the_real_one_takes(place: str, words: lis
 
 def test_a_flag_that_there_is_not_would_be_found() -> None:
     with pytest.raises(Exception, match="No such option: --certificate"):
-        parsed(["worker", "--controller", "a:1", "--certificate", "x"])
+        parsed(["worker", "--controller", "a:1", "--certificate", "x"], {})
 
 
 @pytest.mark.parametrize("name", MOUNTED.values())
@@ -109,7 +112,7 @@ def test_a_controllers_settings_are_fine_with_the_certificates_of_the_docs(name:
 
 def test_skypilots_controller_makes_a_whole(made: TrialCertificates, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(ENVIRONMENT_VARIABLE, KEYS)
-    command, flags = parsed(skypilot_command("controller", made.ca_file.parents[1]))
+    command, flags = parsed(*skypilot_command("controller", made.ca_file.parents[1]))
     settings = serve_config(flags)
     assert command == "wanspec serve"
     assert isinstance(settings.security, MutualTls)
@@ -122,10 +125,10 @@ def test_skypilots_controller_makes_a_whole(made: TrialCertificates, monkeypatch
 def test_a_workers_script_makes_a_whole(place: str, made: TrialCertificates) -> None:
     home, controller = made.ca_file.parents[1], "controller.example.org:8500"
     if place == "skypilot":
-        words = skypilot_command("worker", home, CONTROLLER=controller)
+        given = skypilot_command("worker", home, WANSPEC_WORKER_CONTROLLER=controller)
     else:
-        words = slurm_command(home, CONTROLLER=controller, CREDENTIALS=str(home / "wanspec-credentials"))
-    command, flags = parsed(words)
+        given = slurm_command(home, WANSPEC_WORKER_CONTROLLER=controller, CREDENTIALS=str(home / "wanspec-credentials"))
+    command, flags = parsed(*given)
     assert (command, flags["controller"]) == ("wanspec worker", [controller])
     checked_worker(flags)
     link = [flags[name] for name in ("token", "tls_ca", "tls_cert", "tls_key")]
@@ -135,17 +138,18 @@ def test_a_workers_script_makes_a_whole(place: str, made: TrialCertificates) -> 
 def test_every_variable_of_wanspecs_is_one_that_it_reads() -> None:
     root = typer.main.get_command(app)
     assert isinstance(root, typer.core.TyperGroup)
-    flags = {f"WANSPEC_{(parameter.name or '').upper()}" for parameter in root.commands["serve"].params}
+    prefixes = {"serve": "WANSPEC", "worker": "WANSPEC_WORKER"}
+    flags = {f"{prefix}_{flag.name}".upper() for name, prefix in prefixes.items() for flag in root.commands[name].params}
     files = [path for path in DEPLOY.rglob("*") if path.is_file()] + [ROOT / "docs/deploy.md"]
     used = {name for path in files for name in re.findall(r"\bWANSPEC_\w+", path.read_text("utf-8"))}
-    assert {"WANSPEC_TARGET", "WANSPEC_API_KEYS"} <= used <= flags | {ENVIRONMENT_VARIABLE}
+    assert {"WANSPEC_TARGET", "WANSPEC_API_KEYS", "WANSPEC_WORKER_DRAFT"} <= used <= flags | {ENVIRONMENT_VARIABLE}
 
 
 def test_the_files_of_variables_say_the_same_names_and_values_that_workers_take() -> None:
     systemd, kubernetes = (environment_file(f"{folder}/worker.env") for folder in ("systemd", "kubernetes/worker"))
     assert systemd.keys() == kubernetes.keys()
     assert document("skypilot/worker.yaml")["envs"].keys() == systemd.keys() | {"EXTRAS"}
-    assert systemd["CONTROLLER"] == kubernetes["CONTROLLER"]
+    assert systemd["WANSPEC_WORKER_CONTROLLER"] == kubernetes["WANSPEC_WORKER_CONTROLLER"]
 
 
 def test_models_named_for_gpus_are_of_an_engine_that_there_is() -> None:
@@ -157,7 +161,7 @@ def test_models_named_for_gpus_are_of_an_engine_that_there_is() -> None:
 def test_every_file_that_the_page_names_is_there() -> None:
     page = (ROOT / "docs/deploy.md").read_text("utf-8")
     named = set(re.findall(r"\bdeploy/[\w./-]*\w", page))
-    assert {"deploy/certificate.sh", "deploy/slurm/worker.sbatch", "deploy/kubernetes/worker"} <= named
+    assert {"deploy/systemd/worker.env", "deploy/slurm/worker.sbatch", "deploy/kubernetes/worker"} <= named
     assert [name for name in named if not (ROOT / name).exists()] == []
 
 

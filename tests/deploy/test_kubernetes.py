@@ -115,7 +115,7 @@ def test_a_controllers_ports_are_those_of_its_settings_services_and_policy() -> 
 
 
 def test_a_worker_may_dial_its_controller_and_is_ready_when_it_has() -> None:
-    port = int(environment_file("kubernetes/worker/worker.env")["CONTROLLER"].rpartition(":")[2])
+    port = int(environment_file("kubernetes/worker/worker.env")["WANSPEC_WORKER_CONTROLLER"].rpartition(":")[2])
     policy = of_kind(kubernetes("worker"), "NetworkPolicy")["spec"]
     assert policy["ingress"] == []
     assert policy["egress"][-1]["ports"] == [{"protocol": "TCP", "port": port}]

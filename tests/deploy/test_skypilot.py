@@ -25,9 +25,10 @@ def test_skypilot_takes_the_tasks() -> None:
     (resources,) = controller.resources
     assert (str(resources.cloud), resources.region, resources.use_spot) == ("AWS", "us-east-1", False)
     assert sorted(resources.ports) == [str(API_PORT), str(LINK_PORT)]
-    with pytest.raises(ValueError, match="'CONTROLLER' is None"):
+    with pytest.raises(ValueError, match="'WANSPEC_WORKER_CONTROLLER' is None"):
         sky.Task.from_yaml(str(TASKS / "worker.yaml"))
-    worker = sky.Task.from_yaml_config(document("skypilot/worker.yaml"), env_overrides=[("CONTROLLER", "controller.example.org:8500")])
+    dialled = ("WANSPEC_WORKER_CONTROLLER", "controller.example.org:8500")
+    worker = sky.Task.from_yaml_config(document("skypilot/worker.yaml"), env_overrides=[dialled])
     (resources,) = worker.resources
     assert (resources.cloud, resources.use_spot, resources.ports) == (None, True, None)
 

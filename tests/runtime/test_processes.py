@@ -9,6 +9,7 @@ import signal
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -24,7 +25,8 @@ from wanspec.runtime.engine import ControllerEngine, expected_of
 from wanspec.runtime.model_runner import decode_plainly
 from wanspec.runtime.worker_process import hello_for
 from wanspec.speculation.types import SamplingParams
-from wanspec.transport.certificates import create_trial_certificates
+from wanspec.transport import certificates
+from wanspec.transport.certificates import add_controller_certificate, create_trial_certificates
 from wanspec.transport.grpc_wire import dial, listen
 from wanspec.transport.limits import WireLimits
 from wanspec.transport.security import ControllerSecurity, MutualTls, Plaintext
@@ -172,6 +174,28 @@ async def test_certificates_on_both_sides_let_a_worker_in(tmp_path: Path) -> Non
     async with controller(security=security) as (engine, address), worker(address, *map(str, flags), token=""):
         await joined(engine)
         assert await text(engine, max_tokens=40) == plainly(40)
+
+
+async def test_a_controller_that_is_dialled_by_its_address_is_known_by_the_name_in_its_certificate(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(certificates, "LOOPBACK_HOSTS", ())
+    files = create_trial_certificates(tmp_path, ["a.example.org"])
+    own = MutualTls(ca_file=files.ca_file, certificate_file=files.controller_certificate_file, key_file=files.controller_key_file)
+    certificate, key = add_controller_certificate(tmp_path, "b", ["b.example.org"])
+    trust = ("--tls-ca", files.ca_file, "--tls-cert", files.worker_certificate_file, "--tls-key", files.worker_key_file)
+    flags = [str(flag) for flag in trust]
+    async with (
+        controller(security=own) as (one, address),
+        controller(security=replace(own, certificate_file=certificate, key_file=key)) as (other, second),
+    ):
+        async with worker(address, *flags, token="") as process:
+            status, said = await ended(process)
+            assert (status, "or set server_name (--server-name) to one" in said) == (1, True)
+        flags += ["--controller", second, "--server-name", "a.example.org", "--server-name", "b.example.org"]
+        async with worker(address, *flags, token=""):
+            await asyncio.gather(joined(one), joined(other))
+            assert await text(one, max_tokens=40) == plainly(40)
 
 
 @pytest.mark.parametrize(

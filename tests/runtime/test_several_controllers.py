@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from wanspec.backends.paced import PacedBackend
 from wanspec.backends.scripted import ScriptedBackend
 from wanspec.policy.registry import PolicyConfig
+from wanspec.runtime import worker_process
 from wanspec.runtime.draft_device import SESSIONS_PER_SHARE, DraftDevice, DraftShare
 from wanspec.runtime.engine import ControllerEngine, expected_of
 from wanspec.runtime.generation import Generation
@@ -26,6 +27,8 @@ from wanspec.transport.refusal import WorkerRefusedError
 
 PROMPTS = ([1, 2, 3], [4, 5])
 GREEDY = SamplingParams()
+LONG_S = 600.0
+"""Longer than any test."""
 
 
 def model() -> ScriptedBackend:
@@ -57,7 +60,7 @@ def door() -> MemoryListener:
 
 def start_worker(doors: Sequence[MemoryListener], draft: ScriptedBackend, said: list[str]) -> asyncio.Task[None]:
     hello = hello_for(draft.info, worker_name="w", max_sessions=4)
-    dials = [lambda listener=listener: dial_memory(listener, hello) for listener in doors]
+    dials = [lambda place=place: dial_memory(doors[place], hello) for place in range(len(doors))]
     return asyncio.create_task(run_worker(dials, PacedBackend(draft, step_s=0.001, token_s=0.0), max_sessions=4, say=said.append))
 
 
@@ -69,7 +72,8 @@ def plainly(prompt: Sequence[int], max_tokens: int) -> list[int]:
     return list(decode_plainly(model(), prompt, max_tokens=max_tokens, sampling=GREEDY))
 
 
-async def test_two_controllers_get_their_own_text_and_turn_about_the_model() -> None:
+async def test_two_controllers_get_their_own_text_and_turn_about_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker_process, "HOME_REDIAL_S", LONG_S)
     draft, said = Watched(), list[str]()
     doors = [door(), door()]
     async with controller(doors[0]) as one, controller(doors[1]) as other, asyncio.timeout(60):
@@ -93,7 +97,32 @@ async def test_two_controllers_get_their_own_text_and_turn_about_the_model() -> 
     assert {draft.owners.count(owner) > 20 for owner in (0, 1)} == {True}
     assert sum(run == 1 for run in runs) > 20  # while both had work
     assert draft.open_sessions == 0
-    assert sum("goodbye" in words for words in said) == 2
+    assert [words for words in said if "needs no more drafts" in words] == [
+        f"the controller needs no more drafts; dialling again in {LONG_S:.2g} s",
+        "the controller needs no more drafts; goodbye",
+    ]
+
+
+async def test_a_controller_that_sent_the_worker_home_gets_it_back_once_restarted_while_another_keeps_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(worker_process, "HOME_REDIAL_S", 0.01)
+    doors, said = [door(), door()], list[str]()
+    async with controller(doors[1]) as other, asyncio.timeout(60):
+        async with controller(doors[0]) as one:
+            worker = start_worker(doors, model(), said)
+            await asyncio.gather(one.wait_for_workers(1), other.wait_for_workers(1))
+            await one.drain("done")
+        doors[0] = door()
+        async with controller(doors[0]) as again:
+            await again.wait_for_workers(1)
+            generation = again.submit(PROMPTS[0], max_tokens=40, sampling=GREEDY, policy=PolicyConfig(name="remote"))
+            assert await collect(generation) == plainly(PROMPTS[0], 40)
+            monkeypatch.setattr(worker_process, "HOME_REDIAL_S", LONG_S)
+            await again.drain("done")
+        assert other.worker_names == ["w"]
+        await other.drain("done")
+        await worker  # nobody wants it any more, though one is gone
 
 
 async def test_a_controller_that_will_not_have_us_leaves_the_others_their_worker() -> None:

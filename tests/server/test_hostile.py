@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 import time
 
+import pytest
+from pydantic import ValidationError
 from tests.server.site import Site, plain_text, site
 
 from wanspec.server.limits import ServerLimits
+from wanspec.server.schema import ChatRequest, CompletionRequest, Parameters
 
 JSON = b"Content-Type: application/json\r\n"
 IMPATIENT = ServerLimits(head_timeout_s=0.3, body_timeout_s=0.3, max_body_bytes=1000, max_header_bytes=2000)
@@ -77,6 +80,24 @@ async def test_nesting_is_no_way_to_the_bottom_of_the_stack() -> None:
         ignored = b'{"prompt": "x", "max_tokens": 1, "unknown": ' + b"[" * 500 + b"]" * 500 + b"}"
         assert (await place.raw(post(ignored, headers=JSON + b"Connection: close\r\n")))[:12] == b"HTTP/1.1 200"
         await goes_on(place)
+
+
+CROWDED: list[tuple[type[Parameters], dict[str, object], str]] = [
+    (CompletionRequest, {"prompt": [[]] * 100_000}, "more than 4096 prompts"),
+    (CompletionRequest, {"prompt": [{}] * 100_000}, "more than 4096 prompts"),
+    (CompletionRequest, {"prompt": "x", "stop": [[]] * 100_000}, "valid string"),
+    (ChatRequest, {"messages": [{}] * 4096}, "Field required"),
+    (ChatRequest, {"messages": [{"role": "user", "content": [{}] * 100_000}]}, "Field required"),
+    (CompletionRequest, {"prompt": "x", "wanspec": {"allowed_labels": [[]] * 100_000}}, "valid string"),
+    (CompletionRequest, {"prompt": "x", "wanspec": dict.fromkeys(map(str, range(100_000)))}, "more than 16 fields"),
+]
+
+
+@pytest.mark.parametrize(("kind", "body", "words"), CROWDED)
+def test_of_a_body_of_a_hundred_thousand_faults_a_few_are_told(kind: type[Parameters], body: dict[str, object], words: str) -> None:
+    with pytest.raises(ValidationError, match=words) as told:
+        kind.model_validate(body)
+    assert told.value.error_count() <= 2
 
 
 NONSENSE: list[tuple[bytes, int]] = [

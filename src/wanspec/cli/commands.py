@@ -231,9 +231,16 @@ async def _generate(
         await engine.drain("the text is written")
 
 
-@app.command()
+@app.command(context_settings={"auto_envvar_prefix": "WANSPEC_WORKER"})
 def worker(
     controller: Annotated[list[str], typer.Option(help="A controller's HOST:PORT; the worker dials out to it. Repeatable: they share it.")],
+    server_name: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="The name in the controller's certificate, where it is not the HOST that is dialled: an IP, or a tunnel's end. "
+            "Once for all controllers, or once for each."
+        ),
+    ] = None,
     draft: Annotated[str, typer.Option(help="Draft model, with the tokenizer of the controller's target.")] = "bundled:draft",
     name: Annotated[str, typer.Option(help="How the controller's operator knows this worker; default: the host's name.")] = "",
     max_sessions: Annotated[int, typer.Option(min=1, max=1024, help="Requests to draft for at a time; controllers share them.")] = 16,
@@ -252,10 +259,13 @@ def worker(
 ) -> None:
     """Draft for controllers, from anywhere: dials out, dials again when a connection is lost, ends when it is sent home.
 
-    Several controllers have one model between them: its passes are theirs in turn, its sessions in equal parts.
+    Several controllers have one model between them: its passes are theirs in turn, its sessions in equal parts. It ends when all of them
+    have sent it home.
 
     Between machines it wants TLS: a certificate (--tls-cert, --tls-key, --tls-ca; `wanspec certs` makes a set for a trial), or a
     bearer token in WANSPEC_TOKEN.
+
+    Every flag is also an environment variable (WANSPEC_WORKER_DRAFT=bundled:draft), with spaces between where it is repeatable.
     """
     from wanspec.runtime.calibration_store import CalibrationStore
 
@@ -267,8 +277,10 @@ def worker(
                 f"--controller {' '.join(controller)} with --max-sessions {max_sessions}: name each controller once, "
                 "and offer at least one session for each"
             )
+        names = _server_names(server_name or [""], len(controller))
         securities = {
-            address: worker_security(address, token, tls_ca, tls_cert, tls_key, allow_plaintext=allow_plaintext) for address in controller
+            address: worker_security(address, token, tls_ca, tls_cert, tls_key, allow_plaintext=allow_plaintext, server_name=expected)
+            for address, expected in zip(controller, names, strict=True)
         }
         backend = load_model(draft, preset, "draft")
         work = _work(
@@ -276,6 +288,13 @@ def worker(
             CalibrationStore(calibration), sink, until_stdin_closes=until_stdin_closes,
         )  # fmt: skip
         run(work)
+
+
+def _server_names(given: list[str], number: int) -> list[str]:
+    """One for each of so many controllers; empty where the host that is dialled is to stand in the certificate. Raises ConfigError."""
+    if len(given) not in {1, number}:
+        raise ConfigError(f"--server-name {' '.join(given)}: give one for all {number} controllers, or one for each, in their order")
+    return given * (number // len(given))
 
 
 async def _work(
@@ -296,21 +315,3 @@ async def _work(
         calibrations=store,
     )
     await (while_stdin_is_open(work) if until_stdin_closes else work)
-
-
-@app.command()
-def certs(
-    folder: Annotated[str, typer.Argument(help="Where to write them; made if need be.")],
-    host: Annotated[list[str] | None, typer.Option(help="Name or address by which workers dial the controller; repeatable.")] = None,
-) -> None:
-    """Make an authority and certificates for a trial: one for the controller, one for workers.
-
-    Valid for a year. Give a worker's site ca.pem, worker.pem and worker-key.pem, and keep ca-key.pem to yourself.
-    """
-    from wanspec.transport.certificates import create_trial_certificates
-
-    with exit_statuses():
-        if not folder:
-            raise ConfigError("the folder's name is empty; write . for this one")
-        for path in create_trial_certificates(Path(folder), host or []).all():
-            typer.echo(path)

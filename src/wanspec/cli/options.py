@@ -174,9 +174,16 @@ def controller_security(token: str, ca: Path | None, cert: Path | None, key: Pat
 
 
 def worker_security(
-    controller: str, token: str, ca: Path | None, cert: Path | None, key: Path | None, *, allow_plaintext: bool
+    controller: str,
+    token: str,
+    ca: Path | None,
+    cert: Path | None,
+    key: Path | None,
+    *,
+    allow_plaintext: bool,
+    server_name: str = "",
 ) -> WorkerSecurity:
-    """What the flags of a worker ask for. Raises ConfigError when they do not make a whole."""
+    """What the flags of a worker ask for, towards one controller. Raises ConfigError when they do not make a whole."""
     from wanspec.transport.security import MutualTls, Plaintext, TokenTlsWorker, parse_address
 
     _check_certificate(cert, key)
@@ -184,12 +191,14 @@ def worker_security(
         if ca is None:
             raise ConfigError("with --tls-cert and --tls-key, name the controller's authority: --tls-ca")
         check_tls_files("--tls", ca, cert, key)
-        return MutualTls(ca_file=ca, certificate_file=cert, key_file=key)
+        return MutualTls(ca_file=ca, certificate_file=cert, key_file=key, server_name=server_name)
     if token and (ca is not None or not (parse_address(controller).is_loopback or allow_plaintext)):
         check_tls_files("--tls", ca, None, None)
-        return TokenTlsWorker(token=token, ca_file=ca)
+        return TokenTlsWorker(token=token, ca_file=ca, server_name=server_name)
     if ca is not None:
         raise ConfigError(f"--tls-ca {ca} needs a token in WANSPEC_TOKEN, or --tls-cert and --tls-key, to prove who this worker is")
+    if server_name:
+        raise ConfigError(f"--server-name {server_name}: without TLS nobody shows a certificate; leave it out, or configure TLS")
     return Plaintext(token=token, allow_plaintext=allow_plaintext)
 
 

@@ -290,7 +290,4 @@ async def _serve(config: ServeConfig, target: Backend, draft: Backend, store: Ca
             where = Address(host=config.api.host, port=sock.getsockname()[1])
             fields = {"model": service.model_name, "api": f"{scheme}://{where}/v1", "workers_dial": listener.address if listener else None}
             _log.info("serving", extra={"fields": fields})
-            try:
-                await server.serve_until_cancelled(service, sock)
-            finally:
-                await engine.drain("the server ends")
+            await server.serve_until_cancelled(service, sock)  # no drain: a server that ends mostly comes back, and so shall its workers

@@ -89,7 +89,7 @@ class CloseSession(Struct, frozen=True, kw_only=True):
 
 
 class Drain(Struct, frozen=True, kw_only=True):
-    """Controller to worker: no more sessions will come; close the connection when you like, and do not dial again."""
+    """Controller to worker: no more sessions will come; close the connection when you like, and end, unless others want you."""
 
     reason: str
 

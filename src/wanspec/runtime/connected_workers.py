@@ -109,7 +109,7 @@ class ConnectedWorkers:
             self._spawn(self._serve(WorkerId(next(self._ids)), hello, connection))
 
     async def drain(self, reason: str) -> None:
-        """Send every worker home for good."""
+        """Send every worker home."""
         leaving = self.connected
         for worker in leaving:
             worker.loss_cause = worker.loss_cause or LossCause.CLOSED

@@ -134,7 +134,7 @@ class ControllerEngine:
         await self.workers.wait_for(number)
 
     async def drain(self, reason: str) -> None:
-        """Send every worker home for good."""
+        """Send every worker home: it ends, unless it serves another controller too. Those of an engine that is merely closed dial again."""
         await self.workers.drain(reason)
 
     def submit(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 
 from wanspec.backends.interface import Backend, ModelInfo
 from wanspec.errors import BackendError, ConfigError, RemoteProtocolError, TransportError
@@ -41,6 +41,8 @@ MAX_REDIAL_S = 30.0
 """A worker that lost its controller dials again after these, doubling, each shortened by chance so that a fleet does not dial at once."""
 STEADY_S = 60.0
 """A connection that lasted this long resets the delay."""
+HOME_REDIAL_S = 5.0
+"""A controller that sent the worker home is dialled again after so long at first: it may take a while to end."""
 NOBODY = WorkerId(0)
 """A worker does not know the id that the controller gave it."""
 
@@ -73,56 +75,87 @@ async def run_worker(
     trace: TraceSink | None = None,
     calibrations: CalibrationStore | None = None,
 ) -> None:
-    """Draft for the controllers that `dials` reach until each has sent us home; `say` tells a person what happens.
+    """Draft for the controllers that `dials` reach until all of them have sent us home; `say` tells a person what happens.
 
-    `max_sessions`: for each controller. What is learned goes into `calibrations`, which is saved when a connection ends.
+    While one still wants us, those that sent us home are dialled again: they may have been restarted since. `max_sessions`: for each
+    controller. What is learned goes into `calibrations`, which is saved when a connection ends.
 
     Raises WorkerRefusedError when a controller will not have this worker at all, after the others have sent it home.
     """
     device = DraftDevice(draft)
     store = calibrations or CalibrationStore()
-    loops = [asyncio.create_task(_serve(dial, device, store, max_sessions=max_sessions, say=say, trace=trace)) for dial in dials]
-    refusals: list[WorkerRefusedError] = []
+    wanted = _Wanted(dials)
+    loops = [asyncio.create_task(_serve(dial, wanted, device, store, max_sessions=max_sessions, say=say, trace=trace)) for dial in dials]
+    leaving = asyncio.create_task(wanted.by_nobody.wait())
     try:
-        for finished in asyncio.as_completed(loops):
-            refusal = await finished
-            if refusal is not None:
-                refusals.append(refusal)
-                if not all(loop.done() for loop in loops):
-                    say(f"{refusal}; it is not dialled again, the other controllers are")
+        under_way: set[asyncio.Task[object]] = {leaving, *loops}
+        while not leaving.done():
+            finished, under_way = await asyncio.wait(under_way, return_when=asyncio.FIRST_COMPLETED)
+            for task in finished:
+                task.result()  # a bug of ours is raised
     finally:
-        for loop in loops:
-            loop.cancel()
-        await asyncio.gather(*loops, return_exceptions=True)
+        for task in (leaving, *loops):
+            task.cancel()
+        await asyncio.gather(leaving, *loops, return_exceptions=True)
         await device.close()
-    if refusals:
-        raise refusals[0]
+    if wanted.refusals:
+        raise wanted.refusals[0]
+
+
+class _Wanted:
+    """By which controllers we are: by each until it sends us home or will not have us, and again when it lets us in."""
+
+    def __init__(self, dials: Iterable[Dial]) -> None:
+        self._by = set(dials)
+        self.by_nobody = asyncio.Event()
+        """There is nobody left to draft for."""
+        self.refusals: list[WorkerRefusedError] = []
+
+    def let_in(self, dial: Dial) -> None:
+        self._by.add(dial)
+
+    def let_go(self, dial: Dial) -> None:
+        self._by.discard(dial)
+        if not self._by:
+            self.by_nobody.set()
 
 
 async def _serve(
-    dial: Dial, device: DraftDevice, store: CalibrationStore, *, max_sessions: int, say: Callable[[str], None], trace: TraceSink | None
-) -> WorkerRefusedError | None:
-    """Draft for one controller until it drains us, or will not have us."""
+    dial: Dial,
+    wanted: _Wanted,
+    device: DraftDevice,
+    store: CalibrationStore,
+    *,
+    max_sessions: int,
+    say: Callable[[str], None],
+    trace: TraceSink | None,
+) -> None:
+    """Draft for one controller, for ever, or until it will not have us."""
     loop = asyncio.get_running_loop()
     delay_s = FIRST_REDIAL_S
     while True:
-        started = loop.time()
+        started, least_delay_s = loop.time(), FIRST_REDIAL_S
         try:
             welcome, connection = await dial()
+            wanted.let_in(dial)
             say(f"connected to {connection.peer}")
             book = store.book(draft=device.info.name, target=welcome.controller_name)
             try:
                 await _Connected(device, connection, max_sessions=max_sessions, trace=trace, calibrations=book).run()
             finally:
                 _save(store, device, say)
+            wanted.let_go(dial)
+            parting, least_delay_s = "the controller needs no more drafts", HOME_REDIAL_S
         except WorkerRefusedError as error:
-            return error
+            wanted.refusals.append(error)
+            wanted.let_go(dial)
+            if not wanted.by_nobody.is_set():
+                say(f"{error}; it is not dialled again, the other controllers are")
+            return
         except (BackendError, RemoteProtocolError, TransportError) as error:
-            delay_s = FIRST_REDIAL_S if loop.time() - started > STEADY_S else delay_s
-            say(f"{error}; dialling again in {delay_s:.2g} s")
-        else:
-            say("the controller needs no more drafts; goodbye")
-            return None
+            parting = str(error)
+        delay_s = max(least_delay_s, FIRST_REDIAL_S if loop.time() - started > STEADY_S else delay_s)
+        say(f"{parting}; " + ("goodbye" if wanted.by_nobody.is_set() else f"dialling again in {delay_s:.2g} s"))
         await asyncio.sleep(delay_s * random.uniform(0.5, 1.0))  # no secret
         delay_s = min(2 * delay_s, MAX_REDIAL_S)
 

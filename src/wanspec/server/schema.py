@@ -1,10 +1,22 @@
-"""Request bodies. Types are strict, `null` means absent, what is not named here stays in `model_extra`, for `unsupported` to judge."""
+"""Request bodies. Types are strict, `null` means absent, what is not named here stays in `model_extra`, for `unsupported` to judge.
+
+Lists fail at their first fault: to gather the faults of a body that is made of them would hold everybody else up for seconds.
+"""
 
 from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, StringConstraints
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    StringConstraints,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 
 from wanspec.protocol.placement import MAX_LABELS
@@ -21,6 +33,10 @@ DEFAULT_MAX_TOKENS = 16
 """OpenAI's, for completions; a chat may go on to the end of the context."""
 MAX_MESSAGES = 4096
 """Of a chat: each has some tokens of its own, and is checked before anybody else's turn."""
+MAX_PROMPTS = 4096
+"""Of a request, whatever its operator allows: each is checked before anybody else's turn."""
+MAX_OPTIONS = 16
+"""Fields of `wanspec`, known or not: each that is not is a fault of its own."""
 _STRICT = ConfigDict(strict=True, extra="allow", allow_inf_nan=False)
 
 
@@ -36,14 +52,20 @@ def _text(value: str) -> str:
 
 def _prompts(value: object) -> list[str | list[int]]:
     """OpenAI's four kinds of prompts as one: a list of texts and token lists."""
+    if not isinstance(value, list) or (value and type(value[0]) is int):
+        return [_prompt(value)]
+    if not value:
+        raise PydanticCustomError("prompt", "there is none; give at least one")
+    if len(value) > MAX_PROMPTS:
+        raise PydanticCustomError("prompt", "there are more than {most} prompts", {"most": MAX_PROMPTS})
+    return [_prompt(item) for item in value]
+
+
+def _prompt(value: object) -> str | list[int]:
     if isinstance(value, str):
-        return [_text(value)]
-    if not isinstance(value, list) or not value:
-        raise PydanticCustomError("prompt", "give a string, a list of strings, a list of token ids or a list of such lists; none empty")
-    if all(type(item) is int for item in value):
-        return [value]
-    if all(isinstance(item, str) or (isinstance(item, list) and all(type(token) is int for token in item)) for item in value):
-        return [_text(item) if isinstance(item, str) else item for item in value]
+        return _text(value)
+    if isinstance(value, list) and set(map(type, value)) <= {int}:
+        return value
     raise PydanticCustomError("prompt", "give a string, a list of strings, a list of token ids or a list of such lists")
 
 
@@ -66,8 +88,15 @@ class WanspecOptions(BaseModel):
 
     offload: bool = True
     """False: no worker ever sees this prompt."""
-    allowed_labels: list[str] | None = Field(default=None, min_length=1, max_length=MAX_LABELS)
+    allowed_labels: Annotated[list[str], Field(min_length=1, max_length=MAX_LABELS, fail_fast=True)] | None = None
     """Only workers that carry these ever see this prompt (`protocol/placement.py`). Not empty: that might mean all of them, or none."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _few(cls, value: object) -> object:
+        if isinstance(value, dict) and len(value) > MAX_OPTIONS:
+            raise PydanticCustomError("options", "there are more than {most} fields", {"most": MAX_OPTIONS})
+        return value
 
 
 class StreamOptions(BaseModel):
@@ -93,8 +122,8 @@ class Parameters(BaseModel):
     stop: (
         Annotated[
             list[Annotated[str, StringConstraints(min_length=1, max_length=MAX_STOP_CHARACTERS)]],
+            Field(max_length=MAX_STOPS, fail_fast=True),
             BeforeValidator(_listed, json_schema_input_type=str | list[str]),
-            Field(max_length=MAX_STOPS),
         ]
         | None
     ) = None
@@ -145,7 +174,7 @@ class Message(BaseModel):
     model_config = _STRICT
 
     role: Literal["system", "developer", "user", "assistant"]
-    content: Annotated[list[TextPart], BeforeValidator(_parts, json_schema_input_type=str | list[TextPart])]
+    content: Annotated[list[TextPart], Field(fail_fast=True), BeforeValidator(_parts, json_schema_input_type=str | list[TextPart])]
 
     @property
     def text(self) -> str:
@@ -156,7 +185,7 @@ class Message(BaseModel):
 class ChatRequest(Parameters):
     """`POST /v1/chat/completions`."""
 
-    messages: Annotated[list[Message], Field(min_length=1, max_length=MAX_MESSAGES)]
+    messages: Annotated[list[Message], Field(min_length=1, max_length=MAX_MESSAGES, fail_fast=True)]
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
     """The newer name of `max_tokens`; it wins."""
     logprobs: bool | None = None

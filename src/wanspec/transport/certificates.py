@@ -1,6 +1,6 @@
-"""A small certificate authority for trials: one controller certificate, one worker certificate, one year.
+"""A small certificate authority: a first certificate for each side, and further ones whenever they are wanted.
 
-For more than a trial use your organisation's authority: whoever holds the authority's key lets workers in.
+Whoever holds the authority's key lets workers in. An organisation that has an authority of its own uses that.
 """
 
 from __future__ import annotations
@@ -15,20 +15,30 @@ from pathlib import Path
 from typing import Final
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from wanspec.errors import ConfigError
+from wanspec.files import read_bounded
 
 VALIDITY = timedelta(days=365)
+"""Of a certificate, and never longer than its authority's."""
+AUTHORITY_VALIDITY = 5 * VALIDITY
+"""Of the authority: certificates are replaced under it for some years before everybody has to be told of a new one."""
 CLOCK_SKEW = timedelta(minutes=10)
 """How far behind a site's clock may be and still accept a certificate made just now."""
+CA_FILE, CA_KEY_FILE = "ca.pem", "ca-key.pem"
 LOOPBACK_HOSTS = ("localhost", "127.0.0.1", "::1")
 
 MAX_HOST_LENGTH = 253
 _HOST: Final = re.compile(r"(?:\*\.)?[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,62})(?:\.[A-Za-z0-9_][A-Za-z0-9_-]{0,62})*")
 """Labels of letters, digits, hyphens and underscores, the first of them perhaps a wildcard."""
+_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+"""What can be a file's name and a certificate's subject, which has 64 characters at most."""
+MAX_PEM_BYTES = 64 << 10
+"""A key, or a file of some certificates."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,8 +71,8 @@ def create_trial_certificates(folder: Path, hosts: Sequence[str]) -> TrialCertif
     ConfigError when a file exists already, a host cannot be written in a certificate, or the folder cannot be written.
     """
     files = TrialCertificates(
-        ca_file=folder / "ca.pem",
-        ca_key_file=folder / "ca-key.pem",
+        ca_file=folder / CA_FILE,
+        ca_key_file=folder / CA_KEY_FILE,
         controller_certificate_file=folder / "controller.pem",
         controller_key_file=folder / "controller-key.pem",
         worker_certificate_file=folder / "worker.pem",
@@ -71,7 +81,7 @@ def create_trial_certificates(folder: Path, hosts: Sequence[str]) -> TrialCertif
     for path in files.all():
         if path.exists():
             raise ConfigError(f"{path} exists and is not overwritten; remove it or choose another folder")
-    alternative_names = x509.SubjectAlternativeName([_general_name(host) for host in dict.fromkeys((*hosts, *LOOPBACK_HOSTS))])
+    alternative_names = _alternative_names(hosts)
     ca_key, controller_key, worker_key = (ec.generate_private_key(ec.SECP256R1()) for _ in range(3))
     ca = _authority(ca_key)
     controller = _leaf("WANSpec trial controller", controller_key, ca, ca_key, ExtendedKeyUsageOID.SERVER_AUTH, alternative_names)
@@ -91,10 +101,64 @@ def create_trial_certificates(folder: Path, hosts: Sequence[str]) -> TrialCertif
     return files
 
 
+def add_worker_certificate(folder: Path, name: str) -> tuple[Path, Path]:
+    """Write NAME.pem and NAME-key.pem, signed by the authority that `create_trial_certificates` made in this folder; `name` is its subject.
+
+    Raises ConfigError when the authority's key is not there, not its key or of no use any more, a file exists already or cannot be
+    written, or the name cannot be a subject and a file's name.
+    """
+    return _add(folder, name, ExtendedKeyUsageOID.CLIENT_AUTH, None)
+
+
+def add_controller_certificate(folder: Path, name: str, hosts: Sequence[str]) -> tuple[Path, Path]:
+    """The same for a controller, good for `hosts` (names or addresses) and loopback."""
+    return _add(folder, name, ExtendedKeyUsageOID.SERVER_AUTH, _alternative_names(hosts))
+
+
+def _add(folder: Path, name: str, usage: x509.ObjectIdentifier, alternative_names: x509.SubjectAlternativeName | None) -> tuple[Path, Path]:
+    if not _NAME.fullmatch(name):
+        raise ConfigError(f"name {name[:64]!r}: give up to 64 letters, digits, dots, hyphens and underscores, a letter or digit first")
+    certificate_file, key_file = folder / f"{name}.pem", folder / f"{name}-key.pem"
+    for path in (certificate_file, key_file):
+        if path.exists():
+            raise ConfigError(f"{path} exists and is not overwritten; choose another name")
+    ca, ca_key = _read_authority(folder)
+    key = ec.generate_private_key(ec.SECP256R1())
+    certificate = _leaf(name, key, ca, ca_key, usage, alternative_names)
+    try:
+        _write_new(key_file, _key_pem(key), mode=0o600)
+        _write_new(certificate_file, certificate.public_bytes(serialization.Encoding.PEM), mode=0o644)
+    except OSError as error:
+        raise ConfigError(f"{error.filename}: {error.strerror}; choose a folder that you can write") from error
+    return certificate_file, key_file
+
+
+def _read_authority(folder: Path) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
+    """The authority's certificate and key. The file may hold other authorities' certificates too, while they are exchanged."""
+    ca_file, ca_key_file = folder / CA_FILE, folder / CA_KEY_FILE
+    where = "the folder where `wanspec certs` made the authority"
+    key_pem, ca_pem = (read_bounded(path, max_bytes=MAX_PEM_BYTES, what=where) for path in (ca_key_file, ca_file))
+    try:
+        key = serialization.load_pem_private_key(key_pem, password=None)
+        cas = x509.load_pem_x509_certificates(ca_pem)
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:  # TypeError: it has a passphrase
+        raise ConfigError(f"{ca_file}, {ca_key_file}: not a PEM certificate and its key without a passphrase; name {where}") from error
+    found = [ca for ca in cas if ca.public_key() == key.public_key()]
+    if not found or not isinstance(key, ec.EllipticCurvePrivateKey):
+        raise ConfigError(f"{ca_key_file} is not the key of {ca_file}; name {where}")
+    if found[0].not_valid_after_utc <= datetime.now(UTC):
+        raise ConfigError(f"{ca_file} has expired on {found[0].not_valid_after_utc:%Y-%m-%d}; make an authority in another folder")
+    return found[0], key
+
+
+def _alternative_names(hosts: Sequence[str]) -> x509.SubjectAlternativeName:
+    return x509.SubjectAlternativeName([_general_name(host) for host in dict.fromkeys((*hosts, *LOOPBACK_HOSTS))])
+
+
 def _authority(key: ec.EllipticCurvePrivateKey) -> x509.Certificate:
     name = _subject("WANSpec trial authority")
     return (
-        _builder(name, name, key)
+        _builder(name, name, key, not_after=datetime.now(UTC) + AUTHORITY_VALIDITY)
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         .add_extension(_key_usage(signs_certificates=True), critical=True)
         .sign(key, hashes.SHA256())
@@ -110,7 +174,7 @@ def _leaf(
     alternative_names: x509.SubjectAlternativeName | None,
 ) -> x509.Certificate:
     builder = (
-        _builder(_subject(name), ca.subject, key)
+        _builder(_subject(name), ca.subject, key, not_after=min(datetime.now(UTC) + VALIDITY, ca.not_valid_after_utc))
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(_key_usage(signs_certificates=False), critical=True)
         .add_extension(x509.ExtendedKeyUsage([usage]), critical=False)
@@ -121,16 +185,15 @@ def _leaf(
     return builder.sign(ca_key, hashes.SHA256())
 
 
-def _builder(subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePrivateKey) -> x509.CertificateBuilder:
-    now = datetime.now(UTC)
+def _builder(subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePrivateKey, *, not_after: datetime) -> x509.CertificateBuilder:
     return (
         x509.CertificateBuilder()
         .subject_name(subject)
         .issuer_name(issuer)
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
-        .not_valid_before(now - CLOCK_SKEW)
-        .not_valid_after(now + VALIDITY)
+        .not_valid_before(datetime.now(UTC) - CLOCK_SKEW)
+        .not_valid_after(not_after)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
     )
 

@@ -234,7 +234,7 @@ class _ControllerPipe:
 
 _TLS_FAILURES: Final = {
     "CERTIFICATE_VERIFY_FAILED": "its certificate is not signed by the authority in ca_file, or has expired",
-    "Hostname Verification": "its certificate is for other hosts; dial one that it names, or set server_name to one",
+    "Hostname Verification": "its certificate is for other hosts; dial one that it names, or set server_name (--server-name) to one",
     "WRONG_VERSION_NUMBER": "it does not speak TLS on this port; configure TLS on both sides or on neither",
 }
 """What gRPC's core says, and what it means for the person who runs the worker: nothing that dialling again would cure."""

@@ -1,0 +1,34 @@
+"""`wanspec worker`: where its settings come from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import typer
+from typer.testing import CliRunner
+
+from wanspec.cli.application import app
+
+
+def flags(*arguments: str, **environment: str) -> dict[str, Any]:
+    group = typer.main.get_command(app)
+    assert isinstance(group, typer.core.TyperGroup)
+    with CliRunner(env=environment).isolation(), group.commands["worker"].make_context("worker", list(arguments)) as context:
+        return context.params
+
+
+def test_every_flag_is_a_variable_and_a_flag_wins_over_it() -> None:
+    found = flags(
+        "--max-sessions", "4",
+        WANSPEC_WORKER_CONTROLLER="a:1 b:2", WANSPEC_WORKER_LABEL="region=eu gpu=t4", WANSPEC_WORKER_MAX_SESSIONS="8",
+        WANSPEC_WORKER_TLS_CA="/ca.pem", WANSPEC_WORKER_ALLOW_PLAINTEXT="true", WANSPEC_TOKEN="t0ken", WANSPEC_DRAFT="a-servers",
+    )  # fmt: skip
+    assert (found["controller"], found["label"]) == (["a:1", "b:2"], ["region=eu", "gpu=t4"])
+    assert (found["max_sessions"], found["tls_ca"], found["allow_plaintext"]) == (4, Path("/ca.pem"), True)
+    assert (found["token"], found["draft"]) == ("t0ken", "bundled:draft")
+
+
+def test_a_variable_that_cannot_be_is_named() -> None:
+    result = CliRunner().invoke(app, ["worker"], env={"WANSPEC_WORKER_CONTROLLER": "a:1", "WANSPEC_WORKER_MAX_SESSIONS": "many"})
+    assert (result.exit_code, "--max-sessions" in result.output) == (2, True)
