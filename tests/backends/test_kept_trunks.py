@@ -58,6 +58,17 @@ def test_a_trunk_that_goes_on_takes_the_place_of_the_shorter_one() -> None:
     assert found(kept, 1, 2) == ([1, 2, 3], 2)
 
 
+def test_what_a_trunk_has_already_makes_it_the_newest_and_is_not_kept_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kept_trunks, "MAX_KEPT_TRUNKS", 2)
+    kept = empty()
+    kept.keep(trunk(1, 2, 3))
+    kept.keep(trunk(4))
+    had_all = [kept.renew("alice", tokens) for tokens in ((1, 2, 9), (1, 2, 3, 4), (1, 2, 3), (1, 2))]
+    assert (had_all, kept.renew("bob", (1, 2))) == ([False, False, True, True], False)
+    kept.keep(trunk(5))
+    assert [found(kept, first) is not None for first in (1, 4, 5)] == [True, False, True]
+
+
 def test_the_oldest_go_when_there_are_too_many_bytes_or_trunks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kept_trunks, "MAX_KEPT_TRUNKS", 3)
     kept = empty(max_bytes=600)
@@ -120,6 +131,17 @@ def test_a_prompt_seen_before_is_computed_from_where_it_differs_and_to_its_last_
         computed.append(model.tokens_computed - before)
         model.close_session(SessionId(session_id))
     assert computed == [6, 1, 2, 6, 6, 6]
+
+
+def test_a_request_that_is_made_again_and_again_is_kept_once() -> None:
+    """Its trunk ends where its last round began, now sooner, now later."""
+    model, tokens = load_bundled("target"), list(range(100, 140))
+    sizes = []
+    for session_id, length in enumerate((40, 38, 36, 39, 37, 40), start=1):
+        model.score([opening(session_id, tokens[:length])])
+        model.close_session(SessionId(session_id))
+        sizes.append(model._caches._kept.size_bytes)
+    assert sizes == 6 * sizes[:1]
 
 
 def test_what_is_forgotten_is_not_kept_when_its_session_closes_later() -> None:

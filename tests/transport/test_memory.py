@@ -1,6 +1,8 @@
 import asyncio
+import gc
+import weakref
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 import pytest
 from tests.transport.samples import (
@@ -135,6 +137,34 @@ async def test_a_waiting_receiver_hears_of_the_end() -> None:
         await worker.close("out of power")
         with pytest.raises(TransportError, match="campus-1 at memory closed the connection: out of power"):
             await waiting
+
+
+async def lose(door: MemoryListener, freed: asyncio.Event, *, is_at_fault: bool) -> None:
+    """A worker hangs up, or breaks the protocol before; whoever uses the controller's end is told so, more than once."""
+    pipe, controller = await greeted(door)
+    weakref.finalize(controller, freed.set)
+    if is_at_fault:
+        await pipe.write(encode_frame([HELLO]))
+    await pipe.end()
+    for _ in range(2):
+        with suppress(TransportError, RemoteProtocolError):
+            await controller.receive()
+        with suppress(TransportError):
+            controller.send([COMMIT])
+    await controller.close("done")
+
+
+@pytest.mark.parametrize("is_at_fault", [False, True])
+async def test_a_lost_connection_is_freed_without_the_collector(*, is_at_fault: bool) -> None:
+    """An error that was raised holds frames, and they the connection: if that held the error, a call's memory would stay for long."""
+    freed = asyncio.Event()
+    gc.disable()
+    try:
+        async with listener() as door, asyncio.timeout(10):
+            await lose(door, freed, is_at_fault=is_at_fault)
+            await freed.wait()
+    finally:
+        gc.enable()
 
 
 async def test_cancelling_a_receive_loses_nothing() -> None:

@@ -54,6 +54,17 @@ class KeptTrunks(Generic[S]):
         """Of all that is kept."""
         return sum(trunk.size_bytes for trunk in self._trunks)
 
+    def renew(self, key: str, tokens: Sequence[int]) -> bool:
+        """Whether a trunk of this key has all of `tokens` at its beginning, and there is nothing to keep; it is the newest from now on.
+
+        The same request ends with a longer or shorter trunk each time, as its last rounds fall: each would be kept beside a longer one.
+        """
+        found = self.longest(key, tokens)
+        if found is None or found[1] < len(tokens):
+            return False
+        self._trunks = [*[kept for kept in self._trunks if kept is not found[0]], found[0]]
+        return True
+
     def keep(self, trunk: KeptTrunk[S]) -> None:
         """Keep a trunk, in place of those of its key that it merely continues; too large a one is not kept."""
         if trunk.size_bytes > self._max_bytes:

@@ -242,9 +242,9 @@ class SessionCaches(Generic[S]):
                 self._reuse_keys[extension.item.session_id] = extension.item.reuse_key
 
     def close(self, session_id: SessionId) -> None:
-        """Free a session's cache, if there is one; its trunk is kept for others with its key, if it has one."""
+        """Free a session's cache, if there is one; its trunk is kept for others with its key, if it has one, unless another has it all."""
         cache, key = self._caches.pop(session_id, None), self._reuse_keys.pop(session_id, None)
-        if cache is not None and key is not None:
+        if cache is not None and key is not None and not self._kept.renew(key, cache.trunk_tokens):
             slots = cache.slots.first(cache.trunk_length)
             self._kept.keep(KeptTrunk(key=key, tokens=np.array(cache.trunk_tokens, np.int64), slots=slots))
 

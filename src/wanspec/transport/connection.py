@@ -9,7 +9,8 @@ messages gather, and the next frame takes them all: no delay is ever added. Rece
 
 The end: it happens once, through `_end`, for one of these causes: our caller closes; the peer says goodbye; the peer breaks a limit; the
 pipe breaks. In the first case what is queued still goes out, in the first and third the peer is told why; then both sides let go, and the
-pipe is cut if that takes longer than `close_timeout_s`.
+pipe is cut if that takes longer than `close_timeout_s`. What is raised of it is a copy each time: a raised error holds the frames that it
+came through, and those hold us, so that we, and what gRPC has for a call, would stay until somebody collects garbage.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import asyncio
 import contextlib
 from collections import deque
 from collections.abc import Callable, Sequence
+from copy import copy
 from typing import Final, Protocol
 
 from wanspec.errors import RemoteProtocolError, TransportError
@@ -115,14 +117,14 @@ class FramedConnection:
 
     def send(self, messages: Sequence[Message]) -> None:
         if self._failure is not None:
-            raise self._failure.with_traceback(None)
+            raise copy(self._failure)
         parts = [encode_message(message) for message in messages]
         size = sum(map(len, parts))
         if self._unsent_bytes + size > self._limits.max_unsent_bytes:
             reason = f"too slow: {self._unsent_bytes + size} bytes unsent, at most {self._limits.max_unsent_bytes} (max_unsent_bytes)"
             failure = SlowPeerError(f"{self.peer} was dropped: {reason}")
             self._drop(reason, failure)
-            raise failure
+            raise copy(failure)
         self._unsent.extend(parts)
         self._unsent_bytes += size
         self._to_write.set()
@@ -130,7 +132,7 @@ class FramedConnection:
     async def receive(self) -> Sequence[Message]:
         while not self._unread:
             if self._failure is not None:
-                raise (self._violation or self._failure).with_traceback(None)
+                raise copy(self._violation or self._failure)
             self._arrived.clear()
             await self._arrived.wait()
         frame = self._unread.popleft()
@@ -170,7 +172,7 @@ class FramedConnection:
         """Drop a peer that broke the protocol; `receive` says so from now on."""
         self._violation = RemoteProtocolError(reason, worker=self._worker)
         self._drop(reason)
-        return self._violation
+        return copy(self._violation)
 
     def _drop(self, reason: str, failure: TransportError | None = None) -> None:
         """End it because of what the peer does: nothing but the reason goes out."""
@@ -189,7 +191,7 @@ class FramedConnection:
     def _end(self, failure: TransportError, *, farewell: bytes | None = None) -> None:
         if self._failure is not None:
             return
-        self._failure = failure
+        self._failure = failure.with_traceback(None)
         self._farewell = farewell
         for event in (self._to_write, self._arrived, self._room, self._ended):
             event.set()
