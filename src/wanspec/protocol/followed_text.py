@@ -51,9 +51,11 @@ class FollowedText:
         self.session_id, self.placement = session_id, placement
         self.reuse_key: str | None = None  # nobody says whose text it is
         self._drafting, self._vocabulary_size = drafting, vocabulary_size
-        self._tokens: list[int] = []
+        self.tokens: list[int] = []
+        """Committed."""
+        self._num_unfollowed = len(tokens)
         # The last token is chosen by the row before it, so a draft in its place would never be verified.
-        self._tree = DraftTree(tokens, max_position=max_length - 2)
+        self.tree = DraftTree(tokens, max_position=max_length - 2)
         self.is_speakable = True
         """Whether a worker can be told of all of it."""
         self._add(tokens)
@@ -61,6 +63,8 @@ class FollowedText:
         self._openings = 0
         self._proposed: list[Node] = []
         self._proposed_at = 0.0
+        self.local_drafts = 0
+        """Local draft passes for it, since its newest tokens."""
         self.seen_at = 0.0
         """When it last had a row,"""
         self.seen_step = 0
@@ -69,7 +73,12 @@ class FollowedText:
     @property
     def end(self) -> Position:
         """Position of the next token to be committed."""
-        return Position(len(self._tokens))
+        return Position(len(self.tokens))
+
+    @property
+    def num_followed(self) -> int:
+        """Tokens committed since it was first seen."""
+        return len(self.tokens) - self._num_unfollowed
 
     @property
     def lacks_worker(self) -> bool:
@@ -78,22 +87,26 @@ class FollowedText:
 
     def attach(self, worker_id: WorkerId, reliability: Reliability, *, reuse_number: int, now: float) -> OpenSession:
         """Tie it to a worker; the message that opens it there."""
-        disown(self._tree)
+        disown(self.tree)
         self._openings += 1
-        self.link = SessionLink(worker_id, self._tree, reliability, opening=self._openings, now=now)
+        self.link = SessionLink(worker_id, self.tree, reliability, opening=self._openings, now=now)
         return OpenSession(
             session_id=self.session_id,
             opening=self._openings,
-            tokens=tuple(self._tokens),
+            tokens=tuple(self.tokens),
             sampling=UNCOUPLED,
             drafting=self._drafting,
             reuse_number=reuse_number,
         )
 
-    def propose(self, max_tokens: int, min_log_prob: float, *, now: float) -> tuple[int, ...]:
+    def chain(self, max_tokens: int, min_log_prob: float) -> list[Node]:
         """The most probable continuation, as far as it is as probable as that, natural logarithm."""
-        least = self._tree.head.path_log_prob + min_log_prob
-        self._proposed = [node for node in self._tree.best_path(max_tokens) if node.path_log_prob >= least]
+        least = self.tree.head.path_log_prob + min_log_prob
+        return [node for node in self.tree.best_path(max_tokens) if node.path_log_prob >= least]
+
+    def propose(self, max_tokens: int, min_log_prob: float, *, now: float) -> tuple[int, ...]:
+        """The tokens of that chain, of which the engine will say what it makes of them."""
+        self._proposed = self.chain(max_tokens, min_log_prob)
         self._proposed_at = now
         return tuple([node.token for node in self._proposed])
 
@@ -103,9 +116,9 @@ class FollowedText:
         accepted, estimates = self._accepted(tokens)
         is_rejected = accepted < len(self._proposed) and self._proposed[accepted].token != tokens[accepted]
         self._add(tokens)
-        path = self._tree.commit(tokens)
+        path = self.tree.commit(tokens)
         if self.link is None:
-            self._tree.advance_root(self._tree.head.position)
+            self.tree.advance_root(self.tree.head.position)
         ages_s = [max(0.0, self._proposed_at - at) for node in self._proposed[:accepted] if (at := node.arrived_at) is not None]
         finished = RoundFinished(
             session_id=self.session_id,
@@ -118,15 +131,16 @@ class FollowedText:
             worker_id=self.link.worker_id if self.link is not None else None,
             proposed=proposed_in(path) if self.link is not None else 0,
             draft_ages_s=tuple(ages_s),
+            local_drafts=self.local_drafts,
         )
-        self._proposed = []
+        self._proposed, self.local_drafts = [], 0
         return path, finished
 
     def _judge_claims(self, tokens: Sequence[int]) -> None:
         """All that the worker has claimed of the committed tokens' places has been put to the test."""
         if self.link is None:
             return
-        node: Node | None = self._tree.head
+        node: Node | None = self.tree.head
         for token in tokens:
             if node is None:
                 return
@@ -143,11 +157,11 @@ class FollowedText:
         accepted = 0
         while accepted < min(len(self._proposed), len(tokens) - 1) and self._proposed[accepted].token == tokens[accepted]:
             accepted += 1
-        log_probs = [self._tree.head.path_log_prob, *[node.path_log_prob for node in self._proposed]]
+        log_probs = [self.tree.head.path_log_prob, *[node.path_log_prob for node in self._proposed]]
         return accepted, [math.exp(after - before) for before, after in pairwise(log_probs)]
 
     def _add(self, tokens: Sequence[int]) -> None:
-        self._tokens += tokens
+        self.tokens += tokens
         is_known = 0 <= min(tokens) <= max(tokens) < self._vocabulary_size  # an image's place, for instance, is not
-        self.is_speakable = self.is_speakable and is_known and len(self._tokens) <= MAX_SEQUENCE_TOKENS
-        self.key = TextKey(len(self._tokens), tuple(self._tokens[-KEY_TOKENS:]))
+        self.is_speakable = self.is_speakable and is_known and len(self.tokens) <= MAX_SEQUENCE_TOKENS
+        self.key = TextKey(len(self.tokens), tuple(self.tokens[-KEY_TOKENS:]))
