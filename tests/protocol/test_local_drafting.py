@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+from array import array
 from collections.abc import Callable, Sequence
 from itertools import count
 
@@ -45,6 +46,9 @@ class Tokens(tuple[int, ...]):
 
     def slice(self, start: int, stop: int) -> tuple[int, ...]:
         return tuple(self[start:stop])
+
+    def packed(self, start: int, stop: int) -> bytes:
+        return array("i", self[start:stop]).tobytes()
 
 
 def following(tokens: Sequence[int]) -> int:

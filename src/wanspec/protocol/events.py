@@ -115,6 +115,10 @@ class RowTokens(Protocol):
         """Those from `start` up to, and without, `stop`."""
         ...
 
+    def packed(self, start: int, stop: int) -> bytes:
+        """The same as bytes, alike for the same tokens: much cheaper to make and to look up."""
+        ...
+
 
 class Row(Struct, frozen=True, kw_only=True):
     """A request in an engine's step."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import pairwise
+from operator import attrgetter
 from typing import NamedTuple
 
 from wanspec.protocol.effects import RoundFinished
@@ -22,17 +23,19 @@ UNCOUPLED = SamplingParams()
 """How workers rank: by the draft model's logits alone, at any temperature of the engine's. It draws with noise of its own, so ranks under
 ours would be worth nothing; and it accepts a draft with the probability that it gives it, of which the logits' order is the best guess."""
 
+_PATH_LOG_PROB = attrgetter("path_log_prob")
+
 
 class TextKey(NamedTuple):
     """What a text is known by."""
 
     length: int
-    last_tokens: tuple[int, ...]
+    last_tokens: bytes
 
 
 def key_of(tokens: RowTokens, end: int) -> TextKey:
     """The key of a row's first `end` tokens."""
-    return TextKey(end, tokens.slice(max(0, end - KEY_TOKENS), end))
+    return TextKey(end, tokens.packed(max(0, end - KEY_TOKENS), end))
 
 
 class FollowedText:
@@ -41,6 +44,7 @@ class FollowedText:
     def __init__(
         self,
         session_id: SessionId,
+        key: TextKey,
         tokens: tuple[int, ...],
         *,
         max_length: int,
@@ -48,7 +52,7 @@ class FollowedText:
         drafting: DraftingConfig,
         placement: Placement,
     ) -> None:
-        self.session_id, self.placement = session_id, placement
+        self.session_id, self.key, self.placement = session_id, key, placement
         self.reuse_key: str | None = None  # nobody says whose text it is
         self._drafting, self._vocabulary_size = drafting, vocabulary_size
         self.tokens: list[int] = []
@@ -101,8 +105,16 @@ class FollowedText:
 
     def chain(self, max_tokens: int, min_log_prob: float) -> list[Node]:
         """The most probable continuation, as far as it is as probable as that, natural logarithm."""
-        least = self.tree.head.path_log_prob + min_log_prob
-        return [node for node in self.tree.best_path(max_tokens) if node.path_log_prob >= least]
+        node = self.tree.head
+        least = node.path_log_prob + min_log_prob
+        path: list[Node] = []
+        while node.children and len(path) < max_tokens:
+            children = node.children.values()
+            node = max(children, key=_PATH_LOG_PROB) if len(children) > 1 else next(iter(children))
+            if node.path_log_prob < least:
+                break
+            path.append(node)
+        return path
 
     def propose(self, max_tokens: int, min_log_prob: float, *, now: float) -> tuple[int, ...]:
         """The tokens of that chain, of which the engine will say what it makes of them."""
@@ -110,12 +122,16 @@ class FollowedText:
         self._proposed_at = now
         return tuple([node.token for node in self._proposed])
 
-    def grow(self, tokens: Sequence[int]) -> tuple[list[Node], RoundFinished]:
-        """The engine has committed tokens, at least one. Returns their nodes, and what became of what was proposed."""
+    def grow(self, key: TextKey, tokens: Sequence[int]) -> tuple[list[Node], RoundFinished]:
+        """The engine has committed tokens, at least one; it is known by `key` now.
+
+        Returns their nodes, and what became of what was proposed.
+        """
         self._judge_claims(tokens)
         accepted, estimates = self._accepted(tokens)
         is_rejected = accepted < len(self._proposed) and self._proposed[accepted].token != tokens[accepted]
         self._add(tokens)
+        self.key = key
         path = self.tree.commit(tokens)
         if self.link is None:
             self.tree.advance_root(self.tree.head.position)
@@ -150,18 +166,18 @@ class FollowedText:
             node = node.children.get(token)
 
     def _accepted(self, tokens: Sequence[int]) -> tuple[int, list[float]]:
-        """How many of the proposed tokens were accepted, and how probable each was held to be, given those before it.
+        """How many of the proposed tokens were accepted, and how probable each, and the next, was held to be, given those before it.
 
         The last committed token is the engine's own; the engine may also have verified fewer than were proposed.
         """
         accepted = 0
-        while accepted < min(len(self._proposed), len(tokens) - 1) and self._proposed[accepted].token == tokens[accepted]:
+        most = min(len(self._proposed), len(tokens) - 1)
+        while accepted < most and self._proposed[accepted].token == tokens[accepted]:
             accepted += 1
-        log_probs = [self.tree.head.path_log_prob, *[node.path_log_prob for node in self._proposed]]
+        log_probs = [self.tree.head.path_log_prob, *[node.path_log_prob for node in self._proposed[: accepted + 1]]]
         return accepted, [math.exp(after - before) for before, after in pairwise(log_probs)]
 
     def _add(self, tokens: Sequence[int]) -> None:
         self.tokens += tokens
         is_known = 0 <= min(tokens) <= max(tokens) < self._vocabulary_size  # an image's place, for instance, is not
         self.is_speakable = self.is_speakable and is_known and len(self.tokens) <= MAX_SEQUENCE_TOKENS
-        self.key = TextKey(len(self.tokens), tuple(self.tokens[-KEY_TOKENS:]))

@@ -167,17 +167,18 @@ class Proposer:
     def _follow(self, row: Row, known: FollowedText | None, now: float, effects: list[Effect]) -> FollowedText:
         """The row's text, up to date; `known`: the one that it continues. What that takes is added to `effects`."""
         end = len(row.tokens)
+        key = key_of(row.tokens, end)
         if known is not None and known.end == end - row.num_new:
-            effects += self._grow(known, row.tokens.slice(end - row.num_new, end), now)
+            effects += self._grow(known, key, row.tokens.slice(end - row.num_new, end), now)
             return known
-        same = self._by_key.get(key_of(row.tokens, end))  # another row of this step says the same
+        same = self._by_key.get(key)  # another row of this step says the same
         if same is not None:
             return same
         missed = self._missed(row.tokens)
         if missed is not None:
-            effects += self._grow(missed, row.tokens.slice(missed.end, end), now, is_judged=False)
+            effects += self._grow(missed, key, row.tokens.slice(missed.end, end), now, is_judged=False)
             return missed
-        text = self._begin(row.tokens.slice(0, end))
+        text = self._begin(key, row.tokens.slice(0, end))
         effects += self._workforce.begin(text, now)
         return text
 
@@ -188,10 +189,11 @@ class Proposer:
         continued = [text for text in texts if key_of(tokens, text.end) == text.key]
         return max(continued, key=lambda text: text.end, default=None)
 
-    def _begin(self, tokens: tuple[int, ...]) -> FollowedText:
+    def _begin(self, key: TextKey, tokens: tuple[int, ...]) -> FollowedText:
         session_id = SessionId(next(self._session_ids))
         text = FollowedText(
             session_id,
+            key,
             tokens,
             max_length=self._max_length,
             vocabulary_size=self._vocabulary_size,
@@ -201,13 +203,13 @@ class Proposer:
         self._texts[session_id] = self._by_key[text.key] = text
         return text
 
-    def _grow(self, text: FollowedText, tokens: tuple[int, ...], now: float, *, is_judged: bool = True) -> list[Effect]:
+    def _grow(self, text: FollowedText, key: TextKey, tokens: tuple[int, ...], now: float, *, is_judged: bool = True) -> list[Effect]:
         """`is_judged`: whether the worker had the chance to propose these tokens."""
         if not tokens:
             return []
         self._forget_key(text)
         position, link, old_head = text.end, text.link, text.tree.head
-        path, finished = text.grow(tokens)
+        path, finished = text.grow(key, tokens)
         if self._local is not None:
             self._local.committed(text, old_head, path)
         self._by_key[text.key] = text

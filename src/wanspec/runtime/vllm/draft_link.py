@@ -1,8 +1,8 @@
 """The controller's side of the draft link inside an engine's process: a daemon thread with an event loop of its own.
 
 The engine's thread shows its rows and is told what has arrived; it waits for the machine (`shared_machine`), for the local draft passes
-that the machine asks for, which it runs itself, and for nothing else. Nothing is ever raised into the engine: where our own code fails, there
-are no drafts for a while, workers are let go, and all begins anew.
+that the machine asks for, which it runs itself, and for nothing else. Nothing is ever raised into the engine: where our own code fails,
+there are no drafts for a while, workers are let go, and all begins anew.
 """
 
 from __future__ import annotations

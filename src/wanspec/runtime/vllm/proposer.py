@@ -80,6 +80,10 @@ class _RowTokens:
     def slice(self, start: int, stop: int) -> tuple[int, ...]:
         return tuple(self._array[start:stop].tolist())
 
+    def packed(self, start: int, stop: int) -> bytes:
+        packed: bytes = self._array[start:stop].tobytes()
+        return packed
+
 
 def _row(array: Any, length: int, num_new: int) -> Row:  # noqa: ANN401  # as above
     return Row(tokens=_RowTokens(array, length), num_new=min(num_new, length - 1))
