@@ -78,8 +78,12 @@ class LocalDrafting:
         self._calibration = Calibration()  # of all temperatures: the engine does not tell them
         self._share = INITIAL_SHARES[0]
         """How probable the first guess is after a node, on average."""
+        self._texts: Sequence[FollowedText] = ()
+        """Of this step, those that more drafts may be worth something to,"""
+        self._num_rows = 0
+        """all requests that wait for a pass,"""
         self._catch_up_tokens = 0
-        """That this step may still wait for."""
+        """and committed tokens that may still be computed in it."""
         self._stepped_at = self._passed_at = -math.inf
         self._pass_s = 0.0
         """What the newest pass took."""
@@ -87,16 +91,19 @@ class LocalDrafting:
         self.num_passes = self.num_tokens = 0
         """In this step: passes, one over several texts counting for each of them, and draft tokens that they gave."""
 
-    def step_began(self, *, continued: int, committed: int, now: float) -> None:
-        """The engine has finished a step. `continued`: rows that were in the step before; `committed`: tokens of these."""
-        if continued:  # or the engine may have been idle
-            self._pace.add((now - self._stepped_at) * continued, committed)
+    def step_began(self, texts: Sequence[FollowedText], *, num_rows: int, went_on: int, committed: int, now: float) -> None:
+        """The engine has finished a step of `num_rows` requests; these texts may be drafted for.
+
+        `went_on`: rows that had been drafted for in the step before; `committed`: tokens of these.
+        """
+        if went_on:  # or the engine may have been idle
+            self._pace.add((now - self._stepped_at) * went_on, committed)
         self._stepped_at = now
-        self._catch_up_tokens = CATCH_UP_TOKENS
+        self._texts, self._num_rows, self._catch_up_tokens = texts, num_rows, CATCH_UP_TOKENS
         self.num_passes = self.num_tokens = 0
 
-    def start(self, texts: Sequence[FollowedText], *, num_rows: int, max_tokens: int, min_log_prob: float, now: float) -> StartDraft | None:
-        """The pass that is worth its time to the `num_rows` requests that wait for it; None: none is."""
+    def start(self, *, max_tokens: int, min_log_prob: float, now: float) -> StartDraft | None:
+        """The pass that is worth its time to those that wait for it; None: none is."""
         if self._in_flight:
             msg = "a local draft pass is in flight"
             raise LocalProtocolError(msg)
@@ -105,9 +112,10 @@ class LocalDrafting:
             return None
         if now - self._passed_at > self._pass_s / TRIAL_SHARE:
             self._times = PassTimes(INITIAL_DRAFT_STEP_S, tries_less=True)
-        found = [self._leaf(text, token_s, num_rows, max_tokens, min_log_prob) for text in texts]
+        found = [self._leaf(text, token_s, max_tokens, min_log_prob) for text in self._texts]
         leaves = sorted([leaf for leaf in found if leaf is not None], key=lambda leaf: leaf.gain_s, reverse=True)
-        self._in_flight = [self._plan(leaf) for leaf in leaves[: self._count(leaves, num_rows)] if self._has_room(leaf)]
+        self._texts = [leaf.text for leaf in leaves]
+        self._in_flight = [self._plan(leaf) for leaf in leaves[: self._count(leaves)] if self._has_room(leaf.text)]
         if not self._in_flight:
             return None
         self._passed_at = now
@@ -152,7 +160,7 @@ class LocalDrafting:
         cache = self._caches.pop(text.session_id, None)
         return [ReleaseSession(session_id=cache.session_id)] if cache is not None else []
 
-    def _leaf(self, text: FollowedText, token_s: float, num_rows: int, max_tokens: int, min_log_prob: float) -> _Leaf | None:
+    def _leaf(self, text: FollowedText, token_s: float, max_tokens: int, min_log_prob: float) -> _Leaf | None:
         """Where the text's chain could go on; None: nowhere that would be worth anything."""
         chain, tree, cache = text.chain(max_tokens, min_log_prob), text.tree, self._caches.get(text.session_id)
         node = chain[-1] if chain else tree.head
@@ -161,26 +169,26 @@ class LocalDrafting:
             return None
         prob = math.exp(node.path_log_prob - tree.head.path_log_prob) * self._share
         gain_s = prob * token_s - (self._price_s if text.link is not None else 0.0)
-        if gain_s <= 0.0 or prob < math.exp(min_log_prob):
+        if gain_s <= 0.0 or prob < math.exp(min_log_prob) or not self._has_room(text):
             return None
         num_lacking = cache.num_lacking if cache is not None else text.end
-        if num_lacking > NEAR_TOKENS and gain_s * text.num_followed < num_rows * self._times.expected_s(num_lacking):
+        if num_lacking > NEAR_TOKENS and gain_s * text.num_followed < self._num_rows * self._times.expected_s(num_lacking):
             return None
         return _Leaf(gain_s, text, node)
 
-    def _count(self, leaves: Sequence[_Leaf], num_rows: int) -> int:
+    def _count(self, leaves: Sequence[_Leaf]) -> int:
         """How many of these, best first, to lengthen in one pass."""
         sums = accumulate([leaf.gain_s for leaf in leaves])
-        worths = [gain_s - num_rows * self._times.expected_s(count) for count, gain_s in enumerate(sums, start=1)]
+        worths = [gain_s - self._num_rows * self._times.expected_s(count) for count, gain_s in enumerate(sums, start=1)]
         best = max(range(len(worths)), key=worths.__getitem__, default=-1)
         return best + 1 if best >= 0 and worths[best] > 0.0 else 0
 
-    def _has_room(self, leaf: _Leaf) -> bool:
-        """Whether the text may be computed in this step, and be held."""
-        cache = self._caches.get(leaf.text.session_id)
+    def _has_room(self, text: FollowedText) -> bool:
+        """Whether the text may still be computed in this step, and be held."""
+        cache = self._caches.get(text.session_id)
         if cache is None and len(self._caches) >= MAX_CACHES:
             return False
-        return self._catch_up_tokens > 0 or (cache.num_lacking if cache is not None else leaf.text.end) <= NEAR_TOKENS
+        return self._catch_up_tokens > 0 or (cache.num_lacking if cache is not None else text.end) <= NEAR_TOKENS
 
     def _plan(self, leaf: _Leaf) -> tuple[FollowedText, PlannedItem]:
         text = leaf.text

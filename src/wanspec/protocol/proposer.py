@@ -19,7 +19,6 @@ its passes. What concerns workers is the `workforce`'s. The machine has no IO, n
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from itertools import count
 from typing import assert_never
 
@@ -128,7 +127,7 @@ class Proposer:
         self._step += 1
         effects: list[Effect] = []
         known = [self._by_key.get(key_of(row.tokens, len(row.tokens) - row.num_new)) for row in rows]
-        self._measure(rows, known, now)
+        went_on = [row.num_new for row, text in zip(rows, known, strict=True) if row.num_new and text and text.seen_step == self._step - 1]
         for text in known:
             if text is not None:
                 text.seen_at, text.seen_step = now, self._step
@@ -137,23 +136,16 @@ class Proposer:
             followed = self._follow(row, text, now, effects)
             followed.seen_at, followed.seen_step = now, self._step
             self._asked.append(followed if row.num_new else None)
+        if self._local is not None:
+            texts = list({text.session_id: text for text in self._asked if text is not None}.values())
+            self._local.step_began(texts, num_rows=len(rows), went_on=len(went_on), committed=sum(went_on), now=now)
         return [*effects, *self._answer(now)]
-
-    def _measure(self, rows: tuple[Row, ...], known: Sequence[FollowedText | None], now: float) -> None:
-        """What the step took, and gave to the rows that go on from the step before."""
-        if self._local is None:
-            return
-        gone_on = [row.num_new for row, text in zip(rows, known, strict=True) if text is not None and text.seen_step == self._step - 1]
-        self._local.step_began(continued=len(gone_on), committed=sum(gone_on), now=now)
 
     def _answer(self, now: float) -> list[Effect]:
         """Draft here, where that is worth its time, or say what may follow each row."""
         local = self._local
         if local is not None:
-            texts = {text.session_id: text for text in self._asked if text is not None}.values()
-            start = local.start(
-                tuple(texts), num_rows=len(self._asked), max_tokens=self._max_draft_tokens, min_log_prob=self._min_log_prob, now=now
-            )
+            start = local.start(max_tokens=self._max_draft_tokens, min_log_prob=self._min_log_prob, now=now)
             if start is not None:
                 return [start]
         chains = [text.propose(self._max_draft_tokens, self._min_log_prob, now=now) if text is not None else () for text in self._asked]
