@@ -15,6 +15,12 @@ from wanspec.runtime.vllm import versions
 from wanspec.transport.certificates import create_trial_certificates
 
 
+@pytest.fixture(autouse=True)
+def vllm(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A vLLM that will do, whatever there is in fact."""
+    monkeypatch.setattr(versions, "version", lambda _: "0.32.0")
+
+
 def outcome(*arguments: str, **environment: str) -> tuple[int, str]:
     result = CliRunner().invoke(app, ["vllm", "serve", *arguments], env=environment)
     return result.exit_code, result.output.replace("\n", " ")
@@ -47,6 +53,8 @@ def test_a_dry_run_shows_the_command_and_no_secret(tmp_path: Path) -> None:
         (["--draft-prob-min", "1"], "above 0 and below 1, not 1.0"),
         (["--allowed-label", "eu"], "write KEY=VALUE"),
         (["--metrics", "0.0.0.0:9000"], "write 127.0.0.1:PORT"),
+        (["--draft", "bundle:draft"], "there is no model 'bundle:draft'"),
+        (["--draft", "bundled:draft", "--price-ms", "-1"], "0 or more"),
         (["--speculative_config={}"], "--speculative_config is what `wanspec vllm serve` writes itself"),
         (["-sc", "{}"], "leave it out"),
     ],
@@ -65,6 +73,21 @@ def test_without_vllm_the_command_says_how_to_install_it(monkeypatch: pytest.Mon
     assert status == 2
     assert "vLLM is not installed" in output
     assert "pip install" in output
+    dry = CliRunner().invoke(app, ["vllm", "serve", "a/model", "--dry-run"])
+    assert dry.exit_code == 0
+    assert "vLLM is not installed" in dry.stderr
+    assert dry.stdout.startswith("env ")
+    assert "a/model" in dry.stdout
+
+
+def test_a_draft_model_beside_vllm_and_its_price_are_handed_on() -> None:
+    prices = {}
+    for price in ("5", "inf"):
+        _, output = outcome("a/model", "--draft", "bundled:draft", "--price-ms", price, "--dry-run")
+        settings = json.loads(shlex.split(output)[1].removeprefix("WANSPEC_VLLM="))
+        assert settings["draft"] == "bundled:draft"
+        prices[price] = settings["price_ms"]
+    assert prices == {"5": 5.0, "inf": None}
 
 
 def test_another_version_of_vllm_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

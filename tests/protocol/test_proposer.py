@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Sequence
 from typing import TypeVar
 
@@ -29,6 +30,9 @@ class Tokens(tuple[int, ...]):
 
     def slice(self, start: int, stop: int) -> tuple[int, ...]:
         return tuple(self[start:stop])
+
+    def packed(self, start: int, stop: int) -> bytes:
+        return array("i", self[start:stop]).tobytes()
 
 
 class Engine:

@@ -93,12 +93,21 @@ Width = Annotated[
 VerifyWidth = Annotated[
     int, typer.Option(callback=_up_to(MAX_WIDTH), help="adaptive: draft tokens verified per target pass; also of colocated-tree.")
 ]
+_price = _only(lambda value: value >= 0.0, "0 or more")
 Price = Annotated[
     float,
     typer.Option(
         "--price-ms",
-        callback=_only(lambda value: value >= 0.0, "0 or more"),
+        callback=_price,
         help="adaptive: what a local draft pass costs beyond its time; 0: fastest, inf: never with a worker.",
+    ),
+]
+LocalPrice = Annotated[
+    float,
+    typer.Option(
+        "--price-ms",
+        callback=_price,
+        help="With --draft: what a pass of it costs beyond its time where a worker drafts; 0: fastest, inf: never with a worker.",
     ),
 ]
 Lookup = Annotated[bool, typer.Option(help="adaptive: also draft, for nothing, what followed the same words before.")]

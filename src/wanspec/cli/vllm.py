@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shlex
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Annotated
 import typer
 
 from wanspec.cli.application import app
-from wanspec.cli.options import AllowPlaintext, TlsCa, TlsCert, TlsKey, Token, Width, controller_security
+from wanspec.cli.options import AllowPlaintext, LocalPrice, TlsCa, TlsCert, TlsKey, Token, Width, controller_security
 from wanspec.cli.running import exit_statuses
 from wanspec.errors import ConfigError
 
@@ -32,6 +33,11 @@ def serve(
         list[str] | None,
         typer.Option(help="Only workers with this label, such as region=eu, see texts; values of one key are alternatives. Repeatable."),
     ] = None,
+    draft: Annotated[
+        str,
+        typer.Option(help="Also draft beside vLLM, where that is worth its time: hf:FOLDER, ... with the model's tokenizer; empty: never."),
+    ] = "",
+    price_ms: LocalPrice = 10.0,
     token: Token = "",
     tls_ca: TlsCa = None,
     tls_cert: TlsCert = None,
@@ -56,7 +62,7 @@ def serve(
         encode_settings,
         speculative_config,
     )
-    from wanspec.runtime.vllm.versions import installed_vllm, server_command
+    from wanspec.runtime.vllm.versions import server_command
 
     with exit_statuses():
         controller_security(token, tls_ca, tls_cert, tls_key, allow_plaintext=allow_plaintext)
@@ -69,11 +75,13 @@ def serve(
             labels=tuple(allowed_label or ()),
             width=width,
             path_prob_min=draft_prob_min,
+            draft=draft,
+            price_ms=price_ms if math.isfinite(price_ms) else None,
             metrics=metrics,
         ).checked(token)
         _check_flags(context.args)
         flags = ["--speculative-config", speculative_config(draft_tokens), *context.args]
-        distribution = "vllm" if dry_run else installed_vllm()[0]
+        distribution = _distribution(dry_run=dry_run)
         command = [*server_command(distribution, model), *flags]
         environment = {SETTINGS_VARIABLE: encode_settings(settings)}
         if dry_run:
@@ -81,6 +89,19 @@ def serve(
             return
         environment |= {TOKEN_VARIABLE: token} if token else {}
         os.execve(command[0], command, os.environ | environment)  # noqa: S606  # it is vLLM from here on
+
+
+def _distribution(*, dry_run: bool) -> str:
+    """The name of the vLLM that is here. Raises ConfigError where none is that will do, of which a dry run only says so."""
+    from wanspec.runtime.vllm.versions import DISTRIBUTIONS, installed_vllm
+
+    try:
+        return installed_vllm()[0]
+    except ConfigError as error:
+        if not dry_run:
+            raise
+        typer.echo(f"This would not start here: {error}.", err=True)
+        return DISTRIBUTIONS[0]
 
 
 def _absolute(path: Path | None) -> str:

@@ -65,6 +65,10 @@ class DraftsProposed(Struct, frozen=True, kw_only=True):
 
     chains: tuple[tuple[int, ...], ...]
     """For each row, in order, tokens one after the other; none where nothing is worth its verification."""
+    local_drafts: int = 0
+    """Local draft passes in this step, one over several texts counting for each of them,"""
+    local_draft_tokens: int = 0
+    """and draft tokens that they gave."""
 
 
 class EmitTokens(Struct, frozen=True, kw_only=True):

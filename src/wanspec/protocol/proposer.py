@@ -1,7 +1,7 @@
 """The proposer machine: workers' drafts for an inference engine that verifies by itself, such as vLLM.
 
 Theory of operation. The engine runs one step after another for all of its requests. After each it shows its rows, and is told at once
-what may follow each of them: the most probable path of the row's draft tree, from what workers have sent by then. Nothing is waited for.
+what may follow each of them: the most probable path of the row's draft tree, from what workers have sent by then. No worker is waited for.
 What the engine makes of a proposal shows in the next step, by the tokens that the row has gained; its worker is told of them.
 
 Rows have no names, and their order changes. They are known by what they say: a row continues the text that ended where the row's new
@@ -12,7 +12,8 @@ another's text, or not found again, costs drafts and nothing else, since the eng
 Nor does anybody say that a request has ended. A text that has no row any more may have been preempted, and is kept for a short while,
 unless its place at a worker is wanted.
 
-What concerns workers is the `workforce`'s. The machine has no IO, no clock, no randomness; everything enters through `handle`.
+Where there is a draft model beside the engine, `local_drafting` says when it lengthens what workers have sent; the answer then waits for
+its passes. What concerns workers is the `workforce`'s. The machine has no IO, no clock, no randomness; everything enters through `handle`.
 """
 
 from __future__ import annotations
@@ -24,7 +25,9 @@ from typing import assert_never
 from wanspec.protocol.effects import DraftsProposed, Effect
 from wanspec.protocol.events import (
     DeadlineReached,
+    DraftFinished,
     DraftsReceived,
+    PassFailed,
     PongReceived,
     ProposerEvent,
     Row,
@@ -34,6 +37,7 @@ from wanspec.protocol.events import (
     WorkerLost,
 )
 from wanspec.protocol.followed_text import FollowedText, TextKey, key_of
+from wanspec.protocol.local_drafting import LocalDrafting
 from wanspec.protocol.placement import ANYWHERE, Placement
 from wanspec.protocol.workforce import Workforce
 from wanspec.speculation.types import DraftingConfig, SessionId
@@ -61,16 +65,22 @@ class Proposer:
         path_prob_min: float,
         drafting: DraftingConfig,
         placement: Placement = ANYWHERE,
+        local: LocalDrafting | None = None,
     ) -> None:
-        """`max_length`: of a text, in tokens, as the engine has it. `path_prob_min`: a less probable path is not proposed."""
+        """`max_length`: of a text, in tokens, as the engine has it. `path_prob_min`: a less probable path is not proposed.
+
+        `local`: of the draft model beside the engine, where there is one.
+        """
         self._vocabulary_size, self._max_length = vocabulary_size, max_length
         self._max_draft_tokens, self._min_log_prob = max_draft_tokens, math.log(path_prob_min)
-        self._drafting, self._placement = drafting, placement
+        self._drafting, self._placement, self._local = drafting, placement, local
         self._texts: dict[SessionId, FollowedText] = {}
         self._by_key: dict[TextKey, FollowedText] = {}
         self._workforce = Workforce(self._texts, vocabulary_size=vocabulary_size)
         self._session_ids = count(1)
         self._step = 0
+        self._asked: list[FollowedText | None] = []
+        """The texts of the newest step's rows; None: it is not drafted for."""
 
     @property
     def num_texts(self) -> int:
@@ -99,6 +109,13 @@ class Proposer:
                 return self._workforce.drafts_received(worker_id, drafts, now)
             case PongReceived(worker_id=worker_id, number=number):
                 return self._workforce.pong_received(worker_id, number, now)
+            case DraftFinished():
+                assert self._local is not None, "without a draft model there are no passes"
+                self._local.finished(event)
+                return self._answer(now)
+            case PassFailed():
+                assert self._local is not None, "as above"
+                return [*self._local.failed(now=now), *self._answer(now)]
             case DeadlineReached():
                 return [*self._workforce.deadline_reached(now), *self._forget_absent(now)]
             case _:
@@ -109,32 +126,51 @@ class Proposer:
     def _step_finished(self, rows: tuple[Row, ...], now: float) -> list[Effect]:
         self._step += 1
         effects: list[Effect] = []
-        chains = []
         known = [self._by_key.get(key_of(row.tokens, len(row.tokens) - row.num_new)) for row in rows]
+        went_on = [row.num_new for row, text in zip(rows, known, strict=True) if row.num_new and text and text.seen_step == self._step - 1]
         for text in known:
             if text is not None:
                 text.seen_at, text.seen_step = now, self._step
+        self._asked = []
         for row, text in zip(rows, known, strict=True):
             followed = self._follow(row, text, now, effects)
             followed.seen_at, followed.seen_step = now, self._step
-            chains.append(followed.propose(self._max_draft_tokens, self._min_log_prob, now=now) if row.num_new else ())
-        effects.append(DraftsProposed(chains=tuple(chains)))
-        return [*effects, *self._make_room(now)]
+            self._asked.append(followed if row.num_new else None)
+        if self._local is not None:
+            texts = list({text.session_id: text for text in self._asked if text is not None}.values())
+            self._local.step_began(texts, num_rows=len(rows), went_on=len(went_on), committed=sum(went_on), now=now)
+        return [*effects, *self._answer(now)]
+
+    def _answer(self, now: float) -> list[Effect]:
+        """Draft here, where that is worth its time, or say what may follow each row."""
+        local = self._local
+        if local is not None:
+            start = local.start(max_tokens=self._max_draft_tokens, min_log_prob=self._min_log_prob, now=now)
+            if start is not None:
+                return [start]
+        chains = [text.propose(self._max_draft_tokens, self._min_log_prob, now=now) if text is not None else () for text in self._asked]
+        proposed = DraftsProposed(
+            chains=tuple(chains),
+            local_drafts=local.num_passes if local is not None else 0,
+            local_draft_tokens=local.num_tokens if local is not None else 0,
+        )
+        return [proposed, *self._make_room(now)]
 
     def _follow(self, row: Row, known: FollowedText | None, now: float, effects: list[Effect]) -> FollowedText:
         """The row's text, up to date; `known`: the one that it continues. What that takes is added to `effects`."""
         end = len(row.tokens)
+        key = key_of(row.tokens, end)
         if known is not None and known.end == end - row.num_new:
-            effects += self._grow(known, row.tokens.slice(end - row.num_new, end), now)
+            effects += self._grow(known, key, row.tokens.slice(end - row.num_new, end), now)
             return known
-        same = self._by_key.get(key_of(row.tokens, end))  # another row of this step says the same
+        same = self._by_key.get(key)  # another row of this step says the same
         if same is not None:
             return same
         missed = self._missed(row.tokens)
         if missed is not None:
-            effects += self._grow(missed, row.tokens.slice(missed.end, end), now, is_judged=False)
+            effects += self._grow(missed, key, row.tokens.slice(missed.end, end), now, is_judged=False)
             return missed
-        text = self._begin(row.tokens.slice(0, end))
+        text = self._begin(key, row.tokens.slice(0, end))
         effects += self._workforce.begin(text, now)
         return text
 
@@ -145,10 +181,11 @@ class Proposer:
         continued = [text for text in texts if key_of(tokens, text.end) == text.key]
         return max(continued, key=lambda text: text.end, default=None)
 
-    def _begin(self, tokens: tuple[int, ...]) -> FollowedText:
+    def _begin(self, key: TextKey, tokens: tuple[int, ...]) -> FollowedText:
         session_id = SessionId(next(self._session_ids))
         text = FollowedText(
             session_id,
+            key,
             tokens,
             max_length=self._max_length,
             vocabulary_size=self._vocabulary_size,
@@ -158,13 +195,15 @@ class Proposer:
         self._texts[session_id] = self._by_key[text.key] = text
         return text
 
-    def _grow(self, text: FollowedText, tokens: tuple[int, ...], now: float, *, is_judged: bool = True) -> list[Effect]:
+    def _grow(self, text: FollowedText, key: TextKey, tokens: tuple[int, ...], now: float, *, is_judged: bool = True) -> list[Effect]:
         """`is_judged`: whether the worker had the chance to propose these tokens."""
         if not tokens:
             return []
         self._forget_key(text)
-        position, link = text.end, text.link
-        path, finished = text.grow(tokens)
+        position, link, old_head = text.end, text.link, text.tree.head
+        path, finished = text.grow(key, tokens)
+        if self._local is not None:
+            self._local.committed(text, old_head, path)
         self._by_key[text.key] = text
         effects: list[Effect] = []
         if is_judged:
@@ -197,7 +236,8 @@ class Proposer:
     def _forget(self, text: FollowedText, now: float) -> list[Effect]:
         self._forget_key(text)
         del self._texts[text.session_id]
-        return self._workforce.end(text, now)
+        released = self._local.forget(text) if self._local is not None else []
+        return [*released, *self._workforce.end(text, now)]
 
     def _forget_key(self, text: FollowedText) -> None:
         if self._by_key.get(text.key) is text:  # another that has come to say the same may stand there

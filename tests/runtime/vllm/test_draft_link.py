@@ -4,26 +4,33 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Iterator
+from array import array
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from functools import partial
+from itertools import count
 
 import httpx
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 from prometheus_client.parser import text_string_to_metric_families
 
 from wanspec.backends.scripted import ScriptedBackend
-from wanspec.errors import TransportError
+from wanspec.errors import ConfigError, TransportError
+from wanspec.protocol import local_drafting
 from wanspec.protocol.effects import Effect
 from wanspec.protocol.events import ProposerEvent, Row
+from wanspec.protocol.local_drafting import LocalDrafting
 from wanspec.protocol.proposer import Proposer
 from wanspec.runtime.engine import expected_of
 from wanspec.runtime.model_runner import decode_plainly
 from wanspec.runtime.vllm import draft_link
 from wanspec.runtime.vllm.draft_link import DraftLink
 from wanspec.runtime.vllm.figures_server import serve_figures
+from wanspec.runtime.vllm.local_model import LocalModel, load_local_model
 from wanspec.runtime.worker_process import hello_for, run_worker
-from wanspec.speculation.types import DraftingConfig, SamplingParams
+from wanspec.speculation.types import DraftingConfig, SamplingParams, ScoreItem, SessionId
 from wanspec.transport.grpc_wire import dial
 from wanspec.transport.security import Plaintext, parse_address
 
@@ -39,21 +46,24 @@ class Tokens(tuple[int, ...]):
     def slice(self, start: int, stop: int) -> tuple[int, ...]:
         return tuple(self[start:stop])
 
+    def packed(self, start: int, stop: int) -> bytes:
+        return array("i", self[start:stop]).tobytes()
+
 
 def model(disagreement: float = 0.0) -> ScriptedBackend:
     return ScriptedBackend(vocabulary_size=VOCABULARY, seed=5, disagreement=disagreement)
 
 
-def machine(kind: type[Proposer] = Proposer) -> Proposer:
+def machine(kind: type[Proposer] = Proposer, local: LocalDrafting | None = None) -> Proposer:
     return kind(
-        vocabulary_size=VOCABULARY, max_length=1000, max_draft_tokens=MAX_DRAFT_TOKENS, path_prob_min=0.01, drafting=DRAFTING
+        vocabulary_size=VOCABULARY, max_length=1000, max_draft_tokens=MAX_DRAFT_TOKENS, path_prob_min=0.01, drafting=DRAFTING, local=local
     )  # fmt: skip
 
 
 @contextmanager
-def link(create_machine: Callable[[], Proposer] = machine) -> Iterator[tuple[DraftLink, str]]:
+def link(create_machine: Callable[[], Proposer] = machine, local: LocalModel | None = None) -> Iterator[tuple[DraftLink, str]]:
     made = DraftLink(
-        parse_address("127.0.0.1:0"), expected=expected_of(model().info), security=SECURITY, create_machine=create_machine
+        parse_address("127.0.0.1:0"), expected=expected_of(model().info), security=SECURITY, create_machine=create_machine, local=local
     )  # fmt: skip
     yield made, made.start()
 
@@ -167,6 +177,78 @@ async def test_a_bug_of_ours_costs_drafts_for_a_while_and_nothing_else(
             await engine.until(lambda: made.failures == 1)
             await engine.accept(10)
         assert engine.is_exact
+
+
+def beside(ids: Iterator[SessionId], kind: type[Proposer] = Proposer) -> Proposer:
+    return machine(kind, LocalDrafting(context_length=1000, redundancy_price_s=0.0, session_ids=ids))
+
+
+async def test_drafts_made_beside_the_engine_are_accepted_counted_and_given_back() -> None:
+    draft = model(0.2)
+    ids = map(SessionId, count(1))
+    with link(lambda: beside(ids), LocalModel(draft)) as (made, _):
+        engine = Engine(made, [1, 2, 3])
+        await engine.accept(40)
+        assert engine.is_exact
+        assert draft.open_sessions == 1
+        figures = await asyncio.to_thread(figures_at, serve_figures(parse_address("127.0.0.1:0"), made, "a-model"))
+        assert figures["wanspec:local_draft_passes_total"] > 10
+        assert figures["wanspec:local_draft_tokens_total"] >= figures["wanspec:accepted_tokens_total"] >= 40
+        other = Engine(made, [4, 5])
+        async with asyncio.timeout(WAIT_S):
+            while draft.open_sessions != 1 or other.accepted < 20:
+                await asyncio.to_thread(other.step)
+                await asyncio.sleep(0.002)
+        assert other.is_exact
+
+
+class Failing(ScriptedBackend):
+    """Runs out of memory when told to."""
+
+    is_broken = False
+
+    def score(self, items: Sequence[ScoreItem]) -> list[NDArray[np.float32]]:
+        if self.is_broken:
+            raise MemoryError
+        return super().score(items)
+
+
+async def test_a_draft_model_that_fails_costs_local_drafts_for_a_while_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local_drafting, "REST_S", 0.05)
+    draft = Failing(vocabulary_size=VOCABULARY, seed=5, disagreement=0.2)
+    ids = map(SessionId, count(1))
+    with link(lambda: beside(ids), LocalModel(draft)) as (made, _):
+        engine = Engine(made, [1, 2, 3])
+        await engine.accept(10)
+        draft.is_broken = True
+        await engine.until(lambda: draft.open_sessions == 0)
+        draft.is_broken = False
+        await engine.accept(10)
+        assert engine.is_exact
+        assert made.failures == 0
+
+
+async def test_after_a_bug_of_ours_the_draft_model_begins_with_empty_hands(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(draft_link, "RESTART_S", 0.05)
+    draft = model(0.2)
+    ids = map(SessionId, count(1))
+    with link(lambda: beside(ids, Faulty), LocalModel(draft)) as (made, _), caplog.at_level(logging.CRITICAL):
+        engine = Engine(made, [6, 7])
+        await engine.accept(10)
+        Faulty.failures = 1
+        await engine.until(lambda: made.failures == 1)
+        await engine.accept(10)
+        assert engine.is_exact
+        assert draft.open_sessions == 1
+
+
+def test_a_draft_model_of_another_vocabulary_is_refused_by_name() -> None:
+    expected = expected_of(model().info)
+    with pytest.raises(ConfigError, match=r"--draft scripted:draft does not share the vocabulary of scripted-5-0: 64 tokens.* 32 with"):
+        load_local_model("scripted:draft", expected)
+    assert load_local_model("scripted:draft,vocabulary=32", expected).context_length == 4096
 
 
 def test_a_port_that_is_taken_is_told_at_the_start() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 from msgspec.structs import replace
 
@@ -31,12 +33,20 @@ def test_settings_come_through_the_environment_and_the_token_beside_them() -> No
         ('{"listen": "127.0.0.1:8500", "labels": ["eu"]}', "write KEY=VALUE"),
         ('{"listen": "127.0.0.1:8500", "width": 0}', "between 1 and 128, not 0"),
         ('{"listen": "127.0.0.1:8500", "path_prob_min": 0}', "above 0 and below 1, not 0"),
+        ('{"listen": "127.0.0.1:8500", "draft": "bundle:draft"}', "there is no model 'bundle:draft'"),
+        ('{"listen": "127.0.0.1:8500", "price_ms": -1}', "null: never where a worker drafts"),
         ('{"listen": "127.0.0.1:8500", "metrics": "0.0.0.0:9000"}', "write 127.0.0.1:PORT"),
     ],
 )
 def test_settings_that_cannot_be_used_are_told_with_the_fix(text: str, words: str) -> None:
     with pytest.raises(ConfigError, match=words.replace("(", "\\(")):
         read_settings({"WANSPEC_VLLM": text})
+
+
+def test_a_price_may_be_beyond_all_gains() -> None:
+    settings = read_settings({"WANSPEC_VLLM": '{"listen": "127.0.0.1:8500", "draft": "bundled:draft", "price_ms": null}'})[0]
+    assert settings.redundancy_price_s == math.inf
+    assert replace(settings, price_ms=5.0).redundancy_price_s == 0.005
 
 
 def test_who_is_let_in_is_what_the_files_say() -> None:

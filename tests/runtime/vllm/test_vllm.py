@@ -90,12 +90,12 @@ async def running(*command: str, environment: dict[str, str]) -> AsyncIterator[a
 
 
 @asynccontextmanager
-async def engine(model: str, address: str = "", **options: object) -> AsyncIterator[Engine]:
-    """vLLM, with our proposer where workers dial an address."""
+async def engine(model: str, address: str = "", *, draft: str = "", **options: object) -> AsyncIterator[Engine]:
+    """vLLM, with our proposer where workers dial an address, and a draft model beside it."""
     environment = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "WANSPEC_TOKEN": TOKEN}
     if address:
         options["speculative_config"] = {"method": "custom_class", "model": PROPOSER_CLASS, "num_speculative_tokens": 4}
-        environment["WANSPEC_VLLM"] = encode_settings(ProposerSettings(listen=address))
+        environment["WANSPEC_VLLM"] = encode_settings(ProposerSettings(listen=address, draft=draft))
     arguments = json.dumps({"model": model, "distributed_executor_backend": "uni", **options})
     async with running(sys.executable, str(CHILD), arguments, environment=environment) as process:
         made = Engine(process)
@@ -142,6 +142,17 @@ async def test_greedy_text_is_vllms_own_while_workers_come_and_go(model: str) ->
             await accepting(made)
             one_by_one = [(await made.texts([prompt], **GREEDY))[0][0] for prompt in PROMPTS]
             assert one_by_one == expected
+
+
+async def test_drafts_made_beside_vllm_are_accepted_without_any_worker_and_the_text_is_vllms_own(model: str) -> None:
+    async with engine(model) as plain:
+        expected, _ = await plain.texts(PROMPTS, **GREEDY)
+    async with engine(model, f"127.0.0.1:{free_port()}", draft="bundled:draft") as made:
+        together, counters = await made.texts(PROMPTS, **GREEDY)
+        one_by_one = [(await made.texts([prompt], **GREEDY))[0][0] for prompt in PROMPTS]
+        _, after = await made.texts(PROMPTS[:1], **GREEDY)
+    assert (together, one_by_one) == (expected, expected)
+    assert after[ACCEPTED] > max(counters[ACCEPTED], 100)
 
 
 async def test_prompts_in_pieces_and_requests_that_are_preempted_change_nothing(model: str) -> None:
@@ -248,14 +259,21 @@ async def accepted(client: httpx.AsyncClient, metrics: str) -> bool:
     return float(line.rpartition(" ")[2]) > 0
 
 
-async def test_vllm_does_not_start_with_settings_that_cannot_be_used(model: str) -> None:
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ('{"listen": "0.0.0.0:8500"}', "configure TLS"),
+        ('{"listen": "127.0.0.1:0", "draft": "scripted:draft"}', "--draft scripted:draft does not share the vocabulary"),
+    ],
+)
+async def test_vllm_does_not_start_with_settings_that_cannot_be_used(model: str, settings: str, words: str) -> None:
     speculative = json.dumps({"method": "custom_class", "model": PROPOSER_CLASS, "num_speculative_tokens": 4})
     options = json.dumps({"model": model, "speculative_config": json.loads(speculative), "distributed_executor_backend": "uni"})
     process = await asyncio.create_subprocess_exec(
         sys.executable, str(CHILD), options, stderr=asyncio.subprocess.STDOUT, stdout=asyncio.subprocess.PIPE,
-        env={**os.environ, "VLLM_ENABLE_V1_MULTIPROCESSING": "0", "WANSPEC_VLLM": '{"listen": "0.0.0.0:8500"}'},
+        env={**os.environ, "VLLM_ENABLE_V1_MULTIPROCESSING": "0", "WANSPEC_VLLM": settings},
     )  # fmt: skip
     async with asyncio.timeout(START_S):
         said, _ = await process.communicate()
     assert process.returncode != 0
-    assert "configure TLS" in said.decode()
+    assert words in said.decode()

@@ -1,7 +1,8 @@
 """The controller's side of the draft link inside an engine's process: a daemon thread with an event loop of its own.
 
-The engine's thread shows its rows and is told what has arrived; it waits for nothing but the machine (`shared_machine`). Nothing is ever
-raised into the engine: where our own code fails, there are no drafts for a while, workers are let go, and all begins anew.
+The engine's thread shows its rows and is told what has arrived; it waits for the machine (`shared_machine`), for the local draft passes
+that the machine asks for, which it runs itself, and for nothing else. Nothing is ever raised into the engine: where our own code fails,
+there are no drafts for a while, workers are let go, and all begins anew.
 """
 
 from __future__ import annotations
@@ -15,13 +16,24 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import NoReturn, TypeVar
 
-from wanspec.protocol.effects import DraftsMerged, DropWorker, Effect, RoundFinished, RttMeasured, SendMessage
-from wanspec.protocol.events import DeadlineReached, LinkEvent, Row, WorkerLost
+from wanspec.protocol.effects import (
+    DraftsMerged,
+    DraftsProposed,
+    DropWorker,
+    Effect,
+    ReleaseSession,
+    RoundFinished,
+    RttMeasured,
+    SendMessage,
+    StartDraft,
+)
+from wanspec.protocol.events import DeadlineReached, LinkEvent, Row, StepFinished, WorkerLost
 from wanspec.protocol.messages import Message
 from wanspec.protocol.proposer import Proposer
 from wanspec.runtime.connected_workers import ConnectedWorkers
 from wanspec.runtime.figures import Figures, Histogram
 from wanspec.runtime.generation import Tally
+from wanspec.runtime.vllm.local_model import LocalModel
 from wanspec.runtime.vllm.shared_machine import SharedMachine
 from wanspec.speculation.types import WorkerId
 from wanspec.telemetry.trace import NoTrace
@@ -45,16 +57,25 @@ class DraftLink:
     """See the module's text."""
 
     def __init__(
-        self, address: Address, *, expected: Expected, security: ControllerSecurity, create_machine: Callable[[], Proposer]
+        self,
+        address: Address,
+        *,
+        expected: Expected,
+        security: ControllerSecurity,
+        create_machine: Callable[[], Proposer],
+        local: LocalModel | None = None,
     ) -> None:
-        """`create_machine`: a fresh one, now and after every failure."""
+        """`create_machine`: a fresh one, now and after every failure. `local`: what runs its draft passes, where it asks for any."""
         self._address, self._expected, self._security, self._create_machine = address, expected, security, create_machine
+        self._local = local
         self._life: _Life | None = None
         """None: no worker can be there at present."""
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run, name="wanspec-draft-link", daemon=True)
         self._bound: Future[str] = Future()
         self.tally, self.figures, self.step_s = Tally(), Figures(), Histogram(STEP_EDGES_S)
+        self.local_draft_tokens = 0
+        """Given by local draft passes."""
         self.failures = 0
         """Times that our own code failed."""
 
@@ -115,7 +136,9 @@ class DraftLink:
         self._address = parse_address(listener.address)  # the port that it has, if any would do
         try:
             async with asyncio.TaskGroup() as tasks:
-                life = _Life(SharedMachine(self._create_machine()), self._loop, tasks, self.tally, self.figures)
+                if self._local is not None:
+                    self._local.release_all()  # what the machine before had there
+                life = _Life(self, SharedMachine(self._create_machine()), self._loop, tasks, self._local)
                 tasks.create_task(life.workers.accept(listener))
                 self._life = life
                 if not self._bound.done():
@@ -129,18 +152,22 @@ class _Life:
     """A machine and its workers, from the opening of the door to a failure."""
 
     def __init__(
-        self, machine: SharedMachine, loop: asyncio.AbstractEventLoop, tasks: asyncio.TaskGroup, tally: Tally, figures: Figures
+        self, link: DraftLink, machine: SharedMachine, loop: asyncio.AbstractEventLoop, tasks: asyncio.TaskGroup, local: LocalModel | None
     ) -> None:
-        self._machine, self._loop, self._tally, self._figures = machine, loop, tally, figures
+        self._link, self._machine, self._loop, self._local = link, machine, loop, local
         self.events: asyncio.Queue[LinkEvent | Exception | None] = asyncio.Queue()
         """For the machine; None: the engine's thread has left it something to do; an error: it has met one."""
         self.workers = ConnectedWorkers(self.events, Tracer(NoTrace(), "controller"), tasks.create_task)
 
     def step(self, rows: tuple[Row, ...]) -> Sequence[tuple[int, ...]]:
         """For the engine's thread."""
-        chains = self._machine.step(rows, now=time.monotonic())
+        effects = self._machine.handle(StepFinished(rows=rows), now=time.monotonic())
+        while self._local is not None and (start := _only(StartDraft, effects)) is not None:
+            effects = self._machine.handle(self._local.run(start.items), now=time.monotonic())
         self._loop.call_soon_threadsafe(self.events.put_nowait, None)
-        return chains
+        proposed = _only(DraftsProposed, effects)
+        assert proposed is not None, "a step is answered"
+        return proposed.chains
 
     async def run(self) -> NoReturn:
         """Take one event after another, and do what the machine asks."""
@@ -169,13 +196,22 @@ class _Life:
                     frames[worker_id].append(message)
                 case DropWorker():
                     self.workers.drop(effect)
+                case ReleaseSession(session_id=session_id) if self._local is not None:
+                    self._local.release(session_id)
+                case DraftsProposed():
+                    self._link.tally.local_draft_passes += effect.local_drafts
+                    self._link.local_draft_tokens += effect.local_draft_tokens
                 case RoundFinished():
-                    self._tally.add_round(effect)
-                    self._figures.add_round(effect)
+                    self._link.tally.add_round(effect)
+                    self._link.figures.add_round(effect)
                     self.workers.finished_round(effect)
                 case DraftsMerged():
-                    self._figures.add_drafts(effect)
+                    self._link.figures.add_drafts(effect)
                 case RttMeasured(worker_id=worker_id, rtt_s=rtt_s):
                     self.workers.measured(worker_id, rtt_s)
         for worker_id, messages in frames.items():
             self.workers.send(worker_id, messages, now=self._loop.time())
+
+
+def _only(kind: type[T], effects: Sequence[Effect]) -> T | None:
+    return next((effect for effect in effects if isinstance(effect, kind)), None)

@@ -32,6 +32,8 @@ class ProposerFigures(Collector):
         yield families.count("wanspec:proposed_rounds", "Rounds for which drafts were proposed", tally.drafted_rounds)
         yield families.count("wanspec:proposed_tokens", "Draft tokens proposed; vLLM may verify fewer", tally.draft_tokens)
         yield families.count("wanspec:accepted_tokens", "Of these, those that were accepted", tally.accepted_draft_tokens)
+        yield families.count("wanspec:local_draft_passes", "Local draft passes, over requests", tally.local_draft_passes)
+        yield families.count("wanspec:local_draft_tokens", "Draft tokens that these gave", self._link.local_draft_tokens)
         yield families.count("wanspec:link_failures", "Times that the draft link failed and began anew", self._link.failures)
         steps = HistogramMetricFamily("wanspec:propose_seconds", "What a step of the engine waits for its drafts", labels=["model_name"])
         step_s = self._link.step_s

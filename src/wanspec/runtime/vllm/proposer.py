@@ -12,16 +12,20 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import count
 from typing import Any, Final
 
 from wanspec.protocol.events import Row
+from wanspec.protocol.local_drafting import LocalDrafting
 from wanspec.protocol.proposer import Proposer
 from wanspec.runtime.vllm.draft_link import DraftLink
 from wanspec.runtime.vllm.figures_server import serve_figures
 from wanspec.runtime.vllm.hosting import Hosting, hosting_of
-from wanspec.runtime.vllm.settings import read_settings
+from wanspec.runtime.vllm.local_model import LocalModel, load_local_model
+from wanspec.runtime.vllm.settings import ProposerSettings, read_settings
 from wanspec.runtime.vllm.versions import installed_vllm, needs_sampler_repair, repair_sampler
+from wanspec.speculation.types import SessionId
 
 _log = logging.getLogger(f"vllm.{__name__}")  # vLLM shows what is said under its own name, and of others only warnings
 
@@ -43,7 +47,7 @@ class WanProposer:
         self._link = _open_link(hosting) if hosting.is_heard else None
 
     def load_model(self, target_model: object) -> None:
-        """The draft model is elsewhere."""
+        """The draft model is elsewhere, or has been loaded."""
 
     def propose(
         self, sampled_token_ids: Sequence[Sequence[int]], num_tokens_no_spec: Any, token_ids_cpu: Any, slot_mappings: object = None  # noqa: ANN401  # arrays
@@ -76,6 +80,10 @@ class _RowTokens:
     def slice(self, start: int, stop: int) -> tuple[int, ...]:
         return tuple(self._array[start:stop].tolist())
 
+    def packed(self, start: int, stop: int) -> bytes:
+        packed: bytes = self._array[start:stop].tobytes()
+        return packed
+
 
 def _row(array: Any, length: int, num_new: int) -> Row:  # noqa: ANN401  # as above
     return Row(tokens=_RowTokens(array, length), num_new=min(num_new, length - 1))
@@ -84,6 +92,8 @@ def _row(array: Any, length: int, num_new: int) -> Row:  # noqa: ANN401  # as ab
 def _open_link(hosting: Hosting) -> DraftLink:
     """Raises ConfigError or TransportError."""
     settings, token = read_settings(os.environ)
+    local = load_local_model(settings.draft, hosting.expected) if settings.draft else None
+    local_ids = map(SessionId, count(1))
 
     def create_machine() -> Proposer:
         return Proposer(
@@ -93,10 +103,15 @@ def _open_link(hosting: Hosting) -> DraftLink:
             path_prob_min=settings.path_prob_min,
             drafting=settings.drafting(),
             placement=settings.placement(),
+            local=_local_drafting(settings, local, local_ids) if local is not None else None,
         )
 
     link = DraftLink(
-        settings.address_of(hosting.engine), expected=hosting.expected, security=settings.security(token), create_machine=create_machine
+        settings.address_of(hosting.engine),
+        expected=hosting.expected,
+        security=settings.security(token),
+        create_machine=create_machine,
+        local=local,
     )
     address = link.start()
     if settings.metrics:
@@ -104,3 +119,7 @@ def _open_link(hosting: Hosting) -> DraftLink:
         _log.info("figures of WANSpec's drafts at http://%s/metrics", figures)
     _log.info("workers dial %s", address)
     return link
+
+
+def _local_drafting(settings: ProposerSettings, local: LocalModel, session_ids: Iterator[SessionId]) -> LocalDrafting:
+    return LocalDrafting(context_length=local.context_length, redundancy_price_s=settings.redundancy_price_s, session_ids=session_ids)

@@ -6,12 +6,15 @@ token, so that no secret is on a command line or in a file.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
 from msgspec import Struct
 
+from wanspec.backends.model_spec import parse_spec
+from wanspec.backends.registry import engine_of
 from wanspec.errors import ConfigError
 from wanspec.policy.registry import MAX_DRAFT_TOKENS, PolicyConfig, create_policy
 from wanspec.protocol.placement import Placement, check_labels
@@ -49,6 +52,10 @@ class ProposerSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """Leaves that a worker expands per draft step, 1 to 128."""
     path_prob_min: float = 0.1
     """A draft is proposed if its path is at least as probable, above 0 and below 1."""
+    draft: str = ""
+    """The draft model beside vLLM, as `load_backend` takes it; empty: there is none."""
+    price_ms: float | None = 10.0
+    """What a pass of it costs beyond its time for a text that a worker drafts for, at least 0; null: more than it is ever worth."""
     metrics: str = ""
     """HOST:PORT of the figures for Prometheus; empty: nowhere."""
 
@@ -58,10 +65,19 @@ class ProposerSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         check_labels(self.labels)
         if not 0.0 < self.path_prob_min < 1.0:
             raise ConfigError(f"path_prob_min must be above 0 and below 1, not {self.path_prob_min}")
+        if not self.redundancy_price_s >= 0.0:
+            raise ConfigError(f"price_ms must be 0 or more (null: never where a worker drafts), not {self.price_ms}")
+        if self.draft:
+            engine_of(parse_spec(self.draft))
         self.drafting()
         if self.metrics and not parse_address(self.metrics).is_loopback:
             raise ConfigError(f"metrics {self.metrics}: the figures are served on this machine alone; write 127.0.0.1:PORT")
         return self
+
+    @property
+    def redundancy_price_s(self) -> float:
+        """The same in seconds."""
+        return math.inf if self.price_ms is None else self.price_ms / 1e3
 
     def security(self, token: str) -> ControllerSecurity:
         """Who is let in."""

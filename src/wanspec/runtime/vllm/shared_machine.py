@@ -10,8 +10,8 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 
-from wanspec.protocol.effects import DraftsProposed, Effect
-from wanspec.protocol.events import ProposerEvent, Row, StepFinished
+from wanspec.protocol.effects import Effect
+from wanspec.protocol.events import ProposerEvent
 from wanspec.protocol.proposer import Proposer
 
 
@@ -24,17 +24,12 @@ class SharedMachine:
         """Of the machine, and of the effects."""
         self._effects: list[Effect] = []
 
-    def step(self, rows: tuple[Row, ...], *, now: float) -> Sequence[tuple[int, ...]]:
-        """What may follow each row of the engine's step."""
+    def handle(self, event: ProposerEvent, *, now: float) -> Sequence[Effect]:
+        """Take in what happened. What the machine asks for, which `take_effects` gives out, too."""
         with self._lock:
-            effects = self._machine.handle(StepFinished(rows=rows), now=now)
+            effects = self._machine.handle(event, now=now)
             self._effects += effects
-        return next(effect.chains for effect in effects if isinstance(effect, DraftsProposed))
-
-    def handle(self, event: ProposerEvent, *, now: float) -> None:
-        """Take in what happened."""
-        with self._lock:
-            self._effects += self._machine.handle(event, now=now)
+        return effects
 
     def take_effects(self) -> list[Effect]:
         """What is to be done, since the last time."""
