@@ -94,11 +94,15 @@ class LineReader:
     """The data of server-sent events, from bytes as they come."""
 
     def __init__(self) -> None:
-        self._rest = b""
+        self._rest = bytearray()
 
     def push(self, data: bytes) -> list[bytes]:
         """What the lines that are complete now say. Raises ValueError on one that is too long."""
-        *lines, self._rest = (self._rest + data).split(b"\n")
+        self._rest += data
+        lines: list[bytes] = []
+        if b"\n" in data:  # else a long line in small pieces would be copied with each
+            *lines, rest = bytes(self._rest).split(b"\n")
+            self._rest = bytearray(rest)
         if len(self._rest) > MAX_LINE_BYTES:
             raise ValueError(f"a line of more than {MAX_LINE_BYTES} bytes")
         return [line[5:].strip() for line in lines if line.startswith(b"data:")]
