@@ -42,10 +42,10 @@ def refusing(status: int, body: bytes, **headers: str) -> Behaviour:
     return behave
 
 
-async def row_of(behaviour: Behaviour, path: Path, **fields: object) -> RequestRow:
+async def row_of(behaviour: Behaviour, path: Path, *, api: str = "openai") -> RequestRow:
     """What comes of one request, as the file has it."""
     async with serving(behaviour) as server:
-        (row,) = await once(campaign(target(server.port, key_env="K", **fields), runs=1, timeout_s=20), path / "p.jsonl", K=KEY)
+        (row,) = await once(campaign(target(server.port, key_env="K", api=api), runs=1, timeout_s=20), path / "p.jsonl", K=KEY)
     return row
 
 
@@ -82,7 +82,7 @@ async def test_bedrocks_counts_and_times_are_held_to_what_can_be(
 ) -> None:
     headers = {":event-type": "metadata", ":message-type": "event"}
     frame = encode_message(headers, json.dumps({"usage": usage, "metrics": metrics}).encode())
-    row = await row_of(bedrock([frame]), tmp_path, api="bedrock", model="m")
+    row = await row_of(bedrock([frame]), tmp_path, api="bedrock")
     assert (row.status, row.problem) == ("failed", "stream")
 
 

@@ -12,7 +12,7 @@ from tests.measurement.study import PLACES, SERVICE_S, rtt_s, study
 from tests.server.chromium import CHROMIUM, chromium
 from typer.testing import CliRunner
 
-from wanspec.cli import app
+from wanspec.cli.application import app
 from wanspec.errors import ConfigError
 from wanspec.measurement.analysis import TAIL
 from wanspec.measurement.journal import read_lines

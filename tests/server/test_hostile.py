@@ -166,7 +166,12 @@ async def test_numbers_that_cannot_be_printed_are_refused_as_any_others() -> Non
 async def test_what_is_too_long_is_not_decoded_to_be_echoed(monkeypatch: pytest.MonkeyPatch) -> None:
     async with site() as place:
         decoded: list[int] = []
-        monkeypatch.setattr(place.service, "decode", lambda tokens: decoded.append(len(tokens)) or "")
+
+        def recorded(tokens: list[int]) -> str:
+            decoded.append(len(tokens))
+            return ""
+
+        monkeypatch.setattr(place.service, "decode", recorded)
         answer = await place.post(prompt=[1] * 100_000, echo=True)
         assert (answer.status_code, answer.json()["error"]["code"]) == (400, "context_length_exceeded")
         assert decoded == []
