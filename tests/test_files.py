@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from wanspec.errors import ConfigError
-from wanspec.files import read_bounded
+from wanspec.files import read_bounded, read_toml
 
 
 def test_a_file_is_read_up_to_its_bound_and_refused_beyond(tmp_path: Path) -> None:
@@ -21,3 +21,11 @@ def test_a_file_is_read_up_to_its_bound_and_refused_beyond(tmp_path: Path) -> No
 def test_what_is_not_there_is_named_with_what_it_should_be(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="none: No such file or directory; name a number"):
         read_bounded(tmp_path / "none", max_bytes=3, what="a number")
+
+
+@pytest.mark.parametrize("text", [b"x = [[", b"x = " + b"[" * 100_000, b"x = " + b"9" * 5000, b"x = '\xff'", b"x = 1\nx = 2"])
+def test_what_is_not_toml_in_whatever_way_is_said_to_be_none(text: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "settings.toml"
+    path.write_bytes(text)
+    with pytest.raises(ConfigError, match=r"settings\.toml is not TOML"):
+        read_toml(path, max_bytes=1 << 20, what="settings")

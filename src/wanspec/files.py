@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import tomllib
 from pathlib import Path
+from typing import Any
 
 from wanspec.errors import ConfigError
 
@@ -17,3 +19,12 @@ def read_bounded(path: Path, *, max_bytes: int, what: str) -> bytes:
     if len(data) > max_bytes:
         raise ConfigError(f"{path} has more than {max_bytes} bytes; name {what}")
     return data
+
+
+def read_toml(path: Path, *, max_bytes: int, what: str) -> dict[str, Any]:
+    """A TOML file. `what` it should be is named with its article. Raises ConfigError."""
+    data = read_bounded(path, max_bytes=max_bytes, what=what)
+    try:
+        return tomllib.loads(data.decode())
+    except (ValueError, RecursionError) as error:  # bytes that are no text, numbers of thousands of digits, lists within lists
+        raise ConfigError(f"{path} is not TOML: {error}") from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import tracemalloc
 from functools import partial
 from itertools import pairwise
 
@@ -49,7 +50,7 @@ def run(caches: SessionCaches[NumpySlots], asked: ScoreItem, *, pieces: int = 1)
 
 def seen_by(cache: SlotCache[NumpySlots], extension: Extension) -> list[list[int]]:
     slots = cache.slots.head(cache.used + len(extension.tokens))[0]
-    columns = [np.flatnonzero(row) for row in extension.visible]
+    columns = [np.flatnonzero(row) for row in extension.visible(0, len(extension.tokens))]
     paths = [[*slots[: cache.trunk_length].tolist(), *slots[cache.trunk_length + seen].tolist()] for seen in columns]
     assert [len(path) - 1 for path in paths] == extension.positions.tolist()
     return paths
@@ -232,3 +233,16 @@ def test_closing_forgets() -> None:
     caches.close(SESSION)
     caches.close(SESSION)
     assert len(caches) == 0
+
+
+def test_a_long_prompt_takes_no_memory_for_all_that_each_token_sees_of_it() -> None:
+    cache, length = SlotCache(fresh_caches()._new_slots()), 30_000
+    tracemalloc.start()
+    try:
+        extension = cache.plan(item(append=(1,) * length))
+        last = extension.visible(length - 10, length)
+        _, peak_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak_bytes < 20 << 20  # a byte for each pair of tokens would be 900 MB
+    assert [int(row.sum()) for row in last] == list(range(length - 9, length + 1))

@@ -5,17 +5,20 @@ import re
 from html.parser import HTMLParser
 from pathlib import Path
 
+import duckdb
 import msgspec
 import pytest
 from tests.measurement.study import PLACES, SERVICE_S, rtt_s, study
 from tests.server.chromium import CHROMIUM, chromium
+from typer.testing import CliRunner
 
+from wanspec.cli.application import app
 from wanspec.errors import ConfigError
 from wanspec.measurement.analysis import TAIL
 from wanspec.measurement.journal import read_lines
 from wanspec.measurement.merge import merge_files, merged
 from wanspec.measurement.report import Report, write_report
-from wanspec.measurement.rows import Note, RequestRow, RttRow
+from wanspec.measurement.rows import Header, Line, Note, RequestRow, RttRow
 
 
 @pytest.fixture(scope="module")
@@ -163,3 +166,54 @@ def test_a_mesh_is_merged_as_lines(tmp_path: Path) -> None:
         (tmp_path / f"{name}.jsonl").write_bytes(b"".join(msgspec.json.encode(line) + b"\n" for line in lines))
     assert merge_files([tmp_path / "a.jsonl", tmp_path / "b.jsonl"], tmp_path / "mesh.jsonl") == (0, 2)
     assert list(read_lines(tmp_path / "mesh.jsonl")) == [row, other]
+
+
+def rewritten(path: Path, out: Path, kind: type[Line], **fields: object) -> Path:
+    """The same file, all lines of a kind with other values, whatever those may be."""
+    lines = [msgspec.to_builtins(line) | (fields if isinstance(line, kind) else {}) for line in read_lines(path)]
+    out.write_bytes(b"".join(msgspec.json.encode(line) + b"\n" for line in lines))
+    return out
+
+
+@pytest.mark.parametrize(
+    ("kind", "fields", "words"),
+    [
+        (Note, {"at_s": 1e300}, "at_s"),
+        (Note, {"at_s": -62_135_596_801.0}, "at_s"),
+        (RequestRow, {"round_at_s": 253_402_300_800.0}, "round_at_s"),
+        (RequestRow, {"round_at_s": -1.0}, "round_at_s"),
+        (RequestRow, {"prompt_tokens": 2**63}, "give files that"),
+        (Header, {"places": {"target:us-east-1": ["x", "Nowhere/" + "x" * 5000]}}, "has the time zone"),
+        (Header, {"places": {"target:us-east-1": ["x", "Nowhere/No"]}}, "has the time zone 'Nowhere/No'"),
+    ],
+)
+def test_a_file_of_somebody_who_means_harm_is_refused(kind: type[Line], fields: dict[str, object], words: str, tmp_path: Path) -> None:
+    path = rewritten(study(tmp_path, days=0.1)[0], tmp_path / "bad.jsonl", kind, **fields)
+    with pytest.raises(ConfigError, match=words) as raised:
+        write_report([path], tmp_path)
+    assert len(str(raised.value)) < 500
+
+
+def test_times_that_no_calendar_has_are_refused_in_parquet_too(tmp_path: Path) -> None:
+    merge_files(study(tmp_path, days=0.1)[:1], tmp_path / "good.parquet")
+    with duckdb.connect() as database:
+        database.execute(
+            "COPY (SELECT * REPLACE (1e300 AS round_at_s) FROM read_parquet(?)) TO '"
+            + str(tmp_path / "bad.parquet")
+            + "' (FORMAT parquet)",
+            [str(tmp_path / "good.parquet")],
+        )
+    with pytest.raises(ConfigError, match="no calendar"):
+        write_report([tmp_path / "bad.parquet"], tmp_path)
+
+
+def test_round_trips_of_a_stranger_are_text_on_the_terminal(tmp_path: Path) -> None:
+    row = RttRow(id="a", probe="[/x]", peer="[bold]b", host="h", port=1, address="", at_s=1.0, dns_s=None, connect_s=0.1, problem="[/red]")
+    path = tmp_path / "rtt.jsonl"
+    path.write_bytes(msgspec.json.encode(row) + b"\n")
+    shown = CliRunner().invoke(app, ["measure", "rtt", "--show", str(path)])
+    assert shown.exit_code == 0
+    assert "[/x]" in shown.output
+    assert "[bold]b" in shown.output
+    path.write_bytes(msgspec.json.encode(msgspec.structs.replace(row, peer="\x1b[2J")) + b"\n")
+    assert CliRunner().invoke(app, ["measure", "rtt", "--show", str(path)]).exit_code == 2

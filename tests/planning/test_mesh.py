@@ -83,6 +83,7 @@ def test_a_site_alone_is_no_mesh(tmp_path: Path) -> None:
         ("a.csv", "", "has no rows"),
         ("a.json", "{", "is no JSON"),
         ("a.json", "[1]", "no list of objects"),
+        ("a.json", '[{"source": "a", "target": "b", "rtt_ms": [1]}]', r"rtt_ms is \[1\]; give a number"),
     ],
 )
 def test_a_file_that_is_no_mesh_is_refused(tmp_path: Path, name: str, text: str, words: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
 import os
 from collections.abc import AsyncIterator, Callable
@@ -352,6 +353,9 @@ async def test_a_whole_answer_is_finished() -> None:
         (response("200 OK", event("one") + 'data: {"error": {"message": "model died"}}\n\n'), "failed", 200, "the stream says: model died"),
         (response("200 OK", "data: nonsense\n\n"), "failed", 200, "not what OpenAI's API says"),
         (response("200 OK", WHOLE, "Content-Length: 9999"), "failed", 200, "RemoteProtocolError"),
+        (response("200 OK", "data: " + "[" * 100_000 + "\n\n"), "failed", 200, "not what OpenAI's API says"),
+        (response("500 Oops", '{"error": ' + "[" * 50_000), "failed", 500, "500: "),
+        (response("500 Oops", "", "Content-Encoding: gzip") + gzip.compress(b"x" * 50_000_000), "failed", 500, "500: \x1f"),  # not inflated
         (b"SSH-2.0-nonsense\r\n", "failed", None, "RemoteProtocolError"),
         (b"", "failed", None, "RemoteProtocolError"),
     ],

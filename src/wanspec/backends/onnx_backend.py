@@ -146,7 +146,7 @@ def inputs_of(group: Sequence[BlockPart]) -> dict[str, NDArray[Any]]:
     row = 0
     for part in group:
         index, (tokens, trunk, old) = part.cache.slots.row - first_row, (part.tokens, part.cache.trunk_length, part.cache.node_count)
-        visible, seen = part.extension.visible[part.start : part.stop], mask[index, 0, 0, :tokens]
+        visible, seen = part.extension.visible(part.start, part.stop), mask[index, 0, 0, :tokens]
         seen[:, :trunk] = 0.0
         seen[:, trunk : part.past][visible[:, : old + part.start]] = 0.0
         seen[:, past : past + tokens][visible[:, old + part.start : old + part.stop]] = 0.0

@@ -144,7 +144,7 @@ class ScriptedTokenizer:
 def context(cache: SlotCache[NumpySlots], extension: Extension, row: int) -> NDArray[np.int64]:
     """The last CONTEXT_TOKENS tokens that a row sees, itself included, padded with -1 in front."""
     tokens = cache.slots.head(cache.used + len(extension.tokens))[0]
-    seen = cache.trunk_length + np.flatnonzero(extension.visible[row])[-CONTEXT_TOKENS:]
+    seen = cache.trunk_length + np.flatnonzero(extension.visible(row, row + 1)[0])[-CONTEXT_TOKENS:]
     trunk = tokens[max(0, cache.trunk_length - CONTEXT_TOKENS) : cache.trunk_length]
     return np.concatenate((np.full(CONTEXT_TOKENS, -1), trunk, tokens[seen]))[-CONTEXT_TOKENS:]
 

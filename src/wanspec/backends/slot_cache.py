@@ -43,14 +43,31 @@ class Extension:
     """[q]"""
     positions: NDArray[np.int64]
     """[q], absolute."""
-    visible: NDArray[np.bool_]
-    """[q, cached nodes + q]: which cached nodes and which new rows each new row sees, itself included. All see the whole trunk."""
+    cached: int
+    """Nodes in the cache, those too that the commit drops."""
     path: list[int]
     """Indices of the committed nodes among the cached nodes."""
     kept: list[int]
     """Indices of the cached nodes that stay nodes."""
     parents: list[int]
     """For each new node, its parent's column in `visible`, or ROOT."""
+    lineage: list[int]
+    """For each new node, the columns that it sees, itself included, as a bit set."""
+
+    def visible(self, start: int, stop: int) -> NDArray[np.bool_]:
+        """[stop - start, cached nodes + stop]: which cached nodes, and which new rows before `stop`, each of these new rows sees.
+
+        All see themselves, and the whole trunk. Only so many rows at a time: a long prompt's all together would not fit into memory.
+        """
+        appended, width = len(self.item.append), self.cached + stop
+        visible = np.zeros((stop - start, width), np.bool_)
+        visible[: max(0, min(stop, appended) - start), self.path] = True
+        for row in range(start, min(stop, appended)):
+            visible[row - start, self.cached : self.cached + row + 1] = True
+        if stop > appended:
+            first = max(start, appended)
+            visible[first - start :] = unpacked(self.lineage[first - appended : stop - appended], width)
+        return visible
 
 
 class SlotCache(Generic[S]):
@@ -87,18 +104,15 @@ class SlotCache(Generic[S]):
         positions = list(range(base, base + appended))
         trunk_bits = sum(1 << index for index in path) | ((1 << appended) - 1) << cached
         parents, lineage = self._place_nodes(item, kept=kept, positions=positions, trunk_bits=trunk_bits)
-        visible = np.zeros((item.tokens, cached + item.tokens), np.bool_)
-        visible[:appended, path] = True
-        visible[:appended, cached : cached + appended] = np.tri(appended, dtype=np.bool_)
-        visible[appended:] = unpacked(lineage, visible.shape[1])
         return Extension(
             item=item,
             tokens=np.array([*item.append, *(node.token for node in item.nodes)], np.int64),
             positions=np.array(positions, np.int64),
-            visible=visible,
+            cached=cached,
             path=path,
             kept=kept,
             parents=parents,
+            lineage=lineage,
         )
 
     def _committed_path(self, item: ScoreItem) -> list[int]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 from rich.live import Live
+from rich.text import Text
 
 from wanspec.cli.application import app
 from wanspec.cli.options import make_folder
@@ -143,7 +144,7 @@ def report(
         make_folder(out)
         made = write_report(files, out, seed=seed)
         for warning in made.warnings:
-            stderr.print(f"warning: {warning}", style="yellow")
+            stderr.print(Text(f"warning: {warning}"), style="yellow")
         for finding in made.findings:
             typer.echo(f"{finding.question} {finding.answer}")
         typer.echo(made.page)
@@ -210,6 +211,6 @@ def rtt(
         else:
             print_table(Console(highlight=False), mesh_table(links(rows)))
         for problem in dict.fromkeys(f"{row.probe} to {row.peer}: {row.problem}" for row in rows if row.problem):
-            stderr.print(f"warning: {problem}", style="yellow")
+            stderr.print(Text(f"warning: {problem}"), style="yellow")
         if found and all(row.connect_s is None for row in rows):
             raise WanspecError("no connection came about")

@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
-from typing import Any, Final, Protocol
+from typing import Annotated, Any, Final, Protocol
+
+import msgspec
+from msgspec import Meta
 
 from wanspec.measurement.campaign import Prompt
 from wanspec.measurement.rows import Problem
 
-MAX_REASON_CHARACTERS: Final = 300
-"""Of what an error says."""
+MAX_COUNT: Final = (1 << 53) - 1
+"""Of tokens, by a server: exact in every reader of rows, the report's database among them."""
+MAX_LATENCY_MS: Final = 1e9
+"""That a service claims: eleven days."""
+UNREADABLE: Final = (ValueError, msgspec.MsgspecError, RecursionError)
+"""What msgspec raises on bytes of a stranger's: invalid UTF-8 is a ValueError, deep nesting a RecursionError."""
+Count = Annotated[int, Meta(ge=0, le=MAX_COUNT)]
+"""Of tokens, as a server gives it."""
 
 
 class MalformedStreamError(ValueError):
@@ -58,7 +67,7 @@ class Answer:
         return time.perf_counter() - self.began_s
 
     def fail(self, problem: Problem, reason: str) -> None:
-        self.problem, self.reason = problem, " ".join(reason.split())[:MAX_REASON_CHARACTERS]
+        self.problem, self.reason = problem, reason
 
     async def trace(self, event: str, _: dict[str, Any]) -> None:
         """httpx calls this as the connection goes through its stages."""

@@ -10,7 +10,7 @@ from typing import Final
 import msgspec
 
 from wanspec.measurement.answer import Answer
-from wanspec.measurement.budget import most, spending
+from wanspec.measurement.budget import may_be_charged, most, spending
 from wanspec.measurement.campaign import Probe, Target
 from wanspec.measurement.clock import Clock
 from wanspec.measurement.exchange import Endpoint, LatenessWatch
@@ -23,6 +23,10 @@ PAUSE_S: Final = 0.5
 """Before the first retry; doubled with each."""
 MAX_PAUSE_S: Final = 20.0
 """Nor is waited longer where the server asks for it."""
+MAX_REASON_CHARACTERS: Final = 300
+"""Of what an error says, in a row."""
+MAX_FINISH_CHARACTERS: Final = 64
+"""Of the word for why an answer ended."""
 
 
 class Asker:
@@ -61,7 +65,7 @@ class Asker:
             status=_status(answer.problem),
             problem=answer.problem,
             http_status=answer.http_status,
-            reason=self._without_secrets(answer.reason),
+            reason=self._told(answer.reason, MAX_REASON_CHARACTERS),
             retries=retries,
             reused=None if answer.request_sent_s is None else answer.connect_s is None,
             address=answer.address,
@@ -77,7 +81,7 @@ class Asker:
             received_bytes=answer.received_bytes,
             prompt_tokens=answer.prompt_tokens,
             output_tokens=answer.output_tokens,
-            finish_reason=answer.finish_reason,
+            finish_reason=None if answer.finish_reason is None else self._told(answer.finish_reason, MAX_FINISH_CHARACTERS),
             service_latency_s=answer.service_latency_s,
             retry_after_s=answer.retry_after_s,
             usd=_usd(target, due, answer),
@@ -85,10 +89,11 @@ class Asker:
             clock_jump_s=clock_jump_s,
         )
 
-    def _without_secrets(self, reason: str) -> str:
+    def _told(self, words: str, characters: int) -> str:
+        """A stranger's words as they may stand in a row and on a terminal. Keys go first: half of one, cut off, would not be known."""
         for secret in self._secrets:
-            reason = reason.replace(secret, "[key]")
-        return reason
+            words = words.replace(secret, "[key]")
+        return " ".join("".join(char if char.isprintable() else " " for char in words).split())[:characters]
 
 
 def blank_row(campaign: str, probe: Probe, target: Target, due: Due | Sent, *, reason: str = "") -> RequestRow:
@@ -130,4 +135,4 @@ def _usd(target: Target, due: Due, answer: Answer) -> float:
     """By the server's count; where there is none, of an answer that began, the most that it can be."""
     if answer.output_tokens is not None:
         return spending(target, prompt_tokens=answer.prompt_tokens or 0, output_tokens=answer.output_tokens).usd
-    return most(target, due.prompt).usd if answer.http_status == 200 or answer.problem in {"timeout", "internal"} else 0.0  # noqa: PLR2004
+    return most(target, due.prompt).usd if may_be_charged(answer.http_status, answer.problem) else 0.0

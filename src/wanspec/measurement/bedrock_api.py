@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 from urllib.parse import quote
 
 import msgspec
-from msgspec import Struct
+from msgspec import Meta, Struct
 
-from wanspec.measurement.answer import Answer, MalformedStreamError, ServiceError, StreamReader
+from wanspec.measurement.answer import (
+    MAX_LATENCY_MS,
+    UNREADABLE,
+    Answer,
+    Count,
+    MalformedStreamError,
+    ServiceError,
+    StreamReader,
+)
 from wanspec.measurement.campaign import Prompt, Target
 from wanspec.measurement.event_stream import FrameReader, Message
 from wanspec.measurement.sigv4 import Credentials, signed_headers
@@ -20,14 +28,14 @@ SERVICE = "bedrock"
 class Usage(Struct, frozen=True, rename="camel"):
     """Tokens, as Bedrock counts."""
 
-    input_tokens: int = 0
-    output_tokens: int = 0
+    input_tokens: Count = 0
+    output_tokens: Count = 0
 
 
 class Metrics(Struct, frozen=True, rename="camel"):
     """Bedrock's own."""
 
-    latency_ms: float | None = None
+    latency_ms: Annotated[float, Meta(ge=0.0, le=MAX_LATENCY_MS)] | None = None
 
 
 class Payload(Struct, frozen=True, rename="camel"):
@@ -66,7 +74,7 @@ class BedrockApi:
         kind = headers.get("x-amzn-errortype", "").partition(":")[0]
         try:
             words = msgspec.json.decode(body, type=Payload).message
-        except msgspec.MsgspecError:
+        except UNREADABLE:
             words = body[:200].decode(errors="replace")
         return f"{kind}: {words}" if kind else words
 
@@ -93,7 +101,7 @@ class _Reader:
             raise ServiceError(f"{message.headers.get(':error-code', '')}: {message.headers.get(':error-message', '')}")
         try:
             payload = self._decoder.decode(message.payload)
-        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        except UNREADABLE as error:
             raise MalformedStreamError(f"a message of Bedrock's that is not JSON as documented: {error}") from error
         if kind == "exception":
             name = message.headers.get(":exception-type", "")

@@ -6,9 +6,11 @@ Before an answer is there, it counts with the most that it can take: every token
 from __future__ import annotations
 
 from dataclasses import dataclass
+from http import HTTPStatus
 
 from wanspec.errors import ConfigError
 from wanspec.measurement.campaign import Campaign, Limits, Prompt, Target
+from wanspec.measurement.rows import Problem
 
 TEMPLATE_TOKENS = 32
 """What a chat template may add to a prompt."""
@@ -41,6 +43,11 @@ def most(target: Target, prompt: Prompt, *, retries: int = 0) -> Spending:
     tokens = len(prompt.text.encode()) + TEMPLATE_TOKENS
     one = spending(target, prompt_tokens=tokens, output_tokens=prompt.max_tokens)
     return Spending(requests=1, tokens=one.tokens * (1 + retries), usd=one.usd * (1 + retries))
+
+
+def may_be_charged(http_status: int | None, problem: Problem) -> bool:
+    """Whether an attempt whose tokens nobody has counted may have taken some: an answer had begun, or nobody knows."""
+    return http_status == HTTPStatus.OK or problem in {"timeout", "internal"}
 
 
 def of_round(campaign: Campaign) -> Spending:

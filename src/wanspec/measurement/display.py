@@ -49,7 +49,7 @@ def mesh_table(links: Sequence[Link]) -> Table:
     for link in links:
         figures = (link.least_ms, link.p50_ms, link.p90_ms, link.p99_ms)
         times = ("-" if math.isnan(value) else f"{value:.1f}" for value in figures)
-        table.add_row(link.probe, link.peer, str(link.n), str(link.failed), *times)
+        table.add_row(Text(link.probe), Text(link.peer), str(link.n), str(link.failed), *times)
     return table
 
 

@@ -38,7 +38,7 @@ class FrameReader:
     """Messages from bytes as they come."""
 
     def __init__(self) -> None:
-        self._rest = b""
+        self._rest = bytearray()  # what comes in small pieces shall not be copied with each
 
     def push(self, data: bytes) -> list[Message]:
         """What is complete now. Raises MalformedStreamError."""
@@ -48,8 +48,8 @@ class FrameReader:
             total, headers_bytes = _lengths(self._rest)
             if len(self._rest) < total:
                 break
-            messages.append(_message(self._rest[:total], headers_bytes))
-            self._rest = self._rest[total:]
+            messages.append(_message(bytes(self._rest[:total]), headers_bytes))
+            del self._rest[:total]
         return messages
 
 
@@ -64,7 +64,7 @@ def encode_message(headers: dict[str, str], payload: bytes) -> bytes:
     return body + CRC.pack(zlib.crc32(body))
 
 
-def _lengths(data: bytes) -> tuple[int, int]:
+def _lengths(data: bytearray) -> tuple[int, int]:
     """Of the message and of its headers, once the checksum over them has been compared."""
     total, headers_bytes, crc = PRELUDE.unpack_from(data)
     if zlib.crc32(data[:8]) != crc:

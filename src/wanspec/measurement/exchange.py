@@ -29,6 +29,12 @@ MAX_ERROR_BYTES: Final = 1 << 16
 """Of the body of an error that is read."""
 MAX_ANSWER_BYTES: Final = 64 << 20
 """Of a stream: a million tokens at 64 bytes each."""
+MAX_PIECES: Final = 1_000_000
+"""That a stream comes in, and of text in it: more times do not fit into a line of the file."""
+PIECES_PER_TOKEN: Final = 4
+"""Of what was asked for: events are cut by packets. Each costs some 30 us, in which nothing else is timed,"""
+SPARE_PIECES: Final = 4096
+"""and so many more, such as comments that keep a connection open."""
 THROTTLES: Final = (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE)
 KEYS_REFUSED: Final = (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN)
 LATENESS_TICK_S: Final = 0.01
@@ -116,7 +122,7 @@ class Endpoint:
         ) as response:
             answer.http_status = response.status_code
             if response.status_code == HTTPStatus.OK:
-                await self._read(answer, response)
+                await self._read(answer, response, most_pieces=min(MAX_PIECES, PIECES_PER_TOKEN * prompt.max_tokens + SPARE_PIECES))
             else:
                 await self._refused(answer, response)
 
@@ -127,13 +133,16 @@ class Endpoint:
         answer.phase = "connect"
         return str(found[0][4][0])
 
-    async def _read(self, answer: Answer, response: httpx.Response) -> None:
-        reader = self.api.reader(answer)
+    async def _read(self, answer: Answer, response: httpx.Response, *, most_pieces: int) -> None:
+        reader, pieces = self.api.reader(answer), 0
         async for data in response.aiter_raw():
             answer.received_bytes += len(data)
+            pieces += 1
             if answer.received_bytes > MAX_ANSWER_BYTES:
                 raise MalformedStreamError(f"an answer of more than {MAX_ANSWER_BYTES} bytes")
             reader.push(data, answer.elapsed_s())
+            if max(pieces, len(answer.token_s)) > most_pieces:
+                raise MalformedStreamError(f"an answer in more than {most_pieces} pieces")
         if not reader.is_complete:
             answer.fail("truncated", "the stream ended before the answer did")
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from wanspec.errors import ConfigError
 from wanspec.measurement.asking import blank_row
-from wanspec.measurement.budget import Spending
+from wanspec.measurement.budget import Spending, may_be_charged
 from wanspec.measurement.campaign import Campaign, Probe
 from wanspec.measurement.journal import read_lines
 from wanspec.measurement.rows import VERSION, Header, Note, RequestRow, Sent
@@ -45,6 +45,8 @@ def read_history(path: Path, campaign: Campaign, probe: Probe) -> History:
             case Header():
                 _check_header(path, line, campaign, probe)
                 history.header = line
+            case _ if history.header is None:
+                raise ConfigError(f"{path} does not begin as our files do, with what campaign it is of; name another file with --data")
             case Sent():
                 history.known.add(line.id)
                 history.open[line.id] = line
@@ -65,7 +67,11 @@ def correction(sent: Sent, row: RequestRow) -> Spending:
     if row.status == "interrupted":
         return Spending()
     is_counted = row.output_tokens is not None
-    tokens = (row.prompt_tokens or 0) + (row.output_tokens or 0) if is_counted else (sent.tokens if row.usd else 0)
+    tokens = (
+        (row.prompt_tokens or 0) + (row.output_tokens or 0)
+        if is_counted
+        else (sent.tokens if may_be_charged(row.http_status, row.problem) else 0)
+    )
     return Spending(tokens=tokens - sent.tokens, usd=row.usd - sent.usd)
 
 

@@ -163,5 +163,5 @@ def read_lines(path: Path) -> Iterator[Line]:
 def _decode(decoder: msgspec.json.Decoder[Line], data: bytes, where: str) -> Line:
     try:
         return decoder.decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ConfigError(f"{where} is none of ours: {error}; give a file that `wanspec measure` wrote") from error

@@ -7,7 +7,7 @@ from typing import Any, Final
 import msgspec
 from msgspec import Struct
 
-from wanspec.measurement.answer import Answer, MalformedStreamError, ServiceError, StreamReader
+from wanspec.measurement.answer import UNREADABLE, Answer, Count, MalformedStreamError, ServiceError, StreamReader
 from wanspec.measurement.campaign import Prompt, Target
 from wanspec.testbed.load.client import LineReader
 
@@ -32,8 +32,8 @@ class Choice(Struct, frozen=True):
 class Usage(Struct, frozen=True):
     """What the server counts."""
 
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
+    prompt_tokens: Count = 0
+    completion_tokens: Count = 0
 
 
 class Event(Struct, frozen=True):
@@ -71,7 +71,7 @@ class OpenAiApi:
     def reason_of(self, headers: dict[str, str], body: bytes) -> str:
         try:
             return _words(msgspec.json.decode(body, type=Event).error) or body[:MAX_QUOTED_BYTES].decode(errors="replace")
-        except msgspec.MsgspecError:
+        except UNREADABLE:
             return body[:MAX_QUOTED_BYTES].decode(errors="replace")
 
 
@@ -90,7 +90,7 @@ class _Reader:
                     self._has_ended = True
                 elif line:
                     self._take(self._decoder.decode(line), at_s)
-        except (ValueError, msgspec.MsgspecError) as error:
+        except UNREADABLE as error:
             raise MalformedStreamError(f"not what OpenAI's API says: {error}") from error
 
     @property

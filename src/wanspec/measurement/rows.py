@@ -6,12 +6,21 @@ writes the second, as interrupted: nothing that may have cost money is forgotten
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from msgspec import Struct
+from msgspec import Meta, Struct
+
+from wanspec.transport.wire_format import PRINTABLE
 
 VERSION = 1
 """Of this format."""
+LATEST_S = 250_000_000_000.0
+"""The year 9892: later ones have no date in Python."""
+
+Moment = Annotated[float, Meta(ge=0.0, le=LATEST_S)]
+"""A time of day, Unix time."""
+Shown = Annotated[str, Meta(pattern=PRINTABLE)]
+"""Of a stranger's file, perhaps, and on its way to a terminal."""
 
 Status = Literal["ok", "throttled", "failed", "interrupted"]
 """Throttled: the endpoint said that it has no room. Interrupted: we ended before the answer did."""
@@ -29,11 +38,11 @@ class Header(Struct, frozen=True, kw_only=True, tag_field="kind", tag="header"):
     digest: str
     """Of the campaign file's meaning."""
     probe: str
-    start_s: float
+    start_s: Moment
     """When its first round begins or began; times of day are Unix time."""
     is_single: bool
     """Whether it was one round by itself (`--once`)."""
-    at_s: float
+    at_s: Moment
     places: dict[str, tuple[str, str]]
     """Of each probe (`probe:NAME`) and target (`target:NAME`): its region, and its time zone."""
 
@@ -44,9 +53,9 @@ class Sent(Struct, frozen=True, kw_only=True, tag_field="kind", tag="sent"):
     id: str
     target: str
     prompt: str
-    round_at_s: float
+    round_at_s: Moment
     run: int
-    due_at_s: float
+    due_at_s: Moment
     tokens: int
     """The most that it may take."""
     usd: float
@@ -66,8 +75,8 @@ class RequestRow(Struct, frozen=True, kw_only=True, tag_field="kind", tag="reque
     routed: bool
     prompt: str
     run: int
-    round_at_s: float
-    due_at_s: float
+    round_at_s: Moment
+    due_at_s: Moment
     sent_at_s: float | None = None
     late_s: float | None = None
     status: Status
@@ -100,13 +109,13 @@ class RequestRow(Struct, frozen=True, kw_only=True, tag_field="kind", tag="reque
 class Note(Struct, frozen=True, kw_only=True, tag_field="kind", tag="note"):
     """Something that a reader of the rows should know."""
 
-    at_s: float
+    at_s: Moment
     probe: str
     event: Literal["missed", "clock", "limit", "disk", "stopped"]
     """`missed`: requests that were due and not sent; `clock`: the wall clock jumped; `disk`: rows could not be written for a time."""
     reason: str
     target: str = ""
-    round_at_s: float | None = None
+    round_at_s: Moment | None = None
     count: int = 0
     seconds: float = 0.0
 
@@ -115,15 +124,15 @@ class RttRow(Struct, frozen=True, kw_only=True, tag_field="kind", tag="rtt"):
     """One TCP connection, made and closed: about a round trip."""
 
     id: str
-    probe: str
-    peer: str
-    host: str
+    probe: Shown
+    peer: Shown
+    host: Shown
     port: int
-    address: str
-    at_s: float
+    address: Shown
+    at_s: Moment
     dns_s: float | None
     connect_s: float | None
-    problem: str = ""
+    problem: Shown = ""
 
 
 Line = Header | Sent | RequestRow | Note | RttRow

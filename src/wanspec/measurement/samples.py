@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Final
-from zoneinfo import ZoneInfo
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,13 +15,15 @@ from wanspec.errors import ConfigError
 from wanspec.measurement.campaign import NAME, ROUTED
 from wanspec.measurement.regions import AWS_ZONES
 from wanspec.measurement.resampling import Floats
-from wanspec.measurement.rows import Header
+from wanspec.measurement.rows import LATEST_S, Header
 
 if TYPE_CHECKING:
     from wanspec.measurement.merge import Merged
 
 MAX_PAIRS: Final = 2500
 """Fifty places to fifty: no page shows more."""
+MAX_QUOTED_CHARACTERS: Final = 80
+"""Of a name that is none, in an error."""
 _QUERY: Final = """
 SELECT round_at_s, status = 'ok' AND first_token_s IS NOT NULL AS ok, first_token_s, connect_s, tls_s, service_latency_s,
   first_token_s - coalesce(dns_s, 0) - coalesce(connect_s, 0) - coalesce(tls_s, 0) AS answer_s,
@@ -103,6 +105,8 @@ def read_samples(found: Merged) -> Samples:
         _check_names(row)
     columns = {name: np.ma.filled(column.astype(float), np.nan) for name, column in database.execute(_QUERY).fetchnumpy().items()}
     rounds, round_of = np.unique(columns["round_at_s"], return_inverse=True)
+    if not (rounds[0] >= 0.0 and rounds[-1] <= LATEST_S):  # of Parquet; lines have been checked one by one
+        raise ConfigError("these files have rounds at times that no calendar has; give files that `wanspec measure run` wrote")
     edges = np.cumsum([0, *[row[6] for row in counts]])
     pairs = {
         (row[0], row[1]): _pair(row, {name: column[edges[index] : edges[index + 1]] for name, column in columns.items()},
@@ -138,7 +142,9 @@ def _check_names(row: tuple[object, ...]) -> None:
     """They become parts of file names and of pictures."""
     bad = next((name for name in row[:4] if not re.fullmatch(NAME, str(name))), None)
     if bad is not None:
-        raise ConfigError(f"the name {str(bad)[:80]!r} is none that a campaign has; give files that `wanspec measure` wrote")
+        raise ConfigError(
+            f"the name {str(bad)[:MAX_QUOTED_CHARACTERS]!r} is none that a campaign has; give files that `wanspec measure` wrote"
+        )
     if row[11] != 1:
         raise ConfigError(f"target {row[1]!r} has had {row[11]} models; files of two campaigns are mixed up")
 
@@ -149,5 +155,7 @@ def _zone(target: str, pairs: dict[tuple[str, str], Pair], headers: list[Header]
     region = next(pair.target_region for (_, name), pair in pairs.items() if name == target)
     try:
         return ZoneInfo(known or AWS_ZONES.get(region, "UTC")).key
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"target {target!r} has the time zone {known!r}, which this host does not know; pip install tzdata") from error
+    except (ZoneInfoNotFoundError, OSError, ValueError) as error:
+        raise ConfigError(
+            f"target {target!r} has the time zone {known[:MAX_QUOTED_CHARACTERS]!r}, which this host does not know; pip install tzdata"
+        ) from error

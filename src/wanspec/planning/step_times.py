@@ -65,7 +65,7 @@ def read_step_times(path: Path) -> StepTimes:
     data = read_bounded(path, max_bytes=MAX_FILE_BYTES, what="a file of step times")
     try:
         times = msgspec.json.decode(data, type=StepTimes)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ConfigError(f"{path} holds no step times: {error}; `wanspec plan calibrate` writes such a file") from error
     for name, table in (("target", times.target.pass_ms), ("draft", times.draft.pass_ms)):
         if not table or any(after <= before for (before, _), (after, _) in pairwise(table)):

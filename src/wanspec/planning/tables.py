@@ -51,7 +51,7 @@ class Row:
 
     def has(self, name: str) -> bool:
         """Whether the cell says anything."""
-        return self._cells.get(name) not in {None, ""}
+        return self._cells.get(name) not in (None, "")
 
 
 def read_rows(path: Path, *, columns: Sequence[str], what: str) -> list[Row]:

@@ -155,8 +155,9 @@ class Service:
                 tokens = text if isinstance(text, list) else await self._encode(text)
             except ConfigError as error:
                 raise bad_request(str(error), param=prompt_field) from error
-            echoed = "" if not echo else text if isinstance(text, str) else self.decode(tokens)
-            offsets = self._offsets(tokens) if echo and scores_echo and len(tokens) < self.info.context_length else ()
+            is_echoed = echo and len(tokens) < self.info.context_length  # what is too long is about to be refused, not to be taken apart
+            echoed = "" if not is_echoed else text if isinstance(text, str) else self.decode(tokens)
+            offsets = self._offsets(tokens) if is_echoed and scores_echo else ()
             prompts.append(Prompt(tokens=tuple(tokens), echo=echoed, echo_offsets=offsets))
         return prompts
 

@@ -25,9 +25,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wanspec.errors import ConfigError
+from wanspec.speculation.sampling import MAX_TEMPERATURE
+from wanspec.speculation.types import MAX_VOCABULARY
 
 RANKS = 8
 """First choices of the draft kept: as many children as a policy may offer."""
+MAX_ROWS = 10_000_000
+"""Of a file that is read, some 2 GB in memory: days of recording, and a few kilobytes on disk where every row says the same."""
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 Columns = dict[str, NDArray[Any]]
@@ -91,8 +95,8 @@ def read_token_trace(path: Path) -> TokenTrace:
         target_entropy_nats=_floats(columns, "target_entropy_nats", path),
         token_log_prob=_floats(columns, "token_log_prob", path),
         log_probs=np.stack([_floats(columns, name, path) for name in _LOG_PROBS], axis=1),
-        vocabulary_size=int(_constant(columns, "vocabulary_size", path)),
-        temperature=float(_constant(columns, "temperature", path)),
+        vocabulary_size=int(_constant(columns, "vocabulary_size", path, at_most=MAX_VOCABULARY)),
+        temperature=_constant(columns, "temperature", path, at_most=MAX_TEMPERATURE),
         target=str(columns["target"][0]),
         draft=str(columns["draft"][0]),
     )
@@ -120,6 +124,9 @@ def read_parquet(path: Path) -> Columns:
         raise ConfigError(f"there is no file {path}; name a Parquet file")
     try:
         with duckdb.connect() as database:
+            ((rows,),) = database.execute("SELECT count(*) FROM read_parquet(?)", [str(path)]).fetchall()
+            if rows > MAX_ROWS:
+                raise ConfigError(f"{path} has {rows} rows, more than {MAX_ROWS}; give a shorter one")
             return dict(database.read_parquet(str(path)).fetchnumpy())
     except duckdb.Error as error:
         raise ConfigError(f"{path} cannot be read as Parquet: {_first_line(error)}") from error
@@ -141,10 +148,12 @@ def _floats(columns: Columns, name: str, path: Path) -> Floats:
     return np.asarray(columns[name], np.float64)
 
 
-def _constant(columns: Columns, name: str, path: Path) -> float:
+def _constant(columns: Columns, name: str, path: Path, *, at_most: float) -> float:
     values = np.unique(_floats(columns, name, path))
     if len(values) != 1:
         raise ConfigError(f"{path}: column {name} has {len(values)} values; a trace is of one pair of models")
+    if not 0.0 <= values[0] <= at_most:
+        raise ConfigError(f"{path}: column {name} is {values[0]:g}; it is from 0 to {at_most:g}")
     return float(values[0])
 
 
@@ -157,9 +166,13 @@ def _check(trace: TokenTrace, path: Path) -> None:
         ("position", bool(np.all(trace.position >= 0)), "has a negative position"),
         ("token_log_prob", bool(np.all(trace.token_log_prob <= 0)), "has a value above 0; it is a logarithm of a probability"),
         ("log_prob_1", bool(np.all(trace.log_probs <= 0)), "or a later one has a value above 0; it is a logarithm of a probability"),
-        ("draft_entropy_nats", bool(np.all(trace.draft_entropy_nats >= 0)), "has a value that is no entropy"),
-        ("target_entropy_nats", bool(np.all(trace.target_entropy_nats >= 0)), "has a value that is no entropy"),
+        ("draft_entropy_nats", _are_entropies(trace.draft_entropy_nats), "has a value that is no entropy"),
+        ("target_entropy_nats", _are_entropies(trace.target_entropy_nats), "has a value that is no entropy"),
     )
     for name, is_good, what in checks:
         if not is_good:
             raise ConfigError(f"{path}: column {name} {what}")
+
+
+def _are_entropies(values: Floats) -> bool:
+    return bool(np.all(np.isfinite(values) & (values >= 0)))

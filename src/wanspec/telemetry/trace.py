@@ -91,5 +91,5 @@ def read_trace(path: str | PathLike[str]) -> list[Record]:
 def _read_line(line: bytes, *, decoder: msgspec.json.Decoder[Record], where: str) -> Record:
     try:
         return decoder.decode(line)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ConfigError(f"{where} is no trace record: {error}") from error

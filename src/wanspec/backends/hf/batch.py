@@ -114,7 +114,7 @@ def laid_out(parts: Sequence[PooledPart]) -> Batch:
         trunk = part.cache.trunk_length
         mask[line, 0, of_line] = False
         mask[line, 0, of_line, :trunk] = True
-        mask[line, 0, of_line, trunk : part.total] = part.extension.visible[of_extension, : part.total - trunk]
+        mask[line, 0, of_line, trunk : part.total] = part.extension.visible(part.start, part.stop)
         part.cache.slots.reserve(part.total)
         indices = part.cache.slots.indices
         reads[line, : part.total] = indices[: part.total]

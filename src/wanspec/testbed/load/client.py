@@ -21,6 +21,8 @@ KEEP_ALIVE_S: Final = 2.0
 """Idle connections are closed before the server closes them (5 s): a request sent into a closing one would fail for no fault of anybody."""
 MAX_LINE_BYTES: Final = 1 << 20
 """Of a stream: a longer line is no event of a language model."""
+MAX_ERROR_BYTES: Final = 1 << 16
+"""Of the body of a refusal that is read."""
 MAX_REASON_CHARACTERS: Final = 200
 """Of what an error says."""
 REFUSALS: Final = (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE)
@@ -94,11 +96,15 @@ class LineReader:
     """The data of server-sent events, from bytes as they come."""
 
     def __init__(self) -> None:
-        self._rest = b""
+        self._rest = bytearray()
 
     def push(self, data: bytes) -> list[bytes]:
         """What the lines that are complete now say. Raises ValueError on one that is too long."""
-        *lines, self._rest = (self._rest + data).split(b"\n")
+        self._rest += data
+        lines: list[bytes] = []
+        if b"\n" in data:  # else a long line in small pieces would be copied with each
+            *lines, rest = bytes(self._rest).split(b"\n")
+            self._rest = bytearray(rest)
         if len(self._rest) > MAX_LINE_BYTES:
             raise ValueError(f"a line of more than {MAX_LINE_BYTES} bytes")
         return [line[5:].strip() for line in lines if line.startswith(b"data:")]
@@ -123,7 +129,7 @@ class LoadClient:
             answer.reason = f"no end within {MAX_REQUEST_S:g} s"
         except httpx.HTTPError as error:
             answer.reason = f"{type(error).__name__}: {error}".removesuffix(": ")
-        except (ValueError, msgspec.MsgspecError) as error:
+        except (ValueError, msgspec.MsgspecError, RecursionError) as error:
             answer.reason = f"not what OpenAI's API says: {error}"
         if answer.reason and answer.outcome == "finished":
             answer.outcome = "failed"
@@ -138,7 +144,7 @@ class LoadClient:
                 await _refused(answer, response)
                 return
             lines, has_ended = LineReader(), False
-            async for data in response.aiter_bytes():
+            async for data in response.aiter_raw():  # nothing is inflated: we have asked for it as it is
                 now = self._loop.time()
                 for line in lines.push(data):
                     if line == b"[DONE]":
@@ -187,10 +193,14 @@ def _take(answer: Answer, event: Event, now: float) -> None:
 async def _refused(answer: Answer, response: httpx.Response) -> None:
     """It is no stream."""
     answer.outcome = "refused" if response.status_code in REFUSALS else "failed"
-    body = (await response.aread())[:MAX_LINE_BYTES]
+    body = b""
+    async for data in response.aiter_raw():
+        body += data
+        if len(body) > MAX_ERROR_BYTES:
+            break
     try:
         problem = msgspec.json.decode(body, type=Event).error
-    except msgspec.MsgspecError:
+    except (ValueError, msgspec.MsgspecError, RecursionError):
         problem = None
     answer.reason = f"{response.status_code}: {problem.message if problem else body.decode(errors='replace')}"
     seconds = response.headers.get("Retry-After", "")
