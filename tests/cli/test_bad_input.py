@@ -108,6 +108,13 @@ def test_bad_input_is_named_and_ends_with_status_2(arguments: list[str], words: 
     assert status == 2
 
 
+@pytest.mark.parametrize("group", [[], ["plan"], ["measure"], ["config"], ["vllm"]])
+def test_help_says_what_each_command_does_and_cuts_nothing_off(group: list[str]) -> None:
+    status, output = outcome(*group, "-h")
+    assert (status, "..." in output.partition("Commands:")[2]) == (0, False)
+    assert output.partition("Commands:")[2].strip()
+
+
 @pytest.mark.parametrize(
     ("content", "words"), [(b"\xff\xfe", "is not UTF-8 (byte 0)"), (b"", "a prompt is empty"), (b"---\n\n---", "a prompt is empty")]
 )

@@ -14,7 +14,7 @@ from wanspec.cli.options import AllowPlaintext, TlsCa, TlsCert, TlsKey, Token, W
 from wanspec.cli.running import exit_statuses
 from wanspec.errors import ConfigError
 
-vllm_app = typer.Typer(name="vllm", help="Drafts from workers in vLLM.", no_args_is_help=True)
+vllm_app = typer.Typer(name="vllm", help="Serve with vLLM, which verifies what workers draft.", no_args_is_help=True)
 app.add_typer(vllm_app)
 
 
