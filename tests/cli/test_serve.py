@@ -6,6 +6,7 @@ import json
 import os
 import re
 import signal
+import socket
 import ssl
 import subprocess
 import sys
@@ -65,11 +66,12 @@ def test_bad_settings_are_named_and_end_with_status_2(arguments: list[str], word
     assert status == 2
 
 
-def test_a_port_in_use_is_named() -> None:
-    with httpx.Client(), process(*SCRIPTED) as running:
-        port = running.url.rpartition(":")[2]
-        status, output = outcome("serve", *SCRIPTED, "--api", f"127.0.0.1:{port}")
-    assert (status, f"cannot listen at 127.0.0.1:{port}" in output) == (1, True)
+@pytest.mark.parametrize("flag", ["--api", "--listen"])
+def test_a_port_in_use_is_named_before_the_models_are_loaded(flag: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as holder:
+        port = holder.getsockname()[1]
+        status, output = outcome("serve", "--target", "hf:/nowhere", "--api", "127.0.0.1:0", flag, f"127.0.0.1:{port}")
+    assert (status, f"cannot listen at 127.0.0.1:{port}: Address already in use; choose" in output) == (1, True)
 
 
 def test_the_flags_defaults_are_the_limits_own() -> None:

@@ -184,6 +184,8 @@ def serve(
         settings = serve_config(flags)
         store = CalibrationStore(calibration)
         configure_logs(as_json=log_json)
+        _check_ports(settings)
+        _log.info("loading", extra={"fields": {"target": target, "draft": draft}})
         with trace_sink(trace) as sink, saving(store):
             work = _serve(settings, load_model(target, preset, "target"), load_model(draft, preset, "draft"), store, sink)
             run(while_stdin_is_open(work) if until_stdin_closes else work)
@@ -269,6 +271,15 @@ def _check_exposure(api: Address, flags: Mapping[str, Any], *, has_keys: bool) -
             f"--api {api}: prompts and keys would cross the network unencrypted; give --api-tls-cert and --api-tls-key, "
             "or --allow-plaintext when you trust every machine on the path, such as a proxy's that does TLS"
         )
+
+
+def _check_ports(config: ServeConfig) -> None:
+    """Raise TransportError where a port is taken: now, since models may take minutes to load."""
+    from wanspec.server.listening import bind
+    from wanspec.transport.security import parse_address
+
+    for address in (config.api, *([parse_address(config.listen)] if config.listen else [])):
+        bind(address).close()
 
 
 async def _serve(config: ServeConfig, target: Backend, draft: Backend, store: CalibrationStore, sink: TraceSink | None) -> None:

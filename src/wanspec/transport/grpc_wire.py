@@ -64,6 +64,8 @@ _Call = grpc.aio.StreamStreamCall[bytes, bytes]
 _Context = grpc.aio.ServicerContext[bytes, bytes]
 
 _log = logging.getLogger(__name__)
+_NOT_CONNECTED = "Failed to connect to remote host: "
+"""What gRPC writes, behind the address in its own words, before the reason."""
 
 
 async def listen(address: str, *, expected: Expected, security: ControllerSecurity, limits: WireLimits | None = None) -> GrpcListener:
@@ -185,7 +187,7 @@ class _WorkerPipe:
 
     def _failure(self, code: grpc.StatusCode, details: str | None) -> TransportError:
         """What gRPC says, in words for the person who runs the worker; the controller may have chosen the details."""
-        details = printable(details) if details else None
+        details = printable(details).rpartition(_NOT_CONNECTED)[2] if details else None
         text = f"{self._controller}: {details or code.name}"
         match code:
             case grpc.StatusCode.INTERNAL:
