@@ -114,7 +114,7 @@ async def dial(address: str, hello: Hello, *, security: WorkerSecurity, limits: 
             raise TransportError(f"{controller} did not answer within {limits.handshake_timeout_s:g} s (handshake_timeout_s)") from None
         if pipe.unavailable and await rejects_our_certificate(where, security):
             raise WorkerRefusedError(
-                f"{controller} rejects this worker's certificate; give one that its authority (ca_file) signed"
+                f"{controller} rejects this worker's certificate; give one that the authority in its --tls-ca signed"
             ) from None
         raise
     peer = f"controller {welcome.controller_name} at {where}"
@@ -235,8 +235,8 @@ class _ControllerPipe:
 
 
 _TLS_FAILURES: Final = {
-    "CERTIFICATE_VERIFY_FAILED": "its certificate is not signed by the authority in ca_file, or has expired",
-    "Hostname Verification": "its certificate is for other hosts; dial one that it names, or set server_name to one",
+    "CERTIFICATE_VERIFY_FAILED": "its certificate is not signed by the authority in --tls-ca, or has expired",
+    "Hostname Verification": "its certificate is for other hosts; dial one that it names (`wanspec certs --host` names them)",
     "WRONG_VERSION_NUMBER": "it does not speak TLS on this port; configure TLS on both sides or on neither",
 }
 """What gRPC's core says, and what it means for the person who runs the worker: nothing that dialling again would cure."""
