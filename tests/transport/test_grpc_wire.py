@@ -197,7 +197,7 @@ async def test_a_controller_of_another_authority_is_refused_for_good(ours: Trial
 
 async def test_a_controller_under_another_name_is_refused_unless_the_name_is_set(ours: TrialCertificates) -> None:
     async with listener(controller_tls(ours)) as door:
-        with pytest.raises(WorkerRefusedError, match="for other hosts; dial one that it names"):
+        with pytest.raises(WorkerRefusedError, match=r"for other hosts; dial one that it names .* \(Custom verification check"):
             await dial(door.address, HELLO, security=worker_tls(ours, server_name="elsewhere.example.org"))
         await exchange(*await joined(door, worker_tls(ours, server_name="localhost")))
 
@@ -254,6 +254,14 @@ async def test_a_hello_that_does_not_fit_is_refused_for_good_with_the_whole_reas
         with pytest.raises(WorkerRefusedError) as caught:
             await dial(door.address, hello(**changes), security=Plaintext())
         assert words in str(caught.value)
+
+
+async def test_a_worker_at_an_ipv6_address_is_named_as_people_write_it() -> None:
+    door = await listen("[::1]:0", expected=EXPECTED, security=Plaintext())
+    worker, controller = await joined(door)
+    assert " at ipv6:[::1]:" in controller.peer
+    await worker.close("done")
+    await door.close()
 
 
 async def test_nobody_listening_is_worth_another_try() -> None:

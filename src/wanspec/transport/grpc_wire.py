@@ -12,8 +12,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import re
 from collections.abc import AsyncIterator, Iterable, Mapping
 from typing import Final, assert_never, cast
+from urllib.parse import unquote
 
 from cryptography import x509
 
@@ -64,8 +66,8 @@ _Call = grpc.aio.StreamStreamCall[bytes, bytes]
 _Context = grpc.aio.ServicerContext[bytes, bytes]
 
 _log = logging.getLogger(__name__)
-_NOT_CONNECTED = "Failed to connect to remote host: "
-"""What gRPC writes, behind the address in its own words, before the reason."""
+_NOT_CONNECTED = re.compile(r"\Afailed to connect to all addresses; last error: \w+: \S+: (?:Failed to connect to remote host: )?")
+"""What gRPC writes before the reason: the address again, in its own words."""
 
 
 async def listen(address: str, *, expected: Expected, security: ControllerSecurity, limits: WireLimits | None = None) -> GrpcListener:
@@ -187,7 +189,7 @@ class _WorkerPipe:
 
     def _failure(self, code: grpc.StatusCode, details: str | None) -> TransportError:
         """What gRPC says, in words for the person who runs the worker; the controller may have chosen the details."""
-        details = printable(details).rpartition(_NOT_CONNECTED)[2] if details else None
+        details = _NOT_CONNECTED.sub("", printable(details)) if details else None
         text = f"{self._controller}: {details or code.name}"
         match code:
             case grpc.StatusCode.INTERNAL:
@@ -244,7 +246,7 @@ _TLS_FAILURES: Final = {
 
 def _handlers(reception: Reception, security: ControllerSecurity) -> grpc.GenericRpcHandler:
     async def exchange(_requests: AsyncIterator[bytes], context: _Context) -> None:
-        address = context.peer()
+        address = unquote(context.peer())  # gRPC writes the brackets of IPv6 as %5B and %5D
         authorization = dict(context.invocation_metadata() or ()).get("authorization", "")
         if not is_authorized(authorization, security):
             _log.warning("refused the worker at %s: no bearer token, or a wrong one", address)
