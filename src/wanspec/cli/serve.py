@@ -177,6 +177,7 @@ def serve(
     """  # noqa: D301  # the backspace keeps the lines of the examples apart
     flags = locals()  # every one of them, by name, as `wanspec config check` has them too
     from wanspec.runtime.calibration_store import CalibrationStore
+    from wanspec.server.listening import bind
     from wanspec.server.log import configure_logs
     from wanspec.testbed.children import while_stdin_is_open
 
@@ -184,7 +185,7 @@ def serve(
         settings = serve_config(flags)
         store = CalibrationStore(calibration)
         configure_logs(as_json=log_json)
-        _check_ports(settings)
+        bind(settings.api).close()  # where it is taken, that is said now: models may take minutes to load
         _log.info("loading", extra={"fields": {"target": target, "draft": draft}})
         with trace_sink(trace) as sink, saving(store):
             work = _serve(settings, load_model(target, preset, "target"), load_model(draft, preset, "draft"), store, sink)
@@ -271,15 +272,6 @@ def _check_exposure(api: Address, flags: Mapping[str, Any], *, has_keys: bool) -
             f"--api {api}: prompts and keys would cross the network unencrypted; give --api-tls-cert and --api-tls-key, "
             "or --allow-plaintext when you trust every machine on the path, such as a proxy's that does TLS"
         )
-
-
-def _check_ports(config: ServeConfig) -> None:
-    """Raise TransportError where a port is taken: now, since models may take minutes to load."""
-    from wanspec.server.listening import bind
-    from wanspec.transport.security import parse_address
-
-    for address in (config.api, *([parse_address(config.listen)] if config.listen else [])):
-        bind(address).close()
 
 
 async def _serve(config: ServeConfig, target: Backend, draft: Backend, store: CalibrationStore, sink: TraceSink | None) -> None:
