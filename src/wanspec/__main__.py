@@ -1,5 +1,17 @@
-"""`python -m wanspec` is `wanspec`."""
+"""The `wanspec` command, and `python -m wanspec`."""
 
-from wanspec.cli import main
+import sys
 
-main()
+
+def main() -> None:
+    """Run it. Ctrl-C ends it without a traceback from the first moment on, while modules are still being imported."""
+    try:
+        from wanspec import cli  # noqa: PLC0415  # it takes half a second, in which a person may think better of it
+
+        cli.main()
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

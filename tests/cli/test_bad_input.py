@@ -117,6 +117,13 @@ def test_bad_input_is_named_and_ends_with_status_2(arguments: list[str], words: 
     assert status == 2
 
 
+@pytest.mark.parametrize("group", [[], ["plan"], ["measure"], ["config"], ["vllm"]])
+def test_help_says_what_each_command_does_and_cuts_nothing_off(group: list[str]) -> None:
+    status, output = outcome(*group, "-h")
+    assert (status, "..." in output.partition("Commands:")[2]) == (0, False)
+    assert output.partition("Commands:")[2].strip()
+
+
 @pytest.mark.parametrize(
     ("content", "words"), [(b"\xff\xfe", "is not UTF-8 (byte 0)"), (b"", "a prompt is empty"), (b"---\n\n---", "a prompt is empty")]
 )
@@ -163,10 +170,10 @@ def wanspec(*arguments: str, redirect: str = "", **environment: str) -> subproce
 @pytest.mark.parametrize(
     ("arguments", "redirect", "words"),
     [
-        (["generate", "x", "--max-tokens", "2"], "> /dev/full", "No space left on device"),
+        (["generate", "x", "--max-tokens", "2"], "> /dev/full", "error: No space left on device"),
         (["generate", "x", "--max-tokens", "2"], ">&-", "standard output is closed"),
         (["generate", "-"], "<&-", "standard input is closed"),
-        (["generate", "x", "--max-tokens", "2", "--trace", "/dev/full"], "", "No space left on device"),
+        (["generate", "x", "--max-tokens", "2", "--trace", "/dev/full"], "", "error: /dev/full: No space left on device"),
     ],
 )
 def test_streams_that_are_full_or_closed_are_named_in_one_line(arguments: list[str], redirect: str, words: str) -> None:

@@ -53,6 +53,7 @@ async def test_a_campaign_runs_from_the_command_line_and_is_reported(tmp_path: P
         status, output = await asyncio.to_thread(_run, made, tmp_path)
     assert (status, len(server.asked)) == (0, 2), output
     assert "eu-west-2" in output
+    assert "round 1 of 1; 2 requests" in output
     status, output = outcome("report", str(tmp_path / "rows.jsonl"), "--out", str(tmp_path / "report"))
     assert status == 0, output
     assert "Of 2 requests 0 were throttled" in output

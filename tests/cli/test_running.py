@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -45,3 +47,20 @@ def test_a_calibration_that_cannot_be_saved_hides_nothing(
 def test_it_is_an_error_of_its_own_where_nothing_else_has_failed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run_and_lose_the_folder(tmp_path / "gone", None) == 2
     assert UNSAVED in capsys.readouterr().err
+
+
+def test_ctrl_c_while_modules_are_imported_leaves_no_traceback() -> None:
+    program = """
+import sys
+from wanspec.__main__ import main
+
+class Finder:
+    def find_spec(self, name, *rest):
+        if name == "wanspec.cli.bench":
+            raise KeyboardInterrupt
+
+sys.meta_path.insert(0, Finder())
+main()
+"""
+    child = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert (child.returncode, child.stdout, child.stderr) == (130, "", "")

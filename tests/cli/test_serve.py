@@ -6,6 +6,7 @@ import json
 import os
 import re
 import signal
+import socket
 import ssl
 import subprocess
 import sys
@@ -55,7 +56,7 @@ def outcome(*arguments: str, **environment: str) -> tuple[int, str]:
         (["--target", "bundled:target", "--draft", "scripted:draft"], "do not share a tokenizer"),
         (["--preset", "tpu"], "'tpu'"),
         (["--config", "/nowhere.toml"], "/nowhere.toml: No such file"),
-        (["--max-running", "many"], "Invalid value for '--max-running'"),
+        (["--max-running", "many"], "Invalid value for '--max-running': 'many'"),
     ],
 )
 def test_bad_settings_are_named_and_end_with_status_2(arguments: list[str], words: str) -> None:
@@ -65,11 +66,11 @@ def test_bad_settings_are_named_and_end_with_status_2(arguments: list[str], word
     assert status == 2
 
 
-def test_a_port_in_use_is_named() -> None:
-    with httpx.Client(), process(*SCRIPTED) as running:
-        port = running.url.rpartition(":")[2]
-        status, output = outcome("serve", *SCRIPTED, "--api", f"127.0.0.1:{port}")
-    assert (status, f"cannot listen at 127.0.0.1:{port}" in output) == (1, True)
+def test_a_port_in_use_is_named_before_the_models_are_loaded() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as holder:
+        port = holder.getsockname()[1]
+        status, output = outcome("serve", "--target", "hf:/nowhere", "--api", f"127.0.0.1:{port}")
+    assert (status, f"cannot listen at 127.0.0.1:{port}: Address already in use; choose" in output) == (1, True)
 
 
 def test_the_flags_defaults_are_the_limits_own() -> None:
@@ -92,6 +93,31 @@ def test_a_flag_wins_over_the_environment_and_that_over_the_file(tmp_path: Path)
     assert outcome("config", "check", str(file))[0] == 2
     file.write_text("[serve]\nlog-json = true\nlookup = false\ndraft-tokens = 4\n", "utf-8")
     assert outcome("config", "check", str(file))[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ('target = "bundld:target"', "there is no model 'bundld:target'"),
+        ('draft = "hf"', "there is no model 'hf'"),
+        ('calibration = "/nowhere/learned.json"', "there is no folder /nowhere"),
+    ],
+)
+def test_a_check_of_settings_finds_what_serving_would_stumble_over(line: str, words: str, tmp_path: Path) -> None:
+    file = tmp_path / "wanspec.toml"
+    file.write_text(f"[serve]\n{line}\n", "utf-8")
+    status, output = outcome("config", "check", str(file))
+    assert (status, words in output) == (2, True)
+
+
+def test_the_documented_settings_are_fine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = Path(__file__).parents[2].joinpath("docs", "serving.md").read_text("utf-8")
+    monkeypatch.chdir(tmp_path)
+    create_trial_certificates(Path("certs"), [])
+    Path("keys.txt").write_text(KEYS, "utf-8")
+    Path("wanspec.toml").write_text(page.partition("```toml\n")[2].partition("```")[0], "utf-8")
+    status, output = outcome("config", "check", "wanspec.toml")
+    assert (status, "API keys: 1, workers dial 0.0.0.0:8500" in output) == (0, True), output
 
 
 @pytest.mark.parametrize(("arguments", "expected"), [([], True), (["--no-reuse-prompts"], False)])

@@ -34,11 +34,15 @@ def test_commas_make_a_sweep_and_the_results_can_be_kept(tmp_path: Path) -> None
 
 def test_a_file_says_what_to_run_and_flags_win_over_it(tmp_path: Path) -> None:
     scenario = tmp_path / "scenario.toml"
-    scenario.write_text('[policy]\nname = ["paper", "remote"]\n[link]\nrtt_ms = 50\njitter_ms = [0, 5]\n')
-    result = wanspec("simulate", str(scenario), "--rtt", "10", *SMALL)
+    scenario.write_text('seed = 3\n[policy]\nname = ["paper", "remote"]\n[link]\nrtt_ms = 50\njitter_ms = [0, 5]\n')
+    rows = tmp_path / "rows.json"
+    result = wanspec("simulate", str(scenario), "--rtt", "10", *SMALL, "--json", str(rows))
     assert result.exit_code == 0, result.output
     assert result.output.count("remote") == 2
     assert " 50 " not in result.output
+    assert {row["seed"] for row in json.loads(rows.read_text())} == {3}
+    assert wanspec("simulate", str(scenario), "--seed", "7", *SMALL, "--json", str(rows)).exit_code == 0
+    assert {row["seed"] for row in json.loads(rows.read_text())} == {7}
 
 
 def test_infinity_is_taken_where_it_means_something(tmp_path: Path) -> None:
@@ -77,7 +81,7 @@ def test_a_failing_seed_is_printed_with_the_command_that_replays_it(monkeypatch:
 
 def test_a_recorded_trace_can_be_simulated(tmp_path: Path) -> None:
     trace = tmp_path / "trace.parquet"
-    pair = ("--target", "scripted:target,vocabulary=2048", "--draft", "scripted:draft,vocabulary=2048,disagreement=0.3")
+    pair = ("--target", "scripted:target,vocabulary=95", "--draft", "scripted:draft,vocabulary=95,disagreement=0.3")
     result = wanspec("trace", str(trace), *pair, "--prompt", "def f(x):", "--prompt", "class A:", "--max-tokens", "40")
     assert result.exit_code == 0, result.output
     assert "80 tokens of 2 texts" in result.output
@@ -109,6 +113,7 @@ def test_a_recorded_trace_can_be_simulated(tmp_path: Path) -> None:
         (["simulate", "--parquet", "/nowhere/rows.parquet"], "/nowhere/rows.parquet: No such file"),
         (["simulate", "--plot", "/dev/null/pictures"], "/dev/null/pictures: Not a directory"),
         (["trace", "/nowhere/t.parquet"], "/nowhere/t.parquet: No such file"),
+        (["trace", "t.txt"], "t.txt: name a file that ends with .parquet"),
         (["trace", "t.parquet", "--draft", "scripted:draft"], "do not share a tokenizer"),
         (["trace", "t.parquet", "--max-tokens", "100000"], "max_tokens of 100000"),
     ],
@@ -121,3 +126,4 @@ def test_bad_input_is_named_and_ends_with_status_2(
     assert words in result.output.replace("\n", " ")
     assert "Traceback" not in result.output
     assert result.exit_code == 2
+    assert not list(tmp_path.iterdir()), "a file that was not written is left behind"

@@ -5,6 +5,8 @@ import json
 import resource
 import socket
 import ssl
+import threading
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -15,7 +17,7 @@ from wanspec.errors import ConfigError
 from wanspec.measurement.campaign import Campaign
 from wanspec.measurement.clock import SystemClock
 from wanspec.measurement.journal import Journal, read_lines
-from wanspec.measurement.rows import Header, Note, RequestRow, Sent
+from wanspec.measurement.rows import Header, Line, Note, RequestRow, Sent
 from wanspec.measurement.runner import Runner
 from wanspec.transport.certificates import create_trial_certificates
 
@@ -69,6 +71,26 @@ async def test_requests_do_not_wait_for_each_other(tmp_path: Path) -> None:
     spans = [(row.due_at_s + (row.late_s or 0.0), row.end_s or 0.0) for row in rows]
     assert len(rows) == 20
     assert max(sum(start <= at < start + length for start, length in spans) for at, _ in spans) > 5
+
+
+async def test_a_disk_that_is_faster_than_this_process_loses_no_request(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    is_heard, add, written = threading.Event(), Journal.add, Runner._written
+
+    def add_and_wait(journal: Journal, *lines: Line) -> None:
+        is_heard.clear()
+        add(journal, *lines)
+        if any(isinstance(line, Sent) for line in lines):
+            assert is_heard.wait(5)
+
+    def hear(runner: Runner, lines: Sequence[Line]) -> None:
+        written(runner, lines)
+        is_heard.set()
+
+    monkeypatch.setattr(Journal, "add", add_and_wait)
+    monkeypatch.setattr(Runner, "_written", hear)
+    async with serving(openai()) as server:
+        rows = await once(campaign(target(server.port), runs=3), tmp_path / "p.jsonl")
+    assert [row.status for row in rows] == ["ok"] * 3
 
 
 async def test_connections_are_new_each_time_unless_they_are_to_be_reused(tmp_path: Path) -> None:

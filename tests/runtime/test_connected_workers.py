@@ -58,13 +58,16 @@ async def losses(workers: ConnectedWorkers) -> tuple[dict[LossCause, int], dict[
     return dict(workers.losses), dict(+workers.quarantines)
 
 
-async def test_a_worker_that_hangs_up_was_disconnected_and_nobody_is_to_blame() -> None:
+async def test_a_worker_that_hangs_up_was_disconnected_and_nobody_is_to_blame(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "wanspec.runtime")
     async with engine_with_a_worker() as (engine, connection):
         (worker,) = engine.workers.connected
         await connection.close("so long")
         assert await losses(engine.workers) == ({LossCause.DISCONNECTED: 1}, {})
         assert engine.workers.connected == []
         assert engine.workers.traffic == worker.connection.traffic != (0, 0)
+    peer = worker.connection.peer
+    assert [line.partition(": ")[0] for line in caplog.messages] == [f"{peer} has joined", f"{peer} has left"]
 
 
 async def test_a_worker_that_does_not_read_is_slow_and_is_turned_away() -> None:

@@ -54,7 +54,7 @@ def test_plaintext_stays_on_loopback_unless_it_is_allowed() -> None:
     far, near = Address(host="10.0.0.1", port=1), Address(host="::1", port=1)
     for security in (Plaintext(), Plaintext(token="secret")):
         check_security(near, security)
-        with pytest.raises(ConfigError, match="allow_plaintext"):
+        with pytest.raises(ConfigError, match="--allow-plaintext"):
             check_security(far, security)
     check_security(far, Plaintext(token="secret", allow_plaintext=True))
     check_security(far, TokenTlsWorker(token="secret"))

@@ -2,14 +2,31 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from wanspec import __version__
 
+
+class _Commands(typer.core.TyperGroup):
+    """Says the value that a flag does not take: some versions of typer say only what it takes."""
+
+    def invoke(self, ctx: Any) -> Any:  # noqa: ANN401  # click's affair
+        try:
+            return super().invoke(ctx)
+        except typer.BadParameter as error:
+            from pydantic import ValidationError
+
+            if isinstance(error.__cause__, ValidationError):
+                error.message = f"{error.__cause__.errors()[0]['input']!r}: {error.message}"
+            raise
+
+
 app = typer.Typer(
     name="wanspec",
+    cls=_Commands,
+    context_settings={"help_option_names": ["--help", "-h"]},
     help="Speculative decoding split across the wide-area network: draft in a quiet region, verify in a busy one.",
     no_args_is_help=True,
     add_completion=False,

@@ -88,7 +88,7 @@ def bench(
         bool, typer.Option("--serve", help="Something else: load on a server, with flags of its own; see wanspec bench --serve --help.")
     ] = False,
 ) -> None:
-    """Measure every policy over many links, with real processes, sockets and models, against the best that one site can do alone.
+    """Measure the policies over many links, with real processes.
 
     This process is the controller; a worker process lives beyond an emulated link. The models are held to a preset's step times. First the
     best co-located chain (k of 1 to 6) and tree (1 to 6 levels) are searched; then everything runs in turns, --repeats times. Every text is

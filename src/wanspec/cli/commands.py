@@ -93,7 +93,7 @@ def demo(
         Path | None, typer.Option("--trace", help="Keep the traces of both processes in this folder; made if need be.")
     ] = None,
 ) -> None:
-    """Controller and worker as two processes, an emulated WAN between them: watch them write, see what it costs.
+    """Watch two processes write over an emulated WAN.
 
     Runs the same prompts under each policy, on the bundled models at a preset's step times, and compares the text, token for token, with
     what the target writes alone. The worker's and the paper's parameters are set for the bundled pair: a wide tree, and a controller that
@@ -166,7 +166,7 @@ def generate(
     calibration: CalibrationFile = None,
     trace: TraceFile = None,
 ) -> None:
-    """Generate text with a target model here, and with whatever workers dial in.
+    """Write a text with a target model here and with workers.
 
     Text goes to standard output, everything else to standard error, the coming and going of workers among it.
 
@@ -257,7 +257,9 @@ def worker(
     trace: TraceFile = None,
     until_stdin_closes: Annotated[bool, typer.Option("--until-stdin-closes", hidden=True)] = False,
 ) -> None:
-    """Draft for controllers, from anywhere: dials out, dials again when a connection is lost, ends when it is sent home.
+    """Draft for controllers, from anywhere.
+
+    Dials out, dials again when a connection is lost, ends when it is sent home.
 
     Several controllers have one model between them: its passes are theirs in turn, its sessions in equal parts. It ends when all of them
     have sent it home.

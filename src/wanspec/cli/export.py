@@ -20,7 +20,7 @@ def export(
     model: Annotated[ExportedModel | None, typer.Option(help="Only this one; default: both.")] = None,
     gguf: Annotated[bool, typer.Option("--gguf", help="As files for llama.cpp, DIRECTORY/target.gguf and DIRECTORY/draft.gguf.")] = False,
 ) -> None:
-    """Write the bundled models as Hugging Face folders (configuration, weights, tokenizer), or as GGUF files.
+    """Write the bundled models as Hugging Face folders or GGUF files.
 
     \b
         wanspec export models

@@ -28,7 +28,9 @@ def fleet(
     json_path: Annotated[Path | None, typer.Option("--json", help="Write the figures to this file, as JSON.")] = None,
     plot: Annotated[Path | None, typer.Option(help="Draw the day into this file: .png, .svg, .pdf.")] = None,
 ) -> None:
-    """Let a day pass at several sites, with all drafting at home and with draft devices that quiet sites lend.
+    """Let a day pass at several sites, which lend each other devices.
+
+    Once with all drafting at home, and once with draft devices that quiet sites lend.
 
     Requests queue for places on target devices; how fast they go there, with whom they share a device, and with a worker how far away, is
     taken from the token-level simulator. docs/planning.md has the fleet file and what is assumed.

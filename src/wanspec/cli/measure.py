@@ -29,7 +29,7 @@ LINE_S = 60.0
 
 measure = typer.Typer(
     name="measure",
-    help="Ask endpoints of language models from many places, for days, and report what the answers show.",
+    help="Ask endpoints from many places, for days, and report.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
@@ -41,7 +41,7 @@ CampaignFile = Annotated[Path, typer.Argument(metavar="CAMPAIGN", help="The camp
 
 @measure.command()
 def init(file: Annotated[Path, typer.Argument(metavar="FILE", help="Where to write it.")] = Path("campaign.toml")) -> None:
-    """Write a campaign file to begin with, every key explained where it stands."""
+    """Write a campaign file to begin with, each key explained."""
     from wanspec.measurement.campaign_file import write_template
 
     with exit_statuses():
@@ -51,7 +51,10 @@ def init(file: Annotated[Path, typer.Argument(metavar="FILE", help="Where to wri
 
 @measure.command()
 def check(file: CampaignFile) -> None:
-    """Say what a campaign would ask, what it may cost at most, and what is wrong or missing; nothing is sent."""
+    """Say what a campaign would ask, may cost, and lacks.
+
+    Nothing is sent.
+    """
     from wanspec.measurement.budget import check_budget, of_round
     from wanspec.measurement.campaign import read_campaign
     from wanspec.measurement.keys import open_api
@@ -80,7 +83,9 @@ def run_campaign(
     data: Annotated[Path | None, typer.Option(help="The file of rows; it is added to. Default: PROBE.jsonl, here.")] = None,
     once: Annotated[bool, typer.Option("--once", help="One round, beginning now, whatever the schedule says.")] = False,
 ) -> None:
-    """Ask, when it is due, until the rounds are over, a limit is reached or Ctrl-C; the same command goes on where it was.
+    """Ask when it is due, until the rounds are over.
+
+    It ends at a limit too, and at Ctrl-C; the same command goes on where it was.
 
     \b
         wanspec measure run campaign.toml --probe us-east-1
@@ -134,9 +139,9 @@ def report(
     out: Annotated[Path, typer.Option(help="The folder of the page and its pictures; made if need be.")] = Path("report"),
     seed: Annotated[int, typer.Option(min=0, help="Of the draws that intervals and tests rest on.")] = 0,
 ) -> None:
-    """Write a page of HTML, with pictures: who is fast from where, when, in the tail; and what of it is more than chance.
+    """Write a page of HTML, with pictures; print the findings.
 
-    The findings are also printed.
+    Who is fast from where, when, in the tail; and what of it is more than chance.
     """
     with exit_statuses():
         from wanspec.measurement.report import write_report
@@ -155,7 +160,10 @@ def merge(
     files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Of `measure run`, `measure rtt` or `measure merge`.")],
     out: Annotated[Path, typer.Option(help="A .parquet file; what is no request goes beside it. For round trips alone, a .jsonl file.")],
 ) -> None:
-    """Put the files of many hosts together; rows that are there twice are taken once."""
+    """Put the files of many hosts together.
+
+    Rows that are there twice are taken once.
+    """
     with exit_statuses():
         from wanspec.measurement.merge import merge_files
 
@@ -174,7 +182,9 @@ def rtt(
     data: Annotated[Path | None, typer.Option(help="Add each connection to this file, as JSON lines.")] = None,
     show: Annotated[list[Path] | None, typer.Option(help="Show these files as well, such as those of other sites. Repeatable.")] = None,
 ) -> None:
-    """Measure round trips to other sites, as the time that TCP takes to connect; nothing is sent.
+    """Measure round trips to other sites.
+
+    They are the time that TCP takes to connect; nothing is sent.
 
     \b
         wanspec measure rtt us-west-2=host.example.org:22 eu-west-1=10.1.2.3:443 --probe us-east-1 --data us-east-1.rtt.jsonl

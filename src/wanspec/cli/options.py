@@ -274,8 +274,11 @@ def demo_prompts() -> tuple[str, ...]:
 def check_writable(path: Path | None) -> None:
     """Raise ConfigError, before any work is done, when a result could not be written."""
     if path is not None:
+        is_new = not os.path.lexists(path)
         try:
             path.open("a").close()
+            if is_new:
+                path.unlink()  # what fails later should leave nothing behind
         except OSError as error:
             raise ConfigError(f"{path}: {error.strerror}; name a file in a folder that you can write") from error
 

@@ -28,7 +28,7 @@ MAX_USERS = 64
 """At a time: of more, a run takes minutes."""
 POLICIES = ("adaptive", "paper")
 
-plan_app = typer.Typer(name="plan", help="Whether workers pay, where, and with which settings; by simulation.", rich_markup_mode=None)
+plan_app = typer.Typer(name="plan", help="Find out where workers pay, and with which settings.", rich_markup_mode=None)
 app.add_typer(plan_app)
 
 Rtt = Annotated[str, typer.Option(help="Round trips: aws, or a file (CSV or JSON) with columns source, target, rtt_ms.")]
@@ -125,7 +125,10 @@ def calibrate(
     prompt_tokens: Annotated[int, typer.Option(help="Length of the text before.")] = 128,
     passes: Annotated[int, typer.Option(help="Passes timed for each width.")] = 20,
 ) -> None:
-    """Time this machine's models, at passes of 1 to 64 tokens; where other work goes on, the times are that much longer."""
+    """Time this machine's models, at passes of 1 to 64 tokens.
+
+    Where other work goes on, the times are that much longer.
+    """
     from wanspec.planning.calibrate import medians, time_rounds
     from wanspec.planning.step_times import ModelTimes, StepTimes, write_step_times
 

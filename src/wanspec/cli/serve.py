@@ -55,7 +55,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-config_app = typer.Typer(name="config", help="Settings files.", no_args_is_help=True)
+config_app = typer.Typer(name="config", help="Check a settings file of `wanspec serve`.", no_args_is_help=True)
 app.add_typer(config_app)
 
 
@@ -160,7 +160,7 @@ def serve(
     log_json: Annotated[bool, typer.Option("--log-json", help="Write logs as JSON lines.")] = False,
     until_stdin_closes: Annotated[bool, typer.Option("--until-stdin-closes", hidden=True)] = False,
 ) -> None:
-    """Serve the target model over an OpenAI-compatible API, with whatever workers dial in.
+    """Serve an OpenAI-compatible API, with whatever workers dial in.
 
     \b
         wanspec serve                                                     # on this machine, without workers and keys
@@ -177,6 +177,7 @@ def serve(
     """  # noqa: D301  # the backspace keeps the lines of the examples apart
     flags = locals()  # every one of them, by name, as `wanspec config check` has them too
     from wanspec.runtime.calibration_store import CalibrationStore
+    from wanspec.server.listening import bind
     from wanspec.server.log import configure_logs
     from wanspec.testbed.children import while_stdin_is_open
 
@@ -184,6 +185,8 @@ def serve(
         settings = serve_config(flags)
         store = CalibrationStore(calibration)
         configure_logs(as_json=log_json)
+        bind(settings.api).close()  # where it is taken, that is said now: models may take minutes to load
+        _log.info("loading", extra={"fields": {"target": target, "draft": draft}})
         with trace_sink(trace) as sink, saving(store):
             work = _serve(settings, load_model(target, preset, "target"), load_model(draft, preset, "draft"), store, sink)
             run(while_stdin_is_open(work) if until_stdin_closes else work)
@@ -191,11 +194,17 @@ def serve(
 
 @config_app.command()
 def check(file: Annotated[Path, typer.Argument(help="A settings file for wanspec serve --config.")]) -> None:
-    """Say what is wrong with a settings file, or that nothing is; the environment counts as it would when serving."""
+    """Say what is wrong with a settings file, or that nothing is.
+
+    The environment counts as it would when serving; nothing is started.
+    """
+    from wanspec.runtime.calibration_store import CalibrationStore
+
     command = typer.main.get_command(app)
     assert isinstance(command, typer.core.TyperGroup)
     with command.commands["serve"].make_context("wanspec serve", ["--config", str(file)]) as context, exit_statuses():
         settings = serve_config(context.params)
+        CalibrationStore(context.params["calibration"])
     link = f"workers dial {settings.listen}" if settings.listen else "no workers"
     guard = f"API keys: {len(settings.keys)}" if settings.keys is not None else "no API keys"
     typer.echo(f"{file} is fine: {settings.target} at {settings.api}, {guard}, {link}, policy {settings.policy.name}")
@@ -203,6 +212,8 @@ def check(file: Annotated[Path, typer.Argument(help="A settings file for wanspec
 
 def serve_config(flags: Mapping[str, Any]) -> ServeConfig:
     """What the flags of `serve` ask for. Raises ConfigError when they do not make a whole."""
+    from wanspec.backends.model_spec import parse_spec
+    from wanspec.backends.registry import engine_of
     from wanspec.server.keys import load_keys
     from wanspec.server.limits import ServerLimits
     from wanspec.server.status import Access
@@ -211,6 +222,8 @@ def serve_config(flags: Mapping[str, Any]) -> ServeConfig:
     names = ("draft_tokens", "branch", "leaves", "theta", "phi", "staleness", "width", "verify_width", "price_ms")
     policy = policy_config(flags["policy"], *[flags[name] for name in names], lookup=flags["lookup"])
     create_policy(policy)
+    for model in (flags["target"], flags["draft"]):
+        engine_of(parse_spec(model))
     link = ("token", "tls_ca", "tls_cert", "tls_key")
     security = controller_security(*[flags[name] for name in link], allow_plaintext=flags["allow_plaintext"])
     if flags["listen"]:

@@ -64,7 +64,7 @@ def simulate(
         list[str] | None, typer.Option("--set", help="Any other parameter, such as --set link.jitter_ms=0,5; repeatable.")
     ] = None,
     iterations: Annotated[int, typer.Option(help="Runs of each combination, with seeds that count up; the table has their medians.")] = 5,
-    seed: Annotated[int, typer.Option(help="The first seed; a run is a function of its scenario and seed.", min=0)] = 0,
+    seed: Annotated[int | None, typer.Option(help="The first seed; default: the scenario's, or 0.", min=0)] = None,
     jobs: Jobs = -1,
     backend: JoblibBackend = "loky",
     json_path: Annotated[Path | None, typer.Option("--json", help="Write one row per run to this file, as JSON.")] = None,
@@ -76,7 +76,7 @@ def simulate(
     ] = False,
     seeds: Annotated[int, typer.Option(help="faults: how many seeds to try, counted from --seed.", min=1)] = 1000,
 ) -> None:
-    """What would happen, without a GPU or a network: the production machines in virtual time.
+    """Ask what would happen: the real protocol in virtual time.
 
     A comma makes a sweep: `wanspec simulate --rtt 0,15,70 --policy paper,oracle --phi 0.5,8` runs every combination. Without --rtt and
     --policy, a standard sweep over both. Everything that a scenario file can say, --set can: sections load, link, compute, tokens, policy.
@@ -92,7 +92,7 @@ def simulate(
         if plot_folder is not None:
             make_folder(plot_folder)
         if faults:
-            _soak(seed, seeds, jobs, backend)
+            _soak(seed or 0, seeds, jobs, backend)
         elif paper:
             _reproduce(plot_folder, json_path, jobs, backend)
         else:
@@ -100,12 +100,14 @@ def simulate(
             _sweep(document, iterations, jobs, backend, json_path, parquet_path, plot_folder)
 
 
-def document_of(scenario: Path | None, flags: dict[str, str], settings: Sequence[str], seed: int) -> dict[str, Any]:
+def document_of(scenario: Path | None, flags: dict[str, str], settings: Sequence[str], seed: int | None) -> dict[str, Any]:
     """A scenario file with what the flags say put over it."""
     from wanspec.simulation.scenario import read_document, set_value
 
     document = read_document(scenario) if scenario is not None else {}
     values = {path: text for path, text in flags.items() if text}
+    if seed is not None:
+        values["seed"] = str(seed)
     for setting in settings:
         path, equals, text = setting.partition("=")
         if not equals or not path or not text:
@@ -116,7 +118,6 @@ def document_of(scenario: Path | None, flags: dict[str, str], settings: Sequence
     for path, text in values.items():
         parsed = [_value(part) for part in text.split(",")]
         set_value(document, path, parsed if len(parsed) > 1 else parsed[0])
-    document.setdefault("seed", seed)
     return document
 
 
@@ -272,19 +273,24 @@ def trace(
     top_p: TopP = 1.0,
     seed: Seed = 0,
 ) -> None:
-    """Record how well a draft model knows its target, position by position, for `wanspec simulate --tokens FILE`.
+    """Record how well a draft model knows its target.
+
+    `wanspec simulate --tokens FILE` replays it.
 
     The target continues each prompt; at every token both models' entropies, the token's rank in the draft's order and the draft's first
     probabilities are written down together.
     """
     with exit_statuses():
+        if out.suffix != ".parquet":
+            raise ConfigError(f"{out}: name a file that ends with .parquet, by which `wanspec simulate --tokens` knows it")
         check_writable(out)
-        from wanspec.backends.bundled_pair import held_out_prompts, load_bundled_tokenizer
+        from wanspec.backends.bundled_pair import held_out_prompts
+        from wanspec.backends.registry import load_tokenizer
         from wanspec.runtime.token_recorder import record_tokens
         from wanspec.telemetry.token_trace import write_token_trace
 
         texts = read_prompts(prompt or [], prompt_file) or tuple(item.text for item in held_out_prompts())
-        tokenizer = load_bundled_tokenizer()
+        tokenizer = load_tokenizer(target)
         sampling = SamplingParams(temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
         columns = (TextColumn("recording"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         with Progress(*columns, console=stderr, transient=True) as progress:

@@ -15,7 +15,7 @@ from wanspec.cli.options import AllowPlaintext, LocalPrice, TlsCa, TlsCert, TlsK
 from wanspec.cli.running import exit_statuses
 from wanspec.errors import ConfigError
 
-vllm_app = typer.Typer(name="vllm", help="Drafts from workers in vLLM.", no_args_is_help=True)
+vllm_app = typer.Typer(name="vllm", help="Serve with vLLM, which verifies what workers draft.", no_args_is_help=True)
 app.add_typer(vllm_app)
 
 

@@ -60,9 +60,9 @@ def title_of(runner: Runner) -> str:
 
 def status_of(runner: Runner) -> str:
     """Where it is, and what it has taken."""
-    spent, rounds = runner.budget.spent, f" of {runner.rounds}" if runner.rounds else ""
-    now_s = runner.clock.wall_s()
-    waiting = f"begins at {_time(runner.start_s)} UTC" if now_s < runner.start_s else f"round {runner.round + 1}{rounds}"
+    spent, now_s = runner.budget.spent, runner.clock.wall_s()
+    round_ = f"{min(runner.round + 1, runner.rounds)} of {runner.rounds}" if runner.rounds else runner.round + 1
+    waiting = f"begins at {_time(runner.start_s)} UTC" if now_s < runner.start_s else f"round {round_}"
     money = f", {spent.usd:.4f} USD" if spent.usd else ""
     return f"{waiting}; {spent.requests} requests, {spent.tokens} tokens{money}; the file has {runner.resumed} requests: {runner.path}"
 

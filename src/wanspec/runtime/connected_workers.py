@@ -168,6 +168,7 @@ class ConnectedWorkers:
         worker = ConnectedWorker(worker_id=worker_id, name=hello.worker_name, unique_name=unique_name, connection=connection)
         self._connected[worker_id] = self._accountable[worker_id] = worker
         self._tracer.worker_joined(worker_id, worker.name, now=self._now())
+        _log.info("%s has joined", connection.peer)
         joined = WorkerJoined(worker_id=worker_id, name=worker.name, max_sessions=hello.max_sessions, labels=hello.labels)
         self._events.put_nowait(joined)
         await self._notify()
@@ -183,6 +184,7 @@ class ConnectedWorkers:
             del self._connected[worker_id]
             self._events.put_nowait(WorkerLost(worker_id=worker_id))
             self._tracer.worker_lost(worker_id, worker.name, reason, now=self._now())
+            _log.info("%s has left: %s", connection.peer, reason)
         await self._notify()
 
     async def _hear(self, worker: ConnectedWorker, message: Message) -> None:

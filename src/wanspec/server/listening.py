@@ -192,4 +192,5 @@ def bind(address: Address) -> socket.socket:
     try:
         return socket.create_server((address.host, address.port), family=family, backlog=BACKLOG)
     except OSError as error:
-        raise TransportError(f"cannot listen at {address}: {error.strerror or error}; choose another address or port") from error
+        reason = str(error.strerror or error).partition(" (while ")[0]  # Python repeats the address
+        raise TransportError(f"cannot listen at {address}: {reason}; choose another address or port, or stop what holds it") from error

@@ -41,9 +41,13 @@ class Trace:
 
 
 class TraceWriter:
-    """Writes a trace file, one record a line; a context manager. Raises ConfigError when the file cannot be opened."""
+    """Writes a trace file, one record a line; a context manager.
+
+    Raises ConfigError when the file cannot be opened, and OSError, with the file's name, when the disk is full.
+    """
 
     def __init__(self, path: str | PathLike[str]) -> None:
+        self._path = path
         try:
             self._file = Path(path).open("wb")  # noqa: SIM115 - open until close()
         except OSError as error:
@@ -52,14 +56,22 @@ class TraceWriter:
         self._flushed_at: float | None = None
 
     def record(self, record: Record) -> None:
-        self._file.write(self._encoder.encode(record) + b"\n")
-        if self._flushed_at is None or not 0 <= record.t - self._flushed_at < FLUSH_INTERVAL_S:
-            self._file.flush()
-            self._flushed_at = record.t
+        try:
+            self._file.write(self._encoder.encode(record) + b"\n")
+            if self._flushed_at is None or not 0 <= record.t - self._flushed_at < FLUSH_INTERVAL_S:
+                self._file.flush()
+                self._flushed_at = record.t
+        except OSError as error:
+            error.filename = self._path
+            raise
 
     def close(self) -> None:
         """Write what is left. Repeating it is harmless."""
-        self._file.close()
+        try:
+            self._file.close()
+        except OSError as error:
+            error.filename = self._path
+            raise
 
     def __enter__(self) -> Self:
         return self

@@ -12,8 +12,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import re
 from collections.abc import AsyncIterator, Iterable, Mapping
 from typing import Final, assert_never, cast
+from urllib.parse import unquote
 
 from cryptography import x509
 
@@ -64,6 +66,8 @@ _Call = grpc.aio.StreamStreamCall[bytes, bytes]
 _Context = grpc.aio.ServicerContext[bytes, bytes]
 
 _log = logging.getLogger(__name__)
+_NOT_CONNECTED = re.compile(r"\Afailed to connect to all addresses; last error: \w+: \S+: (?:Failed to connect to remote host: )?")
+"""What gRPC writes before the reason: the address again, in its own words."""
 
 
 async def listen(address: str, *, expected: Expected, security: ControllerSecurity, limits: WireLimits | None = None) -> GrpcListener:
@@ -112,7 +116,7 @@ async def dial(address: str, hello: Hello, *, security: WorkerSecurity, limits: 
             raise TransportError(f"{controller} did not answer within {limits.handshake_timeout_s:g} s (handshake_timeout_s)") from None
         if pipe.unavailable and await rejects_our_certificate(where, security):
             raise WorkerRefusedError(
-                f"{controller} rejects this worker's certificate; give one that its authority (ca_file) signed"
+                f"{controller} rejects this worker's certificate; give one that the authority in its --tls-ca signed"
             ) from None
         raise
     peer = f"controller {welcome.controller_name} at {where}"
@@ -185,7 +189,7 @@ class _WorkerPipe:
 
     def _failure(self, code: grpc.StatusCode, details: str | None) -> TransportError:
         """What gRPC says, in words for the person who runs the worker; the controller may have chosen the details."""
-        details = printable(details) if details else None
+        details = _NOT_CONNECTED.sub("", printable(details)) if details else None
         text = f"{self._controller}: {details or code.name}"
         match code:
             case grpc.StatusCode.INTERNAL:
@@ -233,8 +237,8 @@ class _ControllerPipe:
 
 
 _TLS_FAILURES: Final = {
-    "CERTIFICATE_VERIFY_FAILED": "its certificate is not signed by the authority in ca_file, or has expired",
-    "Hostname Verification": "its certificate is for other hosts; dial one that it names, or set server_name (--server-name) to one",
+    "CERTIFICATE_VERIFY_FAILED": "its certificate is not signed by the authority in --tls-ca, or has expired",
+    "Hostname Verification": "its certificate is for other hosts; dial one that it names, or name one by --server-name",
     "WRONG_VERSION_NUMBER": "it does not speak TLS on this port; configure TLS on both sides or on neither",
 }
 """What gRPC's core says, and what it means for the person who runs the worker: nothing that dialling again would cure."""
@@ -242,7 +246,7 @@ _TLS_FAILURES: Final = {
 
 def _handlers(reception: Reception, security: ControllerSecurity) -> grpc.GenericRpcHandler:
     async def exchange(_requests: AsyncIterator[bytes], context: _Context) -> None:
-        address = context.peer()
+        address = unquote(context.peer())  # gRPC writes the brackets of IPv6 as %5B and %5D
         authorization = dict(context.invocation_metadata() or ()).get("authorization", "")
         if not is_authorized(authorization, security):
             _log.warning("refused the worker at %s: no bearer token, or a wrong one", address)

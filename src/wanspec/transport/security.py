@@ -102,8 +102,8 @@ def check_security(address: Address, security: ControllerSecurity | WorkerSecuri
     if isinstance(security, Plaintext):
         if not address.is_loopback and not security.allow_plaintext:
             raise ConfigError(
-                f"address {address}: prompts and tokens would cross the network unencrypted; configure TLS, "
-                "or set allow_plaintext when you trust every machine on the path"
+                f"address {address}: prompts and tokens would cross the network unencrypted; configure TLS (--tls-cert, "
+                "--tls-key, --tls-ca; `wanspec certs` makes a set), or give --allow-plaintext when you trust every machine on the path"
             )
         if security.token:
             _check_token(security.token)
