@@ -23,7 +23,9 @@ def certs(
         str | None, typer.Option(help="Add a controller's certificate of this name, for --host, signed by the authority in the folder.")
     ] = None,
 ) -> None:
-    """Make an authority with a certificate for one controller and one worker; or, with --worker or --controller, add to one.
+    """Make an authority and certificates, or add to one.
+
+    Without --worker and --controller: an authority with a certificate for one controller and one worker.
 
     \b
         wanspec certs certs --host controller.example.org
