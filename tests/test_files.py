@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from wanspec.errors import ConfigError
-from wanspec.files import read_bounded
+from wanspec.files import read_bounded, read_toml, write_whole
 
 
 def test_a_file_is_read_up_to_its_bound_and_refused_beyond(tmp_path: Path) -> None:
@@ -21,3 +21,16 @@ def test_a_file_is_read_up_to_its_bound_and_refused_beyond(tmp_path: Path) -> No
 def test_what_is_not_there_is_named_with_what_it_should_be(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="none: No such file or directory; name a number"):
         read_bounded(tmp_path / "none", max_bytes=3, what="a number")
+
+
+@pytest.mark.parametrize("content", [b"[serve\n", b"\xff"])
+def test_what_is_not_toml_is_named(content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "settings"
+    write_whole(path, content)
+    with pytest.raises(ConfigError, match="settings is not TOML: "):
+        read_toml(path, max_bytes=10, what="settings")
+
+
+def test_what_cannot_be_written_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"cannot write .*/no/file: No such file or directory; name a file that you can write"):
+        write_whole(tmp_path / "no" / "file", "text")

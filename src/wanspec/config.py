@@ -10,13 +10,12 @@ as if it stood on the command line.
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
 
 from wanspec.errors import ConfigError
-from wanspec.files import read_bounded
+from wanspec.files import read_toml
 
 MAX_FILE_BYTES = 1 << 20
 """More is no settings file."""
@@ -29,7 +28,7 @@ def read_settings(path: Path, command: str, parameters: Mapping[str, str]) -> di
 
     Raises ConfigError, naming the file, the key and the fix.
     """
-    document = _read(path)
+    document = read_toml(path, max_bytes=MAX_FILE_BYTES, what="a settings file")
     for name in document:
         if name not in COMMANDS:
             raise ConfigError(f"{path}: there is no table {name!r}; use {', '.join(f'[{known}]' for known in COMMANDS)}")
@@ -53,11 +52,3 @@ def _text(value: object, where: str) -> str:
             return str(value)
         case _:
             raise ConfigError(f"{where}: write a string, a number, true or false")
-
-
-def _read(path: Path) -> dict[str, object]:
-    data = read_bounded(path, max_bytes=MAX_FILE_BYTES, what="a settings file")
-    try:
-        return tomllib.loads(data.decode())
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ConfigError(f"{path} is not TOML: {error}") from error

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import tomllib
 from pathlib import Path
+from typing import Any
 
 from wanspec.errors import ConfigError
 
@@ -17,3 +19,20 @@ def read_bounded(path: Path, *, max_bytes: int, what: str) -> bytes:
     if len(data) > max_bytes:
         raise ConfigError(f"{path} has more than {max_bytes} bytes; name {what}")
     return data
+
+
+def read_toml(path: Path, *, max_bytes: int, what: str) -> dict[str, Any]:
+    """What a TOML file holds. Raises ConfigError, as `read_bounded` does."""
+    data = read_bounded(path, max_bytes=max_bytes, what=what)
+    try:
+        return tomllib.loads(data.decode())
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"{path} is not TOML: {error}") from error
+
+
+def write_whole(path: Path, content: bytes | str) -> None:
+    """Write a file, in place of one that may be there. Raises ConfigError where that cannot be."""
+    try:
+        path.write_bytes(content.encode() if isinstance(content, str) else content)
+    except OSError as error:
+        raise ConfigError(f"cannot write {path}: {error.strerror}; name a file that you can write") from error

@@ -37,7 +37,7 @@ def test_load_goes_with_the_local_hour() -> None:
         ("[[sites]]\nname = 'a'\npeak_load = -1.0\n[[sites]]\nname = 'b'", r"`float` >= 0.0 - at `\$.sites\[0\].peak_load`"),
         ("[[sites]]\nname = 'a'\npeak_load = nan\n[[sites]]\nname = 'b'", "peak_load"),
         ("[[sites]]\nname = 'a'\ntarget_devices = 0\n[[sites]]\nname = 'b'\ntarget_devices = 0", "no site has target_devices"),
-        ("sites", "is no TOML"),
+        ("sites", "is not TOML"),
     ],
 )
 def test_what_makes_no_fleet_is_refused(tmp_path: Path, text: str, words: str) -> None:

@@ -132,6 +132,6 @@ def test_an_impossible_scenario_is_refused_by_name(document: dict[str, Any], wor
 
 def test_a_scenario_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     (tmp_path / "bad.toml").write_text("link = {")
-    for path, words in (("none.toml", "No such file"), ("bad.toml", "is no TOML"), ("/dev/zero", "more than 1048576 bytes")):
+    for path, words in (("none.toml", "No such file"), ("bad.toml", "is not TOML"), ("/dev/zero", "more than 1048576 bytes")):
         with pytest.raises(ConfigError, match=words):
             read_document(tmp_path / path)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import math
 import re
-import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -19,7 +18,7 @@ import msgspec
 from msgspec import Struct
 
 from wanspec.errors import ConfigError
-from wanspec.files import read_bounded
+from wanspec.files import read_toml
 from wanspec.measurement.regions import AWS_ZONES, zone_of
 
 MAX_FILE_BYTES: Final = 4 << 20
@@ -148,11 +147,7 @@ class Campaign(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 def read_campaign(path: Path) -> Campaign:
     """A campaign file, checked. Raises ConfigError, which names the value and the fix."""
-    data = read_bounded(path, max_bytes=MAX_FILE_BYTES, what="a campaign file; `wanspec measure init` writes one")
-    try:
-        document = tomllib.loads(data.decode())
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ConfigError(f"{path} is not TOML: {error}") from error
+    document = read_toml(path, max_bytes=MAX_FILE_BYTES, what="a campaign file; `wanspec measure init` writes one")
     document.setdefault("limits", {})
     try:
         schedule = document.get("schedule")

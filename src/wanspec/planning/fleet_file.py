@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import tomllib
 from importlib import resources
 from pathlib import Path
 from typing import Annotated
@@ -12,7 +11,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from wanspec.errors import ConfigError
-from wanspec.files import read_bounded
+from wanspec.files import read_toml
 from wanspec.planning.load import HOURS
 
 EXAMPLE_FILE = resources.files("wanspec.planning") / "example_fleet.toml"
@@ -64,11 +63,7 @@ def read_fleet(path: Path | None) -> Fleet:
     if path is None:
         with resources.as_file(EXAMPLE_FILE) as example:
             return read_fleet(example)
-    data = read_bounded(path, max_bytes=MAX_FILE_BYTES, what="a fleet file (TOML)")
-    try:
-        document = tomllib.loads(data.decode())
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is no TOML: {error}") from error
+    document = read_toml(path, max_bytes=MAX_FILE_BYTES, what="a fleet file (TOML)")
     try:
         fleet = msgspec.convert(document, Fleet)
     except msgspec.ValidationError as error:

@@ -10,7 +10,6 @@ import copy
 import itertools
 import math
 import re
-import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -19,7 +18,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from wanspec.errors import ConfigError
-from wanspec.files import read_bounded
+from wanspec.files import read_toml
 from wanspec.policy.registry import MAX_BRANCH, MAX_DRAFT_TOKENS, MAX_WIDTH, PolicyConfig, create_policy, policy_names
 from wanspec.presets import StepTime, preset
 from wanspec.simulation.compute import Device
@@ -203,11 +202,7 @@ class Scenario(_Section, frozen=True):
 
 def read_document(path: Path) -> dict[str, Any]:
     """The contents of a TOML file. Raises ConfigError."""
-    data = read_bounded(path, max_bytes=MAX_SCENARIO_BYTES, what="a scenario file (TOML)")
-    try:
-        return tomllib.loads(data.decode())
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is no TOML: {error}") from error
+    return read_toml(path, max_bytes=MAX_SCENARIO_BYTES, what="a scenario file (TOML)")
 
 
 def set_value(document: dict[str, Any], path: str, value: object) -> None:

@@ -35,6 +35,8 @@ from wanspec.transport.security import Plaintext
 Emulator = Literal["relay", "tun"]
 TOKEN_VARIABLE = "WANSPEC_TOKEN"  # noqa: S105  # the name of a variable
 """Where a worker finds its bearer token: the environment, which other users cannot read, and not the command line, which they can."""
+MAX_RTT_MS = 2_000.0
+"""A slower link would take too long to measure, or to watch."""
 SETTLE_RTTS = 1.5
 """Round trips to wait after a request, so that what is still under way is counted for it and not for the next."""
 
@@ -179,6 +181,13 @@ class Deployment:
         self._carried = carried
         now = asyncio.get_running_loop().time()
         self._trace.record(LinkBytes(t=now, site="link", to_worker_bytes=to_worker_bytes, to_controller_bytes=to_controller_bytes))
+
+
+def check_once(flag: str, values: Sequence[object]) -> None:
+    """Raise ConfigError on a value that is named twice."""
+    repeated = next((value for value in values if values.count(value) > 1), None)
+    if repeated is not None:
+        raise ConfigError(f"{flag}: {repeated!r} is named twice; name each once")
 
 
 @asynccontextmanager
