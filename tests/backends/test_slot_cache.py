@@ -10,23 +10,17 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.backends.items import Node, item
 
 from wanspec.backends import slot_cache
 from wanspec.backends.slot_cache import Extension, SessionCaches, SlotCache
 from wanspec.backends.slots import NumpySlots
 from wanspec.errors import BackendError
-from wanspec.speculation.types import NodeId, NodeSpec, SamplingParams, ScoreItem, SessionId
+from wanspec.speculation.types import ScoreItem, SessionId
 
 SESSION = SessionId(1)
-SAMPLING = SamplingParams()
 CONTEXT = 400
 VOCABULARY = 50
-
-
-def item(*, commit: tuple[int, ...] = (), append: tuple[int, ...] = (), nodes: tuple[tuple[int, int | None, int], ...] = ()) -> ScoreItem:
-    """An item whose nodes are (id, parent, token)."""
-    specs = tuple(NodeSpec(node_id=NodeId(i), parent_id=None if p is None else NodeId(p), token=t) for i, p, t in nodes)
-    return ScoreItem(session_id=SESSION, sampling=SAMPLING, commit=tuple(map(NodeId, commit)), append=append, nodes=specs)
 
 
 def fresh_caches() -> SessionCaches[NumpySlots]:
@@ -148,7 +142,7 @@ def test_what_is_refused_changes_nothing(data: st.DataObject) -> None:
     assert all(np.array_equal(old, new, equal_nan=True) for old, new in zip(before["slots"].buffers, after["slots"].buffers, strict=True))
 
 
-def opened(*nodes: tuple[int, int | None, int]) -> SessionCaches[NumpySlots]:
+def opened(*nodes: Node) -> SessionCaches[NumpySlots]:
     caches = fresh_caches()
     run(caches, item(append=(1, 2, 3), nodes=nodes))
     return caches
@@ -200,7 +194,7 @@ def test_a_batch_names_a_session_once() -> None:
 def test_one_wrong_item_opens_no_other_session() -> None:
     caches = fresh_caches()
     with pytest.raises(BackendError, match="session 2"):
-        caches.plan([item(append=(1,)), ScoreItem(session_id=SessionId(2), sampling=SAMPLING, append=(VOCABULARY,))])
+        caches.plan([item(append=(1,)), item(2, append=(VOCABULARY,))])
     assert len(caches) == 0
 
 
