@@ -138,15 +138,16 @@ def report(
     The findings are also printed.
     """
     with exit_statuses():
-        from wanspec.measurement.report import write_report
+        from wanspec.measurement.report import make_report, write_page
 
         make_folder(out)
-        made = write_report(files, out, seed=seed)
+        made = make_report(files, seed=seed)
+        page = write_page(made, out)
         for warning in made.warnings:
             stderr.print(f"warning: {warning}", style="yellow")
         for finding in made.findings:
             typer.echo(f"{finding.question} {finding.answer}")
-        typer.echo(made.page)
+        typer.echo(page)
 
 
 @measure.command()

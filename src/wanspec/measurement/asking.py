@@ -120,8 +120,6 @@ def _status(problem: Problem) -> Status:
             return "ok"
         case "throttled":
             return "throttled"
-        case "interrupted":
-            return "interrupted"
         case _:
             return "failed"
 
