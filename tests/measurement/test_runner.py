@@ -15,7 +15,7 @@ from wanspec.errors import ConfigError
 from wanspec.measurement.campaign import Campaign
 from wanspec.measurement.clock import SystemClock
 from wanspec.measurement.journal import Journal, read_lines
-from wanspec.measurement.rows import Header, Note, RequestRow, Sent
+from wanspec.measurement.rows import Header, Line, Note, RequestRow, Sent
 from wanspec.measurement.runner import Runner
 from wanspec.transport.certificates import create_trial_certificates
 
@@ -228,6 +228,21 @@ async def test_tokens_count_as_used_and_not_as_feared_once_they_are_known(tmp_pa
         made = campaign(target(server.port), runs=10, tokens=6 * 62)  # 62 is the most of one; each takes 8, and some overlap
         rows = await once(made, tmp_path / "p.jsonl")
     assert len(rows) == 10
+
+
+async def test_a_journal_that_is_quicker_than_the_event_loop_loses_no_request(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class QuickJournal(Journal):
+        """Has lines on the disk, and says so, before whoever adds them does anything else."""
+
+        def add(self, *lines: Line) -> None:
+            self._write(b"".join(self._encoder.encode(line) + b"\n" for line in lines))
+            assert self._on_written is not None
+            self._on_written(lines)
+
+    monkeypatch.setattr("wanspec.measurement.runner.Journal", QuickJournal)
+    async with serving(openai()) as server:
+        rows = await once(campaign(target(server.port), runs=2), tmp_path / "p.jsonl")
+    assert [row.status for row in rows] == ["ok", "ok"]
 
 
 async def test_where_too_many_are_under_way_the_next_is_missed_and_counted(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""A campaign of two days in a quarter of a minute, against real servers, each with what its region is known for; the report must find it."""
+"""A campaign of two days in 15 seconds, against real servers, each with what its region is known for; the report must find it."""
 
 from __future__ import annotations
 

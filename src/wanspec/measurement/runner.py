@@ -136,16 +136,16 @@ class Runner:
             tokens=wanted.tokens, usd=wanted.usd,
         )  # fmt: skip
         self._history.known.add(due.id)
-        self._unwritten[sent.id] = asyncio.get_running_loop().create_future()
+        written = self._unwritten[sent.id] = asyncio.get_running_loop().create_future()
         self._open[sent.id] = sent, due
         self.journal.add(sent)
-        task = asyncio.create_task(self._ask(sent, due, asker))
+        task = asyncio.create_task(self._ask(sent, due, asker, written))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return True
 
-    async def _ask(self, sent: Sent, due: Due, asker: Asker) -> None:
-        tally, written = self.tallies[due.target.name], self._unwritten[sent.id]
+    async def _ask(self, sent: Sent, due: Due, asker: Asker, written: asyncio.Future[None]) -> None:
+        tally = self.tallies[due.target.name]
         tally.under_way += 1
         try:
             await written  # only now can nobody forget it
