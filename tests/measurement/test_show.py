@@ -23,8 +23,10 @@ from wanspec.measurement.runner import Runner
 PLACES = ("us-east-1", "eu-west-2")
 RTT_S = 0.15
 SPEED = 12_000.0
-ROUNDS, RUNS = 48, 3
+ROUNDS, RUNS = 52, 3
 """Rounds of an hour each; requests from each probe to each target in one: what a machine that is busy with something else still manages."""
+LATE_ROUNDS = 4
+"""At the beginning, which a machine that is busy may miss; what is left is two days."""
 START_S = 1_760_000_400.0
 
 
@@ -56,7 +58,8 @@ async def test_a_report_recovers_distances_hours_and_the_bad_tail_of_real_reques
         await asyncio.gather(*[runner.run() for runner in runners])
     report = make_report([runner.path for runner in runners])
     analysis = report.analysis
-    assert sum(pair.ok for pair in analysis.samples.pairs.values()) == 2 * 2 * RUNS * ROUNDS
+    pairs = analysis.samples.pairs.values()
+    assert sum(pair.ok for pair in pairs) == sum(pair.requests for pair in pairs) >= 2 * 2 * RUNS * (ROUNDS - LATE_ROUNDS)
     for place in PLACES:
         away, home = (analysis.cells[probe, place].ttft[0.5].value for probe in (next(other for other in PLACES if other != place), place))
         assert away - home == pytest.approx(RTT_S, abs=0.06)
