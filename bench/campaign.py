@@ -20,7 +20,7 @@ import httpx
 
 from wanspec.measurement.campaign import Campaign, Limits, Probe, Prompt, Schedule, Target
 from wanspec.measurement.clock import Clock, FastClock
-from wanspec.measurement.report import write_report
+from wanspec.measurement.report import make_report, write_page
 from wanspec.measurement.runner import Runner
 from wanspec.testbed.children import Child
 
@@ -98,12 +98,12 @@ async def main(folder: Path) -> None:
         for task in load:
             task.cancel()
         await asyncio.gather(*load, return_exceptions=True)
-    report = write_report([each.path for each in runners], folder)
+    report = make_report([each.path for each in runners])
     for finding in report.findings:
         print(f"{finding.question}\n    {finding.answer}")
     for (probe, target), cell in report.analysis.cells.items():
         print(f"{probe} to {target}: " + ", ".join(f"p{100 * share:.0f} {1e3 * each.value:.0f} ms" for share, each in cell.ttft.items()))
-    print(report.page)
+    print(write_page(report, folder))
 
 
 async def relay(stack: AsyncExitStack, port: int) -> int:

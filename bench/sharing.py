@@ -22,6 +22,7 @@ from rich.table import Table
 
 from wanspec.simulation.run import simulate_traced
 from wanspec.simulation.scenario import parse
+from wanspec.telemetry.picture import new_picture, save_picture
 from wanspec.telemetry.records import PassFinished
 
 USERS = (1, 4, 16, 32)
@@ -77,9 +78,7 @@ def jobs(rtt_ms: float) -> list[tuple[str, int, dict[str, Any], dict[str, Any]]]
 
 def draw(best: dict[tuple[str, int], Result], path: Path, title: str) -> None:
     """Latency, throughput and tree width against users."""
-    from matplotlib.figure import Figure  # noqa: PLC0415  # a second; without --plot nothing is drawn
-
-    figure = Figure(figsize=(11.0, 3.4), layout="constrained")
+    figure = new_picture(11.0, 3.4)
     axes = figure.subplots(1, 3)
     for kind in SHOWN:
         results = [best[kind, users] for users in USERS]
@@ -96,7 +95,7 @@ def draw(best: dict[tuple[str, int], Result], path: Path, title: str) -> None:
         axis.set_ylim(bottom=0.0)
     axes[0].legend(fontsize=8)
     figure.suptitle(title, fontsize=9)
-    figure.savefig(path, dpi=130)
+    save_picture(figure, path)
 
 
 def main() -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,6 +33,7 @@ LONG_CONTEXT = 1024
 WARM_UP_STEPS = 60
 DECAY_FRACTION = 0.45  # of the steps, at the end, with a rate falling to nothing
 CHECKPOINT_SECONDS = 240
+REPORT_STEPS = 200
 GENERATED_BATCH, GENERATED_PROMPT, GENERATED_TOKENS = 96, 48, 208
 REPEATED_TOKENS = 8  # a token that completes a run of so many, seen before in the same text, is a repetition
 REPETITION_STEPS = 2  # `unrepeat`, `settle`: every so many steps, one on the target's own greedy text
@@ -135,9 +137,8 @@ def train_pair(out: Path, steps: int) -> None:
     draft = Learner(Llama(DRAFT_SHAPE), matrix_lr=6e-3, other_lr=6e-3)
     checkpoint = out / "pair.pt"
     first = restore(checkpoint, target, draft)
-    saved_at = time.monotonic()
-    bar = tqdm(range(first, steps), initial=first, total=steps, unit="step", mininterval=10)
-    for step in bar:
+    bar = progress(first, steps)
+    for step in kept(bar, steps, checkpoint, target, draft, held_out):
         batch = windows(train, step=step, context=context_at(step, steps))
         target_logits = target.fast_model(batch[:, :-1])
         target_loss = F.cross_entropy(target_logits.flatten(0, 1), batch[:, 1:].flatten())
@@ -148,11 +149,6 @@ def train_pair(out: Path, steps: int) -> None:
         target.step(rate=rate)
         draft.step(rate=rate)
         bar.set_postfix(target=f"{target_loss.item():.3f}", kl=f"{draft_loss.item():.3f}", refresh=False)
-        if step % 200 == 199 or step == steps - 1:
-            report(step, held_out_losses(target.model, draft.model, held_out[:100_000]))
-        if time.monotonic() - saved_at > CHECKPOINT_SECONDS or step == steps - 1:
-            save(checkpoint, target, draft, step + 1)
-            saved_at = time.monotonic()
 
 
 def repetitions(texts: Tensor) -> Tensor:
@@ -183,10 +179,9 @@ def train_on(out: Path, steps: int, stage: Stage) -> None:
     first = restore(checkpoint, target, draft)
     if not first:
         restore(out / stage.source, target, draft)
-    saved_at = time.monotonic()
     texts: Tensor | None = None
-    bar = tqdm(range(first, steps), initial=first, total=steps, unit="step", mininterval=10)
-    for step in bar:
+    bar = progress(first, steps)
+    for step in kept(bar, steps, checkpoint, target, draft, held_out):
         batch = windows(train, step=10**6 + step, context=context_at(step, steps, stage.contexts))
         target_logits = target.fast_model(batch[:, :-1])
         target_loss = F.cross_entropy(target_logits.flatten(0, 1), batch[:, 1:].flatten())
@@ -203,9 +198,22 @@ def train_on(out: Path, steps: int, stage: Stage) -> None:
         target.step(rate=rate)
         draft.step(rate=rate)
         bar.set_postfix(target=f"{target_loss.item():.3f}", repetition=f"{repetition.item():.3f}", refresh=False)
-        if step % 200 == 199 or step == steps - 1:
+
+
+def progress(first: int, steps: int) -> tqdm:
+    """A bar over the steps that are left."""
+    return tqdm(range(first, steps), initial=first, total=steps, unit="step", mininterval=10)
+
+
+def kept(bar: tqdm, steps: int, checkpoint: Path, target: Learner, draft: Learner, held_out: np.ndarray) -> Iterator[int]:
+    """The bar's steps; after each a report and a checkpoint, when they are due."""
+    saved_at = time.monotonic()
+    for step in bar:
+        yield step
+        is_last = step == steps - 1
+        if (step + 1) % REPORT_STEPS == 0 or is_last:
             report(step, held_out_losses(target.model, draft.model, held_out[:100_000]))
-        if time.monotonic() - saved_at > CHECKPOINT_SECONDS or step == steps - 1:
+        if time.monotonic() - saved_at > CHECKPOINT_SECONDS or is_last:
             save(checkpoint, target, draft, step + 1)
             saved_at = time.monotonic()
 
@@ -283,9 +291,8 @@ def refine_draft(out: Path, steps: int, batches: int) -> None:
             optimizer.state.clear()
     generated = [own_text(target.model, train, out, index) for index in tqdm(range(batches), unit="batch", desc="generating")]
     texts = torch.cat(generated)
-    saved_at = time.monotonic()
-    bar = tqdm(range(first, steps), initial=first, total=steps, unit="step", mininterval=10)
-    for step in bar:
+    bar = progress(first, steps)
+    for step in kept(bar, steps, checkpoint, target, draft, held_out):
         if step % 4 == 3:
             ids = windows(train, step=-step % 2**31, context=CONTEXTS[0][1])[:, :-1]
         else:
@@ -297,11 +304,6 @@ def refine_draft(out: Path, steps: int, batches: int) -> None:
         loss.backward()
         draft.step(rate=rate_at(step, steps))
         bar.set_postfix(kl=f"{loss.item():.3f}", refresh=False)
-        if step % 100 == 99 or step == steps - 1:
-            report(step, held_out_losses(target.model, draft.model, held_out[:100_000]))
-        if time.monotonic() - saved_at > CHECKPOINT_SECONDS or step == steps - 1:
-            save(checkpoint, target, draft, step + 1)
-            saved_at = time.monotonic()
 
 
 def own_text(target: Llama, stream: np.ndarray, out: Path, index: int) -> Tensor:

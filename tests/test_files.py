@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from wanspec.errors import ConfigError
-from wanspec.files import read_bounded, read_toml
+from wanspec.files import read_bounded, read_toml, write_whole
 
 
 def test_a_file_is_read_up_to_its_bound_and_refused_beyond(tmp_path: Path) -> None:
@@ -29,3 +29,8 @@ def test_what_is_not_toml_in_whatever_way_is_said_to_be_none(text: bytes, tmp_pa
     path.write_bytes(text)
     with pytest.raises(ConfigError, match=r"settings\.toml is not TOML"):
         read_toml(path, max_bytes=1 << 20, what="settings")
+
+
+def test_what_cannot_be_written_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"cannot write .*/no/file: No such file or directory; name a file that you can write"):
+        write_whole(tmp_path / "no" / "file", "text")

@@ -28,3 +28,11 @@ def read_toml(path: Path, *, max_bytes: int, what: str) -> dict[str, Any]:
         return tomllib.loads(data.decode())
     except (ValueError, RecursionError) as error:  # bytes that are no text, numbers of thousands of digits, lists within lists
         raise ConfigError(f"{path} is not TOML: {error}") from error
+
+
+def write_whole(path: Path, content: bytes | str) -> None:
+    """Write a file, in place of one that may be there. Raises ConfigError where that cannot be."""
+    try:
+        path.write_bytes(content.encode() if isinstance(content, str) else content)
+    except OSError as error:
+        raise ConfigError(f"cannot write {path}: {error.strerror}; name a file that you can write") from error

@@ -13,7 +13,7 @@ from tests.backends.items import Rows, alone, assert_close, item, score
 
 from wanspec.backends.interface import Backend
 from wanspec.errors import BackendError
-from wanspec.speculation.types import SamplingParams, ScoreItem, SessionId
+from wanspec.speculation.types import ScoreItem, SessionId
 
 PROMPT = tuple(range(300, 340))
 SESSIONS = range(1, 10)
@@ -188,14 +188,11 @@ def test_what_sessions_take_is_returned_when_they_are_closed(subject: Subject) -
 
 
 def test_a_prompt_that_begins_like_a_finished_one_of_its_key_has_the_same_rows(model: Backend) -> None:
-    def opening(session: int, tokens: tuple[int, ...], key: str) -> ScoreItem:
-        return ScoreItem(session_id=SessionId(session), sampling=SamplingParams(), append=tokens, reuse_key=key)
-
-    score(model, opening(1, PROMPT, "alice"))
+    score(model, item(append=PROMPT, key="alice"))
     score(model, item(append=(5, 6), nodes=((1, None, 8),)))
     model.close_session(SessionId(1))
     follow_up = (*PROMPT, 5, 6, 9, 10)
-    model.score([opening(2, follow_up, "alice"), opening(3, (*PROMPT[:20], 7), "alice")])
+    model.score([item(2, append=follow_up, key="alice"), item(3, append=(*PROMPT[:20], 7), key="alice")])
     rows = model.score([item(2, append=(11,), nodes=((1, None, 12),)), item(3, append=(11,))])
     assert_close(rows[0], expected(model, (*follow_up, 11), (*follow_up, 11, 12)))
     assert_close(rows[1], expected(model, (*PROMPT[:20], 7, 11)))

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.backends.items import item, score
 
 from wanspec.backends import kept_trunks
 from wanspec.backends.bundled_pair import load_bundled
@@ -13,7 +14,7 @@ from wanspec.backends.kept_trunks import KeptTrunk, KeptTrunks
 from wanspec.backends.scripted import ScriptedBackend
 from wanspec.backends.slots import NumpySlots
 from wanspec.errors import BackendError
-from wanspec.speculation.types import NodeId, NodeSpec, SamplingParams, ScoreItem, SessionId
+from wanspec.speculation.types import SessionId
 
 
 def trunk(*tokens: int, key: str = "alice") -> KeptTrunk[NumpySlots]:
@@ -99,10 +100,6 @@ def test_trunks_whose_keys_begin_alike_are_forgotten_together() -> None:
     assert [found(kept, 1, key=key) is not None for key in ("1/a", "1/b", "11/a")] == [False, False, True]
 
 
-def opening(session_id: int, tokens: list[int], *, key: str | None = "alice") -> ScoreItem:
-    return ScoreItem(session_id=SessionId(session_id), sampling=SamplingParams(), append=tuple(tokens), reuse_key=key)
-
-
 @settings(max_examples=60, deadline=None)
 @given(prompts=st.lists(st.lists(st.integers(0, 1), min_size=1, max_size=9), min_size=2, max_size=6), data=st.data())
 def test_rows_are_the_same_whatever_was_kept(prompts: list[list[int]], data: st.DataObject) -> None:
@@ -110,13 +107,13 @@ def test_rows_are_the_same_whatever_was_kept(prompts: list[list[int]], data: st.
     model = ScriptedBackend(vocabulary_size=8)
     for session_id, prompt in enumerate(prompts, start=1):
         fresh = ScriptedBackend(vocabulary_size=8)
-        node = NodeSpec(node_id=NodeId(1), parent_id=None, token=data.draw(st.integers(0, 1)))
-        key = data.draw(st.sampled_from(["alice", "bob", None]))
-        follow_up = ScoreItem(session_id=SessionId(session_id), sampling=SamplingParams(), commit=(NodeId(1),), append=(1,))
-        first = opening(session_id, prompt, key=key)
-        for item in (first, ScoreItem(session_id=SessionId(session_id), sampling=SamplingParams(), nodes=(node,)), follow_up):
-            (rows,), (expected,) = model.score([item]), fresh.score([item])
-            assert np.array_equal(rows, expected)
+        drafted, key = data.draw(st.integers(0, 1)), data.draw(st.sampled_from(["alice", "bob", None]))
+        for asked in (
+            item(session_id, append=prompt, key=key),
+            item(session_id, nodes=((1, None, drafted),)),
+            item(session_id, commit=(1,), append=(1,)),
+        ):
+            assert np.array_equal(score(model, asked), score(fresh, asked))
         model.close_session(SessionId(session_id))
 
 
@@ -127,7 +124,7 @@ def test_a_prompt_seen_before_is_computed_from_where_it_differs_and_to_its_last_
         [([1] * 6, "alice"), ([1] * 6, "alice"), ([1, 1, 1, 2, 2], "alice"), ([1] * 6, "bob"), ([1] * 6, None), ([1] * 6, None)], start=1
     ):
         before = model.tokens_computed
-        model.score([opening(session_id, prompt, key=key)])
+        score(model, item(session_id, append=prompt, key=key))
         computed.append(model.tokens_computed - before)
         model.close_session(SessionId(session_id))
     assert computed == [6, 1, 2, 6, 6, 6]
@@ -147,32 +144,31 @@ def test_a_request_that_is_made_again_and_again_is_kept_once() -> None:
 def test_what_is_forgotten_is_not_kept_when_its_session_closes_later() -> None:
     model = ScriptedBackend(vocabulary_size=8)
     for session_id, key in ((1, "1/a"), (2, "1/a"), (3, "2/a")):
-        model.score([opening(session_id, [1] * 6, key=key)])
+        score(model, item(session_id, append=[1] * 6, key=key))
     model.close_session(SessionId(1))
     model.forget("1/")
     for session_id in (2, 3):
         model.close_session(SessionId(session_id))
     before = model.tokens_computed
-    model.score([opening(4, [1] * 6, key="1/a"), opening(5, [1] * 6, key="2/a")])
+    model.score([item(4, append=[1] * 6, key="1/a"), item(5, append=[1] * 6, key="2/a")])
     assert model.tokens_computed - before == 6 + 1
 
 
 def test_what_is_refused_opens_nothing() -> None:
     model = ScriptedBackend(vocabulary_size=8)
-    model.score([opening(1, [1, 2, 3])])
+    score(model, item(append=[1, 2, 3], key="alice"))
     model.close_session(SessionId(1))
     with pytest.raises(BackendError, match="outside the vocabulary"):
-        model.score([opening(2, [1, 2, 3, 99])])
+        score(model, item(2, append=[1, 2, 3, 99], key="alice"))
     assert model.open_sessions == 0
 
 
 def test_the_bundled_target_goes_on_from_kept_keys_and_values() -> None:
     prompt, answer, question = list(range(100, 300)), [5, 6, 7], [300, 301]
     model, fresh = load_bundled("target"), load_bundled("target")
-    model.score([opening(1, prompt)])
-    model.score([ScoreItem(session_id=SessionId(1), sampling=SamplingParams(), append=tuple(answer))])
+    score(model, item(append=prompt, key="alice"))
+    score(model, item(append=answer))
     model.close_session(SessionId(1))
-    (rows,) = model.score([opening(2, [*prompt, *answer, *question])])
-    (expected,) = fresh.score([opening(2, [*prompt, *answer, *question])])
+    rows, expected = (score(each, item(2, append=[*prompt, *answer, *question], key="alice")) for each in (model, fresh))
     assert rows.shape == expected.shape
     np.testing.assert_allclose(rows, expected, atol=1e-3)

@@ -10,7 +10,6 @@ import pytest
 from numpy.typing import NDArray
 
 from wanspec.backends import paced
-from wanspec.backends.interface import ModelInfo
 from wanspec.backends.paced import PacedBackend
 from wanspec.backends.scripted import ScriptedBackend
 from wanspec.errors import BackendError, ConfigError
@@ -32,28 +31,16 @@ class FakeTime:
         self.now += seconds + self.oversleep + 1e-6
 
 
-class SlowBackend:
-    """A scripted model whose passes take `work_s` of the fake clock."""
+class SlowBackend(ScriptedBackend):
+    """One whose passes take `work_s` of the fake clock."""
 
     def __init__(self, clock: FakeTime, work_s: float) -> None:
-        self.backend, self.clock, self.work_s = ScriptedBackend(), clock, work_s
-
-    @property
-    def info(self) -> ModelInfo:
-        return self.backend.info
+        super().__init__()
+        self.clock, self.work_s = clock, work_s
 
     def score(self, items: Sequence[ScoreItem]) -> list[NDArray[np.float32]]:
         self.clock.now += self.work_s
-        return self.backend.score(items)
-
-    def end_pass(self) -> None:
-        self.backend.end_pass()
-
-    def close_session(self, session_id: SessionId) -> None:
-        self.backend.close_session(session_id)
-
-    def forget(self, prefix: str) -> None:
-        self.backend.forget(prefix)
+        return super().score(items)
 
 
 @pytest.fixture

@@ -61,5 +61,5 @@ def test_the_fingerprint_depends_on_the_vocabulary_and_not_on_its_order() -> Non
 
 def test_the_held_out_prompts_are_of_useful_length() -> None:
     prompts = held_out_prompts()
-    assert len(prompts) == len({prompt.text for prompt in prompts}) == 40
-    assert all(48 <= len(TOKENIZER.encode(prompt.text)) <= 96 for prompt in prompts)
+    assert len(prompts) == len(set(prompts)) == 40
+    assert all(48 <= len(TOKENIZER.encode(prompt)) <= 96 for prompt in prompts)

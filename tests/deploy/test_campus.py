@@ -33,6 +33,16 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> TrialCertificates:
     return create_trial_certificates(tmp_path_factory.mktemp("made") / "certs", [])
 
 
+@pytest.fixture(scope="module")
+def running(made: TrialCertificates) -> Iterator[Running]:
+    """A controller whose certificate was made later than the others."""
+    certificate, key = map(str, add_controller_certificate(made.ca_file.parent, "controller-2", ["controller.example.org"]))
+    link = ("--tls-ca", str(made.ca_file), "--tls-cert", certificate, "--tls-key", key)
+    api = ("--api-tls-cert", certificate, "--api-tls-key", key)
+    with process(*SCRIPTED, "--listen", "127.0.0.1:0", "--policy", "remote", *link, *api) as server:
+        yield server
+
+
 def test_the_script_passes_shellcheck() -> None:
     run(tool("shellcheck"), DEPLOY / "slurm/worker.sbatch")
 
@@ -75,12 +85,6 @@ def slurm_job(folder: Path, controller: str, credentials: Path) -> Iterator[subp
             job.wait(timeout=PATIENCE_S)
 
 
-def controller(made: TrialCertificates, certificate: Path, key: Path) -> tuple[str, ...]:
-    flags = ("--tls-ca", str(made.ca_file), "--tls-cert", str(certificate), "--tls-key", str(key))
-    api = ("--api-tls-cert", str(certificate), "--api-tls-key", str(key))
-    return (*SCRIPTED, "--listen", "127.0.0.1:0", "--policy", "remote", *flags, *api)
-
-
 def answered_by(running: Running, ca: Path) -> str | None:
     """Who drafted for a request, once a worker is there."""
     with httpx.Client(base_url=running.url, verify=ssl.create_default_context(cafile=ca)) as client:
@@ -92,39 +96,24 @@ def answered_by(running: Running, ca: Path) -> str | None:
         return worker
 
 
-def test_a_slurm_job_drafts_over_tls_and_ends_with_sigterm(made: TrialCertificates, tmp_path: Path) -> None:
-    with (
-        process(*controller(made, made.controller_certificate_file, made.controller_key_file)) as running,
-        slurm_job(tmp_path, link_of(running), made.ca_file.parent) as job,
-    ):
+def test_a_slurm_job_drafts_over_tls_by_certificates_made_later_and_ends_with_sigterm(
+    made: TrialCertificates, running: Running, tmp_path: Path
+) -> None:
+    folder, site = made.ca_file.parent, tmp_path / "site"
+    add_worker_certificate(folder, "campus-2")
+    site.mkdir()
+    for source, name in (("ca.pem", "ca.pem"), ("campus-2.pem", "worker.pem"), ("campus-2-key.pem", "worker-key.pem")):
+        (site / name).write_bytes((folder / source).read_bytes())
+    with slurm_job(tmp_path, link_of(running), site) as job:
         assert answered_by(running, made.ca_file) == "slurm-42"
         job.send_signal(signal.SIGTERM)
         assert job.wait(timeout=PATIENCE_S) == 143
 
 
-def test_a_slurm_job_that_is_refused_holds_no_node(made: TrialCertificates, tmp_path: Path) -> None:
+def test_a_slurm_job_that_is_refused_holds_no_node(running: Running, tmp_path: Path) -> None:
     strangers = create_trial_certificates(tmp_path / "strangers", [])
-    with (
-        process(*controller(made, made.controller_certificate_file, made.controller_key_file)) as running,
-        slurm_job(tmp_path, link_of(running), strangers.ca_file.parent) as job,
-    ):
+    with slurm_job(tmp_path, link_of(running), strangers.ca_file.parent) as job:
         assert job.wait(timeout=PATIENCE_S) == 1
-
-
-def test_certificates_made_later_do_for_both_sides(tmp_path: Path) -> None:
-    made = create_trial_certificates(tmp_path / "certs", [])
-    folder = made.ca_file.parent
-    add_worker_certificate(folder, "campus-2")
-    add_controller_certificate(folder, "controller-2", ["controller.example.org"])
-    site = tmp_path / "site"
-    site.mkdir()
-    for source, name in (("ca.pem", "ca.pem"), ("campus-2.pem", "worker.pem"), ("campus-2-key.pem", "worker-key.pem")):
-        (site / name).write_bytes((folder / source).read_bytes())
-    with (
-        process(*controller(made, folder / "controller-2.pem", folder / "controller-2-key.pem")) as running,
-        slurm_job(tmp_path, link_of(running), site),
-    ):
-        assert answered_by(running, made.ca_file) == "slurm-42"
 
 
 def link_of(running: Running) -> str:

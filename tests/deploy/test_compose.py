@@ -59,8 +59,7 @@ def test_the_links_flags_are_those_of_the_relay(monkeypatch: pytest.MonkeyPatch)
     for side in ("near", "far"):
         command = SERVICES[f"{side}-link"]
         assert command["entrypoint"][-1] == relay.__name__
-        monkeypatch.setattr("sys.argv", ["relay", *command["command"]])
-        relay.main()
+        relay.main(command["command"])
     assert taken == [(f"0.0.0.0:{LINK_PORT}", f"controller:{LINK_PORT}")] * 2
 
 

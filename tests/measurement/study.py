@@ -10,6 +10,7 @@ from zoneinfo import ZoneInfo
 import msgspec
 import numpy as np
 
+from wanspec.measurement.analysis import Analysis
 from wanspec.measurement.regions import AWS_ZONES
 from wanspec.measurement.rows import VERSION, Header, Line, Note, RequestRow
 
@@ -22,6 +23,12 @@ SERVICE_S = 0.2
 
 def rtt_s(probe: str, target: str) -> float:
     return RTT_S.get(frozenset((probe, target)), 0.003)
+
+
+def best_target(analysis: Analysis, probe: str, share: float) -> str:
+    """The target with the lowest TTFT at this quantile."""
+    ttft_s = {target: cell.ttft[share].value for (source, target), cell in analysis.cells.items() if source == probe}
+    return min(ttft_s, key=lambda target: ttft_s[target])
 
 
 def study(

@@ -15,7 +15,7 @@ from tests.measurement.endpoint import openai, serving
 from wanspec.measurement.journal import read_lines
 from wanspec.measurement.rows import Header, RequestRow, Sent
 
-KILLS = int(os.environ.get("WANSPEC_TEST_KILLS", "6"))
+KILLS = int(os.environ.get("WANSPEC_TEST_KILLS", "3"))
 """Each takes about two seconds."""
 
 

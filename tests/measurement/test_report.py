@@ -8,7 +8,7 @@ from pathlib import Path
 import duckdb
 import msgspec
 import pytest
-from tests.measurement.study import PLACES, SERVICE_S, rtt_s, study
+from tests.measurement.study import PLACES, SERVICE_S, best_target, rtt_s, study
 from tests.server.chromium import CHROMIUM, chromium
 from typer.testing import CliRunner
 
@@ -17,7 +17,7 @@ from wanspec.errors import ConfigError
 from wanspec.measurement.analysis import TAIL
 from wanspec.measurement.journal import read_lines
 from wanspec.measurement.merge import merge_files, merged
-from wanspec.measurement.report import Report, write_report
+from wanspec.measurement.report import Report, make_report, write_page
 from wanspec.measurement.rows import Header, Line, Note, RequestRow, RttRow
 
 
@@ -28,8 +28,13 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 
 @pytest.fixture(scope="module")
-def made(files: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Report:
-    return write_report(files, tmp_path_factory.mktemp("report"))
+def made(files: list[Path]) -> Report:
+    return make_report(files)
+
+
+@pytest.fixture(scope="module")
+def page(made: Report, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_page(made, tmp_path_factory.mktemp("report"))
 
 
 def answer(made: Report, question: str) -> str:
@@ -56,8 +61,8 @@ def test_the_hours_of_a_busy_region_are_recovered_in_its_local_time(made: Report
 def test_the_region_with_the_bad_tail_is_named_and_the_best_tail_from_there_is_abroad(made: Report) -> None:
     assert answer(made, "heavy tail").startswith("Seen from where it is home: us-east-1 (p95")
     assert "eu-west-2 (p95" not in answer(made, "heavy tail")
-    assert made.analysis.best("us-east-1", 0.5) == "us-east-1"
-    assert made.analysis.best("us-east-1", TAIL) == "eu-west-2"
+    assert best_target(made.analysis, "us-east-1", 0.5) == "us-east-1"
+    assert best_target(made.analysis, "us-east-1", TAIL) == "eu-west-2"
     assert "From 1 of 3 probes the best p95 is surely abroad" in answer(made, "tail worse at home")
     assert "From 0 of 3 probes the best p50 is surely abroad" in answer(made, "median?")
     assert "not the network" in answer(made, "network or the queue")
@@ -71,12 +76,12 @@ def test_inter_token_latency_and_problems_are_counted(made: Report) -> None:
     assert made.warnings == ("9 requests were due and not sent (0.2 %); the reasons are in the notes below.",)
 
 
-def test_the_same_files_give_the_same_report(made: Report, files: list[Path], tmp_path: Path) -> None:
-    again = write_report(list(reversed(files)), tmp_path)
+def test_the_same_files_give_the_same_report(made: Report, files: list[Path]) -> None:
+    again = make_report(list(reversed(files)))
     assert again.findings == made.findings
 
 
-class Page(HTMLParser):
+class Tags(HTMLParser):
     def __init__(self, text: str) -> None:
         super().__init__()
         self.tags: list[tuple[str, dict[str, str | None]]] = []
@@ -86,31 +91,31 @@ class Page(HTMLParser):
         self.tags.append((tag, dict(attrs)))
 
 
-def test_the_page_loads_nothing_and_what_others_wrote_is_text(made: Report) -> None:
-    text = made.page.read_text()
-    page = Page(text)
-    assert {tag for tag, _ in page.tags} & {"script", "link", "iframe", "b"} == set()
-    sources = [attributes[name] for _, attributes in page.tags for name in ("src", "href") if name in attributes]
+def test_the_page_loads_nothing_and_what_others_wrote_is_text(page: Path) -> None:
+    text = page.read_text()
+    tags = Tags(text).tags
+    assert {tag for tag, _ in tags} & {"script", "link", "iframe", "b"} == set()
+    sources = [attributes[name] for _, attributes in tags for name in ("src", "href") if name in attributes]
     assert len(sources) == 8
     assert all(str(source).startswith("data:image/png;base64,") for source in sources)
     assert "&lt;b&gt;no runner was there&lt;/b&gt;" in text
-    assert all(path.read_bytes().startswith(b"\x89PNG") for path in made.page.parent.glob("*.png"))
-    assert len(list(made.page.parent.glob("*.png"))) == 8
+    assert all(path.read_bytes().startswith(b"\x89PNG") for path in page.parent.glob("*.png"))
+    assert len(list(page.parent.glob("*.png"))) == 8
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")
-async def test_a_browser_shows_it_without_a_complaint(made: Report, tmp_path: Path) -> None:
-    async with chromium(tmp_path) as page:
-        await page.go(made.page.as_uri())
-        assert await page.look("[...document.images].every(image => image.complete && image.naturalWidth > 300)")
-        assert await page.look("document.querySelectorAll('dt').length") == 7
-        assert not page.problems
+async def test_a_browser_shows_it_without_a_complaint(page: Path, tmp_path: Path) -> None:
+    async with chromium(tmp_path) as browser:
+        await browser.go(page.as_uri())
+        assert await browser.look("[...document.images].every(image => image.complete && image.naturalWidth > 300)")
+        assert await browser.look("document.querySelectorAll('dt').length") == 7
+        assert not browser.problems
 
 
 def test_files_of_many_hosts_become_one_of_parquet_with_the_same_report(made: Report, files: list[Path], tmp_path: Path) -> None:
     number, _ = merge_files([*files, files[0]], tmp_path / "all.parquet")
     assert number == 3 * 3 * 144 * 4
-    again = write_report([tmp_path / "all.parquet", files[1]], tmp_path)
+    again = make_report([tmp_path / "all.parquet", files[1]])
     assert again.findings == made.findings
     assert again.warnings == made.warnings
 
@@ -135,23 +140,23 @@ def test_two_different_rows_of_one_id_are_refused(files: list[Path], tmp_path: P
 def test_files_that_are_none_of_ours_are_named_with_the_line(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text('{"kind": "note", "at_s": 1, "probe": "p", "event": "disk", "reason": ""}\n{"kind": "pigeon"}\n')
     with pytest.raises(ConfigError, match=r"a.jsonl, line 2 is none of ours: Invalid value 'pigeon'"):
-        write_report([tmp_path / "a.jsonl"], tmp_path)
+        make_report([tmp_path / "a.jsonl"])
     (tmp_path / "a.parquet").write_text("PAR1 no")
     with pytest.raises(ConfigError, match=r"a.parquet: .*; give files that"):
-        write_report([tmp_path / "a.parquet"], tmp_path)
+        make_report([tmp_path / "a.parquet"])
     with pytest.raises(ConfigError, match="no such file"):
-        write_report([tmp_path / "b.parquet"], tmp_path)
+        make_report([tmp_path / "b.parquet"])
     with pytest.raises(ConfigError, match="No such file"):
-        write_report([tmp_path / "b.jsonl"], tmp_path)
+        make_report([tmp_path / "b.jsonl"])
     (tmp_path / "c.jsonl").write_bytes(msgspec.json.encode(Note(at_s=0.0, probe="p", event="disk", reason="")) + b"\n")
     with pytest.raises(ConfigError, match="these files have no requests"):
-        write_report([tmp_path / "c.jsonl"], tmp_path)
+        make_report([tmp_path / "c.jsonl"])
 
 
 def test_a_single_round_is_reported_without_intervals_or_tests(files: list[Path], tmp_path: Path) -> None:
     rows = [line for line in read_lines(files[0]) if isinstance(line, RequestRow)][:12]
     (tmp_path / "few.jsonl").write_bytes(b"".join(msgspec.json.encode(row) + b"\n" for row in rows))
-    made = write_report([tmp_path / "few.jsonl"], tmp_path)
+    made = make_report([tmp_path / "few.jsonl"])
     assert "There are only 1 rounds: too few for intervals and tests, which are left out." in made.warnings
     assert answer(made, "hour of the day").startswith("The study is too short")
     cell = made.analysis.cells["us-east-1", "us-east-1"]
@@ -190,7 +195,7 @@ def rewritten(path: Path, out: Path, kind: type[Line], **fields: object) -> Path
 def test_a_file_of_somebody_who_means_harm_is_refused(kind: type[Line], fields: dict[str, object], words: str, tmp_path: Path) -> None:
     path = rewritten(study(tmp_path, days=0.1)[0], tmp_path / "bad.jsonl", kind, **fields)
     with pytest.raises(ConfigError, match=words) as raised:
-        write_report([path], tmp_path)
+        make_report([path])
     assert len(str(raised.value)) < 500
 
 
@@ -204,7 +209,7 @@ def test_times_that_no_calendar_has_are_refused_in_parquet_too(tmp_path: Path) -
             [str(tmp_path / "good.parquet")],
         )
     with pytest.raises(ConfigError, match="no calendar"):
-        write_report([tmp_path / "bad.parquet"], tmp_path)
+        make_report([tmp_path / "bad.parquet"])
 
 
 def test_round_trips_of_a_stranger_are_text_on_the_terminal(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""A campaign of two days in half a minute, against real servers, each with what its region is known for; the report must find it."""
+"""A campaign of two days in 20 seconds, against real servers, each with what its region is known for; the report must find it."""
 
 from __future__ import annotations
 
@@ -12,18 +12,21 @@ import msgspec
 import pytest
 from tests.measurement.campaigns import campaign, target
 from tests.measurement.endpoint import Server, openai, serving
+from tests.measurement.study import best_target
 
 from wanspec.measurement.analysis import TAIL
 from wanspec.measurement.campaign import Probe
 from wanspec.measurement.clock import FastClock
-from wanspec.measurement.report import write_report
+from wanspec.measurement.report import make_report
 from wanspec.measurement.runner import Runner
 
 PLACES = ("us-east-1", "eu-west-2")
 RTT_S = 0.15
-SPEED = 6000.0
-ROUNDS = 52
-"""Of an hour each."""
+SPEED = 9_000.0
+ROUNDS, RUNS = 52, 3
+"""Rounds of an hour each; requests from each probe to each target in one: what a machine that is busy with something else still manages."""
+LATE_ROUNDS = 4
+"""At the beginning, which a machine that is busy may miss; what is left is two days."""
 START_S = 1_760_000_400.0
 
 
@@ -48,21 +51,22 @@ async def test_a_report_recovers_distances_hours_and_the_bad_tail_of_real_reques
         for probe in PLACES:
             targets = [target(servers[probe, place].port, place, region=place) for place in PLACES]
             made = msgspec.structs.replace(
-                campaign(*targets, interval_s=3600.0, runs=4, rounds=ROUNDS, in_flight=1000), probes=(Probe(name=probe),)
+                campaign(*targets, interval_s=3600.0, runs=RUNS, rounds=ROUNDS, in_flight=1000), probes=(Probe(name=probe),)
             )
             path = tmp_path / f"{probe}.jsonl"
             runners.append(Runner(made, made.probes[0], path, environment={}, clock=clock, max_late_s=math.inf))
         await asyncio.gather(*[runner.run() for runner in runners])
-    report = write_report([runner.path for runner in runners], tmp_path)
+    report = make_report([runner.path for runner in runners])
     analysis = report.analysis
-    assert sum(pair.ok for pair in analysis.samples.pairs.values()) == 2 * 2 * 4 * ROUNDS
+    pairs = analysis.samples.pairs.values()
+    assert sum(pair.ok for pair in pairs) == sum(pair.requests for pair in pairs) >= 2 * 2 * RUNS * (ROUNDS - LATE_ROUNDS)
     for place in PLACES:
         away, home = (analysis.cells[probe, place].ttft[0.5].value for probe in (next(other for other in PLACES if other != place), place))
         assert away - home == pytest.approx(RTT_S, abs=0.06)
     assert analysis.diurnal["eu-west-2"].p < 0.05
     assert analysis.diurnal["eu-west-2"].peak_hour == pytest.approx(15, abs=2.5)  # 14:00 UTC in London, in October
-    assert analysis.best("us-east-1", 0.5) == "us-east-1"
-    assert analysis.best("us-east-1", TAIL) == "eu-west-2"
+    assert best_target(analysis, "us-east-1", 0.5) == "us-east-1"
+    assert best_target(analysis, "us-east-1", TAIL) == "eu-west-2"
     answers = {finding.question: finding.answer for finding in report.findings}
     assert answers["Which regions have a heavy tail, even from inside?"].startswith("Seen from where it is home: us-east-1 (p95")
     assert "From us-east-1, eu-west-2 has a p95" in answers["Is the tail worse at home than abroad?"]

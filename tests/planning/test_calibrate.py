@@ -8,37 +8,21 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from wanspec.backends.interface import ModelInfo
 from wanspec.backends.scripted import ScriptedBackend
 from wanspec.errors import ConfigError
 from wanspec.planning.calibrate import medians, time_rounds
-from wanspec.speculation.types import ScoreItem, SessionId
+from wanspec.speculation.types import ScoreItem
 
 
-class Clocked:
+class Clocked(ScriptedBackend):
     """A scripted model on a clock of its own: a pass takes 10 ms and 1 ms a token, every fifth one three times as long."""
 
-    def __init__(self, context_length: int = 4096) -> None:
-        self.model = ScriptedBackend(context_length=context_length)
-        self.now_s = 0.0
-
-    @property
-    def info(self) -> ModelInfo:
-        return self.model.info
+    now_s = 0.0
 
     def score(self, items: Sequence[ScoreItem]) -> list[NDArray[np.float32]]:
-        logits = self.model.score(items)
-        self.now_s += (0.010 + 0.001 * sum(item.tokens for item in items)) * (3 if self.model.passes % 5 == 0 else 1)
+        logits = super().score(items)
+        self.now_s += (0.010 + 0.001 * sum(item.tokens for item in items)) * (3 if self.passes % 5 == 0 else 1)
         return logits
-
-    def end_pass(self) -> None:
-        self.model.end_pass()
-
-    def close_session(self, session_id: SessionId) -> None:
-        self.model.close_session(session_id)
-
-    def forget(self, prefix: str) -> None:
-        self.model.forget(prefix)
 
 
 def test_the_median_of_passes_of_each_width_is_taken_on_the_model_itself() -> None:
@@ -48,14 +32,14 @@ def test_the_median_of_passes_of_each_width_is_taken_on_the_model_itself() -> No
     )
     assert list(times) == [1, 8, 64]
     assert list(times.values()) == pytest.approx([11.0, 18.0, 74.0])
-    assert backend.model.open_sessions == 0
+    assert backend.open_sessions == 0
 
 
 def test_what_does_not_fit_the_context_is_refused_before_anything_is_timed() -> None:
     backend = Clocked(context_length=100)
     with pytest.raises(ConfigError, match=r"the prompt has 40 tokens; with 5 passes a width small takes 1 to 22"):
         list(time_rounds(backend, "small", widths=(1, 64), prompt_tokens=40, passes=5))
-    assert backend.model.passes == 0
+    assert backend.passes == 0
 
 
 def test_no_passes_are_no_measurement() -> None:

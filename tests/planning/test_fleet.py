@@ -87,7 +87,7 @@ def test_no_more_places_are_lent_than_there_are() -> None:
 
 def test_a_worker_that_does_not_help_is_not_asked() -> None:
     useless = ServiceTimes(alone=pace(4, 0.08), with_worker={15.0: pace(4, 0.08)})
-    assert FleetDay(TWO, useless, lambda _site, _other: 15.0, offloads=True, seed=1).lender_sites(0) == []
+    assert {request.lender for request in day(TWO, useless, offloads=True)} == {NOBODY}
 
 
 def test_every_request_is_served_and_the_same_seed_gives_the_same_day() -> None:

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from wanspec.cli.application import app
 from wanspec.planning.outcome import Outcome
 from wanspec.planning.placements import Alone, Placement
-from wanspec.planning.settings_file import settings_text, write_settings
+from wanspec.planning.settings_file import settings_text
 from wanspec.simulation.scenario import Policy
 
 OUTCOME = Outcome(
@@ -44,7 +44,7 @@ def alone_with(policy: Policy) -> Alone:
 )
 def test_what_is_written_can_be_served(tmp_path: Path, placement: Placement, alone: Policy, words: str) -> None:
     path = tmp_path / "wanspec.toml"
-    write_settings(settings_text(placement, alone_with(alone), target="bundled:target", draft="bundled:draft"), path)
+    path.write_text(settings_text(placement, alone_with(alone), target="bundled:target", draft="bundled:draft"), "utf-8")
     result = CliRunner().invoke(app, ["config", "check", str(path)])
     assert result.exit_code == 0, result.output
     assert words in result.output.replace("\n", " ")

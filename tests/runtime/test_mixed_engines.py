@@ -43,7 +43,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Models]:
 
 @pytest.fixture(scope="module")
 def prompts() -> list[list[int]]:
-    return [load_bundled_tokenizer().encode(prompt.text) for prompt in held_out_prompts()[:NUM_PROMPTS]]
+    return [load_bundled_tokenizer().encode(prompt) for prompt in held_out_prompts()[:NUM_PROMPTS]]
 
 
 @pytest.mark.parametrize("temperature", [0.0, 0.8])

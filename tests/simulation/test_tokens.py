@@ -25,10 +25,11 @@ def accepted_share(tokens: TokenModel, depth: int) -> float:
     """Accepted / proposed when a chain of `depth` starts at every position."""
     accepted = proposed = 0
     for index in range(150):
-        path = tokens.path(index, 300, random.Random(index))
-        for start in range(len(path) - depth):
-            run = next((i for i in range(depth) if path[start + i].rank != 1), depth)
-            accepted, proposed = accepted + run, proposed + depth
+        path, run = tokens.path(index, 300, random.Random(index)), 0
+        for start in reversed(range(len(path))):
+            run = run + 1 if path[start].rank == 1 else 0
+            if start < len(path) - depth:
+                accepted, proposed = accepted + min(run, depth), proposed + depth
     return accepted / proposed
 
 

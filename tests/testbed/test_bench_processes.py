@@ -3,24 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
-from wanspec.testbed.namespaces import available
-
-WAIT_S = 60.0
-needs_root = pytest.mark.skipif(available() is not None, reason="needs root and the kernel's module tun")
-
-
-def wanspec(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "wanspec", *arguments], check=False, capture_output=True, text=True, timeout=100)
-
+from tests.testbed.processes import WAIT_S, child_of, needs_root, wanspec
 
 TINY = ("bench", "--policy", "colocated,adaptive", "--rtt", "10", "--prompts", "2", "--max-tokens", "12", "--repeats", "1")
 
@@ -28,7 +17,6 @@ TINY = ("bench", "--policy", "colocated,adaptive", "--rtt", "10", "--prompts", "
 def test_a_small_benchmark_over_the_relay(tmp_path: Path) -> None:
     path, pictures = tmp_path / "rows.json", tmp_path / "pictures"
     done = wanspec(*TINY, "--temperature", "0", "--wan", "relay", "--json", str(path), "--plot", str(pictures))
-    assert done.returncode == 0, done.stderr
     chain, ours = json.loads(path.read_text())
     assert (chain["policy"], chain["itl_ratio"], chain["offload_fraction"]) == ("colocated", 1.0, 0.0)
     assert (ours["policy"], ours["rtt_ms"], ours["loss"], ours["temperature"]) == ("adaptive", 10.0, 0.0, 0.0)
@@ -48,19 +36,9 @@ def test_a_small_benchmark_over_the_relay(tmp_path: Path) -> None:
 @needs_root
 def test_a_small_benchmark_over_packets_that_are_lost(tmp_path: Path) -> None:
     path = tmp_path / "rows.json"
-    done = wanspec(*TINY, "--temperature", "0.8", "--wan", "tun", "--loss", "0.02", "--json", str(path))
-    assert done.returncode == 0, done.stderr
+    wanspec(*TINY, "--temperature", "0.8", "--wan", "tun", "--loss", "0.02", "--json", str(path))
     _, ours = json.loads(path.read_text())
     assert (ours["loss"], ours["temperature"], ours["identical"]) == (0.02, 0.8, True)
-
-
-def has_worker(parent: int) -> bool:
-    """Whether the process has a worker."""
-    for pid in Path(f"/proc/{parent}/task/{parent}/children").read_text().split():
-        with contextlib.suppress(OSError):
-            if "worker.jsonl" in Path(f"/proc/{pid}/cmdline").read_text():
-                return True
-    return False
 
 
 async def test_ctrl_c_shows_what_was_measured() -> None:
@@ -69,7 +47,7 @@ async def test_ctrl_c_shows_what_was_measured() -> None:
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
     )  # fmt: skip
     async with asyncio.timeout(WAIT_S):
-        while not has_worker(process.pid):  # noqa: ASYNC110  # the kernel sends no event
+        while child_of(process.pid, "worker.jsonl") is None:  # noqa: ASYNC110  # the kernel sends no event
             await asyncio.sleep(0.02)
     process.send_signal(signal.SIGINT)
     async with asyncio.timeout(WAIT_S):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import os
 import signal
@@ -11,20 +10,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from tests.testbed.processes import WAIT_S, child_of, gone
 
 KEYS = [
-    "policy",
-    "rtt_ms",
-    "itl_ms",
-    "itl_ratio",
-    "controller_draft_passes",
-    "offload_fraction",
-    "worker_draft_passes",
-    "bytes_per_token",
-    "identical",
-    "tokens",
-]
-WAIT_S = 60.0
+    "policy", "rtt_ms", "itl_ms", "itl_ratio", "controller_draft_passes", "offload_fraction", "worker_draft_passes", "bytes_per_token",
+    "identical", "tokens",
+]  # fmt: skip
 
 
 async def start(*arguments: str) -> asyncio.subprocess.Process:
@@ -42,34 +33,11 @@ async def ended(process: asyncio.subprocess.Process) -> tuple[int | None, str, s
     return process.returncode, out.decode(), err.decode()
 
 
-def find_child(parent: int, name: str) -> int | None:
-    """The id of a child process with this word on its command line."""
-    for pid in Path(f"/proc/{parent}/task/{parent}/children").read_text().split():
-        with contextlib.suppress(OSError):
-            if name in Path(f"/proc/{pid}/cmdline").read_text():
-                return int(pid)
-    return None
-
-
-def runs(pid: int) -> bool:
-    """Whether such a process is there, and more than a zombie."""
-    try:
-        return " Z " not in Path(f"/proc/{pid}/stat").read_text()
-    except OSError:
-        return False
-
-
 async def child(process: asyncio.subprocess.Process, name: str) -> int:
     async with asyncio.timeout(WAIT_S):
-        while (pid := find_child(process.pid, name)) is None:  # noqa: ASYNC110  # the kernel sends no event
+        while (pid := child_of(process.pid, name)) is None:  # noqa: ASYNC110  # the kernel sends no event
             await asyncio.sleep(0.02)
     return pid
-
-
-async def gone(pid: int) -> None:
-    async with asyncio.timeout(WAIT_S):
-        while runs(pid):  # noqa: ASYNC110  # as above
-            await asyncio.sleep(0.02)
 
 
 async def generating(process: asyncio.subprocess.Process) -> None:
@@ -120,5 +88,4 @@ async def test_however_the_demo_is_stopped_nothing_is_left_running(number: signa
     code, _, err = await ended(process)
     assert code == status
     assert "Traceback" not in err
-    for pid in children:
-        await gone(pid)
+    await gone(*children)

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.testbed.test_bench import Quiet
 
 from wanspec.backends.bundled_pair import bundled_info
 from wanspec.errors import ConfigError, TransportError
@@ -364,23 +365,7 @@ async def test_whatever_else_comes_is_an_outcome_too(reply: bytes, outcome: str,
     found = await asked(reply)
     assert (found.outcome, found.status) == (outcome, status)
     assert words in found.reason
-    assert found.retry_after_s == (3.0 if status == 429 else 0.0)
-
-
-class Quiet:
-    """A progress that is not shown."""
-
-    def __init__(self) -> None:
-        self.said: list[str] = []
-
-    def doing(self, what: str) -> None:
-        pass
-
-    def done(self, seconds: float) -> None:
-        pass
-
-    def say(self, text: str) -> None:
-        self.said.append(text)
+    assert found.retry_after_s == (3.0 if status == 429 else None)
 
 
 async def test_another_servers_wrong_texts_are_said_at_once_and_in_the_row() -> None:
@@ -438,7 +423,7 @@ def test_a_picture_shows_users_and_rates(tmp_path: Path) -> None:
         ({"duration_s": 0.5}, "--duration: 0.5; give 1 to 86400"),
         ({"seeds": 0}, "--seeds: 0; give 1 to"),
         ({"max_tokens": 0}, "--max-tokens: 0; give 1 or more"),
-        ({"temperatures": (0.0, 0.0)}, "--temperature: 0 is named twice"),
+        ({"temperatures": (0.0, 0.0)}, "--temperature: 0.0 is named twice"),
         ({"temperatures": (-1.0,)}, "temperature must be between 0 and 100, not -1"),
         ({"server": OwnServer(workers=())}, "--workers: give at least one number"),
         ({"server": OwnServer(workers=(17,))}, "--workers: 17; give 0 to 16"),

@@ -3,26 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import os
 import signal
-import subprocess
 import sys
 from asyncio.subprocess import Process
 from pathlib import Path
 
 import pytest
+from tests.testbed.processes import WAIT_S, child_of, is_running, needs_root, wanspec
 
-from wanspec.testbed.namespaces import available
-
-WAIT_S = 60.0
 SMALL = ("bench", "--serve", "--prompts", "3", "--max-tokens", "16", "--rtt", "10")
-needs_root = pytest.mark.skipif(available() is not None, reason="needs root and the kernel's module tun")
-
-
-def wanspec(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "wanspec", *arguments], check=False, capture_output=True, text=True, timeout=110)
 
 
 def test_texts_are_exact_while_a_worker_is_killed_and_comes_back(tmp_path: Path) -> None:
@@ -31,7 +22,6 @@ def test_texts_are_exact_while_a_worker_is_killed_and_comes_back(tmp_path: Path)
         *SMALL, "--wan", "relay", "--users", "2", "--workers", "1", "--kill-every", "1", "--duration", "3", "--temperature", "0,0.8",
         "--json", str(rows_path), "--requests", str(log_path), "--plot", str(picture),
     )  # fmt: skip
-    assert done.returncode == 0, done.stderr
     (row,) = json.loads(rows_path.read_text())
     assert (row["workers"], row["users"], row["rate_per_s"], row["exact"]) == (1, 2, None, True)
     assert row["kills"] >= 1
@@ -52,11 +42,10 @@ def test_texts_are_exact_while_a_worker_is_killed_and_comes_back(tmp_path: Path)
 
 def test_those_who_are_refused_are_counted_and_the_flags_of_the_server_are_passed_on(tmp_path: Path) -> None:
     path = tmp_path / "rows.json"
-    done = wanspec(
+    wanspec(
         *SMALL, "--wan", "relay", "--rate", "60", "--workers", "0", "--duration", "1", "--json", str(path),
         "--", "--max-running", "1", "--max-queued", "1",
     )  # fmt: skip
-    assert done.returncode == 0, done.stderr
     (row,) = json.loads(path.read_text())
     assert row["rate_per_s"] == 60.0
     assert row["sent"] == row["finished"] + row["refused"] > 20
@@ -68,11 +57,10 @@ def test_those_who_are_refused_are_counted_and_the_flags_of_the_server_are_passe
 @needs_root
 def test_a_load_over_packets_that_are_lost(tmp_path: Path) -> None:
     path = tmp_path / "rows.json"
-    done = wanspec(
+    wanspec(
         *SMALL, "--wan", "tun", "--loss", "0.02", "--users", "1", "--workers", "1", "--duration", "1", "--preset", "l40s-8b",
         "--json", str(path),
     )  # fmt: skip
-    assert done.returncode == 0, done.stderr
     (row,) = json.loads(path.read_text())
     assert (row["exact"], row["failed"]) == (True, 0)
 
@@ -94,19 +82,6 @@ def has_answer(log_path: Path) -> bool:
     return log_path.exists() and log_path.stat().st_size > 0
 
 
-def is_alive(pid: int) -> bool:
-    return Path(f"/proc/{pid}").exists()
-
-
-def child_of(parent: int, command: str) -> int | None:
-    """The process id of a child by its subcommand."""
-    with contextlib.suppress(OSError):
-        for pid in Path(f"/proc/{parent}/task/{parent}/children").read_text().split():
-            if f"wanspec\0{command}\0" in Path(f"/proc/{pid}/cmdline").read_text():
-                return int(pid)
-    return None
-
-
 async def ended(process: Process) -> tuple[str, str]:
     async with asyncio.timeout(WAIT_S):
         out, err = await process.communicate()
@@ -115,22 +90,23 @@ async def ended(process: Process) -> tuple[str, str]:
 
 async def test_ctrl_c_shows_what_was_measured_and_leaves_nobody_behind(tmp_path: Path) -> None:
     process = await started(tmp_path / "requests.jsonl")
-    server, worker = child_of(process.pid, "serve"), child_of(process.pid, "worker")
+    server, worker = (child_of(process.pid, f"wanspec\0{command}\0") for command in ("serve", "worker"))
     process.send_signal(signal.SIGINT)
     out, err = await ended(process)
     assert process.returncode == 130, err
     assert "Traceback" not in err
     assert "2 users" in out
     assert "exact: all" in out
-    for pid in (server, worker):
-        assert pid is not None
-        assert not is_alive(pid)
+    assert server is not None
+    assert worker is not None
+    assert not is_running(server)
+    assert not is_running(worker)
 
 
 @pytest.mark.parametrize(("command", "name"), [("serve", "server"), ("worker", "worker-1")])
 async def test_a_process_that_dies_by_itself_is_named_and_what_was_measured_is_shown(tmp_path: Path, command: str, name: str) -> None:
     process = await started(tmp_path / "requests.jsonl")
-    victim = child_of(process.pid, command)
+    victim = child_of(process.pid, f"wanspec\0{command}\0")
     assert victim is not None
     os.kill(victim, signal.SIGKILL)
     out, err = await ended(process)

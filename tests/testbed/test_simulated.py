@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.testbed.processes import wanspec
 
 PROMPT = "def visit(self, node):"
 SETTINGS = ("--branch", "4", "--leaves", "16", "--theta", "0.1", "--phi", "8")
 TOKENS = 64
-
-
-def wanspec(*arguments: str) -> None:
-    subprocess.run([sys.executable, "-m", "wanspec", *arguments], check=True, capture_output=True, timeout=100)
 
 
 def paper_row(path: Path) -> dict[str, Any]:
@@ -25,14 +20,20 @@ def paper_row(path: Path) -> dict[str, Any]:
     return dict(row)
 
 
+@pytest.fixture(scope="module")
+def trace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("recorded") / "trace.parquet"
+    wanspec("trace", str(path), "--prompt", PROMPT, "--max-tokens", str(TOKENS))
+    return path
+
+
 @pytest.mark.parametrize("rtt", ["0", "40"])
-def test_the_simulator_says_about_what_real_processes_show(tmp_path: Path, rtt: str) -> None:
-    real_file, simulated_file, trace = (tmp_path / name for name in ("real.json", "simulated.json", "trace.parquet"))
+def test_the_simulator_says_about_what_real_processes_show(trace: Path, tmp_path: Path, rtt: str) -> None:
+    real_file, simulated_file = tmp_path / "real.json", tmp_path / "simulated.json"
     wanspec(
         "demo", "--prompt", PROMPT, "--max-tokens", str(TOKENS), "--rtt", rtt, "--policy", "colocated", "--policy", "paper",
         "--json", str(real_file), *SETTINGS,
     )  # fmt: skip
-    wanspec("trace", str(trace), "--prompt", PROMPT, "--max-tokens", str(TOKENS))
     wanspec(
         "simulate", "--tokens", str(trace), "--rtt", rtt, "--policy", "paper", "--requests", "1", "--max-tokens", str(TOKENS),
         "--iterations", "1", "--jobs", "1", "--json", str(simulated_file), *SETTINGS,

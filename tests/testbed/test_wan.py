@@ -16,13 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.testbed.processes import gone, needs_root
 
 from wanspec.errors import ConfigError, TransportError
 from wanspec.testbed.children import Child
 from wanspec.testbed.namespaces import available, create_site, enter_namespace
-
-reason = available()
-needs_root = pytest.mark.skipif(reason is not None, reason=str(reason))
 
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
@@ -199,14 +197,6 @@ def inode(namespace: str) -> int:
     return Path(namespace).stat().st_ino
 
 
-def runs(pid: int) -> bool:
-    """Whether there is such a process, other than one that has ended and that nobody has waited for."""
-    try:
-        return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
-    except OSError:
-        return False
-
-
 def holders(namespace: int) -> list[Path]:
     """The descriptors and threads that keep the namespace of this inode alive."""
     found = []
@@ -244,11 +234,7 @@ async def test_nothing_is_left_behind_when_the_parent_is_killed() -> None:
         assert all(holders(namespace) for namespace in namespaces)
         os.kill(parent.pid, signal.SIGKILL)
         await parent.wait()
-        for _ in range(500):
-            if not any(runs(pid) for pid in ready["pids"]):
-                break
-            await asyncio.sleep(0.01)
-        assert not any(runs(pid) for pid in ready["pids"])
+        await gone(*ready["pids"])
         assert not any(holders(namespace) for namespace in namespaces)  # and a TUN device has no other home
     assert not any(name.startswith("wan") for _, name in socket.if_nameindex())
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from typing import TYPE_CHECKING, Literal, get_args
@@ -16,15 +15,6 @@ if TYPE_CHECKING:
     from wanspec.backends.onnx_backend import OnnxBackend
 
 BundledModel = Literal["target", "draft"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HeldOutPrompt:
-    """The beginning of a function or class that neither model has seen in training."""
-
-    file: str
-    """Path below the standard library's folder."""
-    text: str
 
 
 def load_bundled(model: BundledModel, *, threads: int = 1) -> OnnxBackend:
@@ -54,9 +44,9 @@ def load_bundled_tokenizer() -> JsonTokenizer:
     return JsonTokenizer(read("tokenizer.json").decode())
 
 
-def held_out_prompts() -> list[HeldOutPrompt]:
-    """Prompts for demonstrations and benchmarks, some 48 to 96 tokens each."""
-    return [HeldOutPrompt(file=entry["file"], text=entry["text"]) for entry in json.loads(read("held_out_prompts.json"))]
+def held_out_prompts() -> list[str]:
+    """Beginnings of functions and classes that neither model has seen in training, some 48 to 96 tokens each."""
+    return [entry["text"] for entry in json.loads(read("held_out_prompts.json"))]
 
 
 def read(name: str) -> bytes:

@@ -40,12 +40,12 @@ def fleet(
     from wanspec.planning.fleet_file import read_fleet
     from wanspec.planning.fleet_plots import plot_fleet
     from wanspec.planning.mesh import load_mesh
-    from wanspec.planning.plots import check_picture
     from wanspec.planning.runs import Runs
     from wanspec.planning.service_times import cells_between, simulate_service
     from wanspec.planning.step_times import compute_section
     from wanspec.simulation.run import token_model
     from wanspec.simulation.scenario import Policy, parse
+    from wanspec.telemetry.picture import check_picture
     from wanspec.telemetry.table import print_table
 
     with exit_statuses():

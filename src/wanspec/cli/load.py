@@ -89,8 +89,8 @@ def load(
     Ctrl-C ends it and shows what was measured. docs/benchmarking.md says how to read the tables.
     """  # noqa: D301  # the backspace keeps the lines of the examples apart
     with exit_statuses():
+        from wanspec.telemetry.picture import check_picture
         from wanspec.testbed.load.plan import LoadConfig, check_config
-        from wanspec.testbed.load.plots import check_picture
 
         check_picture(plot_path)
         for path in (json_path, requests_path, plot_path):

@@ -144,15 +144,16 @@ def report(
     Who is fast from where, when, in the tail; and what of it is more than chance.
     """
     with exit_statuses():
-        from wanspec.measurement.report import write_report
+        from wanspec.measurement.report import make_report, write_page
 
         make_folder(out)
-        made = write_report(files, out, seed=seed)
+        made = make_report(files, seed=seed)
+        page = write_page(made, out)
         for warning in made.warnings:
             stderr.print(Text(f"warning: {warning}"), style="yellow")
         for finding in made.findings:
             typer.echo(f"{finding.question} {finding.answer}")
-        typer.echo(made.page)
+        typer.echo(page)
 
 
 @measure.command()

@@ -268,7 +268,7 @@ def demo_prompts() -> tuple[str, ...]:
     """Beginnings of functions that the bundled models have not seen in training."""
     from wanspec.backends.bundled_pair import held_out_prompts
 
-    return tuple(prompt.text for prompt in held_out_prompts()[:DEMO_PROMPTS])
+    return tuple(held_out_prompts()[:DEMO_PROMPTS])
 
 
 def check_writable(path: Path | None) -> None:

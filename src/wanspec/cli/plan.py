@@ -17,6 +17,7 @@ from wanspec.cli.options import check_writable, load_model
 from wanspec.cli.running import exit_statuses, stderr
 from wanspec.cli.simulation import Jobs, tracked
 from wanspec.errors import ConfigError
+from wanspec.files import write_whole
 from wanspec.policy.registry import MAX_WIDTH
 from wanspec.presets import ESTIMATE_NOTE, PRESETS
 
@@ -85,8 +86,9 @@ def plan(
     if context.invoked_subcommand is not None:
         return
     from wanspec.planning.display import LEGEND, alone_words, as_json, placement_table
-    from wanspec.planning.plots import check_picture, plot_placements
-    from wanspec.planning.settings_file import settings_text, write_settings
+    from wanspec.planning.plots import plot_placements
+    from wanspec.planning.settings_file import settings_text
+    from wanspec.telemetry.picture import check_picture
     from wanspec.telemetry.table import print_table
 
     with exit_statuses():
@@ -112,7 +114,7 @@ def plan(
             plot_placements(places, plot, title=title)
         if config is not None:
             target, draft = _models(steps)
-            write_settings(settings_text(places[0], alone, target=target, draft=draft), config)
+            write_whole(config, settings_text(places[0], alone, target=target, draft=draft))
             stderr.print(f"settings in {config}; try: wanspec config check {config}", style="dim")
 
 

@@ -289,7 +289,7 @@ def trace(
         from wanspec.runtime.token_recorder import record_tokens
         from wanspec.telemetry.token_trace import write_token_trace
 
-        texts = read_prompts(prompt or [], prompt_file) or tuple(item.text for item in held_out_prompts())
+        texts = read_prompts(prompt or [], prompt_file) or tuple(held_out_prompts())
         tokenizer = load_tokenizer(target)
         sampling = SamplingParams(temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
         columns = (TextColumn("recording"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())

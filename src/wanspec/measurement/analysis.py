@@ -92,15 +92,6 @@ class Analysis:
     diurnal: dict[str, Diurnal]
     """By target; p corrected."""
 
-    def best(self, probe: str, share: float) -> str | None:
-        """The target with the lowest TTFT at this quantile."""
-        known = {
-            target: cell.ttft[share].value
-            for (source, target), cell in self.cells.items()
-            if source == probe and share in cell.ttft and not math.isnan(cell.ttft[share].value)
-        }
-        return min(known, key=lambda target: known[target]) if known else None
-
 
 def analyse(samples: Samples, *, seed: int = 0) -> Analysis:
     """Compute everything. The same samples and seed give the same figures."""

@@ -125,8 +125,6 @@ def _status(problem: Problem) -> Status:
             return "ok"
         case "throttled":
             return "throttled"
-        case "interrupted":
-            return "interrupted"
         case _:
             return "failed"
 

@@ -13,6 +13,7 @@ from rich.text import Text
 
 from wanspec.measurement.rtt import Link
 from wanspec.measurement.runner import Runner
+from wanspec.telemetry.table import compact_table, number
 
 HEADINGS = ("under\nway", "ok", "thrott-\nled", "failed", "missed", "connect\nms p50", "TTFT\nms p50", "\np90", "\np99")
 MAX_PROBLEM_CHARACTERS = 100
@@ -21,14 +22,11 @@ MAX_PROBLEM_CHARACTERS = 100
 
 def live_table(runner: Runner) -> Group:
     """What has been measured so far."""
-    table = Table(box=SIMPLE_HEAD, padding=0, pad_edge=False, title=title_of(runner))
-    table.add_column("target", no_wrap=True)
-    for heading in HEADINGS:
-        table.add_column(heading, justify="right", no_wrap=True)
+    table = compact_table("target", HEADINGS, title=title_of(runner))
     for name, tally in runner.tallies.items():
         counts = (tally.under_way, tally.ok, tally.throttled, tally.failed, tally.missed)
         figures = (tally.connect_ms(), *(tally.ttft_ms(share) for share in (0.5, 0.9, 0.99)))
-        table.add_row(name, *(str(count) for count in counts), *("-" if value is None else f"{value:.0f}" for value in figures))
+        table.add_row(name, *(str(count) for count in counts), *(number(value, ".0f") for value in figures))
     problems = [
         Text(f"{name}: {tally.last_problem}"[:MAX_PROBLEM_CHARACTERS], style="yellow")
         for name, tally in runner.tallies.items()

@@ -24,6 +24,7 @@ from wanspec.errors import ConfigError
 from wanspec.measurement.answer import Answer, Api, MalformedStreamError, ServiceError
 from wanspec.measurement.campaign import Prompt, Target
 from wanspec.measurement.rows import Problem
+from wanspec.testbed.load.client import retry_after_s
 
 MAX_ERROR_BYTES: Final = 1 << 16
 """Of the body of an error that is read."""
@@ -153,8 +154,7 @@ class Endpoint:
             if len(body) > MAX_ERROR_BYTES:
                 break
         answer.received_bytes = len(body)
-        seconds = response.headers.get("Retry-After", "")
-        answer.retry_after_s = float(seconds) if seconds.isascii() and seconds.isdigit() else None
+        answer.retry_after_s = retry_after_s(response)
         status = response.status_code
         problem: Problem = "throttled" if status in THROTTLES else "auth" if status in KEYS_REFUSED else "http"
         answer.fail(problem, f"{status}: {self.api.reason_of(dict(response.headers), body)}")

@@ -10,15 +10,14 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from wanspec.errors import ConfigError
 from wanspec.measurement.analysis import HOURS, SHARES, TAIL, Analysis, Cell
 from wanspec.measurement.resampling import Figure
+from wanspec.telemetry.picture import new_picture, save_picture
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure as Picture
 
-DPI: Final = 120
 HOME_COLOR, ABROAD_COLOR = "#204a87", "#f57900"
 OTHERS_COLOR: Final = "#babdb6"
 P50 = SHARES[0]
@@ -41,22 +40,13 @@ def draw_all(analysis: Analysis, folder: Path) -> dict[str, Path]:
     paths = {}
     for name, picture in drawn.items():
         paths[name] = folder / f"{name}.png"
-        try:
-            picture.savefig(paths[name], dpi=DPI)
-        except OSError as error:
-            raise ConfigError(f"cannot write {paths[name]}: {error.strerror}; name a folder that you can write to") from error
+        save_picture(picture, paths[name])
     return paths
-
-
-def _picture(width: float, height: float) -> Picture:
-    from matplotlib.figure import Figure as Picture  # noqa: PLC0415  # a second; most commands draw nothing
-
-    return Picture(figsize=(width, height), layout="constrained")
 
 
 def _heat_map(analysis: Analysis, title: str, of: Callable[[Cell], Figure | None]) -> Picture:
     """Probes down, targets across; the colour's scale is logarithmic. A frame: home. A star: the row's best."""
-    from matplotlib.colors import LogNorm  # noqa: PLC0415  # as above
+    from matplotlib.colors import LogNorm  # noqa: PLC0415  # as in `new_picture`
     from matplotlib.patches import Rectangle  # noqa: PLC0415
     from matplotlib.ticker import LogLocator, NullLocator  # noqa: PLC0415
 
@@ -64,7 +54,7 @@ def _heat_map(analysis: Analysis, title: str, of: Callable[[Cell], Figure | None
     found = [[analysis.cells.get((probe, target)) for target in targets] for probe in probes]
     values = np.array([[1e3 * figure.value if cell and (figure := of(cell)) else math.nan for cell in row] for row in found])
     known = values[np.isfinite(values) & (values > 0)]
-    picture = _picture(2.6 + 1.05 * len(targets), 1.6 + 0.5 * len(probes))
+    picture = new_picture(2.6 + 1.05 * len(targets), 1.6 + 0.5 * len(probes))
     axes = picture.add_subplot()
     norm = LogNorm(max(0.001, known.min() * 0.95), known.max() * 1.05) if len(known) else None
     image = axes.imshow(values, cmap="cividis_r", norm=norm, aspect="auto")
@@ -90,21 +80,13 @@ def _heat_map(analysis: Analysis, title: str, of: Callable[[Cell], Figure | None
 def _write(axes: Axes, row: int, column: int, value: float, *, is_best: bool, is_dark: bool) -> None:
     """The value of a cell."""
     text = "-" if math.isnan(value) else (f"{value:.0f}" if value >= 100 else f"{value:.3g}") + ("*" if is_best else "")  # noqa: PLR2004
-    axes.text(
-        column,
-        row,
-        text,
-        ha="center",
-        va="center",
-        fontsize=9,
-        color="white" if is_dark else "black",
-        weight="bold" if is_best else "normal",
-    )
+    color, weight = "white" if is_dark else "black", "bold" if is_best else "normal"
+    axes.text(column, row, text, ha="center", va="center", fontsize=9, color=color, weight=weight)
 
 
 def _hours(analysis: Analysis) -> Picture:
     """A panel for each target: medians and p90 by its local hour, from its nearest probe; the medians of the others in grey."""
-    axes_of = _panels(analysis.samples.targets, height=2.6)
+    picture, axes_of = _panels(analysis.samples.targets, height=2.6)
     for target, axes in axes_of.items():
         cells = [cell for (_, name), cell in analysis.cells.items() if name == target]
         cells.sort(key=lambda cell: cell.connect[P50].value if P50 in cell.connect else math.inf)
@@ -125,7 +107,7 @@ def _hours(analysis: Analysis) -> Picture:
         axes.grid(alpha=0.3)
         if axes.get_legend_handles_labels()[0]:
             axes.legend(fontsize=6)
-    return _picture_of(axes_of)
+    return picture
 
 
 def _line(axes: Axes, cell: Cell, share: float, *, band: bool = False, **style: Any) -> None:  # noqa: ANN401  # matplotlib's
@@ -143,7 +125,7 @@ def _line(axes: Axes, cell: Cell, share: float, *, band: bool = False, **style: 
 
 def _connect_and_ttft(analysis: Analysis) -> Picture:
     """A panel for each probe: from median to p95, connect time and TTFT of each target, one above the other."""
-    axes_of = _panels(analysis.samples.probes, height=1.2 + 0.28 * len(analysis.samples.targets))
+    picture, axes_of = _panels(analysis.samples.probes, height=1.2 + 0.28 * len(analysis.samples.targets))
     for probe, axes in axes_of.items():
         for row, target in enumerate(analysis.samples.targets):
             cell = analysis.cells.get((probe, target))
@@ -164,20 +146,15 @@ def _connect_and_ttft(analysis: Analysis) -> Picture:
         axes.set_title(f"from {probe}", fontsize=8)
         axes.tick_params(labelsize=7)
         axes.grid(alpha=0.3, axis="x")
-    return _picture_of(axes_of)
+    return picture
 
 
-def _panels(names: Sequence[str], *, height: float) -> dict[str, Axes]:
+def _panels(names: Sequence[str], *, height: float) -> tuple[Picture, dict[str, Axes]]:
+    """A picture with a panel for each."""
     columns = min(MAX_COLUMNS, len(names))
     rows = math.ceil(len(names) / columns)
-    picture = _picture(4.6 * columns, height * rows)
-    return {name: picture.add_subplot(rows, columns, index + 1) for index, name in enumerate(names)}
-
-
-def _picture_of(axes_of: dict[str, Axes]) -> Picture:
-    picture = next(iter(axes_of.values())).get_figure(root=True)
-    assert picture is not None
-    return picture
+    picture = new_picture(4.6 * columns, height * rows)
+    return picture, {name: picture.add_subplot(rows, columns, index + 1) for index, name in enumerate(names)}
 
 
 def _label(analysis: Analysis, target: str) -> str:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 import msgspec
 
 from wanspec.errors import ConfigError
+from wanspec.files import write_whole
 from wanspec.measurement.journal import read_lines
 from wanspec.measurement.rows import Header, Line, Note, RequestRow, RttRow, Sent
 
@@ -167,7 +168,4 @@ def write_parquet(database: DuckDBPyConnection, out: Path) -> None:
 
 def write_lines(out: Path, lines: Sequence[Line]) -> None:
     """JSON lines. Raises ConfigError."""
-    try:
-        out.write_bytes(b"".join(msgspec.json.encode(line) + b"\n" for line in lines))
-    except OSError as error:
-        raise ConfigError(f"cannot write {out}: {error.strerror}; name a file that you can write") from error
+    write_whole(out, b"".join(msgspec.json.encode(line) + b"\n" for line in lines))

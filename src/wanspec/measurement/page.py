@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from html import escape
@@ -37,7 +37,9 @@ PICTURES: Final = {
 }
 
 
-def render(analysis: Analysis, answers: Iterable[Finding], warnings: Iterable[str], notes: list[Note], pictures: Mapping[str, Path]) -> str:
+def render(
+    analysis: Analysis, answers: Iterable[Finding], warnings: Iterable[str], notes: Sequence[Note], pictures: Mapping[str, Path]
+) -> str:
     """The whole page."""
     body = [
         f"<h1>{escape(', '.join(analysis.samples.campaigns))}</h1>",
@@ -191,7 +193,7 @@ def _count(pair: Pair) -> list[str]:
     return [*names, *(str(number) for number in (pair.requests, pair.ok, pair.throttled, pair.failed, pair.interrupted))]
 
 
-def _notes(notes: list[Note]) -> str:
+def _notes(notes: Sequence[Note]) -> str:
     if not notes:
         return ""
     lines = "".join(

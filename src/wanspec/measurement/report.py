@@ -6,34 +6,37 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from wanspec.errors import ConfigError
+from wanspec.files import write_whole
 from wanspec.measurement.analysis import Analysis, analyse
 from wanspec.measurement.figures import draw_all
 from wanspec.measurement.findings import Finding, caveats, findings
 from wanspec.measurement.merge import merged
 from wanspec.measurement.page import render
+from wanspec.measurement.rows import Note
 from wanspec.measurement.samples import read_samples
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """What was made."""
+    """What a study comes to."""
 
-    page: Path
     analysis: Analysis
     findings: tuple[Finding, ...]
     warnings: tuple[str, ...]
+    notes: tuple[Note, ...]
 
 
-def write_report(paths: Sequence[Path], folder: Path, *, seed: int = 0) -> Report:
-    """Read, compute, draw, write. Raises ConfigError. `folder` must be there."""
+def make_report(paths: Sequence[Path], *, seed: int = 0) -> Report:
+    """Read and compute. Raises ConfigError."""
     with merged(paths) as found:
         analysis = analyse(read_samples(found), seed=seed)
-        answers, warnings, notes = findings(analysis), caveats(found, analysis), found.notes
+        warnings = caveats(found, analysis)
+    return Report(analysis=analysis, findings=tuple(findings(analysis)), warnings=tuple(warnings), notes=tuple(found.notes))
+
+
+def write_page(report: Report, folder: Path) -> Path:
+    """Draw and write, into a folder that is there; returns the page. Raises ConfigError."""
     page = folder / "index.html"
-    pictures = draw_all(analysis, folder)
-    try:
-        page.write_text(render(analysis, answers, warnings, notes, pictures), encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(f"cannot write {page}: {error.strerror}; name a folder that you can write to") from error
-    return Report(page=page, analysis=analysis, findings=tuple(answers), warnings=tuple(warnings))
+    pictures = draw_all(report.analysis, folder)
+    write_whole(page, render(report.analysis, report.findings, report.warnings, report.notes, pictures))
+    return page

@@ -23,7 +23,6 @@ from wanspec.measurement.rows import RttRow
 
 TIMEOUT_S: Final = 10.0
 """Round the earth is 0.3 s; TCP tries again after 1, 3 and 7."""
-MAX_COUNT: Final = 1_000_000
 MAX_PORT: Final = 65_535
 
 

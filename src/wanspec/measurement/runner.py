@@ -58,7 +58,6 @@ class Runner:
         self.rounds = 1 if is_single else campaign.schedule.rounds
         self.round = 0
         """Under way."""
-        self.next_due_s: float | None = None
         self.stopped_by = ""
         """Why no more is sent, before the end; empty: it goes on, or is done."""
         self.journal: Journal | None = None
@@ -73,10 +72,6 @@ class Runner:
     def resumed(self) -> int:
         """Requests of the time before."""
         return len(self._history.known)
-
-    @property
-    def under_way(self) -> int:
-        return len(self._tasks)
 
     async def run(self) -> None:
         """To the last round, a limit, or cancellation. Raises ConfigError when the file is in use, WanspecError when rows are lost."""
@@ -124,7 +119,6 @@ class Runner:
 
     async def _send(self, due: Due, asker: Asker) -> bool:
         """When it is due. False: nothing more may be sent."""
-        self.next_due_s = due.due_at_s
         await sleep_until(self.clock, due.due_at_s)
         assert self.journal is not None
         wanted = most(due.target, due.prompt, retries=self.campaign.schedule.retries)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import numpy as np
@@ -25,16 +25,22 @@ MAX_PAIRS: Final = 2500
 MAX_QUOTED_CHARACTERS: Final = 80
 """Of a name that is none, in an error."""
 _QUERY: Final = """
-SELECT round_at_s, status = 'ok' AND first_token_s IS NOT NULL AS ok, first_token_s, connect_s, tls_s, service_latency_s,
+SELECT round_at_s, status = 'ok' AND first_token_s IS NOT NULL AS ok, first_token_s AS ttft_s, connect_s, service_latency_s AS service_s,
   first_token_s - coalesce(dns_s, 0) - coalesce(connect_s, 0) - coalesce(tls_s, 0) AS answer_s,
   CASE WHEN len(token_s) > 1 THEN (token_s[-1] - token_s[1]) / (greatest(coalesce(output_tokens, 0), len(token_s)) - 1) END AS itl_s
 FROM requests ORDER BY probe, target, due_at_s, id
 """
+_TIMES: Final = ("ttft_s", "connect_s", "answer_s", "itl_s", "service_s")
+"""Columns of that query, and fields of a pair."""
 _COUNTS: Final = """
 SELECT probe, target, any_value(probe_region), any_value(target_region), any_value(model), bool_or(routed), count(*),
   count(*) FILTER (status = 'ok'), count(*) FILTER (status = 'throttled'), count(*) FILTER (status = 'failed'),
   count(*) FILTER (status = 'interrupted'), count(DISTINCT model) FROM requests GROUP BY probe, target ORDER BY probe, target
 """
+_COUNTED: Final = (
+    "probe", "target", "probe_region", "target_region", "model", "routed", "requests", "ok", "throttled", "failed", "interrupted",
+)  # fmt: skip
+"""What the first columns of that query are in a pair."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,13 +62,10 @@ class Pair:
     ttft_s: Floats
     """From the first step, the name's resolution, to the first token."""
     connect_s: Floats
-    tls_s: Floats
     answer_s: Floats
     """TTFT without resolving, connecting and TLS: one round trip, the queue, and prefill."""
     itl_s: Floats
     service_s: Floats
-    failed_round_of: NDArray[np.intp]
-    """Of each request that was throttled or failed."""
 
     @property
     def model_family(self) -> str:
@@ -125,17 +128,10 @@ def read_samples(found: Merged) -> Samples:
     )
 
 
-def _pair(row: tuple[object, ...], columns: dict[str, Floats], round_of: NDArray[np.intp]) -> Pair:
-    probe, target, probe_region, target_region, model, routed, requests, ok, throttled, failed, interrupted, _ = row
+def _pair(row: tuple[Any, ...], columns: dict[str, Floats], round_of: NDArray[np.intp]) -> Pair:
     answered = columns["ok"] == 1
-    names = {"ttft_s": "first_token_s", "connect_s": "connect_s", "tls_s": "tls_s", "answer_s": "answer_s", "itl_s": "itl_s",
-             "service_s": "service_latency_s"}  # fmt: skip
-    return Pair(
-        probe=str(probe), target=str(target), probe_region=str(probe_region), target_region=str(target_region), model=str(model),
-        routed=bool(routed), requests=int(str(requests)), ok=int(str(ok)), throttled=int(str(throttled)), failed=int(str(failed)),
-        interrupted=int(str(interrupted)), round_of=round_of[answered], failed_round_of=round_of[~answered],
-        **{name: columns[column][answered] for name, column in names.items()},
-    )  # fmt: skip
+    times = {name: columns[name][answered] for name in _TIMES}
+    return Pair(**dict(zip(_COUNTED, row, strict=False)), **times, round_of=round_of[answered])
 
 
 def _check_names(row: tuple[object, ...]) -> None:

@@ -13,6 +13,7 @@ from rich.table import Table
 from wanspec.planning.load import HOURS
 from wanspec.planning.placements import Alone, Placement
 from wanspec.simulation.scenario import Policy
+from wanspec.telemetry.table import number
 
 LEGEND = (
     "RTT: round trip in ms. ITL: ms between tokens; of alone, of chain: as a share of that of the site without a worker, and of\n"
@@ -37,7 +38,7 @@ def placement_table(placements: Sequence[Placement], *, title: str) -> Table:
         figures = [f"{each.rtt_ms:.1f}", f"{each.itl_ms:.1f}", f"{each.itl_ratio:.2f}", f"{each.itl_ratio_to_chain:.2f}"]
         figures += [f"{each.offload_fraction:.2f}", f"{each.controller_s_saved_per_mtoken:.0f}"]
         if has_money:
-            figures += [f"{value:.2f}" if value is not None else "-" for value in (each.money_per_mtoken, each.money_alone_per_mtoken)]
+            figures += [number(value, ".2f") for value in (each.money_per_mtoken, each.money_alone_per_mtoken)]
         figures += [settings_words(each.settings), f"{each.local_passes_per_token:.2f}"]
         if has_hours:
             figures.append(hour_ranges(each.hours_utc))

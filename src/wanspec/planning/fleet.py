@@ -121,11 +121,8 @@ class FleetDay:
         self._end_what_is_due(math.inf)
         return [request for request in self.requests if request.arrived_s >= 0.0]
 
-    def lender_sites(self, site: int) -> list[int]:
-        """Who may draft for a site, the nearest first."""
-        return [lender for lender, _ in self._lenders[site]]
-
     def _lenders_of(self, site: int, rtt_ms: Callable[[int, int], float]) -> list[tuple[int, Pace]]:
+        """Who may draft for a site, the nearest first."""
         sites = self.fleet.sites
         if not sites[site].target_devices:
             return []

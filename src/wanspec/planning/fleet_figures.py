@@ -7,14 +7,15 @@ from collections.abc import Sequence
 
 import numpy as np
 from msgspec import Struct
-from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from wanspec.planning.fleet import NOBODY, Served
 from wanspec.planning.fleet_file import Fleet
 from wanspec.planning.load import HOURS
+from wanspec.telemetry.table import compact_table
 
 QUANTILES = (0.5, 0.95, 0.99)
+HEADINGS = ("requests", "TTFT s\nhome", "TTFT s\nlent", "ITL ms\nhome", "ITL ms\nlent", "waited\nhome", "waited\nlent", "drafted\naway")
 LEGEND = (
     "TTFT: seconds to the first token, waiting for a place included, p50 / p95 / p99 over the day. ITL: ms between tokens, mean over\n"
     "requests. waited: share of requests that found no place at once. home: all drafting is done at the target's site; lent: on draft\n"
@@ -50,19 +51,7 @@ def figures_of(fleet: Fleet, requests: Sequence[Served]) -> list[SiteFigures]:
 
 def fleet_table(home: Sequence[SiteFigures], lent: Sequence[SiteFigures], *, title: str) -> Table:
     """A line for each site."""
-    table = Table(title=title, box=SIMPLE_HEAD, pad_edge=False)
-    table.add_column("site", no_wrap=True)
-    for heading in (
-        "requests",
-        "TTFT s\nhome",
-        "TTFT s\nlent",
-        "ITL ms\nhome",
-        "ITL ms\nlent",
-        "waited\nhome",
-        "waited\nlent",
-        "drafted\naway",
-    ):
-        table.add_column(heading, justify="right", no_wrap=True)
+    table = compact_table("site", HEADINGS, title=title, padding=1)
     for before, after in zip(home, lent, strict=True):
         table.add_row(
             before.site,

@@ -7,17 +7,15 @@ from pathlib import Path
 
 from wanspec.planning.fleet_figures import SiteFigures
 from wanspec.planning.load import HOURS
-from wanspec.planning.plots import save
+from wanspec.telemetry.picture import new_picture, save_picture
 
 HOME, LENT = "#a40000", "#4e9a06"
 
 
 def plot_fleet(home: Sequence[SiteFigures], lent: Sequence[SiteFigures], path: Path, *, title: str) -> None:
     """A column for each site: requests by hour above, with those drafted for elsewhere; p95 of TTFT below, in both ways."""
-    from matplotlib.figure import Figure  # noqa: PLC0415  # a second; most runs draw nothing
-
     hours = range(HOURS)
-    figure = Figure(figsize=(1.0 + 3.4 * len(home), 5.6), layout="constrained")
+    figure = new_picture(1.0 + 3.4 * len(home), 5.6)
     above, below = figure.subplots(2, len(home), sharex=True, sharey="row", squeeze=False)
     for column, (before, after) in enumerate(zip(home, lent, strict=True)):
         load, ttft = above[column], below[column]
@@ -34,4 +32,4 @@ def plot_fleet(home: Sequence[SiteFigures], lent: Sequence[SiteFigures], path: P
     above[0].legend(fontsize=7)
     below[0].legend(fontsize=7)
     figure.suptitle(title, fontsize=9)
-    save(figure, path)
+    save_picture(figure, path)

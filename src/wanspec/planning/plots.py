@@ -4,39 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from wanspec.errors import ConfigError
 from wanspec.planning.placements import Placement
+from wanspec.telemetry.picture import new_picture, save_picture
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-SUFFIXES = (".png", ".svg", ".pdf")
 MANY_SITES = 16
 """From here on figures in the cells could not be read."""
 LOW, HIGH = 0.7, 1.3
 """Ends of the colours: ratios beyond look alike."""
 
 
-def check_picture(path: Path | None) -> None:
-    """Raise ConfigError, before any work is done, where the file's name says no kind of picture that can be drawn."""
-    if path is not None and path.suffix not in SUFFIXES:
-        raise ConfigError(f"--plot {path}: name a file that ends with {', '.join(SUFFIXES)}")
-
-
 def plot_placements(placements: Sequence[Placement], path: Path, *, title: str) -> None:
     """Controllers against workers: the colour is latency in relation to the site alone, a frame marks what pays."""
-    from matplotlib.figure import Figure  # noqa: PLC0415  # a second; most runs draw nothing
-    from matplotlib.patches import Rectangle  # noqa: PLC0415
+    from matplotlib.patches import Rectangle  # noqa: PLC0415  # as in `new_picture`
 
     controllers = list(dict.fromkeys(sorted(placement.controller for placement in placements)))
     workers = list(dict.fromkeys(sorted(placement.worker for placement in placements)))
     ratios = np.full((len(controllers), len(workers)), np.nan)
     size = 0.85 if len(workers) <= MANY_SITES else 0.32
-    figure = Figure(figsize=(3.6 + size * len(workers), 2.4 + 0.75 * size * len(controllers)), layout="constrained")
+    figure = new_picture(3.6 + size * len(workers), 2.4 + 0.75 * size * len(controllers))
     axes = figure.subplots()
     for each in placements:
         row, column = controllers.index(each.controller), workers.index(each.worker)
@@ -54,12 +42,4 @@ def plot_placements(placements: Sequence[Placement], path: Path, *, title: str) 
     axes.set_facecolor("#eeeeec")
     figure.colorbar(image, ax=axes, label="inter-token latency / the site alone", shrink=0.8)
     axes.set_title(f"{title}\nframed: it pays", fontsize=9)
-    save(figure, path)
-
-
-def save(figure: Figure, path: Path) -> None:
-    """Raises ConfigError when the picture cannot be written."""
-    try:
-        figure.savefig(path, dpi=130)
-    except OSError as error:
-        raise ConfigError(f"cannot write {path}: {error.strerror}; name a file that you can write") from error
+    save_picture(figure, path)

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-from wanspec.errors import ConfigError
 from wanspec.planning.placements import Alone, Placement
 from wanspec.simulation.scenario import Policy
 
@@ -33,14 +30,6 @@ def settings_text(placement: Placement, alone: Alone, *, target: str, draft: str
     policy = placement.settings if placement.pays else alone.policy
     lines += ["", "[serve]", f"target = {_quoted(target)}", f"draft = {_quoted(draft)}", *_policy_lines(policy)]
     return "\n".join(lines) + "\n" + (LINK if placement.pays else "")
-
-
-def write_settings(text: str, path: Path) -> None:
-    """Raises ConfigError where it cannot be written."""
-    try:
-        path.write_text(text, "utf-8")
-    except OSError as error:
-        raise ConfigError(f"cannot write {path}: {error.strerror}; name a file that you can write") from error
 
 
 def _policy_lines(policy: Policy) -> list[str]:

@@ -11,7 +11,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from wanspec.errors import ConfigError
-from wanspec.files import read_bounded
+from wanspec.files import read_bounded, write_whole
 from wanspec.presets import PRESETS, preset
 
 FORMAT = "wanspec step times 1"
@@ -75,10 +75,7 @@ def read_step_times(path: Path) -> StepTimes:
 
 def write_step_times(times: StepTimes, path: Path) -> None:
     """As JSON. Raises ConfigError when it cannot be written."""
-    try:
-        path.write_bytes(msgspec.json.format(msgspec.json.encode(times), indent=2) + b"\n")
-    except OSError as error:
-        raise ConfigError(f"cannot write {path}: {error.strerror}; name a file that you can write") from error
+    write_whole(path, msgspec.json.format(msgspec.json.encode(times), indent=2) + b"\n")
 
 
 def _is_number(text: str) -> bool:

@@ -34,15 +34,15 @@ class Row:
             raise ConfigError(f"{self.where}: {name} is {value!r}; leave out what cannot be printed")
         return value
 
-    def number(self, name: str, *, at_most: float, at_least: float = 0.0) -> float:
-        """A finite number within its range. Raises ConfigError."""
+    def number(self, name: str, *, at_most: float) -> float:
+        """A number from 0 to `at_most`. Raises ConfigError."""
         text = self.text(name) if not isinstance(self._cells.get(name), int | float) else str(self._cells[name])
         try:
             value = float(text)
         except ValueError:
             value = math.nan
-        if not at_least <= value <= at_most:
-            raise ConfigError(f"{self.where}: {name} is {text}; give a number from {at_least:g} to {at_most:g}")
+        if not 0.0 <= value <= at_most:
+            raise ConfigError(f"{self.where}: {name} is {text}; give a number from 0 to {at_most:g}")
         return value
 
     def knows(self, name: str) -> bool:

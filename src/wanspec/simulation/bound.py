@@ -56,11 +56,6 @@ def bound_of(rows: Sequence[SimulatedRow], scenarios: Sequence[Scenario]) -> dic
     }
 
 
-def cross_entropy_nats(tokens: TokenModel) -> float:
-    """The draft's mean surprise at the target's tokens."""
-    return float(np.mean([-record.token_log_prob for record in tokens.pool]))
-
-
 def _covered(path: list[PositionRecord], depth: int, limit: float) -> float:
     """Share of the windows of `depth` tokens whose surprise is within the limit, or which follow the first choices."""
     if len(path) < depth:

@@ -189,10 +189,10 @@ class Cluster:
         self.tell_controller(WorkerJoined(worker_id=worker_id, name=f"worker-{worker_id}", max_sessions=max_sessions, labels=labels))
         return site
 
-    def crash(self, site: WorkerSite, *, noticed_after_s: float = LOSS_NOTICED_S) -> None:
+    def crash(self, site: WorkerSite) -> None:
         """A worker dies now; the controller sees it a little later."""
         site.is_alive = False
-        self.queue.schedule(self.queue.now + noticed_after_s, self.tell_controller, WorkerLost(worker_id=site.worker_id))
+        self.queue.schedule(self.queue.now + LOSS_NOTICED_S, self.tell_controller, WorkerLost(worker_id=site.worker_id))
 
     def run(self, *, until: float) -> None:
         """Let time pass until nothing is left to happen but heartbeats, or until then (a finite time)."""

@@ -14,7 +14,6 @@ from collections.abc import Sequence
 from wanspec.errors import BackendError
 from wanspec.simulation.tokens import PositionRecord, TokenModel
 from wanspec.speculation.types import DraftChoices, NodeId, ScoreItem, SessionId, TargetChoice
-from wanspec.telemetry.token_trace import RANKS
 
 _TOKEN_SALT, _RECORD_SALT, _PROMPT_SALT = 0x5851F42D, 0x14057B7E, 0x2545F491
 
@@ -85,10 +84,9 @@ class TokenWorld:
 class SimulatedModel:
     """One model with its caches: a trunk and nodes for each session, each known by its context."""
 
-    def __init__(self, world: TokenWorld, *, num_choices: int = RANKS, is_oracle: bool = False) -> None:
-        """As a draft model, it offers `num_choices` guesses, and is never wrong if `is_oracle`."""
+    def __init__(self, world: TokenWorld, *, is_oracle: bool = False) -> None:
+        """As a draft model, it is never wrong if `is_oracle`."""
         self._world = world
-        self._num_choices = num_choices
         self._is_oracle = is_oracle
         self._trunks: dict[SessionId, tuple[int, int]] = {}
         self._nodes: dict[SessionId, dict[NodeId, int]] = {}
@@ -116,14 +114,14 @@ class SimulatedModel:
         return TargetChoice(token=world.target_token(context), entropy_nats=world.record(context).target_entropy_nats)
 
     def _draft_choices(self, context: int) -> DraftChoices:
-        world, count = self._world, self._num_choices
+        world = self._world
         token = world.target_token(context)
         if self._is_oracle:
             return DraftChoices(tokens=(token,), log_probs=(0.0,), entropy_nats=0.0)
         record, size = world.record(context), world.vocabulary_size
         return DraftChoices(
-            tokens=tuple([(token + offset) % size for offset in record.offsets[:count]]),
-            log_probs=record.log_probs[:count],
+            tokens=tuple([(token + offset) % size for offset in record.offsets]),
+            log_probs=record.log_probs,
             entropy_nats=record.draft_entropy_nats,
         )
 

@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from wanspec.simulation.parallel import map_parallel
@@ -91,18 +92,13 @@ def variant_policy(reading: Reading, variant: str) -> Policy:
     name = "paper" if reading.first_three == "paper" else "remote"
     match variant:
         case "no branching":
-            return replace_policy(common, name=name, b=1, s=1)
+            return msgspec.structs.replace(common, name=name, b=1, s=1)
         case "b = 2":
-            return replace_policy(common, name=name)
+            return msgspec.structs.replace(common, name=name)
         case "+ theta = 0.5":
-            return replace_policy(common, name=name, theta=reading.threshold(0.5))
+            return msgspec.structs.replace(common, name=name, theta=reading.threshold(0.5))
         case _:
-            return replace_policy(common, name="paper", theta=reading.threshold(0.5), phi=reading.threshold(0.5))
-
-
-def replace_policy(policy: Policy, **changes: Any) -> Policy:  # noqa: ANN401  # fields of any type
-    """The policy with some fields changed."""
-    return Policy(**{name: getattr(policy, name) for name in policy.__struct_fields__} | changes)
+            return msgspec.structs.replace(common, name="paper", theta=reading.threshold(0.5), phi=reading.threshold(0.5))
 
 
 def scenario_of(policy: Policy, *, rtt_ms: float, preset: str, seed: int, match_rate: float = 0.8) -> Scenario:
@@ -224,7 +220,7 @@ def run_figure_8(reading: Reading, *, jobs: int, backend: str) -> Iterator[list[
 
 def _figure_8_point(job: tuple[Reading, float, float, int]) -> list[SimulatedRow]:
     reading, phi, rtt_ms, iterations = job
-    policy = replace_policy(variant_policy(reading, VARIANTS[-1]), phi=reading.threshold(phi))
+    policy = msgspec.structs.replace(variant_policy(reading, VARIANTS[-1]), phi=reading.threshold(phi))
     scenarios = [scenario_of(policy, rtt_ms=rtt_ms, preset=reading.preset, seed=seed) for seed in range(iterations)]
     return rows_with_baseline(scenarios, {"policy.phi": phi, "link.rtt_ms": rtt_ms})
 

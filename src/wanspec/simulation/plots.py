@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from wanspec.errors import ConfigError
+from wanspec.files import write_whole
 from wanspec.simulation.sweep import SimulatedRow
 from wanspec.speculation.types import SessionId
+from wanspec.telemetry.picture import new_picture, save_picture
 from wanspec.telemetry.records import (
     DraftsReceived,
     MessageReceived,
@@ -24,7 +25,6 @@ from wanspec.telemetry.records import (
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 RESAMPLES = 1000
 CONFIDENCE = 0.95
@@ -44,37 +44,20 @@ def bootstrap_interval(values: Sequence[float], *, seed: int = 0) -> tuple[float
 
 def plot_against_rtt(rows: Sequence[SimulatedRow], path: Path, *, bound: Mapping[float, float] | None = None) -> None:
     """Latency ratio and offload fraction against the round trip, a line per policy; `bound`: the most that can be moved, by RTT in ms."""
-    figure, (above, below) = _figure(2, height=7.0)
-    for label, group in _grouped(rows, lambda row: _label(row, leaving_out={RTT})).items():
-        _draw(above, group, lambda row: row.rtt_ms, lambda row: row.itl_ratio, label)
-        _draw(below, group, lambda row: row.rtt_ms, lambda row: row.offload_fraction, label)
-    if bound:
-        below.plot(list(bound), list(bound.values()), "k:", label="information bound")
-    above.axhline(1.0, color="black", linewidth=0.8)
-    above.set_ylabel("inter-token latency / co-located")
-    below.set_ylabel("draft passes moved away")
-    below.set_xlabel("round trip (ms)")
-    below.legend(fontsize=8)
-    _save(figure, path)
+    groups = _grouped(rows, lambda row: _label(row, leaving_out={RTT}))
+    _plot_groups(groups, lambda row: row.rtt_ms, path, against="round trip (ms)", bound=bound or {})
 
 
 def plot_phi(rows: Sequence[SimulatedRow], path: Path) -> None:
     """What phi trades: latency ratio and offload fraction against it, a line per round trip."""
-    figure, (above, below) = _figure(2, height=7.0)
-    for label, group in _grouped(rows, lambda row: f"{_label(row, leaving_out={PHI, RTT})}, {row.rtt_ms:g} ms").items():
-        _draw(above, group, lambda row: row.point[PHI], lambda row: row.itl_ratio, label)
-        _draw(below, group, lambda row: row.point[PHI], lambda row: row.offload_fraction, label)
-    above.axhline(1.0, color="black", linewidth=0.8)
-    above.set_ylabel("inter-token latency / co-located")
-    below.set_ylabel("draft passes moved away")
-    below.set_xlabel("phi (nats)")
-    below.legend(fontsize=8)
-    _save(figure, path)
+    groups = _grouped(rows, lambda row: f"{_label(row, leaving_out={PHI, RTT})}, {row.rtt_ms:g} ms")
+    _plot_groups(groups, lambda row: row.point[PHI], path, against="phi (nats)", bound={})
 
 
 def plot_timeline(records: Sequence[Record], session: SessionId, path: Path, *, title: str = "") -> None:
     """One request: passes at both sites as bars, messages as lines between them, and the tokens as they came."""
-    (figure, (axes,)) = _figure(1, height=4.0, width=12.0)
+    figure = new_picture(12.0, 4.0)
+    axes = figure.subplots()
     rows = {"worker draft": 2.0, "local draft": 1.0, "target": 0.4}
     worker_edge, controller_edge = 1.75, 1.25
     for bar in _passes(records, session):
@@ -89,7 +72,7 @@ def plot_timeline(records: Sequence[Record], session: SessionId, path: Path, *, 
     axes.set_ylim(-0.2, 2.4)
     axes.set_xlabel("ms")
     axes.set_title(title, fontsize=9)
-    _save(figure, path)
+    save_picture(figure, path)
 
 
 def write_chrome_trace(records: Sequence[Record], session: SessionId, path: Path) -> None:
@@ -115,10 +98,7 @@ def write_chrome_trace(records: Sequence[Record], session: SessionId, path: Path
         elif isinstance(record, DraftsReceived) and record.session == session:
             args = {"joined": record.joined, "stale": record.stale}
             events.append({"ph": "i", "s": "t", "pid": 1, "tid": 2, "name": "drafts", "ts": record.t * 1e6, "args": args})
-    try:
-        path.write_text(json.dumps({"traceEvents": events, "displayTimeUnit": "ms"}), encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(f"cannot write {path}: {error.strerror}; name a folder that you can write to") from error
+    write_whole(path, json.dumps({"traceEvents": events, "displayTimeUnit": "ms"}))
 
 
 class _Bar:
@@ -157,6 +137,25 @@ def _flights(records: Sequence[Record], session: SessionId) -> list[_Flight]:
     return flights
 
 
+def _plot_groups(
+    groups: Mapping[str, Sequence[SimulatedRow]], x_of: Callable[[SimulatedRow], float | None], path: Path, *, against: str,
+    bound: Mapping[float, float],
+) -> None:  # fmt: skip
+    figure = new_picture(7.0, 7.0)
+    above, below = figure.subplots(2, 1, sharex=True)
+    for label, group in groups.items():
+        _draw(above, group, x_of, lambda row: row.itl_ratio, label)
+        _draw(below, group, x_of, lambda row: row.offload_fraction, label)
+    if bound:
+        below.plot(list(bound), list(bound.values()), "k:", label="information bound")
+    above.axhline(1.0, color="black", linewidth=0.8)
+    above.set_ylabel("inter-token latency / co-located")
+    below.set_ylabel("draft passes moved away")
+    below.set_xlabel(against)
+    below.legend(fontsize=8)
+    save_picture(figure, path)
+
+
 def _grouped(rows: Sequence[SimulatedRow], key: Callable[[SimulatedRow], str]) -> dict[str, list[SimulatedRow]]:
     groups: dict[str, list[SimulatedRow]] = {}
     for row in rows:
@@ -186,17 +185,3 @@ def _draw(
     intervals = [bootstrap_interval(values[x]) for x in xs]
     (line,) = axes.plot(xs, [np.median(values[x]) for x in xs], marker="." if len(xs) < MANY_POINTS else "", label=label)
     axes.fill_between(xs, [low for low, _ in intervals], [high for _, high in intervals], color=line.get_color(), alpha=0.2, linewidth=0)
-
-
-def _figure(rows: int, *, height: float, width: float = 7.0) -> tuple[Figure, list[Axes]]:
-    from matplotlib.figure import Figure  # noqa: PLC0415  # a second; most commands draw nothing
-
-    figure = Figure(figsize=(width, height), layout="constrained")
-    return figure, list(figure.subplots(rows, 1, sharex=True, squeeze=False)[:, 0])
-
-
-def _save(figure: Figure, path: Path) -> None:
-    try:
-        figure.savefig(path, dpi=130)
-    except OSError as error:
-        raise ConfigError(f"cannot write {path}: {error.strerror}; name a folder that you can write to") from error

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -44,6 +44,20 @@ def run_table(rows: Sequence[RunRow], *, title: str, points: Sequence[Mapping[st
     return table
 
 
+def compact_table(first: str, headings: Iterable[str], *, title: str, padding: int = 0) -> Table:
+    """An empty table for a narrow terminal: a column of names, then columns of figures."""
+    table = Table(title=title, box=SIMPLE_HEAD, padding=(0, padding), pad_edge=False)
+    table.add_column(first, no_wrap=True)
+    for heading in headings:
+        table.add_column(heading, justify="right", no_wrap=True)
+    return table
+
+
+def number(value: float | None, form: str) -> str:
+    """A figure in this format; a dash where there is none."""
+    return "-" if value is None else format(value, form)
+
+
 def print_table(console: Console, table: Table) -> None:
     """Print every cell whole. rich would cut them to the width of the terminal, and of a pipe it knows no width but 80."""
     width = console.width
@@ -56,19 +70,15 @@ def print_table(console: Console, table: Table) -> None:
 
 def _cells(row: RunRow) -> tuple[str, ...]:
     """A row of the table as text."""
-
-    def number(value: float | None, digits: int) -> str:
-        return "-" if value is None else f"{value:.{digits}f}"
-
     return (
         row.policy,
-        number(row.rtt_ms, 0),
-        number(row.itl_ms, 1),
-        number(row.itl_ratio, 2),
+        number(row.rtt_ms, ".0f"),
+        number(row.itl_ms, ".1f"),
+        number(row.itl_ratio, ".2f"),
         str(row.controller_draft_passes),
-        number(row.offload_fraction, 2),
+        number(row.offload_fraction, ".2f"),
         str(row.worker_draft_passes),
-        number(row.bytes_per_token, 0),
+        number(row.bytes_per_token, ".0f"),
         str(row.tokens),
         {True: "yes", False: "NO", None: "-"}[row.identical],
     )

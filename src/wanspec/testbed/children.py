@@ -12,11 +12,13 @@ import contextlib
 import json
 import os
 import sys
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from wanspec.errors import TransportError
+
+T = TypeVar("T")
 
 START_TIMEOUT_S = 60.0
 """A child that has not shown itself by then never will: importing and loading takes a second or two."""
@@ -106,6 +108,19 @@ class Child:
             self._process.stdin.write(line.encode() + b"\n")
             await self._process.stdin.drain()
         return await self.read_json()
+
+    async def before_its_end(self, coming: Awaitable[T], *, otherwise: str) -> T:
+        """What is awaited of this process. Raises TransportError when it ends first, or after START_TIMEOUT_S, in the words `otherwise`."""
+        awaited, ended = asyncio.ensure_future(coming), asyncio.ensure_future(self.wait())
+        either: set[asyncio.Future[Any]] = {awaited, ended}
+        try:
+            await asyncio.wait(either, timeout=START_TIMEOUT_S, return_when=asyncio.FIRST_COMPLETED)
+            if awaited.done():
+                return awaited.result()
+            raise TransportError(await self.obituary() if ended.done() else f"{otherwise} within {START_TIMEOUT_S:g} s")
+        finally:
+            for future in either:
+                future.cancel()
 
     async def obituary(self) -> str:
         """Why it ended, as far as it said."""

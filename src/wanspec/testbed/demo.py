@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from wanspec.backends.bundled_pair import load_bundled, load_bundled_tokenizer
 from wanspec.backends.interface import ModelInfo
@@ -24,10 +25,7 @@ from wanspec.speculation.sampling import check_sampling
 from wanspec.speculation.types import SamplingParams
 from wanspec.telemetry.metrics import Outputs, RunRow, compare, measure_policies
 from wanspec.telemetry.trace import read_trace, write_trace
-from wanspec.testbed.deployment import Deployment, deploy
-
-MAX_RTT_MS = 2_000.0
-"""A demo over a slower link would take too long to watch."""
+from wanspec.testbed.deployment import MAX_RTT_MS, Deployment, check_once, deploy
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,8 +54,8 @@ class DemoResult:
     """How late the relay was."""
 
 
-class Stage:
-    """How the demo is shown; the command line puts it on a terminal."""
+class Stage(Protocol):
+    """How the demo is shown."""
 
     def begin(self, policy: str) -> None:
         """A policy's turn."""
@@ -108,10 +106,7 @@ def check(config: DemoConfig, info: ModelInfo) -> list[list[int]]:
         raise ConfigError(f"--rtt must be between 0 and {MAX_RTT_MS:g} ms, not {config.rtt_ms:g}")
     preset(config.preset)
     check_sampling(config.sampling)
-    names = [policy.name for policy in config.policies]
-    repeated = next((name for name in names if names.count(name) > 1), None)
-    if repeated is not None:
-        raise ConfigError(f"--policy: {repeated!r} is named twice; name each once")
+    check_once("--policy", [policy.name for policy in config.policies])
     for policy in config.policies:
         create_policy(policy)
     tokenizer = load_bundled_tokenizer()

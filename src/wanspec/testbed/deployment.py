@@ -21,13 +21,13 @@ from typing import Any, Literal
 
 from wanspec.backends.interface import Backend
 from wanspec.backends.paced import PacedBackend
-from wanspec.errors import ConfigError, TransportError
+from wanspec.errors import ConfigError
 from wanspec.policy.registry import PolicyConfig
 from wanspec.runtime.engine import ControllerEngine, expected_of
 from wanspec.speculation.types import SamplingParams
 from wanspec.telemetry.records import LinkBytes, Record
 from wanspec.telemetry.trace import Trace
-from wanspec.testbed.children import START_TIMEOUT_S, Child
+from wanspec.testbed.children import Child
 from wanspec.testbed.namespaces import enter_namespace
 from wanspec.transport.grpc_wire import listen
 from wanspec.transport.security import Plaintext
@@ -35,6 +35,8 @@ from wanspec.transport.security import Plaintext
 Emulator = Literal["relay", "tun"]
 TOKEN_VARIABLE = "WANSPEC_TOKEN"  # noqa: S105  # the name of a variable
 """Where a worker finds its bearer token: the environment, which other users cannot read, and not the command line, which they can."""
+MAX_RTT_MS = 2_000.0
+"""A slower link would take too long to measure, or to watch."""
 SETTLE_RTTS = 1.5
 """Round trips to wait after a request, so that what is still under way is counted for it and not for the next."""
 
@@ -161,7 +163,7 @@ class Deployment:
         """A worker process with this model that has dialled in; sent home at the end, its trace complete. Raises TransportError."""
         arguments = ("--draft", draft, "--preset", self._preset, "--trace", str(trace_file))
         async with self._door.worker("worker", *arguments) as child:
-            await _meet(self.engine, child)
+            await child.before_its_end(self.engine.wait_for_workers(1), otherwise="no worker dialled in")
             yield child
             await self.engine.drain("the work is done")
             await child.wait()
@@ -181,6 +183,13 @@ class Deployment:
         self._trace.record(LinkBytes(t=now, site="link", to_worker_bytes=to_worker_bytes, to_controller_bytes=to_controller_bytes))
 
 
+def check_once(flag: str, values: Sequence[object]) -> None:
+    """Raise ConfigError on a value that is named twice."""
+    repeated = next((value for value in values if values.count(value) > 1), None)
+    if repeated is not None:
+        raise ConfigError(f"{flag}: {repeated!r} is named twice; name each once")
+
+
 @asynccontextmanager
 async def deploy(target: Backend, draft: Backend, *, preset: str, emulator: Emulator = "relay") -> AsyncIterator[Deployment]:
     """An engine with these models at the preset's pace, if it has a name, and a link in front of it; workers come later.
@@ -197,16 +206,3 @@ async def deploy(target: Backend, draft: Backend, *, preset: str, emulator: Emul
         engine = await stack.enter_async_context(ControllerEngine(target=paced_target, draft=paced_draft, listener=listener, trace=trace))
         door = await link.door(listener.address, token)
         yield Deployment(engine=engine, target=paced_target, draft=paced_draft, trace=trace, link=link, door=door, preset=preset)
-
-
-async def _meet(engine: ControllerEngine, worker: Child) -> None:
-    """Return when the worker has dialled in. Raises TransportError when it dies first or takes too long."""
-    joined = asyncio.create_task(engine.wait_for_workers(1))
-    died = asyncio.create_task(worker.wait())
-    try:
-        await asyncio.wait({joined, died}, timeout=START_TIMEOUT_S, return_when=asyncio.FIRST_COMPLETED)
-        if not joined.done():
-            raise TransportError(await worker.obituary() if died.done() else f"no worker dialled in within {START_TIMEOUT_S:g} s")
-    finally:
-        joined.cancel()
-        died.cancel()

@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.text import Text
 
 from wanspec.telemetry.table import LEGEND, print_table, run_table
-from wanspec.testbed.demo import DemoConfig, DemoResult, Stage
+from wanspec.testbed.demo import DemoConfig, DemoResult
 from wanspec.testbed.link import MAX_LATENESS_MS
 
 LATE_SHARE = 0.02
@@ -21,7 +21,7 @@ ABOUT = {
 }
 
 
-class TerminalStage(Stage):
+class TerminalStage:
     """Streams what is written; accepted drafts in green, the target's own tokens bold."""
 
     def __init__(self, console: Console) -> None:

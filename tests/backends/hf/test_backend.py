@@ -13,7 +13,7 @@ from wanspec.backends.bundled_export import export_bundled
 from wanspec.backends.bundled_pair import load_bundled
 from wanspec.backends.interface import ModelInfo
 from wanspec.errors import BackendError, ConfigError
-from wanspec.speculation.types import SamplingParams, ScoreItem, SessionId
+from wanspec.speculation.types import SessionId
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
@@ -189,14 +189,11 @@ def test_slots_that_two_share_are_free_when_both_are_gone() -> None:
 
 
 def test_a_kept_trunk_is_shared_and_not_copied(tiny: HfBackend) -> None:
-    def opening(session: int, tokens: tuple[int, ...]) -> ScoreItem:
-        return ScoreItem(session_id=SessionId(session), sampling=SamplingParams(), append=tokens, reuse_key="alice")
-
     before = tiny.pool.slots_in_use
-    score(tiny, opening(1, PROMPT))
+    score(tiny, item(append=PROMPT, key="alice"))
     tiny.close_session(SessionId(1))
     for session in (2, 3):
-        assert_close(score(tiny, opening(session, (*PROMPT, 7))), [alone(tiny, (*PROMPT, 7))])
+        assert_close(score(tiny, item(session, append=(*PROMPT, 7), key="alice")), [alone(tiny, (*PROMPT, 7))])
     assert tiny.pool.slots_in_use == before + len(PROMPT) + 2
     for session in (2, 3):
         tiny.close_session(SessionId(session))
@@ -228,7 +225,7 @@ def test_out_of_memory_leaves_the_caches_as_they_were(tiny: HfBackend, monkeypat
 
 
 def test_what_finished_sessions_left_goes_before_a_request_does(tiny: HfBackend, monkeypatch: pytest.MonkeyPatch) -> None:
-    score(tiny, ScoreItem(session_id=SessionId(1), sampling=SamplingParams(), append=PROMPT, reuse_key="alice"))
+    score(tiny, item(append=PROMPT, key="alice"))
     tiny.close_session(SessionId(1))
     with monkeypatch.context() as patch:
         patch.setattr(tiny, "_model", Full(tiny._model, 1))

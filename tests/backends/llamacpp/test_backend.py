@@ -9,22 +9,15 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.backends.items import Node, item
 from tests.backends.llamacpp.checked_cells import VOCABULARY, CheckedCells, logits_after
 
 from wanspec.backends.interface import ModelInfo
 from wanspec.backends.llamacpp.backend import LlamaCppBackend
 from wanspec.errors import BackendError
-from wanspec.speculation.types import NodeId, NodeSpec, SamplingParams, ScoreItem, SessionId
+from wanspec.speculation.types import ScoreItem, SessionId
 
 INFO = ModelInfo(name="stand-in", vocabulary_size=VOCABULARY, tokenizer_fingerprint="", context_length=200, end_tokens=())
-Node = tuple[int, int | None, int]
-
-
-def item(session: int = 1, *, commit: Sequence[int] = (), append: Sequence[int] = (), nodes: Sequence[Node] = ()) -> ScoreItem:
-    specs = tuple(NodeSpec(node_id=NodeId(i), parent_id=None if p is None else NodeId(p), token=t) for i, p, t in nodes)
-    return ScoreItem(
-        session_id=SessionId(session), sampling=SamplingParams(), commit=tuple(map(NodeId, commit)), append=tuple(append), nodes=specs
-    )
 
 
 def backend_on(cells: CheckedCells) -> LlamaCppBackend:

@@ -1,18 +1,17 @@
-"""The bundled models in llama.cpp, against ONNX Runtime: where llama-cpp-python is installed."""
+"""The bundled models in llama.cpp, against ONNX Runtime, beyond the contract of all backends: where llama-cpp-python is installed."""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
-from tests.backends.llamacpp.test_backend import Text, item
+from tests.backends.items import TOLERANCE, Rows, alone, item
+from tests.backends.llamacpp.test_backend import Text
 
 from wanspec.backends.bundled_pair import load_bundled
-from wanspec.backends.interface import Backend
 from wanspec.backends.llamacpp.backend import LlamaCppBackend
 from wanspec.backends.llamacpp.gguf_export import export_gguf
 from wanspec.backends.onnx_backend import OnnxBackend
@@ -22,11 +21,9 @@ from wanspec.speculation.types import ScoreItem, SessionId
 
 pytest.importorskip("llama_cpp")
 
-TOLERANCE = 1e-4
 LONG_TOLERANCE = 5e-4  # two engines' sums and rotations drift apart along a thousand tokens
 PROMPT = tuple(range(300, 340))
 
-Rows = NDArray[np.float32]
 Pair = tuple[LlamaCppBackend, OnnxBackend]
 
 
@@ -61,30 +58,6 @@ def assert_equal(pair: Pair, *asked: ScoreItem, tolerance: float = TOLERANCE) ->
     for mine, theirs in zip(found, expected, strict=True):
         np.testing.assert_allclose(mine, theirs, rtol=0, atol=tolerance)
     return found
-
-
-def alone(backend: Backend, sequence: Sequence[int]) -> Rows:
-    """Logits after a sequence, token by token, in a session of its own."""
-    session = 39
-    for token in sequence:
-        (row,) = backend.score([item(session, append=[token])])
-    backend.close_session(SessionId(session))
-    last: Rows = row[0]
-    return last
-
-
-def test_a_tree_scores_as_its_paths_do(pair: Pair) -> None:
-    (rows,) = assert_equal(pair, item(append=PROMPT, nodes=((1, None, 20), (2, None, 30), (3, 1, 40), (4, 3, 50), (5, 2, 60))))
-    paths = [(), (20,), (30,), (20, 40), (20, 40, 50), (30, 60)]
-    np.testing.assert_allclose(rows, [alone(pair[0], PROMPT + path) for path in paths], rtol=0, atol=TOLERANCE)
-
-
-def test_a_tree_grows_and_moves_on(pair: Pair) -> None:
-    assert_equal(pair, item(append=PROMPT, nodes=((1, None, 20), (2, None, 30))))
-    assert_equal(pair, item(nodes=((3, 2, 40), (4, 2, 41))))
-    assert_equal(pair, item(nodes=((5, 3, 50), (6, 1, 60), (7, None, 70))))
-    assert_equal(pair, item(commit=(2,), nodes=((8, 5, 71), (9, None, 80))))
-    assert_equal(pair, item(commit=(3, 5), append=(90,)))
 
 
 def test_many_sessions_share_a_pass(pair: Pair) -> None:
@@ -123,28 +96,6 @@ def test_a_full_cache_is_told_and_empties_with_its_sessions(files: dict[str, Pat
     assert backend.num_cells_used == 0
     np.testing.assert_allclose(rows[0], alone(backend, (*PROMPT, 20, 40)), rtol=0, atol=TOLERANCE)
     backend.score([item(2, append=range(1, 65))])
-
-
-def test_a_context_may_be_filled_to_the_last_token(pair: Pair) -> None:
-    length = pair[0].info.context_length
-    assert_equal(pair, item(append=[1 + index % 2000 for index in range(length)]), tolerance=LONG_TOLERANCE)
-    with pytest.raises(BackendError, match=f"{length + 1} tokens"):
-        pair[0].score([item(append=(1,))])
-
-
-def test_what_llama_cpp_would_not_survive_is_refused_before(pair: Pair) -> None:
-    assert_equal(pair, item(append=PROMPT))
-    for wrong in (item(append=(99999,)), item(append=(-1,)), item(nodes=((1, 7, 1),)), item(2, nodes=((1, None, 1),))):
-        with pytest.raises(BackendError):
-            pair[0].score([wrong])
-    assert_equal(pair, item(nodes=((1, None, 20),)))
-
-
-def test_an_item_without_tokens_has_no_rows(pair: Pair) -> None:
-    assert_equal(pair, item(append=PROMPT, nodes=((1, None, 20),)))
-    (rows,) = assert_equal(pair, item(commit=(1,)))
-    assert rows.shape == (0, pair[0].info.vocabulary_size)
-    assert_equal(pair, item(append=(30,)))
 
 
 def test_several_threads_change_no_answer(files: dict[str, Path]) -> None:

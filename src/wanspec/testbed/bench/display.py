@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from wanspec.telemetry.table import print_table
+from wanspec.telemetry.table import compact_table, number, print_table
 from wanspec.testbed.bench.plan import CHAIN, TREE, BenchConfig, needs_worker, setting_of
 from wanspec.testbed.bench.rows import BenchRow, Interval
 from wanspec.testbed.bench.run import Tried
@@ -123,7 +122,7 @@ def _sentence(policy: str, temperature: float, loss: float | None, rows: Sequenc
         _against("tree", [(row.rtt_ms, row.itl_ratio_tree, row.itl_ratio_tree_interval) for row in rows]),
     ]
     if any(row.offload_fraction is not None for row in rows):
-        parts.append("offload " + ", ".join(_number(row.offload_fraction, ".2f") for row in rows))
+        parts.append("offload " + ", ".join(number(row.offload_fraction, ".2f") for row in rows))
     return f"{where}: " + ("; ".join(part for part in parts if part) or "nothing to compare with") + "."
 
 
@@ -138,15 +137,12 @@ def _against(name: str, figures: Sequence[tuple[float | None, float | None, Inte
         for what, where in (("faster", faster), ("slower", slower))
         if where
     ]
-    ratios = ", ".join(_number(ratio, ".2f") for _, ratio, _ in figures)
+    ratios = ", ".join(number(ratio, ".2f") for _, ratio, _ in figures)
     return f"{ratios} of the best {name}'s latency ({'; '.join(places) or 'no clear difference'})"
 
 
 def _table(headings: Sequence[str], rows: Iterable[Sequence[str]], *, title: str) -> Table:
-    table = Table(title=title, box=SIMPLE_HEAD, padding=0, pad_edge=False)
-    table.add_column("policy", no_wrap=True)
-    for heading in headings:
-        table.add_column(heading, justify="right", no_wrap=True)
+    table = compact_table("policy", headings, title=title)
     for cells in rows:
         table.add_row(*cells)
     return table
@@ -154,16 +150,16 @@ def _table(headings: Sequence[str], rows: Iterable[Sequence[str]], *, title: str
 
 def _link(row: BenchRow) -> tuple[str, str]:
     is_linked = needs_worker(row.policy)
-    return _number(row.rtt_ms, "g") if is_linked else "any", _number(100 * row.loss if row.loss is not None and is_linked else None, "g")
+    return number(row.rtt_ms, "g") if is_linked else "any", number(100 * row.loss if row.loss is not None and is_linked else None, "g")
 
 
 def _gains(row: BenchRow) -> tuple[str, ...]:
     return (
-        _number(row.itl_ms, ".1f"),
-        _number(row.itl_ratio, ".2f"),
+        number(row.itl_ms, ".1f"),
+        number(row.itl_ratio, ".2f"),
         "-" if row.itl_ratio_interval is None else "{:.2f}-{:.2f}".format(*row.itl_ratio_interval),
-        _number(row.itl_ratio_tree, ".2f"),
-        _number(row.offload_fraction, ".2f"),
+        number(row.itl_ratio_tree, ".2f"),
+        number(row.offload_fraction, ".2f"),
         f"{row.repeats}/{row.void_runs}",
         "yes" if row.identical else "NO",
     )
@@ -172,17 +168,13 @@ def _gains(row: BenchRow) -> tuple[str, ...]:
 def _costs(row: BenchRow) -> tuple[str, ...]:
     busy_s, is_linked = row.controller_busy_s_per_token, needs_worker(row.policy)
     return (
-        _number(row.ttft_ms, ".0f"),
-        _number(None if busy_s is None else 1000 * busy_s, ".1f"),
+        number(row.ttft_ms, ".0f"),
+        number(None if busy_s is None else 1000 * busy_s, ".1f"),
         str(row.controller_draft_passes),
         str(row.worker_draft_passes),
-        _number(row.worker_step_ms, ".1f"),
-        _number(row.bytes_per_token if is_linked else None, ".0f"),
-        _number(row.mean_acceptance_length, ".1f"),
-        _number(row.calibration_error, ".3f"),
-        _number(row.overhead_ms_per_round_p95, ".1f"),
+        number(row.worker_step_ms, ".1f"),
+        number(row.bytes_per_token if is_linked else None, ".0f"),
+        number(row.mean_acceptance_length, ".1f"),
+        number(row.calibration_error, ".3f"),
+        number(row.overhead_ms_per_round_p95, ".1f"),
     )
-
-
-def _number(value: float | None, form: str) -> str:
-    return "-" if value is None else format(value, form)

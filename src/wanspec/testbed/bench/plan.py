@@ -17,7 +17,7 @@ from wanspec.policy.registry import PolicyConfig, create_policy
 from wanspec.presets import preset
 from wanspec.speculation.sampling import check_sampling
 from wanspec.speculation.types import SamplingParams
-from wanspec.testbed.deployment import SETTLE_RTTS, Emulator
+from wanspec.testbed.deployment import MAX_RTT_MS, SETTLE_RTTS, Emulator, check_once
 from wanspec.testbed.link import LinkSettings
 
 T = TypeVar("T")
@@ -28,8 +28,6 @@ MAX_DEPTH = 6
 """The deepest chain and tree that are tried."""
 TREE_WIDTH = 32
 """Leaves expanded in a pass of the co-located tree, and drafts verified: what a pass takes without being slower."""
-MAX_RTT_MS = 2_000.0
-"""A slower link would take too long to measure."""
 MAX_REPEATS = 100
 ADAPTED = {"num_draft_tokens": 2, "branch": 2, "leaves": 32, "worker_entropy_threshold_nats": 0.3, "controller_entropy_threshold_nats": 4.0}
 """`remote` and `paper` for the bundled pair, as in the demo: chosen in the simulator, since the paper does not give all of them."""
@@ -119,9 +117,7 @@ def check_config(config: BenchConfig) -> None:
     ):
         if not values:
             raise ConfigError(f"--{what}: give at least one")
-        repeated = next((value for value in values if values.count(value) > 1), None)
-        if repeated is not None:
-            raise ConfigError(f"--{what}: {repeated!r} is named twice; name each once")
+        check_once(f"--{what}", values)
     for name in config.policies:
         create_policy(config.adaptive if name == "adaptive" else policy_of(name))
     for rtt_ms in config.rtts_ms:

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
-from wanspec.errors import ConfigError
 from wanspec.simulation.plots import plot_timeline
 from wanspec.speculation.types import SessionId
+from wanspec.telemetry.picture import new_picture, save_picture
 from wanspec.telemetry.records import MessageReceived, MessageSent, Record, RequestArrived
 from wanspec.telemetry.reliability import ReliabilityBins, calibration_error
 from wanspec.testbed.bench.plan import needs_worker
@@ -19,8 +19,9 @@ from wanspec.testbed.bench.run import Bench
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
+WIDTH = 7.0
+"""Of a picture, in inches."""
 TIMELINE_S = 1.0
 """Of the request that is drawn: more would be too fine to see."""
 COLORS = {
@@ -37,7 +38,8 @@ def draw(bench: Bench, folder: Path) -> list[Path]:
         if any(row.itl_ratio is not None for row in rows):
             paths.append(folder / f"rtt-T{temperature:g}.png")
             plot_against_rtt(rows, paths[-1], title=f"{bench.config.preset or bench.config.target}, T = {temperature:g}")
-        bins = reliability_of([cell for cell in bench.cells if _is_adaptive(cell.policy.name, cell.temperature, temperature)], bench.runs)
+        adaptive = [cell for cell in bench.cells if (cell.policy.name, cell.temperature) == ("adaptive", temperature)]
+        bins = reliability_of(adaptive, bench.runs)
         if bins is not None and any(own.drafts for own in bins):
             paths.append(folder / f"reliability-T{temperature:g}.png")
             plot_reliability(bins, paths[-1], title=f"adaptive, all links, T = {temperature:g}")
@@ -51,7 +53,7 @@ def draw(bench: Bench, folder: Path) -> list[Path]:
 
 def plot_against_rtt(rows: Sequence[BenchRow], path: Path, *, title: str) -> None:
     """ITL ratio and offload against the round trip with their intervals: a line per policy, dashed where packets are lost."""
-    figure = _figure(height=7.0)
+    figure = new_picture(WIDTH, 7.0)
     above, below = figure.subplots(2, 1, sharex=True)
     for key in dict.fromkeys((row.policy, row.loss) for row in rows):
         policy, loss = key
@@ -68,12 +70,12 @@ def plot_against_rtt(rows: Sequence[BenchRow], path: Path, *, title: str) -> Non
     below.set_xlabel("round trip (ms)")
     above.set_title(title, fontsize=9)
     below.legend(fontsize=8)
-    _save(figure, path)
+    save_picture(figure, path)
 
 
 def plot_reliability(bins: ReliabilityBins, path: Path, *, title: str) -> None:
     """Observed against estimated acceptance, and how many drafts each point stands for."""
-    figure = _figure(height=6.0)
+    figure = new_picture(WIDTH, 6.0)
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
     filled = [own for own in bins if own.drafts]
     above.plot([0, 1], [0, 1], color="black", linewidth=0.8, label="as estimated")
@@ -87,7 +89,7 @@ def plot_reliability(bins: ReliabilityBins, path: Path, *, title: str) -> None:
     below.set_xlabel("estimated acceptance, given the parent's")
     above.set_title(title, fontsize=9)
     above.legend(fontsize=8)
-    _save(figure, path)
+    save_picture(figure, path)
 
 
 def beginning_of(records: Sequence[Record], session: SessionId, limit_s: float) -> list[Record]:
@@ -106,10 +108,6 @@ def beginning_of(records: Sequence[Record], session: SessionId, limit_s: float) 
     return kept
 
 
-def _is_adaptive(policy: str, temperature: float, wanted: float) -> bool:
-    return policy == "adaptive" and temperature == wanted
-
-
 def _draw(
     axes: Axes, points: Sequence[tuple[float | None, float | None, Interval | None]], color: str | None, style: str, label: str
 ) -> None:
@@ -117,16 +115,3 @@ def _draw(
     xs = [x for x, _, _ in known]
     axes.plot(xs, [y for _, y, _ in known], style, marker=".", color=color, label=label)
     axes.fill_between(xs, [low for _, _, (low, _) in known], [high for _, _, (_, high) in known], color=color, alpha=0.15, linewidth=0)
-
-
-def _figure(*, height: float) -> Figure:
-    from matplotlib.figure import Figure  # noqa: PLC0415  # a second; most runs draw nothing
-
-    return Figure(figsize=(7.0, height), layout="constrained")
-
-
-def _save(figure: Figure, path: Path) -> None:
-    try:
-        figure.savefig(path, dpi=130)
-    except OSError as error:
-        raise ConfigError(f"cannot write {path}: {error.strerror}; name a folder that you can write to") from error

@@ -18,8 +18,7 @@ OTHER_EVERY = 4
 
 def bench_prompts(number: int) -> tuple[str, ...]:
     """So many prompts, Python and others, evenly from all there are. Raises ConfigError when there are fewer."""
-    python = [prompt.text for prompt in held_out_prompts()]
-    others = other_prompts()
+    python, others = held_out_prompts(), other_prompts()
     most = min(len(python) * OTHER_EVERY // (OTHER_EVERY - 1), len(others) * OTHER_EVERY)
     if not 1 <= number <= most:
         raise ConfigError(f"--prompts: {number}; there are {most}, so give 1 to {most}, or your own with --prompt-file")

@@ -9,15 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
 from wanspec.telemetry.metrics import RunMetrics, RunRow
 from wanspec.telemetry.reliability import ReliabilityBins, calibration_error, merged
 from wanspec.testbed.bench.plan import CHAIN, TREE, BenchConfig, Cell, Link, setting_of
-
-N = TypeVar("N", int, float)
 
 SEARCH = -1
 """The repeat that the runs of a search count as."""

@@ -89,7 +89,7 @@ class Answer:
     tokens: int | None = None
     """As the server counts."""
     report: Report | None = None
-    retry_after_s: float = 0.0
+    retry_after_s: float | None = None
 
 
 class LineReader:
@@ -203,5 +203,10 @@ async def _refused(answer: Answer, response: httpx.Response) -> None:
     except (ValueError, msgspec.MsgspecError, RecursionError):
         problem = None
     answer.reason = f"{response.status_code}: {problem.message if problem else body.decode(errors='replace')}"
+    answer.retry_after_s = retry_after_s(response)
+
+
+def retry_after_s(response: httpx.Response) -> float | None:
+    """How long the server asks us to wait; None: it does not say, or not in seconds."""
     seconds = response.headers.get("Retry-After", "")
-    answer.retry_after_s = float(seconds) if seconds.isascii() and seconds.isdigit() else 0.0
+    return float(seconds) if seconds.isascii() and seconds.isdigit() else None

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from wanspec.telemetry.table import compact_table, number
 from wanspec.testbed.load.plan import LoadConfig, OwnServer
 from wanspec.testbed.load.rows import LevelRow, Percentiles
 from wanspec.testbed.load.vitals import Trend
@@ -60,7 +60,7 @@ def title_of(config: LoadConfig) -> str:
 
 def verdict(rows: Sequence[LevelRow]) -> str:
     """On exactness, in words."""
-    wrong = [f"{load_of(row)}, {complaint}" for row in rows for complaint in row.wrong]
+    wrong = [f"{row.load}, {complaint}" for row in rows for complaint in row.wrong]
     if wrong:
         return "\n".join([f"NOT the target's text, {len(wrong)} times; this is a bug:", *wrong[:SHOWN_FAILURES]])
     if all(row.exact is None for row in rows):
@@ -71,23 +71,15 @@ def verdict(rows: Sequence[LevelRow]) -> str:
 
 def warnings(rows: Sequence[LevelRow]) -> list[str]:
     """What a person should know of failures and void levels."""
-    found = [f"{load_of(row)} is void: {row.void}" for row in rows if row.void is not None]
+    found = [f"{row.load} is void: {row.void}" for row in rows if row.void is not None]
     failed = [row for row in rows if row.failures]
-    return [*found, *[f"{load_of(row)}: {row.failed} failed; {'; '.join(row.failures[:SHOWN_FAILURES])}" for row in failed]]
-
-
-def load_of(row: LevelRow) -> str:
-    """For a person."""
-    return f"{row.rate_per_s:g}/s" if row.rate_per_s is not None else f"{row.users} users"
+    return [*found, *[f"{row.load}: {row.failed} failed; {'; '.join(row.failures[:SHOWN_FAILURES])}" for row in failed]]
 
 
 def _table(headings: Sequence[str], rows: Sequence[LevelRow], cells: Iterable[Sequence[str]], *, title: str) -> Table:
-    table = Table(title=title, box=SIMPLE_HEAD, padding=0, pad_edge=False)
-    table.add_column("load", no_wrap=True)
-    for heading in headings:
-        table.add_column(heading, justify="right", no_wrap=True)
+    table = compact_table("load", headings, title=title)
     for row, own in zip(rows, cells, strict=True):
-        table.add_row(load_of(row), "-" if row.workers is None else str(row.workers), *own)
+        table.add_row(row.load, "-" if row.workers is None else str(row.workers), *own)
     return table
 
 
@@ -100,7 +92,7 @@ def _counts(row: LevelRow) -> list[str]:
         *counts,
         exact,
         "-" if row.void is None else "VOID",
-        *[_number(value, form) for value, form in zip(figures, forms, strict=True)],
+        *[number(value, form) for value, form in zip(figures, forms, strict=True)],
     ]
 
 
@@ -109,9 +101,9 @@ def _latencies(row: LevelRow) -> list[str]:
     return [
         *_percentiles(row.ttft_ms, ".0f"),
         *_percentiles(row.itl_ms, ".1f"),
-        _number(gap_ms, ".0f"),
-        _number(row.starvation, ".2f"),
-        _number(row.lateness_ms_p99, ".1f"),
+        number(gap_ms, ".0f"),
+        number(row.starvation, ".2f"),
+        number(row.lateness_ms_p99, ".1f"),
     ]
 
 
@@ -123,12 +115,8 @@ def _trend(trend: Trend | None, unit: float, form: str) -> list[str]:
     if trend is None:
         return ["-"] * 4
     slope = None if trend.slope_per_hour is None else trend.slope_per_hour / unit
-    return [*[format(value / unit, form) for value in (trend.first, trend.last, trend.most)], _number(slope, "+.1f")]
+    return [*[format(value / unit, form) for value in (trend.first, trend.last, trend.most)], number(slope, "+.1f")]
 
 
 def _percentiles(values: Percentiles | None, form: str) -> list[str]:
     return ["-"] * 3 if values is None else [format(value, form) for value in values]
-
-
-def _number(value: float | None, form: str) -> str:
-    return "-" if value is None else format(value, form)

@@ -17,8 +17,8 @@ from wanspec.errors import ConfigError
 from wanspec.presets import preset
 from wanspec.speculation.sampling import check_sampling
 from wanspec.speculation.types import SamplingParams
-from wanspec.testbed.bench.plan import BLOCK_START_S, MAX_RTT_MS, ORACLE_TOKEN_S, START_S
-from wanspec.testbed.deployment import Emulator
+from wanspec.testbed.bench.plan import BLOCK_START_S, ORACLE_TOKEN_S, START_S
+from wanspec.testbed.deployment import MAX_RTT_MS, Emulator, check_once
 from wanspec.testbed.link import LinkSettings
 
 MAX_RATE_PER_S: Final = 1_000.0
@@ -109,11 +109,6 @@ class Question:
     temperature: float
     seed: int
 
-    @property
-    def label(self) -> str:
-        """What it takes to ask it again."""
-        return f"prompt {self.prompt_index}, T = {self.temperature:g}, seed {self.seed}"
-
 
 def levels_of(config: LoadConfig) -> list[Level]:
     """Every level; those with the same workers are neighbours."""
@@ -174,7 +169,7 @@ def check_config(config: LoadConfig) -> None:
         raise ConfigError("there is no prompt; give at least one")
     if not config.temperatures:
         raise ConfigError("--temperature: give at least one")
-    _check_repeated("--temperature", config.temperatures)
+    check_once("--temperature", config.temperatures)
     for question in questions_of(config):
         check_sampling(SamplingParams(temperature=question.temperature, seed=question.seed))
     if isinstance(config.server, OwnServer):
@@ -199,13 +194,7 @@ def _check_own(server: OwnServer) -> None:
 
 def _check_range(flag: str, values: tuple[float, ...], least: float, most: float, *, is_open: bool = False) -> None:
     """`is_open`: `least` itself is too little."""
-    _check_repeated(flag, values)
+    check_once(flag, values)
     for value in values:
         if not least <= value <= most or (is_open and value == least) or math.isnan(value):
             raise ConfigError(f"{flag}: {value:g}; give {'more than ' if is_open else ''}{least:g} to {most:g}")
-
-
-def _check_repeated(flag: str, values: tuple[float, ...]) -> None:
-    repeated = next((value for value in values if values.count(value) > 1), None)
-    if repeated is not None:
-        raise ConfigError(f"{flag}: {repeated:g} is named twice; name each once")

@@ -57,6 +57,11 @@ class RequestRow:
     rounds: int | None
     local_draft_passes: int | None
 
+    @property
+    def name(self) -> str:
+        """For a person: what it takes to ask it again."""
+        return f"request {self.number} (prompt {self.prompt_index}, T = {self.temperature:g}, seed {self.seed})"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LevelRow:
@@ -104,6 +109,11 @@ class LevelRow:
     rss_bytes: Trend | None
     """Of the server."""
     descriptors: Trend | None
+
+    @property
+    def load(self) -> str:
+        """For a person."""
+        return Level(workers=self.workers, rate_per_s=self.rate_per_s, users=self.users).load
 
 
 FIGURES = ("requests_per_s", "tokens_per_s", "ttft_ms", "itl_ms", "gap_ms", "request_itl_ms", "starvation")
@@ -205,9 +215,9 @@ class LevelLog:
             "failed": outcomes["failed"],
             "unsent": self.unsent,
             "refused_by_status": dict(sorted(statuses.items())),
-            "failures": [f"{_name(request)}: {request.reason}" for request in self.requests if request.outcome == "failed"][:MAX_NAMED],
+            "failures": [f"{request.name}: {request.reason}" for request in self.requests if request.outcome == "failed"][:MAX_NAMED],
             "exact": not wrong if is_known else None,
-            "wrong": [f"{_name(request)}: {request.wrong}" for request in wrong],
+            "wrong": [f"{request.name}: {request.wrong}" for request in wrong],
         }
 
     @property
@@ -256,10 +266,6 @@ def percentiles(values: Any) -> Percentiles | None:  # noqa: ANN401  # numbers i
         return None
     low, high, highest = np.percentile(values, (50, 90, 99))
     return float(low), float(high), float(highest)
-
-
-def _name(request: RequestRow) -> str:
-    return f"request {request.number} (prompt {request.prompt_index}, T = {request.temperature:g}, seed {request.seed})"
 
 
 def _ratio(over: float, under: float) -> float | None:

@@ -111,8 +111,7 @@ class Load:
     def _heard(self, row: RequestRow) -> None:
         """A request has ended."""
         if row.wrong:
-            where = f"request {row.number} (prompt {row.prompt_index}, T = {row.temperature:g}, seed {row.seed})"
-            self._progress.say(f"NOT the target's text: {row.level}: {where} {row.wrong}")
+            self._progress.say(f"NOT the target's text: {row.level}: {row.name} {row.wrong}")
         if self._keep is not None:
             self._keep(row)
 

@@ -165,7 +165,7 @@ async def open_site(server: OwnServer | OtherServer) -> AsyncIterator[Site]:
         token, api_key = secrets.token_hex(16), secrets.token_hex(16)
         heard: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
         child = await stack.enter_async_context(_server_process(server, link, token, api_key, heard))
-        ready = await _first(heard, child)
+        ready = await child.before_its_end(heard, otherwise="the server was not up")
         door = await link.door(ready["workers_dial"], token)
         await link.ask(rtt_ms=server.rtt_ms, loss=server.loss, reset=True)
         site = OwnSite(server, child, link, base_url=ready["api"], api_key=api_key, door=door)
@@ -193,19 +193,6 @@ def _server_process(server: OwnServer, link: LinkProcess, token: str, api_key: s
         arguments.append("--allow-plaintext")  # there is nobody else in these namespaces
     environment = {TOKEN_VARIABLE: token, KEYS_VARIABLE: f"bench:{api_key}"}
     return Child("server", [*arguments, *server.flags], environment=environment, hear=hear)
-
-
-async def _first(heard: asyncio.Future[dict[str, Any]], child: Child) -> dict[str, Any]:
-    """What the server says when it is up. Raises TransportError when it ends first, or says nothing."""
-    ending = asyncio.ensure_future(child.wait())
-    try:
-        waiting: set[asyncio.Future[Any]] = {heard, ending}
-        await asyncio.wait(waiting, timeout=START_TIMEOUT_S, return_when=asyncio.FIRST_COMPLETED)
-        if heard.done():
-            return heard.result()
-        raise TransportError(await child.obituary() if ending.done() else f"the server was not up within {START_TIMEOUT_S:g} s")
-    finally:
-        ending.cancel()
 
 
 async def _num_workers(client: httpx.AsyncClient) -> int:
