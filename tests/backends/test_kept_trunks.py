@@ -135,7 +135,7 @@ def test_a_request_that_is_made_again_and_again_is_kept_once() -> None:
     model, tokens = load_bundled("target"), list(range(100, 140))
     sizes = []
     for session_id, length in enumerate((40, 38, 36, 39, 37, 40), start=1):
-        model.score([opening(session_id, tokens[:length])])
+        score(model, item(session_id, append=tokens[:length], key="alice"))
         model.close_session(SessionId(session_id))
         sizes.append(model._caches._kept.size_bytes)
     assert sizes == 6 * sizes[:1]
