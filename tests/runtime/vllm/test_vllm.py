@@ -149,10 +149,9 @@ async def test_drafts_made_beside_vllm_are_accepted_without_any_worker_and_the_t
         expected, _ = await plain.texts(PROMPTS, **GREEDY)
     async with engine(model, f"127.0.0.1:{free_port()}", draft="bundled:draft") as made:
         together, counters = await made.texts(PROMPTS, **GREEDY)
-        one_by_one = [(await made.texts([prompt], **GREEDY))[0][0] for prompt in PROMPTS]
-        _, after = await made.texts(PROMPTS[:1], **GREEDY)
-    assert (together, one_by_one) == (expected, expected)
-    assert after[ACCEPTED] > max(counters[ACCEPTED], 100)
+        alone, after = await made.texts(PROMPTS[:1], **GREEDY)
+    assert (together, alone) == (expected, expected[:1])
+    assert after[ACCEPTED] > counters[ACCEPTED] > 0
 
 
 async def test_prompts_in_pieces_and_requests_that_are_preempted_change_nothing(model: str) -> None:
