@@ -131,11 +131,11 @@ class Controller:
 
     def _request_arrived(self, event: RequestArrived, now: float) -> list[Effect]:
         if event.session_id <= self._workforce.newest_session_id:
-            msg = f"session {event.session_id} is not above {self._workforce.newest_session_id}"
-            raise LocalProtocolError(msg)
+            raise LocalProtocolError(f"session {event.session_id} is not above {self._workforce.newest_session_id}")
         if not event.prompt_tokens or event.max_tokens < 1:
-            msg = f"a request needs a prompt and max_tokens of 1 or more, not {len(event.prompt_tokens)} and {event.max_tokens}"
-            raise LocalProtocolError(msg)
+            raise LocalProtocolError(
+                f"a request needs a prompt and max_tokens of 1 or more, not {len(event.prompt_tokens)} and {event.max_tokens}"
+            )
         policy = create_policy(event.policy)
         calibration = self._calibrations.at(event.sampling.temperature)
         session = Session(event, policy, calibration)
