@@ -91,14 +91,8 @@ class Proposer:
         match event:
             case StepFinished(rows=rows):
                 return self._step_finished(rows, now)
-            case WorkerJoined():
-                return self._workforce.joined(event, now)
-            case WorkerLost(worker_id=worker_id):
-                return self._workforce.lost(worker_id, now)
-            case DraftsReceived(worker_id=worker_id, drafts=drafts):
-                return self._workforce.drafts_received(worker_id, drafts, now)
-            case PongReceived(worker_id=worker_id, number=number):
-                return self._workforce.pong_received(worker_id, number, now)
+            case WorkerJoined() | WorkerLost() | DraftsReceived() | PongReceived():
+                return self._workforce.handle(event, now)
             case DeadlineReached():
                 return [*self._workforce.deadline_reached(now), *self._forget_absent(now)]
             case _:
@@ -163,7 +157,7 @@ class Proposer:
         if not tokens:
             return []
         self._forget_key(text)
-        position, link = text.end, text.link
+        link = text.link
         path, finished = text.grow(tokens)
         self._by_key[text.key] = text
         effects: list[Effect] = []
@@ -172,7 +166,7 @@ class Proposer:
         if link is None or text.link is not link:  # it has none, or has just been told everything; one may have become free
             return [*effects, *self._workforce.place(text, now)]
         if text.is_speakable:
-            return [*effects, self._workforce.tell(text.session_id, link, position, tokens, path, now)]
+            return [*effects, self._workforce.tell(text.session_id, link, path, now)]
         effects += self._workforce.end(text, now)
         text.link = None
         return effects
