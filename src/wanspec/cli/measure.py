@@ -86,7 +86,7 @@ def run_campaign(
         wanspec measure run campaign.toml --probe us-east-1 --once      # a trial, or from cron
 
     A request that fails or is throttled is a row like any other. docs/measuring.md explains the rows.
-    """  # noqa: D301  # the backspace keeps the lines of the example apart
+    """
     from wanspec.measurement.budget import check_budget
     from wanspec.measurement.campaign import read_campaign
     from wanspec.measurement.runner import Runner
@@ -178,7 +178,7 @@ def rtt(
     \b
         wanspec measure rtt us-west-2=host.example.org:22 eu-west-1=10.1.2.3:443 --probe us-east-1 --data us-east-1.rtt.jsonl
         wanspec measure rtt --show us-east-1.rtt.jsonl --show us-west-2.rtt.jsonl        # the mesh of several sites
-    """  # noqa: D301  # the backspace keeps the lines of the example apart
+    """
     import socket
     from itertools import chain
 

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.text import Text
 
 from wanspec.cli.application import app
-from wanspec.cli.options import check_writable, load_model
+from wanspec.cli.options import DraftModel, TargetModel, check_writable, load_model
 from wanspec.cli.running import exit_statuses, stderr
 from wanspec.cli.simulation import Jobs, tracked
 from wanspec.errors import ConfigError
@@ -81,7 +81,7 @@ def plan(
         wanspec plan fleet                                                  # many requests over a day
 
     docs/planning.md says what is simulated and what not.
-    """  # noqa: D301  # the backspace keeps the lines of the examples apart
+    """
     if context.invoked_subcommand is not None:
         return
     from wanspec.planning.display import LEGEND, alone_words, as_json, placement_table
@@ -91,8 +91,7 @@ def plan(
 
     with exit_statuses():
         check_picture(plot)
-        for path in (json_path, plot, config):
-            check_writable(path)
+        check_writable(json_path, plot, config)
         question = {
             "rtt": rtt, "steps": steps, "tokens": tokens, "match_rate": match_rate, "users": users, "policy": policy, "against": against,
             "rank_by": rank_by, "dearer": dearer, "prices": prices and str(prices), "load": load and str(load), "seed": seed,
@@ -119,8 +118,8 @@ def plan(
 @plan_app.command()
 def calibrate(
     out: Annotated[Path, typer.Argument(help="The file to write (.json), for `wanspec plan --steps`.")],
-    target: Annotated[str, typer.Option(help="Target model.")] = "bundled:target",
-    draft: Annotated[str, typer.Option(help="Draft model.")] = "bundled:draft",
+    target: TargetModel = "bundled:target",
+    draft: DraftModel = "bundled:draft",
     preset: Annotated[str, typer.Option(help="Hold passes to these step times, to try it out; empty: as fast as it goes.")] = "",
     prompt_tokens: Annotated[int, typer.Option(help="Length of the text before.")] = 128,
     passes: Annotated[int, typer.Option(help="Passes timed for each width.")] = 20,

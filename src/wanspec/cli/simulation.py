@@ -19,7 +19,19 @@ from rich.table import Table
 from rich.text import Text
 
 from wanspec.cli.application import app
-from wanspec.cli.options import Seed, Temperature, TopK, TopP, check_writable, load_model, make_folder, read_prompts
+from wanspec.cli.options import (
+    DraftModel,
+    PromptFile,
+    Seed,
+    TargetModel,
+    Temperature,
+    TopK,
+    TopP,
+    check_writable,
+    load_model,
+    make_folder,
+    read_prompts,
+)
 from wanspec.cli.running import exit_statuses, stderr
 from wanspec.errors import ConfigError, WanspecError
 from wanspec.policy.registry import policy_names
@@ -87,10 +99,8 @@ def simulate(
         "load.requests": requests, "load.tokens": max_tokens, "workers": workers,
     }  # fmt: skip
     with exit_statuses():
-        check_writable(json_path)
-        check_writable(parquet_path)
-        if plot_folder is not None:
-            make_folder(plot_folder)
+        check_writable(json_path, parquet_path)
+        make_folder(plot_folder)
         if faults:
             _soak(seed, seeds, jobs, backend)
         elif paper:
@@ -263,9 +273,9 @@ def trace(
     prompt: Annotated[
         list[str] | None, typer.Option(help="Continue this; repeatable. Default: the held-out prompts of the bundled pair.")
     ] = None,
-    prompt_file: Annotated[Path | None, typer.Option(help="Prompts in UTF-8, separated by lines of three dashes.")] = None,
-    target: Annotated[str, typer.Option(help="Target model.")] = "bundled:target",
-    draft: Annotated[str, typer.Option(help="Draft model, with the target's tokenizer.")] = "bundled:draft",
+    prompt_file: PromptFile = None,
+    target: TargetModel = "bundled:target",
+    draft: DraftModel = "bundled:draft",
     max_tokens: Annotated[int, typer.Option(help="Tokens to generate per prompt.")] = 128,
     temperature: Temperature = 0.0,
     top_k: TopK = 0,
