@@ -6,10 +6,9 @@ import asyncio
 import json
 
 import openai
-from tests.server.site import MODEL, Site, model, plain_text, site
-from tests.server.test_abort import request_bytes, slow_target
+from tests.server.site import MODEL, Site, model, plain_text, site, slow_target
+from tests.server.test_abort import request_bytes
 
-from wanspec.backends.paced import PacedBackend
 from wanspec.server.limits import ServerLimits
 from wanspec.server.stream import SMALLEST_BEAT_BYTES
 
@@ -47,8 +46,7 @@ async def test_a_stream_is_sent_at_even_intervals_and_sizes_whatever_was_committ
 
 
 async def test_something_is_sent_also_where_there_is_nothing_new() -> None:
-    target = PacedBackend(model(), step_s=0.3, token_s=0.0)
-    async with site(target=target, draft=model(), limits=ServerLimits(coalesce_s=0.05)) as place:
+    async with site(target=slow_target(step_s=0.3), draft=model(), limits=ServerLimits(coalesce_s=0.05)) as place:
         chunks = await sent(place, max_tokens=8)
         assert text_of(chunks) == plain_text("abc", max_tokens=8)
         assert sum(b"data: " not in chunk for chunk in chunks) >= 3

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 import pytest
-from tests.server.site import Site, model, plain_text, site
+from tests.server.site import Site, model, plain_text, site, slow_target
 
 from wanspec.backends.paced import PacedBackend
 from wanspec.policy.registry import PolicyConfig
@@ -47,8 +47,7 @@ class Overheard:
 async def served_with_labelled_workers(opened_at: list[str]) -> AsyncIterator[Site]:
     """`opened_at`: the names of the workers that are sent a session, as they are."""
     listener = await listen("127.0.0.1:0", expected=expected_of(model().info), security=Plaintext())
-    target = PacedBackend(model(), step_s=0.005, token_s=0.0)
-    async with site(target=target, listener=listener, policy=PolicyConfig(name="remote")) as place:
+    async with site(target=slow_target(step_s=0.005), listener=listener, policy=PolicyConfig(name="remote")) as place:
         workers = [asyncio.create_task(worker(listener.address, name, labels, opened_at)) for name, labels in LABELS.items()]
         await place.engine.wait_for_workers(len(LABELS))
         yield place

@@ -11,7 +11,8 @@ import httpx
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from tests.server.site import Site, model, site
+from tests.server.site import Site, site, slow_target
+from tests.workers import until
 
 from wanspec.backends.paced import PacedBackend
 from wanspec.backends.scripted import ScriptedBackend
@@ -187,7 +188,7 @@ async def test_a_model_that_breaks_ends_the_answer_and_tells_nothing(
 
 async def test_a_full_server_refuses_and_says_when_to_come_again() -> None:
     limits = ServerLimits(max_running=1, max_queued=1)
-    async with site(target=PacedBackend(model(), step_s=0.02, token_s=0.0), limits=limits) as place:
+    async with site(target=slow_target(step_s=0.02), limits=limits) as place:
         under_way = [asyncio.create_task(place.post(prompt="x", max_tokens=80)) for _ in range(2)]
         await admitted(place, 2)
         answer = await place.post(prompt="x")
@@ -198,8 +199,7 @@ async def test_a_full_server_refuses_and_says_when_to_come_again() -> None:
 
 
 async def admitted(place: Site, number: int) -> None:
-    while place.service.admission.running + place.service.admission.waiting < number:  # noqa: ASYNC110
-        await asyncio.sleep(0.001)
+    await until(lambda: place.service.admission.running + place.service.admission.waiting >= number)
 
 
 async def test_choices_that_do_not_all_fit_are_refused_together() -> None:
@@ -210,7 +210,7 @@ async def test_choices_that_do_not_all_fit_are_refused_together() -> None:
 
 async def test_a_wait_that_is_too_long_ends_with_503() -> None:
     limits = ServerLimits(max_running=1, max_queued=1, max_queue_wait_s=0.1)
-    async with site(target=PacedBackend(model(), step_s=0.02, token_s=0.0), limits=limits) as place:
+    async with site(target=slow_target(step_s=0.02), limits=limits) as place:
         first = asyncio.create_task(place.post(prompt="x", max_tokens=100))
         await admitted(place, 1)
         answer = await place.post(prompt="x", stream=True)

@@ -11,8 +11,8 @@ from functools import partial
 import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
+from tests.runtime.scripted import GREEDY, model, plainly
 
-from wanspec.backends.scripted import ScriptedBackend
 from wanspec.errors import TransportError
 from wanspec.protocol.effects import Effect
 from wanspec.protocol.events import ProposerEvent, Row
@@ -23,11 +23,11 @@ from wanspec.runtime.vllm import draft_link
 from wanspec.runtime.vllm.draft_link import DraftLink
 from wanspec.runtime.vllm.figures_server import serve_figures
 from wanspec.runtime.worker_process import hello_for, run_worker
-from wanspec.speculation.types import DraftingConfig, SamplingParams
+from wanspec.speculation.types import DraftingConfig
 from wanspec.transport.grpc_wire import dial
 from wanspec.transport.security import Plaintext, parse_address
 
-VOCABULARY, MAX_DRAFT_TOKENS = 32, 4
+MAX_DRAFT_TOKENS = 4
 WAIT_S = 20.0
 SECURITY = Plaintext(token="a-secret")
 DRAFTING = DraftingConfig(branch=8, leaves=64, max_depth=64, path_prob_min=0.001, is_calibrated=True)
@@ -40,14 +40,14 @@ class Tokens(tuple[int, ...]):
         return tuple(self[start:stop])
 
 
-def model(disagreement: float = 0.0) -> ScriptedBackend:
-    return ScriptedBackend(vocabulary_size=VOCABULARY, seed=5, disagreement=disagreement)
-
-
 def machine(kind: type[Proposer] = Proposer) -> Proposer:
     return kind(
-        vocabulary_size=VOCABULARY, max_length=1000, max_draft_tokens=MAX_DRAFT_TOKENS, path_prob_min=0.01, drafting=DRAFTING
-    )  # fmt: skip
+        vocabulary_size=model().info.vocabulary_size,
+        max_length=1000,
+        max_draft_tokens=MAX_DRAFT_TOKENS,
+        path_prob_min=0.01,
+        drafting=DRAFTING,
+    )
 
 
 @contextmanager
@@ -81,7 +81,7 @@ class Engine:
     def step(self) -> None:
         new: list[int] = []
         for draft in (*self._chain, None):
-            (token,) = decode_plainly(self._target, [*self.tokens, *new], max_tokens=1, sampling=SamplingParams())
+            (token,) = decode_plainly(self._target, [*self.tokens, *new], max_tokens=1, sampling=GREEDY)
             new.append(token)
             if token != draft:
                 break
@@ -104,7 +104,7 @@ class Engine:
     @property
     def is_exact(self) -> bool:
         prompt, text = self.tokens[: self._prompt_length], self.tokens[self._prompt_length :]
-        return text == list(decode_plainly(model(), prompt, max_tokens=len(text), sampling=SamplingParams()))
+        return text == plainly(prompt, max_tokens=len(text))
 
 
 def figures_at(address: object) -> dict[str, float]:
