@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from wanspec.cli.application import app
@@ -27,7 +26,7 @@ from wanspec.cli.options import (
     words,
     write_json,
 )
-from wanspec.cli.running import exit_statuses, run, stderr
+from wanspec.cli.running import exit_statuses, run, stderr, stdout
 from wanspec.errors import ConfigError, WanspecError
 from wanspec.policy.registry import PolicyConfig, policy_names
 
@@ -153,7 +152,7 @@ def _show(measured: Bench, json_path: Path | None, plot_folder: Path | None) -> 
     from wanspec.testbed.bench.display import show_bench
 
     rows = measured.rows
-    show_bench(Console(highlight=False, soft_wrap=True), measured.config, rows, measured.tried)
+    show_bench(stdout, measured.config, rows, measured.tried)
     write_json(rows, json_path)
     if plot_folder is not None and rows:
         from wanspec.testbed.bench.plots import draw

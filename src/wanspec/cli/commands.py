@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 
 from wanspec.cli import options
 from wanspec.cli.application import app
-from wanspec.cli.running import exit_statuses, run, saving, standard_output, stderr
+from wanspec.cli.running import exit_statuses, run, saving, standard_output, stderr, stdout
 from wanspec.errors import ConfigError, WanspecError
 from wanspec.policy.registry import PolicyConfig, create_policy, policy_names
 from wanspec.protocol.placement import Placement, check_labels
@@ -77,9 +76,8 @@ def demo(
             sampling=SamplingParams(temperature=temperature, top_k=top_k, top_p=top_p, seed=seed),
             trace_folder=trace_folder,
         )
-        console = Console(highlight=False, soft_wrap=True)
-        result = run(run_demo(config, TerminalStage(console)))
-        show_result(console, result, config)
+        result = run(run_demo(config, TerminalStage(stdout)))
+        show_result(stdout, result, config)
         options.write_json(result.rows, json_path)
         if not all(row.identical for row in result.rows):
             raise WanspecError("the text of a policy differs from plain target decoding; this is a bug, please report it")

@@ -6,12 +6,11 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.text import Text
 
 from wanspec.cli.options import check_writable, write_json
 from wanspec.cli.plan import MatchRate, Rtt, Steps, Tokens, plan_app
-from wanspec.cli.running import exit_statuses
+from wanspec.cli.running import exit_statuses, stdout
 from wanspec.cli.simulation import Jobs, tracked
 
 
@@ -59,9 +58,8 @@ def fleet(
         ]
         home, lent = days
         title = f"a day: {steps}, {tokens}, {described.slots} requests on a target device, seed {seed}"
-        console = Console(highlight=False, soft_wrap=True)
-        print_table(console, fleet_table(home, lent, title=title))
-        console.print(Text(LEGEND, style="dim"))
+        print_table(stdout, fleet_table(home, lent, title=title))
+        stdout.print(Text(LEGEND, style="dim"))
         write_json({"fleet": described, "service_times": times, "home": home, "lent": lent}, json_path)
         if plot is not None:
             plot_fleet(home, lent, plot, title=title)

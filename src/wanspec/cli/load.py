@@ -13,11 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 
 from wanspec.cli.bench import emulator_of, numbers, progress_bar, prompts_of
 from wanspec.cli.options import PromptFile, Seed, check_writable, write_json
-from wanspec.cli.running import exit_statuses, run, stderr
+from wanspec.cli.running import exit_statuses, run, stderr, stdout
 from wanspec.errors import ConfigError, WanspecError
 
 if TYPE_CHECKING:
@@ -203,7 +202,7 @@ def _show(load: Load, json_path: Path | None, plot_path: Path | None) -> None:
     from wanspec.testbed.load.display import show_load, title_of
     from wanspec.testbed.load.plots import plot_load
 
-    show_load(Console(highlight=False, soft_wrap=True), load.config, load.rows)
+    show_load(stdout, load.config, load.rows)
     write_json(load.rows, json_path)
     if plot_path is not None and load.rows:
         plot_load(load.rows, plot_path, title=title_of(load.config))

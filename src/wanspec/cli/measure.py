@@ -14,7 +14,7 @@ from rich.live import Live
 
 from wanspec.cli.application import app
 from wanspec.cli.options import make_folder
-from wanspec.cli.running import exit_statuses, run, stderr
+from wanspec.cli.running import exit_statuses, run, stderr, stdout
 from wanspec.errors import ConfigError, WanspecError
 from wanspec.telemetry.table import print_table
 
@@ -206,9 +206,9 @@ def rtt(
                 try:
                     run(probe_all(own, found, count=count, interval_s=interval, keep=keep))
                 finally:
-                    print_table(Console(highlight=False), mesh_table(links(rows)))
+                    print_table(stdout, mesh_table(links(rows)))
         else:
-            print_table(Console(highlight=False), mesh_table(links(rows)))
+            print_table(stdout, mesh_table(links(rows)))
         for problem in dict.fromkeys(f"{row.probe} to {row.peer}: {row.problem}" for row in rows if row.problem):
             stderr.print(f"warning: {problem}", style="yellow")
         if found and all(row.connect_s is None for row in rows):

@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
-from rich.console import Console
 from rich.text import Text
 
 from wanspec.cli.application import app
 from wanspec.cli.options import DraftModel, TargetModel, check_writable, load_model
-from wanspec.cli.running import exit_statuses, stderr
+from wanspec.cli.running import exit_statuses, stderr, stdout
 from wanspec.cli.simulation import Jobs, tracked
 from wanspec.errors import ConfigError
 from wanspec.policy.registry import MAX_WIDTH
@@ -97,14 +96,13 @@ def plan(
             "rank_by": rank_by, "dearer": dearer, "prices": prices and str(prices), "load": load and str(load), "seed": seed,
         }  # fmt: skip
         places, alone = _answer(question, _words(controllers), _words(workers), prices, load, price_ms, width, jobs)
-        console = Console(highlight=False, soft_wrap=True)
         title = f"{steps}, {tokens}, users: {users}, ranked by {rank_by}"
-        print_table(console, placement_table(places[:top], title=title))
-        console.print(Text(LEGEND, style="dim"))
-        console.print(Text(alone_words(alone)))
-        console.print(Text(_summary(places)))
+        print_table(stdout, placement_table(places[:top], title=title))
+        stdout.print(Text(LEGEND, style="dim"))
+        stdout.print(Text(alone_words(alone)))
+        stdout.print(Text(_summary(places)))
         if steps in PRESETS:
-            console.print(Text(ESTIMATE_NOTE, style="dim"))
+            stdout.print(Text(ESTIMATE_NOTE, style="dim"))
         if json_path is not None:
             json_path.write_bytes(as_json(places, alone, question))
         if plot is not None:

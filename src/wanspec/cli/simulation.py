@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
@@ -32,7 +31,7 @@ from wanspec.cli.options import (
     make_folder,
     read_prompts,
 )
-from wanspec.cli.running import exit_statuses, stderr
+from wanspec.cli.running import exit_statuses, stderr, stdout
 from wanspec.errors import ConfigError, WanspecError
 from wanspec.policy.registry import policy_names
 from wanspec.speculation.types import SamplingParams
@@ -153,10 +152,9 @@ def _sweep(
     title = (
         f"{first.load.requests} requests of {first.load.tokens} tokens, {first.compute.preset}, {first.tokens.model}, {iterations} seeds"
     )
-    console = Console(highlight=False, soft_wrap=True)
     points = [{name: value for name, value in row.point.items() if name not in {"policy.name", "link.rtt_ms"}} for row in medians]
-    print_table(console, run_table(medians, title=title, points=points))
-    console.print(Text(LEGEND, style="dim"))
+    print_table(stdout, run_table(medians, title=title, points=points))
+    stdout.print(Text(LEGEND, style="dim"))
     if json_path is not None:
         write_json(rows, json_path)
     if parquet_path is not None:
@@ -222,9 +220,8 @@ def _reproduce(plot_folder: Path | None, json_path: Path | None, jobs: int, back
     result = paper.joined(parts)
     points = len(paper.FIGURE_8_PHIS) * len(paper.FIGURE_8_RTTS_MS)
     swept = [row for rows in tracked(paper.run_figure_8(reading, jobs=jobs, backend=backend), points, "figure 8") for row in rows]
-    console = Console(highlight=False, soft_wrap=True)
-    print_table(console, readings_table(tried))
-    print_table(console, claims_table(result.claims, title=f"the best reading ({reading.text})"))
+    print_table(stdout, readings_table(tried))
+    print_table(stdout, claims_table(result.claims, title=f"the best reading ({reading.text})"))
     curves = [row for (variant, _), rows in result.figure_7.items() for row in paper.named(rows, variant)]
     if json_path is not None:
         write_json([*curves, *swept, *(row for rows in result.cloud.values() for row in paper.named(rows, "cloud"))], json_path)
