@@ -4,26 +4,23 @@ from __future__ import annotations
 
 import json
 import shlex
+from functools import partial
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
+from tests.cli.command import check_refused, outcome
 
-from wanspec.cli.application import app
 from wanspec.runtime.vllm import versions
 from wanspec.transport.certificates import create_trial_certificates
 
-
-def outcome(*arguments: str, **environment: str) -> tuple[int, str]:
-    result = CliRunner().invoke(app, ["vllm", "serve", *arguments], env=environment)
-    return result.exit_code, result.output.replace("\n", " ")
+serve = partial(outcome, "vllm", "serve")
 
 
 def test_a_dry_run_shows_the_command_and_no_secret(tmp_path: Path) -> None:
     certificates = create_trial_certificates(tmp_path, [])
     tls = ["--tls-cert", str(certificates.controller_certificate_file), "--tls-key", str(certificates.controller_key_file)]
-    status, output = outcome(
+    status, output = serve(
         "a/model", "--listen", "0.0.0.0:8500", *tls, "--draft-tokens", "3", "--port", "8001", "-tp", "2", "--dry-run",
         WANSPEC_TOKEN="a-secret",
     )  # fmt: skip
@@ -52,8 +49,7 @@ def test_a_dry_run_shows_the_command_and_no_secret(tmp_path: Path) -> None:
     ],
 )
 def test_what_cannot_be_served_is_refused_before_vllm_starts(arguments: list[str], words: str) -> None:
-    status, output = outcome("a/model", *arguments)
-    assert (status, words in output) == (2, True), output
+    check_refused("vllm", "serve", "a/model", *arguments, words=words)
 
 
 def test_without_vllm_the_command_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -61,7 +57,7 @@ def test_without_vllm_the_command_says_how_to_install_it(monkeypatch: pytest.Mon
         raise PackageNotFoundError(name)
 
     monkeypatch.setattr(versions, "version", none_there)
-    status, output = outcome("a/model")
+    status, output = serve("a/model")
     assert status == 2
     assert "vLLM is not installed" in output
     assert "pip install" in output
@@ -69,6 +65,4 @@ def test_without_vllm_the_command_says_how_to_install_it(monkeypatch: pytest.Mon
 
 def test_another_version_of_vllm_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(versions, "version", lambda _: "0.99.1")
-    status, output = outcome("a/model")
-    assert status == 2
-    assert "vLLM 0.99.1 is not supported" in output
+    check_refused("vllm", "serve", "a/model", words="vLLM 0.99.1 is not supported")
