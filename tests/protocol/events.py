@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from typing import TypeVar
 
 from wanspec.policy.registry import PolicyConfig
+from wanspec.protocol.controller import Controller
 from wanspec.protocol.effects import SendMessage
-from wanspec.protocol.events import DraftFinished, DraftsReceived, RequestArrived, VerifyFinished, WorkerJoined
+from wanspec.protocol.events import ControllerEvent, DraftFinished, DraftsReceived, RequestArrived, VerifyFinished, WorkerJoined
 from wanspec.protocol.messages import Drafts, OpenSession
 from wanspec.protocol.placement import ANYWHERE, Placement
 from wanspec.speculation.types import DraftChoices, NodeId, Position, SamplingParams, SessionId, TargetChoice, WorkerId
@@ -74,6 +75,14 @@ def drafts(
         tokens=tuple(tokens),
         log_probs=(log_prob,) * len(tokens),
     )
+
+
+def controller(*events: ControllerEvent) -> Controller:
+    """One to which these have happened, all at once."""
+    machine = Controller(vocabulary_size=100, end_tokens=(0,))
+    for event in events:
+        machine.handle(event, now=0.0)
+    return machine
 
 
 def received(message: Drafts, *, worker_id: int = 1) -> DraftsReceived:

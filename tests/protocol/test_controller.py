@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from tests.protocol.events import arrival, drafted, drafts, joined, only, received, verified
+from tests.protocol.events import arrival, controller, drafted, drafts, joined, only, received, verified
 
 from wanspec.errors import LocalProtocolError
 from wanspec.protocol.controller import MAX_PATIENT_RTT_S, Controller
@@ -29,18 +29,13 @@ from wanspec.speculation.types import (
 )
 
 
-def controller() -> Controller:
-    return Controller(vocabulary_size=100, end_tokens=(0,))
-
-
 def test_the_first_pass_is_the_prefill_and_carries_no_drafts() -> None:
     (item,) = only(controller().handle(arrival(1), now=0.0), StartVerify).items
     assert (item.append, item.nodes, item.next_positions) == ((1, 2, 3), (), (3,))
 
 
 def test_a_round_goes_draft_draft_verify_and_commits_what_was_accepted() -> None:
-    machine = controller()
-    machine.handle(arrival(1), now=0.0)
+    machine = controller(arrival(1))
     (item,) = only(machine.handle(verified(7), now=0.1), StartDraft).items
     assert item.append == (1, 2, 3, 7)  # one batched catch-up
     (item,) = only(machine.handle(drafted(8), now=0.2), StartDraft).items
@@ -71,17 +66,13 @@ def test_of_several_end_tokens_the_first_to_come_ends_the_text() -> None:
 
 
 def test_sessions_that_want_the_same_share_a_pass() -> None:
-    machine = controller()
-    machine.handle(arrival(1, policy="autoregressive"), now=0.0)
-    machine.handle(arrival(2, policy="autoregressive"), now=0.0)
+    machine = controller(arrival(1, policy="autoregressive"), arrival(2, policy="autoregressive"))
     items = only(machine.handle(verified(7), now=0.1), StartVerify).items
     assert [item.session_id for item in items] == [1, 2]
 
 
 def test_verify_and_draft_take_turns() -> None:
-    machine = controller()
-    machine.handle(arrival(1, policy="autoregressive"), now=0.0)
-    machine.handle(arrival(2), now=0.0)
+    machine = controller(arrival(1, policy="autoregressive"), arrival(2))
     effects = machine.handle(verified(7), now=0.1)  # 1 wants its next token, 2 its prefill
     assert len(only(effects, StartVerify).items) == 2
     both = VerifyFinished(choices=((TargetChoice(token=4, entropy_nats=0.0),),) * 2, duration_s=0.02)
@@ -90,9 +81,7 @@ def test_verify_and_draft_take_turns() -> None:
 
 
 def test_the_patience_does_not_grow_with_whatever_round_trip_a_worker_shows() -> None:
-    machine = controller()
-    machine.handle(joined(1), now=0.0)
-    machine.handle(arrival(1, policy="remote"), now=0.0)
+    machine = controller(joined(1), arrival(1, policy="remote"))
     machine.handle(received(drafts(2)), now=9.0)
     machine.handle(verified(7), now=9.0)
     machine.handle(received(drafts(3)), now=9.1)
@@ -102,8 +91,7 @@ def test_the_patience_does_not_grow_with_whatever_round_trip_a_worker_shows() ->
 
 
 def test_a_cancelled_session_ends_at_once_and_its_pass_is_forgotten() -> None:
-    machine = controller()
-    machine.handle(arrival(1), now=0.0)
+    machine = controller(arrival(1))
     assert only(machine.handle(RequestCancelled(session_id=SessionId(1)), now=0.1), FinishRequest).reason is FinishReason.CANCELLED
     assert machine.handle(verified(7), now=0.2) == []
     assert machine.num_sessions == 0
@@ -111,8 +99,7 @@ def test_a_cancelled_session_ends_at_once_and_its_pass_is_forgotten() -> None:
 
 
 def test_a_failed_pass_ends_its_sessions_with_the_reason() -> None:
-    machine = controller()
-    machine.handle(arrival(1), now=0.0)
+    machine = controller(arrival(1))
     finished = only(machine.handle(PassFailed(kind=PassKind.VERIFY, reason="out of memory"), now=0.1), FinishRequest)
     assert (finished.reason, finished.message) == (FinishReason.ERROR, "out of memory")
 
@@ -126,8 +113,7 @@ def test_a_driver_that_uses_it_wrongly_is_told(event: RequestArrived) -> None:
 
 
 def test_the_drafts_of_a_request_that_has_ended_are_forgotten() -> None:
-    machine = controller()
-    machine.handle(arrival(1), now=0.0)
+    machine = controller(arrival(1))
     only(machine.handle(verified(7), now=0.1), StartDraft)
     machine.handle(RequestCancelled(session_id=SessionId(1)), now=0.2)
     assert machine.handle(drafted(8), now=0.3) == []
@@ -135,8 +121,7 @@ def test_the_drafts_of_a_request_that_has_ended_are_forgotten() -> None:
 
 def test_a_policy_that_wants_more_than_the_tree_can_hold_gets_its_round(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("wanspec.speculation.tree.MAX_TREE_NODES", 1)
-    machine = controller()
-    machine.handle(arrival(1), now=0.0)
+    machine = controller(arrival(1))
     machine.handle(verified(7), now=0.1)
     (item,) = only(machine.handle(drafted(8), now=0.2), StartVerify).items
     assert (item.append, item.nodes) == ((7,), ())

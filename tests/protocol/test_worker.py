@@ -83,8 +83,12 @@ def tell(machine: Worker, message: ControllerMessage, *, now: float = 0.0) -> li
     return machine.handle(MessageReceived(message=message), now=now)
 
 
-def worker(*, max_sessions: int = 2, context_length: int = 50) -> Worker:
-    return Worker(vocabulary_size=100, context_length=context_length, max_sessions=max_sessions)
+def worker(*messages: ControllerMessage, max_sessions: int = 2, context_length: int = 50) -> Worker:
+    """One that has been told this."""
+    machine = Worker(vocabulary_size=100, context_length=context_length, max_sessions=max_sessions)
+    for message in messages:
+        tell(machine, message)
+    return machine
 
 
 def sent(effects: list[Effect]) -> Drafts:
@@ -104,8 +108,7 @@ def test_it_drafts_at_once_and_goes_on_without_being_asked() -> None:
 
 
 def test_a_commit_of_what_it_drafted_keeps_the_tree() -> None:
-    machine = worker()
-    tell(machine, open_session())
+    machine = worker(open_session())
     machine.handle(drafted(7), now=0.1)
     machine.handle(drafted(8), now=0.2)
     tell(machine, commit(3, 7), now=0.25)
@@ -117,8 +120,7 @@ def test_a_commit_of_what_it_drafted_keeps_the_tree() -> None:
 
 
 def test_a_correction_starts_afresh_with_one_catch_up_pass() -> None:
-    machine = worker()
-    tell(machine, open_session())
+    machine = worker(open_session())
     machine.handle(drafted(7), now=0.1)
     tell(machine, commit(3, 7, 5, 6), now=0.15)
     effects = machine.handle(drafted(8), now=0.2)  # computed below 7, which is no longer the end
@@ -129,24 +131,21 @@ def test_a_correction_starts_afresh_with_one_catch_up_pass() -> None:
 
 
 def test_it_branches_where_it_is_undecided() -> None:
-    machine = worker()
-    tell(machine, open_session(branch=2, leaves=2))
+    machine = worker(open_session(branch=2, leaves=2))
     effects = machine.handle(drafted(7, entropy_nats=1.0), now=0.1)
     assert sent(effects).tokens == (7, 90)
     assert len(only(effects, StartDraft).items[0].nodes) == 2
 
 
 def test_with_nothing_to_draft_it_acknowledges_all_the_same() -> None:
-    machine = worker()
-    tell(machine, open_session(max_depth=1))
+    machine = worker(open_session(max_depth=1))
     assert not [e for e in machine.handle(drafted(7), now=0.1) if isinstance(e, StartDraft)]
     machine = worker(context_length=3)
     assert sent(tell(machine, open_session())).tokens == ()
 
 
 def test_repeated_and_overlapping_commits_do_no_harm() -> None:
-    machine = worker(context_length=4)
-    tell(machine, open_session())
+    machine = worker(open_session(), context_length=4)
     machine.handle(drafted(7), now=0.1)
     tell(machine, commit(3, 7), now=0.2)
     assert sent(tell(machine, commit(3, 7), now=0.3)).base_position == 3
@@ -154,8 +153,7 @@ def test_repeated_and_overlapping_commits_do_no_harm() -> None:
 
 
 def test_a_commit_said_again_after_hours_is_acknowledged_as_old_as_the_wire_can_say() -> None:
-    machine = worker(context_length=3)
-    tell(machine, open_session())
+    machine = worker(open_session(), context_length=3)
     assert sent(tell(machine, commit(2, 3), now=1e5)).held_s == MAX_HELD_S
 
 
@@ -173,8 +171,7 @@ def test_it_stops_at_so_many_unacknowledged_nodes_and_goes_on_when_they_have_arr
 
 def test_a_commit_that_acknowledges_nothing_does_not_open_the_window(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("wanspec.protocol.worker.MAX_UNACKNOWLEDGED_NODES", 0)
-    machine = worker()
-    tell(machine, open_session())
+    machine = worker(open_session())
     first = sent(machine.handle(drafted(7), now=0.1)).first_node_id
     assert sent(tell(machine, commit(3, 7))).tokens == ()
     only(tell(machine, commit(4, 8, newest_node_id=first)), StartDraft)
@@ -195,8 +192,7 @@ def test_when_all_that_is_under_way_was_lost_it_goes_on_as_soon_as_one_word_of_i
 
 
 def test_it_repeats_with_every_message_which_opening_it_drafts_for() -> None:
-    machine = worker()
-    tell(machine, open_session(opening=3))
+    machine = worker(open_session(opening=3))
     assert sent(machine.handle(drafted(7), now=0.1)).opening == 3
     tell(machine, CloseSession(session_id=SessionId(1)))
     tell(machine, open_session(opening=4))
@@ -205,8 +201,7 @@ def test_it_repeats_with_every_message_which_opening_it_drafts_for() -> None:
 
 
 def test_what_was_too_improbable_is_sent_when_the_head_comes_near() -> None:
-    machine = worker()
-    tell(machine, open_session(branch=2, path_prob_min=0.1))
+    machine = worker(open_session(branch=2, path_prob_min=0.1))
     assert sent(machine.handle(ranked((7, 9), (-1.0, -5.0)), now=0.1)).tokens == (7,)
     assert sent(machine.handle(ranked((8, 4), (-0.5, -2.0)), now=0.2)).tokens == (8,)
     released = sent(tell(machine, commit(3, 7), now=0.3))
@@ -254,8 +249,7 @@ def test_how_long_its_steps_take_goes_with_every_message() -> None:
 
 
 def test_a_closed_session_is_freed_and_its_pass_forgotten() -> None:
-    machine = worker()
-    tell(machine, open_session())
+    machine = worker(open_session())
     assert tell(machine, CloseSession(session_id=SessionId(1))) == [ReleaseSession(session_id=SessionId(1))]
     assert machine.handle(drafted(7), now=0.1) == []
     assert tell(machine, CloseSession(session_id=SessionId(1))) == []
@@ -292,8 +286,7 @@ def test_without_a_controller_there_is_no_deadline() -> None:
 
 
 def test_it_opens_a_session_once() -> None:
-    machine = worker()
-    tell(machine, open_session())
+    machine = worker(open_session())
     tell(machine, open_session())
     assert machine.num_sessions == 1
 
@@ -323,8 +316,7 @@ def test_draining_is_remembered() -> None:
     ],
 )
 def test_what_no_honest_controller_sends_is_refused(message: ControllerMessage, reason: str) -> None:
-    machine = worker()
-    tell(machine, open_session())
+    machine = worker(open_session())
     with pytest.raises(RemoteProtocolError, match=reason):
         tell(machine, message)
 
@@ -336,8 +328,7 @@ def test_text_beyond_its_context_is_acknowledged_and_not_drafted() -> None:
 
 
 def test_far_more_sessions_than_offered_are_refused() -> None:
-    machine = worker(max_sessions=1)
-    tell(machine, open_session(1))
+    machine = worker(open_session(1), max_sessions=1)
     tell(machine, open_session(2))
     with pytest.raises(RemoteProtocolError, match="far beyond the 1 sessions"):
         tell(machine, open_session(3))

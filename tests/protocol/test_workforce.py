@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from tests.protocol.events import arrival, drafts, joined, only, opened, received, verified
+from tests.protocol.events import arrival, controller, drafts, joined, only, opened, received, verified
 
 from wanspec.protocol.controller import Controller
 from wanspec.protocol.effects import (
@@ -33,10 +33,6 @@ from wanspec.speculation.types import (
     TargetChoice,
     WorkerId,
 )
-
-
-def controller() -> Controller:
-    return Controller(vocabulary_size=100, end_tokens=(0,))
 
 
 def time_passes(machine: Controller, *, until: float, is_answered: bool = True) -> list[Effect]:
@@ -82,9 +78,7 @@ def rounds_until_rest(machine: Controller, *, now: float) -> tuple[float, list[S
 
 
 def test_a_session_opens_at_the_least_loaded_worker_and_moves_when_that_is_lost() -> None:
-    machine = controller()
-    machine.handle(joined(1), now=0.0)
-    machine.handle(joined(2), now=0.0)
+    machine = controller(joined(1), joined(2))
     first = only(machine.handle(arrival(1, policy="paper"), now=0.0), SendMessage)
     assert (first.worker_id, type(first.message)) == (1, OpenSession)
     assert only(machine.handle(arrival(2, policy="paper"), now=0.0), SendMessage).worker_id == 2
@@ -96,9 +90,7 @@ def test_a_session_opens_at_the_least_loaded_worker_and_moves_when_that_is_lost(
 
 
 def test_a_request_goes_to_workers_that_it_allows_and_to_no_other_whatever_becomes_of_them() -> None:
-    machine = controller()
-    machine.handle(joined(1, labels=("region=us",)), now=0.0)
-    machine.handle(joined(2, labels=("region=eu",)), now=0.0)
+    machine = controller(joined(1, labels=("region=us",)), joined(2, labels=("region=eu",)))
     wanted = Placement(labels=("region=eu",))
     assert opened(machine.handle(arrival(1, policy="paper", placement=wanted), now=0.0)) == [2]
     assert opened(machine.handle(arrival(2, policy="paper", placement=Placement(offload=False)), now=0.0)) == []
@@ -108,16 +100,12 @@ def test_a_request_goes_to_workers_that_it_allows_and_to_no_other_whatever_becom
 
 
 def test_a_full_worker_gets_no_more() -> None:
-    machine = controller()
-    machine.handle(joined(1, max_sessions=1), now=0.0)
-    machine.handle(arrival(1, policy="paper"), now=0.0)
+    machine = controller(joined(1, max_sessions=1), arrival(1, policy="paper"))
     assert not [e for e in machine.handle(arrival(2, policy="paper"), now=0.0) if isinstance(e, SendMessage)]
 
 
 def test_a_silent_worker_is_dropped_in_time() -> None:
-    machine = controller()
-    machine.handle(joined(1), now=0.0)
-    machine.handle(arrival(1, policy="paper"), now=0.0)
+    machine = controller(joined(1), arrival(1, policy="paper"))
     effects = time_passes(machine, until=WORKER_SILENCE_S - 0.1)
     assert not [effect for effect in effects if isinstance(effect, DropWorker)]
     dropped = only(time_passes(machine, until=WORKER_SILENCE_S), DropWorker)
@@ -126,24 +114,20 @@ def test_a_silent_worker_is_dropped_in_time() -> None:
 
 
 def test_a_worker_that_seems_to_lag_because_we_slept_is_not_blamed() -> None:
-    machine = controller()
-    machine.handle(joined(1), now=0.0)
-    machine.handle(arrival(1, policy="paper"), now=0.0)
+    machine = controller(joined(1), arrival(1, policy="paper"))
     dropped = only(machine.handle(DeadlineReached(), now=500.0), DropWorker)
     assert ("unanswered" in dropped.reason, dropped.is_at_fault) == (True, False)
 
 
 def test_a_worker_that_is_quiet_is_pinged_and_kept_while_it_answers() -> None:
-    machine = controller()
-    machine.handle(joined(1), now=0.0)
+    machine = controller(joined(1))
     pings = [effect for effect in time_passes(machine, until=60.0) if isinstance(effect, SendMessage)]
     assert [type(ping.message) for ping in pings] == [Ping] * 60
     assert machine.num_workers == 1
 
 
 def test_a_worker_that_gives_no_sign_of_life_is_dropped_within_seconds_and_without_blame() -> None:
-    machine = controller()
-    machine.handle(joined(1), now=0.0)
+    machine = controller(joined(1))
     time_passes(machine, until=10.0)
     effects = time_passes(machine, until=10.0 + PING_PERIOD_S + LOST_MIN_S, is_answered=False)
     dropped = only(effects, DropWorker)
@@ -152,9 +136,7 @@ def test_a_worker_that_gives_no_sign_of_life_is_dropped_within_seconds_and_witho
 
 
 def test_of_a_link_that_dies_in_mid_request_the_session_goes_elsewhere_as_soon() -> None:
-    machine = controller()
-    machine.handle(joined(1), now=0.0)
-    machine.handle(arrival(1, policy="remote"), now=0.0)
+    machine = controller(joined(1), arrival(1, policy="remote"))
     machine.handle(received(drafts(2)), now=0.1)
     machine.handle(verified(7), now=0.1)
     machine.handle(joined(2), now=0.1)
@@ -168,8 +150,7 @@ def test_of_a_link_that_dies_in_mid_request_the_session_goes_elsewhere_as_soon()
 
 
 def test_a_pong_without_its_ping_loses_a_worker_its_place_and_a_late_one_of_a_worker_that_is_gone_is_nothing() -> None:
-    machine = controller()
-    machine.handle(joined(1), now=0.0)
+    machine = controller(joined(1))
     assert machine.handle(PongReceived(worker_id=WorkerId(1), number=1), now=0.1) == []
     dropped = only(machine.handle(PongReceived(worker_id=WorkerId(1), number=2), now=0.2), DropWorker)
     assert "ping 2, which never was" in dropped.reason
@@ -177,9 +158,7 @@ def test_a_pong_without_its_ping_loses_a_worker_its_place_and_a_late_one_of_a_wo
 
 
 def test_of_a_worker_or_a_session_that_is_gone_nothing_more_is_heard() -> None:
-    machine = controller()
-    machine.handle(joined(1), now=0.0)
-    machine.handle(arrival(1, policy="paper"), now=0.0)
+    machine = controller(joined(1), arrival(1, policy="paper"))
     machine.handle(RequestCancelled(session_id=SessionId(1)), now=0.1)
     assert machine.handle(received(drafts(2, session_id=1)), now=0.2) == []  # it had not heard of the end yet
     machine.handle(WorkerLost(worker_id=WorkerId(1)), now=0.3)
@@ -189,21 +168,20 @@ def test_of_a_worker_or_a_session_that_is_gone_nothing_more_is_heard() -> None:
 
 @pytest.mark.parametrize(("session_id", "base"), [(7, 2), (1, 50)])
 def test_a_worker_that_drafts_what_it_cannot_know_is_dropped(session_id: int, base: int) -> None:
-    machine = controller()
-    machine.handle(joined(1), now=0.0)
-    machine.handle(arrival(1, policy="paper"), now=0.0)
+    machine = controller(joined(1), arrival(1, policy="paper"))
     effects = machine.handle(received(drafts(base, session_id=session_id)), now=0.1)
     assert only(effects, DropWorker).worker_id == 1
     assert machine.num_workers == 0
 
 
 def test_a_worker_whose_drafts_are_never_committed_is_rested_and_comes_back_after_its_rest() -> None:
-    machine = controller()
-    machine.handle(joined(1), now=0.0)
-    machine.handle(joined(2, max_sessions=1), now=0.0)
-    machine.handle(arrival(1, policy="remote", max_tokens=5000), now=0.0)
-    machine.handle(arrival(2, policy="remote"), now=0.0)
-    machine.handle(RequestCancelled(session_id=SessionId(2)), now=0.0)
+    machine = controller(
+        joined(1),
+        joined(2, max_sessions=1),
+        arrival(1, policy="remote", max_tokens=5000),
+        arrival(2, policy="remote"),
+        RequestCancelled(session_id=SessionId(2)),
+    )
     rested_at, moved = rounds_until_rest(machine, now=0.1)
     assert [(effect.worker_id, type(effect.message)) for effect in moved[:2]] == [(1, CloseSession), (2, OpenSession)]
     assert rested_at > JUDGED_TOKENS * 0.02
@@ -214,17 +192,14 @@ def test_a_worker_whose_drafts_are_never_committed_is_rested_and_comes_back_afte
 
 
 def test_a_rest_ends_in_time_though_nobody_asks_or_comes() -> None:
-    machine = controller()
-    machine.handle(joined(1), now=0.0)
-    machine.handle(arrival(1, policy="remote", max_tokens=5000), now=0.0)
+    machine = controller(joined(1), arrival(1, policy="remote", max_tokens=5000))
     rested_at, _ = rounds_until_rest(machine, now=0.1)
     assert opened(time_passes(machine, until=rested_at + FIRST_REST_S - 0.01)) == []
     assert opened(time_passes(machine, until=rested_at + FIRST_REST_S + 0.01)) == [1]
 
 
 def test_a_request_that_found_no_room_is_drafted_for_when_another_ends() -> None:
-    machine = controller()
-    machine.handle(joined(1, max_sessions=1), now=0.0)
+    machine = controller(joined(1, max_sessions=1))
     for session_id in (1, 2, 3):
         machine.handle(arrival(session_id, policy="paper"), now=0.0)
     effects = machine.handle(RequestCancelled(session_id=SessionId(1)), now=0.1)
@@ -233,9 +208,7 @@ def test_a_request_that_found_no_room_is_drafted_for_when_another_ends() -> None
 
 
 def test_a_worker_that_is_useless_again_rests_twice_as_long() -> None:
-    machine = controller()
-    machine.handle(joined(1), now=0.0)
-    machine.handle(arrival(1, policy="remote", max_tokens=5000), now=0.0)
+    machine = controller(joined(1), arrival(1, policy="remote", max_tokens=5000))
     rested_at, _ = rounds_until_rest(machine, now=0.1)
     for now, openings in ((rested_at + 0.1, 0), (rested_at + FIRST_REST_S, 1)):  # the session goes on, and asks after every round
         began = verify_begins(machine, now=now)
@@ -249,9 +222,7 @@ def test_a_worker_that_is_useless_again_rests_twice_as_long() -> None:
 
 
 def test_a_worker_that_now_and_then_proposes_what_is_committed_is_not_rested() -> None:
-    machine = controller()
-    machine.handle(joined(1), now=0.0)
-    machine.handle(arrival(1, policy="remote", max_tokens=5000), now=0.0)
+    machine = controller(joined(1), arrival(1, policy="remote", max_tokens=5000))
     now = 0.0
     for step in range(600):
         now = verify_begins(machine, now=now + 0.02)
@@ -263,9 +234,7 @@ def test_a_worker_that_now_and_then_proposes_what_is_committed_is_not_rested() -
 
 
 def test_what_one_worker_proposed_is_not_put_down_to_the_next() -> None:
-    machine = controller()
-    machine.handle(joined(1), now=0.0)
-    machine.handle(arrival(1, policy="remote"), now=0.0)
+    machine = controller(joined(1), arrival(1, policy="remote"))
     machine.handle(verified(7), now=0.1)
     machine.handle(received(drafts(3, [8, 9])), now=0.2)
     machine.handle(joined(2), now=0.2)
@@ -276,8 +245,7 @@ def test_what_one_worker_proposed_is_not_put_down_to_the_next() -> None:
 
 
 def test_a_worker_is_not_judged_by_what_many_users_commit_before_its_first_drafts_can_be_there() -> None:
-    machine = controller()
-    machine.handle(joined(1, max_sessions=64), now=0.0)
+    machine = controller(joined(1, max_sessions=64))
     for session_id in range(1, 65):
         machine.handle(arrival(session_id, policy="remote", max_tokens=5000), now=0.0)
     worker, now = machine._workers[WorkerId(1)], 0.0
@@ -290,9 +258,7 @@ def test_a_worker_is_not_judged_by_what_many_users_commit_before_its_first_draft
 
 
 def test_of_two_openings_at_one_worker_the_later_counts() -> None:
-    machine = controller()
-    machine.handle(joined(1), now=0.0)
-    machine.handle(arrival(1, policy="remote", max_tokens=5000), now=0.0)
+    machine = controller(joined(1), arrival(1, policy="remote", max_tokens=5000))
     rested_at, _ = rounds_until_rest(machine, now=0.1)
     assert opened(time_passes(machine, until=rested_at + FIRST_REST_S + 0.01)) == [1]
     machine.handle(received(drafts(3, [8], first=900)), now=rested_at + FIRST_REST_S)  # late

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+from numpy.typing import NDArray
+
 from wanspec.backends.scripted import ScriptedBackend
 from wanspec.runtime.engine import expected_of
 from wanspec.runtime.generation import Generation
 from wanspec.runtime.model_runner import decode_plainly
-from wanspec.speculation.types import SamplingParams
+from wanspec.speculation.types import SamplingParams, ScoreItem
 from wanspec.transport.limits import WireLimits
 from wanspec.transport.memory import MemoryListener
 
@@ -18,6 +21,19 @@ GREEDY = SamplingParams()
 
 def model(disagreement: float = 0.0) -> ScriptedBackend:
     return ScriptedBackend(vocabulary_size=32, seed=5, disagreement=disagreement)
+
+
+class Failing(ScriptedBackend):
+    """A target that breaks after a few passes."""
+
+    def __init__(self, error: BaseException, *, vocabulary_size: int = 32) -> None:
+        super().__init__(vocabulary_size=vocabulary_size, seed=5)
+        self._error = error
+
+    def score(self, items: Sequence[ScoreItem]) -> list[NDArray[np.float32]]:
+        if self.passes >= 3:
+            raise self._error
+        return super().score(items)
 
 
 def door(*, one_way_delay_s: float = 0.002, limits: WireLimits | None = None) -> MemoryListener:

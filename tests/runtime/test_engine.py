@@ -6,11 +6,9 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
-import numpy as np
 import pytest
-from numpy.typing import NDArray
 from tests.protocol.events import drafts
-from tests.runtime.scripted import GREEDY, PROMPT, collect, door, model, plainly
+from tests.runtime.scripted import GREEDY, PROMPT, Failing, collect, door, model, plainly
 from tests.workers import start_worker
 
 from wanspec.backends.paced import PacedBackend
@@ -24,7 +22,7 @@ from wanspec.runtime.connected_workers import MAX_PENDING_EVENTS, ConnectedWorke
 from wanspec.runtime.engine import ControllerEngine
 from wanspec.runtime.generation import Generation
 from wanspec.runtime.worker_process import hello_for, run_worker
-from wanspec.speculation.types import DraftingConfig, SamplingParams, ScoreItem, SessionId, WorkerId
+from wanspec.speculation.types import DraftingConfig, SamplingParams, SessionId, WorkerId
 from wanspec.telemetry.metrics import measure_policies
 from wanspec.telemetry.trace import Trace
 from wanspec.transport.interface import Connection, Traffic
@@ -226,22 +224,9 @@ async def test_a_cancelled_generation_ends() -> None:
         assert generation.finish_reason is FinishReason.CANCELLED
 
 
-class Failing(ScriptedBackend):
-    """A target that breaks after a few passes."""
-
-    error: BaseException = BackendError("out of memory")
-
-    def score(self, items: Sequence[ScoreItem]) -> list[NDArray[np.float32]]:
-        if self.passes >= 3:
-            raise self.error
-        return super().score(items)
-
-
 @pytest.mark.parametrize("error", [SystemExit("a library gives up"), KeyboardInterrupt("for nobody"), asyncio.CancelledError("elsewhere")])
 async def test_what_is_no_exception_breaks_a_pass_like_any_other(error: BaseException) -> None:
-    target = Failing(vocabulary_size=32, seed=5)
-    target.error = error
-    async with ControllerEngine(target=target, draft=model()) as engine:
+    async with ControllerEngine(target=Failing(error), draft=model()) as engine:
         generation = engine.submit(PROMPT, max_tokens=50, sampling=GREEDY, policy=PolicyConfig(name="autoregressive"))
         async with asyncio.timeout(5):
             with pytest.raises(RuntimeError, match=f"a target pass ended with {type(error).__name__}"):
@@ -270,9 +255,7 @@ async def test_requests_end_with_the_engine() -> None:
 
 @pytest.mark.parametrize("error", [BackendError("out of memory"), ZeroDivisionError("a bug")])
 async def test_whatever_breaks_a_pass_reaches_whoever_waits_for_the_text(error: Exception) -> None:
-    target = Failing(vocabulary_size=32, seed=5)
-    target.error = error
-    async with ControllerEngine(target=target, draft=model()) as engine:
+    async with ControllerEngine(target=Failing(error), draft=model()) as engine:
         generation = engine.submit(PROMPT, max_tokens=50, sampling=GREEDY, policy=PolicyConfig(name="autoregressive"))
         async with asyncio.timeout(5):
             with pytest.raises(type(error), match=str(error)):
@@ -283,18 +266,18 @@ async def test_whatever_breaks_a_pass_reaches_whoever_waits_for_the_text(error: 
 class Clinging(ScriptedBackend):
     """A model that cannot let go of a session."""
 
-    error: BaseException = ZeroDivisionError("a bug")
+    def __init__(self, error: BaseException) -> None:
+        super().__init__(vocabulary_size=32, seed=5)
+        self._error = error
 
     def close_session(self, session_id: SessionId) -> None:
-        raise self.error
+        raise self._error
 
 
 @pytest.mark.parametrize("error", [BackendError("a lost device"), ZeroDivisionError("a bug"), SystemExit("a library gives up")])
 async def test_a_session_that_cannot_be_released_ends_the_engine_with_a_word(error: BaseException) -> None:
-    draft = Clinging(vocabulary_size=32, seed=5)
-    draft.error = error
-    policy = PolicyConfig(name="autoregressive")
-    async with ControllerEngine(target=PacedBackend(model(), step_s=0.002, token_s=0.0), draft=draft) as engine, asyncio.timeout(5):
+    policy, target = PolicyConfig(name="autoregressive"), PacedBackend(model(), step_s=0.002, token_s=0.0)
+    async with ControllerEngine(target=target, draft=Clinging(error)) as engine, asyncio.timeout(5):
         long = engine.submit(PROMPT, max_tokens=4000, sampling=GREEDY, policy=policy)
         short = engine.submit(PROMPT, max_tokens=1, sampling=GREEDY, policy=policy)
         assert await collect(short) == plainly(max_tokens=1)

@@ -4,21 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Sequence
 from typing import Any
 
 import httpx
-import numpy as np
 import pytest
-from numpy.typing import NDArray
+from tests.runtime.scripted import Failing
 from tests.server.site import Site, site, slow_target
 from tests.workers import until
 
 from wanspec.backends.paced import PacedBackend
-from wanspec.backends.scripted import ScriptedBackend
 from wanspec.errors import BackendError
 from wanspec.server.limits import ServerLimits
-from wanspec.speculation.types import ScoreItem
 
 CHAT = {"messages": [{"role": "user", "content": "x"}]}
 
@@ -149,25 +145,12 @@ async def test_another_model_path_or_method_is_told_so() -> None:
         assert (answer.status_code, error_of(answer)["type"]) == (405, "invalid_request_error")
 
 
-class Failing(ScriptedBackend):
-    """A target that breaks after a few passes."""
-
-    error: Exception = BackendError("the secret prompt is too much")
-
-    def score(self, items: Sequence[ScoreItem]) -> list[NDArray[np.float32]]:
-        if self.passes >= 3:
-            raise self.error
-        return super().score(items)
-
-
 @pytest.mark.parametrize("error", [BackendError("the secret prompt"), ZeroDivisionError("the secret prompt")])
 @pytest.mark.parametrize("is_stream", [False, True])
 async def test_a_model_that_breaks_ends_the_answer_and_tells_nothing(
     error: Exception, caplog: pytest.LogCaptureFixture, *, is_stream: bool
 ) -> None:
-    target = Failing(vocabulary_size=95, seed=5)
-    target.error = error
-    async with site(target=PacedBackend(target, step_s=0.01, token_s=0.0)) as place:
+    async with site(target=PacedBackend(Failing(error, vocabulary_size=95), step_s=0.01, token_s=0.0)) as place:
         answer = await place.post(prompt="secret", max_tokens=50, stream=is_stream)
         assert "secret" not in answer.text
         if is_stream:
