@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 
-import openai
 from tests.server.site import MODEL, Site, model, plain_text, site, slow_target
 from tests.server.test_abort import request_bytes
+from tests.server.test_clients import sdk
 
 from wanspec.server.limits import ServerLimits
 from wanspec.server.stream import SMALLEST_BEAT_BYTES
@@ -87,7 +87,7 @@ async def test_without_coalescing_nothing_is_filled_up() -> None:
 async def test_the_sdk_passes_over_what_fills_up() -> None:
     async with (
         site(target=slow_target(), limits=ServerLimits(coalesce_s=0.02)) as place,
-        openai.AsyncOpenAI(base_url=f"{place.url}/v1", api_key="none", max_retries=0) as client,
+        sdk(place) as client,
     ):
         stream = await client.completions.create(model=MODEL, prompt="abc", max_tokens=60, temperature=0, stream=True)
         assert "".join([chunk.choices[0].text async for chunk in stream]) == plain_text("abc", max_tokens=60)
