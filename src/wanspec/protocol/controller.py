@@ -107,7 +107,7 @@ class Controller:
                 return self._request_arrived(event, now)
             case RequestCancelled(session_id=session_id):
                 return self._finish(session_id, FinishReason.CANCELLED, now)
-            case WorkerJoined() | WorkerLost() | DraftsReceived() | PongReceived():
+            case DraftsReceived() | PongReceived() | WorkerJoined() | WorkerLost():
                 return self._workforce.handle(event, now)
             case VerifyFinished():
                 return self._verify_finished(event, now)

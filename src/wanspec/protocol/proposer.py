@@ -91,7 +91,7 @@ class Proposer:
         match event:
             case StepFinished(rows=rows):
                 return self._step_finished(rows, now)
-            case WorkerJoined() | WorkerLost() | DraftsReceived() | PongReceived():
+            case DraftsReceived() | PongReceived() | WorkerJoined() | WorkerLost():
                 return self._workforce.handle(event, now)
             case DeadlineReached():
                 return [*self._workforce.deadline_reached(now), *self._forget_absent(now)]

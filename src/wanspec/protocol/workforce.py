@@ -127,14 +127,14 @@ class Workforce:
     def handle(self, event: LinkEvent, now: float) -> list[Effect]:
         """What a worker did, and what is to be done about it."""
         match event:
+            case DraftsReceived(worker_id=worker_id, drafts=drafts):  # the most frequent one first
+                return self._drafts_received(worker_id, drafts, now)
+            case PongReceived(worker_id=worker_id, number=number):
+                return self._pong_received(worker_id, number, now)
             case WorkerJoined():
                 return self._joined(event, now)
             case WorkerLost(worker_id=worker_id):
                 return self._lost(worker_id, now)
-            case DraftsReceived(worker_id=worker_id, drafts=drafts):
-                return self._drafts_received(worker_id, drafts, now)
-            case PongReceived(worker_id=worker_id, number=number):
-                return self._pong_received(worker_id, number, now)
             case _:
                 assert_never(event)
 
