@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import signal
 import sys
@@ -25,7 +26,7 @@ from wanspec.protocol.placement import ANYWHERE, Placement
 from wanspec.runtime.engine import ControllerEngine, expected_of
 from wanspec.runtime.worker_process import hello_for
 from wanspec.transport.certificates import create_trial_certificates
-from wanspec.transport.grpc_wire import dial, listen
+from wanspec.transport.grpc_wire import GrpcListener, dial, listen
 from wanspec.transport.limits import WireLimits
 from wanspec.transport.security import ControllerSecurity, MutualTls, Plaintext
 
@@ -103,8 +104,11 @@ async def test_a_worker_whose_machine_stands_still_is_given_up_in_seconds_and_le
         assert await text(engine) == plainly()
 
 
-async def test_a_worker_in_quarantine_says_why_and_is_let_in_when_it_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("wanspec.transport.quarantine.FIRST_QUARANTINE_S", 6.0)
+async def test_a_worker_in_quarantine_says_why_and_is_let_in_when_it_is_over(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("wanspec.transport.quarantine.FIRST_QUARANTINE_S", 1000.0)  # until we say so
+    caplog.set_level(logging.DEBUG, "wanspec.transport")
     async with controller() as (engine, address):
         hello = hello_for(load_backend(DRAFT).info, worker_name="liar", max_sessions=1)
         _, connection = await dial(address, hello, security=Plaintext(token=TOKEN))
@@ -114,7 +118,10 @@ async def test_a_worker_in_quarantine_says_why_and_is_let_in_when_it_is_over(mon
             while True:
                 await connection.receive()
         async with asyncio.timeout(WAIT_S), worker(address, "--name", "liar") as process:
-            await until(lambda: not engine.worker_names)
+            await until(lambda: "turned away the worker" in caplog.text)
+            assert isinstance(engine._listener, GrpcListener)
+            (sentence,) = engine._listener._reception._quarantine._sentences.values()
+            sentence.until = 0.0
             await engine.wait_for_workers(1)
             assert await text(engine) == plainly()
             await engine.drain("done")
