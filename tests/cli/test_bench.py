@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner
+from tests.cli.command import check_refused, outcome
 
 import wanspec.cli.bench as command
-from wanspec.cli.application import app
 from wanspec.policy.registry import policy_names
 from wanspec.testbed.bench.plan import BenchConfig
 
@@ -27,8 +26,8 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[BenchConfig]:
 
 
 def bench(*arguments: str) -> None:
-    result = CliRunner().invoke(app, ["bench", *arguments])
-    assert result.exit_code == 0, result.output
+    status, output = outcome("bench", *arguments)
+    assert status == 0, output
 
 
 def test_by_default_everything_is_run(asked: list[BenchConfig]) -> None:
@@ -67,18 +66,13 @@ def test_anybodys_prompts_can_be_used(asked: list[BenchConfig], tmp_path: Path) 
 
 def test_everything_is_checked_before_anything_is_started(asked: list[BenchConfig], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("wanspec.testbed.namespaces.available", lambda: "it needs root")
-    for arguments, words in (
-        (["--max-tokens", "0"], "max_tokens must be 1 or more, not 0"),
-        (["--wan", "tun"], "--wan tun: it needs root; here that is --wan relay"),
-    ):
-        result = CliRunner().invoke(app, ["bench", *arguments])
-        assert (result.exit_code, asked) == (2, [])
-        assert words in result.output
+    check_refused("bench", "--max-tokens", "0", words="max_tokens must be 1 or more, not 0")
+    check_refused("bench", "--wan", "tun", words="--wan tun: it needs root; here that is --wan relay")
+    assert asked == []
 
 
 def test_more_prompts_than_the_file_has_are_refused(asked: list[BenchConfig], tmp_path: Path) -> None:
     path = tmp_path / "prompts.txt"
     path.write_text("one")
-    result = CliRunner().invoke(app, ["bench", "--prompt-file", str(path), "--prompts", "2"])
-    assert (result.exit_code, asked) == (2, [])
-    assert "--prompts: 2; " in result.output
+    check_refused("bench", "--prompt-file", str(path), "--prompts", "2", words="--prompts: 2; ")
+    assert asked == []

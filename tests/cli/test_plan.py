@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from tests.cli.command import check_refused
 from typer.testing import CliRunner, Result
 
 from wanspec.cli.application import app
@@ -71,17 +72,14 @@ def test_what_cannot_be_planned_is_refused_before_anything_is_run(
     arguments: list[str], words: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("wanspec.planning.outcome.simulate_traced", pytest.fail)
-    result = wanspec("plan", *arguments, *([] if arguments[0] in {"fleet", "calibrate"} else ["--jobs", "1"]))
-    assert result.exit_code == 2, result.output
-    assert words in result.output.replace("\n", " ")
+    check_refused("plan", *arguments, *([] if arguments[0] in {"fleet", "calibrate"} else ["--jobs", "1"]), words=words)
 
 
 def test_missing_prices_are_named(tmp_path: Path) -> None:
     prices = tmp_path / "prices.csv"
     prices.write_text("site,target_hour,draft_hour,gb\nus-east-1,4.0,0.2,0.02\n", "utf-8")
-    result = wanspec("plan", "--controllers", "us-east-1", "--workers", "us-east-2", "--prices", str(prices))
-    assert result.exit_code == 2
-    assert "no prices for us-east-2" in result.output.replace("\n", " ")
+    sites = ("--controllers", "us-east-1", "--workers", "us-east-2")
+    check_refused("plan", *sites, "--prices", str(prices), words="no prices for us-east-2")
 
 
 def test_a_models_passes_are_timed_and_planned_with(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from pathlib import Path
 import httpx
 import pytest
 import typer
-from typer.testing import CliRunner
+from tests.cli.command import check_refused, outcome
 
 from wanspec.cli.application import app
 from wanspec.cli.serve import serve, serve_config
@@ -27,11 +27,6 @@ from wanspec.transport.certificates import create_trial_certificates
 
 SCRIPTED = ("--target", "scripted:target,vocabulary=95", "--draft", "scripted:draft,vocabulary=95")
 KEYS = "me:secret-secret-secret"
-
-
-def outcome(*arguments: str, **environment: str) -> tuple[int, str]:
-    result = CliRunner().invoke(app, list(arguments), env=environment)
-    return result.exit_code, result.output.replace("\n", " ")
 
 
 @pytest.mark.parametrize(
@@ -60,10 +55,7 @@ def outcome(*arguments: str, **environment: str) -> tuple[int, str]:
     ],
 )
 def test_bad_settings_are_named_and_end_with_status_2(arguments: list[str], words: str) -> None:
-    status, output = outcome("serve", *arguments)
-    assert words in output
-    assert "Traceback" not in output
-    assert status == 2
+    check_refused("serve", *arguments, words=words)
 
 
 def test_a_port_in_use_is_named_before_the_models_are_loaded() -> None:

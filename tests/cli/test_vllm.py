@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 import shlex
+from functools import partial
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
 import pytest
+from tests.cli.command import check_refused, outcome
 from typer.testing import CliRunner
 
 from wanspec.cli.application import app
 from wanspec.runtime.vllm import versions
 from wanspec.transport.certificates import create_trial_certificates
+
+serve = partial(outcome, "vllm", "serve")
 
 
 @pytest.fixture(autouse=True)
@@ -21,15 +25,10 @@ def vllm(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(versions, "version", lambda _: "0.32.0")
 
 
-def outcome(*arguments: str, **environment: str) -> tuple[int, str]:
-    result = CliRunner().invoke(app, ["vllm", "serve", *arguments], env=environment)
-    return result.exit_code, result.output.replace("\n", " ")
-
-
 def test_a_dry_run_shows_the_command_and_no_secret(tmp_path: Path) -> None:
     certificates = create_trial_certificates(tmp_path, [])
     tls = ["--tls-cert", str(certificates.controller_certificate_file), "--tls-key", str(certificates.controller_key_file)]
-    status, output = outcome(
+    status, output = serve(
         "a/model", "--listen", "0.0.0.0:8500", *tls, "--draft-tokens", "3", "--port", "8001", "-tp", "2", "--dry-run",
         WANSPEC_TOKEN="a-secret",
     )  # fmt: skip
@@ -60,8 +59,7 @@ def test_a_dry_run_shows_the_command_and_no_secret(tmp_path: Path) -> None:
     ],
 )
 def test_what_cannot_be_served_is_refused_before_vllm_starts(arguments: list[str], words: str) -> None:
-    status, output = outcome("a/model", *arguments)
-    assert (status, words in output) == (2, True), output
+    check_refused("vllm", "serve", "a/model", *arguments, words=words)
 
 
 def test_without_vllm_the_command_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -69,7 +67,7 @@ def test_without_vllm_the_command_says_how_to_install_it(monkeypatch: pytest.Mon
         raise PackageNotFoundError(name)
 
     monkeypatch.setattr(versions, "version", none_there)
-    status, output = outcome("a/model")
+    status, output = serve("a/model")
     assert status == 2
     assert "vLLM is not installed" in output
     assert "pip install" in output
@@ -83,7 +81,7 @@ def test_without_vllm_the_command_says_how_to_install_it(monkeypatch: pytest.Mon
 def test_a_draft_model_beside_vllm_and_its_price_are_handed_on() -> None:
     prices = {}
     for price in ("5", "inf"):
-        _, output = outcome("a/model", "--draft", "bundled:draft", "--price-ms", price, "--dry-run")
+        _, output = serve("a/model", "--draft", "bundled:draft", "--price-ms", price, "--dry-run")
         settings = json.loads(shlex.split(output)[1].removeprefix("WANSPEC_VLLM="))
         assert settings["draft"] == "bundled:draft"
         prices[price] = settings["price_ms"]
@@ -92,6 +90,4 @@ def test_a_draft_model_beside_vllm_and_its_price_are_handed_on() -> None:
 
 def test_another_version_of_vllm_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(versions, "version", lambda _: "0.99.1")
-    status, output = outcome("a/model")
-    assert status == 2
-    assert "vLLM 0.99.1 is not supported" in output
+    check_refused("vllm", "serve", "a/model", words="vLLM 0.99.1 is not supported")

@@ -7,14 +7,14 @@ import re
 
 import pytest
 from tests.deploy.files import DEPLOY, document, text
-from tests.server.test_workers import served_with_a_worker
+from tests.server.site import site_with_a_worker
 
 RULES = [rule for group in document("prometheus/alerts.yml")["groups"] for rule in group["rules"]]
 SUFFIXES = re.compile(r"_(bucket|sum|count|created)$")
 
 
 async def exposed_names() -> set[str]:
-    async with served_with_a_worker("adaptive") as (place, _):
+    async with site_with_a_worker("adaptive") as place:
         await place.post(prompt="x", max_tokens=20, temperature=0)
         await place.idle()
         lines = place.service.metrics.exposition().decode().splitlines()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import pytest
+from tests.protocol.events import arrival
 
 from wanspec.policy.interface import DraftLocally, Verify
 from wanspec.policy.registry import PolicyConfig
@@ -22,16 +23,7 @@ def machine_with(sessions: int) -> Controller:
     """A controller whose target computes FREE_TOKENS in one step and no more for nothing, and knows it; the prefills are done."""
     machine = Controller(vocabulary_size=100, end_tokens=(0,))
     for number in range(1, sessions + 1):
-        machine.handle(
-            RequestArrived(
-                session_id=SessionId(number),
-                prompt_tokens=(1, 2),
-                sampling=SamplingParams(),
-                max_tokens=50,
-                policy=PolicyConfig(name="adaptive", lookup=False),
-            ),
-            now=0.0,
-        )
+        machine.handle(arrival(number, policy=PolicyConfig(name="adaptive", lookup=False), prompt=(1, 2), max_tokens=50), now=0.0)
     for tokens in (1, 2, 4, 8, FREE_TOKENS, 2 * FREE_TOKENS, 4 * FREE_TOKENS, 8 * FREE_TOKENS):
         machine._passes.target_times.add(tokens, STEP_S * max(1.0, tokens / FREE_TOKENS))
     return machine

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from tests.cluster import Cluster, plain_decode
+from tests.protocol.events import drafts, received
 
 from wanspec.backends.scripted import ScriptedBackend
 from wanspec.policy.registry import PolicyConfig
 from wanspec.protocol.effects import DropWorker
 from wanspec.protocol.events import DraftsReceived
 from wanspec.protocol.heartbeat import LOST_RTTS, PING_PERIOD_S, Heartbeat
-from wanspec.protocol.messages import Drafts
-from wanspec.speculation.types import NodeId, Position, SessionId, WorkerId
+from wanspec.speculation.types import SessionId, WorkerId
 
 PROMPT, TOKENS = (1, 2, 3), 60
 HONEST, LIAR = WorkerId(1), WorkerId(2)
@@ -20,17 +20,8 @@ def model() -> ScriptedBackend:
     return ScriptedBackend(seed=5)
 
 
-def certain(session_id: int, *, first_node_id: int, parent_id: int) -> Drafts:
-    return Drafts(
-        session_id=SessionId(session_id),
-        base_position=Position(2),
-        held_s=0.0,
-        step_s=0.001,
-        first_node_id=NodeId(first_node_id),
-        parent_ids=(parent_id,),
-        tokens=(0,),
-        log_probs=(0.0,),
-    )
+def certain(session_id: int, worker_id: int, *, first: int = 1, parent: int = 0) -> DraftsReceived:
+    return received(drafts(2, [0], session_id=session_id, first=first, parents=[parent], log_prob=0.0), worker_id=worker_id)
 
 
 def test_a_worker_cannot_draft_for_a_session_of_anothers_whatever_node_ids_it_names() -> None:
@@ -42,8 +33,7 @@ def test_a_worker_cannot_draft_for_a_session_of_anothers_whatever_node_ids_it_na
 
     def meddle() -> None:
         for first, parent in ((1, 0), (2, 1), (1000, 1), (1001, 1000)):
-            drafts = certain(1, first_node_id=first, parent_id=parent)
-            answers.append(cluster.controller.handle(DraftsReceived(worker_id=LIAR, drafts=drafts), now=cluster.queue.now))
+            answers.append(cluster.controller.handle(certain(1, LIAR, first=first, parent=parent), now=cluster.queue.now))
 
     for step in range(1, 20):
         cluster.at(step / 10, meddle)
@@ -58,7 +48,7 @@ def test_a_worker_cannot_draft_for_a_session_of_anothers_whatever_node_ids_it_na
 def test_a_worker_that_drafts_for_a_session_that_never_was_is_dropped() -> None:
     cluster = Cluster(model(), model())
     cluster.dial_in(model())
-    effects = cluster.controller.handle(DraftsReceived(worker_id=HONEST, drafts=certain(77, first_node_id=1, parent_id=0)), now=0.1)
+    effects = cluster.controller.handle(certain(77, HONEST), now=0.1)
     (dropped,) = [effect for effect in effects if isinstance(effect, DropWorker)]
     assert (dropped.reason, dropped.is_at_fault) == ("it drafts for session 77, which never was", True)
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
+from tests.protocol import events
 
 from wanspec.errors import RemoteProtocolError
 from wanspec.protocol.link import MAX_NODE_IDS, MAX_WORKER_NODES, SessionLink
@@ -10,23 +13,9 @@ from wanspec.protocol.messages import Drafts
 from wanspec.protocol.rtt import RttEstimate
 from wanspec.speculation.reliability import Reliability
 from wanspec.speculation.tree import DraftTree
-from wanspec.speculation.types import NodeId, Position, SessionId, WorkerId
+from wanspec.speculation.types import WorkerId
 
-
-def drafts(
-    base: int, tokens: list[int], *, first: int = 1, parents: list[int] | None = None, held_s: float = 0.0, opening: int = 2
-) -> Drafts:
-    return Drafts(
-        session_id=SessionId(1),
-        opening=opening,
-        base_position=Position(base),
-        held_s=held_s,
-        step_s=0.007,
-        first_node_id=NodeId(first),
-        parent_ids=tuple(parents if parents is not None else [0, *range(first, first + len(tokens) - 1)][: len(tokens)]),
-        tokens=tuple(tokens),
-        log_probs=(-0.5,) * len(tokens),
-    )
+drafts = partial(events.drafts, opening=2, log_prob=-0.5)
 
 
 def linked() -> tuple[DraftTree, SessionLink]:

@@ -7,15 +7,16 @@ from collections.abc import Sequence
 from typing import TypeVar
 
 import pytest
+from tests.protocol.events import drafts, joined, only, received
 
 from wanspec.protocol.effects import DraftsMerged, DraftsProposed, DropWorker, Effect, RoundFinished, SendMessage
-from wanspec.protocol.events import DeadlineReached, DraftsReceived, PongReceived, Row, StepFinished, WorkerJoined, WorkerLost
-from wanspec.protocol.messages import MAX_SEQUENCE_TOKENS, CloseSession, Commit, Drafts, Message, OpenSession, Ping
+from wanspec.protocol.events import DeadlineReached, PongReceived, Row, StepFinished, WorkerLost
+from wanspec.protocol.messages import MAX_SEQUENCE_TOKENS, CloseSession, Commit, Message, OpenSession, Ping
 from wanspec.protocol.placement import Placement
 from wanspec.protocol.pool import TRIAL_TOKENS
 from wanspec.protocol.proposer import ABSENT_S, IDLE_S, MAX_ABSENT, MAX_MISSED_TOKENS, Proposer
 from wanspec.protocol.workforce import WORKER_SILENCE_S
-from wanspec.speculation.types import DraftingConfig, NodeId, Position, SessionId, WorkerId
+from wanspec.speculation.types import DraftingConfig, Position, SessionId, WorkerId
 
 T = TypeVar("T")
 ONE, TWO = WorkerId(1), WorkerId(2)
@@ -59,26 +60,15 @@ class Engine:
         return list(proposed.chains)
 
     def join(self, worker_id: WorkerId = ONE, *, max_sessions: int = 8, labels: tuple[str, ...] = ()) -> None:
-        joined = WorkerJoined(worker_id=worker_id, name=f"worker-{worker_id}", max_sessions=max_sessions, labels=labels)
-        self.effects = self.machine.handle(joined, now=self.now)
+        self.effects = self.machine.handle(joined(worker_id, max_sessions=max_sessions, labels=labels), now=self.now)
 
     def draft(
         self, session: int, base: int, tokens: Sequence[int], *, first: int = 1, worker_id: WorkerId = ONE, opening: int = 1,
         log_prob: float = -0.1,
     ) -> None:  # fmt: skip
         """A chain of drafts below the committed token at position `base`."""
-        drafts = Drafts(
-            session_id=SessionId(session),
-            opening=opening,
-            base_position=Position(base),
-            held_s=0.0,
-            step_s=0.01,
-            first_node_id=NodeId(first),
-            parent_ids=tuple([0, *range(first, first + len(tokens) - 1)][: len(tokens)]),
-            tokens=tuple(tokens),
-            log_probs=(log_prob,) * len(tokens),
-        )
-        self.effects = self.machine.handle(DraftsReceived(worker_id=worker_id, drafts=drafts), now=self.now)
+        says = drafts(base, tokens, session_id=session, opening=opening, first=first, log_prob=log_prob)
+        self.effects = self.machine.handle(received(says, worker_id=worker_id), now=self.now)
 
     def passes(self, seconds: float) -> list[Effect]:
         """Time passes, and every deadline in it is told; workers answer their pings."""
@@ -99,11 +89,6 @@ def sent(effects: Sequence[Effect], kind: type[T]) -> list[tuple[WorkerId, T]]:
         for effect in effects
         if isinstance(effect, SendMessage) and isinstance(effect.message, kind) and effect.worker_id is not None
     ]
-
-
-def only(found: Sequence[object], kind: type[T]) -> T:
-    (one,) = [each for each in found if isinstance(each, kind)]
-    return one
 
 
 def messages(effects: Sequence[Effect]) -> list[Message]:

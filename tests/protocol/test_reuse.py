@@ -3,27 +3,16 @@
 from __future__ import annotations
 
 import pytest
+from tests.protocol.events import arrival, joined
 
-from wanspec.policy.registry import PolicyConfig
 from wanspec.protocol import reuse
 from wanspec.protocol.controller import Controller
 from wanspec.protocol.effects import Effect, SendMessage, StartDraft
-from wanspec.protocol.events import DraftFinished, MessageReceived, RequestArrived, RequestCancelled, WorkerJoined, WorkerLost
+from wanspec.protocol.events import DraftFinished, MessageReceived, RequestCancelled, WorkerLost
 from wanspec.protocol.messages import CloseSession, OpenSession
 from wanspec.protocol.reuse import ReuseNumbers
 from wanspec.protocol.worker import INITIAL_STEP_S, Worker
 from wanspec.speculation.types import DraftChoices, DraftingConfig, SamplingParams, SessionId, WorkerId
-
-
-def arrival(session_id: int, key: str | None) -> RequestArrived:
-    return RequestArrived(
-        session_id=SessionId(session_id),
-        prompt_tokens=(1, 2, 3),
-        sampling=SamplingParams(),
-        max_tokens=10,
-        policy=PolicyConfig(name="remote"),
-        reuse_key=key,
-    )
 
 
 def numbers(effects: list[Effect]) -> list[int]:
@@ -45,12 +34,15 @@ def test_a_number_that_was_forgotten_is_never_given_again(monkeypatch: pytest.Mo
 
 def test_a_worker_hears_the_number_of_a_requests_key_and_after_it_was_away_another() -> None:
     machine = Controller(vocabulary_size=100, end_tokens=(0,))
-    machine.handle(WorkerJoined(worker_id=WorkerId(1), name="w", max_sessions=8), now=0.0)
-    heard = [numbers(machine.handle(arrival(number, key), now=0.0)) for number, key in enumerate(("bob", "alice", None, "bob"), start=1)]
+    machine.handle(joined(1), now=0.0)
+    heard = [
+        numbers(machine.handle(arrival(number, policy="remote", reuse_key=key), now=0.0))
+        for number, key in enumerate(("bob", "alice", None, "bob"), start=1)
+    ]
     assert heard == [[1], [2], [0], [1]]
     machine.handle(RequestCancelled(session_id=SessionId(1)), now=0.0)
     machine.handle(WorkerLost(worker_id=WorkerId(1)), now=0.0)
-    again = machine.handle(WorkerJoined(worker_id=WorkerId(2), name="w", max_sessions=8), now=0.0)
+    again = machine.handle(joined(2), now=0.0)
     assert numbers(again) == [1, 0, 2]  # alice's, nobody's and bob's
 
 

@@ -6,14 +6,14 @@ import math
 
 import pytest
 from tests.cluster import Cluster, WanProfile, plain_decode
+from tests.protocol.events import arrival, joined
 
 from wanspec.backends.scripted import ScriptedBackend
 from wanspec.policy.registry import PolicyConfig
 from wanspec.protocol.controller import Controller
-from wanspec.protocol.events import RequestArrived, WorkerJoined
 from wanspec.protocol.snapshot import MAX_SHOWN_COMMITTED, MAX_SHOWN_DRAFTS, Snapshot
 from wanspec.speculation.tree import Node
-from wanspec.speculation.types import Position, SamplingParams, SessionId, WorkerId
+from wanspec.speculation.types import Position, SessionId, WorkerId
 
 ONE = SessionId(1)
 PROMPT = (91, 92, 93)
@@ -21,11 +21,8 @@ PROMPT = (91, 92, 93)
 
 def controller_with_a_request() -> Controller:
     controller = Controller(vocabulary_size=95, end_tokens=())
-    controller.handle(WorkerJoined(worker_id=WorkerId(7), name="far", max_sessions=4, labels=("region=eu",)), now=1.0)
-    arrived = RequestArrived(
-        session_id=ONE, prompt_tokens=PROMPT, sampling=SamplingParams(), max_tokens=4000, policy=PolicyConfig(name="remote")
-    )
-    controller.handle(arrived, now=1.0)
+    controller.handle(joined(7, labels=("region=eu",)), now=1.0)
+    controller.handle(arrival(policy="remote", prompt=PROMPT, max_tokens=4000), now=1.0)
     return controller
 
 
@@ -46,7 +43,7 @@ def test_a_session_says_who_drafts_for_it_and_a_worker_how_much_it_has() -> None
     seen = controller_with_a_request().snapshot(None, now=1.0)
     assert [(session.session_id, session.worker_id, session.drafts) for session in seen.sessions] == [(1, 7, 0)]
     (worker,) = seen.workers
-    assert (worker.name, worker.labels, worker.sessions, worker.max_sessions) == ("far", ("region=eu",), 1, 4)
+    assert (worker.name, worker.labels, worker.sessions, worker.max_sessions) == ("worker-7", ("region=eu",), 1, 4)
     assert (worker.rtt_s, worker.share, worker.rests_s, seen.tree) == (None, None, 0.0, None)
 
 

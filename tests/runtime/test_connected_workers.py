@@ -2,41 +2,33 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 import pytest
+from tests.runtime.scripted import GREEDY, PROMPT, collect, door, model, plainly
+from tests.workers import until
 
-from wanspec.backends.scripted import ScriptedBackend
 from wanspec.policy.registry import PolicyConfig
 from wanspec.protocol.effects import LossCause
 from wanspec.protocol.messages import Drafts, OpenSession
 from wanspec.runtime import connected_workers
 from wanspec.runtime.connected_workers import ConnectedWorkers
-from wanspec.runtime.engine import ControllerEngine, expected_of
-from wanspec.runtime.model_runner import decode_plainly
+from wanspec.runtime.engine import ControllerEngine
 from wanspec.runtime.worker_process import hello_for
-from wanspec.speculation.types import SamplingParams
 from wanspec.telemetry.records import MessageSent
 from wanspec.telemetry.trace import Trace
 from wanspec.transport.codec import encode_message
 from wanspec.transport.interface import Connection
 from wanspec.transport.limits import WireLimits
-from wanspec.transport.memory import MemoryListener, dial_memory
-
-PROMPT = [1, 2, 3]
-
-
-def model() -> ScriptedBackend:
-    return ScriptedBackend(vocabulary_size=32, seed=5)
+from wanspec.transport.memory import dial_memory
 
 
 @asynccontextmanager
 async def engine_with_a_worker(
     *, limits: WireLimits | None = None, trace: Trace | None = None
 ) -> AsyncIterator[tuple[ControllerEngine, Connection]]:
-    listener = MemoryListener(expected=expected_of(model().info), limits=limits)
+    listener = door(one_way_delay_s=0.0, limits=limits)
     async with ControllerEngine(target=model(), draft=model(), listener=listener, trace=trace) as engine:
         _, connection = await dial_memory(listener, hello_for(model().info, worker_name="w", max_sessions=4))
         await engine.wait_for_workers(1)
@@ -44,17 +36,14 @@ async def engine_with_a_worker(
         await connection.close("")
 
 
-async def write(engine: ControllerEngine, prompt: list[int]) -> None:
-    generation = engine.submit(prompt, max_tokens=20, sampling=SamplingParams(), policy=PolicyConfig(name="paper"))
-    tokens = [token async for news in generation for token in news]
-    assert tokens == list(decode_plainly(model(), prompt, max_tokens=20, sampling=SamplingParams()))
+async def write(engine: ControllerEngine, prompt: Sequence[int]) -> None:
+    generation = engine.submit(prompt, max_tokens=20, sampling=GREEDY, policy=PolicyConfig(name="paper"))
+    assert await collect(generation) == plainly(prompt, max_tokens=20)
 
 
 async def losses(workers: ConnectedWorkers) -> tuple[dict[LossCause, int], dict[LossCause, int]]:
     """Once there are any."""
-    async with asyncio.timeout(5):
-        while not workers.losses:  # noqa: ASYNC110  # nobody tells of a worker that goes
-            await asyncio.sleep(0.002)
+    await until(lambda: workers.losses)
     return dict(workers.losses), dict(+workers.quarantines)
 
 

@@ -6,9 +6,10 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
-import numpy as np
 import pytest
-from numpy.typing import NDArray
+from tests.protocol.events import drafts
+from tests.runtime.scripted import GREEDY, PROMPT, Failing, collect, door, model, plainly
+from tests.workers import start_worker
 
 from wanspec.backends.paced import PacedBackend
 from wanspec.backends.scripted import ScriptedBackend
@@ -16,32 +17,16 @@ from wanspec.errors import BackendError, ConfigError, TransportError
 from wanspec.policy.registry import PolicyConfig, policy_names
 from wanspec.protocol.effects import Effect, FinishReason, StartDraft
 from wanspec.protocol.events import RequestCancelled
-from wanspec.protocol.messages import Drafts, Drain, Message, OpenSession, Welcome
+from wanspec.protocol.messages import Drain, Hello, Message, OpenSession, Welcome
 from wanspec.runtime.connected_workers import MAX_PENDING_EVENTS, ConnectedWorker
-from wanspec.runtime.engine import ControllerEngine, expected_of
+from wanspec.runtime.engine import ControllerEngine
 from wanspec.runtime.generation import Generation
-from wanspec.runtime.model_runner import decode_plainly
 from wanspec.runtime.worker_process import hello_for, run_worker
-from wanspec.speculation.types import DraftingConfig, NodeId, Position, SamplingParams, ScoreItem, SessionId, WorkerId
+from wanspec.speculation.types import DraftingConfig, SamplingParams, SessionId, WorkerId
 from wanspec.telemetry.metrics import measure_policies
 from wanspec.telemetry.trace import Trace
 from wanspec.transport.interface import Connection, Traffic
 from wanspec.transport.memory import MemoryListener, dial_memory
-
-PROMPT = [1, 2, 3]
-GREEDY = SamplingParams()
-
-
-def model(disagreement: float = 0.0) -> ScriptedBackend:
-    return ScriptedBackend(vocabulary_size=32, seed=5, disagreement=disagreement)
-
-
-def plainly(sampling: SamplingParams = GREEDY, *, max_tokens: int = 40) -> list[int]:
-    return list(decode_plainly(model(), PROMPT, max_tokens=max_tokens, sampling=sampling))
-
-
-async def collect(generation: Generation) -> list[int]:
-    return [token async for tokens in generation for token in tokens]
 
 
 class Site:
@@ -52,15 +37,15 @@ class Site:
         self.said: list[str] = []
 
     def start_worker(self, name: str = "w") -> asyncio.Task[None]:
-        draft = PacedBackend(model(0.2), step_s=0.001, token_s=0.0)
-        hello = hello_for(draft.info, worker_name=name, max_sessions=4)
-        return asyncio.create_task(run_worker([lambda: dial_memory(self.listener, hello)], draft, max_sessions=4, say=self.said.append))
+        return start_worker(self.listener, PacedBackend(model(0.2), step_s=0.001, token_s=0.0), name=name, say=self.said.append)
+
+    def ask(self, policy: str, *, max_tokens: int = 40, sampling: SamplingParams = GREEDY) -> Generation:
+        return self.engine.submit(PROMPT, max_tokens=max_tokens, sampling=sampling, policy=PolicyConfig(name=policy))
 
 
 @asynccontextmanager
 async def site(*, trace: Trace | None = None, target_step_s: float = 0.002) -> AsyncIterator[Site]:
-    listener = MemoryListener(expected=expected_of(model().info), one_way_delay_s=0.002)
-    target = PacedBackend(model(), step_s=target_step_s, token_s=0.0)
+    listener, target = door(), PacedBackend(model(), step_s=target_step_s, token_s=0.0)
     async with ControllerEngine(target=target, draft=model(0.2), listener=listener, trace=trace) as engine:
         yield Site(engine, listener)
 
@@ -154,8 +139,8 @@ async def test_every_policy_writes_what_the_target_alone_writes(temperature: flo
         worker = place.start_worker()
         await place.engine.wait_for_workers(1)
         for name in policy_names():
-            generation = place.engine.submit(PROMPT, max_tokens=40, sampling=sampling, policy=PolicyConfig(name=name))
-            assert await collect(generation) == plainly(sampling)
+            generation = place.ask(name, sampling=sampling)
+            assert await collect(generation) == plainly(sampling=sampling)
             assert generation.finish_reason is FinishReason.LENGTH
         await send_home(place, worker)
     runs = {run.policy: run for run in measure_policies(trace.records)}
@@ -169,10 +154,7 @@ async def test_a_generation_knows_what_it_has_cost_and_who_drafted_for_it() -> N
     async with site(target_step_s=0.01) as place:
         worker = place.start_worker("campus")
         await place.engine.wait_for_workers(1)
-        generations = {
-            name: place.engine.submit(PROMPT, max_tokens=40, sampling=GREEDY, policy=PolicyConfig(name=name))
-            for name in ("remote", "colocated")
-        }
+        generations = {name: place.ask(name) for name in ("remote", "colocated")}
         for generation in generations.values():
             assert len(await collect(generation)) == generation.tally.committed_tokens == 40
         await send_home(place, worker)
@@ -188,13 +170,9 @@ async def test_a_generation_knows_what_it_has_cost_and_who_drafted_for_it() -> N
 async def test_many_requests_at_once_do_not_mix() -> None:
     async with site() as place:
         worker = place.start_worker()
-        seeds = range(6)
-        generations = [
-            place.engine.submit(PROMPT, max_tokens=30, sampling=SamplingParams(temperature=0.8, seed=seed), policy=PolicyConfig())
-            for seed in seeds
-        ]
-        texts = await asyncio.gather(*map(collect, generations))
-        assert texts == [plainly(SamplingParams(temperature=0.8, seed=seed), max_tokens=30) for seed in seeds]
+        samplings = [SamplingParams(temperature=0.8, seed=seed) for seed in range(6)]
+        texts = await asyncio.gather(*[collect(place.ask("adaptive", max_tokens=30, sampling=sampling)) for sampling in samplings])
+        assert texts == [plainly(max_tokens=30, sampling=sampling) for sampling in samplings]
         await send_home(place, worker)
 
 
@@ -202,7 +180,7 @@ async def test_a_worker_lost_in_the_middle_costs_no_text_and_a_newcomer_is_used(
     async with site(target_step_s=0.01) as place:
         first = place.start_worker("first")
         await place.engine.wait_for_workers(1)
-        generation = place.engine.submit(PROMPT, max_tokens=120, sampling=GREEDY, policy=PolicyConfig(name="remote"))
+        generation = place.ask("remote", max_tokens=120)
         tokens: list[int] = []
         second = None
         async for news in generation:
@@ -240,28 +218,15 @@ async def test_a_request_cancelled_as_its_pass_begins_takes_no_other_with_it(mon
 
 async def test_a_cancelled_generation_ends() -> None:
     async with site(target_step_s=0.01) as place:
-        generation = place.engine.submit(PROMPT, max_tokens=1000, sampling=GREEDY, policy=PolicyConfig(name="colocated"))
+        generation = place.ask("colocated", max_tokens=1000)
         async for _ in generation:
             place.engine.cancel(generation)
         assert generation.finish_reason is FinishReason.CANCELLED
 
 
-class Failing(ScriptedBackend):
-    """A target that breaks after a few passes."""
-
-    error: BaseException = BackendError("out of memory")
-
-    def score(self, items: Sequence[ScoreItem]) -> list[NDArray[np.float32]]:
-        if self.passes >= 3:
-            raise self.error
-        return super().score(items)
-
-
 @pytest.mark.parametrize("error", [SystemExit("a library gives up"), KeyboardInterrupt("for nobody"), asyncio.CancelledError("elsewhere")])
 async def test_what_is_no_exception_breaks_a_pass_like_any_other(error: BaseException) -> None:
-    target = Failing(vocabulary_size=32, seed=5)
-    target.error = error
-    async with ControllerEngine(target=target, draft=model()) as engine:
+    async with ControllerEngine(target=Failing(error), draft=model()) as engine:
         generation = engine.submit(PROMPT, max_tokens=50, sampling=GREEDY, policy=PolicyConfig(name="autoregressive"))
         async with asyncio.timeout(5):
             with pytest.raises(RuntimeError, match=f"a target pass ended with {type(error).__name__}"):
@@ -272,7 +237,7 @@ async def test_what_is_no_exception_breaks_a_pass_like_any_other(error: BaseExce
 
 async def test_a_task_of_the_engine_that_is_cancelled_leaves_nobody_waiting() -> None:
     async with site(target_step_s=0.01) as place:
-        generation = place.engine.submit(PROMPT, max_tokens=1000, sampling=GREEDY, policy=PolicyConfig(name="colocated"))
+        generation = place.ask("colocated", max_tokens=1000)
         for task in list(place.engine._tasks):
             task.cancel()
         async with asyncio.timeout(5):
@@ -282,7 +247,7 @@ async def test_a_task_of_the_engine_that_is_cancelled_leaves_nobody_waiting() ->
 
 async def test_requests_end_with_the_engine() -> None:
     async with site(target_step_s=0.01) as place:
-        generation = place.engine.submit(PROMPT, max_tokens=1000, sampling=GREEDY, policy=PolicyConfig(name="colocated"))
+        generation = place.ask("colocated", max_tokens=1000)
     async with asyncio.timeout(5):
         with pytest.raises(BackendError, match="the engine was closed"):
             await collect(generation)
@@ -290,9 +255,7 @@ async def test_requests_end_with_the_engine() -> None:
 
 @pytest.mark.parametrize("error", [BackendError("out of memory"), ZeroDivisionError("a bug")])
 async def test_whatever_breaks_a_pass_reaches_whoever_waits_for_the_text(error: Exception) -> None:
-    target = Failing(vocabulary_size=32, seed=5)
-    target.error = error
-    async with ControllerEngine(target=target, draft=model()) as engine:
+    async with ControllerEngine(target=Failing(error), draft=model()) as engine:
         generation = engine.submit(PROMPT, max_tokens=50, sampling=GREEDY, policy=PolicyConfig(name="autoregressive"))
         async with asyncio.timeout(5):
             with pytest.raises(type(error), match=str(error)):
@@ -303,18 +266,18 @@ async def test_whatever_breaks_a_pass_reaches_whoever_waits_for_the_text(error: 
 class Clinging(ScriptedBackend):
     """A model that cannot let go of a session."""
 
-    error: BaseException = ZeroDivisionError("a bug")
+    def __init__(self, error: BaseException) -> None:
+        super().__init__(vocabulary_size=32, seed=5)
+        self._error = error
 
     def close_session(self, session_id: SessionId) -> None:
-        raise self.error
+        raise self._error
 
 
 @pytest.mark.parametrize("error", [BackendError("a lost device"), ZeroDivisionError("a bug"), SystemExit("a library gives up")])
 async def test_a_session_that_cannot_be_released_ends_the_engine_with_a_word(error: BaseException) -> None:
-    draft = Clinging(vocabulary_size=32, seed=5)
-    draft.error = error
-    policy = PolicyConfig(name="autoregressive")
-    async with ControllerEngine(target=PacedBackend(model(), step_s=0.002, token_s=0.0), draft=draft) as engine, asyncio.timeout(5):
+    policy, target = PolicyConfig(name="autoregressive"), PacedBackend(model(), step_s=0.002, token_s=0.0)
+    async with ControllerEngine(target=target, draft=Clinging(error)) as engine, asyncio.timeout(5):
         long = engine.submit(PROMPT, max_tokens=4000, sampling=GREEDY, policy=policy)
         short = engine.submit(PROMPT, max_tokens=1, sampling=GREEDY, policy=policy)
         assert await collect(short) == plainly(max_tokens=1)
@@ -343,64 +306,47 @@ async def test_models_of_different_tokenizers_are_refused() -> None:
         ControllerEngine(target=model(), draft=ScriptedBackend(vocabulary_size=64))
 
 
-def acknowledgement(opened: OpenSession, *, position: int) -> Drafts:
-    return Drafts(
-        session_id=opened.session_id,
-        base_position=Position(position),
-        held_s=0.0,
-        step_s=0.007,
-        first_node_id=NodeId(1),
-        parent_ids=(),
-        tokens=(),
-        log_probs=(),
-    )
+def hello(name: str) -> Hello:
+    return hello_for(model().info, worker_name=name, max_sessions=4)
 
 
-async def the_open_session(connection: Connection) -> OpenSession:
-    """The first one, after pings."""
+async def asked_through(place: Site, name: str) -> tuple[Connection, OpenSession, Generation]:
+    """A worker that the test speaks for, with a request that it is to draft for."""
+    _, connection = await dial_memory(place.listener, hello(name))
+    await place.engine.wait_for_workers(1)
+    generation = place.ask("paper")
     while True:
         for message in await connection.receive():
-            if isinstance(message, OpenSession):
-                return message
+            if isinstance(message, OpenSession):  # after pings
+                return connection, message, generation
 
 
 async def test_a_worker_that_breaks_the_protocol_is_dropped_and_the_operator_hears_why(caplog: pytest.LogCaptureFixture) -> None:
     async with site(target_step_s=0.005) as place:
-        _, connection = await dial_memory(place.listener, hello_for(model().info, worker_name="liar", max_sessions=4))
-        await place.engine.wait_for_workers(1)
-        generation = place.engine.submit(PROMPT, max_tokens=40, sampling=GREEDY, policy=PolicyConfig(name="paper"))
-        opened = await the_open_session(connection)
-        connection.send([acknowledgement(opened, position=4000)])
+        connection, opened, generation = await asked_through(place, "liar")
+        connection.send([drafts(4000, session_id=opened.session_id)])
         assert await collect(generation) == plainly()
         await connection.close("")
         with pytest.raises(TransportError, match=r"quarantined for another .* s: it acknowledges position 4000"):
-            await dial_memory(place.listener, hello_for(model().info, worker_name="liar", max_sessions=4))
+            await dial_memory(place.listener, hello("liar"))
     assert "dropped liar at memory: it acknowledges position 4000, but only" in caplog.text
     assert "quarantined liar at memory for 10 s: it acknowledges position 4000" in caplog.text
 
 
 async def test_a_liar_that_hangs_up_at_once_is_turned_away_all_the_same() -> None:
     async with site(target_step_s=0.005) as place:
-        hello = hello_for(model().info, worker_name="liar", max_sessions=4)
-        _, connection = await dial_memory(place.listener, hello)
-        await place.engine.wait_for_workers(1)
-        generation = place.engine.submit(PROMPT, max_tokens=40, sampling=GREEDY, policy=PolicyConfig(name="paper"))
-        opened = await the_open_session(connection)
-        connection.send([acknowledgement(opened, position=4000)])
+        connection, opened, generation = await asked_through(place, "liar")
+        connection.send([drafts(4000, session_id=opened.session_id)])
         await connection.close("so long")
         assert await collect(generation) == plainly()
         with pytest.raises(TransportError, match="quarantined"):
-            await dial_memory(place.listener, hello)
+            await dial_memory(place.listener, hello("liar"))
 
 
 async def test_a_peer_that_sends_garbage_is_dropped_and_the_text_is_the_same(caplog: pytest.LogCaptureFixture) -> None:
     async with site(target_step_s=0.005) as place:
-        hello = hello_for(model().info, worker_name="garbage", max_sessions=4)
-        _, connection = await dial_memory(place.listener, hello)
-        await place.engine.wait_for_workers(1)
-        generation = place.engine.submit(PROMPT, max_tokens=40, sampling=GREEDY, policy=PolicyConfig(name="paper"))
-        await the_open_session(connection)
-        connection.send([hello])
+        connection, _, generation = await asked_through(place, "garbage")
+        connection.send([hello("garbage")])
         assert await collect(generation) == plainly()
         assert place.engine.worker_names == []
         await connection.close("")
@@ -409,11 +355,8 @@ async def test_a_peer_that_sends_garbage_is_dropped_and_the_text_is_the_same(cap
 
 async def test_a_flood_of_valid_messages_does_not_pile_up_or_change_the_text() -> None:
     async with site(target_step_s=0.005) as place:
-        _, connection = await dial_memory(place.listener, hello_for(model().info, worker_name="flood", max_sessions=4))
-        await place.engine.wait_for_workers(1)
-        generation = place.engine.submit(PROMPT, max_tokens=40, sampling=GREEDY, policy=PolicyConfig(name="paper"))
-        opened = await the_open_session(connection)
-        message = acknowledgement(opened, position=2)
+        connection, opened, generation = await asked_through(place, "flood")
+        message = drafts(2, session_id=opened.session_id)
         for _ in range(20):
             connection.send([message] * 200)
         most = 0

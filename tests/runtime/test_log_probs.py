@@ -2,74 +2,59 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
+from tests.runtime.scripted import GREEDY, PROMPT, door, model, plainly
+from tests.workers import drafted_for
 
 from wanspec.backends.paced import PacedBackend
-from wanspec.backends.scripted import CONTEXT_TOKENS, ScriptedBackend
+from wanspec.backends.scripted import CONTEXT_TOKENS
 from wanspec.policy.registry import PolicyConfig, policy_names
 from wanspec.protocol.effects import EmitTokens
 from wanspec.runtime import model_runner
-from wanspec.runtime.engine import ControllerEngine, expected_of
-from wanspec.runtime.model_runner import choose_targets, decode_plainly
-from wanspec.runtime.worker_process import hello_for, run_worker
+from wanspec.runtime.engine import ControllerEngine
+from wanspec.runtime.model_runner import choose_targets
 from wanspec.speculation.sampling import Logits, log_probs_of
 from wanspec.speculation.types import LogProbs, NodeId, NodeSpec, Position, SamplingParams, ScoreItem, SessionId
-from wanspec.transport.memory import MemoryListener, dial_memory
 
-PROMPT = [1, 2, 3]
 DRAWN = SamplingParams(temperature=0.8, top_k=5, top_p=0.9, seed=3)
-
-
-def model(disagreement: float = 0.0) -> ScriptedBackend:
-    return ScriptedBackend(vocabulary_size=32, seed=5, disagreement=disagreement)
-
-
-def plainly(sampling: SamplingParams, *, max_tokens: int) -> list[int]:
-    return list(decode_plainly(model(), PROMPT, max_tokens=max_tokens, sampling=sampling))
 
 
 def expected(tokens: Sequence[int], *, count: int) -> list[LogProbs]:
     """From the model's own function of the last tokens, with no pass, cache or tree between."""
-    text = [-1] * CONTEXT_TOKENS + PROMPT + list(tokens)
+    text = [-1] * CONTEXT_TOKENS + [*PROMPT, *tokens]
     begins = range(len(PROMPT), len(PROMPT) + len(tokens))
     contexts = np.array([text[begin : begin + CONTEXT_TOKENS] for begin in begins], np.int64)
     return list(log_probs_of(model().logits(contexts), tokens, count=count))
 
 
-@pytest.mark.parametrize("sampling", [SamplingParams(), DRAWN])
+@pytest.mark.parametrize("sampling", [GREEDY, DRAWN])
 @pytest.mark.parametrize("policy", policy_names())
 async def test_every_policy_gives_the_log_probabilities_of_plain_decoding(policy: str, sampling: SamplingParams) -> None:
-    listener = MemoryListener(expected=expected_of(model().info), one_way_delay_s=0.002)
-    target, draft = PacedBackend(model(), step_s=0.004, token_s=0.0), PacedBackend(model(0.2), step_s=0.001, token_s=0.0)
-    async with ControllerEngine(target=target, draft=model(0.2), listener=listener) as engine:
-        hello = hello_for(draft.info, worker_name="w", max_sessions=4)
-        worker = asyncio.create_task(run_worker([lambda: dial_memory(listener, hello)], draft, max_sessions=4, say=lambda _: None))
-        await engine.wait_for_workers(1)
+    listener, target, draft = door(), PacedBackend(model(), step_s=0.004, token_s=0.0), PacedBackend(model(0.2), step_s=0.001, token_s=0.0)
+    async with ControllerEngine(target=target, draft=model(0.2), listener=listener) as engine, drafted_for(engine, listener, draft):
         config = PolicyConfig(name=policy)
         asked = engine.submit(PROMPT, max_tokens=60, sampling=sampling, policy=config, num_log_probs=4)
         other = engine.submit(PROMPT, max_tokens=60, sampling=sampling, policy=config)
         rounds: list[EmitTokens] = [news async for news in asked.rounds()]
         plain: list[EmitTokens] = [news async for news in other.rounds()]
-        await engine.drain("done")
-        await worker
     tokens = [token for news in rounds for token in news.tokens]
-    assert tokens == [token for news in plain for token in news.tokens] == plainly(sampling, max_tokens=60)
+    assert tokens == [token for news in plain for token in news.tokens] == plainly(max_tokens=60, sampling=sampling)
     assert [found for news in rounds for found in news.log_probs] == expected(tokens, count=4)
     assert all(news.log_probs == () for news in plain)
 
 
 def test_nothing_is_found_for_rejected_drafts_nor_for_those_who_do_not_ask(monkeypatch: pytest.MonkeyPatch) -> None:
-    first, second = plainly(SamplingParams(), max_tokens=2)
+    first, second = plainly(max_tokens=2)
     nodes = tuple(
         NodeSpec(node_id=NodeId(node_id), parent_id=None if parent is None else NodeId(parent), token=token)
         for node_id, parent, token in ((1, None, (first + 1) % 32), (2, None, first), (3, 1, 5), (4, 2, (second + 1) % 32))
     )
     positions = tuple(map(Position, (3, 4, 4, 5, 5)))
-    item = ScoreItem(session_id=SessionId(1), sampling=SamplingParams(), append=tuple(PROMPT), nodes=nodes, next_positions=positions)
+    item = ScoreItem(session_id=SessionId(1), sampling=GREEDY, append=PROMPT, nodes=nodes, next_positions=positions)
     found: list[list[int]] = []
 
     def watched(logits: Logits, tokens: list[int], *, count: int) -> tuple[LogProbs, ...]:
@@ -80,10 +65,7 @@ def test_nothing_is_found_for_rejected_drafts_nor_for_those_who_do_not_ask(monke
     (silent,) = choose_targets(model(), [item])
     assert found == []
     assert all(choice.log_probs is None for choice in silent)
-    asking = ScoreItem(
-        session_id=SessionId(1), sampling=SamplingParams(), append=tuple(PROMPT), nodes=nodes, next_positions=positions, num_log_probs=0
-    )
-    (choices,) = choose_targets(model(), [asking])
+    (choices,) = choose_targets(model(), [replace(item, num_log_probs=0)])
     assert [choice.token for choice in choices] == [choice.token for choice in silent]
     assert [row for row, choice in enumerate(choices) if choice.log_probs is not None] == [0, 2]
     assert found == [[first, second]]

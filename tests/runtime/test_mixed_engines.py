@@ -8,16 +8,16 @@ from itertools import product
 
 import pytest
 from tests.backends.engines import INSTALLED
+from tests.runtime.scripted import collect
+from tests.workers import drafted_for
 
 from wanspec.backends.bundled_pair import held_out_prompts, load_bundled_tokenizer
 from wanspec.backends.interface import Backend
 from wanspec.policy.registry import PolicyConfig
 from wanspec.runtime.engine import ControllerEngine, expected_of
-from wanspec.runtime.generation import Generation
 from wanspec.runtime.model_runner import decode_plainly
-from wanspec.runtime.worker_process import hello_for, run_worker
 from wanspec.speculation.types import SamplingParams
-from wanspec.transport.memory import MemoryListener, dial_memory
+from wanspec.transport.memory import MemoryListener
 
 MAX_TOKENS = 32
 NUM_PROMPTS = 3
@@ -60,21 +60,15 @@ async def test_the_text_is_that_of_plain_decoding_whoever_verifies_and_drafts(
     ]
     target, draft = models[target_engine].target, models[draft_engine].worker_draft
     listener = MemoryListener(expected=expected_of(target.info), one_way_delay_s=0.002)
-    hello = hello_for(draft.info, worker_name="w", max_sessions=NUM_PROMPTS)
-    async with asyncio.timeout(60), ControllerEngine(target=target, draft=models[target_engine].draft, listener=listener) as engine:
-        work = run_worker([lambda: dial_memory(listener, hello)], draft, max_sessions=NUM_PROMPTS, say=lambda _: None)
-        worker = asyncio.create_task(work)
-        await engine.wait_for_workers(1)
+    async with (
+        asyncio.timeout(60),
+        ControllerEngine(target=target, draft=models[target_engine].draft, listener=listener) as engine,
+        drafted_for(engine, listener, draft),
+    ):
         generations = [
             engine.submit(prompt, max_tokens=MAX_TOKENS, sampling=sampling, policy=PolicyConfig(name="remote"))
             for prompt, sampling in zip(prompts, samplings, strict=True)
         ]
-        texts = await asyncio.gather(*(collect(generation) for generation in generations))
-        await engine.drain("done")
-        await worker
+        texts = await asyncio.gather(*map(collect, generations))
     assert texts == expected
     assert sum(generation.tally.accepted_worker_tokens for generation in generations) > 0
-
-
-async def collect(generation: Generation) -> list[int]:
-    return [token async for tokens in generation for token in tokens]

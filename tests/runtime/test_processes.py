@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import signal
 import sys
@@ -13,6 +14,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from tests.runtime.scripted import GREEDY, PROMPT, collect, plainly
+from tests.workers import WAIT_S, until
 
 from wanspec.backends.paced import PacedBackend
 from wanspec.backends.registry import load_backend
@@ -20,21 +23,17 @@ from wanspec.errors import ConfigError, TransportError
 from wanspec.policy.registry import PolicyConfig
 from wanspec.protocol.heartbeat import LOST_MIN_S, PING_PERIOD_S
 from wanspec.protocol.messages import Pong
-from wanspec.protocol.placement import Placement
+from wanspec.protocol.placement import ANYWHERE, Placement
 from wanspec.runtime.engine import ControllerEngine, expected_of
-from wanspec.runtime.model_runner import decode_plainly
 from wanspec.runtime.worker_process import hello_for
-from wanspec.speculation.types import SamplingParams
 from wanspec.transport import certificates
 from wanspec.transport.certificates import add_controller_certificate, create_trial_certificates
-from wanspec.transport.grpc_wire import dial, listen
+from wanspec.transport.grpc_wire import GrpcListener, dial, listen
 from wanspec.transport.limits import WireLimits
 from wanspec.transport.security import ControllerSecurity, MutualTls, Plaintext
 
 TARGET, DRAFT = "scripted:target,vocabulary=32,seed=5", "scripted:draft,vocabulary=32,seed=5,disagreement=0.2"
-PROMPT = [1, 2, 3]
 TOKEN = "a-secret"
-WAIT_S = 20.0
 
 
 @asynccontextmanager
@@ -68,13 +67,9 @@ async def ended(process: asyncio.subprocess.Process) -> tuple[int | None, str]:
     return process.returncode, words.decode()
 
 
-async def text(engine: ControllerEngine, *, max_tokens: int) -> list[int]:
-    generation = engine.submit(PROMPT, max_tokens=max_tokens, sampling=SamplingParams(), policy=PolicyConfig(name="remote"))
-    return [token async for tokens in generation for token in tokens]
-
-
-def plainly(max_tokens: int) -> list[int]:
-    return list(decode_plainly(load_backend(TARGET), PROMPT, max_tokens=max_tokens, sampling=SamplingParams()))
+async def text(engine: ControllerEngine, *, max_tokens: int = 40, placement: Placement = ANYWHERE) -> list[int]:
+    policy = PolicyConfig(name="remote")
+    return await collect(engine.submit(PROMPT, max_tokens=max_tokens, sampling=GREEDY, policy=policy, placement=placement))
 
 
 async def joined(engine: ControllerEngine) -> None:
@@ -85,7 +80,7 @@ async def joined(engine: ControllerEngine) -> None:
 async def test_a_worker_killed_in_mid_generation_costs_no_text_and_the_next_one_is_used() -> None:
     async with controller() as (engine, address), worker(address, "--name", "first") as first:
         await joined(engine)
-        generation = engine.submit(PROMPT, max_tokens=1200, sampling=SamplingParams(), policy=PolicyConfig(name="remote"))
+        generation = engine.submit(PROMPT, max_tokens=1200, sampling=GREEDY, policy=PolicyConfig(name="remote"))
         tokens: list[int] = []
         async with worker(address, "--name", "second") as second, asyncio.timeout(60):
             await engine.wait_for_workers(2)
@@ -94,7 +89,7 @@ async def test_a_worker_killed_in_mid_generation_costs_no_text_and_the_next_one_
                 if len(tokens) > 30 and first.returncode is None:
                     os.kill(first.pid, signal.SIGKILL)
                     await first.wait()
-            assert tokens == plainly(1200)
+            assert tokens == plainly(max_tokens=1200)
             assert engine.worker_names == ["second"]
             await engine.drain("done")
             assert (await ended(second))[0] == 0
@@ -105,15 +100,17 @@ async def test_a_worker_whose_machine_stands_still_is_given_up_in_seconds_and_le
         await joined(engine)
         process.send_signal(signal.SIGSTOP)  # its TCP connection stays open
         async with asyncio.timeout(PING_PERIOD_S + LOST_MIN_S + WireLimits().close_timeout_s + 1.0):
-            while engine.worker_names:  # noqa: ASYNC110  # nobody says so otherwise
-                await asyncio.sleep(0.05)
+            await until(lambda: not engine.worker_names)
         process.send_signal(signal.SIGCONT)
         await joined(engine)
-        assert await text(engine, max_tokens=40) == plainly(40)
+        assert await text(engine) == plainly()
 
 
-async def test_a_worker_in_quarantine_says_why_and_is_let_in_when_it_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("wanspec.transport.quarantine.FIRST_QUARANTINE_S", 6.0)
+async def test_a_worker_in_quarantine_says_why_and_is_let_in_when_it_is_over(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("wanspec.transport.quarantine.FIRST_QUARANTINE_S", 1000.0)  # until we say so
+    caplog.set_level(logging.DEBUG, "wanspec.transport")
     async with controller() as (engine, address):
         hello = hello_for(load_backend(DRAFT).info, worker_name="liar", max_sessions=1)
         _, connection = await dial(address, hello, security=Plaintext(token=TOKEN))
@@ -123,10 +120,12 @@ async def test_a_worker_in_quarantine_says_why_and_is_let_in_when_it_is_over(mon
             while True:
                 await connection.receive()
         async with asyncio.timeout(WAIT_S), worker(address, "--name", "liar") as process:
-            while engine.worker_names:  # noqa: ASYNC110  # as above
-                await asyncio.sleep(0.01)
+            await until(lambda: "turned away the worker" in caplog.text)
+            assert isinstance(engine._listener, GrpcListener)
+            (sentence,) = engine._listener._reception._quarantine._sentences.values()
+            sentence.until = 0.0
             await engine.wait_for_workers(1)
-            assert await text(engine, max_tokens=40) == plainly(40)
+            assert await text(engine) == plainly()
             await engine.drain("done")
             status, said = await ended(process)
     assert status == 0
@@ -143,12 +142,9 @@ async def test_a_request_is_drafted_for_where_its_labels_allow_and_nowhere_else(
         async with asyncio.timeout(WAIT_S):
             await engine.wait_for_workers(2)
         for placement in (Placement(labels=("region=eu",)), Placement(offload=False)):
-            generation = engine.submit(
-                PROMPT, max_tokens=40, sampling=SamplingParams(), policy=PolicyConfig(name="remote"), placement=placement
-            )
-            assert [token async for tokens in generation for token in tokens] == plainly(40)
+            assert await text(engine, placement=placement) == plainly()
         with pytest.raises(ConfigError, match="write KEY=VALUE"):
-            engine.submit(PROMPT, max_tokens=1, sampling=SamplingParams(), policy=PolicyConfig(), placement=Placement(labels=("eu",)))
+            await text(engine, placement=Placement(labels=("eu",)))
         await engine.drain("done")
         assert [(await ended(process))[0] for process in (here, there)] == [0, 0]
     assert "OpenSession" not in trace.read_text()
@@ -161,7 +157,7 @@ async def test_one_worker_process_serves_two_controllers() -> None:
         worker(address, "--controller", second) as process,
     ):
         await asyncio.gather(joined(one), joined(other))
-        assert list(await asyncio.gather(text(one, max_tokens=60), text(other, max_tokens=60))) == [plainly(60)] * 2
+        assert list(await asyncio.gather(text(one, max_tokens=60), text(other, max_tokens=60))) == [plainly(max_tokens=60)] * 2
         await one.drain("done")
         await other.drain("done")
         assert (await ended(process))[0] == 0
@@ -173,7 +169,7 @@ async def test_certificates_on_both_sides_let_a_worker_in(tmp_path: Path) -> Non
     flags = ["--tls-ca", files.ca_file, "--tls-cert", files.worker_certificate_file, "--tls-key", files.worker_key_file]
     async with controller(security=security) as (engine, address), worker(address, *map(str, flags), token=""):
         await joined(engine)
-        assert await text(engine, max_tokens=40) == plainly(40)
+        assert await text(engine) == plainly()
 
 
 async def test_a_controller_that_is_dialled_by_its_address_is_known_by_the_name_in_its_certificate(
@@ -191,11 +187,11 @@ async def test_a_controller_that_is_dialled_by_its_address_is_known_by_the_name_
     ):
         async with worker(address, *flags, token="") as process:
             status, said = await ended(process)
-            assert (status, "or set server_name (--server-name) to one" in said) == (1, True)
+            assert (status, "or name one by --server-name" in said) == (1, True)
         flags += ["--controller", second, "--server-name", "a.example.org", "--server-name", "b.example.org"]
         async with worker(address, *flags, token=""):
             await asyncio.gather(joined(one), joined(other))
-            assert await text(one, max_tokens=40) == plainly(40)
+            assert await text(one) == plainly()
 
 
 @pytest.mark.parametrize(
@@ -219,7 +215,7 @@ async def test_a_worker_dials_again_when_its_controller_is_back() -> None:
         await engine.__aexit__(None, None, None)
         async with controller(address) as (again, _):
             await joined(again)
-            assert await text(again, max_tokens=40) == plainly(40)
+            assert await text(again) == plainly()
             await again.drain("done")
             status, said = await ended(process)
     assert status == 0

@@ -8,6 +8,9 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+from tests.runtime.scripted import collect, model
+from tests.runtime.scripted import plainly as plain_text
+from tests.workers import until
 
 from wanspec.backends.bundled_pair import load_bundled
 from wanspec.backends.interface import Backend
@@ -17,16 +20,11 @@ from wanspec.errors import BackendError, ConfigError
 from wanspec.policy.registry import PolicyConfig
 from wanspec.runtime import prompt_scores
 from wanspec.runtime.engine import ControllerEngine
-from wanspec.runtime.model_runner import decode_plainly
 from wanspec.runtime.prompt_scores import prompt_pieces, score_piece
 from wanspec.speculation.sampling import log_probs_of
 from wanspec.speculation.types import LogProbs, SamplingParams, ScoreItem, SessionId
 
 PLAIN = PolicyConfig(name="autoregressive")
-
-
-def model() -> ScriptedBackend:
-    return ScriptedBackend(vocabulary_size=32, seed=5)
 
 
 def prompt_of(length: int) -> list[int]:
@@ -70,8 +68,7 @@ async def test_an_engine_scores_a_prompt_and_its_prefill_computes_one_token_of_i
         assert list(found) == plainly(model(), prompt, count=1)
         computed = target.tokens_computed
         generation = engine.submit(prompt, max_tokens=5, sampling=SamplingParams(), policy=PLAIN, reuse_key="alice")
-        text = [token async for tokens in generation for token in tokens]
-        assert text == list(decode_plainly(model(), prompt, max_tokens=5, sampling=SamplingParams()))
+        assert await collect(generation) == plain_text(prompt, max_tokens=5)
         assert target.tokens_computed - computed == 5
     assert target.open_sessions == 0
 
@@ -80,8 +77,7 @@ async def test_whoever_gives_up_leaves_no_cache_behind() -> None:
     target = model()
     async with ControllerEngine(target=PacedBackend(target, step_s=0.02, token_s=0.0), draft=model()) as engine:
         scoring = asyncio.create_task(engine.score_prompt(prompt_of(2000), num_log_probs=0, reuse_key=None))
-        while not target.passes:  # noqa: ASYNC110  # it happens in a thread
-            await asyncio.sleep(0.001)
+        await until(lambda: target.passes)
         scoring.cancel()
         await asyncio.gather(scoring, return_exceptions=True)
         await asyncio.to_thread(engine._passes.submit(lambda: None).result)
@@ -110,4 +106,4 @@ async def test_a_pass_that_breaks_reaches_whoever_waits_and_nobody_else(error: B
         with pytest.raises((BackendError, RuntimeError), match=r"out of memory|a library gives up"):
             await engine.score_prompt([1, 2, 3], num_log_probs=0, reuse_key=None)
         generation = engine.submit([1, 2, 3], max_tokens=5, sampling=SamplingParams(), policy=PLAIN)
-        assert len([token async for tokens in generation for token in tokens]) == 5
+        assert len(await collect(generation)) == 5

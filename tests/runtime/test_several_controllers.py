@@ -10,29 +10,23 @@ from itertools import groupby
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from tests.runtime.scripted import GREEDY, collect, door, model, plainly
+from tests.workers import start_worker
 
 from wanspec.backends.paced import PacedBackend
 from wanspec.backends.scripted import ScriptedBackend
 from wanspec.policy.registry import PolicyConfig
 from wanspec.runtime import worker_process
 from wanspec.runtime.draft_device import SESSIONS_PER_SHARE, DraftDevice, DraftShare
-from wanspec.runtime.engine import ControllerEngine, expected_of
-from wanspec.runtime.generation import Generation
-from wanspec.runtime.model_runner import decode_plainly
-from wanspec.runtime.worker_process import hello_for, run_worker
-from wanspec.speculation.types import Position, SamplingParams, ScoreItem, SessionId
+from wanspec.runtime.engine import ControllerEngine
+from wanspec.speculation.types import Position, ScoreItem, SessionId
 from wanspec.transport.handshake import Expected
-from wanspec.transport.memory import MemoryListener, dial_memory
+from wanspec.transport.memory import MemoryListener
 from wanspec.transport.refusal import WorkerRefusedError
 
 PROMPTS = ([1, 2, 3], [4, 5])
-GREEDY = SamplingParams()
 LONG_S = 600.0
 """Longer than any test."""
-
-
-def model() -> ScriptedBackend:
-    return ScriptedBackend(vocabulary_size=32, seed=5)
 
 
 class Watched(ScriptedBackend):
@@ -54,30 +48,12 @@ async def controller(listener: MemoryListener) -> AsyncIterator[ControllerEngine
         yield engine
 
 
-def door() -> MemoryListener:
-    return MemoryListener(expected=expected_of(model().info), one_way_delay_s=0.002)
-
-
-def start_worker(doors: Sequence[MemoryListener], draft: ScriptedBackend, said: list[str]) -> asyncio.Task[None]:
-    hello = hello_for(draft.info, worker_name="w", max_sessions=4)
-    dials = [lambda place=place: dial_memory(doors[place], hello) for place in range(len(doors))]
-    return asyncio.create_task(run_worker(dials, PacedBackend(draft, step_s=0.001, token_s=0.0), max_sessions=4, say=said.append))
-
-
-async def collect(generation: Generation) -> list[int]:
-    return [token async for tokens in generation for token in tokens]
-
-
-def plainly(prompt: Sequence[int], max_tokens: int) -> list[int]:
-    return list(decode_plainly(model(), prompt, max_tokens=max_tokens, sampling=GREEDY))
-
-
 async def test_two_controllers_get_their_own_text_and_turn_about_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(worker_process, "HOME_REDIAL_S", LONG_S)
     draft, said = Watched(), list[str]()
     doors = [door(), door()]
     async with controller(doors[0]) as one, controller(doors[1]) as other, asyncio.timeout(60):
-        worker = start_worker(doors, draft, said)
+        worker = start_worker(doors, PacedBackend(draft, step_s=0.001, token_s=0.0), say=said.append)
         await asyncio.gather(one.wait_for_workers(1), other.wait_for_workers(1))
         policy = PolicyConfig(name="remote", max_depth=64)
         generations = [
@@ -86,10 +62,10 @@ async def test_two_controllers_get_their_own_text_and_turn_about_the_model(monke
         ]
         assert {generation.session_id for generation in generations} == {1}  # both count from 1
         texts = await asyncio.gather(*map(collect, generations))
-        assert texts == [plainly(prompt, 200) for prompt in PROMPTS]
+        assert texts == [plainly(prompt, max_tokens=200) for prompt in PROMPTS]
         await one.drain("done")
         again = other.submit(PROMPTS[0], max_tokens=40, sampling=GREEDY, policy=policy)
-        assert await collect(again) == plainly(PROMPTS[0], 40)
+        assert await collect(again) == plainly(PROMPTS[0])
         assert not worker.done()
         await other.drain("done")
         await worker
@@ -107,17 +83,17 @@ async def test_a_controller_that_sent_the_worker_home_gets_it_back_once_restarte
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(worker_process, "HOME_REDIAL_S", 0.01)
-    doors, said = [door(), door()], list[str]()
+    doors = [door(), door()]
     async with controller(doors[1]) as other, asyncio.timeout(60):
         async with controller(doors[0]) as one:
-            worker = start_worker(doors, model(), said)
+            worker = start_worker(doors, PacedBackend(model(), step_s=0.001, token_s=0.0))
             await asyncio.gather(one.wait_for_workers(1), other.wait_for_workers(1))
             await one.drain("done")
         doors[0] = door()
         async with controller(doors[0]) as again:
             await again.wait_for_workers(1)
             generation = again.submit(PROMPTS[0], max_tokens=40, sampling=GREEDY, policy=PolicyConfig(name="remote"))
-            assert await collect(generation) == plainly(PROMPTS[0], 40)
+            assert await collect(generation) == plainly(PROMPTS[0])
             monkeypatch.setattr(worker_process, "HOME_REDIAL_S", LONG_S)
             await again.drain("done")
         assert other.worker_names == ["w"]
@@ -129,10 +105,10 @@ async def test_a_controller_that_will_not_have_us_leaves_the_others_their_worker
     strict = MemoryListener(expected=Expected(controller_name="strict", tokenizer_fingerprint="0" * 64, vocabulary_size=32))
     listener, said = door(), list[str]()
     async with controller(listener) as engine, asyncio.timeout(60):
-        worker = start_worker([strict, listener], model(), said)
+        worker = start_worker([strict, listener], PacedBackend(model(), step_s=0.001, token_s=0.0), say=said.append)
         await engine.wait_for_workers(1)
         generation = engine.submit(PROMPTS[0], max_tokens=40, sampling=GREEDY, policy=PolicyConfig(name="remote"))
-        assert await collect(generation) == plainly(PROMPTS[0], 40)
+        assert await collect(generation) == plainly(PROMPTS[0])
         await engine.drain("done")
         with pytest.raises(WorkerRefusedError, match="tokenizer fingerprint"):
             await worker

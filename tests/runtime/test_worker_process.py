@@ -12,18 +12,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from tests.runtime.scripted import door, model
+from tests.workers import WAIT_S, start_worker
 
 from wanspec.backends.scripted import ScriptedBackend
 from wanspec.errors import BackendError, TransportError
 from wanspec.protocol.messages import CloseSession, Drain, OpenSession
 from wanspec.protocol.worker import Worker
 from wanspec.runtime.calibration_store import CalibrationStore
-from wanspec.runtime.engine import ControllerEngine, expected_of
+from wanspec.runtime.engine import ControllerEngine
 from wanspec.runtime.worker_process import hello_for, run_worker
 from wanspec.speculation.types import DraftingConfig, SamplingParams, ScoreItem, SessionId
-from wanspec.transport.memory import MemoryListener, dial_memory
-
-WAIT_S = 20.0
+from wanspec.transport.memory import dial_memory
 
 
 class Held(ScriptedBackend):
@@ -39,15 +39,11 @@ class Held(ScriptedBackend):
         return super().score(items)
 
 
-def model() -> ScriptedBackend:
-    return ScriptedBackend(vocabulary_size=32, seed=5)
-
-
 async def test_a_calibration_that_cannot_be_saved_does_not_end_the_worker(tmp_path: Path) -> None:
     folder, said = tmp_path / "gone", list[str]()
     folder.mkdir()
     store = CalibrationStore(folder / "calibration.json")
-    listeners = [MemoryListener(expected=expected_of(model().info)) for _ in range(2)]
+    listeners = [door() for _ in range(2)]
     current = iter(listeners)
     hello = hello_for(model().info, worker_name="w", max_sessions=4)
     work = asyncio.create_task(
@@ -81,9 +77,8 @@ class Clinging(ScriptedBackend):
 
 async def test_a_session_that_cannot_be_released_ends_the_connection_with_a_word() -> None:
     draft, said = Clinging(), list[str]()
-    listener = MemoryListener(expected=expected_of(draft.info))
-    hello = hello_for(draft.info, worker_name="w", max_sessions=4)
-    work = asyncio.create_task(run_worker([lambda: dial_memory(listener, hello)], draft, max_sessions=4, say=said.append))
+    listener = door()
+    work = start_worker(listener, draft, say=said.append)
     async with asyncio.timeout(WAIT_S):
         connections = listener.connections()
         _, connection = await anext(connections)
@@ -110,9 +105,8 @@ async def test_while_a_lost_connection_waits_for_its_last_pass_the_worker_sleeps
         return next_deadline(machine)
 
     monkeypatch.setattr(Worker, "next_deadline", watched)
-    listener = MemoryListener(expected=expected_of(draft.info))
-    hello = hello_for(draft.info, worker_name="w", max_sessions=4)
-    work = asyncio.create_task(run_worker([lambda: dial_memory(listener, hello)], draft, max_sessions=4, say=said.append))
+    listener = door()
+    work = start_worker(listener, draft, say=said.append)
     async with asyncio.timeout(WAIT_S):
         _, connection = await anext(listener.connections())
         drafting = DraftingConfig(branch=2, leaves=2, entropy_threshold_nats=0.5, max_depth=8)

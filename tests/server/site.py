@@ -7,15 +7,18 @@ import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import httpx
+from tests.workers import drafted_for, until
 
 from wanspec.backends.interface import Backend
+from wanspec.backends.paced import PacedBackend
 from wanspec.backends.registry import load_tokenizer
 from wanspec.backends.scripted import ScriptedBackend
 from wanspec.backends.tokenizer import Tokenizer
 from wanspec.policy.registry import PolicyConfig
-from wanspec.runtime.engine import ControllerEngine
+from wanspec.runtime.engine import ControllerEngine, expected_of
 from wanspec.runtime.model_runner import decode_plainly
 from wanspec.server.app import create_app
 from wanspec.server.keys import ApiKeys
@@ -27,13 +30,27 @@ from wanspec.speculation.types import SamplingParams
 from wanspec.telemetry.trace import TraceSink
 from wanspec.transport.certificates import TrialCertificates
 from wanspec.transport.interface import Listener
+from wanspec.transport.memory import MemoryListener
 from wanspec.transport.security import Address
 
 MODEL = "scripted-5-0"
 
 
+ONE_WAY_S = 0.01
+"""To the worker of `site_with_a_worker`."""
+
+
 def model(disagreement: float = 0.0, *, context_length: int = 4096) -> ScriptedBackend:
     return ScriptedBackend(vocabulary_size=95, seed=5, disagreement=disagreement, context_length=context_length)
+
+
+def slow_target(*, step_s: float = 0.01) -> PacedBackend:
+    return PacedBackend(model(), step_s=step_s, token_s=0.0)
+
+
+def bearer(key: str) -> dict[str, str]:
+    """The headers of a client with this key; none without."""
+    return {"Authorization": f"Bearer {key}"} if key else {}
 
 
 @dataclass
@@ -55,9 +72,13 @@ class Site:
 
     async def idle(self) -> None:
         """Return when nothing is under way any more."""
-        async with asyncio.timeout(10):
-            while self.is_busy:  # noqa: ASYNC110  # the last of it happens in the engine, which tells nobody
-                await asyncio.sleep(0.005)
+        await until(lambda: not self.is_busy)
+
+    async def goes_on(self) -> None:
+        """It serves as before, and nothing is left over."""
+        answer = await self.post(prompt="x", max_tokens=5, temperature=0)
+        assert answer.json()["choices"][0]["text"] == plain_text("x", max_tokens=5)
+        await self.idle()
 
     @property
     def is_busy(self) -> bool:
@@ -128,6 +149,23 @@ async def site(  # noqa: PLR0913  # the parts of a server
         finally:
             serving.cancel()
             await asyncio.gather(serving, return_exceptions=True)
+
+
+@asynccontextmanager
+async def site_with_a_worker(
+    policy: str = "paper",
+    *,
+    name: str = "campus",
+    labels: tuple[str, ...] = (),
+    **parts: Any,  # noqa: ANN401  # of `site`
+) -> AsyncIterator[Site]:
+    """The same with a worker, some way off."""
+    listener, draft = MemoryListener(expected=expected_of(model().info), one_way_delay_s=ONE_WAY_S), model(0.2)
+    async with (
+        site(target=slow_target(step_s=0.02), draft=draft, listener=listener, policy=PolicyConfig(name=policy), **parts) as place,
+        drafted_for(place.engine, listener, PacedBackend(model(0.2), step_s=0.002, token_s=0.0), name=name, labels=labels),
+    ):
+        yield place
 
 
 def plain_text(prompt: str, *, max_tokens: int, temperature: float = 0.0, seed: int = 0) -> str:

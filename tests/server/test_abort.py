@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.server.site import Site, model, plain_text, site
+from tests.server.site import Site, model, plain_text, site, slow_target
+from tests.workers import start_worker, until
 
 from wanspec.backends.interface import Backend
 from wanspec.backends.paced import PacedBackend
@@ -20,17 +21,12 @@ from wanspec.protocol.effects import Effect
 from wanspec.protocol.events import WorkerEvent
 from wanspec.protocol.worker import Worker
 from wanspec.runtime.engine import expected_of
-from wanspec.runtime.worker_process import hello_for, run_worker
 from wanspec.server.limits import ServerLimits
-from wanspec.transport.memory import MemoryListener, dial_memory
+from wanspec.transport.memory import MemoryListener
 
 LONG: dict[str, Any] = {"prompt": "x", "max_tokens": 4000, "temperature": 0}
 ARRIVALS_S = 4.0
 """In which a thousand clients come."""
-
-
-def slow_target() -> PacedBackend:
-    return PacedBackend(model(), step_s=0.01, token_s=0.0)
 
 
 def request_bytes(path: str = "/v1/completions", /, **body: object) -> bytes:
@@ -46,11 +42,9 @@ async def test_a_client_that_hangs_up_ends_its_generation(*, is_stream: bool) ->
     async with site(target=slow_target()) as place:
         _, writer = await asyncio.open_connection("127.0.0.1", place.port)
         writer.write(request_bytes(**LONG, stream=is_stream))
-        while not place.engine.tally.committed_tokens:  # noqa: ASYNC110
-            await asyncio.sleep(0.001)
+        await until(lambda: place.engine.tally.committed_tokens)
         writer.close()
-        async with asyncio.timeout(10):  # all of it would take 40 s
-            await place.idle()
+        await place.idle()
         assert place.engine.tally.committed_tokens < 3000
         assert 'reason="abort"} 1.0' in place.service.metrics.exposition().decode()
 
@@ -59,11 +53,9 @@ async def test_a_client_that_hangs_up_in_the_queue_leaves_it() -> None:
     async with site(target=slow_target(), limits=ServerLimits(max_running=1)) as place:
         first = asyncio.create_task(place.post(**LONG | {"max_tokens": 100}))
         waiting = asyncio.create_task(place.post(**LONG))
-        while place.service.admission.waiting != 1:  # noqa: ASYNC110
-            await asyncio.sleep(0.001)
+        await until(lambda: place.service.admission.waiting == 1)
         waiting.cancel()
-        while place.service.admission.waiting:  # noqa: ASYNC110
-            await asyncio.sleep(0.001)
+        await until(lambda: not place.service.admission.waiting)
         assert place.service.admission.running == 1
         assert (await first).json()["choices"][0]["text"] == plain_text("x", max_tokens=100)
 
@@ -91,8 +83,7 @@ async def worker_of(listener: MemoryListener, draft: Backend, machines: list[Wor
         return handle(machine, event, now=now)
 
     patch.setattr(Worker, "handle", watched)
-    hello = hello_for(draft.info, worker_name="campus", max_sessions=6)
-    work = asyncio.create_task(run_worker([lambda: dial_memory(listener, hello)], draft, max_sessions=6, say=lambda _: None))
+    work = start_worker(listener, draft, max_sessions=6)
     try:
         yield
     finally:
@@ -129,15 +120,11 @@ async def test_a_thousand_aborted_requests_leave_nothing_behind(monkeypatch: pyt
         assert place.engine._generations == {}
         await asyncio.to_thread(place.engine._passes.submit(lambda: None).result)  # caches are freed behind the pass in flight
         assert (target.open_sessions, draft.open_sessions) == (0, 0)
-        async with asyncio.timeout(10):  # the worker hears of the last ones a little later
-            while machines[0].num_sessions or remote.open_sessions:  # noqa: ASYNC110
-                await asyncio.sleep(0.005)
+        await until(lambda: not (machines[0].num_sessions or remote.open_sessions))  # the worker hears of the last ones a little later
         assert remote.passes > 0
         assert [len(worker.sessions) for worker in place.engine._machine._workers.values()] == [0]
         assert place.gauge("wanspec:worker_sessions") == 0
-        async with asyncio.timeout(10):
-            while len(place.server.server_state.connections) > 1:  # noqa: ASYNC110  # the client of this test keeps one
-                await asyncio.sleep(0.005)
+        await until(lambda: len(place.server.server_state.connections) <= 1)  # the client of this test keeps one
         assert open_files() <= files
         assert (await place.post(prompt="x", max_tokens=20, temperature=0)).json()["choices"][0]["text"] == plain_text("x", max_tokens=20)
 
@@ -153,8 +140,7 @@ async def reader_that_does_not_read(limits: ServerLimits, target: Backend) -> As
             reader.connect(("127.0.0.1", place.port))
             reader.sendall(request_bytes(**LONG, stream=True))
             reader.settimeout(5)
-            while not place.service.admission.running:  # noqa: ASYNC110
-                await asyncio.sleep(0.001)
+            await until(lambda: place.service.admission.running)
             yield place, reader
 
 
@@ -163,9 +149,7 @@ async def test_a_reader_that_does_not_read_is_cut_and_holds_nobody_up() -> None:
         async with asyncio.timeout(5):
             answer = await place.post(prompt="y", max_tokens=20, temperature=0)  # meanwhile
         assert answer.json()["choices"][0]["text"] == plain_text("y", max_tokens=20)
-        async with asyncio.timeout(5):
-            while place.service.key_limits.open:  # noqa: ASYNC110
-                await asyncio.sleep(0.01)
+        await until(lambda: not place.service.key_limits.open)
         taken = await asyncio.to_thread(lambda: b"".join(iter(lambda: reader.recv(65536), b"")))
         assert b"HTTP/1.1 200" in taken
         assert b"[DONE]" not in taken
@@ -173,20 +157,16 @@ async def test_a_reader_that_does_not_read_is_cut_and_holds_nobody_up() -> None:
 
 async def test_text_that_nobody_takes_is_bounded() -> None:
     async with reader_that_does_not_read(ServerLimits(max_unread_characters=100), slow_target()) as (place, _):
-        async with asyncio.timeout(20):
-            while place.service.admission.running:  # noqa: ASYNC110
-                await asyncio.sleep(0.01)
+        await until(lambda: not place.service.admission.running)
         assert place.engine.tally.committed_tokens < 4000
 
 
 async def test_answers_that_take_too_long_when_the_server_ends_are_told_so() -> None:
     async with site(target=slow_target(), limits=ServerLimits(max_running=1)) as place:
         stream = asyncio.create_task(place.raw(request_bytes(**LONG, stream=True)))
-        while not place.engine.tally.committed_tokens:  # noqa: ASYNC110
-            await asyncio.sleep(0.001)
+        await until(lambda: place.engine.tally.committed_tokens)
         waiting = asyncio.create_task(place.post(**LONG))
-        while not place.service.admission.waiting:  # noqa: ASYNC110
-            await asyncio.sleep(0.001)
+        await until(lambda: place.service.admission.waiting)
         place.serving.cancel()
         assert b"the server has ended; ask again" in (await stream).rpartition(b"data: ")[2]
         assert (await waiting).status_code == 503

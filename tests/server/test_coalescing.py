@@ -5,11 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 
-import openai
-from tests.server.site import MODEL, Site, model, plain_text, site
-from tests.server.test_abort import request_bytes, slow_target
+from tests.server.site import MODEL, Site, model, plain_text, site, slow_target
+from tests.server.test_abort import request_bytes
+from tests.server.test_clients import sdk
 
-from wanspec.backends.paced import PacedBackend
 from wanspec.server.limits import ServerLimits
 from wanspec.server.stream import SMALLEST_BEAT_BYTES
 
@@ -47,8 +46,7 @@ async def test_a_stream_is_sent_at_even_intervals_and_sizes_whatever_was_committ
 
 
 async def test_something_is_sent_also_where_there_is_nothing_new() -> None:
-    target = PacedBackend(model(), step_s=0.3, token_s=0.0)
-    async with site(target=target, draft=model(), limits=ServerLimits(coalesce_s=0.05)) as place:
+    async with site(target=slow_target(step_s=0.3), draft=model(), limits=ServerLimits(coalesce_s=0.05)) as place:
         chunks = await sent(place, max_tokens=8)
         assert text_of(chunks) == plain_text("abc", max_tokens=8)
         assert sum(b"data: " not in chunk for chunk in chunks) >= 3
@@ -89,7 +87,7 @@ async def test_without_coalescing_nothing_is_filled_up() -> None:
 async def test_the_sdk_passes_over_what_fills_up() -> None:
     async with (
         site(target=slow_target(), limits=ServerLimits(coalesce_s=0.02)) as place,
-        openai.AsyncOpenAI(base_url=f"{place.url}/v1", api_key="none", max_retries=0) as client,
+        sdk(place) as client,
     ):
         stream = await client.completions.create(model=MODEL, prompt="abc", max_tokens=60, temperature=0, stream=True)
         assert "".join([chunk.choices[0].text async for chunk in stream]) == plain_text("abc", max_tokens=60)

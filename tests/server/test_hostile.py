@@ -6,7 +6,8 @@ import asyncio
 import time
 
 import pytest
-from tests.server.site import Site, plain_text, site
+from tests.server.site import site
+from tests.workers import until
 
 from wanspec.server.limits import ServerLimits
 
@@ -24,13 +25,6 @@ def chunked(*chunks: bytes) -> bytes:
     return (
         b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n" + JSON + b"\r\n" + framed
     )
-
-
-async def goes_on(place: Site) -> None:
-    """It serves as before, and nothing is left over."""
-    answer = await place.post(prompt="x", max_tokens=5, temperature=0)
-    assert answer.json()["choices"][0]["text"] == plain_text("x", max_tokens=5)
-    await place.idle()
 
 
 def status_of(answer: bytes) -> int:
@@ -68,7 +62,7 @@ async def test_a_body_that_makes_no_sense_is_a_bad_request() -> None:
         for body in BODIES:
             answer = await place.raw(post(body, headers=JSON + b"Connection: close\r\n"))
             assert status_of(answer) == 400, body
-        await goes_on(place)
+        await place.goes_on()
 
 
 async def test_nesting_is_no_way_to_the_bottom_of_the_stack() -> None:
@@ -77,7 +71,7 @@ async def test_nesting_is_no_way_to_the_bottom_of_the_stack() -> None:
             assert status_of(await place.raw(post(body, headers=JSON + b"Connection: close\r\n"))) == 400
         ignored = b'{"prompt": "x", "max_tokens": 1, "unknown": ' + b"[" * 500 + b"]" * 500 + b"}"
         assert (await place.raw(post(ignored, headers=JSON + b"Connection: close\r\n")))[:12] == b"HTTP/1.1 200"
-        await goes_on(place)
+        await place.goes_on()
 
 
 NONSENSE: list[tuple[bytes, int]] = [
@@ -106,7 +100,7 @@ async def test_what_is_too_much_too_slow_or_no_http_is_told_so_and_cut() -> None
         answers = await asyncio.gather(*[place.raw(data) for data, _ in NONSENSE])
         for (data, status), answer in zip(NONSENSE, answers, strict=True):
             assert status_of(answer) == status, data
-        await goes_on(place)
+        await place.goes_on()
 
 
 async def test_a_body_in_a_million_pieces_holds_nobody_up() -> None:
@@ -122,7 +116,7 @@ async def test_a_body_in_a_million_pieces_holds_nobody_up() -> None:
         pieces = [b'{"prompt": "x", "max_tokens": 3, "temperature": 0}'[index : index + 1] for index in range(50)]
         answer = await place.raw(chunked(*pieces, b""))
         assert answer.startswith(b"HTTP/1.1 200")
-        await goes_on(place)
+        await place.goes_on()
 
 
 def full(start: str, item: str, end: str) -> bytes:
@@ -150,7 +144,7 @@ async def test_a_body_that_is_wrong_half_a_million_times_is_refused_for_the_firs
             head = f"POST /v1/{path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: {len(body)}\r\n"
             assert status_of(await place.raw(head.encode() + JSON + b"\r\n" + body)) == 400
             assert time.process_time() - began_s < 2.0, body[:60]  # 0.1 s; 40 s with a word about each
-        await goes_on(place)
+        await place.goes_on()
 
 
 async def test_numbers_that_cannot_be_printed_are_refused_as_any_others() -> None:
@@ -162,7 +156,7 @@ async def test_numbers_that_cannot_be_printed_are_refused_as_any_others() -> Non
             b'{"prompt": "x", "temperature": 1' + b"0" * 400 + b"}",
         ):
             assert status_of(await place.raw(post(body, headers=JSON + b"Connection: close\r\n"))) == 400, body[:40]
-        await goes_on(place)
+        await place.goes_on()
 
 
 async def test_what_is_too_long_is_not_decoded_to_be_echoed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -185,7 +179,7 @@ async def test_a_head_that_does_not_end_is_not_awaited_for_long() -> None:
         heads = (b"", b"GET /health HT", b"GET /health HTTP/1.1\r\nHost: localhost\r\n")
         assert await asyncio.gather(*[place.raw(head) for head in heads]) == [b""] * 3
         assert time.monotonic() - began_at > 0.2
-        await goes_on(place)
+        await place.goes_on()
 
 
 async def test_a_slow_second_request_is_not_awaited_either() -> None:
@@ -199,7 +193,7 @@ async def test_the_rest_of_a_request_that_was_answered_is_not_awaited_for_long()
     async with site(limits=IMPATIENT) as place:
         answer = await place.raw(b"POST /nowhere HTTP/1.1\r\nHost: localhost\r\nContent-Length: 500\r\n" + JSON + b"\r\nsome of it")
         assert status_of(answer) == 404
-        await goes_on(place)
+        await place.goes_on()
 
 
 async def test_a_head_that_trickles_in_takes_no_longer() -> None:
@@ -213,7 +207,7 @@ async def test_a_head_that_trickles_in_takes_no_longer() -> None:
                 await asyncio.sleep(0.01)
         await asyncio.gather(hung_up, return_exceptions=True)  # what was written after the end may have been answered by a reset
         writer.close()
-        await goes_on(place)
+        await place.goes_on()
 
 
 async def test_connections_beyond_the_limit_are_told_so() -> None:
@@ -222,9 +216,8 @@ async def test_connections_beyond_the_limit_are_told_so() -> None:
         assert status_of(await place.raw(b"")) == 503
         for _, writer in idle:
             writer.close()
-        while place.server.server_state.connections:  # noqa: ASYNC110
-            await asyncio.sleep(0.005)
-        await goes_on(place)
+        await until(lambda: not place.server.server_state.connections)
+        await place.goes_on()
 
 
 async def test_requests_that_come_together_are_answered_in_turn() -> None:
@@ -232,4 +225,4 @@ async def test_requests_that_come_together_are_answered_in_turn() -> None:
     async with site(limits=IMPATIENT) as place:
         answer = await place.raw(post(body) * 2 + post(body, headers=JSON + b"Connection: close\r\n"))
         assert answer.count(b"HTTP/1.1 200") == 3
-        await goes_on(place)
+        await place.goes_on()

@@ -5,66 +5,47 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 
 import pytest
-from tests.server.site import Site, model, plain_text, site
+from tests.server.site import Site, model, plain_text, site, slow_target
 
 from wanspec.backends.paced import PacedBackend
 from wanspec.policy.registry import PolicyConfig
-from wanspec.protocol.messages import Message, OpenSession, Welcome
 from wanspec.runtime.engine import expected_of
 from wanspec.runtime.worker_process import hello_for, run_worker
+from wanspec.telemetry.records import MessageReceived
+from wanspec.telemetry.trace import Trace
 from wanspec.transport.grpc_wire import dial, listen
-from wanspec.transport.interface import Connection
 from wanspec.transport.security import Plaintext
 
 LABELS = {"madrid": ("region=eu", "gpu=t4"), "boston": ("region=us", "gpu=t4")}
 
 
-class Overheard:
-    """A worker's connection; notes the worker's name for every session that it is sent."""
-
-    def __init__(self, connection: Connection, name: str, opened_at: list[str]) -> None:
-        self._connection, self._name, self._opened_at = connection, name, opened_at
-        self.peer, self.traffic = connection.peer, connection.traffic
-
-    def send(self, messages: Sequence[Message]) -> None:
-        self._connection.send(messages)
-
-    async def receive(self) -> Sequence[Message]:
-        messages = await self._connection.receive()
-        self._opened_at.extend(self._name for message in messages if isinstance(message, OpenSession))
-        return messages
-
-    async def close(self, reason: str) -> None:
-        await self._connection.close(reason)
-
-    async def drop(self, reason: str) -> None:
-        await self._connection.drop(reason)
-
-
 @asynccontextmanager
-async def served_with_labelled_workers(opened_at: list[str]) -> AsyncIterator[Site]:
-    """`opened_at`: the names of the workers that are sent a session, as they are."""
+async def served_with_labelled_workers() -> AsyncIterator[tuple[Site, dict[str, Trace]]]:
+    """Beside the site, what each worker has seen."""
+    traces = {name: Trace() for name in LABELS}
     listener = await listen("127.0.0.1:0", expected=expected_of(model().info), security=Plaintext())
-    target = PacedBackend(model(), step_s=0.005, token_s=0.0)
-    async with site(target=target, listener=listener, policy=PolicyConfig(name="remote")) as place:
-        workers = [asyncio.create_task(worker(listener.address, name, labels, opened_at)) for name, labels in LABELS.items()]
+    async with site(target=slow_target(step_s=0.005), listener=listener, policy=PolicyConfig(name="remote")) as place:
+        workers = [asyncio.create_task(worker(listener.address, name, labels, traces[name])) for name, labels in LABELS.items()]
         await place.engine.wait_for_workers(len(LABELS))
-        yield place
+        yield place, traces
         await place.engine.drain("done")
         await asyncio.gather(*workers)
 
 
-async def worker(address: str, name: str, labels: Sequence[str], opened_at: list[str]) -> None:
+async def worker(address: str, name: str, labels: Sequence[str], trace: Trace) -> None:
     draft = PacedBackend(model(0.2), step_s=0.001, token_s=0.0)
     hello = hello_for(draft.info, worker_name=name, max_sessions=8, labels=labels)
+    dials = [partial(dial, address, hello, security=Plaintext())]
+    await run_worker(dials, draft, max_sessions=8, say=lambda _: None, trace=trace)
 
-    async def join() -> tuple[Welcome, Connection]:
-        welcome, connection = await dial(address, hello, security=Plaintext())
-        return welcome, Overheard(connection, name, opened_at)
 
-    await run_worker([join], draft, max_sessions=8, say=lambda _: None)
+def opened_at(traces: dict[str, Trace]) -> set[str]:
+    """The workers that were sent a session."""
+    received = {name: [record.message for record in trace.records if isinstance(record, MessageReceived)] for name, trace in traces.items()}
+    return {name for name, messages in received.items() if "OpenSession" in messages}
 
 
 @pytest.mark.parametrize(
@@ -78,30 +59,27 @@ async def worker(address: str, name: str, labels: Sequence[str], opened_at: list
     ],
 )
 async def test_a_prompt_goes_only_to_workers_with_its_labels(labels: list[str], allowed: set[str]) -> None:
-    opened_at: list[str] = []
     body = {"prompt": "x", "max_tokens": 30, "temperature": 0, "wanspec": {"allowed_labels": labels}}
-    async with served_with_labelled_workers(opened_at) as place:
+    async with served_with_labelled_workers() as (place, traces):
         answers = await asyncio.gather(*[place.post(**body) for _ in range(6)])
         for answer in answers:
             (choice,) = answer.json()["choices"]
             assert choice["text"] == plain_text("x", max_tokens=30)
             assert choice["wanspec"]["worker"] in (allowed or [None])
             assert choice["wanspec"]["offload"] is bool(allowed)
-        assert set(opened_at) <= allowed
-        assert bool(opened_at) is bool(allowed)
+        assert opened_at(traces) <= allowed
+        assert bool(opened_at(traces)) is bool(allowed)
 
 
 async def test_a_prompt_that_must_stay_does_whatever_labels_it_has() -> None:
-    opened_at: list[str] = []
-    async with served_with_labelled_workers(opened_at) as place:
+    async with served_with_labelled_workers() as (place, traces):
         options = {"offload": False, "allowed_labels": ["region=eu"]}
         answer = await place.post(prompt="x", max_tokens=20, temperature=0, wanspec=options)
         assert answer.json()["choices"][0]["text"] == plain_text("x", max_tokens=20)
-        assert opened_at == []
+        assert opened_at(traces) == set()
 
 
 async def test_without_labels_any_worker_may_have_it() -> None:
-    opened_at: list[str] = []
-    async with served_with_labelled_workers(opened_at) as place:
+    async with served_with_labelled_workers() as (place, traces):
         await place.post(prompt="x", max_tokens=20, wanspec={"offload": True})
-        assert opened_at[0] in LABELS
+        assert opened_at(traces)

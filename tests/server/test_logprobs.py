@@ -6,10 +6,10 @@ import math
 from typing import Any
 
 import numpy as np
-import openai
 import pytest
 from tests.server.site import MODEL, model, plain_text, site
 from tests.server.test_answers import events_of, streamed_text
+from tests.server.test_clients import sdk
 
 from wanspec.backends.bundled_pair import load_bundled, load_bundled_tokenizer
 from wanspec.backends.scripted import CONTEXT_TOKENS, ScriptedBackend, ScriptedTokenizer
@@ -175,7 +175,7 @@ async def test_a_stream_that_nobody_reads_is_bounded_by_them_too() -> None:
 
 
 async def test_the_sdk_reads_them() -> None:
-    async with site() as place, openai.AsyncOpenAI(base_url=f"{place.url}/v1", api_key="none", max_retries=0) as client:
+    async with site() as place, sdk(place) as client:
         done = await client.completions.create(model=MODEL, prompt=PROMPT, max_tokens=10, logprobs=2)
         found = done.choices[0].logprobs
         assert found is not None

@@ -12,14 +12,14 @@ from typing import Any
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
-from tests.server.site import Site, model, site
-from tests.server.test_workers import served_with_a_worker
+from tests.protocol.events import drafts
+from tests.server.site import Site, model, site, site_with_a_worker
+from tests.workers import until
 
-from wanspec.protocol.messages import Drafts, OpenSession
+from wanspec.protocol.messages import OpenSession
 from wanspec.runtime.engine import expected_of
 from wanspec.runtime.link_metrics import MAX_TOLD_WORKERS
 from wanspec.runtime.worker_process import hello_for
-from wanspec.speculation.types import NodeId, Position, SessionId
 from wanspec.telemetry.reliability import BINS, calibration_error
 from wanspec.transport.interface import Connection
 from wanspec.transport.limits import WireLimits
@@ -48,7 +48,7 @@ async def dial(listener: MemoryListener, name: str) -> Connection:
 
 
 async def test_what_a_worker_did_adds_up() -> None:
-    async with served_with_a_worker("remote") as (place, _):
+    async with site_with_a_worker("remote") as place:
         await place.post(prompt="x", max_tokens=60, temperature=0)
         await place.idle()
         told, tally, figures = exposed(place), place.engine.tally, place.engine.figures
@@ -70,7 +70,7 @@ async def test_what_a_worker_did_adds_up() -> None:
 
 
 async def test_acceptance_by_position_adds_up_to_the_accepted_tokens_and_falls() -> None:
-    async with served_with_a_worker("paper") as (place, _):
+    async with site_with_a_worker("paper") as place:
         await place.post(prompt="abc", max_tokens=80, temperature=0)
         told = exposed(place)
     by_position = told["vllm:spec_decode_num_accepted_tokens_per_pos_total"]
@@ -81,7 +81,7 @@ async def test_acceptance_by_position_adds_up_to_the_accepted_tokens_and_falls()
 
 
 async def test_decisions_are_told_once_each_by_the_entropy_that_they_were_taken_at() -> None:
-    async with served_with_a_worker("paper") as (place, _):
+    async with site_with_a_worker("paper") as place:
         await place.post(prompt="abc", max_tokens=80, temperature=1, seed=3)
         told = exposed(place)
     totals: defaultdict[str, float] = defaultdict(float)
@@ -93,7 +93,7 @@ async def test_decisions_are_told_once_each_by_the_entropy_that_they_were_taken_
 
 
 async def test_the_calibration_error_can_be_worked_out_from_the_counts() -> None:
-    async with served_with_a_worker("adaptive") as (place, _):
+    async with site_with_a_worker("adaptive") as place:
         assert "wanspec:calibration_error" not in exposed(place)
         await place.post(prompt="abc", max_tokens=80, temperature=0)
         told, bins = exposed(place), place.engine.figures.reliability.bins
@@ -104,7 +104,7 @@ async def test_the_calibration_error_can_be_worked_out_from_the_counts() -> None
 
 
 async def test_a_workers_series_end_with_it_and_the_totals_stay() -> None:
-    async with served_with_a_worker("remote") as (place, _):
+    async with site_with_a_worker("remote") as place:
         await place.post(prompt="x", max_tokens=20, temperature=0)
         before = exposed(place)
         await place.engine.drain("done")
@@ -115,13 +115,14 @@ async def test_a_workers_series_end_with_it_and_the_totals_stay() -> None:
     assert {cause: number for cause, number in after["wanspec:workers_lost_total"].items() if number} == {"closed": 1}
 
 
-async def test_workers_of_one_name_and_of_odd_names_are_told_apart_and_the_number_told_is_bounded() -> None:
+async def test_workers_of_one_name_and_of_odd_names_are_told_apart_and_the_number_told_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("wanspec.protocol.heartbeat.LOST_MIN_S", 1e9)  # nobody answers pings here
     listener = MemoryListener(expected=expected_of(model().info), limits=WireLimits(max_workers=100))
     names = ['a"b\\c{d="e"}', "same", "same", "same#2", *[f"w{number}" for number in range(70)]]
     async with site(listener=listener) as place:
-        for number, name in enumerate(names, start=1):
+        for name in names:
             await dial(listener, name)
-            await place.engine.wait_for_workers(number)
+        await place.engine.wait_for_workers(len(names))
         told = exposed(place)
     labels = list(told["wanspec:worker_sessions"])
     assert labels[:6] == [names[0], "same", "same#3", "same#2", "w0", "w1"]
@@ -137,9 +138,8 @@ async def test_a_worker_that_breaks_the_protocol_is_counted_once_and_as_quaranti
         async with asyncio.timeout(10):
             while not any(isinstance(message, OpenSession) for message in await liar.receive()):
                 pass
-            liar.send([nonsense()])
-            while place.engine.worker_names:  # noqa: ASYNC110  # nobody tells of a worker that goes
-                await asyncio.sleep(0.005)
+            liar.send([drafts(4000)])  # far beyond the text
+            await until(lambda: not place.engine.worker_names)
         assert (await asking).status_code == 200
         await place.idle()
         told = exposed(place)
@@ -147,19 +147,12 @@ async def test_a_worker_that_breaks_the_protocol_is_counted_once_and_as_quaranti
     assert {cause: number for cause, number in told["wanspec:workers_quarantined_total"].items() if number} == {"protocol": 1}
 
 
-def nonsense() -> Drafts:
-    return Drafts(
-        session_id=SessionId(1), opening=1, base_position=Position(4000), held_s=0.0, step_s=0.007, first_node_id=NodeId(1),
-        parent_ids=(), tokens=(), log_probs=(),
-    )  # fmt: skip
-
-
 def expressions() -> list[str]:
     return [target["expr"] for panel in DASHBOARD["panels"] for target in panel.get("targets", [])]
 
 
 async def test_every_metric_and_label_that_the_dashboard_names_is_exported_and_every_metric_documented() -> None:
-    async with served_with_a_worker("adaptive") as (place, _):
+    async with site_with_a_worker("adaptive") as place:
         await place.post(prompt="abc", max_tokens=40, temperature=0)
         exposition = place.service.metrics.exposition().decode()
     families = list(text_string_to_metric_families(exposition))

@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Sequence
 from typing import Any
 
 import httpx
-import numpy as np
 import pytest
-from numpy.typing import NDArray
-from tests.server.site import Site, model, site
+from tests.runtime.scripted import Failing
+from tests.server.site import Site, site, slow_target
+from tests.workers import until
 
 from wanspec.backends.paced import PacedBackend
-from wanspec.backends.scripted import ScriptedBackend
 from wanspec.errors import BackendError
 from wanspec.server.limits import ServerLimits
-from wanspec.speculation.types import ScoreItem
 
 CHAT = {"messages": [{"role": "user", "content": "x"}]}
 
@@ -148,25 +145,12 @@ async def test_another_model_path_or_method_is_told_so() -> None:
         assert (answer.status_code, error_of(answer)["type"]) == (405, "invalid_request_error")
 
 
-class Failing(ScriptedBackend):
-    """A target that breaks after a few passes."""
-
-    error: Exception = BackendError("the secret prompt is too much")
-
-    def score(self, items: Sequence[ScoreItem]) -> list[NDArray[np.float32]]:
-        if self.passes >= 3:
-            raise self.error
-        return super().score(items)
-
-
 @pytest.mark.parametrize("error", [BackendError("the secret prompt"), ZeroDivisionError("the secret prompt")])
 @pytest.mark.parametrize("is_stream", [False, True])
 async def test_a_model_that_breaks_ends_the_answer_and_tells_nothing(
     error: Exception, caplog: pytest.LogCaptureFixture, *, is_stream: bool
 ) -> None:
-    target = Failing(vocabulary_size=95, seed=5)
-    target.error = error
-    async with site(target=PacedBackend(target, step_s=0.01, token_s=0.0)) as place:
+    async with site(target=PacedBackend(Failing(error, vocabulary_size=95), step_s=0.01, token_s=0.0)) as place:
         answer = await place.post(prompt="secret", max_tokens=50, stream=is_stream)
         assert "secret" not in answer.text
         if is_stream:
@@ -187,7 +171,7 @@ async def test_a_model_that_breaks_ends_the_answer_and_tells_nothing(
 
 async def test_a_full_server_refuses_and_says_when_to_come_again() -> None:
     limits = ServerLimits(max_running=1, max_queued=1)
-    async with site(target=PacedBackend(model(), step_s=0.02, token_s=0.0), limits=limits) as place:
+    async with site(target=slow_target(step_s=0.02), limits=limits) as place:
         under_way = [asyncio.create_task(place.post(prompt="x", max_tokens=80)) for _ in range(2)]
         await admitted(place, 2)
         answer = await place.post(prompt="x")
@@ -198,8 +182,7 @@ async def test_a_full_server_refuses_and_says_when_to_come_again() -> None:
 
 
 async def admitted(place: Site, number: int) -> None:
-    while place.service.admission.running + place.service.admission.waiting < number:  # noqa: ASYNC110
-        await asyncio.sleep(0.001)
+    await until(lambda: place.service.admission.running + place.service.admission.waiting >= number)
 
 
 async def test_choices_that_do_not_all_fit_are_refused_together() -> None:
@@ -210,7 +193,7 @@ async def test_choices_that_do_not_all_fit_are_refused_together() -> None:
 
 async def test_a_wait_that_is_too_long_ends_with_503() -> None:
     limits = ServerLimits(max_running=1, max_queued=1, max_queue_wait_s=0.1)
-    async with site(target=PacedBackend(model(), step_s=0.02, token_s=0.0), limits=limits) as place:
+    async with site(target=slow_target(step_s=0.02), limits=limits) as place:
         first = asyncio.create_task(place.post(prompt="x", max_tokens=100))
         await admitted(place, 1)
         answer = await place.post(prompt="x", stream=True)

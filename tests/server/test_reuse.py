@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
@@ -10,16 +9,16 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from tests.server.site import Site, plain_text, site
+from tests.server.site import Site, bearer, plain_text, site
+from tests.workers import drafted_for, until
 
 from wanspec.backends.paced import PacedBackend
 from wanspec.backends.scripted import ScriptedBackend
 from wanspec.policy.registry import PolicyConfig
 from wanspec.runtime.engine import expected_of
-from wanspec.runtime.worker_process import hello_for, run_worker
 from wanspec.server.keys import ApiKeys
 from wanspec.speculation.types import ScoreItem
-from wanspec.transport.memory import MemoryListener, dial_memory
+from wanspec.transport.memory import MemoryListener
 
 KEYS = {"alice": "sk-alice-0123456789", "bob": "sk-bob-0123456789ab"}
 QUESTION = "What is a heap? " * 20
@@ -31,7 +30,7 @@ async def ask(place: Site, messages: list[dict[str, str]], *, key: str) -> dict[
     answer = await place.client.post(
         "/v1/chat/completions",
         json={"messages": messages, "max_tokens": TURN, "temperature": 0},
-        headers={"Authorization": f"Bearer {KEYS[key]}"},
+        headers=bearer(KEYS[key]),
     )
     message: dict[str, Any] = answer.json()["choices"][0]["message"]
     return message
@@ -93,30 +92,26 @@ async def test_an_operator_may_turn_it_off() -> None:
 
 
 @asynccontextmanager
-async def site_with_a_worker(draft: Counting, *, reuses_prompts: bool = True) -> AsyncIterator[Site]:
+async def site_with_counted_drafts(draft: Counting, *, reuses_prompts: bool = True) -> AsyncIterator[Site]:
     listener = MemoryListener(expected=expected_of(draft.info), one_way_delay_s=0.002)
     target = PacedBackend(Counting(0.0), step_s=0.005, token_s=0.0)  # or it would be done before the worker has begun
     policy = PolicyConfig(name="remote")
-    async with site(target=target, listener=listener, keys=ApiKeys(KEYS), policy=policy, reuses_prompts=reuses_prompts) as place:
-        hello = hello_for(draft.info, worker_name="campus", max_sessions=4)
-        worker = asyncio.create_task(run_worker([lambda: dial_memory(listener, hello)], draft, max_sessions=4, say=lambda _: None))
-        await place.engine.wait_for_workers(1)
+    async with (
+        site(target=target, listener=listener, keys=ApiKeys(KEYS), policy=policy, reuses_prompts=reuses_prompts) as place,
+        drafted_for(place.engine, listener, draft),
+    ):
         yield place
-        await place.engine.drain("done")
-        await worker
 
 
 async def first_pass(draft: Counting) -> int:
     """The size of the worker's first pass of the newest request, once the worker has closed it."""
-    async with asyncio.timeout(10):
-        while draft.open_sessions or not draft.sizes:  # noqa: ASYNC110  # it is a site of its own
-            await asyncio.sleep(0.002)
+    await until(lambda: draft.sizes and not draft.open_sessions)
     return draft.prefill()
 
 
 async def test_the_workers_model_computes_what_is_new_of_a_second_turn() -> None:
     draft = Counting(0.2)
-    async with site_with_a_worker(draft) as place:
+    async with site_with_counted_drafts(draft) as place:
         talk = [{"role": "user", "content": QUESTION}]
         talk.append(await ask(place, talk, key="alice"))
         asked = len(transcript(talk[:1]))
@@ -131,7 +126,7 @@ async def test_the_workers_model_computes_what_is_new_of_a_second_turn() -> None
 
 async def test_an_operator_turns_it_off_at_workers_too() -> None:
     draft, talk = Counting(0.2), [{"role": "user", "content": QUESTION}]
-    async with site_with_a_worker(draft, reuses_prompts=False) as place:
+    async with site_with_counted_drafts(draft, reuses_prompts=False) as place:
         for _ in range(2):
             await ask(place, talk, key="alice")
             assert await first_pass(draft) == len(transcript(talk))
@@ -143,7 +138,7 @@ async def test_choices_of_one_request_are_each_the_targets_own() -> None:
             answer = await place.client.post(
                 "/v1/completions",
                 json={"prompt": QUESTION, "max_tokens": TURN, "n": 3, "seed": 4},
-                headers={"Authorization": f"Bearer {KEYS['bob']}"},
+                headers=bearer(KEYS["bob"]),
             )
             texts = [choice["text"] for choice in answer.json()["choices"]]
             assert texts == [plain_text(QUESTION, max_tokens=TURN, temperature=1.0, seed=4 + index) for index in range(3)]

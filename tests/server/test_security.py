@@ -7,7 +7,7 @@ import logging
 from pathlib import Path
 
 import pytest
-from tests.server.site import site
+from tests.server.site import bearer, site
 
 from wanspec.errors import ConfigError
 from wanspec.server.keys import ApiKeys, load_keys
@@ -20,10 +20,6 @@ PATHS = [
     *("/v1/models", "/v1/completions", "/v1/chat/completions", "/metrics", "/openapi.json", "/status.json"),
     *("/nowhere", "/health/", "/%2Fhealth", "/status", "/status/page.py"),
 ]
-
-
-def bearer(key: str) -> dict[str, str]:
-    return {"Authorization": f"Bearer {key}"}
 
 
 WRONG = [{}, bearer("wrong"), bearer(ALICE[:-1]), {"Authorization": ALICE}, {"Authorization": "Basic " + ALICE}]

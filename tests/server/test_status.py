@@ -9,20 +9,17 @@ from typing import Any
 
 import msgspec
 import pytest
-from tests.server.site import Site, model, plain_text, site
+from tests.server.site import Site, bearer, plain_text, site, site_with_a_worker, slow_target
 
 from wanspec.backends.paced import PacedBackend
 from wanspec.backends.registry import load_tokenizer
 from wanspec.errors import ConfigError
 from wanspec.policy.registry import PolicyConfig
 from wanspec.protocol.snapshot import MAX_SHOWN_COMMITTED, MAX_SHOWN_DRAFTS
-from wanspec.runtime.engine import expected_of
-from wanspec.runtime.worker_process import hello_for, run_worker
 from wanspec.server.keys import ANONYMOUS, ApiKeys
 from wanspec.server.limits import ServerLimits
 from wanspec.server.status import MAX_SHOWN_REQUESTS, Access, status_of
 from wanspec.server.status_page import PAGE_FILES
-from wanspec.transport.memory import MemoryListener, dial_memory
 
 ALICE, BOB, OPS = "alice-secret-0123456789", "bob-secret-0123456789", "ops-secret-0123456789"
 KEYS = ApiKeys({"alice": ALICE, "bob": BOB, "ops": OPS})
@@ -32,12 +29,8 @@ MAX_ANSWER_BYTES = 64 << 10
 """Of an answer about one worker with a usual name, 64 requests and a full tree."""
 
 
-def bearer(key: str) -> dict[str, str]:
-    return {"Authorization": f"Bearer {key}"} if key else {}
-
-
 def slow() -> PacedBackend:
-    return PacedBackend(model(), step_s=0.02, token_s=0.0)
+    return slow_target(step_s=0.02)
 
 
 @asynccontextmanager
@@ -157,11 +150,7 @@ async def test_an_answer_is_bounded_however_many_ask_and_however_large_their_tre
 
 
 async def test_a_worker_is_told_as_it_is_whatever_it_calls_itself() -> None:
-    listener = MemoryListener(expected=expected_of(model().info), one_way_delay_s=0.01)
-    async with site(target=slow(), draft=model(0.2), listener=listener, policy=PolicyConfig(name="remote")) as place:
-        hello = hello_for(model(0.2).info, worker_name=HOSTILE, max_sessions=4, labels=("region=eu",))
-        worker = asyncio.create_task(run_worker([lambda: dial_memory(listener, hello)], model(0.2), max_sessions=4, say=lambda _: None))
-        await place.engine.wait_for_workers(1)
+    async with site_with_a_worker("remote", name=HOSTILE, labels=("region=eu",)) as place:
         async with under_way(place):
             (request,) = await until(place, tokens=60)
             told = await status(place, request=request["number"])
@@ -173,8 +162,6 @@ async def test_a_worker_is_told_as_it_is_whatever_it_calls_itself() -> None:
         assert (request["worker"], told["state"]) == (HOSTILE, "ok")
         assert any(node["is_from_worker"] for node in told["tree"]["nodes"])
         assert (answer.headers["content-type"], answer.headers["x-content-type-options"]) == ("application/json", "nosniff")
-        await place.engine.drain("done")
-        await worker
 
 
 async def test_seconds_that_are_known_are_not_told_again() -> None:

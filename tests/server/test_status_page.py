@@ -2,42 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 from tests.server.chromium import CHROMIUM, Page, chromium
-from tests.server.site import Site, model, site
-from tests.server.test_status import ALICE, HOSTILE, KEYS, slow, under_way
+from tests.server.site import site, site_with_a_worker
+from tests.server.test_status import ALICE, HOSTILE, KEYS, under_way
 
-from wanspec.policy.registry import PolicyConfig
-from wanspec.runtime.engine import expected_of
-from wanspec.runtime.worker_process import hello_for, run_worker
-from wanspec.server.keys import ApiKeys
 from wanspec.server.status import Access
-from wanspec.transport.memory import MemoryListener, dial_memory
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed (apt-get install chromium)")
 
 REFUSAL = "401 (Unauthorized)"
 """Chromium's own words for an answer that the page expects."""
 HAS_TREE = "document.querySelectorAll('#tree .node.worker').length && document.querySelectorAll('#tree .node.head').length === 1"
-
-
-@asynccontextmanager
-async def served(name: str, *, keys: ApiKeys | None = None, access: Access | None = None) -> AsyncIterator[Site]:
-    """A server with a worker of this name."""
-    listener = MemoryListener(expected=expected_of(model().info), one_way_delay_s=0.01)
-    policy = PolicyConfig(name="remote")
-    async with site(target=slow(), draft=model(0.2), listener=listener, keys=keys, access=access, policy=policy) as place:
-        hello = hello_for(model(0.2).info, worker_name=name, max_sessions=4, labels=("region=eu",))
-        worker = asyncio.create_task(run_worker([lambda: dial_memory(listener, hello)], model(0.2), max_sessions=4, say=lambda _: None))
-        await place.engine.wait_for_workers(1)
-        yield place
-        await place.engine.drain("done")
-        await worker
 
 
 async def give(page: Page, key: str) -> None:
@@ -47,7 +25,11 @@ async def give(page: Page, key: str) -> None:
 
 
 async def test_markup_in_a_workers_name_and_in_tokens_is_text_and_runs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    async with served(HOSTILE, access=Access(shows_text=True)) as place, under_way(place), chromium(tmp_path) as page:
+    async with (
+        site_with_a_worker("remote", name=HOSTILE, access=Access(shows_text=True)) as place,
+        under_way(place),
+        chromium(tmp_path) as page,
+    ):
         monkeypatch.setattr(place.service, "decode", lambda _: HOSTILE)
         await page.go(place.url)
         await page.until(HAS_TREE)
@@ -74,7 +56,7 @@ async def test_what_slips_through_anyway_is_stopped_by_the_policy(tmp_path: Path
 
 
 async def test_the_key_is_asked_for_and_kept_in_the_tab_alone(tmp_path: Path) -> None:
-    async with served("campus", keys=KEYS) as place, under_way(place, key=ALICE), chromium(tmp_path) as page:
+    async with site_with_a_worker("remote", keys=KEYS) as place, under_way(place, key=ALICE), chromium(tmp_path) as page:
         await page.go(place.url)
         await give(page, "wrong-wrong-wrong-wrong")
         await page.until("document.getElementById('notice').textContent === 'This key is not valid.'")
@@ -91,7 +73,7 @@ async def test_the_key_is_asked_for_and_kept_in_the_tab_alone(tmp_path: Path) ->
 
 
 async def test_it_fits_a_phone_and_draws_every_part(tmp_path: Path) -> None:
-    async with served("campus") as place, under_way(place, number=2), chromium(tmp_path) as page:
+    async with site_with_a_worker("remote") as place, under_way(place, number=2), chromium(tmp_path) as page:
         await page.size(360, 740)
         await page.go(place.url)
         await page.until(f"{HAS_TREE} && document.querySelectorAll('#requests tbody tr').length === 2")
@@ -104,7 +86,7 @@ async def test_it_fits_a_phone_and_draws_every_part(tmp_path: Path) -> None:
 
 
 async def test_another_request_is_chosen_by_its_name(tmp_path: Path) -> None:
-    async with served("campus") as place, under_way(place, number=2), chromium(tmp_path) as page:
+    async with site_with_a_worker("remote") as place, under_way(place, number=2), chromium(tmp_path) as page:
         await page.go(place.url)
         await page.until(f"{HAS_TREE} && document.querySelectorAll('#requests button').length === 2")
         other = "document.querySelector('#requests button[aria-pressed=false]')"

@@ -7,7 +7,8 @@ import ssl
 import time
 
 import pytest
-from tests.server.site import Site, plain_text, site
+from tests.server.site import Site, site
+from tests.workers import until
 
 from wanspec.server.limits import ServerLimits
 from wanspec.transport.certificates import TrialCertificates, create_trial_certificates
@@ -46,23 +47,16 @@ async def until_cut_s(reader: asyncio.StreamReader) -> float:
     return time.monotonic() - began_at
 
 
-async def goes_on(place: Site) -> None:
-    answer = await place.post(prompt="x", max_tokens=5, temperature=0)
-    assert answer.json()["choices"][0]["text"] == plain_text("x", max_tokens=5)
-
-
 async def nobody_is_left(place: Site) -> None:
     await place.client.aclose()
-    async with asyncio.timeout(5):
-        while place.server.handshakes or place.server.server_state.connections:  # noqa: ASYNC110
-            await asyncio.sleep(0.005)
+    await until(lambda: not (place.server.handshakes or place.server.server_state.connections))
 
 
 async def test_a_handshake_that_does_not_end_is_cut_off_soon(made: TrialCertificates) -> None:
     async with site(limits=ServerLimits(head_timeout_s=0.3), certificates=made) as place:
         silent, half = await connect(place), await connect(place)
         half[1].write(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03")
-        await goes_on(place)
+        await place.goes_on()
         assert len(place.server.handshakes) == 2
         for reader, _ in (silent, half):
             assert await until_cut_s(reader) < 5.0
@@ -73,18 +67,16 @@ async def test_a_handshake_that_does_not_end_is_cut_off_soon(made: TrialCertific
 
 async def test_handshakes_beyond_the_limit_are_cut_off_at_once_and_places_come_free(made: TrialCertificates) -> None:
     async with site(limits=ServerLimits(max_handshakes=3, head_timeout_s=60.0), certificates=made) as place:
-        await goes_on(place)  # on a connection that is kept
+        await place.goes_on()  # on a connection that is kept
         idle = [await connect(place) for _ in range(3)]
-        while len(place.server.handshakes) < 3:  # noqa: ASYNC110
-            await asyncio.sleep(0.005)
+        await until(lambda: len(place.server.handshakes) == 3)
         crowd = [await connect(place) for _ in range(50)]
         assert max(await asyncio.gather(*[until_cut_s(reader) for reader, _ in crowd])) < 5.0
         assert len(place.server.handshakes) == 3
-        await goes_on(place)
+        await place.goes_on()
         for _, writer in (*idle, *crowd):
             writer.transport.abort()
-        while place.server.handshakes:  # noqa: ASYNC110
-            await asyncio.sleep(0.005)
+        await until(lambda: not place.server.handshakes)
         reader, writer = await asyncio.open_connection("127.0.0.1", place.port, ssl=trusting(made))
         writer.write(HEALTH)
         assert (await reader.read()).endswith(ALIVE)
@@ -98,7 +90,7 @@ async def test_who_speaks_no_tls_is_cut_off(made: TrialCertificates) -> None:
         writer.write(HEALTH)
         assert ALIVE not in await heard(reader)
         writer.close()
-        await goes_on(place)
+        await place.goes_on()
         await nobody_is_left(place)
 
 
@@ -134,7 +126,7 @@ async def test_who_hangs_up_at_any_point_of_the_handshake_leaves_nothing_behind(
                     dialling.result()[1].transport.abort()
                 dialling.cancel()
                 await asyncio.gather(dialling, return_exceptions=True)
-        await goes_on(place)
+        await place.goes_on()
         await nobody_is_left(place)
 
 
@@ -151,8 +143,7 @@ async def test_connections_beyond_the_limit_are_told_so_under_tls_too(made: Tria
 async def test_a_server_that_ends_waits_for_no_handshake(made: TrialCertificates) -> None:
     async with site(limits=ServerLimits(head_timeout_s=60.0), certificates=made) as place:
         reader, writer = await connect(place)
-        while not place.server.handshakes:  # noqa: ASYNC110
-            await asyncio.sleep(0.005)
+        await until(lambda: place.server.handshakes)
         place.serving.cancel()
         assert await until_cut_s(reader) < 5.0
         await asyncio.wait([place.serving], timeout=5)

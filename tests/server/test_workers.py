@@ -2,38 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-
 from prometheus_client.parser import text_string_to_metric_families
-from tests.server.site import Site, model, plain_text, site
+from tests.server.site import ONE_WAY_S, plain_text, site, site_with_a_worker
 
 from wanspec.backends.bundled_pair import load_bundled, load_bundled_tokenizer
-from wanspec.backends.paced import PacedBackend
 from wanspec.policy.registry import PolicyConfig
-from wanspec.runtime.engine import expected_of
 from wanspec.runtime.model_runner import decode_plainly
-from wanspec.runtime.worker_process import hello_for, run_worker
 from wanspec.speculation.types import SamplingParams
 from wanspec.telemetry.records import MessageSent
 from wanspec.telemetry.trace import Trace
-from wanspec.transport.memory import MemoryListener, dial_memory
-
-ONE_WAY_S = 0.01
-
-
-@asynccontextmanager
-async def served_with_a_worker(policy: str = "paper", *, trace: Trace | None = None) -> AsyncIterator[tuple[Site, MemoryListener]]:
-    listener = MemoryListener(expected=expected_of(model().info), one_way_delay_s=ONE_WAY_S)
-    target, draft = PacedBackend(model(), step_s=0.02, token_s=0.0), PacedBackend(model(0.2), step_s=0.002, token_s=0.0)
-    async with site(target=target, draft=model(0.2), listener=listener, policy=PolicyConfig(name=policy), trace=trace) as place:
-        hello = hello_for(draft.info, worker_name="campus", max_sessions=4)
-        worker = asyncio.create_task(run_worker([lambda: dial_memory(listener, hello)], draft, max_sessions=4, say=lambda _: None))
-        await place.engine.wait_for_workers(1)
-        yield place, listener
-        await place.engine.drain("done")
-        await worker
 
 
 def sent(trace: Trace) -> list[str]:
@@ -41,7 +18,7 @@ def sent(trace: Trace) -> list[str]:
 
 
 async def test_a_workers_part_is_told_truly() -> None:
-    async with served_with_a_worker("remote") as (place, _):
+    async with site_with_a_worker("remote") as place:
         answer = (await place.post(prompt="x", max_tokens=60, temperature=0)).json()
         assert answer["choices"][0]["text"] == plain_text("x", max_tokens=60)
         report = answer["choices"][0]["wanspec"]
@@ -55,7 +32,7 @@ async def test_a_workers_part_is_told_truly() -> None:
 
 async def test_a_prompt_that_must_stay_is_sent_to_no_worker() -> None:
     trace = Trace()
-    async with served_with_a_worker(trace=trace) as (place, _):
+    async with site_with_a_worker(trace=trace) as place:
         body = {"prompt": "x", "max_tokens": 40, "temperature": 0}
         answer = (await place.post(**body, wanspec={"offload": False})).json()
         assert sent(trace) == []
@@ -68,7 +45,7 @@ async def test_a_prompt_that_must_stay_is_sent_to_no_worker() -> None:
 
 
 async def test_a_policy_that_never_offloads_is_kept() -> None:
-    async with served_with_a_worker("autoregressive") as (place, _):
+    async with site_with_a_worker("autoregressive") as place:
         report = (await place.post(prompt="x", max_tokens=10, wanspec={"offload": False})).json()["choices"][0]["wanspec"]
         assert (report["rounds"], report["local_draft_passes"]) == (10, 0)
 

@@ -1,6 +1,5 @@
-import json
 from collections.abc import Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -9,7 +8,7 @@ from msgspec.structs import replace as replaced
 
 from wanspec.errors import ConfigError
 from wanspec.speculation.types import Position, SessionId, WorkerId
-from wanspec.telemetry.metrics import RunMetrics, RunRow, compare, measure_policies, measure_run, rows_to_json, sessions_by_policy
+from wanspec.telemetry.metrics import RunMetrics, compare, measure_policies, measure_run, sessions_by_policy
 from wanspec.telemetry.records import (
     LinkBytes,
     MessageReceived,
@@ -223,14 +222,6 @@ def test_other_tokens_are_not_identical_and_have_no_offload_fraction() -> None:
     assert row.identical is False
     assert row.offload_fraction is None
     assert row.itl_ratio == 1.0
-
-
-def test_the_json_is_a_list_of_objects_with_the_rows_fields_and_null_where_nothing_is_defined() -> None:
-    text = rows_to_json(compare([run_of("paper")]))
-    (row,) = json.loads(text)
-    assert list(row) == [field.name for field in fields(RunRow)]
-    assert row["itl_ratio"] is None
-    assert text.endswith("]\n")
 
 
 def spent(*sessions: int, cpu_ms: float) -> Record:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -11,6 +10,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, cast
 
+import msgspec
 import pytest
 
 from wanspec.backends.bundled_pair import load_bundled
@@ -19,7 +19,7 @@ from wanspec.errors import ConfigError
 from wanspec.policy.registry import policy_names
 from wanspec.runtime.engine import ControllerEngine
 from wanspec.speculation.types import SessionId, WorkerId
-from wanspec.telemetry.metrics import RunRow, rows_to_json
+from wanspec.telemetry.metrics import RunRow
 from wanspec.telemetry.records import MessageReceived, MessageSent, Record, RequestArrived, Site, TokensEmitted
 from wanspec.telemetry.trace import Trace
 from wanspec.testbed.bench.display import duration, once, verdict, warnings
@@ -298,7 +298,7 @@ def test_until_a_baseline_has_its_turn_its_run_of_the_search_stands_in(example: 
 
 
 def test_the_json_has_the_demos_keys_and_then_its_own(example: MeasuredRun) -> None:
-    (row, _) = json.loads(rows_to_json(list(table(measured(example, cell=cell("colocated"), repeat=0)).values())))
+    (row, _) = msgspec.json.decode(msgspec.json.encode(list(table(measured(example, cell=cell("colocated"), repeat=0)).values())))
     demo = [field.name for field in fields(RunRow)]
     assert list(row)[: len(demo)] == demo
     assert {"itl_ratio_tree", "loss", "ttft_ms", "controller_busy_s_per_token", "overhead_ms_per_round_p95"} <= set(row)

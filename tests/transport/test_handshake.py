@@ -9,8 +9,6 @@ from wanspec.transport.handshake import admit
 from wanspec.transport.limits import WireLimits
 from wanspec.transport.memory import MemoryPipe, pipe_pair
 
-pytestmark = pytest.mark.asyncio
-
 
 class BlockedPipe(MemoryPipe):
     """The near end of a pipe whose peer opens no window."""

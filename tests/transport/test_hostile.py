@@ -7,7 +7,7 @@ import logging
 
 import grpc.aio
 import pytest
-from tests.transport.samples import DRAFTS, EXPECTED, HELLO, OPEN_SESSION, certificates, drafts
+from tests.transport.samples import DRAFTS, EXPECTED, HELLO, OPEN_SESSION, drafts
 from tests.transport.test_grpc_wire import TOKEN, controller_token, exchange, joined, listener, worker_tls
 
 from wanspec.errors import RemoteProtocolError, TransportError
@@ -19,11 +19,6 @@ from wanspec.transport.limits import WireLimits
 from wanspec.transport.memory import MemoryListener, MemoryPipe, dial_memory, pipe_pair
 from wanspec.transport.refusal import WorkerRefusedError
 from wanspec.transport.security import MutualTls, TokenTlsWorker
-
-
-@pytest.fixture(scope="module")
-def ours(tmp_path_factory: pytest.TempPathFactory) -> TrialCertificates:
-    return certificates(tmp_path_factory.mktemp("ours"))
 
 
 @pytest.mark.parametrize("message", [HELLO, DRAFTS, drafts(32), OPEN_SESSION], ids=lambda message: type(message).__name__)

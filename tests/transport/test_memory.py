@@ -26,8 +26,6 @@ from wanspec.transport.limits import Allowance, WireLimits
 from wanspec.transport.memory import MemoryListener, MemoryPipe, dial_memory
 from wanspec.transport.refusal import SlowPeerError, WorkerRefusedError
 
-pytestmark = pytest.mark.asyncio
-
 
 @asynccontextmanager
 async def listener(limits: WireLimits | None = None, one_way_delay_s: float = 0.0) -> AsyncIterator[MemoryListener]:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from wanspec.cli.application import app
@@ -17,6 +16,7 @@ from wanspec.cli.options import (
     Lookup,
     Preset,
     Price,
+    PromptFile,
     Seed,
     TargetModel,
     Width,
@@ -24,8 +24,9 @@ from wanspec.cli.options import (
     make_folder,
     read_prompts,
     words,
+    write_json,
 )
-from wanspec.cli.running import exit_statuses, run, stderr
+from wanspec.cli.running import exit_statuses, run, stderr, stdout
 from wanspec.errors import ConfigError, WanspecError
 from wanspec.policy.registry import PolicyConfig, policy_names
 
@@ -68,7 +69,7 @@ def bench(
     draft: DraftModel = "bundled:draft",
     preset: Preset = "l40s-8b",
     prompts: Annotated[int | None, typer.Option(help=f"How many prompts. Default: {PROMPTS}, every fourth of them not Python.")] = None,
-    prompt_file: Annotated[Path | None, typer.Option(help="Your own prompts, in UTF-8, separated by lines of three dashes.")] = None,
+    prompt_file: PromptFile = None,
     max_tokens: Annotated[int | None, typer.Option(help=f"Tokens to generate per prompt. Default: {MAX_TOKENS}.")] = None,
     repeats: Annotated[int | None, typer.Option(help=f"How often everything is run, in turns. Default: {REPEATS}.")] = None,
     seed: Seed = 0,
@@ -102,11 +103,10 @@ def bench(
         wanspec bench --serve --users 1,4,16                         # another thing: load on a server
 
     Ctrl-C ends it and shows what was measured. docs/benchmarking.md says how to read the table.
-    """  # noqa: D301  # the backspace keeps the lines of the examples apart
+    """
     with exit_statuses():
         check_writable(json_path)
-        if plot_folder is not None:
-            make_folder(plot_folder)
+        make_folder(plot_folder)
         from wanspec.testbed.bench.plan import BenchConfig, check_config
 
         emulator = emulator_of(wan or ("relay" if quick else "auto"))
@@ -132,7 +132,6 @@ def bench(
 
 def _run(config: BenchConfig, json_path: Path | None, plot_folder: Path | None) -> None:
     """Run, and show what was measured, however it ends."""
-    from wanspec.simulation.run import rare_collections
     from wanspec.testbed.bench.display import duration
     from wanspec.testbed.bench.plan import estimate_s
     from wanspec.testbed.bench.run import Bench
@@ -141,8 +140,7 @@ def _run(config: BenchConfig, json_path: Path | None, plot_folder: Path | None) 
     with progress_bar(estimate_s(config)) as bar:
         measured = Bench(config, bar)
         try:
-            with rare_collections():
-                run(measured.run())
+            run(measured.run())
         finally:
             bar.hide()
             _show(measured, json_path, plot_folder)
@@ -151,13 +149,11 @@ def _run(config: BenchConfig, json_path: Path | None, plot_folder: Path | None) 
 
 
 def _show(measured: Bench, json_path: Path | None, plot_folder: Path | None) -> None:
-    from wanspec.telemetry.metrics import rows_to_json
     from wanspec.testbed.bench.display import show_bench
 
     rows = measured.rows
-    show_bench(Console(highlight=False, soft_wrap=True), measured.config, rows, measured.tried)
-    if json_path is not None:
-        json_path.write_text(rows_to_json(rows), "utf-8")
+    show_bench(stdout, measured.config, rows, measured.tried)
+    write_json(rows, json_path)
     if plot_folder is not None and rows:
         from wanspec.testbed.bench.plots import draw
 

@@ -34,7 +34,7 @@ def certs(
 
     Certificates last a year, the authority five. Give a worker's site ca.pem, worker.pem and worker-key.pem, and keep ca-key.pem to
     yourself. Nothing is overwritten.
-    """  # noqa: D301  # the backspace keeps the lines of the examples apart
+    """  # the backspace keeps the lines of the examples apart
     with exit_statuses():
         for path in _made(folder, host or [], worker, controller):
             typer.echo(path)

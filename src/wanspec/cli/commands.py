@@ -8,49 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 
+from wanspec.cli import options
 from wanspec.cli.application import app
-from wanspec.cli.options import (
-    AllowPlaintext,
-    Branch,
-    CalibrationFile,
-    DraftModel,
-    DraftTokens,
-    Leaves,
-    Lookup,
-    Pace,
-    Phi,
-    Policy,
-    Preset,
-    Price,
-    Seed,
-    Staleness,
-    TargetModel,
-    Temperature,
-    Theta,
-    TlsCa,
-    TlsCert,
-    TlsKey,
-    Token,
-    TopK,
-    TopP,
-    TraceFile,
-    VerifyWidth,
-    Width,
-    check_writable,
-    controller_security,
-    demo_prompts,
-    load_model,
-    make_folder,
-    policy_config,
-    read_prompt,
-    read_prompts,
-    trace_sink,
-    words,
-    worker_security,
-)
-from wanspec.cli.running import exit_statuses, run, saving, standard_output, stderr
+from wanspec.cli.running import exit_statuses, run, saving, standard_output, stderr, stdout
 from wanspec.errors import ConfigError, WanspecError
 from wanspec.policy.registry import PolicyConfig, create_policy, policy_names
 from wanspec.protocol.placement import Placement, check_labels
@@ -67,27 +28,27 @@ if TYPE_CHECKING:
 @app.command()
 def demo(
     rtt: Annotated[float, typer.Option(help="Round trip of the emulated link, in ms.")] = 70.0,
-    preset: Pace = "l40s-8b",
+    preset: options.Pace = "l40s-8b",
     prompt: Annotated[
         list[str] | None, typer.Option(help="Continue this; repeatable. Default: prompts the models have never seen.")
     ] = None,
-    prompt_file: Annotated[Path | None, typer.Option(help="Prompts in UTF-8, separated by lines of three dashes.")] = None,
+    prompt_file: options.PromptFile = None,
     policy: Annotated[list[str] | None, typer.Option(help=f"Any of {', '.join(policy_names())}; commas. Default: all.")] = None,
     max_tokens: Annotated[int, typer.Option(help="Tokens to generate per prompt.")] = 96,
-    temperature: Temperature = 0.0,
-    top_k: TopK = 0,
-    top_p: TopP = 1.0,
-    seed: Seed = 0,
-    draft_tokens: DraftTokens = 2,
-    branch: Branch = 2,
-    leaves: Leaves = 32,
-    theta: Theta = 0.3,
-    phi: Phi = 4.0,
-    staleness: Staleness = "printed",
-    width: Width = 64,
-    verify_width: VerifyWidth = 32,
-    price_ms: Price = 10.0,
-    lookup: Lookup = True,
+    temperature: options.Temperature = 0.0,
+    top_k: options.TopK = 0,
+    top_p: options.TopP = 1.0,
+    seed: options.Seed = 0,
+    draft_tokens: options.DraftTokens = 2,
+    branch: options.Branch = 2,
+    leaves: options.Leaves = 32,
+    theta: options.Theta = 0.3,
+    phi: options.Phi = 4.0,
+    staleness: options.Staleness = "printed",
+    width: options.Width = 64,
+    verify_width: options.VerifyWidth = 32,
+    price_ms: options.Price = 10.0,
+    lookup: options.Lookup = True,
     json_path: Annotated[Path | None, typer.Option("--json", help="Write the table to this file, as JSON.")] = None,
     trace_folder: Annotated[
         Path | None, typer.Option("--trace", help="Keep the traces of both processes in this folder; made if need be.")
@@ -99,33 +60,25 @@ def demo(
     what the target writes alone. The worker's and the paper's parameters are set for the bundled pair: a wide tree, and a controller that
     mostly trusts it.
     """
+    flags = locals()  # every one of them, by name
     from wanspec.testbed.demo import DemoConfig, run_demo
     from wanspec.testbed.display import TerminalStage, show_result
 
     with exit_statuses():
-        check_writable(json_path)
-        if trace_folder is not None:
-            make_folder(trace_folder)
-        names = words(policy) or policy_names()
+        options.check_writable(json_path)
+        options.make_folder(trace_folder)
         config = DemoConfig(
             rtt_ms=rtt,
             preset=preset,
-            prompts=read_prompts(prompt or [], prompt_file) or demo_prompts(),
-            policies=tuple(
-                policy_config(name, draft_tokens, branch, leaves, theta, phi, staleness, width, verify_width, price_ms, lookup=lookup)
-                for name in names
-            ),
+            prompts=options.read_prompts(prompt or [], prompt_file) or options.demo_prompts(),
+            policies=tuple([options.policy_config(name, flags) for name in options.words(policy) or policy_names()]),
             max_tokens=max_tokens,
             sampling=SamplingParams(temperature=temperature, top_k=top_k, top_p=top_p, seed=seed),
             trace_folder=trace_folder,
         )
-        console = Console(highlight=False, soft_wrap=True)
-        result = run(run_demo(config, TerminalStage(console)))
-        show_result(console, result, config)
-        if json_path is not None:
-            from wanspec.telemetry.metrics import rows_to_json
-
-            json_path.write_text(rows_to_json(result.rows), "utf-8")
+        result = run(run_demo(config, TerminalStage(stdout)))
+        show_result(stdout, result, config)
+        options.write_json(result.rows, json_path)
         if not all(row.identical for row in result.rows):
             raise WanspecError("the text of a policy differs from plain target decoding; this is a bug, please report it")
 
@@ -134,37 +87,34 @@ def demo(
 def generate(
     prompt: Annotated[str, typer.Argument(help="The text to continue; - reads it from standard input.")],
     max_tokens: Annotated[int, typer.Option(help="Tokens to generate.")] = 128,
-    temperature: Temperature = 0.0,
-    top_k: TopK = 0,
-    top_p: TopP = 1.0,
-    seed: Seed = 0,
-    target: TargetModel = "bundled:target",
-    draft: DraftModel = "bundled:draft",
-    policy: Policy = "adaptive",
-    draft_tokens: DraftTokens = 2,
-    branch: Branch = 2,
-    leaves: Leaves = 2,
-    theta: Theta = 0.5,
-    phi: Phi = 0.5,
-    staleness: Staleness = "printed",
-    width: Width = 64,
-    verify_width: VerifyWidth = 32,
-    price_ms: Price = 10.0,
-    lookup: Lookup = True,
+    temperature: options.Temperature = 0.0,
+    top_k: options.TopK = 0,
+    top_p: options.TopP = 1.0,
+    seed: options.Seed = 0,
+    target: options.TargetModel = "bundled:target",
+    draft: options.DraftModel = "bundled:draft",
+    policy: options.Policy = "adaptive",
+    draft_tokens: options.DraftTokens = 2,
+    branch: options.Branch = 2,
+    leaves: options.Leaves = 2,
+    theta: options.Theta = 0.5,
+    phi: options.Phi = 0.5,
+    staleness: options.Staleness = "printed",
+    width: options.Width = 64,
+    verify_width: options.VerifyWidth = 32,
+    price_ms: options.Price = 10.0,
+    lookup: options.Lookup = True,
     listen: Annotated[str, typer.Option(help="Take workers at this HOST:PORT; empty: draft locally only.")] = "",
     workers: Annotated[int, typer.Option(min=0, max=64, help="Wait for this many workers before beginning.")] = 0,
-    allowed_label: Annotated[
-        list[str] | None,
-        typer.Option(help="Only workers with this label, such as region=eu, see the text; values of one key are alternatives. Repeatable."),
-    ] = None,
-    token: Token = "",
-    tls_ca: TlsCa = None,
-    tls_cert: TlsCert = None,
-    tls_key: TlsKey = None,
-    allow_plaintext: AllowPlaintext = False,
-    preset: Preset = "",
-    calibration: CalibrationFile = None,
-    trace: TraceFile = None,
+    allowed_label: options.AllowedLabels = None,
+    token: options.Token = "",
+    tls_ca: options.TlsCa = None,
+    tls_cert: options.TlsCert = None,
+    tls_key: options.TlsKey = None,
+    allow_plaintext: options.AllowPlaintext = False,
+    preset: options.Preset = "",
+    calibration: options.CalibrationFile = None,
+    trace: options.TraceFile = None,
 ) -> None:
     """Write a text with a target model here and with workers.
 
@@ -173,7 +123,8 @@ def generate(
     \b
         wanspec generate "def parse(" --listen 127.0.0.1:8500 --workers 1     # in one terminal
         wanspec worker --controller 127.0.0.1:8500                            # in another
-    """  # noqa: D301  # the backspace keeps the lines of the example apart
+    """
+    flags = locals()  # as in `demo`
     from wanspec.backends.registry import load_tokenizer
     from wanspec.cli.announcer import Announcer
     from wanspec.runtime.calibration_store import CalibrationStore
@@ -182,17 +133,17 @@ def generate(
     with exit_statuses():
         if workers and not listen:
             raise ConfigError(f"--workers {workers} waits for workers, but without --listen none can come; add --listen HOST:PORT")
-        config = policy_config(policy, draft_tokens, branch, leaves, theta, phi, staleness, width, verify_width, price_ms, lookup=lookup)
+        config = options.policy_config(policy, flags)
         store = CalibrationStore(calibration)
         create_policy(config)
         sampling = SamplingParams(temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
         check_sampling(sampling)
         placement = Placement(labels=check_labels(allowed_label or ()))
-        security = controller_security(token, tls_ca, tls_cert, tls_key, allow_plaintext=allow_plaintext)
-        text = read_prompt(prompt)
-        with trace_sink(trace) as kept:
+        security = options.controller_security(token, tls_ca, tls_cert, tls_key, allow_plaintext=allow_plaintext)
+        text = options.read_prompt(prompt)
+        with options.trace_sink(trace) as kept:
             sink = Announcer(kept, say=lambda text: stderr.print(text, style="dim")) if listen else kept
-            models = load_model(target, preset, "target"), load_model(draft, preset, "draft")
+            models = options.load_model(target, preset, "target"), options.load_model(draft, preset, "draft")
             tokenizer = load_tokenizer(target)
             with saving(store):
                 run(_generate(text, tokenizer, max_tokens, sampling, config, placement, *models, listen, workers, security, store, sink))
@@ -247,14 +198,14 @@ def worker(
     label: Annotated[
         list[str] | None, typer.Option(help="What this worker is, as KEY=VALUE, such as region=eu; requests may ask for it. Repeatable.")
     ] = None,
-    token: Token = "",
-    tls_ca: TlsCa = None,
-    tls_cert: TlsCert = None,
-    tls_key: TlsKey = None,
-    allow_plaintext: AllowPlaintext = False,
-    preset: Preset = "",
-    calibration: CalibrationFile = None,
-    trace: TraceFile = None,
+    token: options.Token = "",
+    tls_ca: options.TlsCa = None,
+    tls_cert: options.TlsCert = None,
+    tls_key: options.TlsKey = None,
+    allow_plaintext: options.AllowPlaintext = False,
+    preset: options.Preset = "",
+    calibration: options.CalibrationFile = None,
+    trace: options.TraceFile = None,
     until_stdin_closes: Annotated[bool, typer.Option("--until-stdin-closes", hidden=True)] = False,
 ) -> None:
     """Draft for controllers, from anywhere.
@@ -271,7 +222,7 @@ def worker(
     """
     from wanspec.runtime.calibration_store import CalibrationStore
 
-    with exit_statuses(), trace_sink(trace) as sink:
+    with exit_statuses(), options.trace_sink(trace) as sink:
         if not name.isprintable():
             raise ConfigError(f"--name {name!r} has characters that do not print; use letters, digits and hyphens")
         if len(set(controller)) < len(controller) or len(controller) > max_sessions:
@@ -281,10 +232,12 @@ def worker(
             )
         names = _server_names(server_name or [""], len(controller))
         securities = {
-            address: worker_security(address, token, tls_ca, tls_cert, tls_key, allow_plaintext=allow_plaintext, server_name=expected)
+            address: options.worker_security(
+                address, token, tls_ca, tls_cert, tls_key, allow_plaintext=allow_plaintext, server_name=expected
+            )
             for address, expected in zip(controller, names, strict=True)
         }
-        backend = load_model(draft, preset, "draft")
+        backend = options.load_model(draft, preset, "draft")
         work = _work(
             securities, backend, name or socket.gethostname(), max_sessions // len(controller), label or [],
             CalibrationStore(calibration), sink, until_stdin_closes=until_stdin_closes,

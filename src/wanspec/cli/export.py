@@ -29,7 +29,7 @@ def export(
     \b
         wanspec export models --gguf
         wanspec worker --draft llamacpp:models/draft.gguf --controller HOST:PORT     # pip install 'wanspec[llamacpp]'
-    """  # noqa: D301  # the backspace keeps the lines of the example apart
+    """
     from wanspec.backends.bundled_export import export_bundled
     from wanspec.backends.llamacpp.gguf_export import export_gguf
 

@@ -5,14 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import msgspec
 import typer
-from rich.console import Console
 from rich.text import Text
 
-from wanspec.cli.options import check_writable
+from wanspec.cli.options import check_writable, write_json
 from wanspec.cli.plan import MatchRate, Rtt, Steps, Tokens, plan_app
-from wanspec.cli.running import exit_statuses
+from wanspec.cli.running import exit_statuses, stdout
 from wanspec.cli.simulation import Jobs, tracked
 
 
@@ -50,8 +48,7 @@ def fleet(
 
     with exit_statuses():
         check_picture(plot)
-        for path in (json_path, plot):
-            check_writable(path)
+        check_writable(json_path, plot)
         described = read_fleet(file)
         cells = cells_between(described, load_mesh(rtt))
         base = parse({"compute": compute_section(steps), "tokens": {"model": tokens, "match_rate": match_rate}, "seed": seed})
@@ -63,11 +60,8 @@ def fleet(
         ]
         home, lent = days
         title = f"a day: {steps}, {tokens}, {described.slots} requests on a target device, seed {seed}"
-        console = Console(highlight=False, soft_wrap=True)
-        print_table(console, fleet_table(home, lent, title=title))
-        console.print(Text(LEGEND, style="dim"))
-        if json_path is not None:
-            document = {"fleet": described, "service_times": times, "home": home, "lent": lent}
-            json_path.write_bytes(msgspec.json.format(msgspec.json.encode(document), indent=2) + b"\n")
+        print_table(stdout, fleet_table(home, lent, title=title))
+        stdout.print(Text(LEGEND, style="dim"))
+        write_json({"fleet": described, "service_times": times, "home": home, "lent": lent}, json_path)
         if plot is not None:
             plot_fleet(home, lent, plot, title=title)

@@ -13,11 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 
 from wanspec.cli.bench import emulator_of, numbers, progress_bar, prompts_of
-from wanspec.cli.options import Seed, check_writable
-from wanspec.cli.running import exit_statuses, run, stderr
+from wanspec.cli.options import PromptFile, Seed, check_writable, write_json
+from wanspec.cli.running import exit_statuses, run, stderr, stdout
 from wanspec.errors import ConfigError, WanspecError
 
 if TYPE_CHECKING:
@@ -57,7 +56,7 @@ def load(
     prompts: Annotated[
         int | None, typer.Option(help=f"How many prompts, in turn. Default: {PROMPTS}, every fourth of them not Python.")
     ] = None,
-    prompt_file: Annotated[Path | None, typer.Option(help="Your own prompts, in UTF-8, separated by lines of three dashes.")] = None,
+    prompt_file: PromptFile = None,
     max_tokens: Annotated[int, typer.Option(help="Tokens to ask for in each request.")] = MAX_TOKENS,
     temperature: Annotated[list[str] | None, typer.Option(help="Temperatures, with commas, in turn; 0 is greedy. Default: 0.")] = None,
     seed: Seed = 0,
@@ -87,14 +86,13 @@ def load(
         wanspec bench --serve --url http://host:8000/v1 --model NAME --api-key-env KEY   # somebody else's server
 
     Ctrl-C ends it and shows what was measured. docs/benchmarking.md says how to read the tables.
-    """  # noqa: D301  # the backspace keeps the lines of the examples apart
+    """
     with exit_statuses():
         from wanspec.telemetry.picture import check_picture
         from wanspec.testbed.load.plan import LoadConfig, check_config
 
         check_picture(plot_path)
-        for path in (json_path, requests_path, plot_path):
-            check_writable(path)
+        check_writable(json_path, requests_path, plot_path)
         own = {"--workers": workers, "--kill-every": kill_every, "--rtt": rtt, "--loss": loss, "--wan": wan, "--preset": preset}
         config = LoadConfig(
             server=(
@@ -167,7 +165,6 @@ def whole_numbers(flag: str, texts: list[str] | None) -> tuple[int, ...]:
 
 def _run(config: LoadConfig, json_path: Path | None, requests_path: Path | None, plot_path: Path | None) -> None:
     """Run, and show what was measured, however it ends."""
-    from wanspec.simulation.run import rare_collections
     from wanspec.testbed.bench.display import duration
     from wanspec.testbed.load.plan import estimate_s
     from wanspec.testbed.load.run import Load
@@ -176,8 +173,7 @@ def _run(config: LoadConfig, json_path: Path | None, requests_path: Path | None,
     with progress_bar(estimate_s(config)) as bar, _request_log(requests_path) as keep:
         load = Load(config, bar, keep=keep)
         try:
-            with rare_collections():
-                run(load.run())
+            run(load.run())
         finally:
             bar.hide()
             _show(load, json_path, plot_path)
@@ -203,14 +199,11 @@ def _request_log(path: Path | None) -> Iterator[Callable[[RequestRow], None] | N
 
 
 def _show(load: Load, json_path: Path | None, plot_path: Path | None) -> None:
-    import msgspec
-
     from wanspec.testbed.load.display import show_load, title_of
     from wanspec.testbed.load.plots import plot_load
 
-    show_load(Console(highlight=False, soft_wrap=True), load.config, load.rows)
-    if json_path is not None:
-        json_path.write_bytes(msgspec.json.format(msgspec.json.encode(load.rows), indent=2) + b"\n")
+    show_load(stdout, load.config, load.rows)
+    write_json(load.rows, json_path)
     if plot_path is not None and load.rows:
         plot_load(load.rows, plot_path, title=title_of(load.config))
         stderr.print(f"drawn: {plot_path}", style="dim")

@@ -15,7 +15,7 @@ from rich.text import Text
 
 from wanspec.cli.application import app
 from wanspec.cli.options import make_folder
-from wanspec.cli.running import exit_statuses, run, stderr
+from wanspec.cli.running import exit_statuses, run, stderr, stdout
 from wanspec.errors import ConfigError, WanspecError
 from wanspec.telemetry.table import print_table
 
@@ -92,7 +92,7 @@ def run_campaign(
         wanspec measure run campaign.toml --probe us-east-1 --once      # a trial, or from cron
 
     A request that fails or is throttled is a row like any other. docs/measuring.md explains the rows.
-    """  # noqa: D301  # the backspace keeps the lines of the example apart
+    """
     from wanspec.measurement.budget import check_budget
     from wanspec.measurement.campaign import read_campaign
     from wanspec.measurement.runner import Runner
@@ -190,7 +190,7 @@ def rtt(
     \b
         wanspec measure rtt us-west-2=host.example.org:22 eu-west-1=10.1.2.3:443 --probe us-east-1 --data us-east-1.rtt.jsonl
         wanspec measure rtt --show us-east-1.rtt.jsonl --show us-west-2.rtt.jsonl        # the mesh of several sites
-    """  # noqa: D301  # the backspace keeps the lines of the example apart
+    """
     import socket
     from itertools import chain
 
@@ -218,9 +218,9 @@ def rtt(
                 try:
                     run(probe_all(own, found, count=count, interval_s=interval, keep=keep))
                 finally:
-                    print_table(Console(highlight=False), mesh_table(links(rows)))
+                    print_table(stdout, mesh_table(links(rows)))
         else:
-            print_table(Console(highlight=False), mesh_table(links(rows)))
+            print_table(stdout, mesh_table(links(rows)))
         for problem in dict.fromkeys(f"{row.probe} to {row.peer}: {row.problem}" for row in rows if row.problem):
             stderr.print(Text(f"warning: {problem}"), style="yellow")
         if found and all(row.connect_s is None for row in rows):

@@ -6,11 +6,12 @@ import math
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+import msgspec
 import typer
 
 from wanspec.errors import ConfigError, WanspecError
@@ -111,6 +112,14 @@ LocalPrice = Annotated[
     ),
 ]
 Lookup = Annotated[bool, typer.Option(help="adaptive: also draft, for nothing, what followed the same words before.")]
+PromptFile = Annotated[Path | None, typer.Option(help="Prompts in UTF-8, separated by lines of three dashes.")]
+AllowedLabels = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--allowed-label",
+        help="Only workers with this label, such as region=eu, see texts; values of one key are alternatives. Repeatable.",
+    ),
+]
 CalibrationFile = Annotated[
     Path | None, typer.Option("--calibration", help="Begin with what this file knows about the pair of models, and keep it up to date.")
 ]
@@ -126,23 +135,20 @@ TlsKey = Annotated[Path | None, typer.Option(help="The certificate's private key
 AllowPlaintext = Annotated[bool, typer.Option("--allow-plaintext", help="Go without TLS beyond this machine: only on a trusted network.")]
 
 
-def policy_config(
-    name: str, draft_tokens: int, branch: int, leaves: int, theta: float, phi: float, staleness: str,
-    width: int, verify_width: int, price_ms: float, *, lookup: bool,
-) -> PolicyConfig:  # fmt: skip
-    """The policy that the flags describe."""
+def policy_config(name: str, flags: Mapping[str, Any]) -> PolicyConfig:
+    """The policy of that name, as the flags of a command describe it."""
     return PolicyConfig(
         name=name,
-        num_draft_tokens=draft_tokens,
-        branch=branch,
-        leaves=leaves,
-        worker_entropy_threshold_nats=theta,
-        controller_entropy_threshold_nats=phi,
-        staleness=staleness,
-        width=width,
-        verify_width=verify_width,
-        redundancy_price_s=price_ms / 1e3,
-        lookup=lookup,
+        num_draft_tokens=flags["draft_tokens"],
+        branch=flags["branch"],
+        leaves=flags["leaves"],
+        worker_entropy_threshold_nats=flags["theta"],
+        controller_entropy_threshold_nats=flags["phi"],
+        staleness=flags["staleness"],
+        width=flags["width"],
+        verify_width=flags["verify_width"],
+        redundancy_price_s=flags["price_ms"] / 1e3,
+        lookup=flags["lookup"],
     )
 
 
@@ -164,7 +170,7 @@ def controller_security(token: str, ca: Path | None, cert: Path | None, key: Pat
     """What the flags of a controller ask for. Raises ConfigError when they do not make a whole."""
     from wanspec.transport.security import MutualTls, Plaintext, TokenTlsController
 
-    _check_certificate(cert, key)
+    check_certificate("--tls", cert, key)
     if cert is None or key is None:
         if ca is not None:
             raise ConfigError(f"--tls-ca {ca} alone does not make TLS; add --tls-cert and --tls-key")
@@ -195,7 +201,7 @@ def worker_security(
     """What the flags of a worker ask for, towards one controller. Raises ConfigError when they do not make a whole."""
     from wanspec.transport.security import MutualTls, Plaintext, TokenTlsWorker, parse_address
 
-    _check_certificate(cert, key)
+    check_certificate("--tls", cert, key)
     if cert is not None and key is not None:
         if ca is None:
             raise ConfigError("with --tls-cert and --tls-key, name the controller's authority: --tls-ca")
@@ -211,9 +217,10 @@ def worker_security(
     return Plaintext(token=token, allow_plaintext=allow_plaintext)
 
 
-def _check_certificate(cert: Path | None, key: Path | None) -> None:
+def check_certificate(flags: str, cert: Path | None, key: Path | None) -> None:
+    """Raise ConfigError where one of the two is missing. `flags`: what their names begin with."""
     if (cert is None) != (key is None):
-        raise ConfigError("--tls-cert and --tls-key go together; one of them is missing")
+        raise ConfigError(f"{flags}-cert and {flags}-key go together; one of them is missing")
 
 
 def check_tls_files(flags: str, ca: Path | None, cert: Path | None, key: Path | None) -> None:
@@ -271,9 +278,11 @@ def demo_prompts() -> tuple[str, ...]:
     return tuple(held_out_prompts()[:DEMO_PROMPTS])
 
 
-def check_writable(path: Path | None) -> None:
-    """Raise ConfigError, before any work is done, when a result could not be written."""
-    if path is not None:
+def check_writable(*paths: Path | None) -> None:
+    """Raise ConfigError, before any work is done, when a result that is asked for could not be written."""
+    for path in paths:
+        if path is None:
+            continue
         is_new = not os.path.lexists(path)
         try:
             path.open("a").close()
@@ -283,12 +292,19 @@ def check_writable(path: Path | None) -> None:
             raise ConfigError(f"{path}: {error.strerror}; name a file in a folder that you can write") from error
 
 
-def make_folder(folder: Path) -> None:
-    """Make a folder. Raises ConfigError when that cannot be."""
+def make_folder(folder: Path | None) -> None:
+    """Make a folder, if one is asked for. Raises ConfigError when that cannot be."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        if folder is not None:
+            folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigError(f"{folder}: {error.strerror}; name a folder that can be made") from error
+
+
+def write_json(value: object, path: Path | None) -> None:
+    """Write a result, if its JSON is asked for; what is not defined is null."""
+    if path is not None:
+        path.write_bytes(msgspec.json.format(msgspec.json.encode(value), indent=2) + b"\n")
 
 
 def trace_sink(path: Path | None) -> AbstractContextManager[TraceSink | None]:

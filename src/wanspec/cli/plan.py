@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
-from rich.console import Console
 from rich.text import Text
 
 from wanspec.cli.application import app
-from wanspec.cli.options import check_writable, load_model
-from wanspec.cli.running import exit_statuses, stderr
+from wanspec.cli.options import DraftModel, TargetModel, check_writable, load_model
+from wanspec.cli.running import exit_statuses, stderr, stdout
 from wanspec.cli.simulation import Jobs, tracked
 from wanspec.errors import ConfigError
 from wanspec.files import write_whole
@@ -82,7 +81,7 @@ def plan(
         wanspec plan fleet                                                  # many requests over a day
 
     docs/planning.md says what is simulated and what not.
-    """  # noqa: D301  # the backspace keeps the lines of the examples apart
+    """
     if context.invoked_subcommand is not None:
         return
     from wanspec.planning.display import LEGEND, alone_words, as_json, placement_table
@@ -93,21 +92,19 @@ def plan(
 
     with exit_statuses():
         check_picture(plot)
-        for path in (json_path, plot, config):
-            check_writable(path)
+        check_writable(json_path, plot, config)
         question = {
             "rtt": rtt, "steps": steps, "tokens": tokens, "match_rate": match_rate, "users": users, "policy": policy, "against": against,
             "rank_by": rank_by, "dearer": dearer, "prices": prices and str(prices), "load": load and str(load), "seed": seed,
         }  # fmt: skip
         places, alone = _answer(question, _words(controllers), _words(workers), prices, load, price_ms, width, jobs)
-        console = Console(highlight=False, soft_wrap=True)
         title = f"{steps}, {tokens}, users: {users}, ranked by {rank_by}"
-        print_table(console, placement_table(places[:top], title=title))
-        console.print(Text(LEGEND, style="dim"))
-        console.print(Text(alone_words(alone)))
-        console.print(Text(_summary(places)))
+        print_table(stdout, placement_table(places[:top], title=title))
+        stdout.print(Text(LEGEND, style="dim"))
+        stdout.print(Text(alone_words(alone)))
+        stdout.print(Text(_summary(places)))
         if steps in PRESETS:
-            console.print(Text(ESTIMATE_NOTE, style="dim"))
+            stdout.print(Text(ESTIMATE_NOTE, style="dim"))
         if json_path is not None:
             json_path.write_bytes(as_json(places, alone, question))
         if plot is not None:
@@ -121,8 +118,8 @@ def plan(
 @plan_app.command()
 def calibrate(
     out: Annotated[Path, typer.Argument(help="The file to write (.json), for `wanspec plan --steps`.")],
-    target: Annotated[str, typer.Option(help="Target model.")] = "bundled:target",
-    draft: Annotated[str, typer.Option(help="Draft model.")] = "bundled:draft",
+    target: TargetModel = "bundled:target",
+    draft: DraftModel = "bundled:draft",
     preset: Annotated[str, typer.Option(help="Hold passes to these step times, to try it out; empty: as fast as it goes.")] = "",
     prompt_tokens: Annotated[int, typer.Option(help="Length of the text before.")] = 128,
     passes: Annotated[int, typer.Option(help="Passes timed for each width.")] = 20,

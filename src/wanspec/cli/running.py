@@ -28,6 +28,7 @@ OBJECTS_BETWEEN_COLLECTIONS = 50_000
 
 T = TypeVar("T")
 
+stdout = Console(highlight=False, soft_wrap=True)
 stderr = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
 
 

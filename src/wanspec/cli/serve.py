@@ -11,35 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from wanspec.cli import options
 from wanspec.cli.application import app
-from wanspec.cli.options import (
-    AllowPlaintext,
-    Branch,
-    CalibrationFile,
-    DraftModel,
-    DraftTokens,
-    Leaves,
-    Lookup,
-    Phi,
-    Policy,
-    Preset,
-    Price,
-    Staleness,
-    TargetModel,
-    Theta,
-    TlsCa,
-    TlsCert,
-    TlsKey,
-    Token,
-    TraceFile,
-    VerifyWidth,
-    Width,
-    check_tls_files,
-    controller_security,
-    load_model,
-    policy_config,
-    trace_sink,
-)
 from wanspec.cli.running import exit_statuses, run, saving
 from wanspec.errors import ConfigError
 from wanspec.policy.registry import PolicyConfig, create_policy
@@ -79,8 +52,6 @@ class ServeConfig:
     listen: str
     """Where workers dial in; empty: nowhere."""
     target: str
-    draft: str
-    preset: str
     model_name: str
     policy: PolicyConfig
     security: ControllerSecurity
@@ -103,16 +74,16 @@ def serve(
         typer.Option("--config", is_eager=True, callback=_read_config, help="Settings (TOML); flags and the environment win over it."),
     ] = None,
     api: Annotated[str, typer.Option(help="Serve the API at this HOST:PORT.")] = "127.0.0.1:8000",
-    target: TargetModel = "bundled:target",
-    draft: DraftModel = "bundled:draft",
-    preset: Preset = "",
+    target: options.TargetModel = "bundled:target",
+    draft: options.DraftModel = "bundled:draft",
+    preset: options.Preset = "",
     model_name: Annotated[str, typer.Option(help="What clients call the model; empty: its own name.")] = "",
     listen: Annotated[str, typer.Option(help="Take workers at this HOST:PORT; empty: draft locally only.")] = "",
-    token: Token = "",
-    tls_ca: TlsCa = None,
-    tls_cert: TlsCert = None,
-    tls_key: TlsKey = None,
-    allow_plaintext: AllowPlaintext = False,
+    token: options.Token = "",
+    tls_ca: options.TlsCa = None,
+    tls_cert: options.TlsCert = None,
+    tls_key: options.TlsKey = None,
+    allow_plaintext: options.AllowPlaintext = False,
     keys_file: Annotated[Path | None, typer.Option(help="API keys, one NAME:KEY a line; or give them in WANSPEC_API_KEYS.")] = None,
     allow_no_keys: Annotated[
         bool, typer.Option("--allow-no-keys", help="Serve beyond this machine without API keys: only on a trusted network.")
@@ -144,19 +115,19 @@ def serve(
     status_text: Annotated[
         bool, typer.Option("--status-text", help="Show the text of draft trees on the status page; else token ids alone.")
     ] = False,
-    policy: Policy = "adaptive",
-    draft_tokens: DraftTokens = 2,
-    branch: Branch = 2,
-    leaves: Leaves = 2,
-    theta: Theta = 0.5,
-    phi: Phi = 0.5,
-    staleness: Staleness = "printed",
-    width: Width = 64,
-    verify_width: VerifyWidth = 32,
-    price_ms: Price = 10.0,
-    lookup: Lookup = True,
-    calibration: CalibrationFile = None,
-    trace: TraceFile = None,
+    policy: options.Policy = "adaptive",
+    draft_tokens: options.DraftTokens = 2,
+    branch: options.Branch = 2,
+    leaves: options.Leaves = 2,
+    theta: options.Theta = 0.5,
+    phi: options.Phi = 0.5,
+    staleness: options.Staleness = "printed",
+    width: options.Width = 64,
+    verify_width: options.VerifyWidth = 32,
+    price_ms: options.Price = 10.0,
+    lookup: options.Lookup = True,
+    calibration: options.CalibrationFile = None,
+    trace: options.TraceFile = None,
     log_json: Annotated[bool, typer.Option("--log-json", help="Write logs as JSON lines.")] = False,
     until_stdin_closes: Annotated[bool, typer.Option("--until-stdin-closes", hidden=True)] = False,
 ) -> None:
@@ -174,7 +145,7 @@ def serve(
 
     Every flag is also a setting of the file's [serve] table (max-running = 4) and an environment variable (WANSPEC_MAX_RUNNING=4).
     docs/serving.md says the rest: parameters, errors, keys, limits, metrics.
-    """  # noqa: D301  # the backspace keeps the lines of the examples apart
+    """
     flags = locals()  # every one of them, by name, as `wanspec config check` has them too
     from wanspec.runtime.calibration_store import CalibrationStore
     from wanspec.server.listening import bind
@@ -187,8 +158,8 @@ def serve(
         configure_logs(as_json=log_json)
         bind(settings.api).close()  # where it is taken, that is said now: models may take minutes to load
         _log.info("loading", extra={"fields": {"target": target, "draft": draft}})
-        with trace_sink(trace) as sink, saving(store):
-            work = _serve(settings, load_model(target, preset, "target"), load_model(draft, preset, "draft"), store, sink)
+        with options.trace_sink(trace) as sink, saving(store):
+            work = _serve(settings, options.load_model(target, preset, "target"), options.load_model(draft, preset, "draft"), store, sink)
             run(while_stdin_is_open(work) if until_stdin_closes else work)
 
 
@@ -219,13 +190,12 @@ def serve_config(flags: Mapping[str, Any]) -> ServeConfig:
     from wanspec.server.status import Access
     from wanspec.transport.security import check_security, parse_address
 
-    names = ("draft_tokens", "branch", "leaves", "theta", "phi", "staleness", "width", "verify_width", "price_ms")
-    policy = policy_config(flags["policy"], *[flags[name] for name in names], lookup=flags["lookup"])
+    policy = options.policy_config(flags["policy"], flags)
     create_policy(policy)
     for model in (flags["target"], flags["draft"]):
         engine_of(parse_spec(model))
     link = ("token", "tls_ca", "tls_cert", "tls_key")
-    security = controller_security(*[flags[name] for name in link], allow_plaintext=flags["allow_plaintext"])
+    security = options.controller_security(*[flags[name] for name in link], allow_plaintext=flags["allow_plaintext"])
     if flags["listen"]:
         check_security(parse_address(flags["listen"]), security)
     limits = ServerLimits(
@@ -235,13 +205,11 @@ def serve_config(flags: Mapping[str, Any]) -> ServeConfig:
     api, keys = parse_address(flags["api"]), load_keys(flags["keys_file"], os.environ)
     _check_exposure(api, flags, has_keys=keys is not None)
     if flags["api_tls_cert"] is not None:
-        check_tls_files("--api-tls", None, flags["api_tls_cert"], flags["api_tls_key"])
+        options.check_tls_files("--api-tls", None, flags["api_tls_cert"], flags["api_tls_key"])
     return ServeConfig(
         api=api,
         listen=flags["listen"],
         target=flags["target"],
-        draft=flags["draft"],
-        preset=flags["preset"],
         model_name=flags["model_name"],
         policy=policy,
         security=security,
@@ -258,8 +226,7 @@ def serve_config(flags: Mapping[str, Any]) -> ServeConfig:
 
 def _check_exposure(api: Address, flags: Mapping[str, Any], *, has_keys: bool) -> None:
     """Raise ConfigError where strangers could use the API, or read what others send to it."""
-    if (flags["api_tls_cert"] is None) != (flags["api_tls_key"] is None):
-        raise ConfigError("--api-tls-cert and --api-tls-key go together; one of them is missing")
+    options.check_certificate("--api-tls", flags["api_tls_cert"], flags["api_tls_key"])
     if api.is_loopback:
         return
     if not has_keys and not flags["allow_no_keys"]:

@@ -13,14 +13,25 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
 from wanspec.cli.application import app
-from wanspec.cli.options import Seed, Temperature, TopK, TopP, check_writable, load_model, make_folder, read_prompts
-from wanspec.cli.running import exit_statuses, stderr
+from wanspec.cli.options import (
+    DraftModel,
+    PromptFile,
+    Seed,
+    TargetModel,
+    Temperature,
+    TopK,
+    TopP,
+    check_writable,
+    load_model,
+    make_folder,
+    read_prompts,
+)
+from wanspec.cli.running import exit_statuses, stderr, stdout
 from wanspec.errors import ConfigError, WanspecError
 from wanspec.policy.registry import policy_names
 from wanspec.speculation.types import SamplingParams
@@ -87,10 +98,8 @@ def simulate(
         "load.requests": requests, "load.tokens": max_tokens, "workers": workers,
     }  # fmt: skip
     with exit_statuses():
-        check_writable(json_path)
-        check_writable(parquet_path)
-        if plot_folder is not None:
-            make_folder(plot_folder)
+        check_writable(json_path, parquet_path)
+        make_folder(plot_folder)
         if faults:
             _soak(seed or 0, seeds, jobs, backend)
         elif paper:
@@ -144,10 +153,9 @@ def _sweep(
     title = (
         f"{first.load.requests} requests of {first.load.tokens} tokens, {first.compute.preset}, {first.tokens.model}, {iterations} seeds"
     )
-    console = Console(highlight=False, soft_wrap=True)
     points = [{name: value for name, value in row.point.items() if name not in {"policy.name", "link.rtt_ms"}} for row in medians]
-    print_table(console, run_table(medians, title=title, points=points))
-    console.print(Text(LEGEND, style="dim"))
+    print_table(stdout, run_table(medians, title=title, points=points))
+    stdout.print(Text(LEGEND, style="dim"))
     if json_path is not None:
         write_json(rows, json_path)
     if parquet_path is not None:
@@ -213,9 +221,8 @@ def _reproduce(plot_folder: Path | None, json_path: Path | None, jobs: int, back
     result = paper.joined(parts)
     points = len(paper.FIGURE_8_PHIS) * len(paper.FIGURE_8_RTTS_MS)
     swept = [row for rows in tracked(paper.run_figure_8(reading, jobs=jobs, backend=backend), points, "figure 8") for row in rows]
-    console = Console(highlight=False, soft_wrap=True)
-    print_table(console, readings_table(tried))
-    print_table(console, claims_table(result.claims, title=f"the best reading ({reading.text})"))
+    print_table(stdout, readings_table(tried))
+    print_table(stdout, claims_table(result.claims, title=f"the best reading ({reading.text})"))
     curves = [row for (variant, _), rows in result.figure_7.items() for row in paper.named(rows, variant)]
     if json_path is not None:
         write_json([*curves, *swept, *(row for rows in result.cloud.values() for row in paper.named(rows, "cloud"))], json_path)
@@ -264,9 +271,9 @@ def trace(
     prompt: Annotated[
         list[str] | None, typer.Option(help="Continue this; repeatable. Default: the held-out prompts of the bundled pair.")
     ] = None,
-    prompt_file: Annotated[Path | None, typer.Option(help="Prompts in UTF-8, separated by lines of three dashes.")] = None,
-    target: Annotated[str, typer.Option(help="Target model.")] = "bundled:target",
-    draft: Annotated[str, typer.Option(help="Draft model, with the target's tokenizer.")] = "bundled:draft",
+    prompt_file: PromptFile = None,
+    target: TargetModel = "bundled:target",
+    draft: DraftModel = "bundled:draft",
     max_tokens: Annotated[int, typer.Option(help="Tokens to generate per prompt.")] = 128,
     temperature: Temperature = 0.0,
     top_k: TopK = 0,

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from wanspec.cli.application import app
-from wanspec.cli.options import AllowPlaintext, LocalPrice, TlsCa, TlsCert, TlsKey, Token, Width, controller_security
+from wanspec.cli.options import AllowedLabels, AllowPlaintext, LocalPrice, TlsCa, TlsCert, TlsKey, Token, Width, controller_security
 from wanspec.cli.running import exit_statuses
 from wanspec.errors import ConfigError
 
@@ -29,10 +29,7 @@ def serve(
     draft_tokens: Annotated[int, typer.Option(help="Draft tokens that vLLM verifies per step at most, of one request.")] = 6,
     draft_prob_min: Annotated[float, typer.Option(help="Verify drafts that are reached with at least this probability.")] = 0.1,
     width: Width = 16,
-    allowed_label: Annotated[
-        list[str] | None,
-        typer.Option(help="Only workers with this label, such as region=eu, see texts; values of one key are alternatives. Repeatable."),
-    ] = None,
+    allowed_label: AllowedLabels = None,
     draft: Annotated[
         str,
         typer.Option(help="Also draft beside vLLM, where that is worth its time: hf:FOLDER, ... with the model's tokenizer; empty: never."),
@@ -54,7 +51,7 @@ def serve(
         wanspec worker --controller controller.example.org:8500 --draft ...       # anywhere
 
     Batching, memory, parallelism and the API are vLLM's: its flags go behind the model. docs/engines.md says the rest.
-    """  # noqa: D301  # the backspace keeps the lines of the example apart
+    """
     from wanspec.runtime.vllm.settings import (
         SETTINGS_VARIABLE,
         TOKEN_VARIABLE,

@@ -107,14 +107,8 @@ class Controller:
                 return self._request_arrived(event, now)
             case RequestCancelled(session_id=session_id):
                 return self._finish(session_id, FinishReason.CANCELLED, now)
-            case WorkerJoined():
-                return self._workforce.joined(event, now)
-            case WorkerLost(worker_id=worker_id):
-                return self._workforce.lost(worker_id, now)
-            case DraftsReceived(worker_id=worker_id, drafts=drafts):
-                return self._workforce.drafts_received(worker_id, drafts, now)
-            case PongReceived(worker_id=worker_id, number=number):
-                return self._workforce.pong_received(worker_id, number, now)
+            case DraftsReceived() | PongReceived() | WorkerJoined() | WorkerLost():
+                return self._workforce.handle(event, now)
             case VerifyFinished():
                 return self._verify_finished(event, now)
             case DraftFinished():
@@ -131,11 +125,11 @@ class Controller:
 
     def _request_arrived(self, event: RequestArrived, now: float) -> list[Effect]:
         if event.session_id <= self._workforce.newest_session_id:
-            msg = f"session {event.session_id} is not above {self._workforce.newest_session_id}"
-            raise LocalProtocolError(msg)
+            raise LocalProtocolError(f"session {event.session_id} is not above {self._workforce.newest_session_id}")
         if not event.prompt_tokens or event.max_tokens < 1:
-            msg = f"a request needs a prompt and max_tokens of 1 or more, not {len(event.prompt_tokens)} and {event.max_tokens}"
-            raise LocalProtocolError(msg)
+            raise LocalProtocolError(
+                f"a request needs a prompt and max_tokens of 1 or more, not {len(event.prompt_tokens)} and {event.max_tokens}"
+            )
         policy = create_policy(event.policy)
         calibration = self._calibrations.at(event.sampling.temperature)
         session = Session(event, policy, calibration)
@@ -213,19 +207,19 @@ class Controller:
         for (session, rows), choices in zip(finished, event.choices, strict=True):
             if session.session_id not in self._sessions:
                 continue
-            position, link = session.end, session.link
+            link = session.link
             committed, outcome, reason, path = session.commit(rows, choices, self._end_tokens, now=now)
-            tokens = [choice.token for choice in committed]
             effects.append(session.finished_round(outcome, path, verified_at=now - event.duration_s))
             log_probs = tuple([choice.log_probs for choice in committed if choice.log_probs is not None])
-            effects.append(EmitTokens(session_id=session.session_id, position=position, tokens=tuple(tokens), log_probs=log_probs))
+            tokens = tuple([choice.token for choice in committed])
+            effects.append(EmitTokens(session_id=session.session_id, position=path[0].position, tokens=tokens, log_probs=log_probs))
             alone_s = session.policy.alone_token_s
             total_alone_s = None if alone_s is None else alone_s * len(path)
             effects += self._workforce.judge(session, path, took_s=session.round_s, alone_s=total_alone_s, now=now)
             if reason:
                 effects += self._finish(session.session_id, reason, now)
             elif session.link is not None and session.link is link:
-                effects.append(self._workforce.tell(session.session_id, link, position, tokens, path, now))
+                effects.append(self._workforce.tell(session.session_id, link, path, now))
             else:  # it has none, or has just been told everything; one may have become free
                 effects += self._workforce.place(session, now)
         return effects

@@ -103,19 +103,17 @@ class SessionLink:
 
     def _check(self, drafts: Drafts, vocabulary_size: int) -> None:
         if drafts.opening > self._opening:
-            msg = f"it drafts for opening {drafts.opening} of session {drafts.session_id}, which has been opened {self._opening} times"
-            raise RemoteProtocolError(msg)
+            raise RemoteProtocolError(
+                f"it drafts for opening {drafts.opening} of session {drafts.session_id}, which has been opened {self._opening} times"
+            )
         if drafts.base_position > self._tree.head.position:
-            msg = f"it acknowledges position {drafts.base_position}, but only {self._tree.head.position} is committed"
-            raise RemoteProtocolError(msg)
+            raise RemoteProtocolError(f"it acknowledges position {drafts.base_position}, but only {self._tree.head.position} is committed")
         if drafts.tokens and not 0 <= min(drafts.tokens) <= max(drafts.tokens) < vocabulary_size:
             outside = next(token for token in drafts.tokens if not 0 <= token < vocabulary_size)
-            msg = f"it drafted token {outside}, but the vocabulary has {vocabulary_size}"
-            raise RemoteProtocolError(msg)
+            raise RemoteProtocolError(f"it drafted token {outside}, but the vocabulary has {vocabulary_size}")
         for node_id, parent_id in enumerate(drafts.parent_ids, start=drafts.first_node_id):
             if not 0 <= parent_id < node_id:
-                msg = f"its node {node_id} names {parent_id} as parent, which is not an earlier node"
-                raise RemoteProtocolError(msg)
+                raise RemoteProtocolError(f"its node {node_id} names {parent_id} as parent, which is not an earlier node")
 
     def _acknowledge(self, drafts: Drafts, now: float) -> float | None:
         """Take note of what the worker knows. The round trip, when this is the first answer to a commit."""
@@ -135,8 +133,7 @@ class SessionLink:
         self._nodes = {node_id: node for node_id, node in self._nodes.items() if node in self._tree}
         self._ids_at_pruning = len(self._nodes)
         if self._ids_at_pruning > MAX_NODE_IDS:
-            msg = f"it has {self._ids_at_pruning} ids for the nodes of one tree, at most {MAX_NODE_IDS} (MAX_NODE_IDS)"
-            raise RemoteProtocolError(msg)
+            raise RemoteProtocolError(f"it has {self._ids_at_pruning} ids for the nodes of one tree, at most {MAX_NODE_IDS} (MAX_NODE_IDS)")
 
 
 def disown(tree: DraftTree) -> None:

@@ -82,8 +82,7 @@ class Passes:
     def end(self, kind: PassKind, duration_s: float | None = None) -> _Rows:
         """The pass in flight is over: its sessions, and the nodes that its rows are about. `duration_s`: None where it failed."""
         if kind not in self._in_flight:
-            msg = f"no {kind.value} pass is in flight"
-            raise LocalProtocolError(msg)
+            raise LocalProtocolError(f"no {kind.value} pass is in flight")
         ended = self._in_flight.pop(kind)
         if duration_s is not None and ended.tokens is not None:
             (self.target_times if kind is PassKind.VERIFY else self.draft_times).add(ended.tokens, duration_s)

@@ -101,14 +101,8 @@ class Proposer:
         match event:
             case StepFinished(rows=rows):
                 return self._step_finished(rows, now)
-            case WorkerJoined():
-                return self._workforce.joined(event, now)
-            case WorkerLost(worker_id=worker_id):
-                return self._workforce.lost(worker_id, now)
-            case DraftsReceived(worker_id=worker_id, drafts=drafts):
-                return self._workforce.drafts_received(worker_id, drafts, now)
-            case PongReceived(worker_id=worker_id, number=number):
-                return self._workforce.pong_received(worker_id, number, now)
+            case DraftsReceived() | PongReceived() | WorkerJoined() | WorkerLost():
+                return self._workforce.handle(event, now)
             case DraftFinished():
                 assert self._local is not None, "without a draft model there are no passes"
                 self._local.finished(event)
@@ -200,7 +194,7 @@ class Proposer:
         if not tokens:
             return []
         self._forget_key(text)
-        position, link, old_head = text.end, text.link, text.tree.head
+        link, old_head = text.link, text.tree.head
         path, finished = text.grow(key, tokens)
         if self._local is not None:
             self._local.committed(text, old_head, path)
@@ -211,7 +205,7 @@ class Proposer:
         if link is None or text.link is not link:  # it has none, or has just been told everything; one may have become free
             return [*effects, *self._workforce.place(text, now)]
         if text.is_speakable:
-            return [*effects, self._workforce.tell(text.session_id, link, position, tokens, path, now)]
+            return [*effects, self._workforce.tell(text.session_id, link, path, now)]
         effects += self._workforce.end(text, now)
         text.link = None
         return effects

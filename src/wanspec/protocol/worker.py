@@ -77,14 +77,13 @@ class _Session:
         """Move the head along the committed tokens that are news. Returns nodes that are worth offering since then."""
         known = self.tree.head.position + 1 - message.position
         if known < 0:
-            msg = f"a commit at position {message.position} leaves a gap after {self.tree.head.position}"
-            raise RemoteProtocolError(msg)
+            raise RemoteProtocolError(f"a commit at position {message.position} leaves a gap after {self.tree.head.position}")
         if message.position + len(message.tokens) > MAX_SEQUENCE_TOKENS:  # we could not even acknowledge it
-            msg = f"a commit of {len(message.tokens)} tokens at position {message.position}, beyond MAX_SEQUENCE_TOKENS"
-            raise RemoteProtocolError(msg)
+            raise RemoteProtocolError(
+                f"a commit of {len(message.tokens)} tokens at position {message.position}, beyond MAX_SEQUENCE_TOKENS"
+            )
         if not 0 <= message.newest_node_id <= self._newest_sent:
-            msg = f"a commit says that node {message.newest_node_id} has arrived, the newest is {self._newest_sent}"
-            raise RemoteProtocolError(msg)
+            raise RemoteProtocolError(f"a commit says that node {message.newest_node_id} has arrived, the newest is {self._newest_sent}")
         self._newest_arrived = max(self._newest_arrived, message.newest_node_id)
         self.owes_acknowledgement = True
         news = message.tokens[known:]
@@ -234,8 +233,7 @@ class Worker:
             case Drain():
                 self.is_draining = True
             case Welcome():
-                msg = "a second welcome"
-                raise RemoteProtocolError(msg)
+                raise RemoteProtocolError("a second welcome")
             case _:
                 assert_never(message)
         return []
@@ -252,31 +250,28 @@ class Worker:
     def _open(self, message: OpenSession, now: float) -> None:
         self._check_tokens(message.tokens)
         if not message.tokens:
-            msg = f"session {message.session_id} has no tokens"
-            raise RemoteProtocolError(msg)
+            raise RemoteProtocolError(f"session {message.session_id} has no tokens")
         if message.session_id in self._sessions:
             return  # said twice
         if len(self._sessions) >= 2 * self._max_sessions:  # not once: a close may still be under way when the next open comes
-            msg = f"session {message.session_id} is far beyond the {self._max_sessions} sessions that this worker offered"
-            raise RemoteProtocolError(msg)
+            raise RemoteProtocolError(
+                f"session {message.session_id} is far beyond the {self._max_sessions} sessions that this worker offered"
+            )
         try:
             check_sampling(message.sampling)
         except ConfigError as error:
-            msg = f"session {message.session_id}: {error}"
-            raise RemoteProtocolError(msg) from error
+            raise RemoteProtocolError(f"session {message.session_id}: {error}") from error
         self._sessions[message.session_id] = _Session(
             message, self._context_length, self._calibrations.at(message.sampling.temperature), now
         )
 
     def _check_tokens(self, tokens: tuple[int, ...]) -> None:
         if tokens and not 0 <= min(tokens) <= max(tokens) < self._vocabulary_size:
-            msg = f"a token is outside the vocabulary of {self._vocabulary_size}"
-            raise RemoteProtocolError(msg)
+            raise RemoteProtocolError(f"a token is outside the vocabulary of {self._vocabulary_size}")
 
     def _draft_finished(self, event: DraftFinished, now: float) -> list[Effect]:
         if self._pass is None:
-            msg = "no draft pass is in flight"
-            raise LocalProtocolError(msg)
+            raise LocalProtocolError("no draft pass is in flight")
         finished, self._pass = self._pass, None
         if self._pass_tokens is not None:
             self._pass_times.add(self._pass_tokens, event.duration_s)

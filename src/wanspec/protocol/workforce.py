@@ -10,11 +10,11 @@ The sessions are their machine's; this sees of them what `DraftedSession` names.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Protocol
+from typing import Protocol, assert_never
 
 from wanspec.errors import RemoteProtocolError
 from wanspec.protocol.effects import DraftsMerged, DropWorker, Effect, LossCause, RttMeasured, SendMessage
-from wanspec.protocol.events import WorkerJoined
+from wanspec.protocol.events import DraftsReceived, LinkEvent, PongReceived, WorkerJoined, WorkerLost
 from wanspec.protocol.heartbeat import ASLEEP_S, Heartbeat
 from wanspec.protocol.link import SessionLink, proposed_in
 from wanspec.protocol.messages import CloseSession, Commit, Drafts, OpenSession, Ping
@@ -22,7 +22,7 @@ from wanspec.protocol.placement import Placement
 from wanspec.protocol.pool import PooledWorker, choose_worker
 from wanspec.speculation.reliability import Reliability
 from wanspec.speculation.tree import Node
-from wanspec.speculation.types import Position, SessionId, WorkerId
+from wanspec.speculation.types import SessionId, WorkerId
 
 WORKER_SILENCE_S = 10.0
 """A commit unanswered for this long loses the worker its place: far above any round trip, soon enough for a person."""
@@ -94,12 +94,11 @@ class Workforce:
         """A place at a worker may have become free: look for one for every session that has none, the oldest first."""
         return [effect for session in self._sessions.values() for effect in self.place(session, now)]
 
-    def tell(
-        self, session_id: SessionId, link: SessionLink, position: Position, tokens: Sequence[int], path: Sequence[Node], now: float
-    ) -> SendMessage:
+    def tell(self, session_id: SessionId, link: SessionLink, path: Sequence[Node], now: float) -> SendMessage:
         """Tell a session's worker of newly committed tokens, `path` being their nodes."""
         link.told(path, now=now)
-        commit = Commit(session_id=session_id, position=position, tokens=tuple(tokens), newest_node_id=link.newest_node_id)
+        tokens = tuple([node.token for node in path])
+        commit = Commit(session_id=session_id, position=path[0].position, tokens=tokens, newest_node_id=link.newest_node_id)
         return SendMessage(worker_id=link.worker_id, message=commit)
 
     def judge(
@@ -125,14 +124,27 @@ class Workforce:
 
     # Workers.
 
-    def joined(self, event: WorkerJoined, now: float) -> list[Effect]:
-        """A worker was let in."""
+    def handle(self, event: LinkEvent, now: float) -> list[Effect]:
+        """What a worker did, and what is to be done about it."""
+        match event:
+            case DraftsReceived(worker_id=worker_id, drafts=drafts):  # the most frequent one first
+                return self._drafts_received(worker_id, drafts, now)
+            case PongReceived(worker_id=worker_id, number=number):
+                return self._pong_received(worker_id, number, now)
+            case WorkerJoined():
+                return self._joined(event, now)
+            case WorkerLost(worker_id=worker_id):
+                return self._lost(worker_id, now)
+            case _:
+                assert_never(event)
+
+    def _joined(self, event: WorkerJoined, now: float) -> list[Effect]:
         heartbeat = Heartbeat(now=now)
         self.workers[event.worker_id] = PooledWorker(event.worker_id, event.name, event.max_sessions, event.labels, heartbeat)
         return [self._ping(event.worker_id, now), *self.place_waiting(now)]
 
-    def lost(self, worker_id: WorkerId, now: float) -> list[Effect]:
-        """A worker is gone, perhaps long since."""
+    def _lost(self, worker_id: WorkerId, now: float) -> list[Effect]:
+        """It is gone, perhaps long since."""
         worker = self.workers.pop(worker_id, None)
         if worker is None:
             return []
@@ -140,15 +152,14 @@ class Workforce:
             self._sessions[session_id].link = None
         return self.place_waiting(now)
 
-    def pong_received(self, worker_id: WorkerId, number: int, now: float) -> list[Effect]:
-        """A worker has answered a ping."""
+    def _pong_received(self, worker_id: WorkerId, number: int, now: float) -> list[Effect]:
         worker = self.workers.get(worker_id)
         if worker is None or worker.heartbeat.ponged(number, now=now):
             return []
         return self._drop(worker_id, f"it answers ping {number}, which never was", now)
 
-    def drafts_received(self, worker_id: WorkerId, drafts: Drafts, now: float) -> list[Effect]:
-        """A worker has sent drafts: join them to their session's tree."""
+    def _drafts_received(self, worker_id: WorkerId, drafts: Drafts, now: float) -> list[Effect]:
+        """Join drafts to their session's tree."""
         worker = self.workers.get(worker_id)
         if worker is None:
             return []
@@ -229,4 +240,4 @@ class Workforce:
         self, worker_id: WorkerId, reason: str, now: float, *, cause: LossCause = LossCause.PROTOCOL, is_at_fault: bool = True
     ) -> list[Effect]:
         drop = DropWorker(worker_id=worker_id, reason=reason, cause=cause, is_at_fault=is_at_fault)
-        return [drop, *self.lost(worker_id, now)]
+        return [drop, *self._lost(worker_id, now)]

@@ -16,7 +16,7 @@ from prometheus_client.utils import floatToGoString
 
 from wanspec.protocol.effects import LossCause
 from wanspec.runtime.connected_workers import ConnectedWorker, ConnectedWorkers
-from wanspec.runtime.figures import Figures
+from wanspec.runtime.figures import Figures, Histogram
 from wanspec.telemetry.reliability import BINS, calibration_error
 
 MAX_TOLD_WORKERS: Final = 64
@@ -63,6 +63,12 @@ class Families:
             family.add_metric([self.model_name, label], value)
         return family
 
+    def histogram(self, name: str, text: str, counted: Histogram) -> Metric:
+        family = HistogramMetricFamily(name, text, labels=["model_name"])
+        edges = [*map(floatToGoString, counted.edges), "+Inf"]
+        family.add_metric([self.model_name], buckets=list(zip(edges, accumulate(counted.counts), strict=True)), sum_value=counted.sum)
+        return family
+
 
 def link_metrics(families: Families, workers: ConnectedWorkers, figures: Figures) -> Iterator[Metric]:
     """What became of drafts and of their estimates, and of the workers."""
@@ -80,15 +86,8 @@ def _drafts(families: Families, figures: Figures) -> Iterator[Metric]:
         "stale": figures.stale_drafts,
     }
     yield families.counts("wanspec:worker_drafts", "Draft nodes that workers sent, by what became of them", "outcome", outcomes.items())
-    ages_s = figures.draft_ages_s
-    ages = HistogramMetricFamily(
-        "wanspec:accepted_draft_age_seconds",
-        "Arrival of a worker's draft to the start of the verify that accepted it",
-        labels=["model_name"],
-    )
-    edges = [*map(floatToGoString, ages_s.edges), "+Inf"]
-    ages.add_metric([families.model_name], buckets=list(zip(edges, accumulate(ages_s.counts), strict=True)), sum_value=ages_s.sum)
-    yield ages
+    text = "Arrival of a worker's draft to the start of the verify that accepted it"
+    yield families.histogram("wanspec:accepted_draft_age_seconds", text, figures.draft_ages_s)
 
 
 def _estimates(families: Families, figures: Figures) -> Iterator[Metric]:

@@ -13,10 +13,8 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TypeVar, cast
-
-import msgspec
 
 from wanspec.errors import ConfigError
 from wanspec.speculation.types import Position, SessionId
@@ -181,11 +179,6 @@ def compare(
         )
         for run in runs
     ]
-
-
-def rows_to_json(rows: Sequence[RunRow]) -> str:
-    """The table as a JSON list of objects, indented, with a newline at its end; what is not defined is null."""
-    return msgspec.json.format(msgspec.json.encode([asdict(row) for row in rows]), indent=2).decode() + "\n"
 
 
 class _ByKind:

@@ -72,34 +72,22 @@ class Tracer:
         self._sink.record(records.RoundOverhead(t=now, site=self._site, sessions=sessions, cpu_s=cpu_s))
 
     def message_sent(self, worker_id: WorkerId, message: Message, size_bytes: int, *, now: float) -> None:
-        self._sink.record(
-            records.MessageSent(
-                t=now,
-                site=self._site,
-                worker=worker_id,
-                message=type(message).__name__,
-                session=getattr(message, "session_id", None),
-                size_bytes=size_bytes,
-            )
-        )
+        self._message(records.MessageSent, worker_id, message, size_bytes, now)
 
     def message_received(self, worker_id: WorkerId, message: Message, size_bytes: int, *, now: float) -> None:
-        self._sink.record(
-            records.MessageReceived(
-                t=now,
-                site=self._site,
-                worker=worker_id,
-                message=type(message).__name__,
-                session=getattr(message, "session_id", None),
-                size_bytes=size_bytes,
-            )
-        )
+        self._message(records.MessageReceived, worker_id, message, size_bytes, now)
 
     def worker_joined(self, worker_id: WorkerId, name: str, *, now: float) -> None:
         self._sink.record(records.WorkerJoined(t=now, site=self._site, worker=worker_id, name=name))
 
     def worker_lost(self, worker_id: WorkerId, name: str, reason: str, *, now: float) -> None:
         self._sink.record(records.WorkerLost(t=now, site=self._site, worker=worker_id, name=name, reason=reason))
+
+    def _message(
+        self, kind: type[records.MessageSent | records.MessageReceived], worker_id: WorkerId, message: Message, size_bytes: int, now: float
+    ) -> None:
+        name, session_id = type(message).__name__, getattr(message, "session_id", None)
+        self._sink.record(kind(t=now, site=self._site, worker=worker_id, message=name, session=session_id, size_bytes=size_bytes))
 
 
 def _sessions(items: Sequence[ScoreItem]) -> tuple[SessionId, ...]:

@@ -70,6 +70,7 @@ _SMALL_ARRAY: Final = 16
 """Array lengths below this share a byte with MessagePack's type."""
 
 _Decoded = TypeVar("_Decoded")
+_Shape = TypeVar("_Shape", bound=msgspec.Struct)
 _from_worker: msgspec.msgpack.Decoder[list[WorkerFrame | bytes]] = msgspec.msgpack.Decoder(
     Annotated[list[WorkerFrame | bytes], Meta(max_length=MAX_MESSAGES_PER_FRAME)]
 )
@@ -231,20 +232,12 @@ def _to_frame(message: Message) -> MessageFrame:
         case Commit():
             return CommitFrame(message.session_id, message.position, message.tokens, message.newest_node_id)
         case OpenSession():
-            sampling, drafting = message.sampling, message.drafting
             return OpenSessionFrame(
                 message.session_id,
                 message.opening,
                 message.tokens,
-                SamplingFields(sampling.temperature, sampling.top_k, sampling.top_p, sampling.seed),
-                DraftingFields(
-                    drafting.branch,
-                    drafting.leaves,
-                    drafting.entropy_threshold_nats,
-                    drafting.max_depth,
-                    drafting.path_prob_min,
-                    drafting.is_calibrated,
-                ),
+                _copied(SamplingFields, message.sampling),
+                _copied(DraftingFields, message.drafting),
                 message.reuse_number,
             )
         case CloseSession():
@@ -256,18 +249,9 @@ def _to_frame(message: Message) -> MessageFrame:
         case Pong():
             return PongFrame(message.number)
         case Hello():
-            return HelloFrame(
-                message.version,
-                message.worker_name,
-                message.model_name,
-                message.tokenizer_fingerprint,
-                message.vocabulary_size,
-                message.context_length,
-                message.max_sessions,
-                message.labels,
-            )
+            return _copied(HelloFrame, message)
         case Welcome():
-            return WelcomeFrame(message.version, message.controller_name)
+            return _copied(WelcomeFrame, message)
         case _:
             assert_never(message)
 
@@ -277,16 +261,7 @@ def _from_worker_frame(frame: WorkerFrame) -> WorkerMessage:
         case DraftsFrame():
             return _unpack_drafts(frame)
         case HelloFrame():
-            return Hello(
-                version=frame.version,
-                worker_name=frame.worker_name,
-                model_name=frame.model_name,
-                tokenizer_fingerprint=frame.tokenizer_fingerprint,
-                vocabulary_size=frame.vocabulary_size,
-                context_length=frame.context_length,
-                max_sessions=frame.max_sessions,
-                labels=frame.labels,
-            )
+            return _copied(Hello, frame)
         case PongFrame():
             return Pong(number=frame.number)
         case _:
@@ -303,20 +278,12 @@ def _from_controller_frame(frame: ControllerFrame) -> ControllerMessage:
                 newest_node_id=frame.newest_node_id,
             )
         case OpenSessionFrame():
-            sampling, drafting = frame.sampling, frame.drafting
             return OpenSession(
                 session_id=SessionId(frame.session_id),
                 opening=frame.opening,
                 tokens=frame.tokens,
-                sampling=SamplingParams(temperature=sampling.temperature, top_k=sampling.top_k, top_p=sampling.top_p, seed=sampling.seed),
-                drafting=DraftingConfig(
-                    branch=drafting.branch,
-                    leaves=drafting.leaves,
-                    entropy_threshold_nats=drafting.entropy_threshold_nats,
-                    max_depth=drafting.max_depth,
-                    path_prob_min=drafting.path_prob_min,
-                    is_calibrated=drafting.is_calibrated,
-                ),
+                sampling=_copied(SamplingParams, frame.sampling),
+                drafting=_copied(DraftingConfig, frame.drafting),
                 reuse_number=frame.reuse_number,
             )
         case CloseSessionFrame():
@@ -326,9 +293,14 @@ def _from_controller_frame(frame: ControllerFrame) -> ControllerMessage:
         case PingFrame():
             return Ping(number=frame.number)
         case WelcomeFrame():
-            return Welcome(version=frame.version, controller_name=frame.controller_name)
+            return _copied(Welcome, frame)
         case _:
             assert_never(frame)
+
+
+def _copied(shape: type[_Shape], source: msgspec.Struct) -> _Shape:
+    """The fields of `source` in the shape of its counterpart, where they bear the same names; for what is not sent in every round."""
+    return shape(**{name: getattr(source, name) for name in shape.__struct_fields__})
 
 
 def _pack_drafts(drafts: Drafts) -> DraftsFrame:

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from prometheus_client.parser import text_string_to_metric_families
+from tests.runtime.scripted import GREEDY, model, plainly
 
 from wanspec.backends.scripted import ScriptedBackend
 from wanspec.errors import ConfigError, TransportError
@@ -30,11 +31,11 @@ from wanspec.runtime.vllm.draft_link import DraftLink
 from wanspec.runtime.vllm.figures_server import serve_figures
 from wanspec.runtime.vllm.local_model import LocalModel, load_local_model
 from wanspec.runtime.worker_process import hello_for, run_worker
-from wanspec.speculation.types import DraftingConfig, SamplingParams, ScoreItem, SessionId
+from wanspec.speculation.types import DraftingConfig, ScoreItem, SessionId
 from wanspec.transport.grpc_wire import dial
 from wanspec.transport.security import Plaintext, parse_address
 
-VOCABULARY, MAX_DRAFT_TOKENS = 32, 4
+MAX_DRAFT_TOKENS = 4
 WAIT_S = 20.0
 SECURITY = Plaintext(token="a-secret")
 DRAFTING = DraftingConfig(branch=8, leaves=64, max_depth=64, path_prob_min=0.001, is_calibrated=True)
@@ -50,14 +51,15 @@ class Tokens(tuple[int, ...]):
         return array("i", self[start:stop]).tobytes()
 
 
-def model(disagreement: float = 0.0) -> ScriptedBackend:
-    return ScriptedBackend(vocabulary_size=VOCABULARY, seed=5, disagreement=disagreement)
-
-
 def machine(kind: type[Proposer] = Proposer, local: LocalDrafting | None = None) -> Proposer:
     return kind(
-        vocabulary_size=VOCABULARY, max_length=1000, max_draft_tokens=MAX_DRAFT_TOKENS, path_prob_min=0.01, drafting=DRAFTING, local=local
-    )  # fmt: skip
+        vocabulary_size=model().info.vocabulary_size,
+        max_length=1000,
+        max_draft_tokens=MAX_DRAFT_TOKENS,
+        path_prob_min=0.01,
+        drafting=DRAFTING,
+        local=local,
+    )
 
 
 @contextmanager
@@ -91,7 +93,7 @@ class Engine:
     def step(self) -> None:
         new: list[int] = []
         for draft in (*self._chain, None):
-            (token,) = decode_plainly(self._target, [*self.tokens, *new], max_tokens=1, sampling=SamplingParams())
+            (token,) = decode_plainly(self._target, [*self.tokens, *new], max_tokens=1, sampling=GREEDY)
             new.append(token)
             if token != draft:
                 break
@@ -114,7 +116,7 @@ class Engine:
     @property
     def is_exact(self) -> bool:
         prompt, text = self.tokens[: self._prompt_length], self.tokens[self._prompt_length :]
-        return text == list(decode_plainly(model(), prompt, max_tokens=len(text), sampling=SamplingParams()))
+        return text == plainly(prompt, max_tokens=len(text))
 
 
 def figures_at(address: object) -> dict[str, float]:
@@ -215,7 +217,7 @@ class Failing(ScriptedBackend):
 
 async def test_a_draft_model_that_fails_costs_local_drafts_for_a_while_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(local_drafting, "REST_S", 0.05)
-    draft = Failing(vocabulary_size=VOCABULARY, seed=5, disagreement=0.2)
+    draft = Failing(vocabulary_size=model().info.vocabulary_size, seed=5, disagreement=0.2)
     ids = map(SessionId, count(1))
     with link(lambda: beside(ids), LocalModel(draft)) as (made, _):
         engine = Engine(made, [1, 2, 3])

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import accumulate
 
 from prometheus_client import CollectorRegistry, start_http_server
-from prometheus_client.core import HistogramMetricFamily, Metric
+from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
-from prometheus_client.utils import floatToGoString
 
 from wanspec.errors import TransportError
 from wanspec.runtime.link_metrics import Families, link_metrics
@@ -35,11 +33,7 @@ class ProposerFigures(Collector):
         yield families.count("wanspec:local_draft_passes", "Local draft passes, over requests", tally.local_draft_passes)
         yield families.count("wanspec:local_draft_tokens", "Draft tokens that these gave", self._link.local_draft_tokens)
         yield families.count("wanspec:link_failures", "Times that the draft link failed and began anew", self._link.failures)
-        steps = HistogramMetricFamily("wanspec:propose_seconds", "What a step of the engine waits for its drafts", labels=["model_name"])
-        step_s = self._link.step_s
-        edges = [*map(floatToGoString, step_s.edges), "+Inf"]
-        steps.add_metric([families.model_name], buckets=list(zip(edges, accumulate(step_s.counts), strict=True)), sum_value=step_s.sum)
-        yield steps
+        yield families.histogram("wanspec:propose_seconds", "What a step of the engine waits for its drafts", self._link.step_s)
 
     def _link_figures(self) -> Iterator[Metric]:
         workers = self._link.workers
