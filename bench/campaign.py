@@ -1,18 +1,19 @@
-"""A campaign of two days in minutes: two real `wanspec serve`, emulated distances, load that follows the clock, and what the report says.
+"""A campaign of two days in minutes: two sites, an emulated ocean between them, load that follows the clock, and what the report says.
 
-    python bench/campaign.py FOLDER
+    python bench/campaign.py FOLDER     # as root, for the ocean carries IP packets
 
-us-east-1 serves one request at a time and has a few long ones to serve besides, whatever the hour: a bad tail. eu-west-2 has
-users in the afternoon. Two probes ask both, over relays with the round trip between the regions. FOLDER gets the rows and the report.
+us-east-1 serves one request at a time and has a few long ones to serve besides, whatever the hour: a bad tail. eu-west-2 has users in the
+afternoon. Each site is a process in a network namespace of its own: the server, its users, and a probe that asks both servers. FOLDER
+gets the rows of both probes and the report on them.
 """
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import math
 import random
-import socket
-import sys
+import time
 from contextlib import AsyncExitStack
 from pathlib import Path
 
@@ -22,83 +23,37 @@ from wanspec.measurement.campaign import Campaign, Limits, Probe, Prompt, Schedu
 from wanspec.measurement.clock import Clock, FastClock
 from wanspec.measurement.report import make_report, write_page
 from wanspec.measurement.runner import Runner
-from wanspec.testbed.children import Child
+from wanspec.testbed.children import Child, while_stdin_is_open
+from wanspec.testbed.wan import CONTROLLER_ADDRESS, WORKER_ADDRESS
 
 RTT_MS = 78.0
-"""Between us-east-1 and eu-west-2."""
+"""Between the two."""
+ADDRESSES = {"us-east-1": CONTROLLER_ADDRESS, "eu-west-2": WORKER_ADDRESS}
+FLAGS = {"us-east-1": ("--max-running", "1"), "eu-west-2": ()}
+PORT = 8000
 SPEED = 900.0
 """Four seconds an hour."""
 ROUNDS = 54
 START_S = 1_760_000_400.0
-PLACES = ("us-east-1", "eu-west-2")
 AFTERNOON_UTC, WIDTH_HOURS = 14.0, 3.0
 MAX_USERS = 3
 READY_S = 90.0
 
 
-def free_port() -> int:
-    """One that nobody has."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port
-
-
-async def ask(client: httpx.AsyncClient, port: int, tokens: int) -> None:
-    """A user's request, whose answer nobody reads."""
-    body = {"prompt": "def parse(", "max_tokens": tokens}
-    await client.post(f"http://127.0.0.1:{port}/v1/completions", json=body, timeout=60)
-
-
-async def ready(client: httpx.AsyncClient, port: int) -> None:
-    """Return when the server answers."""
-    async with asyncio.timeout(READY_S):
-        while True:
-            try:
-                await ask(client, port, 1)
-            except httpx.HTTPError:
-                await asyncio.sleep(0.2)
-            else:
-                return
-
-
-async def stragglers(client: httpx.AsyncClient, port: int, chance: random.Random) -> None:
-    """Long requests now and then, at any hour."""
-    while True:
-        await asyncio.sleep(chance.expovariate(1 / 6.0))
-        await ask(client, port, 400)
-
-
-async def users(client: httpx.AsyncClient, port: int, clock: Clock, number: int) -> None:
-    """One of several users, who is there in the afternoon; the first comes earliest and leaves last."""
-    while True:
-        hour = clock.wall_s() % 86_400 / 3600
-        if MAX_USERS * math.exp(-(((hour - AFTERNOON_UTC) / WIDTH_HOURS) ** 2)) > number + 0.3:  # rounded
-            await ask(client, port, 48)
-        else:
-            await asyncio.sleep(0.1)
-
-
 async def main(folder: Path) -> None:
-    """Everything."""
+    """The ocean, the sites, the report."""
     async with AsyncExitStack() as stack:
-        client = await stack.enter_async_context(httpx.AsyncClient(trust_env=False))
-        ports = {place: free_port() for place in PLACES}
-        for place, port in ports.items():
-            flags = ["--max-running", "1", "--max-queued", "64"] if place == "us-east-1" else ["--max-queued", "64"]
-            command = ["-m", "wanspec", "serve", "--api", f"127.0.0.1:{port}", "--policy", "autoregressive", *flags]
-            await stack.enter_async_context(Child(place, command))
-            await ready(client, port)
-        relays = {place: await relay(stack, port) for place, port in ports.items()}
-        clock, chance = FastClock(start_s=START_S, speed=SPEED), random.Random(1)
-        load = [asyncio.create_task(stragglers(client, ports["us-east-1"], chance))]
-        load += [asyncio.create_task(users(client, ports["eu-west-2"], clock, number)) for number in range(MAX_USERS)]
-        runners = [runner(folder, probe, seen_from(probe, ports, relays), clock) for probe in PLACES]
-        await asyncio.gather(*[each.run() for each in runners])
-        for task in load:
-            task.cancel()
-        await asyncio.gather(*load, return_exceptions=True)
-    report = make_report([each.path for each in runners])
+        wan = await stack.enter_async_context(Child("wan", ["-m", "wanspec.testbed.wan", "--rtt-ms", str(RTT_MS)]))
+        ready = await wan.read_json()
+        spaces = (ready["controller_namespace"], ready["worker_namespace"])
+        again = [__file__, str(folder), "--began", str(time.monotonic()), "--site"]
+        sites = [Child(name, [*again, name], namespace=space) for name, space in zip(ADDRESSES, spaces, strict=True)]
+        for site in sites:
+            await stack.enter_async_context(site)
+        for site in sites:
+            if await site.wait():
+                raise SystemExit(await site.obituary())
+    report = make_report([rows(folder, name) for name in ADDRESSES])
     for finding in report.findings:
         print(f"{finding.question}\n    {finding.answer}")
     for (probe, target), cell in report.analysis.cells.items():
@@ -106,35 +61,84 @@ async def main(folder: Path) -> None:
     print(write_page(report, folder))
 
 
-async def relay(stack: AsyncExitStack, port: int) -> int:
-    """The port by which this one is far away."""
-    child = Child("relay", ["-m", "wanspec.testbed.relay", "--to", f"127.0.0.1:{port}", "--rtt-ms", str(RTT_MS)])
-    ready = await (await stack.enter_async_context(child)).read_json()
-    return int(ready["listening"].rpartition(":")[2])
+async def site(folder: Path, name: str, began_s: float) -> None:
+    """The server of one site, its users, and its probe until the campaign is over."""
+    clock = FastClock(start_s=START_S + SPEED * (time.monotonic() - began_s), speed=SPEED)
+    command = ["-m", "wanspec", "serve", "--api", f"{ADDRESSES[name]}:{PORT}", "--allow-no-keys", "--policy", "autoregressive"]
+    async with Child("server", [*command, "--max-queued", "64", *FLAGS[name]]), httpx.AsyncClient(trust_env=False) as client:
+        for address in ADDRESSES.values():
+            await until_ready(client, address)
+        if name == "us-east-1":
+            load = [asyncio.create_task(stragglers(client, ADDRESSES[name], random.Random(1)))]
+        else:
+            load = [asyncio.create_task(users(client, ADDRESSES[name], clock, number)) for number in range(MAX_USERS)]
+        await runner(folder, name, clock).run()
+        for task in load:
+            task.cancel()
+        await asyncio.gather(*load, return_exceptions=True)
 
 
-def seen_from(probe: str, ports: dict[str, int], relays: dict[str, int]) -> dict[str, int]:
-    """Where each place is found: the own one nearby."""
-    return {place: ports[place] if place == probe else relays[place] for place in PLACES}
+async def ask(client: httpx.AsyncClient, address: str, tokens: int) -> None:
+    """A user's request, whose answer nobody reads."""
+    body = {"prompt": "def parse(", "max_tokens": tokens}
+    await client.post(f"http://{address}:{PORT}/v1/completions", json=body, timeout=60)
 
 
-def runner(folder: Path, probe: str, ports: dict[str, int], clock: Clock) -> Runner:
+async def until_ready(client: httpx.AsyncClient, address: str) -> None:
+    """Return when the server answers."""
+    async with asyncio.timeout(READY_S):
+        while True:
+            try:
+                await ask(client, address, 1)
+            except httpx.HTTPError:
+                await asyncio.sleep(0.2)
+            else:
+                return
+
+
+async def stragglers(client: httpx.AsyncClient, address: str, chance: random.Random) -> None:
+    """Long requests now and then, at any hour."""
+    while True:
+        await asyncio.sleep(chance.expovariate(1 / 6.0))
+        await ask(client, address, 400)
+
+
+async def users(client: httpx.AsyncClient, address: str, clock: Clock, number: int) -> None:
+    """One of several users, who is there in the afternoon; the first comes earliest and leaves last."""
+    while True:
+        hour = clock.wall_s() % 86_400 / 3600
+        if MAX_USERS * math.exp(-(((hour - AFTERNOON_UTC) / WIDTH_HOURS) ** 2)) > number + 0.3:  # rounded
+            await ask(client, address, 48)
+        else:
+            await asyncio.sleep(0.1)
+
+
+def runner(folder: Path, probe: str, clock: Clock) -> Runner:
     """One probe's part."""
-    made = Campaign(
+    targets = [Target(name=name, url=f"http://{address}:{PORT}/v1", model="wanspec-bundled-target") for name, address in ADDRESSES.items()]
+    campaign = Campaign(
         name="two-days",
         probes=(Probe(name=probe),),
-        targets=tuple(
-            Target(name=place, url=f"http://127.0.0.1:{port}/v1", model="wanspec-bundled-target") for place, port in ports.items()
-        ),
+        targets=tuple(targets),
         prompts=(Prompt(name="short", text="def parse(", max_tokens=4),),
         schedule=Schedule(interval_s=3600.0, runs=6, rounds=ROUNDS),
         limits=Limits(in_flight=1000),
     )
-    path = folder / f"{probe}.jsonl"
+    path = rows(folder, probe)
     path.unlink(missing_ok=True)
-    return Runner(made, made.probes[0], path, environment={}, clock=clock, max_late_s=math.inf)
+    return Runner(campaign, campaign.probes[0], path, environment={}, clock=clock, max_late_s=math.inf)
+
+
+def rows(folder: Path, probe: str) -> Path:
+    """Where a probe's rows are."""
+    return folder / f"{probe}.jsonl"
 
 
 if __name__ == "__main__":
-    Path(sys.argv[1]).mkdir(parents=True, exist_ok=True)
-    asyncio.run(main(Path(sys.argv[1])))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--site", choices=tuple(ADDRESSES), help=argparse.SUPPRESS)
+    parser.add_argument("--began", type=float, help=argparse.SUPPRESS)
+    chosen = parser.parse_args()
+    chosen.folder.mkdir(parents=True, exist_ok=True)
+    asyncio.run(while_stdin_is_open(site(chosen.folder, chosen.site, chosen.began)) if chosen.site else main(chosen.folder))
