@@ -5,7 +5,8 @@ each in one batched pass, level after level. Every request waits for a pass. So 
 many as are worth most together:
 
 - A request whose chain is reached with probability P gains P times the usual share of first guesses that come true, in tokens. A token is
-  worth what one costs a request at present: the time of a step over the tokens that it commits, as measured of late, local passes included.
+  worth what one costs a request at present: the time of a step over the tokens that it commits, as measured of late, local passes included;
+  but not more than a step without any drafts takes, which gives one, too.
 - A pass costs its time, as measured for so many tokens, and what the engine's own step takes longer to verify what it adds, as measured for
   so many drafts: both as often as there are requests. It costs the price besides, for each of its requests that a worker drafts for. The
   price is what keeps drafts out of a busy site.
@@ -119,6 +120,7 @@ class LocalDrafting:
             self._forget_times()
         if not self.num_passes:
             self._num_to_verify = self._num_rows + sum([len(text.chain(max_tokens, min_log_prob)) for text in self._texts])
+        token_s = min(token_s, self._verify_times.expected_s(self._num_rows) or token_s)
         found = [self._leaf(text, token_s, max_tokens, min_log_prob) for text in self._texts]
         leaves = sorted([leaf for leaf in found if leaf is not None], key=lambda leaf: leaf.gain_s, reverse=True)
         self._texts = [leaf.text for leaf in leaves]
