@@ -92,7 +92,7 @@ class Site:
                 context_length=context_length, redundancy_price_s=price_s, session_ids=map(SessionId, count(1))
             ),
         )  # fmt: skip
-        self.now, self.step_s = 0.0, STEP_S
+        self.now, self.step_s, self.verify_s = 0.0, STEP_S, 0.0
         self.pass_s: Callable[[Sequence[ScoreItem]], float] = lambda _: 0.001
         self.is_broken = False
         self.passes: list[tuple[ScoreItem, ...]] = []
@@ -101,7 +101,7 @@ class Site:
 
     def step(self, *requests: Request) -> None:
         """The engine verifies what was proposed, and asks again."""
-        self.now += self.step_s
+        self.now += self.step_s + self.verify_s * sum(len(request.chain) for request in requests)
         self.show(*[(request, request.verify()) for request in requests])
 
     def show(self, *rows: tuple[Request, int]) -> None:
@@ -201,10 +201,15 @@ def test_a_pass_that_takes_longer_than_it_saves_is_hardly_ever_made() -> None:
 
 def test_a_pass_that_took_long_once_is_tried_again() -> None:
     site, request = Site(), Request([1, 2, 3])
-    site.pass_s = lambda _: 0.3
+    site.passes_of(50, request)
+    site.pass_s = lambda _: 0.2
     site.passes_of(3, request)
     site.pass_s = lambda _: 0.001
-    assert site.passes_of(2000, request) > 200
+    assert site.passes_of(100, request) < 10
+    began = site.now
+    while site.passes_of(100, Request([1, 2])) < 50:
+        assert site.now < began + 200.0
+    assert site.passes_of(100, Request([1, 2])) > 50
 
 
 def test_every_request_waits_for_a_pass_so_what_is_worth_it_for_one_is_not_for_one_among_many() -> None:
@@ -215,6 +220,18 @@ def test_every_request_waits_for_a_pass_so_what_is_worth_it_for_one_is_not_for_o
         site.pass_s = lambda _: 0.004
     assert alone.passes_of(100, one) > 50
     assert among.passes_of(100, another, *others) < 10
+
+
+@pytest.mark.parametrize(("verify_s", "is_worth_it"), [(0.0001, True), (0.005, False)])
+def test_what_the_engine_takes_longer_to_verify_more_drafts_is_weighed(verify_s: float, *, is_worth_it: bool) -> None:
+    site, requests = Site(), [Request([number, 1]) for number in range(12)]
+    site.verify_s = verify_s
+    site.passes_of(30, *requests)
+    assert (site.passes_of(100, *requests) > 100) == is_worth_it
+    plainly_s, before, began = 100 * STEP_S, sum(len(request.tokens) for request in requests), site.now
+    site.passes_of(100, *requests)
+    per_token_s = 12 * (site.now - began) / (sum(len(request.tokens) for request in requests) - before)
+    assert per_token_s < (0.7 if is_worth_it else 1.1) * plainly_s / 100
 
 
 def test_where_a_worker_drafts_a_pass_has_its_price() -> None:
@@ -292,8 +309,8 @@ def test_a_text_has_to_go_on_for_a_while_before_its_long_prompt_is_computed() ->
     site = Site()
     site.pass_s = lambda items: 0.001 + 1e-4 * sum(item.tokens for item in items)
     site.passes_of(50, Request([1, 2, 3]))  # what passes take is known
-    assert site.passes_of(2, Request([7] * 4000)) == 0
-    assert site.passes_of(100, Request([7] * 4000)) > 0
+    assert site.passes_of(50, Request([7] * 3000)) == 0
+    assert site.passes_of(300, Request([8] * 3000)) > 0
 
 
 def test_texts_that_the_draft_model_cannot_hold_are_left_alone() -> None:

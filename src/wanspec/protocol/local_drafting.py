@@ -5,14 +5,16 @@ each in one batched pass, level after level. Every request waits for a pass. So 
 many as are worth most together:
 
 - A request whose chain is reached with probability P gains P times the usual share of first guesses that come true, in tokens. A token is
-  worth what one costs a request at present: the time of a step over the tokens that it commits, as measured of late, local passes included.
-- A pass costs its time, as measured for so many tokens, as often as there are requests; and the price for each of its requests that a
-  worker drafts for. The price is what keeps drafts out of a busy site.
+  worth what one costs a request at present: the time of a step over the tokens that it commits, as measured of late, local passes included;
+  but not more than a step without any drafts takes, which gives one, too.
+- A pass costs its time, as measured for so many tokens, and what the engine's own step takes longer to verify what it adds, as measured for
+  so many drafts: both as often as there are requests. It costs the price besides, for each of its requests that a worker drafts for. The
+  price is what keeps drafts out of a busy site.
 - Nothing is worth anything before it is likely enough to be proposed.
 
 A text that is new to the draft model has to be computed there first. That is an investment: it is made once the text has gone on for so
 long that, going on as long again, it would bring that in; and a piece at a time, for the step waits. Passes that were too dear are tried
-again, so seldom that it hardly costs anything: it may have been a hiccup of the machine that was measured.
+again, so seldom that it hardly costs anything: it may have been a hiccup of the machine that was measured, or fewer requests be there.
 
 Where a pass fails, all caches are given back and local drafts rest. What is drafted here is a draft like any other: the engine verifies it.
 """
@@ -46,7 +48,7 @@ NEAR_TOKENS = 64
 CATCH_UP_TOKENS = 512
 """Of texts that lack more, computed in one step of the engine, for all of them together: it bounds what a step waits."""
 TRIAL_SHARE = 0.01
-"""Of the time, spent at most on passes that seemed too dear: what they took is forgotten when so much more has gone by without any."""
+"""Of the time, spent on trying what seemed too dear: what things took is forgotten when so much more has gone by without any pass."""
 MAX_CACHES = 512
 """Texts that the draft model holds at a time; others are not drafted for here. More than most engines run, and some that have ended."""
 REST_S = 10.0
@@ -73,7 +75,7 @@ class LocalDrafting:
         """By the id of the text."""
         self._in_flight: list[tuple[FollowedText, PlannedItem]] = []
         self._tokens_in_flight = 0
-        self._times = PassTimes(INITIAL_DRAFT_STEP_S, tries_less=True)
+        self._forget_times()
         self._pace = Pace()
         self._calibration = Calibration()  # of all temperatures: the engine does not tell them
         self._share = INITIAL_SHARES[0]
@@ -84,9 +86,13 @@ class LocalDrafting:
         """all requests that wait for a pass,"""
         self._catch_up_tokens = 0
         """and committed tokens that may still be computed in it."""
+        self._num_to_verify = 0
+        """Tokens of the engine's coming step: one for each request, and drafts."""
         self._stepped_at = self._passed_at = -math.inf
-        self._pass_s = 0.0
-        """What the newest pass took."""
+        self._local_s = 0.0
+        """What passes took in this step."""
+        self._drafted_step_s = 0.0
+        """The newest step with passes in it, these and the engine's part together."""
         self._rests_until = -math.inf
         self.num_passes = self.num_tokens = 0
         """In this step: passes, one over several texts counting for each of them, and draft tokens that they gave."""
@@ -97,8 +103,8 @@ class LocalDrafting:
         `went_on`: rows that had been drafted for in the step before; `committed`: tokens of these.
         """
         if went_on:  # or the engine may have been idle
-            self._pace.add((now - self._stepped_at) * went_on, committed)
-        self._stepped_at = now
+            self._measure(now - self._stepped_at, went_on, committed, is_decoding=went_on == num_rows)
+        self._stepped_at, self._local_s = now, 0.0
         self._texts, self._num_rows, self._catch_up_tokens = texts, num_rows, CATCH_UP_TOKENS
         self.num_passes = self.num_tokens = 0
 
@@ -110,8 +116,11 @@ class LocalDrafting:
         token_s = self._pace.token_s
         if token_s is None or now < self._rests_until:
             return None
-        if now - self._passed_at > self._pass_s / TRIAL_SHARE:
-            self._times = PassTimes(INITIAL_DRAFT_STEP_S, tries_less=True)
+        if now - self._passed_at > self._drafted_step_s / TRIAL_SHARE:
+            self._forget_times()
+        if not self.num_passes:
+            self._num_to_verify = self._num_rows + sum([len(text.chain(max_tokens, min_log_prob)) for text in self._texts])
+        token_s = min(token_s, self._verify_times.expected_s(self._num_rows) or token_s)
         found = [self._leaf(text, token_s, max_tokens, min_log_prob) for text in self._texts]
         leaves = sorted([leaf for leaf in found if leaf is not None], key=lambda leaf: leaf.gain_s, reverse=True)
         self._texts = [leaf.text for leaf in leaves]
@@ -119,6 +128,7 @@ class LocalDrafting:
         if not self._in_flight:
             return None
         self._passed_at = now
+        self._num_to_verify += len(self._in_flight)
         items = tuple(plan.item for _, plan in self._in_flight)
         self._tokens_in_flight = sum(item.tokens for item in items)
         return StartDraft(items=items)
@@ -127,7 +137,7 @@ class LocalDrafting:
         """The pass in flight is done: the chains go on."""
         planned = self._end_pass()
         self._times.add(self._tokens_in_flight, event.duration_s)
-        self._pass_s = event.duration_s
+        self._local_s += event.duration_s
         scored = [
             (text, node, choices)
             for (text, plan), ranked in zip(planned, event.choices, strict=True)
@@ -160,6 +170,23 @@ class LocalDrafting:
         cache = self._caches.pop(text.session_id, None)
         return [ReleaseSession(session_id=cache.session_id)] if cache is not None else []
 
+    def answered(self, num_to_verify: int) -> None:
+        """The engine has been told what may follow: tokens of its coming step, one for each request among them."""
+        self._num_to_verify = num_to_verify
+
+    def _measure(self, step_s: float, went_on: int, committed: int, *, is_decoding: bool) -> None:
+        """Take note of what a step took. `is_decoding`: no prompt was computed in it."""
+        self._pace.add(step_s * went_on, committed)
+        if is_decoding:
+            self._verify_times.add(self._num_to_verify, step_s - self._local_s)
+        if self.num_passes:
+            self._drafted_step_s = step_s
+
+    def _forget_times(self) -> None:
+        self._times = PassTimes(INITIAL_DRAFT_STEP_S, tries_less=True)
+        self._verify_times = PassTimes(0.0, tries_less=True)
+        """Of the engine's own part of a step."""
+
     def _leaf(self, text: FollowedText, token_s: float, max_tokens: int, min_log_prob: float) -> _Leaf | None:
         """Where the text's chain could go on; None: nowhere that would be worth anything."""
         chain, tree, cache = text.chain(max_tokens, min_log_prob), text.tree, self._caches.get(text.session_id)
@@ -179,9 +206,14 @@ class LocalDrafting:
     def _count(self, leaves: Sequence[_Leaf]) -> int:
         """How many of these, best first, to lengthen in one pass."""
         sums = accumulate([leaf.gain_s for leaf in leaves])
-        worths = [gain_s - self._num_rows * self._times.expected_s(count) for count, gain_s in enumerate(sums, start=1)]
+        worths = [gain_s - self._num_rows * self._cost_s(count) for count, gain_s in enumerate(sums, start=1)]
         best = max(range(len(worths)), key=worths.__getitem__, default=-1)
         return best + 1 if best >= 0 and worths[best] > 0.0 else 0
+
+    def _cost_s(self, count: int) -> float:
+        """What every request waits for so many more drafts: their pass, and their verification."""
+        now_s = self._verify_times.expected_s(self._num_to_verify)
+        return self._times.expected_s(count) + max(0.0, self._verify_times.expected_s(self._num_to_verify + count) - now_s)
 
     def _has_room(self, text: FollowedText) -> bool:
         """Whether the text may still be computed in this step, and be held."""

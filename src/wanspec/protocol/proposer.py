@@ -143,6 +143,8 @@ class Proposer:
             if start is not None:
                 return [start]
         chains = [text.propose(self._max_draft_tokens, self._min_log_prob, now=now) if text is not None else () for text in self._asked]
+        if local is not None:
+            local.answered(len(chains) + sum([len(chain) for chain in chains]))
         proposed = DraftsProposed(
             chains=tuple(chains),
             local_drafts=local.num_passes if local is not None else 0,
