@@ -1,6 +1,6 @@
 """Many users, one target: what each gets, and how wide the trees are, against the number of users.
 
-    python bench/sharing.py [--rtt MS] [--preset NAME] [--plot FILE]
+    python bench/sharing.py [--rtt MS] [--price-ms MS] [--preset NAME] [--plot FILE]
 
 The bundled pair's recorded text, at a preset's step times with their cost per token, on the virtual clock. For each number of users:
 the best chain and the best tree that the site drafts alone (depth and width searched), `adaptive` without a worker, and `adaptive` with one
@@ -65,14 +65,15 @@ def run(kind: str, users: int, policy: dict[str, Any], overrides: dict[str, Any]
     return Result(kind, users, metrics.itl_ms, tokens_per_s, metrics.controller_draft_passes, metrics.tokens, width)
 
 
-def jobs(rtt_ms: float) -> list[tuple[str, int, dict[str, Any], dict[str, Any]]]:
+def jobs(rtt_ms: float, price_ms: float) -> list[tuple[str, int, dict[str, Any], dict[str, Any]]]:
     """Everything to be run."""
     found: list[tuple[str, int, dict[str, Any], dict[str, Any]]] = []
     for users in USERS:
         found += [("best chain", users, policy, ALONE) for policy in CHAINS]
         found += [("best tree", users, policy, ALONE) for policy in TREES]
         found.append(("adaptive, no worker", users, {"name": "adaptive"}, ALONE))
-        found.append(("adaptive", users, {"name": "adaptive"}, {"workers": 1, "link": {"rtt_ms": rtt_ms}}))
+        policy = {"name": "adaptive", "redundancy_price_ms": price_ms}
+        found.append(("adaptive", users, policy, {"workers": 1, "link": {"rtt_ms": rtt_ms}}))
     return found
 
 
@@ -102,10 +103,13 @@ def main() -> None:
     """Run, and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rtt", type=float, default=30.0, help="round trip to the worker, ms (30)")
+    parser.add_argument(
+        "--price-ms", type=float, default=10.0, help="what a local draft pass costs beside its time where there is a worker (10)"
+    )
     parser.add_argument("--preset", default="l40s-8b", help="step times (l40s-8b)")
     parser.add_argument("--plot", type=Path, help="draw it into this file")
     arguments = parser.parse_args()
-    wanted = jobs(arguments.rtt)
+    wanted = jobs(arguments.rtt, arguments.price_ms)
     running = Parallel(n_jobs=-1, return_as="generator")(delayed(run)(*job, arguments.preset) for job in wanted)
     best: dict[tuple[str, int], Result] = {}
     for result in track(running, total=len(wanted), console=Console(stderr=True)):
