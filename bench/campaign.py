@@ -46,12 +46,12 @@ async def main(folder: Path) -> None:
         ready = await wan.read_json()
         spaces = (ready["controller_namespace"], ready["worker_namespace"])
         again = [__file__, str(folder), "--began", str(time.monotonic()), "--site"]
-        probes = [Child(name, [*again, name], namespace=space) for name, space in zip(ADDRESSES, spaces, strict=True)]
-        for probe in probes:
-            await stack.enter_async_context(probe)
-        for probe in probes:
-            if await probe.wait():
-                raise SystemExit(await probe.obituary())
+        places = [Child(name, [*again, name], namespace=space) for name, space in zip(ADDRESSES, spaces, strict=True)]
+        for place in places:
+            await stack.enter_async_context(place)
+        for place in places:
+            if await place.wait():
+                raise SystemExit(await place.obituary())
     report = make_report([rows(folder, name) for name in ADDRESSES])
     for finding in report.findings:
         print(f"{finding.question}\n    {finding.answer}")
