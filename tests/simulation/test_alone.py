@@ -25,7 +25,7 @@ def test_what_a_token_costs_alone_is_worked_out_without_bias(match_rate: float, 
 
     monkeypatch.setattr(Adaptive, "_time_alone_s", recorded)
     document = {
-        "load": {"requests": 6, "tokens": 150},
+        "load": {"requests": 12, "tokens": 150},
         "compute": {"target_ms": [[1, TARGET_MS]], "draft_ms": [[1, DRAFT_MS]]},
         "tokens": {"model": "iid", "match_rate": match_rate},
         "policy": {"name": "adaptive"},

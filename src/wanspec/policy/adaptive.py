@@ -67,7 +67,8 @@ class Adaptive:
         """What a token costs with local drafts alone; 0 before that was ever computed."""
         self._knows_alone_s = False
         """Whether it was computed in this round."""
-        self._pace = Pace()
+        self._pace, self._pace_alone = Pace(), Pace()
+        """What tokens have cost, and what the same ones would have with local drafts alone: from round to round both vary by a seventh."""
         self._round_began_at: float | None = None
 
     @property
@@ -98,7 +99,9 @@ class Adaptive:
 
     def committed(self, outcome: Outcome, *, now: float) -> None:
         if self._round_began_at is not None:
-            self._pace.add(now - self._round_began_at, outcome.accepted + 1)
+            committed = outcome.accepted + 1
+            self._pace.add(now - self._round_began_at, committed)
+            self._pace_alone.add(self._alone_s * committed, committed)
         self._round_began_at = now
         self._knows_alone_s = False
 
@@ -157,7 +160,7 @@ class Adaptive:
             return 0.0
         if self._price_s == NEVER:
             return NEVER
-        share = self._recent_token_s(situation) / self._alone_s
+        share = self._recent_token_s(situation) / self._pace_alone.blended_with(self._alone_s, INHERITED_TOKENS)
         return self._price_s * min(1.0, max(0.0, (CHEAP_PACE - share) / (CHEAP_PACE - DEAR_PACE)))
 
     def _token_s(self, situation: Situation, leaves: Sequence[_Leaf], now: float) -> float:
