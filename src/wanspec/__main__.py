@@ -6,9 +6,9 @@ import sys
 def main() -> None:
     """Run it. Ctrl-C ends it without a traceback from the first moment on, while modules are still being imported."""
     try:
-        from wanspec import cli  # noqa: PLC0415  # it takes half a second, in which a person may think better of it
+        from wanspec.cli import app  # noqa: PLC0415  # it takes half a second, in which a person may think better of it
 
-        cli.main()
+        app()
     except KeyboardInterrupt:
         sys.exit(130)
 

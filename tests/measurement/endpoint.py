@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 import ssl
+import struct
+import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 
-from wanspec.measurement.event_stream import encode_message
+from wanspec.measurement.event_stream import CRC, PRELUDE, TEXT
 
 OK = b"HTTP/1.1 200 OK\r\n"
 
@@ -60,6 +62,17 @@ def openai(*, tokens: int = 3, wait_s: Callable[[], float] | float = 0.0, itl_s:
         await asked.send(b"")
 
     return behave
+
+
+def encode_message(headers: dict[str, str], payload: bytes) -> bytes:
+    """A message of AWS's framing, with text headers."""
+    block = b"".join(
+        bytes([len(name.encode())]) + name.encode() + bytes([TEXT]) + struct.pack(">H", len(value.encode())) + value.encode()
+        for name, value in headers.items()
+    )
+    lengths = struct.pack(">II", PRELUDE.size + len(block) + len(payload) + CRC.size, len(block))
+    body = lengths + CRC.pack(zlib.crc32(lengths)) + block + payload
+    return body + CRC.pack(zlib.crc32(body))
 
 
 def bedrock_frames(*, tokens: int = 3, latency_ms: int = 321) -> list[bytes]:

@@ -13,11 +13,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.measurement.campaigns import campaign, target
-from tests.measurement.endpoint import Asked, bedrock, bedrock_frames, serving
+from tests.measurement.endpoint import Asked, bedrock, bedrock_frames, encode_message, serving
 from tests.measurement.test_runner import once
 
 from wanspec.measurement.answer import MalformedStreamError
-from wanspec.measurement.event_stream import FrameReader, Message, encode_message
+from wanspec.measurement.event_stream import FrameReader, Message
 from wanspec.measurement.sigv4 import Credentials, signed_headers
 
 KEYS = {"AWS_ACCESS_KEY_ID": "AKIDEXAMPLE", "AWS_SECRET_ACCESS_KEY": "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY"}

@@ -61,6 +61,7 @@ def test_what_is_commented_out_in_the_template_is_valid_too(tmp_path: Path) -> N
         ('url = "https://host/v1"', 'url = "host:80"', "url = 'host:80': write the API's root"),
         ('url = "https://host/v1"', 'url = "https://me:secret@host/v1"', "a key has no place in a file"),
         ('url = "https://host/v1"', 'url = "http://host/v1"\nkey_env = "K"', "would carry a key in plaintext; use https"),
+        ('url = "https://host/v1"', 'url = "http://127.0.0.1.host/v1"\nkey_env = "K"', "would carry a key in plaintext; use https"),
         ('url = "https://host/v1"', "", "url = '': write the API's root"),
         ('url = "https://host/v1"', 'url = "https://host/v1"\nca_file = "/nowhere.pem"', "ca_file = '/nowhere.pem' is no file"),
         ('model = "m"', 'model = ""', "model is empty"),

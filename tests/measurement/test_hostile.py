@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 from tests.measurement.campaigns import campaign, target
-from tests.measurement.endpoint import Asked, Behaviour, bedrock, serving
+from tests.measurement.endpoint import Asked, Behaviour, bedrock, encode_message, serving
 from tests.measurement.test_runner import once
 
-from wanspec.measurement.event_stream import FrameReader, encode_message
+from wanspec.measurement.event_stream import FrameReader
 from wanspec.measurement.rows import RequestRow
 from wanspec.measurement.runner import Runner
 from wanspec.testbed.load.client import LineReader

@@ -8,6 +8,7 @@ own, the marks go and text is encoded as text.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
@@ -124,6 +125,4 @@ def _refuse(message: str) -> None:
 
 def _to_json(value: object, indent: int | None = None, **_: object) -> str:
     """Jinja's own would escape for HTML."""
-    import json
-
     return json.dumps(value, ensure_ascii=False, indent=indent)

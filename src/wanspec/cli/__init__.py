@@ -3,7 +3,4 @@
 from wanspec.cli import bench, certs, commands, export, fleet, measure, plan, serve, simulation, vllm  # noqa: F401  # they register themselves
 from wanspec.cli.application import app
 
-
-def main() -> None:
-    """The `wanspec` command."""
-    app()
+__all__ = ["app"]

@@ -24,9 +24,10 @@ from wanspec.measurement.resampling import (
 )  # fmt: skip
 from wanspec.measurement.samples import Pair, Samples
 
-SHARES: Final = (0.50, 0.90, 0.95, 0.99)
+MEDIAN: Final = 0.5
 TAIL: Final = 0.95
 """The tail that places are compared by, as in the paper."""
+SHARES: Final = (MEDIAN, 0.9, TAIL, 0.99)
 ALPHA: Final = 0.05
 """Findings are called so where the corrected p is below this."""
 MIN_TAIL: Final = 3
@@ -99,7 +100,7 @@ def analyse(samples: Samples, *, seed: int = 0) -> Analysis:
     hours = {target: samples.local_hours(target).astype(int) for target in samples.targets}
     cells = {key: _cell(pair, rounds, hours[pair.target]) for key, pair in samples.pairs.items()}
     homes = {probe: _home(probe, cells) for probe in samples.probes}
-    comparisons = [comparison for share in (SHARES[0], TAIL) for comparison in _compare(cells, homes, rounds, share)]
+    comparisons = [comparison for share in (MEDIAN, TAIL) for comparison in _compare(cells, homes, rounds, share)]
     return Analysis(
         samples=samples, rounds=rounds, cells=cells, homes={probe: home for probe, home in homes.items() if home is not None},
         comparisons=tuple(comparisons), diurnal=_diurnal(samples, seed),
@@ -110,17 +111,17 @@ def _cell(pair: Pair, rounds: Rounds, hours: np.ndarray[tuple[int], np.dtype[np.
     drawn = resampled_quantiles(pair.ttft_s, pair.round_of, rounds, SHARES)
     hour_of = hours[pair.round_of]
     fewer = replace(rounds, counts=rounds.counts[:HOURLY_DRAWS])
-    service = _figures(pair, pair.service_s, rounds, (0.5,))
+    service = _figures(pair, pair.service_s, rounds, (MEDIAN,))
     return Cell(
         pair=pair,
         ttft={
             share: figure(pair.ttft_s, share, drawn[:, place], rounds) for place, share in enumerate(SHARES) if _has_tail(pair.ok, share)
         },
-        connect=_figures(pair, pair.connect_s, rounds, (0.5, TAIL)),
-        itl=_figures(pair, pair.itl_s, rounds, (0.5, TAIL)),
-        service=service.get(0.5),
-        answer=_figures(pair, pair.answer_s, rounds, (0.5,)).get(0.5, Figure(math.nan, math.nan, math.nan, 0)),
-        hours={hour: _figures(pair, np.where(hour_of == hour, pair.ttft_s, np.nan), fewer, (0.5, 0.9)) for hour in HOURS},
+        connect=_figures(pair, pair.connect_s, rounds, (MEDIAN, TAIL)),
+        itl=_figures(pair, pair.itl_s, rounds, (MEDIAN, TAIL)),
+        service=service.get(MEDIAN),
+        answer=_figures(pair, pair.answer_s, rounds, (MEDIAN,)).get(MEDIAN, Figure(math.nan, math.nan, math.nan, 0)),
+        hours={hour: _figures(pair, np.where(hour_of == hour, pair.ttft_s, np.nan), fewer, (MEDIAN, 0.9)) for hour in HOURS},
         drawn=drawn,
     )
 
@@ -136,13 +137,13 @@ def _figures(pair: Pair, values: Floats, rounds: Rounds, shares: tuple[float, ..
 
 
 def _has_tail(number: int, share: float) -> bool:
-    return number * (1 - share) >= (1 if share == SHARES[0] else MIN_TAIL) - 1e-9
+    return number * (1 - share) >= (1 if share == MEDIAN else MIN_TAIL) - 1e-9
 
 
 def _home(probe: str, cells: dict[Key, Cell]) -> str | None:
     own = [cell for (source, _), cell in cells.items() if source == probe and cell.pair.ok]
     at_home = [cell for cell in own if cell.pair.is_home]
-    near = sorted(at_home or own, key=lambda cell: cell.connect[0.5].value if 0.5 in cell.connect else math.inf)  # noqa: PLR2004  # the median
+    near = sorted(at_home or own, key=lambda cell: cell.connect[MEDIAN].value if MEDIAN in cell.connect else math.inf)
     return near[0].pair.target if near else None
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 import re
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -20,6 +21,7 @@ from msgspec import Struct
 from wanspec.errors import ConfigError
 from wanspec.files import read_toml
 from wanspec.measurement.regions import AWS_ZONES, zone_of
+from wanspec.transport.security import Address
 
 MAX_FILE_BYTES: Final = 4 << 20
 """More is no campaign file; most of it would be prompts."""
@@ -202,9 +204,9 @@ def _check_names(kind: str, names: Sequence[str], most: int) -> None:
         raise ConfigError(f"{len(names)} {kind} are too many; {most} is the most")
     for index, name in enumerate(names):
         _check_name(f"{kind}[{index}].name", name)
-    twice = next((name for name in names if names.count(name) > 1), None)
-    if twice is not None:
-        raise ConfigError(f"{kind}: the name {twice!r} is there twice; rows would be mistaken for each other's")
+    name, times = Counter(names).most_common(1)[0]
+    if times > 1:
+        raise ConfigError(f"{kind}: the name {name!r} is there twice; rows would be mistaken for each other's")
 
 
 def _check_name(where: str, name: str) -> None:
@@ -241,8 +243,8 @@ def _check_url(target: Target, where: str) -> None:
         raise ConfigError(f"{where}: url = {target.url!r}: write the API's root, such as https://host.example.org/v1")
     if parts.username is not None:
         raise ConfigError(f"{where}: url: a key has no place in a file; put it into the environment and name the variable by key_env")
-    is_loopback = host in {"localhost", "::1"} or host.startswith("127.")
-    if parts.scheme == "http" and (target.key_env or target.api == "bedrock") and not is_loopback:
+    has_key = bool(target.key_env) or target.api == "bedrock"
+    if parts.scheme == "http" and has_key and not Address(host=host, port=port or 80).is_loopback:
         raise ConfigError(f"{where}: url = {target.url!r} would carry a key in plaintext; use https")
 
 

@@ -53,17 +53,6 @@ class FrameReader:
         return messages
 
 
-def encode_message(headers: dict[str, str], payload: bytes) -> bytes:
-    """One message, with text headers."""
-    block = b"".join(
-        bytes([len(name.encode())]) + name.encode() + bytes([TEXT]) + struct.pack(">H", len(value.encode())) + value.encode()
-        for name, value in headers.items()
-    )
-    lengths = struct.pack(">II", PRELUDE.size + len(block) + len(payload) + CRC.size, len(block))
-    body = lengths + CRC.pack(zlib.crc32(lengths)) + block + payload
-    return body + CRC.pack(zlib.crc32(body))
-
-
 def _lengths(data: bytearray) -> tuple[int, int]:
     """Of the message and of its headers, once the checksum over them has been compared."""
     total, headers_bytes, crc = PRELUDE.unpack_from(data)

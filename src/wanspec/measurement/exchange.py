@@ -25,6 +25,7 @@ from wanspec.measurement.answer import Answer, Api, MalformedStreamError, Servic
 from wanspec.measurement.campaign import Prompt, Target
 from wanspec.measurement.rows import Problem
 from wanspec.testbed.load.client import retry_after_s
+from wanspec.transport.security import Address
 
 MAX_ERROR_BYTES: Final = 1 << 16
 """Of the body of an error that is read."""
@@ -116,7 +117,7 @@ class Endpoint:
         answer.sent_bytes = len(body)
         async with self._client.stream(
             "POST",
-            self._parts._replace(netloc=_netloc(answer.address, self._port)).geturl(),
+            self._parts._replace(netloc=str(Address(host=answer.address, port=self._port))).geturl(),
             content=body,
             headers={"host": self._parts.netloc, "accept-encoding": "identity", "user-agent": "wanspec-measure"} | headers,
             extensions={"trace": answer.trace, "sni_hostname": self._host},
@@ -184,10 +185,6 @@ def _words_of(error: BaseException) -> str:
             return f"{said} ({os.strerror(inner.errno)})"
         inner = inner.__cause__ or inner.__context__
     return said
-
-
-def _netloc(address: str, port: int) -> str:
-    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
 
 
 def _stage(answer: Answer) -> str:

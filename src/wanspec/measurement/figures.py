@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from wanspec.measurement.analysis import HOURS, SHARES, TAIL, Analysis, Cell
+from wanspec.measurement.analysis import HOURS, MEDIAN, SHARES, TAIL, Analysis, Cell
 from wanspec.measurement.resampling import Figure
 from wanspec.telemetry.picture import new_picture, save_picture
 
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 HOME_COLOR, ABROAD_COLOR = "#204a87", "#f57900"
 OTHERS_COLOR: Final = "#babdb6"
-P50 = SHARES[0]
 MAX_COLUMNS: Final = 2
 """Of pictures with a panel for each place."""
 
@@ -31,10 +30,10 @@ def draw_all(analysis: Analysis, folder: Path) -> dict[str, Path]:
     for share in SHARES:
         name = f"p{100 * share:.0f}"
         drawn[f"ttft-{name}"] = _heat_map(analysis, f"TTFT {name}, ms", partial(Cell.ttft_at, share=share))
-    if any(P50 in cell.itl for cell in analysis.cells.values()):
-        drawn["itl-p50"] = _heat_map(analysis, "inter-token latency, median, ms", lambda cell: cell.itl.get(P50))
-    if any(P50 in cell.connect for cell in analysis.cells.values()):
-        drawn["connect-p50"] = _heat_map(analysis, "TCP connect time, median, ms", lambda cell: cell.connect.get(P50))
+    if any(MEDIAN in cell.itl for cell in analysis.cells.values()):
+        drawn["itl-p50"] = _heat_map(analysis, "inter-token latency, median, ms", lambda cell: cell.itl.get(MEDIAN))
+    if any(MEDIAN in cell.connect for cell in analysis.cells.values()):
+        drawn["connect-p50"] = _heat_map(analysis, "TCP connect time, median, ms", lambda cell: cell.connect.get(MEDIAN))
         drawn["connect-and-ttft"] = _connect_and_ttft(analysis)
     drawn["hours"] = _hours(analysis)
     paths = {}
@@ -89,11 +88,11 @@ def _hours(analysis: Analysis) -> Picture:
     picture, axes_of = _panels(analysis.samples.targets, height=2.6)
     for target, axes in axes_of.items():
         cells = [cell for (_, name), cell in analysis.cells.items() if name == target]
-        cells.sort(key=lambda cell: cell.connect[P50].value if P50 in cell.connect else math.inf)
+        cells.sort(key=lambda cell: cell.connect[MEDIAN].value if MEDIAN in cell.connect else math.inf)
         for cell in cells[1:]:
-            _line(axes, cell, P50, color=OTHERS_COLOR, linewidth=0.8)
+            _line(axes, cell, MEDIAN, color=OTHERS_COLOR, linewidth=0.8)
         if cells:
-            _line(axes, cells[0], P50, color=HOME_COLOR, label=f"median from {cells[0].pair.probe}", band=True)
+            _line(axes, cells[0], MEDIAN, color=HOME_COLOR, label=f"median from {cells[0].pair.probe}", band=True)
             _line(axes, cells[0], 0.9, color=ABROAD_COLOR, label=f"p90 from {cells[0].pair.probe}", band=True)
         diurnal = analysis.diurnal.get(target)
         p = "" if diurnal is None or math.isnan(diurnal.p) else f", diurnal: p = {diurnal.p:.3f}"
@@ -132,8 +131,8 @@ def _connect_and_ttft(analysis: Analysis) -> Picture:
             for figures, shift, color, label in (
                 (cell.connect if cell else {}, -0.17, HOME_COLOR, "connect"), (cell.ttft if cell else {}, 0.17, ABROAD_COLOR, "TTFT"),
             ):  # fmt: skip
-                if P50 in figures:
-                    middle, end = 1e3 * figures[P50].value, 1e3 * figures.get(TAIL, figures[P50]).value
+                if MEDIAN in figures:
+                    middle, end = 1e3 * figures[MEDIAN].value, 1e3 * figures.get(TAIL, figures[MEDIAN]).value
                     axes.plot([middle, end], [row + shift] * 2, color=color, linewidth=3, solid_capstyle="butt", label=label)
                     axes.plot([middle], [row + shift], "o", color=color, markersize=4)
         handles = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))

@@ -12,7 +12,7 @@ from typing import Final
 
 import numpy as np
 
-from wanspec.measurement.analysis import ALPHA, SHARES, TAIL, Analysis, Cell, Comparison
+from wanspec.measurement.analysis import ALPHA, MEDIAN, TAIL, Analysis, Cell, Comparison
 from wanspec.measurement.merge import Merged
 
 HEAVY_TAIL: Final = 3.0
@@ -26,7 +26,6 @@ LATE_S: Final = 0.05
 """Of the event loop, p99: what is measured later than that is measured wrongly."""
 MIN_PAIRS: Final = 4
 """For a correlation."""
-P50 = SHARES[0]
 SMALLEST_P: Final = 0.001
 
 
@@ -43,7 +42,7 @@ def findings(analysis: Analysis) -> list[Finding]:
     return [
         Finding("Do medians follow distance?", _distance(analysis)),
         Finding("Is the tail worse at home than abroad?", _abroad(analysis, TAIL)),
-        Finding("And the median?", _abroad(analysis, P50)),
+        Finding("And the median?", _abroad(analysis, MEDIAN)),
         Finding("Which regions have a heavy tail, even from inside?", _heavy(analysis)),
         Finding("Does load follow the hour of the day?", _diurnal(analysis)),
         Finding("Is it the network or the queue?", _network(analysis)),
@@ -92,7 +91,9 @@ def p_text(p: float) -> str:
 
 def _distance(analysis: Analysis) -> str:
     points = [
-        (cell.connect[P50].value, cell.ttft[P50].value) for cell in analysis.cells.values() if P50 in cell.connect and P50 in cell.ttft
+        (cell.connect[MEDIAN].value, cell.ttft[MEDIAN].value)
+        for cell in analysis.cells.values()
+        if MEDIAN in cell.connect and MEDIAN in cell.ttft
     ]
     if len(points) < MIN_PAIRS:
         return f"There are {len(points)} pairs of probe and target with connect times, too few to say."
@@ -132,7 +133,7 @@ def _heavy(analysis: Analysis) -> str:
     heavy = []
     for cell in analysis.cells.values():
         if analysis.homes.get(cell.pair.probe) == cell.pair.target and TAIL in cell.ttft:
-            ratio = cell.ttft[TAIL].value / cell.ttft[P50].value
+            ratio = cell.ttft[TAIL].value / cell.ttft[MEDIAN].value
             if ratio > HEAVY_TAIL:
                 words = f"{cell.pair.target} (p95 {ms(cell.ttft[TAIL].value)}, {ratio:.1f} times the median, n = {cell.pair.ok})"
                 heavy.append((ratio, words))
@@ -177,8 +178,8 @@ def _network(analysis: Analysis) -> str:
 
 def _network_share(cell: Cell) -> float:
     """Of TTFT's way from median to tail, that of connect times."""
-    spread_s = cell.ttft[TAIL].value - cell.ttft[P50].value
-    return (cell.connect[TAIL].value - cell.connect[P50].value) / spread_s if spread_s > 0 else 0.0
+    spread_s = cell.ttft[TAIL].value - cell.ttft[MEDIAN].value
+    return (cell.connect[TAIL].value - cell.connect[MEDIAN].value) / spread_s if spread_s > 0 else 0.0
 
 
 def _problems(analysis: Analysis) -> str:

@@ -11,7 +11,7 @@ from html import escape
 from pathlib import Path
 from typing import Final
 
-from wanspec.measurement.analysis import HOURS, SHARES, TAIL, Analysis, Cell
+from wanspec.measurement.analysis import HOURS, MEDIAN, SHARES, TAIL, Analysis, Cell
 from wanspec.measurement.findings import Finding, ms, p_text
 from wanspec.measurement.resampling import CONFIDENCE, Figure
 from wanspec.measurement.rows import Note
@@ -61,13 +61,13 @@ def render(
         "<h2>The network, or the queue?</h2>",
         _image(pictures, "connect-and-ttft"),
         _image(pictures, "connect-p50"),
-        _matrix(analysis, "TCP connect time, median, ms", lambda cell: cell.connect.get(SHARES[0])),
+        _matrix(analysis, "TCP connect time, median, ms", lambda cell: cell.connect.get(MEDIAN)),
         _matrix(analysis, "TCP connect time, p95, ms", lambda cell: cell.connect.get(TAIL)),
         _matrix(analysis, "TTFT less name, connection and TLS, median, ms: a round trip, the queue, and prefill", lambda cell: cell.answer),
         _matrix(analysis, "The service's own latency for the whole answer, median, ms", lambda cell: cell.service),
         "<h2>Inter-token latency</h2>",
         _image(pictures, "itl-p50"),
-        _matrix(analysis, "Mean of a request, median, ms", lambda cell: cell.itl.get(SHARES[0])),
+        _matrix(analysis, "Mean of a request, median, ms", lambda cell: cell.itl.get(MEDIAN)),
         _matrix(analysis, "Mean of a request, p95, ms", lambda cell: cell.itl.get(TAIL)),
         "<h2>Requests</h2>",
         _counts(analysis),
@@ -175,7 +175,7 @@ def _hours(analysis: Analysis) -> str:
     head = "".join(f"<th>{hour}</th>" for hour in HOURS)
     rows = []
     for cell in analysis.cells.values():
-        for share in (SHARES[0], 0.9):
+        for share in (MEDIAN, 0.9):
             figures = "".join(f"<td>{_figure(cell.hours[hour].get(share))}</td>" for hour in HOURS)
             rows.append(f"<tr><td>{escape(cell.pair.probe)} to {escape(cell.pair.target)}, p{100 * share:.0f}</td>{figures}</tr>")
     table = f'<div class="wide"><table><tr><th>TTFT, ms, by local hour</th>{head}</tr>{"".join(rows)}</table></div>'

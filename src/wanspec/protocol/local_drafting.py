@@ -111,8 +111,7 @@ class LocalDrafting:
     def start(self, *, max_tokens: int, min_log_prob: float, now: float) -> StartDraft | None:
         """The pass that is worth its time to those that wait for it; None: none is."""
         if self._in_flight:
-            msg = "a local draft pass is in flight"
-            raise LocalProtocolError(msg)
+            raise LocalProtocolError("a local draft pass is in flight")
         token_s = self._pace.token_s
         if token_s is None or now < self._rests_until:
             return None
@@ -248,8 +247,7 @@ class LocalDrafting:
 
     def _end_pass(self) -> list[tuple[FollowedText, PlannedItem]]:
         if not self._in_flight:
-            msg = "no local draft pass is in flight"
-            raise LocalProtocolError(msg)
+            raise LocalProtocolError("no local draft pass is in flight")
         planned, self._in_flight = self._in_flight, []
         return planned
 
