@@ -114,9 +114,10 @@ class Adaptive:
         expanded = []
         for node in (tree.head, *chosen):
             prob = math.exp(node.path_log_prob - base)
-            children = node.children.values()
-            below = sum([math.exp(child.path_log_prob - base) for child in children])
-            has_arrived = any(child.arrived_at is not None for child in children)
+            below, has_arrived = 0.0, False
+            for child in node.children.values():
+                below += math.exp(child.path_log_prob - base)
+                has_arrived = has_arrived or child.arrived_at is not None
             if situation.has_drafted(node) or (has_arrived and below >= BELIEVED_SHARE * prob * situation.coverage.total):
                 expanded.append(node)
             elif node.position < tree.max_position:

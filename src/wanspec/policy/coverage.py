@@ -17,7 +17,8 @@ INITIAL_SHARES = (0.7, 0.1, 0.04, 0.02, 0.01, 0.01, 0.01, 0.01)
 BIN_NATS = 0.125
 BINS = 64
 """Children less probable than exp(-8) count as that: they are in no tree."""
-BIN_PROBS: NDArray[np.float64] = np.exp(-BIN_NATS * np.arange(BINS))
+BIN_DROPS: NDArray[np.float64] = -np.diff(np.exp(-BIN_NATS * np.arange(BINS)), append=0.0)
+"""By how much more probable a bin is than the next: weighs running sums of nodes as their probabilities weigh nodes."""
 SMOOTHING = 0.03
 MAX_LEVELS = 16
 """Levels of drafting that are thought about."""
@@ -30,7 +31,7 @@ class Coverage:
 
     def __init__(self) -> None:
         self._shares = list(INITIAL_SHARES)
-        self._per_bin: NDArray[np.float64] = np.zeros(BINS)
+        self._per_bin = [0.0] * BINS
         """Expected children of a node, by bins of their estimate."""
         for share in INITIAL_SHARES:
             self._per_bin[_bin(math.log(share))] += 1.0
@@ -41,13 +42,13 @@ class Coverage:
 
     def observe(self, parents: Iterable[Node], head: Node) -> None:
         """Look at nodes below `head`, or itself, that were expanded."""
-        reached, sums = 0.0, [0.0] * len(self._shares)
-        per_bin: NDArray[np.float64] = np.zeros(BINS)
+        reached, sums, per_bin = 0.0, [0.0] * len(self._shares), [0.0] * BINS
         for parent in parents:
-            weight = math.exp(parent.path_log_prob - head.path_log_prob)
-            ranked = heapq.nlargest(len(sums), [child.path_log_prob - parent.path_log_prob for child in parent.children.values()])
+            own = parent.path_log_prob
+            weight = math.exp(own - head.path_log_prob)
+            ranked = sorted([child.path_log_prob - own for child in parent.children.values()], reverse=True)
             reached += weight
-            for rank, log_prob in enumerate(ranked):
+            for rank, log_prob in enumerate(ranked[: len(sums)]):
                 sums[rank] += weight * math.exp(log_prob)
                 per_bin[_bin(log_prob)] += weight
         if not reached:
@@ -55,7 +56,7 @@ class Coverage:
         whole = max(reached, math.fsum(sums))  # children of several origins may claim more than there is
         self._shares = [share + SMOOTHING * (seen / whole - share) for share, seen in zip(self._shares, sums, strict=True)]
         self.total = min(1.0, math.fsum(self._shares))
-        self._per_bin += SMOOTHING * (per_bin / whole - self._per_bin)
+        self._per_bin = [count + SMOOTHING * (seen / whole - count) for count, seen in zip(self._per_bin, per_bin, strict=True)]
         self._looks += 1
         if self._looks % REFRESH_LOOKS == 0:
             self._tree_tokens.clear()
@@ -74,25 +75,19 @@ class Coverage:
         return self._tree_tokens[width]
 
     def _grow(self, widths: Sequence[int]) -> list[list[float]]:
-        """Level by level, as expected numbers of nodes by bins of their path's probability; bins add up as logarithms do."""
+        """Level by level, as expected numbers of nodes by bins of their path's probability; bins add up as logarithms do.
+
+        The numbers are running sums, from the most probable bin on: so the `most` best nodes are a minimum, and what a level's children
+        are is the same sum of shifts as without.
+        """
         shifted = sliding_window_view(np.concatenate((np.zeros(BINS - 1), self._per_bin)), BINS)[::-1]
         most = np.array(widths, np.float64)[:, None]
-        level, tree = np.tile(np.eye(1, BINS), (len(widths), 1)), np.zeros((len(widths), BINS))
-        tokens = [np.zeros(len(widths))]
-        for _ in range(MAX_LEVELS):
-            level = _first(level @ shifted, most)
-            tree = _first(tree + level, most)
-            tokens.append(tree @ BIN_PROBS)
-        by_width: list[list[float]] = np.transpose(tokens).tolist()
-        return by_width
+        level: NDArray[np.float64] = np.ones((len(widths), BINS))  # the head
+        levels = [level := np.minimum(level @ shifted, most) for _ in range(MAX_LEVELS)]
+        trees = np.minimum(np.cumsum(levels, axis=0), most)
+        by_width: list[list[float]] = np.transpose(trees @ BIN_DROPS).tolist()
+        return [[0.0, *tokens] for tokens in by_width]
 
 
 def _bin(log_prob: float) -> int:
     return min(BINS - 1, max(0, round(-log_prob / BIN_NATS)))
-
-
-def _first(nodes: NDArray[np.float64], most: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Of each row of these, counted by bins, the most probable, `most` of them."""
-    first: NDArray[np.float64] = np.minimum(nodes.cumsum(axis=1), most)
-    first[:, 1:] -= first[:, :-1].copy()
-    return first

@@ -27,8 +27,8 @@ class Frontier:
     def __init__(self) -> None:
         self._heap: list[tuple[float, int, Node]] = []
         self._too_deep: list[tuple[float, int, Node]] = []
-        self._withheld: list[tuple[float, Node, int, float]] = []
-        """(path_log_prob, parent, token, log_prob)"""
+        self._withheld: list[tuple[Node, list[tuple[int, float]]]] = []
+        """(parent, its (token, log_prob) children, the most probable first)"""
 
     def __contains__(self, node: Node) -> bool:
         return any(entry[2] is node for entry in (*self._heap, *self._too_deep))
@@ -38,29 +38,32 @@ class Frontier:
         heapq.heappush(self._heap, (-node.path_log_prob, node.node_id, node))
 
     def offer(self, tree: DraftTree, parent: Node, children: list[tuple[int, float]], config: DraftingConfig) -> list[Node]:
-        """Hang (token, log_prob) children under `parent`. Returns the nodes to be proposed; what is too improbable is withheld."""
+        """Hang (token, log_prob) children, the most probable first, under `parent`.
+
+        Returns the nodes to be proposed; what is too improbable is withheld.
+        """
         least = _least_log_prob(tree, config)
-        offered: list[Node] = []
-        for token, log_prob in children:
-            path_log_prob = parent.path_log_prob + log_prob
-            if path_log_prob >= least:
-                self._materialise(tree, parent, token, log_prob, offered)
-            elif path_log_prob >= least + WITHHELD_NATS:
-                self._withheld.append((path_log_prob, parent, token, log_prob))
+        offered, rest = self._hang(tree, parent, children, least)
+        at_least = least + WITHHELD_NATS - parent.path_log_prob
+        if rest and (withheld := [child for child in rest if child[1] >= at_least]):
+            self._withheld.append((parent, withheld))
         return offered
 
     def head_moved(self, tree: DraftTree, config: DraftingConfig) -> list[Node]:
         """Forget what has left the tree. Returns the nodes that are now probable enough to be proposed."""
-        self._heap = [entry for entry in (*self._heap, *self._too_deep) if entry[2] in tree]
+        nodes = tree.nodes
+        self._heap = [entry for entry in (*self._heap, *self._too_deep) if nodes.get(entry[2].node_id) is entry[2]]
         self._too_deep = []
         heapq.heapify(self._heap)
         least = _least_log_prob(tree, config)
-        withheld = [entry for entry in self._withheld if entry[1] in tree and entry[1].position >= tree.head.position]
-        self._withheld = [entry for entry in withheld if entry[0] < least]
+        withheld, self._withheld = self._withheld, []
         released: list[Node] = []
-        for path_log_prob, parent, token, log_prob in withheld:
-            if path_log_prob >= least:
-                self._materialise(tree, parent, token, log_prob, released)
+        for parent, children in withheld:
+            if nodes.get(parent.node_id) is parent and parent.position >= tree.head.position:
+                offered, rest = self._hang(tree, parent, children, least)
+                released += offered
+                if rest:
+                    self._withheld.append((parent, rest))
         return released
 
     def take(self, tree: DraftTree, config: DraftingConfig) -> list[Node]:
@@ -75,14 +78,17 @@ class Frontier:
                 self._too_deep.append(entry)
         return leaves
 
-    def _materialise(self, tree: DraftTree, parent: Node, token: int, log_prob: float, new: list[Node]) -> None:
-        """Make the node, unless it was committed meanwhile or there is no room, and append it to `new`."""
-        if token in parent.children:
-            return
-        node = tree.add(parent, token, log_prob=max(MIN_LOG_PROB, log_prob))
-        if node is not None:
+    def _hang(
+        self, tree: DraftTree, parent: Node, children: list[tuple[int, float]], least: float
+    ) -> tuple[list[Node], list[tuple[int, float]]]:
+        """The new nodes of those children that are probable enough, and the other children."""
+        own, likely = parent.path_log_prob, 0
+        while likely < len(children) and own + children[likely][1] >= least:
+            likely += 1
+        new = tree.grow(parent, [(token, max(MIN_LOG_PROB, log_prob)) for token, log_prob in children[:likely]])
+        for node in new:
             self.add(node)
-            new.append(node)
+        return new, children[likely:]
 
 
 def _least_log_prob(tree: DraftTree, config: DraftingConfig) -> float:

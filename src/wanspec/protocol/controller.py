@@ -151,7 +151,8 @@ class Controller:
         """Ask every session that is in no pass what it wants, and start what most need, where a device is free."""
         if not self._passes.has_room:
             return []
-        waiting = [session for session in self._sessions.values() if session.session_id not in self._passes.session_ids]
+        busy = self._passes.session_ids
+        waiting = [session for session_id, session in self._sessions.items() if session_id not in busy]
         return self._passes.start([(session, self._decide(session, now)) for session in waiting])
 
     def _decide(self, session: Session, now: float) -> Decision:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
+from itertools import count
+from operator import lt
 
 from msgspec import Struct
 
@@ -78,24 +80,23 @@ class SessionLink:
         if drafts.opening < self._opening:  # late: another time that this session was open there, with ids of its own
             return MergeResult(joined=0, late=0, duplicates=0, stale=len(drafts.tokens), rtt_s=None)
         rtt_s = self._acknowledge(drafts, now)
-        base = self._tree.spine_node(drafts.base_position)
+        tree, nodes, worth = self._tree, self._nodes, self.reliability.log_prob  # each node counts
+        base, head_position = tree.spine_node(drafts.base_position), tree.head.position
         joined = late = duplicates = 0
-        for index, (parent_id, token, log_prob) in enumerate(
-            zip(drafts.parent_ids, drafts.tokens, drafts.log_probs, strict=True), start=drafts.first_node_id
-        ):
-            parent = self._nodes.get(parent_id) if parent_id else base
-            if parent is None or index < self._next_node_id or len(self._tree.nodes) >= MAX_WORKER_NODES:
+        for node_id, parent_id, token, claim in zip(count(drafts.first_node_id), drafts.parent_ids, drafts.tokens, drafts.log_probs):
+            parent = nodes.get(parent_id) if parent_id else base
+            if parent is None or node_id < self._next_node_id or len(tree.nodes) >= MAX_WORKER_NODES:
                 continue
             is_known = token in parent.children
-            node = self._tree.add(parent, token, log_prob=0.0 if is_known else self.reliability.log_prob(log_prob))
+            node = tree.add(parent, token, log_prob=0.0 if is_known else worth(claim))
             if node is not None:
-                if node.position <= self._tree.head.position:
+                if node.position <= head_position:
                     late += 1
                 elif is_known:
                     duplicates += 1
                 if node.arrived_at is None:
-                    node.arrived_at, node.claim = now, log_prob
-                self._nodes[index] = node
+                    node.arrived_at, node.claim = now, claim
+                nodes[node_id] = node
                 joined += 1
         self._next_node_id = max(self._next_node_id, drafts.first_node_id + len(drafts.tokens))
         self._forget_removed()
@@ -111,9 +112,10 @@ class SessionLink:
         if drafts.tokens and not 0 <= min(drafts.tokens) <= max(drafts.tokens) < vocabulary_size:
             outside = next(token for token in drafts.tokens if not 0 <= token < vocabulary_size)
             raise RemoteProtocolError(f"it drafted token {outside}, but the vocabulary has {vocabulary_size}")
-        for node_id, parent_id in enumerate(drafts.parent_ids, start=drafts.first_node_id):
-            if not 0 <= parent_id < node_id:
-                raise RemoteProtocolError(f"its node {node_id} names {parent_id} as parent, which is not an earlier node")
+        if not all(map(lt, drafts.parent_ids, count(drafts.first_node_id))) or min(drafts.parent_ids, default=0) < 0:
+            pairs = enumerate(drafts.parent_ids, start=drafts.first_node_id)
+            node_id, parent_id = next((node_id, parent_id) for node_id, parent_id in pairs if not 0 <= parent_id < node_id)
+            raise RemoteProtocolError(f"its node {node_id} names {parent_id} as parent, which is not an earlier node")
 
     def _acknowledge(self, drafts: Drafts, now: float) -> float | None:
         """Take note of what the worker knows. The round trip, when this is the first answer to a commit."""

@@ -70,7 +70,7 @@ class ModelView:
         rows = [tree.head] if self._append else []
         missing: list[Node] = []
         for node in wanted:
-            if node is not tree.head:
+            if node.node_id not in self._cached:
                 missing += self._missing(tree, node)
         scored = (*rows, *missing)
         self._trunk_length += len(self._commit) + len(self._append)

@@ -13,6 +13,8 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import count
+from typing import cast
 
 from msgspec import Struct, field
 
@@ -48,7 +50,7 @@ class DraftTree:
         if not tokens:
             msg = "a draft tree needs at least one committed token"
             raise LocalProtocolError(msg)
-        self._next_id = 1
+        self._ids = cast("Iterator[NodeId]", count(1))
         self.max_position = max_position
         self.nodes: dict[NodeId, Node] = {}
         self.root = self._create(None, tokens[-1], Position(len(tokens) - 1), 0.0)
@@ -84,6 +86,21 @@ class DraftTree:
         if is_gone or not self.head.position <= parent.position < self.max_position or len(nodes) >= MAX_TREE_NODES:
             return None
         return self._create(parent, token, Position(parent.position + 1), parent.path_log_prob + log_prob)
+
+    def grow(self, parent: Node, children: Iterable[tuple[int, float]]) -> list[Node]:
+        """Add (token, log_prob) children that `parent` does not have yet; those that were made, for the reasons of `add` perhaps none."""
+        nodes = self.nodes
+        if nodes.get(parent.node_id) is not parent or not self.head.position <= parent.position < self.max_position:
+            return []
+        position, siblings = Position(parent.position + 1), parent.children
+        new: list[Node] = []
+        for token, log_prob in children:
+            if token not in siblings and len(nodes) < MAX_TREE_NODES:
+                node_id = next(self._ids)
+                node = Node(node_id, parent, token, position, parent.path_log_prob + log_prob)
+                nodes[node_id] = siblings[token] = node
+                new.append(node)
+        return new
 
     def reestimate(self, node: Node, path_log_prob: float) -> None:
         """Another estimate of a node; what is below it moves with it."""
@@ -134,13 +151,13 @@ class DraftTree:
             yield node
             pending.extend(node.children.values())
 
-    def most_probable(self, count: int, *, min_log_prob: float) -> list[Node]:
-        """The `count` most probable nodes below the head whose path, from it, is at least as probable as that; best first, connected."""
+    def most_probable(self, limit: int, *, min_log_prob: float) -> list[Node]:
+        """The `limit` most probable nodes below the head whose path, from it, is at least as probable as that; best first, connected."""
         least = self.head.path_log_prob + min_log_prob
         best: list[Node] = []
         heap = [(-child.path_log_prob, child.node_id, child) for child in self.head.children.values()]
         heapq.heapify(heap)
-        while heap and len(best) < count:
+        while heap and len(best) < limit:
             _, _, node = heapq.heappop(heap)
             if node.path_log_prob < least:
                 break
@@ -170,9 +187,8 @@ class DraftTree:
         return path[::-1]
 
     def _create(self, parent: Node | None, token: int, position: Position, path_log_prob: float) -> Node:
-        node_id = NodeId(self._next_id)
+        node_id = next(self._ids)
         node = self.nodes[node_id] = Node(node_id, parent, token, position, path_log_prob)
-        self._next_id += 1
         if parent is not None:
             parent.children[token] = node
         return node
