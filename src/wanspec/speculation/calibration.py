@@ -86,11 +86,11 @@ class Calibration:
         if not rankings:
             return []
         known = _known(rankings)
-        mass, count_nats = _tails(known, rankings)
+        mass, log_mass, count_nats = _tails(known, rankings)
         bins = [bisect_right(ENTROPY_EDGES_NATS, ranking.entropy_nats) for ranking in rankings]
         inverse = self._inverse_taus[bins]
         scores = inverse[:, None] * known
-        tails = np.where(mass > MIN_TAIL, np.exp(inverse * np.log(np.maximum(mass, MIN_TAIL)) + (1.0 - inverse) * count_nats), 0.0)
+        tails = np.where(mass > MIN_TAIL, np.exp(inverse * log_mass + (1.0 - inverse) * count_nats), 0.0)
         estimates: list[list[float]] = (scores - np.log(np.exp(scores).sum(axis=1) + tails)[:, None]).tolist()
         return [row[: len(ranking.log_probs)] for row, ranking in zip(estimates, rankings, strict=True)]
 
@@ -98,12 +98,12 @@ class Calibration:
         """The target has chosen `token` where the draft model ranked `choices`."""
         known = _known([choices])
         scores = _INVERSE_TAUS[:, None] * known
-        mass, count_nats = _tails(known, [choices])
-        tail = _INVERSE_TAUS * np.log(np.maximum(mass, MIN_TAIL)) + (1.0 - _INVERSE_TAUS) * count_nats
+        _, log_mass, count_nats = _tails(known, [choices])
+        tail = _INVERSE_TAUS * log_mass + (1.0 - _INVERSE_TAUS) * count_nats
         total = np.logaddexp(np.log(np.exp(scores).sum(axis=1)), tail)
         chosen = scores[:, choices.tokens.index(token)] if token in choices.tokens else tail
         update = chosen - total
-        if not np.isfinite(update).all():
+        if not math.isfinite(update.sum()):
             return  # scores at the edge of what floats can hold say nothing, and would stay
         self._evidence *= 1.0 - 1.0 / MEMORY_TOKENS
         self._tokens *= 1.0 - 1.0 / MEMORY_TOKENS
@@ -155,12 +155,12 @@ def _known(rankings: Sequence[DraftChoices]) -> NDArray[np.float64]:
     return np.array([(*ranking.log_probs, *[-math.inf] * (longest - len(ranking.log_probs))) for ranking in rankings])
 
 
-def _tails(known: NDArray[np.float64], rankings: Sequence[DraftChoices]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """For each ranking the mass outside it, and the logarithm of how many tokens share it, 0 to MAX_TAIL_NATS."""
+def _tails(known: NDArray[np.float64], rankings: Sequence[DraftChoices]) -> tuple[NDArray[np.float64], ...]:
+    """For each ranking the mass outside it, MIN_TAIL or more, its logarithm, and that of how many tokens share it, 0 to MAX_TAIL_NATS."""
     probs = np.exp(known)
-    mass = 1.0 - probs.sum(axis=1)
+    mass = np.maximum(1.0 - probs.sum(axis=1), MIN_TAIL)
+    log_mass: NDArray[np.float64] = np.log(mass)
     known_nats = -(probs * np.maximum(known, -sys.float_info.max)).sum(axis=1)
-    enough = np.maximum(mass, MIN_TAIL)
     entropies = np.array([ranking.entropy_nats for ranking in rankings])
-    count_nats = np.clip((entropies - known_nats) / enough + np.log(enough), 0.0, MAX_TAIL_NATS)
-    return mass, np.where(mass > MIN_TAIL, count_nats, 0.0)
+    count_nats = np.minimum(np.maximum((entropies - known_nats) / mass + log_mass, 0.0), MAX_TAIL_NATS)
+    return mass, log_mass, np.where(mass > MIN_TAIL, count_nats, 0.0)

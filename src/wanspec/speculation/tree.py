@@ -92,14 +92,11 @@ class DraftTree:
         nodes = self.nodes
         if nodes.get(parent.node_id) is not parent or not self.head.position <= parent.position < self.max_position:
             return []
-        position, siblings = Position(parent.position + 1), parent.children
+        position = Position(parent.position + 1)
         new: list[Node] = []
         for token, log_prob in children:
-            if token not in siblings and len(nodes) < MAX_TREE_NODES:
-                node_id = next(self._ids)
-                node = Node(node_id, parent, token, position, parent.path_log_prob + log_prob)
-                nodes[node_id] = siblings[token] = node
-                new.append(node)
+            if token not in parent.children and len(nodes) < MAX_TREE_NODES:
+                new.append(self._create(parent, token, position, parent.path_log_prob + log_prob))
         return new
 
     def reestimate(self, node: Node, path_log_prob: float) -> None:
