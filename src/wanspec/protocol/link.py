@@ -85,7 +85,7 @@ class SessionLink:
         joined = late = duplicates = 0
         for node_id, parent_id, token, claim in zip(count(drafts.first_node_id), drafts.parent_ids, drafts.tokens, drafts.log_probs):
             parent = nodes.get(parent_id) if parent_id else base
-            if parent is None or node_id < self._next_node_id or len(tree.nodes) >= MAX_WORKER_NODES:
+            if parent is None or parent not in tree or node_id < self._next_node_id or len(tree.nodes) >= MAX_WORKER_NODES:
                 continue
             is_known = token in parent.children
             node = tree.add(parent, token, log_prob=0.0 if is_known else worth(claim))
