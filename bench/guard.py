@@ -1,6 +1,6 @@
 """Never slower: `adaptive` against the best that one site can do alone, over random scenarios in the simulator.
 
-    python bench/guard.py [SCENARIOS] [FIRST_SEED] [--log FILE]
+    python bench/guard.py [SCENARIOS] [FIRST_SEED] [--requests N] [--log FILE]
 
 Each seed is a scenario: round trip, acceptance, jitter, loss, step times, widths, a worker that may crash and come back. The same
 tokens are written by the co-located chain and the co-located tree, each at its best depth, and by `adaptive`. Prints the distribution of
@@ -35,7 +35,7 @@ OFTEN, SELDOM = 0.5, 0.3
 SLOWER, MUCH_SLOWER = 1.02, 1.05
 
 
-def scenario(seed: int) -> dict[str, Any]:
+def scenario(seed: int, requests: int = REQUESTS) -> dict[str, Any]:
     """The scenario of a seed, as plain values."""
     chance = random.Random(seed)
     rtt_ms = chance.uniform(0.0, 400.0) if chance.random() < OFTEN else 400.0 ** chance.random()
@@ -53,7 +53,7 @@ def scenario(seed: int) -> dict[str, Any]:
         faults = [{"kind": "crash", "at_ms": crash_ms}, {"kind": "join", "at_ms": crash_ms + chance.uniform(100.0, 3000.0)}]
     return {
         "seed": seed,
-        "load": {"requests": REQUESTS, "tokens": TOKENS},
+        "load": {"requests": requests, "tokens": TOKENS},
         "link": link,
         "compute": {"target_ms": [[1, target_ms]], "draft_ms": [[1, draft_ms]], "worker_slowdown": chance.choice([1.0, 1.0, 0.5, 2.0])},
         "tokens": {"model": chance.choice(["iid", "markov"]), "match_rate": match_rate},
@@ -87,9 +87,9 @@ def best_alone_ms(document: dict[str, Any]) -> tuple[float, str]:
     return best, best_name
 
 
-def ratio(seed: int) -> tuple[float, int, str]:
+def ratio(seed: int, requests: int) -> tuple[float, int, str]:
     """`adaptive` in relation to the best alone; below 1 is faster."""
-    document = scenario(seed)
+    document = scenario(seed, requests)
     best, name = best_alone_ms(document)
     return itl_ms(document) / best, seed, name
 
@@ -99,13 +99,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("scenarios", type=int, nargs="?", default=1000)
     parser.add_argument("first_seed", type=int, nargs="?", default=0)
-    parser.add_argument("--log", type=Path, help="keep each result in this file, and do not run again what is there")
+    parser.add_argument("--requests", type=int, default=REQUESTS, help=f"of {TOKENS} tokens each ({REQUESTS}); more are less luck")
+    parser.add_argument("--log", type=Path, help="keep each result here, and do not run again what is there")
     arguments = parser.parse_args()
     seeds = range(arguments.first_seed, arguments.first_seed + arguments.scenarios)
     logged = arguments.log.read_text().splitlines() if arguments.log and arguments.log.exists() else []
     results: list[tuple[float, int, str]] = [(value, seed, name) for value, seed, name in map(json.loads, logged) if seed in seeds]
     missing = sorted(set(seeds) - {seed for _, seed, _ in results})
-    running = Parallel(n_jobs=-1, return_as="generator_unordered")(delayed(ratio)(seed) for seed in missing)
+    running = Parallel(n_jobs=-1, return_as="generator_unordered")(delayed(ratio)(seed, arguments.requests) for seed in missing)
     with suppress(KeyboardInterrupt), (arguments.log or Path(os.devnull)).open("a") as log:  # what there is by then is printed
         for result in track(running, total=len(missing), console=Console(stderr=True)):
             results.append(result)
