@@ -77,8 +77,8 @@ class Coverage:
     def _grow(self, widths: Sequence[int]) -> list[list[float]]:
         """Level by level, as expected numbers of nodes by bins of their path's probability; bins add up as logarithms do.
 
-        The numbers are running sums, from the most probable bin on: so the `most` best nodes are a minimum, and what a level's children
-        are is the same sum of shifts as without.
+        The numbers are kept as running sums from the most probable bin on: then the `most` best nodes are a minimum, and a level's
+        children are the same shifts of them as of the numbers themselves.
         """
         shifted = sliding_window_view(np.concatenate((np.zeros(BINS - 1), self._per_bin)), BINS)[::-1]
         most = np.array(widths, np.float64)[:, None]
