@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from tests.measurement.campaigns import campaign, target
 from tests.measurement.endpoint import Asked, bedrock, bedrock_frames, openai, serving
+from tests.workers import until
 
 from wanspec.errors import ConfigError
 from wanspec.measurement.campaign import Campaign
@@ -272,10 +273,10 @@ async def test_a_cancelled_runner_is_followed_by_one_that_asks_nothing_twice(tmp
     path = tmp_path / "p.jsonl"
     async with serving(openai(wait_s=0.1)) as server:
         made = campaign(target(server.port), interval_s=2.0, runs=20, rounds=2)
-        for _ in range(2):
+        for enough in (3, 6):
             work = asyncio.create_task(Runner(made, made.probes[0], path, environment={}).run())
-            await asyncio.sleep(2.4)
-            work.cancel()
+            await until(lambda: len(server.asked) >= enough)  # noqa: B023  # it is called within this turn
+            work.cancel()  # the newest of them is still waiting for its answer
             await asyncio.gather(work, return_exceptions=True)
         await Runner(made, made.probes[0], path, environment={}).run()
     asked = [asked.headers["x-client-request-id"] for asked in server.asked]
