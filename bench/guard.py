@@ -100,7 +100,7 @@ def main() -> None:
     parser.add_argument("scenarios", type=int, nargs="?", default=1000)
     parser.add_argument("first_seed", type=int, nargs="?", default=0)
     parser.add_argument("--requests", type=int, default=REQUESTS, help=f"of {TOKENS} tokens each ({REQUESTS}); more are less luck")
-    parser.add_argument("--log", type=Path, help="keep each result here, and do not run again what is there")
+    parser.add_argument("--log", type=Path, help="keep each result here, and do not run again what is there; a file for each --requests")
     arguments = parser.parse_args()
     seeds = range(arguments.first_seed, arguments.first_seed + arguments.scenarios)
     logged = arguments.log.read_text().splitlines() if arguments.log and arguments.log.exists() else []

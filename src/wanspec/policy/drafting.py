@@ -51,15 +51,14 @@ class Frontier:
 
     def head_moved(self, tree: DraftTree, config: DraftingConfig) -> list[Node]:
         """Forget what has left the tree. Returns the nodes that are now probable enough to be proposed."""
-        nodes = tree.nodes
-        self._heap = [entry for entry in (*self._heap, *self._too_deep) if nodes.get(entry[2].node_id) is entry[2]]
+        self._heap = [entry for entry in (*self._heap, *self._too_deep) if entry[2] in tree]
         self._too_deep = []
         heapq.heapify(self._heap)
         least = _least_log_prob(tree, config)
         withheld, self._withheld = self._withheld, []
         released: list[Node] = []
         for parent, children in withheld:
-            if nodes.get(parent.node_id) is parent and parent.position >= tree.head.position:
+            if parent in tree and parent.position >= tree.head.position:
                 offered, rest = self._hang(tree, parent, children, least)
                 released += offered
                 if rest:
