@@ -273,11 +273,15 @@ async def test_a_cancelled_runner_is_followed_by_one_that_asks_nothing_twice(tmp
     path = tmp_path / "p.jsonl"
     async with serving(openai(wait_s=0.1)) as server:
         made = campaign(target(server.port), interval_s=2.0, runs=20, rounds=2)
-        for enough in (3, 6):
+
+        async def stopped_after(requests: int) -> None:
             work = asyncio.create_task(Runner(made, made.probes[0], path, environment={}).run())
-            await until(lambda: len(server.asked) >= enough)  # noqa: B023  # it is called within this turn
+            await until(lambda: len(server.asked) >= requests)
             work.cancel()  # the newest of them is still waiting for its answer
             await asyncio.gather(work, return_exceptions=True)
+
+        await stopped_after(3)
+        await stopped_after(6)
         await Runner(made, made.probes[0], path, environment={}).run()
     asked = [asked.headers["x-client-request-id"] for asked in server.asked]
     rows = rows_of(path)
