@@ -1,30 +1,39 @@
 """Never slower: `adaptive` against the best that one site can do alone, over random scenarios in the simulator.
 
     python bench/guard.py [SCENARIOS] [FIRST_SEED] [--requests N] [--log FILE]
+    python bench/guard.py --rising 200
 
-Each seed is a scenario: round trip, acceptance, jitter, loss, step times, widths, a worker that may crash and come back. The same
-tokens are written by the co-located chain and the co-located tree, each at its best depth, and by `adaptive`. Prints the distribution of
-the ratio of inter-token latencies, how often `adaptive` is more than 2 % and 5 % slower, and the worst ten with their seeds. About an
-hour on two cores; Ctrl-C ends it and prints what there is, and with `--log` the next run goes on from there.
+Each seed is a scenario: round trip, acceptance, jitter, loss, step times, widths, a worker that may crash and come back. In three of ten a
+pass takes longer the more tokens it computes, as on a CPU or a busy GPU. The same tokens are written by plain decoding, by the co-located
+chain and by the co-located tree, these at their best depth, and by `adaptive`. Prints the distribution of the ratio of inter-token
+latencies, how often `adaptive` is more than 2 % and 5 % slower, and the worst ten with their seeds. About an hour on two cores; Ctrl-C
+ends it and prints what there is, and with `--log` the next run goes on from there.
+
+With `--rising` every scenario has such passes, drafts may be worthless (however sure the draft model is of them), half have no worker, and
+one text of 2,000 tokens is written: the ratio is printed over all of it and from token 500 on, when the machine knows itself.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import random
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from joblib import Parallel, delayed
+from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
 
-from wanspec.simulation.run import simulate
+from wanspec.simulation.run import simulate_traced
 from wanspec.simulation.scenario import parse
+from wanspec.telemetry.records import TokensEmitted
 
 REQUESTS, TOKENS = 8, 150
 MAX_DEPTH = 10
@@ -33,6 +42,10 @@ PATIENCE = 2
 """Depths running that were no better, after which deeper ones are not tried."""
 OFTEN, SELDOM = 0.5, 0.3
 SLOWER, MUCH_SLOWER = 1.02, 1.05
+SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
+"""Tokens of the passes in a table of step times."""
+RISING_TOKENS, KNOWN_TOKENS = 2000, 500
+WIDTHS = (2, 8, 32)
 
 
 def scenario(seed: int, requests: int = REQUESTS) -> dict[str, Any]:
@@ -51,47 +64,102 @@ def scenario(seed: int, requests: int = REQUESTS) -> dict[str, Any]:
     if chance.random() < SELDOM:
         crash_ms = chance.uniform(100.0, 4000.0)
         faults = [{"kind": "crash", "at_ms": crash_ms}, {"kind": "join", "at_ms": crash_ms + chance.uniform(100.0, 3000.0)}]
-    return {
+    compute: dict[str, Any] = {"target_ms": [[1, target_ms]], "draft_ms": [[1, draft_ms]]}
+    compute["worker_slowdown"] = chance.choice([1.0, 1.0, 0.5, 2.0])
+    document = {
         "seed": seed,
         "load": {"requests": requests, "tokens": TOKENS},
         "link": link,
-        "compute": {"target_ms": [[1, target_ms]], "draft_ms": [[1, draft_ms]], "worker_slowdown": chance.choice([1.0, 1.0, 0.5, 2.0])},
+        "compute": compute,
         "tokens": {"model": chance.choice(["iid", "markov"]), "match_rate": match_rate},
         "policy": {"name": "adaptive", "width": round(128.0 ** chance.random())},
         "faults": faults,
     }
+    if chance.random() < SELDOM:  # drawn last: the other scenarios are those of earlier guards
+        compute |= {"target_ms": rising(chance, target_ms), "draft_ms": rising(chance, draft_ms)}
+    return document
 
 
-def itl_ms(document: dict[str, Any]) -> float:
-    """Inter-token latency of one run."""
-    run = simulate(parse(document))
+def rising(chance: random.Random, first_ms: float) -> list[list[float]]:
+    """Times of passes that cost time for each token beyond the first: next to nothing, or nearly a pass of their own."""
+    per_token = 10.0 ** chance.uniform(-3.0, 0.0)
+    power = chance.uniform(0.7, 1.0)
+    return [[size, first_ms * (1.0 + per_token * (size - 1) ** power)] for size in SIZES]
+
+
+def rising_scenario(seed: int) -> dict[str, Any]:
+    """A scenario of `--rising`, as plain values."""
+    chance = random.Random(seed)
+    target_ms = chance.uniform(10.0, 50.0)
+    draft_ms = target_ms / chance.uniform(1.0, 20.0)
+    worthless = chance.choice([0.0, 0.0, chance.random(), 1.0])
+    has_worker = chance.random() < OFTEN
+    return {
+        "seed": seed,
+        "load": {"requests": 1, "tokens": RISING_TOKENS},
+        "link": {"rtt_ms": 400.0 ** chance.random()} if has_worker else {},
+        "workers": int(has_worker),
+        "compute": {"target_ms": rising(chance, target_ms), "draft_ms": rising(chance, draft_ms)},
+        "tokens": {"model": "iid", "match_rate": chance.choice([0.0, 0.99, 0.99 * chance.random()]), "none_of_these": worthless},
+        "policy": {"name": "adaptive"},
+    }
+
+
+class Latency(NamedTuple):
+    """Inter-token latencies of one run, in milliseconds."""
+
+    whole: float
+    late: float
+    """From token KNOWN_TOKENS on; nan where no text is that long."""
+
+
+def latency(document: dict[str, Any]) -> Latency:
+    """Run a scenario."""
+    run, records = simulate_traced(parse(document))
     assert run.is_exact, f"seed {document['seed']}: a wrong token"
     assert run.metrics.itl_ms is not None
-    return run.metrics.itl_ms
+    emitted = [(record.t, len(record.tokens)) for record in records if isinstance(record, TokensEmitted)]
+    times = np.repeat([t for t, _ in emitted], [count for _, count in emitted])
+    late = times[KNOWN_TOKENS:] if document["load"]["requests"] == 1 else times[:0]
+    return Latency(run.metrics.itl_ms, 1e3 * float(late[-1] - late[0]) / (len(late) - 1) if len(late) > 1 else math.nan)
 
 
-def best_alone_ms(document: dict[str, Any]) -> tuple[float, str]:
-    """The best chain or tree without a worker: deeper, until that was twice no better."""
-    best, best_name = float("inf"), ""
-    for name in ("colocated", "colocated-tree"):
-        worse, best_of_kind = 0, float("inf")
-        for depth in range(1, MAX_DEPTH + 1):
-            alone = document | {"policy": {"name": name, "k": depth, "width": 32}, "workers": 0, "faults": [], "link": {}}
-            this_ms = itl_ms(alone)
-            worse = worse + 1 if this_ms >= best_of_kind else 0
-            best_of_kind = min(best_of_kind, this_ms)
-            if this_ms < best:
-                best, best_name = this_ms, f"{name} {depth}"
+def best_alone(document: dict[str, Any]) -> tuple[Latency, str]:
+    """The best of plain decoding, chains and trees without a worker: deeper, until that was twice no better."""
+    has_wide_passes_free = len(document["compute"]["target_ms"]) == 1
+    shapes = [("autoregressive", 1), ("colocated", 1), *[("colocated-tree", width) for width in (WIDTHS[-1:] if has_wide_passes_free else WIDTHS)]]
+    best, best_name = Latency(math.inf, math.inf), ""
+    for name, width in shapes:
+        worse, best_of_kind = 0, math.inf
+        for depth in range(1, 2 if name == "autoregressive" else MAX_DEPTH + 1):
+            policy = {"name": name, "k": depth, "width": width, "verify_width": width}
+            this = latency(document | {"policy": policy, "workers": 0, "faults": [], "link": {}})
+            worse = worse + 1 if this.whole >= best_of_kind else 0
+            best_of_kind = min(best_of_kind, this.whole)
+            if this.whole < best.whole:
+                best, best_name = this, f"{name} {depth}" + (f" of width {width}" if name == "colocated-tree" else "")
             if worse == PATIENCE:
                 break
     return best, best_name
 
 
-def ratio(seed: int, requests: int) -> tuple[float, int, str]:
+Result = tuple[float, int, str, float]
+"""The ratio, the seed, the best alone, and the ratio from token KNOWN_TOKENS on."""
+
+
+def ratio(seed: int, requests: int, *, is_rising: bool) -> Result:
     """`adaptive` in relation to the best alone; below 1 is faster."""
-    document = scenario(seed, requests)
-    best, name = best_alone_ms(document)
-    return itl_ms(document) / best, seed, name
+    document = rising_scenario(seed) if is_rising else scenario(seed, requests)
+    best, name = best_alone(document)
+    own = latency(document)
+    return own.whole / best.whole, seed, name, own.late / best.late
+
+
+def print_ratios(ratios: NDArray[np.float64], *, what: str) -> None:
+    """Their distribution."""
+    print(f"{what}: " + ", ".join(f"p{q} {np.percentile(ratios, q):.3f}" for q in (1, 10, 50, 90, 95, 99, 100)))
+    slower, much_slower = (ratios > SLOWER).mean(), (ratios > MUCH_SLOWER).mean()
+    print(f"of {len(ratios)} scenarios {slower:.1%} more than 2 % slower, {much_slower:.1%} more than 5 % slower")
 
 
 def main() -> None:
@@ -100,25 +168,27 @@ def main() -> None:
     parser.add_argument("scenarios", type=int, nargs="?", default=1000)
     parser.add_argument("first_seed", type=int, nargs="?", default=0)
     parser.add_argument("--requests", type=int, default=REQUESTS, help=f"of {TOKENS} tokens each ({REQUESTS}); more are less luck")
-    parser.add_argument("--log", type=Path, help="keep each result here, and do not run again what is there; a file for each --requests")
+    parser.add_argument("--rising", action="store_true", help="passes that cost time per token, and worthless drafts")
+    parser.add_argument("--log", type=Path, help="keep each result here, and do not run again what is there; a file for each kind of run")
+    parser.add_argument("--jobs", type=int, default=-1, help="processes (one for each core)")
     arguments = parser.parse_args()
     seeds = range(arguments.first_seed, arguments.first_seed + arguments.scenarios)
     logged = arguments.log.read_text().splitlines() if arguments.log and arguments.log.exists() else []
-    results: list[tuple[float, int, str]] = [(value, seed, name) for value, seed, name in map(json.loads, logged) if seed in seeds]
-    missing = sorted(set(seeds) - {seed for _, seed, _ in results})
-    running = Parallel(n_jobs=-1, return_as="generator_unordered")(delayed(ratio)(seed, arguments.requests) for seed in missing)
+    results: list[Result] = [(value, seed, name, late) for value, seed, name, late in map(json.loads, logged) if seed in seeds]
+    missing = sorted(set(seeds) - {result[1] for result in results})
+    one = delayed(partial(ratio, is_rising=arguments.rising))
+    running = Parallel(n_jobs=arguments.jobs, return_as="generator_unordered")(one(seed, arguments.requests) for seed in missing)
     with suppress(KeyboardInterrupt), (arguments.log or Path(os.devnull)).open("a") as log:  # what there is by then is printed
         for result in track(running, total=len(missing), console=Console(stderr=True)):
             results.append(result)
             print(json.dumps(result), file=log, flush=True)
-    ratios = np.array([value for value, _, _ in results])
-    print("ratio to the best alone: " + ", ".join(f"p{q} {np.percentile(ratios, q):.3f}" for q in (1, 10, 50, 90, 95, 99, 100)))
-    slower, much_slower = (ratios > SLOWER).mean(), (ratios > MUCH_SLOWER).mean()
-    print(f"of {len(results)} scenarios {slower:.1%} more than 2 % slower, {much_slower:.1%} more than 5 % slower")
-    for value, seed, name in sorted(results, reverse=True)[:WORST]:
-        document = scenario(seed)
+    print_ratios(np.array([result[0] for result in results]), what="ratio to the best alone")
+    if arguments.rising:
+        print_ratios(np.array([result[3] for result in results]), what=f"from token {KNOWN_TOKENS} on")
+    for value, seed, name, late in sorted(results, reverse=True)[:WORST]:
+        document = rising_scenario(seed) if arguments.rising else scenario(seed)
         facts = {section: document[section] for section in ("link", "compute", "tokens", "policy")}
-        print(f"{value:.3f}  seed {seed}: best alone is {name}; {facts}")
+        print(f"{value:.3f}" + (f" ({late:.3f})" if arguments.rising else "") + f"  seed {seed}: best alone is {name}; {facts}")
 
 
 if __name__ == "__main__":

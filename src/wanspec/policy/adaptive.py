@@ -1,19 +1,22 @@
 """Ours: verify a tree; wait, or draft locally, when that is worth more than it costs.
 
-Before each pass three things can be done. *Verify* the most probable nodes that are there. *Wait* for drafts that are under way. *Draft*:
-expand the most probable leaves locally, in one batched pass. More nodes mean more tokens in the round: a leaf that the target's path
-reaches with probability P, and whose children cover a share c of what may follow, adds P c tokens when it is expanded. A token is worth the
-time that one costs at present. The best of the three is done.
+Before each pass three things can be done. *Verify* the most probable nodes that are there, as many as are worth the time that they add to
+the pass: none is plain decoding. *Wait* for drafts that are under way. *Draft*: expand the most probable leaves locally, in one batched
+pass. More nodes mean more tokens in the round: a leaf that the target's path reaches with probability P, and whose children cover a share c
+of what may follow, adds P c tokens when it is expanded. A token is worth the time that one costs at present, and never more than plain
+decoding takes for it. The best of the three is done.
 
 - Waiting costs three times its time: what is not waited for is not lost, it is there for the next round.
-- A local pass costs its time and a price, and is credited with less for what the worker will have delivered by its end. The price is what
-  keeps drafts out of a busy site, but no generation shall be slower for it: it is charged in full while the generation is clearly faster
-  than with local drafts alone, and not at all where it is no faster.
-- What a token costs depends on whether the worker's news is near. With drafts coming in it is the measured time per token. In the gap after
-  a token that the worker had not foreseen, a round trip and more, time passes anyway, and a token is worth what it costs to write it with
-  local drafts alone.
+- A local pass costs its time, the time that its children add to the target's pass, and a price; and it is credited with less for what the
+  worker will have delivered by its end. The price is what keeps drafts out of a busy site, but no generation shall be slower for it: it is
+  charged in full while the generation is clearly faster than it would be here alone, and not at all where it is no faster.
+- What a token would cost here alone is worked out for every round, and compared with what it did cost over the same rounds: from what
+  passes take, from what children have been seen to cover, and from the drafts that are free here too (lookup).
+- What a token is worth depends on whether the worker's news is near. With drafts coming in it is the measured time per token. In the gap
+  after a token that the worker had not foreseen, a round trip and more, time passes anyway, and a token is worth what it costs alone.
 
-Without a worker the same rule drafts a tree on the spot, as deep as pays at each position.
+Without a worker the same rule drafts a tree on the spot, as deep as pays at each position, or nothing at all where the draft model is of no
+use. It is asked again from time to time (`is_draft_due`): another text may suit it.
 """
 
 from __future__ import annotations
@@ -22,21 +25,25 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from wanspec.policy.coverage import MAX_LEVELS
+import numpy as np
+from numpy.typing import NDArray
+
+from wanspec.policy.coverage import MAX_LEVELS, Coverage, Look, look_at
 from wanspec.policy.interface import Decision, DraftLocally, Outcome, Situation, Verify, Wait
-from wanspec.policy.pass_times import Pace
+from wanspec.policy.pass_times import Pace, PassTimes
+from wanspec.policy.sharing import best_size, sizes_up_to
 from wanspec.speculation.tree import Node
 from wanspec.speculation.types import DraftingConfig
 
 WAIT_COST = 3.0
 """What waiting must gain, as a multiple of its time. Tuned, as the next, in the simulator and on the bundled pair."""
-DEAR_PACE, CHEAP_PACE = 0.9, 1.0
-"""Time per token, as a share of that with local drafts alone, up to which a local pass costs the whole price, and from which on nothing."""
+DEAR_PACE, CHEAP_PACE = 0.97, 1.0
+"""Time per token, as a ratio to that without a worker, up to which a local pass costs the whole price, and from which on nothing."""
 BELIEVED_SHARE = 0.5
 """A worker's children that cover less than this share of the usual are not all that may follow, whatever it says."""
 SOON_SHARE = 0.4
 """By how much less a local pass is credited with what the worker will deliver before its end: that is there for the next round anyway."""
-INHERITED_TOKENS = 20.0
+INHERITED_TOKENS = 100.0
 """The pace of the sessions before counts at a session's start as much as this many tokens."""
 MIN_PROB = 1e-9
 NEVER = math.inf
@@ -60,16 +67,20 @@ class Adaptive:
         self.local_drafting = drafting
         self.uses_lookup = uses_lookup
         self._verify_width = verify_width
+        self._widths = tuple(verify_width >> halvings for halvings in range(verify_width.bit_length()))
+        """Trees that are thought about where nothing is drafted elsewhere, from wide to a single node."""
         self._width = drafting.leaves
         self._price_s = redundancy_price_s
         self._min_log_prob = math.log(drafting.path_prob_min)
         self._alone_s = 0.0
-        """What a token costs with local drafts alone; 0 before that was ever computed."""
+        """What a token costs without a worker, as of this round; 0 before that was ever worked out."""
         self._knows_alone_s = False
-        """Whether it was computed in this round."""
+        """Whether it was worked out in this round."""
         self._pace, self._pace_alone = Pace(), Pace()
-        """What tokens have cost, and what the same ones would have with local drafts alone: from round to round both vary by a seventh."""
+        """What tokens have cost, and what the same ones would have without a worker."""
         self._round_began_at: float | None = None
+        self._seen: tuple[Coverage, Look] | None = None
+        """What the newest question showed of the children that expanded nodes have; learned when a pass has followed on it."""
 
     @property
     def alone_token_s(self) -> float | None:
@@ -80,14 +91,16 @@ class Adaptive:
         tree, arrivals = situation.tree, situation.arrivals
         chosen = tree.most_probable(self._verify_width, min_log_prob=self._min_log_prob)
         leaves = self._leaves(situation, chosen, now)
-        verify = Verify(tuple(chosen), gives_way=True)
-        if not leaves:
-            return verify
         if not self._knows_alone_s:
             self._alone_s, self._knows_alone_s = self._time_alone_s(situation), True
+        plain_s = situation.target_times.expected_s(situation.num_sessions)
+        verify = Verify(tuple(chosen), gives_way=True, token_s=min(plain_s, self._recent_token_s(situation)))
+        if not leaves:
+            return verify
         token_s = self._token_s(situation, leaves, now)
         wait_until, wait_gain_s = self._best_wait(situation, leaves, token_s * situation.worker_share, now)
-        draft_gain_s = self._draft_gain_s(situation, chosen, leaves, token_s, now)
+        leaves = self._worth_expanding(situation, leaves, min(plain_s, token_s))
+        draft_gain_s = self._draft_gain_s(situation, chosen, leaves, min(plain_s, token_s), now)
         if draft_gain_s > max(0.0, wait_gain_s):
             return DraftLocally(tuple([leaf.node for leaf in leaves]), draft_gain_s, verify)
         if arrivals is not None and wait_gain_s > 0.0:
@@ -104,6 +117,17 @@ class Adaptive:
             self._pace_alone.add(self._alone_s * committed, committed)
         self._round_began_at = now
         self._knows_alone_s = False
+        self._learn()
+
+    def drafted(self) -> None:
+        self._learn()
+
+    def _learn(self) -> None:
+        """Note what the newest question has shown, now that something was done about it: a question alone teaches nothing."""
+        if self._seen is not None:
+            coverage, look = self._seen
+            coverage.learn(look)
+            self._seen = None
 
     def _leaves(self, situation: Situation, chosen: Sequence[Node], now: float) -> list[_Leaf]:
         """What no draft model has expanded yet among the head and the nodes of the coming round."""
@@ -124,7 +148,8 @@ class Adaptive:
                 children_at = NEVER if arrivals is None or has_arrived else arrivals.children_at(node, now=now)
                 children_at += len(leaves) // self._width * step_s
                 leaves.append(_Leaf(node, max(0.0, prob - below / situation.coverage.total), children_at))
-        situation.coverage.observe(expanded, tree.head)
+        look = look_at(expanded, tree.head)
+        self._seen = (situation.coverage, look) if look is not None else None
         return leaves
 
     def _best_wait(self, situation: Situation, leaves: Sequence[_Leaf], token_s: float, now: float) -> tuple[float, float]:
@@ -141,28 +166,45 @@ class Adaptive:
                 best = (until, gain_s)
         return best
 
+    def _worth_expanding(self, situation: Situation, leaves: Sequence[_Leaf], token_s: float) -> list[_Leaf]:
+        """Of the leaves, the most probable one and those that are worth the time that they add to a local pass."""
+        best_first = sorted(leaves, key=lambda leaf: leaf.prob, reverse=True)[: self._verify_width]
+        sessions = situation.num_sessions
+        gains_s = [leaf.prob * situation.coverage.total * token_s for leaf in best_first[1:]]
+        return best_first[: 1 + best_size(gains_s, situation.draft_times, sure_tokens=sessions, copies=sessions)[0]]
+
     def _draft_gain_s(self, situation: Situation, chosen: Sequence[Node], leaves: Sequence[_Leaf], token_s: float, now: float) -> float:
         """What a local pass over the leaves is worth, in seconds.
 
         It takes no longer for the leaves whose children are about to come from the worker: they come along, and count for less. The other
-        sessions will want as much of it.
+        sessions will want as much of it, and of the target's pass.
         """
-        duration_s = situation.draft_times.expected_s(situation.num_sessions * min(len(leaves), self._verify_width))
+        duration_s = situation.draft_times.expected_s(situation.num_sessions * len(leaves))
+        if situation.arrivals is None and situation.is_draft_due:
+            return situation.num_sessions * duration_s
         soon, share = now + duration_s, SOON_SHARE * situation.worker_share
         fresh = [leaf.prob if leaf.children_at > soon else leaf.prob * (1.0 - share) for leaf in leaves]
         base = situation.tree.head.path_log_prob
         verified = [math.exp(node.path_log_prob - base) for node in chosen]
-        tokens = situation.coverage.gain(fresh, verified, width=self._verify_width)
-        return tokens * token_s - duration_s - self._charged_s(situation)
+        then = situation.coverage.after(fresh, verified, width=self._verify_width)
+        gain_s = self._worth_s(situation, then, token_s) - self._worth_s(situation, verified, token_s)
+        return gain_s - duration_s - self._charged_s(situation)
+
+    def _worth_s(self, situation: Situation, probs: Sequence[float], token_s: float) -> float:
+        """What nodes of these path probabilities, best first, are worth to a round, in seconds; those that are not are left out."""
+        sessions = situation.num_sessions
+        gains_s = [token_s * prob for prob in probs]
+        return best_size(gains_s, situation.target_times, sure_tokens=sessions, copies=sessions)[1]
 
     def _charged_s(self, situation: Situation) -> float:
-        """The price of a local pass: as much of it as we can afford and still be faster than with local drafts alone."""
+        """The price of a local pass: as much of it as we can afford and still be faster than without a worker."""
         if situation.arrivals is None:
             return 0.0
         if self._price_s == NEVER:
             return NEVER
-        share = self._recent_token_s(situation) / self._pace_alone.blended_with(self._alone_s, INHERITED_TOKENS)
-        return self._price_s * min(1.0, max(0.0, (CHEAP_PACE - share) / (CHEAP_PACE - DEAR_PACE)))
+        alone_s = self._pace_alone.after(situation.pace_alone, INHERITED_TOKENS, self._alone_s)
+        ratio = self._recent_token_s(situation) / alone_s
+        return self._price_s * min(1.0, max(0.0, (CHEAP_PACE - ratio) / (CHEAP_PACE - DEAR_PACE)))
 
     def _token_s(self, situation: Situation, leaves: Sequence[_Leaf], now: float) -> float:
         """What a token is worth."""
@@ -173,20 +215,31 @@ class Adaptive:
 
     def _recent_token_s(self, situation: Situation) -> float:
         """What one has cost lately, in this session and, at its start, in those before."""
-        before_s = situation.pace_s or self._alone_s
-        return self._pace.blended_with(before_s, INHERITED_TOKENS)
+        return self._pace.after(situation.pace, INHERITED_TOKENS, self._alone_s)
 
     def _time_alone_s(self, situation: Situation) -> float:
-        """What one costs with local drafts alone, as many levels of them, and as wide, as are best for all sessions together."""
-        width, sessions = self._verify_width, situation.num_sessions
-        best_s = math.inf
-        while width:
-            target_s = situation.target_times.expected_s(sessions * (1 + width))
-            draft_s = situation.draft_times.expected_s(sessions * width)
-            tokens = situation.coverage.tree_tokens(width)
-            best_s = min(best_s, *[(target_s + levels * draft_s) / (1.0 + more) for levels, more in enumerate(tokens)])
-            width = width // 2 if sessions > 1 else 0
-        return best_s
+        """What a token of this round costs without a worker: with the number of nodes and the levels of local drafts that are best.
+
+        Best by what a token costs alone in the long run, so that an easy stretch is not taken for the pace.
+        """
+        sessions, free = situation.num_sessions, situation.free_probs()
+        trees = situation.coverage.trees(self._widths, tuple(free))
+        target_s = _durations_s(situation.target_times, sessions, sessions * trees.verified)
+        draft_s = _durations_s(situation.draft_times, 0, sessions * trees.expanded)
+        round_s = target_s
+        round_s[:, 1:] += np.cumsum(draft_s, axis=1)
+        tokens = 1.0 + trees.tokens
+        plain_s = situation.target_times.expected_s(sessions)
+        token_s = self._pace_alone.after(situation.pace_alone, INHERITED_TOKENS, float((round_s / tokens).min()))
+        best = int(np.argmax(token_s * tokens - round_s))
+        return min(plain_s, float(round_s.flat[best] / tokens.flat[best]))
+
+
+def _durations_s(times: PassTimes, sure_tokens: int, more_tokens: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Of passes over `sure_tokens` and each of these expected numbers of tokens more."""
+    sizes = sizes_up_to(math.ceil(more_tokens.max(initial=0.0)))
+    durations_s: NDArray[np.float64] = np.interp(more_tokens, sizes, times.durations_s(sure_tokens, sizes))
+    return durations_s
 
 
 def _deepening(levels: float, share: float) -> float:

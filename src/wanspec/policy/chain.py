@@ -23,6 +23,9 @@ class Autoregressive:
     def opened(self, *, now: float) -> None:
         pass
 
+    def drafted(self) -> None:
+        pass
+
     def committed(self, outcome: Outcome, *, now: float) -> None:
         pass
 
@@ -47,6 +50,9 @@ class Colocated:
         return Verify(tuple(path))
 
     def opened(self, *, now: float) -> None:
+        pass
+
+    def drafted(self) -> None:
         pass
 
     def committed(self, outcome: Outcome, *, now: float) -> None:
@@ -81,6 +87,9 @@ class ColocatedTree:
     def opened(self, *, now: float) -> None:
         pass
 
+    def drafted(self) -> None:
+        pass
+
     def committed(self, outcome: Outcome, *, now: float) -> None:
         self._drafted = 0
 
@@ -111,6 +120,9 @@ class Remote:
 
     def opened(self, *, now: float) -> None:
         self._waiting_since = now
+
+    def drafted(self) -> None:
+        pass
 
     def committed(self, outcome: Outcome, *, now: float) -> None:
         del outcome

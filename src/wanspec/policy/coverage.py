@@ -1,10 +1,19 @@
-"""What expanding a node is good for: how much of what may follow a node its children cover, by their rank, as estimated of late."""
+"""What expanding a node is good for: how much of what may follow it its children cover, by rank, as a running average.
+
+From this follow the two things that a policy asks. `after`: which path probabilities there will be once some leaves are expanded. `trees`:
+what a round would come to if it were drafted here alone, level by level, on top of the drafts that cost nothing.
+
+Trees are counted, not built: as expected numbers of nodes by bins of their path's probability. Bins are logarithmic, so a node's children
+lie at fixed distances from it, and a level is the level before, convolved with the children of one node. Only running sums from the most
+probable bin on are kept: cutting them off at a width leaves the best nodes.
+"""
 
 from __future__ import annotations
 
 import heapq
 import math
 from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
@@ -19,74 +28,116 @@ BINS = 64
 """Children less probable than exp(-8) count as that: they are in no tree."""
 BIN_DROPS: NDArray[np.float64] = -np.diff(np.exp(-BIN_NATS * np.arange(BINS)), append=0.0)
 """By how much more probable a bin is than the next: weighs running sums of nodes as their probabilities weigh nodes."""
+LEAST_PROB = math.exp(-BIN_NATS * BINS)
+"""What is less probable is not counted at all."""
 SMOOTHING = 0.03
+"""How much one look counts. There is one for each pass: text that is drafted deeper, since it is surer, counts as much more."""
 MAX_LEVELS = 16
 """Levels of drafting that are thought about."""
 REFRESH_LOOKS = 16
-"""Observations between two computations of what whole trees are worth: the shares move slowly."""
+"""Looks between two computations of what whole trees are worth: the shares move slowly."""
+
+
+class Look(NamedTuple):
+    """What the children of some nodes cover; every node counts by the probability of its path."""
+
+    weight: float
+    """Of all these nodes."""
+    shares: tuple[float, ...]
+    """Covered by first children, second ones and so on."""
+    per_bin: tuple[float, ...]
+    """Children by bins of their estimate given their parent."""
+
+
+class Trees(NamedTuple):
+    """Rounds drafted on the spot, for some widths and from no level of drafting to MAX_LEVELS."""
+
+    tokens: NDArray[np.float64]
+    """Expected draft tokens of the round that come true [widths, 1 + MAX_LEVELS]."""
+    verified: NDArray[np.float64]
+    """Nodes that the target verifies [widths, 1 + MAX_LEVELS]."""
+    expanded: NDArray[np.float64]
+    """Nodes that each level's draft pass expands [widths, MAX_LEVELS]."""
 
 
 class Coverage:
     """The shares of one model pair, and what follows from them."""
 
     def __init__(self) -> None:
-        self._shares = list(INITIAL_SHARES)
-        self._per_bin = [0.0] * BINS
+        self._shares = INITIAL_SHARES
+        self._per_bin: NDArray[np.float64] = np.zeros(BINS)
         """Expected children of a node, by bins of their estimate."""
         for share in INITIAL_SHARES:
             self._per_bin[_bin(math.log(share))] += 1.0
         self._looks = 0
-        self._tree_tokens: dict[int, list[float]] = {}
+        self._bare: dict[tuple[int, ...], Trees] = {}
+        """Without free drafts, by widths: many sessions ask for the same."""
         self.total = math.fsum(self._shares)
         """Probability that one of its children follows a node."""
 
-    def observe(self, parents: Iterable[Node], head: Node) -> None:
-        """Look at nodes below `head`, or itself, that were expanded."""
-        reached, sums, per_bin = 0.0, [0.0] * len(self._shares), [0.0] * BINS
-        for parent in parents:
-            own = parent.path_log_prob
-            weight = math.exp(own - head.path_log_prob)
-            ranked = sorted([child.path_log_prob - own for child in parent.children.values()], reverse=True)
-            reached += weight
-            for rank, log_prob in enumerate(ranked[: len(sums)]):
-                sums[rank] += weight * math.exp(log_prob)
-                per_bin[_bin(log_prob)] += weight
-        if not reached:
-            return
-        whole = max(reached, math.fsum(sums))  # children of several origins may claim more than there is
-        self._shares = [share + SMOOTHING * (seen / whole - share) for share, seen in zip(self._shares, sums, strict=True)]
-        self.total = min(1.0, math.fsum(self._shares))
-        self._per_bin = [count + SMOOTHING * (seen / whole - count) for count, seen in zip(self._per_bin, per_bin, strict=True)]
+    def learn(self, look: Look) -> None:
+        """Take note of what children have been seen to cover."""
+        whole = max(look.weight, math.fsum(look.shares))  # children of several origins may claim more than there is
+        self._shares = tuple([share + SMOOTHING * (seen / whole - share) for share, seen in zip(self._shares, look.shares, strict=True)])
+        self.total = min(1.0, max(LEAST_PROB, math.fsum(self._shares)))
+        self._per_bin += SMOOTHING * (np.array(look.per_bin) / whole - self._per_bin)
         self._looks += 1
         if self._looks % REFRESH_LOOKS == 0:
-            self._tree_tokens.clear()
+            self._bare.clear()
 
-    def gain(self, leaves: Iterable[float], verified: Sequence[float], *, width: int) -> float:
-        """Tokens that a round of at most `width` nodes, now `verified`, gains when leaves of these probabilities are expanded."""
+    def after(self, leaves: Iterable[float], verified: Sequence[float], *, width: int) -> list[float]:
+        """The `width` best path probabilities, now `verified` (best first), once leaves of these probabilities are expanded; best first."""
         least = verified[-1] if len(verified) >= width else 0.0
         new = [prob * share for prob in leaves for share in self._shares if prob * share > least]
-        return math.fsum(heapq.nlargest(width, [*verified, *new])) - math.fsum(verified)
+        return heapq.nlargest(width, [*verified, *new])
 
-    def tree_tokens(self, width: int) -> list[float]:
-        """For each number of levels, from 0, how many tokens a tree drafted on the spot, `width` nodes a pass, adds to a round."""
-        if width not in self._tree_tokens:
-            widths = [width >> halvings for halvings in range(width.bit_length())]  # many sessions ask for all of these
-            self._tree_tokens.update(zip(widths, self._grow(widths), strict=True))
-        return self._tree_tokens[width]
+    def trees(self, widths: tuple[int, ...], free: Sequence[float]) -> Trees:
+        """Rounds of at most these numbers of nodes a pass, where a path of drafts with the probabilities `free` costs nothing."""
+        if free:
+            return self._grow(widths, free)
+        if widths not in self._bare:
+            self._bare[widths] = self._grow(widths, ())
+        return self._bare[widths]
 
-    def _grow(self, widths: Sequence[int]) -> list[list[float]]:
-        """Level by level, as expected numbers of nodes by bins of their path's probability; bins add up as logarithms do.
-
-        The numbers are kept as running sums from the most probable bin on: then the `most` best nodes are a minimum, and a level's
-        children are the same shifts of them as of the numbers themselves.
-        """
-        shifted = sliding_window_view(np.concatenate((np.zeros(BINS - 1), self._per_bin)), BINS)[::-1]
+    def _grow(self, widths: Sequence[int], free: Sequence[float]) -> Trees:
+        """Level by level. All arrays but the result are running sums over the bins [widths, BINS]."""
         most = np.array(widths, np.float64)[:, None]
-        level: NDArray[np.float64] = np.ones((len(widths), BINS))  # the head
-        levels = [level := np.minimum(level @ shifted, most) for _ in range(MAX_LEVELS)]
+        shifted = sliding_window_view(np.concatenate((np.zeros(BINS - 1), self._per_bin)), BINS)[::-1]
+        # A free child takes its share of what its parent's own children would cover: that part is drafted already.
+        open_probs = [max(0.0, prob - below / self.total) for prob, below in zip((1.0, *free), (*free, 0.0), strict=True)]
+        given = np.minimum(_running(free), most)
+        level = np.minimum(_running(open_probs), most)
+        levels, expanded = [given], []
+        for _ in range(MAX_LEVELS):
+            expanded.append(level[:, -1])
+            level = np.minimum(level @ shifted, most)
+            levels.append(level)
         trees = np.minimum(np.cumsum(levels, axis=0), most)
-        by_width: list[list[float]] = np.transpose(trees @ BIN_DROPS).tolist()
-        return [[0.0, *tokens] for tokens in by_width]
+        return Trees(np.transpose(trees @ BIN_DROPS), np.transpose(trees[:, :, -1]), np.transpose(np.array(expanded)))
+
+
+def look_at(parents: Iterable[Node], head: Node) -> Look | None:
+    """What the children of these expanded nodes, `head` or nodes below it, cover; None where there is nothing to be seen."""
+    reached, sums, per_bin = 0.0, [0.0] * len(INITIAL_SHARES), [0.0] * BINS
+    for parent in parents:
+        own = parent.path_log_prob
+        weight = math.exp(own - head.path_log_prob)
+        ranked = sorted([child.path_log_prob - own for child in parent.children.values()], reverse=True)
+        reached += weight
+        for rank, log_prob in enumerate(ranked[: len(sums)]):
+            sums[rank] += weight * math.exp(log_prob)
+            per_bin[_bin(log_prob)] += weight
+    return Look(reached, tuple(sums), tuple(per_bin)) if reached else None
+
+
+def _running(probs: Iterable[float]) -> NDArray[np.float64]:
+    """How many of these probabilities lie in each bin or in a more probable one [BINS]."""
+    counts = np.zeros(BINS)
+    for prob in probs:
+        if prob > LEAST_PROB:
+            counts[_bin(math.log(prob))] += 1.0
+    running: NDArray[np.float64] = np.cumsum(counts)
+    return running
 
 
 def _bin(log_prob: float) -> int:

@@ -8,14 +8,14 @@ worker? It sees the tree and the controller's estimates, and it holds no clock. 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from msgspec import Struct
 
 from wanspec.policy.arrivals import Arrivals
 from wanspec.policy.coverage import Coverage
-from wanspec.policy.pass_times import PassTimes
+from wanspec.policy.pass_times import Pace, PassTimes
 from wanspec.speculation.tree import DraftTree, Node
 from wanspec.speculation.types import DraftingConfig
 
@@ -28,8 +28,10 @@ class Situation(Struct, frozen=True, kw_only=True):
     """That share the passes."""
     arrivals: Arrivals | None
     """When the worker's drafts will come; None where none drafts for this session, or has been silent for suspiciously long."""
-    pace_s: float | None
-    """Seconds per token of late with this worker, over all sessions; None without one, or before the first round."""
+    pace: Pace
+    """Seconds per token of late with this worker, over all its sessions; empty without one."""
+    pace_alone: Pace
+    """The same for what those tokens would have cost without it."""
     worker_share: float
     """Of the tokens committed of late, how many the worker had proposed in time; 0 without one."""
     coverage: Coverage
@@ -39,6 +41,10 @@ class Situation(Struct, frozen=True, kw_only=True):
     """Of this machine's own passes."""
     has_drafted: Callable[[Node], bool]
     """Whether the local draft model has expanded a node."""
+    free_probs: Callable[[], Sequence[float]] = tuple
+    """Probabilities of the path below the head that was drafted at no cost (lookup), from such drafts alone; falling."""
+    is_draft_due: bool = False
+    """Whether the local draft model has not been asked for so long that asking it once costs next to nothing."""
 
     @property
     def worker_is_live(self) -> bool:
@@ -76,7 +82,9 @@ class Verify(Struct, frozen=True):
 
     nodes: tuple[Node, ...] = ()
     gives_way: bool = False
-    """Whether the last of the nodes, which are the best first and parents before children, may be left out of a pass that many share."""
+    """Whether the last of the nodes, which are best first and parents before children, may be left out where they take too long."""
+    token_s: float = 0.0
+    """What a committed token is worth to the session, in seconds: a node that gives way must be worth its time at that rate."""
 
 
 class DraftLocally(Struct, frozen=True):
@@ -122,11 +130,15 @@ class Policy(Protocol):
         ...
 
     def decide(self, situation: Situation, *, now: float) -> Decision:
-        """What to do next. Also called again whenever something arrives while it waits."""
+        """What to do next. A question: it may be asked any number of times, whenever something arrives, and leaves no trace."""
         ...
 
     def opened(self, *, now: float) -> None:
         """A worker has just been told the whole committed sequence."""
+        ...
+
+    def drafted(self) -> None:
+        """A local draft pass for this session is over."""
         ...
 
     def committed(self, outcome: Outcome, *, now: float) -> None:

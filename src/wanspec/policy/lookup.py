@@ -38,6 +38,16 @@ class Lookup:
         self._looked_at.clear()
         self._proposed.clear()
 
+    def path_probs(self, tree: DraftTree) -> list[float]:
+        """Probabilities of the path that is proposed below the head, by this alone; falling."""
+        probs: list[float] = []
+        node, prob = tree.head, 1.0
+        while (proposed := self._proposed.get(node.node_id)) is not None and (child := node.children.get(proposed[0])) is not None:
+            prob *= self._index.rate(proposed[1])
+            probs.append(prob)
+            node = child
+        return probs
+
     def grow(self, tree: DraftTree, *, path_prob_min: float) -> None:
         """Hang proposals below the head and the leaves, as deep as they are probable enough."""
         leaves = [node for node in tree.most_probable(MAX_LEAVES, min_log_prob=LEAF_LOG_PROB_MIN) if not node.children]

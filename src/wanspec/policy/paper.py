@@ -54,6 +54,9 @@ class Paper:
     def opened(self, *, now: float) -> None:
         self._updated_at = now
 
+    def drafted(self) -> None:
+        pass
+
     def committed(self, outcome: Outcome, *, now: float) -> None:
         self._waiting_since = now
         was_corrected = outcome.accepted < self._num_draft_tokens

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from itertools import pairwise
 
 SMOOTHING = 0.2
@@ -9,8 +10,10 @@ BINS = 18
 """By powers of two of the tokens; the last has the longest prompts."""
 KNOWN_AHEAD = 2.0
 """Passes this much larger than the largest that was measured are tried."""
-PACE_MEMORY_ROUNDS = 50.0
-"""Older rounds fade."""
+MIN_PASS_S = 1e-6
+"""A pass that seems to have taken less was not timed."""
+PACE_MEMORY_ROUNDS = 200.0
+"""Older rounds fade: a stretch of easy text is not the pace."""
 
 
 class PassTimes:
@@ -27,7 +30,7 @@ class PassTimes:
 
     def add(self, tokens: int, duration_s: float) -> None:
         """A pass over `tokens` tokens has taken this long."""
-        index = _bin(tokens)
+        index, duration_s = _bin(tokens), max(MIN_PASS_S, duration_s)
         mean_tokens, mean_s = self._means.get(index, (tokens, duration_s))
         self._means[index] = mean_tokens + SMOOTHING * (tokens - mean_tokens), mean_s + SMOOTHING * (duration_s - mean_s)
         self._known = [means for _, means in sorted(self._means.items())]
@@ -52,6 +55,10 @@ class PassTimes:
             return next(mean_s for mean_tokens, mean_s in known if tokens <= mean_tokens)
         return fewest_s * tokens / fewest if self._tries_less else fewest_s
 
+    def durations_s(self, sure_tokens: int, more_tokens: Iterable[int]) -> list[float]:
+        """The same for passes over `sure_tokens` and each of these numbers of tokens more."""
+        return [self.expected_s(sure_tokens + more) for more in more_tokens]
+
 
 def _bin(tokens: int) -> int:
     return min(BINS - 1, max(0, tokens - 1).bit_length())
@@ -68,12 +75,17 @@ class Pace:
         """None before the first round."""
         return self._time_s / self._tokens if self._tokens else None
 
-    def blended_with(self, token_s: float, tokens: float) -> float:
-        """The same with `tokens` more tokens that took `token_s` each."""
-        return (self._time_s + token_s * tokens) / (self._tokens + tokens)
+    def after(self, before: Pace, tokens: float, otherwise_s: float) -> float:
+        """The same where `before` counts as much as `tokens` tokens, or `otherwise_s` a token does if that is empty."""
+        before_s = before.token_s or otherwise_s
+        return (self._time_s + before_s * tokens) / (self._tokens + tokens)
 
     def add(self, duration_s: float, tokens: float) -> None:
         """A round has taken this long and committed so many tokens."""
         fade = 1.0 - 1.0 / PACE_MEMORY_ROUNDS
         self._time_s = fade * self._time_s + duration_s
         self._tokens = fade * self._tokens + tokens
+
+
+NO_PACE = Pace()
+"""Of nobody; never added to."""

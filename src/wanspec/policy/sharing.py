@@ -1,8 +1,9 @@
-"""How many tokens a pass over several sessions should compute.
+"""How many tokens a pass should compute.
 
-Up to some size a pass takes no longer for more tokens, beyond it each costs time that every session in the pass pays. What there is to
-choose from is taken best first, as long as that raises the tokens to be had in a second. So a tree is wide for one user and narrow for
-many, and what a session gets depends on how sure its drafts are.
+Up to some size a pass takes no longer for more tokens; beyond it each costs time that every session in the pass pays. Candidates are taken
+best first, and every number of them is considered, from none upwards. So a tree is wide for one user on an idle GPU and narrow for many,
+and where a pass costs time per token (a CPU, a busy GPU) it may come down to plain decoding. What a session gets depends on how sure its
+drafts are.
 """
 
 from __future__ import annotations
@@ -18,35 +19,48 @@ FINENESS = 1.25
 """Sizes that are compared are this factor apart."""
 
 
-def places(gains: Sequence[Sequence[float]], times: PassTimes, *, sure_gain: float = 0.0, sure_tokens: int = 0) -> list[int]:
-    """For each session, how many of its tokens with these gains, best first, go into a common pass.
+def best_size(gains_s: Sequence[float], times: PassTimes, *, sure_tokens: int, waiting: int = 1, copies: int = 1) -> tuple[int, float]:
+    """How many candidates to put into a pass, and what that is worth in seconds.
 
-    It computes `sure_tokens` for `sure_gain` in any case. A session that is alone in it may have all.
+    `gains_s`: what each candidate is worth, in seconds, best first. The pass computes `sure_tokens` in any case, `copies` tokens for each
+    candidate, and `waiting` sessions pay for its time.
     """
-    if len(gains) == 1:
-        return [len(gains[0])]
-    ranked = sorted(((gain, index) for index, own in enumerate(gains) for gain in own), key=itemgetter(0), reverse=True)
-    count = affordable([gain for gain, _ in ranked], times, sure_gain=sure_gain, sure_tokens=sure_tokens)
-    counts = Counter(index for _, index in ranked[:count])
-    return [counts[index] for index in range(len(gains))]
+    sums = [0.0, *accumulate(gains_s)]
+    sizes = sizes_up_to(len(gains_s))
+    durations_s = times.durations_s(sure_tokens, [copies * size for size in sizes])
+    best, best_s = 0, 0.0
+    for size, duration_s in zip(sizes, durations_s, strict=True):
+        worth_s = sums[size] - waiting * (duration_s - durations_s[0])
+        if worth_s >= best_s:
+            best, best_s = size, worth_s
+    return best, best_s
 
 
-def affordable(gains: Sequence[float], times: PassTimes, *, sure_gain: float, sure_tokens: int) -> int:
-    """How many of the tokens with these gains, best first, to put into a pass that computes `sure_tokens` for `sure_gain` in any case."""
+def best_rate(gains: Sequence[float], times: PassTimes) -> int:
+    """How many candidates to put into a pass that computes nothing else, for the most gain per second; `gains` best first."""
     sums = [0.0, *accumulate(gains)]
-    best, best_rate = 0, (sure_gain / times.expected_s(sure_tokens) if sure_tokens else 0.0)
-    for count in _sizes(len(gains)):
-        rate = (sure_gain + sums[count]) / times.expected_s(sure_tokens + count)
-        if rate >= best_rate:
-            best, best_rate = count, rate
-    return best
+    sizes = sizes_up_to(len(gains))[1:]
+    durations_s = times.durations_s(0, sizes)
+    return max(zip(sizes, durations_s, strict=True), key=lambda pair: (sums[pair[0]] / pair[1], pair[0]), default=(0, 0.0))[0]
 
 
-def _sizes(most: int) -> list[int]:
-    sizes: list[int] = []
+def ranked(gains: Sequence[Sequence[float]]) -> list[tuple[float, int]]:
+    """All sessions' candidates as (gain, index of the session), best first; each session's own are best first."""
+    return sorted(((gain, index) for index, own in enumerate(gains) for gain in own), key=itemgetter(0), reverse=True)
+
+
+def counts_of(best: Sequence[tuple[float, int]], sessions: int) -> list[int]:
+    """For each session, how many of the `best` candidates are its own."""
+    counts = Counter(index for _, index in best)
+    return [counts[index] for index in range(sessions)]
+
+
+def sizes_up_to(most: int) -> list[int]:
+    """From 0 to `most`, FINENESS apart."""
+    sizes = [0]
     size = 1.0
     while size < most:
-        if not sizes or int(size) > sizes[-1]:
+        if int(size) > sizes[-1]:
             sizes.append(int(size))
         size *= FINENESS
-    return [*sizes, most] if most else []
+    return [*sizes, most] if most else sizes

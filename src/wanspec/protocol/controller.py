@@ -20,6 +20,7 @@ from wanspec.errors import LocalProtocolError
 from wanspec.policy.arrivals import Arrivals
 from wanspec.policy.coverage import Coverage
 from wanspec.policy.interface import Decision, DraftLocally, Situation, Verify, Wait
+from wanspec.policy.pass_times import NO_PACE
 from wanspec.policy.registry import create_policy
 from wanspec.protocol.effects import Effect, EmitTokens, FinishReason, FinishRequest, ReleaseSession
 from wanspec.protocol.events import (
@@ -112,9 +113,9 @@ class Controller:
             case VerifyFinished():
                 return self._verify_finished(event, now)
             case DraftFinished():
-                return self._draft_finished(event)
+                return self._draft_finished(event, now)
             case PassFailed(kind=kind, reason=reason):
-                rows = self._passes.end(kind)
+                rows = self._passes.end(kind, now=now)
                 return [effect for session, _ in rows for effect in self._finish(session.session_id, FinishReason.ERROR, now, reason)]
             case DeadlineReached():
                 return self._workforce.deadline_reached(now)
@@ -170,16 +171,20 @@ class Controller:
 
     def _situation(self, session: Session, now: float) -> Situation:
         arrivals = self._arrivals(session, now)
+        worker = self._workers[session.link.worker_id] if session.link else None
         return Situation(
             tree=session.tree,
             num_sessions=len(self._sessions),
             arrivals=arrivals,
             coverage=self._coverages[min(round(session.sampling.temperature, 1), MAX_TEMPERATURE)],
-            pace_s=self._workers[session.link.worker_id].pace.token_s if session.link else None,
-            worker_share=self._workers[session.link.worker_id].share if session.link else 0.0,
+            pace=worker.pace if worker else NO_PACE,
+            pace_alone=worker.pace_alone if worker else NO_PACE,
+            worker_share=worker.share if worker else 0.0,
             target_times=self._passes.target_times,
             draft_times=self._passes.draft_times,
             has_drafted=session.draft_view.has_scored,
+            free_probs=session.free_probs,
+            is_draft_due=self._passes.is_draft_due(now),
         )
 
     def _arrivals(self, session: Session, now: float) -> Arrivals | None:
@@ -204,7 +209,7 @@ class Controller:
 
     def _verify_finished(self, event: VerifyFinished, now: float) -> list[Effect]:
         effects: list[Effect] = []
-        finished = self._passes.end(PassKind.VERIFY, event.duration_s)
+        finished = self._passes.end(PassKind.VERIFY, event.duration_s, now=now)
         for (session, rows), choices in zip(finished, event.choices, strict=True):
             if session.session_id not in self._sessions:
                 continue
@@ -225,8 +230,8 @@ class Controller:
                 effects += self._workforce.place(session, now)
         return effects
 
-    def _draft_finished(self, event: DraftFinished) -> list[Effect]:
-        finished = self._passes.end(PassKind.DRAFT, event.duration_s)
+    def _draft_finished(self, event: DraftFinished, now: float) -> list[Effect]:
+        finished = self._passes.end(PassKind.DRAFT, event.duration_s, now=now)
         for (session, rows), choices in zip(finished, event.choices, strict=True):
             if session.session_id in self._sessions:
                 session.merge_local(rows, choices)

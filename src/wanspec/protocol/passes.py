@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from wanspec.errors import LocalProtocolError
 from wanspec.policy.interface import Decision, DraftLocally, Verify
 from wanspec.policy.pass_times import PassTimes
-from wanspec.policy.sharing import places
+from wanspec.policy.sharing import best_size, counts_of, ranked
 from wanspec.protocol.effects import Effect, StartDraft, StartVerify
 from wanspec.protocol.events import PassKind
 from wanspec.protocol.session import Session
@@ -25,6 +25,8 @@ from wanspec.speculation.types import ScoreItem, SessionId
 INITIAL_DRAFT_STEP_S = 0.001
 """Of the local draft model: low, so that it is tried and measured."""
 INITIAL_TARGET_STEP_S = 0.03
+TRIAL_SHARE = 0.01
+"""Of the time, how much may go into finding out whether a draft model that seemed useless still is."""
 
 _Rows = list[tuple[Session, tuple[Node, ...]]]
 """Sessions, and the nodes of each that a pass is about."""
@@ -46,8 +48,9 @@ class Passes:
         self._has_draft_device = has_draft_device
         self._in_flight: dict[PassKind, _Pass] = {}
         self._last_was_verify = False
+        self._draft_due_at = -math.inf
         self.target_times = PassTimes(INITIAL_TARGET_STEP_S, tries_less=True)
-        self.draft_times = PassTimes(INITIAL_DRAFT_STEP_S)
+        self.draft_times = PassTimes(INITIAL_DRAFT_STEP_S, tries_less=True)
 
     @property
     def are_none(self) -> bool:
@@ -79,13 +82,19 @@ class Passes:
             effects.append(StartDraft(items=self._begin(PassKind.DRAFT, drafts, lambda session: session.draft_view)))
         return effects
 
-    def end(self, kind: PassKind, duration_s: float | None = None) -> _Rows:
+    def is_draft_due(self, now: float) -> bool:
+        """Whether the local draft model has not been asked for so long that its last pass would be next to nothing in that time."""
+        return now >= self._draft_due_at
+
+    def end(self, kind: PassKind, duration_s: float | None = None, *, now: float) -> _Rows:
         """The pass in flight is over: its sessions, and the nodes that its rows are about. `duration_s`: None where it failed."""
         if kind not in self._in_flight:
             raise LocalProtocolError(f"no {kind.value} pass is in flight")
         ended = self._in_flight.pop(kind)
         if duration_s is not None and ended.tokens is not None:
             (self.target_times if kind is PassKind.VERIFY else self.draft_times).add(ended.tokens, duration_s)
+        if duration_s is not None and kind is PassKind.DRAFT:
+            self._draft_due_at = now + duration_s / TRIAL_SHARE
         return ended.rows
 
     def _are_drafts_first(self, decisions: Sequence[Decision]) -> bool:
@@ -105,9 +114,11 @@ class Passes:
 
     def _within_reason(self, verifies: Sequence[tuple[Session, Verify]]) -> _Rows:
         """The nodes to verify in a common pass: of those that may give way, as many as are worth the time that all pay for them."""
-        optional = [_probs(session, decision.nodes) if decision.gives_way else [] for session, decision in verifies]
         sure_tokens = len(verifies) + sum(len(decision.nodes) for _, decision in verifies if not decision.gives_way)
-        counts = places(optional, self.target_times, sure_gain=len(verifies), sure_tokens=sure_tokens)
+        candidates = ranked([_gains_s(session, decision) if decision.gives_way else [] for session, decision in verifies])
+        gains_s = [gain_s for gain_s, _ in candidates]
+        most, _ = best_size(gains_s, self.target_times, sure_tokens=sure_tokens, waiting=len(verifies))
+        counts = counts_of(candidates[:most], len(verifies))
         return [
             (session, decision.nodes[:count] if decision.gives_way else decision.nodes)
             for (session, decision), count in zip(verifies, counts, strict=True)
@@ -122,6 +133,7 @@ class Passes:
         return tuple(plan.item for _, plan in planned)
 
 
-def _probs(session: Session, nodes: Sequence[Node]) -> list[float]:
+def _gains_s(session: Session, decision: Verify) -> list[float]:
+    """What verifying each of the nodes is worth, in seconds."""
     base = session.tree.head.path_log_prob
-    return [math.exp(node.path_log_prob - base) for node in nodes]
+    return [decision.token_s * math.exp(node.path_log_prob - base) for node in decision.nodes]

@@ -71,6 +71,9 @@ class PooledWorker:
     step_s: float = INITIAL_WORKER_STEP_S
     reliability: Reliability = field(default_factory=Reliability)
     pace: Pace = field(default_factory=Pace)
+    """What a token of its sessions has cost of late."""
+    pace_alone: Pace = field(default_factory=Pace)
+    """What the same tokens would have cost without a worker."""
     tried: int = 0
     """Tokens that its sessions committed since it joined or last rested;"""
     committed: float = 0.0

@@ -105,9 +105,14 @@ class Session:
         if self._lookup is not None:
             self._lookup.grow(self.tree, path_prob_min=self.policy.local_drafting.path_prob_min)
 
+    def free_probs(self) -> list[float]:
+        """Probabilities of the path of such drafts below the head, by the lookup alone; falling."""
+        return self._lookup.path_probs(self.tree) if self._lookup is not None else []
+
     def merge_local(self, rows: tuple[Node, ...], choices: tuple[DraftChoices, ...]) -> None:
         """Add children to every node that the local draft model has scored."""
         self._local_drafts += 1
+        self.policy.drafted()
         config = self.policy.local_drafting
         least = self.tree.head.path_log_prob + (math.log(config.path_prob_min) if config.path_prob_min else -math.inf)
         calibration = self._calibration if config.is_calibrated else None

@@ -19,7 +19,7 @@ from typing import assert_never
 from wanspec.errors import ConfigError, LocalProtocolError, RemoteProtocolError
 from wanspec.policy.drafting import MIN_LOG_PROB, Frontier, estimates_of, offered_children
 from wanspec.policy.pass_times import PassTimes
-from wanspec.policy.sharing import places
+from wanspec.policy.sharing import best_rate, counts_of, ranked
 from wanspec.protocol.effects import Effect, LeaveController, ReleaseSession, SendMessage, StartDraft
 from wanspec.protocol.events import DeadlineReached, DraftFinished, MessageReceived, WorkerEvent
 from wanspec.protocol.heartbeat import ASLEEP_S, CONTROLLER_LOST_S
@@ -304,7 +304,9 @@ class Worker:
     def _within_reason(self, wanted: list[tuple[_Session, list[Node]]]) -> list[tuple[_Session, list[Node]]]:
         """The leaves to expand in a common step: as many, the most probable first, as are worth the time that all pay for them."""
         probs = [[math.exp(leaf.path_log_prob - session.tree.head.path_log_prob) for leaf in leaves] for session, leaves in wanted]
-        counts = places(probs, self._pass_times)
+        candidates = ranked(probs)
+        most = best_rate([prob for prob, _ in candidates], self._pass_times)
+        counts = counts_of(candidates[:most], len(probs))
         for (session, leaves), count in zip(wanted, counts, strict=True):
             session.give_back(leaves[count:])
         return [(session, leaves[:count]) for (session, leaves), count in zip(wanted, counts, strict=True) if count]

@@ -111,8 +111,9 @@ class Workforce:
         if session.link is None:
             return []
         worker = self.workers[session.link.worker_id]
-        if took_s is not None:
+        if took_s is not None and alone_s is not None:
             worker.pace.add(took_s, len(path))
+            worker.pace_alone.add(alone_s, len(path))
         proposed = proposed_in(path) if now - session.link.opened_at >= worker.head_start_s else None
         if worker.judge(committed=len(path), proposed=proposed, took_s=took_s, alone_s=alone_s, now=now):
             return []

@@ -126,10 +126,12 @@ class Tokens(_Section, frozen=True):
 
     model: str = "mt-bench-like"
     """`mt-bench-like`, `iid`, `markov`, `bundled` (the shipped trace of the bundled pair), or a path to a token trace (Parquet)."""
-    match_rate: Annotated[float, Meta(ge=0.05, le=0.98)] = 0.8
+    match_rate: Annotated[float, Meta(ge=0.0, le=0.99)] = 0.8
     """iid, markov: how often the draft's first choice is the target's."""
     persistence: Share = PERSISTENCE
     """markov: probability that a position is as hard as the one before for that reason; 0 is iid."""
+    none_of_these: Annotated[float, Meta(ge=0.0, le=1.0)] = 0.0
+    """iid, markov: at how many positions the target's token is none of the draft's guesses, however sure of them the draft is."""
 
 
 class Policy(_Section, frozen=True):

@@ -35,6 +35,8 @@ CONCENTRATION = 3.0
 EASY_MATCH = 0.95
 """Mean match rate of the easy stretches; the hard ones and the mixture make up the rest."""
 HARD_MATCH = 0.5
+MISSED_LOG_PROB = -16.0
+"""What a draft model thinks of a token that it would never have guessed, nats."""
 PERSISTENCE = 0.82
 """Fitted to published acceptance rates, which fall with depth far more slowly than independent positions would have them:
 0.746, 0.638, 0.546, 0.455, 0.377 of the draft tokens at depths of 1, 3, 5, 8, 12."""
@@ -149,6 +151,8 @@ class ReplayTokens:
 def synthetic_pool(match_rate: float, *, seed: int) -> list[PositionRecord]:
     """POOL_SIZE positions at which the draft's first choice is the target's in `match_rate` of cases, on average.
 
+    Some two fifths is the least: the draft's first choice has so much more probability than the others.
+
     The draft's first probability comes from a beta distribution, the rest falls off geometrically; the target's choice is drawn from the
     draft's probabilities, sharpened, so that confidence predicts acceptance. The target's entropy follows the draft's, lower where they
     agree. Assumed, for want of published joint figures: the shapes, and how the entropies go together.
@@ -184,6 +188,22 @@ def synthetic_pool(match_rate: float, *, seed: int) -> list[PositionRecord]:
     ]
 
 
+def with_misses(pool: Sequence[PositionRecord], share: float, *, seed: int) -> list[PositionRecord]:
+    """The pool, where at this share of the positions the target's token is none of those that the draft, as sure as ever, ranks."""
+    rng = random.Random(seed)
+    return [_missed(record) if rng.random() < share else record for record in pool]
+
+
+def _missed(record: PositionRecord) -> PositionRecord:
+    return position_record(
+        draft_entropy_nats=record.draft_entropy_nats,
+        target_entropy_nats=record.target_entropy_nats,
+        rank=RANKS + 1,
+        token_log_prob=MISSED_LOG_PROB,
+        log_probs=record.log_probs,
+    )
+
+
 def _draft_probs(mean: float, rng: np.random.Generator) -> NDArray[np.float64]:
     """The draft's probabilities, falling [POOL_SIZE, tokens with a probability worth the name]."""
     first = rng.beta(mean * CONCENTRATION, (1.0 - mean) * CONCENTRATION, POOL_SIZE).clip(0.01, 0.9999)[:, None]
@@ -201,15 +221,21 @@ def _target_probs(draft_probs: NDArray[np.float64]) -> NDArray[np.float64]:
     return shares
 
 
-def iid_tokens(*, match_rate: float, seed: int) -> IidTokens:
+def iid_tokens(*, match_rate: float, none_of_these: float = 0.0, seed: int) -> IidTokens:
     """Independent positions, of the easy and the hard kind together."""
-    return IidTokens(markov_tokens(match_rate=match_rate, persistence=0.0, seed=seed).pool)
+    return IidTokens(markov_tokens(match_rate=match_rate, persistence=0.0, none_of_these=none_of_these, seed=seed).pool)
 
 
-def markov_tokens(*, match_rate: float, persistence: float, seed: int) -> MarkovTokens:
-    """Easy and hard stretches whose positions match in `match_rate` of cases, in (0, 1)."""
+def markov_tokens(*, match_rate: float, persistence: float, none_of_these: float = 0.0, seed: int) -> MarkovTokens:
+    """Easy and hard stretches whose positions match in `match_rate` of cases, where the target's token is not beyond the draft's guesses.
+
+    `none_of_these`: at how many positions it is.
+    """
     easy = synthetic_pool(max(EASY_MATCH, (1.0 + match_rate) / 2), seed=seed)
     hard = synthetic_pool(min(HARD_MATCH, match_rate / 2), seed=seed + 1)
     easy_match, hard_match = (sum(record.rank == 1 for record in pool) / len(pool) for pool in (easy, hard))
     easy_share = (match_rate - hard_match) / (easy_match - hard_match)
+    kept = (1.0 - none_of_these) * min(1.0, match_rate / hard_match)  # less than the hard pool matches: more is beyond the guesses
+    if kept < 1.0:
+        easy, hard = (with_misses(pool, 1.0 - kept, seed=seed) for pool in (easy, hard))
     return MarkovTokens(easy, hard, easy_share=min(max(easy_share, 0.0), 1.0), persistence=persistence)

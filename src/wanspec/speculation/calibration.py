@@ -5,6 +5,10 @@ P(token) = softmax(score / tau): below 1 the draft is right more often than it s
 likelihood on what the target in fact chose, over a grid, by bins of the draft's entropy, each drawn towards what all bins say and that
 towards a prior; old evidence fades, so that another kind of text may have another scale.
 
+A scale can only flatten what a draft model says. One that is of no use at all (another family's, a broken one) is as sure and as wrong
+everywhere, so what the scale promises is held against what came true: where fewer of the target's tokens stood in the rankings than the
+estimates added up to, all estimates of that bin are lowered by the same factor, "none of these" taking the rest.
+
 Only the first few tokens of a ranking are known one by one. The others are taken for equally probable, as many as the entropy says there
 are: n tokens that share the mass m weigh n (m / n) ** (1 / tau) together.
 """
@@ -36,6 +40,12 @@ BIN_TOKENS = 30.0
 ENTROPY_EDGES_NATS = (0.3, 1.0, 2.0, 3.0)
 MEMORY_TOKENS = 2000.0
 """Evidence fades with this time constant."""
+MEMORY_PROMISES = 200.0
+"""What was promised and kept fades faster: a draft that was useless for one text may suit the next."""
+PRIOR_PROMISES = 10.0
+"""Tokens promised and kept that are assumed before anything is known, and of all bins in each."""
+LENIENCE = 1.05
+"""As much less than promised is luck."""
 REFIT_TOKENS = 8
 """Tokens between two fits: one token hardly moves them."""
 MAX_TEMPERATURE = 5.0
@@ -56,6 +66,10 @@ class CalibrationState(Struct, frozen=True, kw_only=True):
     """For each entropy bin the log likelihood of each tau in TAUS."""
     tokens: tuple[float, ...]
     """For each bin how many tokens that is, faded."""
+    promised: tuple[float, ...] = ()
+    """For each bin how many of the target's tokens the rankings should have held, by the scale alone; faded. Empty: not known."""
+    kept: tuple[float, ...] = ()
+    """How many they did hold."""
 
 
 class Calibration:
@@ -66,6 +80,8 @@ class Calibration:
         bins = len(ENTROPY_EDGES_NATS) + 1
         self._evidence: NDArray[np.float64] = np.zeros((bins, len(TAUS)))
         self._tokens: NDArray[np.float64] = np.zeros(bins)
+        self._promised: NDArray[np.float64] = np.zeros(bins)
+        self._kept: NDArray[np.float64] = np.zeros(bins)
         if state is not None:
             self._restore(state)
         self._since_fit = 0
@@ -77,9 +93,19 @@ class Calibration:
         return tuple(1.0 / inverse for inverse in self._inverse_taus.tolist())
 
     @property
+    def trust(self) -> tuple[float, ...]:
+        """How much of what the scale promises comes true in each entropy bin, at most 1."""
+        return tuple(np.exp(self._trust_nats).tolist())
+
+    @property
     def state(self) -> CalibrationState:
         """What has been learned so far."""
-        return CalibrationState(evidence=tuple(tuple(row) for row in self._evidence.tolist()), tokens=tuple(self._tokens.tolist()))
+        return CalibrationState(
+            evidence=tuple(tuple(row) for row in self._evidence.tolist()),
+            tokens=tuple(self._tokens.tolist()),
+            promised=tuple(self._promised.tolist()),
+            kept=tuple(self._kept.tolist()),
+        )
 
     def log_probs(self, rankings: Sequence[DraftChoices]) -> list[list[float]]:
         """For each token of each ranking the natural logarithm of the probability that the target chooses it."""
@@ -91,7 +117,8 @@ class Calibration:
         inverse = self._inverse_taus[bins]
         scores = inverse[:, None] * known
         tails = np.where(mass > MIN_TAIL, np.exp(inverse * log_mass + (1.0 - inverse) * count_nats), 0.0)
-        estimates: list[list[float]] = (scores - np.log(np.exp(scores).sum(axis=1) + tails)[:, None]).tolist()
+        totals_nats = np.log(np.exp(scores).sum(axis=1) + tails) - self._trust_nats[bins]
+        estimates: list[list[float]] = (scores - totals_nats[:, None]).tolist()
         return [row[: len(ranking.log_probs)] for row, ranking in zip(estimates, rankings, strict=True)]
 
     def observe(self, choices: DraftChoices, token: int) -> None:
@@ -100,8 +127,10 @@ class Calibration:
         scores = _INVERSE_TAUS[:, None] * known
         _, log_mass, count_nats = _tails(known, [choices])
         tail = _INVERSE_TAUS * log_mass + (1.0 - _INVERSE_TAUS) * count_nats
-        total = np.logaddexp(np.log(np.exp(scores).sum(axis=1)), tail)
-        chosen = scores[:, choices.tokens.index(token)] if token in choices.tokens else tail
+        held = np.log(np.exp(scores).sum(axis=1))
+        total = np.logaddexp(held, tail)
+        is_held = token in choices.tokens
+        chosen = scores[:, choices.tokens.index(token)] if is_held else tail
         update = chosen - total
         if not math.isfinite(update.sum()):
             return  # scores at the edge of what floats can hold say nothing, and would stay
@@ -110,16 +139,24 @@ class Calibration:
         entropy_bin = bisect_right(ENTROPY_EDGES_NATS, choices.entropy_nats)
         self._evidence[entropy_bin] += update
         self._tokens[entropy_bin] += 1.0
+        self._promised *= 1.0 - 1.0 / MEMORY_PROMISES
+        self._kept *= 1.0 - 1.0 / MEMORY_PROMISES
+        scale = self._scales[entropy_bin]
+        self._promised[entropy_bin] += math.exp(held[scale] - total[scale])
+        self._kept[entropy_bin] += is_held
         self._since_fit += 1
         if self._since_fit >= REFIT_TOKENS:
             self._fit()
 
     def _fit(self) -> None:
-        """The most likely scale in each bin."""
+        """The most likely scale in each bin, and how far to trust it."""
         self._since_fit = 0
         of_all = (self._evidence.sum(axis=0) + PRIOR_TOKENS * _PRIOR) / (self._tokens.sum() + PRIOR_TOKENS)
-        best = np.argmax(self._evidence + BIN_TOKENS * of_all, axis=1)
-        self._inverse_taus: NDArray[np.float64] = _INVERSE_TAUS[best]
+        self._scales: NDArray[np.intp] = np.argmax(self._evidence + BIN_TOKENS * of_all, axis=1)
+        self._inverse_taus: NDArray[np.float64] = _INVERSE_TAUS[self._scales]
+        everywhere = (self._kept.sum() + PRIOR_PROMISES) / (self._promised.sum() + PRIOR_PROMISES)
+        trust = LENIENCE * (self._kept + PRIOR_PROMISES * everywhere) / (self._promised + PRIOR_PROMISES)
+        self._trust_nats: NDArray[np.float64] = np.log(np.minimum(1.0, trust))
 
     def _restore(self, state: CalibrationState) -> None:
         bins = len(self._tokens)
@@ -129,6 +166,17 @@ class Calibration:
         if not np.isfinite(evidence).all() or not np.isfinite(tokens).all() or tokens.min() < 0.0:
             raise ConfigError("a calibration with numbers that are not finite, or negative counts; remove the file")
         self._evidence, self._tokens = evidence, tokens
+        if state.promised or state.kept:
+            self._restore_promises(state)
+
+    def _restore_promises(self, state: CalibrationState) -> None:
+        promised, kept = np.array(state.promised, np.float64), np.array(state.kept, np.float64)
+        bins = len(self._tokens)
+        if len(promised) != bins or len(kept) != bins:
+            raise ConfigError(f"a calibration with promises of another shape than {bins} bins; remove the file")
+        if not np.isfinite(promised).all() or not np.isfinite(kept).all() or min(promised.min(), kept.min()) < 0.0:
+            raise ConfigError("a calibration with promises that are not finite, or negative; remove the file")
+        self._promised, self._kept = promised, kept
 
 
 class CalibrationBook:
@@ -146,7 +194,9 @@ class CalibrationBook:
     def at(self, temperature: float) -> Calibration:
         """The calibration of about this temperature."""
         key = min(round(temperature, 1), MAX_TEMPERATURE)
-        return self._by_temperature.setdefault(key, Calibration())
+        if key not in self._by_temperature:
+            self._by_temperature[key] = Calibration()
+        return self._by_temperature[key]
 
 
 def _known(rankings: Sequence[DraftChoices]) -> NDArray[np.float64]:
