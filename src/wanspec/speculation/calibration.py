@@ -131,18 +131,21 @@ class Calibration:
         total = np.logaddexp(held, tail)
         is_held = token in choices.tokens
         chosen = scores[:, choices.tokens.index(token)] if is_held else tail
-        update = chosen - total
+        entropy_bin = bisect_right(ENTROPY_EDGES_NATS, choices.entropy_nats)
+        scale = self._scales[entropy_bin]
+        promised, trust = math.exp(held[scale] - total[scale]), math.exp(self._trust_nats[entropy_bin])
+        # How far this is the scale's doing: a token from outside the ranking is likely not, where the model is of little use.
+        outside = trust * (1.0 - promised)
+        update = (chosen - total) * (1.0 if is_held else outside / max(MIN_TAIL, outside + 1.0 - trust))
         if not math.isfinite(update.sum()):
             return  # scores at the edge of what floats can hold say nothing, and would stay
         self._evidence *= 1.0 - 1.0 / MEMORY_TOKENS
         self._tokens *= 1.0 - 1.0 / MEMORY_TOKENS
-        entropy_bin = bisect_right(ENTROPY_EDGES_NATS, choices.entropy_nats)
         self._evidence[entropy_bin] += update
         self._tokens[entropy_bin] += 1.0
         self._promised *= 1.0 - 1.0 / MEMORY_PROMISES
         self._kept *= 1.0 - 1.0 / MEMORY_PROMISES
-        scale = self._scales[entropy_bin]
-        self._promised[entropy_bin] += math.exp(held[scale] - total[scale])
+        self._promised[entropy_bin] += promised
         self._kept[entropy_bin] += is_held
         self._since_fit += 1
         if self._since_fit >= REFIT_TOKENS:
