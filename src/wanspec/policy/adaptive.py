@@ -11,7 +11,7 @@ decoding takes for it. The best of the three is done.
   worker will have delivered by its end. The price is what keeps drafts out of a busy site, but no generation shall be slower for it: it is
   charged in full while the generation is clearly faster than it would be here alone, and not at all where it is no faster.
 - What a token would cost here alone is worked out for every round, and compared with what it did cost over the same rounds: from what
-  passes take, from what children have been seen to cover, and from the drafts that are free here too (lookup).
+  passes take, from what children have been seen to cover, and from how many tokens the drafts that are free here too (lookup) did foresee.
 - What a token is worth depends on whether the worker's news is near. With drafts coming in it is the measured time per token. In the gap
   after a token that the worker had not foreseen, a round trip and more, time passes anyway, and a token is worth what it costs alone.
 
@@ -43,8 +43,6 @@ BELIEVED_SHARE = 0.5
 """A worker's children that cover less than this share of the usual are not all that may follow, whatever it says."""
 SOON_SHARE = 0.4
 """By how much less a local pass is credited with what the worker will deliver before its end: that is there for the next round anyway."""
-INHERITED_TOKENS = 100.0
-"""The pace of the sessions before counts at a session's start as much as this many tokens."""
 MIN_PROB = 1e-9
 NEVER = math.inf
 
@@ -57,6 +55,18 @@ class _Leaf(NamedTuple):
     """Probability that the target's path runs through it and goes on where nothing is drafted yet."""
     children_at: float
     """When a worker's are expected; infinity: never."""
+
+
+class _RoundsAlone(NamedTuple):
+    """What this round could be without a worker, for each width and number of levels of local drafts [widths, 1 + MAX_LEVELS]."""
+
+    duration_s: NDArray[np.float64]
+    tokens: NDArray[np.float64]
+    """Expected, without those of drafts that cost nothing."""
+
+    def token_s(self, num_free: int) -> float:
+        """What a token costs at best where so many come from drafts that cost nothing."""
+        return float((self.duration_s / (self.tokens + num_free)).min())
 
 
 class Adaptive:
@@ -72,10 +82,12 @@ class Adaptive:
         self._width = drafting.leaves
         self._price_s = redundancy_price_s
         self._min_log_prob = math.log(drafting.path_prob_min)
-        self._alone_s = 0.0
-        """What a token costs without a worker, as of this round; 0 before that was ever worked out."""
-        self._knows_alone_s = False
-        """Whether it was worked out in this round."""
+        self._alone: _RoundsAlone | None = None
+        """What this round would be without a worker; None before the first question about it."""
+        self._bare_s = 0.0
+        """What a token of this round costs without a worker and without free drafts."""
+        self._alone_s: float | None = None
+        """What a token of the newest round would have cost without a worker; None before that was ever known."""
         self._pace, self._pace_alone = Pace(), Pace()
         """What tokens have cost, and what the same ones would have without a worker."""
         self._round_began_at: float | None = None
@@ -84,15 +96,16 @@ class Adaptive:
 
     @property
     def alone_token_s(self) -> float | None:
-        """As of the newest round that was thought about. It says nothing where all is to be drafted elsewhere, however slow that is."""
-        return None if self._price_s == NEVER or not self._alone_s else self._alone_s
+        """Of the newest round. It says nothing where all is to be drafted elsewhere, however slow that is."""
+        return None if self._price_s == NEVER else self._alone_s
 
     def decide(self, situation: Situation, *, now: float) -> Decision:
         tree, arrivals = situation.tree, situation.arrivals
         chosen = tree.most_probable(self._verify_width, min_log_prob=self._min_log_prob)
         leaves = self._leaves(situation, chosen, now)
-        if not self._knows_alone_s:
-            self._alone_s, self._knows_alone_s = self._time_alone_s(situation), True
+        if self._alone is None:
+            self._alone = self._rounds_alone(situation)
+            self._bare_s = self._alone.token_s(0)
         plain_s = situation.target_times.expected_s(situation.num_sessions)
         verify = Verify(tuple(chosen), gives_way=True, token_s=min(plain_s, self._recent_token_s(situation)))
         if not leaves:
@@ -111,12 +124,14 @@ class Adaptive:
         pass
 
     def committed(self, outcome: Outcome, *, now: float) -> None:
-        if self._round_began_at is not None:
+        if self._alone is not None:
+            self._alone_s = self._alone.token_s(outcome.num_free)
+        if self._round_began_at is not None and self._alone_s is not None:
             committed = outcome.accepted + 1
             self._pace.add(now - self._round_began_at, committed)
             self._pace_alone.add(self._alone_s * committed, committed)
         self._round_began_at = now
-        self._knows_alone_s = False
+        self._alone = None
         self._learn()
 
     def drafted(self) -> None:
@@ -202,8 +217,7 @@ class Adaptive:
             return 0.0
         if self._price_s == NEVER:
             return NEVER
-        alone_s = self._pace_alone.after(situation.pace_alone, INHERITED_TOKENS, self._alone_s)
-        ratio = self._recent_token_s(situation) / alone_s
+        ratio = self._recent_token_s(situation) / self._alone_token_s(situation)
         return self._price_s * min(1.0, max(0.0, (CHEAP_PACE - ratio) / (CHEAP_PACE - DEAR_PACE)))
 
     def _token_s(self, situation: Situation, leaves: Sequence[_Leaf], now: float) -> float:
@@ -211,28 +225,22 @@ class Adaptive:
         soon = now + situation.target_times.expected_s(1 + self._verify_width)
         near = sum([leaf.prob for leaf in leaves if leaf.children_at <= soon])
         share = near / max(MIN_PROB, sum([leaf.prob for leaf in leaves]))
-        return share * self._recent_token_s(situation) + (1.0 - share) * self._alone_s
+        return share * self._recent_token_s(situation) + (1.0 - share) * self._alone_token_s(situation)
 
     def _recent_token_s(self, situation: Situation) -> float:
         """What one has cost lately, in this session and, at its start, in those before."""
-        return self._pace.after(situation.pace, INHERITED_TOKENS, self._alone_s)
+        return self._pace.after(situation.pace, self._bare_s)
 
-    def _time_alone_s(self, situation: Situation) -> float:
-        """What a token of this round costs without a worker: with the number of nodes and the levels of local drafts that are best.
+    def _alone_token_s(self, situation: Situation) -> float:
+        """What the same tokens would have cost without a worker."""
+        return self._pace_alone.after(situation.pace_alone, self._bare_s)
 
-        Best by what a token costs alone in the long run, so that an easy stretch is not taken for the pace.
-        """
-        sessions, free = situation.num_sessions, situation.free_probs()
-        trees = situation.coverage.trees(self._widths, tuple(free))
-        target_s = _durations_s(situation.target_times, sessions, sessions * trees.verified)
-        draft_s = _durations_s(situation.draft_times, 0, sessions * trees.expanded)
-        round_s = target_s
-        round_s[:, 1:] += np.cumsum(draft_s, axis=1)
-        tokens = 1.0 + trees.tokens
-        plain_s = situation.target_times.expected_s(sessions)
-        token_s = self._pace_alone.after(situation.pace_alone, INHERITED_TOKENS, float((round_s / tokens).min()))
-        best = int(np.argmax(token_s * tokens - round_s))
-        return min(plain_s, float(round_s.flat[best] / tokens.flat[best]))
+    def _rounds_alone(self, situation: Situation) -> _RoundsAlone:
+        sessions = situation.num_sessions
+        trees = situation.coverage.trees(self._widths)
+        duration_s = _durations_s(situation.target_times, sessions, sessions * trees.verified)
+        duration_s[:, 1:] += np.cumsum(_durations_s(situation.draft_times, 0, sessions * trees.expanded), axis=1)
+        return _RoundsAlone(duration_s, 1.0 + trees.tokens)
 
 
 def _durations_s(times: PassTimes, sure_tokens: int, more_tokens: NDArray[np.float64]) -> NDArray[np.float64]:

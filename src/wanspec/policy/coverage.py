@@ -1,7 +1,7 @@
 """What expanding a node is good for: how much of what may follow it its children cover, by rank, as a running average.
 
 From this follow the two things that a policy asks. `after`: which path probabilities there will be once some leaves are expanded. `trees`:
-what a round would come to if it were drafted here alone, level by level, on top of the drafts that cost nothing.
+what a round would come to if it were drafted here alone, level by level.
 
 Trees are counted, not built: as expected numbers of nodes by bins of their path's probability. Bins are logarithmic, so a node's children
 lie at fixed distances from it, and a level is the level before, convolved with the children of one node. Only running sums from the most
@@ -28,8 +28,8 @@ BINS = 64
 """Children less probable than exp(-8) count as that: they are in no tree."""
 BIN_DROPS: NDArray[np.float64] = -np.diff(np.exp(-BIN_NATS * np.arange(BINS)), append=0.0)
 """By how much more probable a bin is than the next: weighs running sums of nodes as their probabilities weigh nodes."""
-LEAST_PROB = math.exp(-BIN_NATS * BINS)
-"""What is less probable is not counted at all."""
+MIN_TOTAL = 1e-3
+"""Least probability that some child follows: it is divided by."""
 SMOOTHING = 0.03
 """How much one look counts. There is one for each pass: text that is drafted deeper, since it is surer, counts as much more."""
 MAX_LEVELS = 16
@@ -70,8 +70,8 @@ class Coverage:
         for share in INITIAL_SHARES:
             self._per_bin[_bin(math.log(share))] += 1.0
         self._looks = 0
-        self._bare: dict[tuple[int, ...], Trees] = {}
-        """Without free drafts, by widths: many sessions ask for the same."""
+        self._trees: dict[tuple[int, ...], Trees] = {}
+        """By widths: many sessions ask for the same."""
         self.total = math.fsum(self._shares)
         """Probability that one of its children follows a node."""
 
@@ -79,11 +79,11 @@ class Coverage:
         """Take note of what children have been seen to cover."""
         whole = max(look.weight, math.fsum(look.shares))  # children of several origins may claim more than there is
         self._shares = tuple([share + SMOOTHING * (seen / whole - share) for share, seen in zip(self._shares, look.shares, strict=True)])
-        self.total = min(1.0, max(LEAST_PROB, math.fsum(self._shares)))
+        self.total = min(1.0, max(MIN_TOTAL, math.fsum(self._shares)))
         self._per_bin += SMOOTHING * (np.array(look.per_bin) / whole - self._per_bin)
         self._looks += 1
         if self._looks % REFRESH_LOOKS == 0:
-            self._bare.clear()
+            self._trees.clear()
 
     def after(self, leaves: Iterable[float], verified: Sequence[float], *, width: int) -> list[float]:
         """The `width` best path probabilities, now `verified` (best first), once leaves of these probabilities are expanded; best first."""
@@ -91,23 +91,18 @@ class Coverage:
         new = [prob * share for prob in leaves for share in self._shares if prob * share > least]
         return heapq.nlargest(width, [*verified, *new])
 
-    def trees(self, widths: tuple[int, ...], free: Sequence[float]) -> Trees:
-        """Rounds of at most these numbers of nodes a pass, where a path of drafts with the probabilities `free` costs nothing."""
-        if free:
-            return self._grow(widths, free)
-        if widths not in self._bare:
-            self._bare[widths] = self._grow(widths, ())
-        return self._bare[widths]
+    def trees(self, widths: tuple[int, ...]) -> Trees:
+        """Rounds of at most these numbers of nodes a pass."""
+        if widths not in self._trees:
+            self._trees[widths] = self._grow(widths)
+        return self._trees[widths]
 
-    def _grow(self, widths: Sequence[int], free: Sequence[float]) -> Trees:
+    def _grow(self, widths: Sequence[int]) -> Trees:
         """Level by level. All arrays but the result are running sums over the bins [widths, BINS]."""
         most = np.array(widths, np.float64)[:, None]
         shifted = sliding_window_view(np.concatenate((np.zeros(BINS - 1), self._per_bin)), BINS)[::-1]
-        # A free child takes its share of what its parent's own children would cover: that part is drafted already.
-        open_probs = [max(0.0, prob - below / self.total) for prob, below in zip((1.0, *free), (*free, 0.0), strict=True)]
-        given = np.minimum(_running(free), most)
-        level = np.minimum(_running(open_probs), most)
-        levels, expanded = [given], []
+        level: NDArray[np.float64] = np.ones((len(widths), BINS))  # the head
+        levels, expanded = [np.zeros_like(level)], []
         for _ in range(MAX_LEVELS):
             expanded.append(level[:, -1])
             level = np.minimum(level @ shifted, most)
@@ -128,16 +123,6 @@ def look_at(parents: Iterable[Node], head: Node) -> Look | None:
             sums[rank] += weight * math.exp(log_prob)
             per_bin[_bin(log_prob)] += weight
     return Look(reached, tuple(sums), tuple(per_bin)) if reached else None
-
-
-def _running(probs: Iterable[float]) -> NDArray[np.float64]:
-    """How many of these probabilities lie in each bin or in a more probable one [BINS]."""
-    counts = np.zeros(BINS)
-    for prob in probs:
-        if prob > LEAST_PROB:
-            counts[_bin(math.log(prob))] += 1.0
-    running: NDArray[np.float64] = np.cumsum(counts)
-    return running
 
 
 def _bin(log_prob: float) -> int:

@@ -8,7 +8,7 @@ worker? It sees the tree and the controller's estimates, and it holds no clock. 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Protocol
 
 from msgspec import Struct
@@ -41,8 +41,6 @@ class Situation(Struct, frozen=True, kw_only=True):
     """Of this machine's own passes."""
     has_drafted: Callable[[Node], bool]
     """Whether the local draft model has expanded a node."""
-    free_probs: Callable[[], Sequence[float]] = tuple
-    """Probabilities of the path below the head that was drafted at no cost (lookup), from such drafts alone; falling."""
     is_draft_due: bool = False
     """Whether the local draft model has not been asked for so long that asking it once costs next to nothing."""
 
@@ -71,6 +69,8 @@ class Outcome(Struct, frozen=True, kw_only=True):
     """Of these, how many were committed; the bonus or correction token is not among them."""
     entropy_nats: float
     """Entropy of the target's distribution for the last token committed."""
+    num_free: int = 0
+    """How many of the first tokens committed had been proposed by drafts that cost no pass (lookup)."""
     accepted_estimates: tuple[float, ...] = ()
     """The probabilities at which drafts that were committed had been estimated, given their parents,"""
     rejected_estimates: tuple[float, ...] = ()

@@ -28,25 +28,18 @@ class Lookup:
         self._proposed: dict[NodeId, tuple[int, int]] = {}
         """Parent -> (token proposed after it, length of the match)."""
 
-    def committed(self, old_head: Node, path: Sequence[Node]) -> None:
-        """The target has gone this way from `old_head`."""
-        for parent, node in zip([old_head, *path], path, strict=False):
+    def committed(self, old_head: Node, path: Sequence[Node]) -> int:
+        """The target has gone this way from `old_head`. Returns how many of the path's first tokens this alone had proposed."""
+        num_true = 0
+        for depth, (parent, node) in enumerate(zip([old_head, *path], path, strict=False)):
             if parent.node_id in self._proposed:
                 token, match = self._proposed[parent.node_id]
                 self._index.observe(match, came_true=token == node.token)
+                num_true += num_true == depth and token == node.token
         self._index.extend([node.token for node in path])
         self._looked_at.clear()
         self._proposed.clear()
-
-    def path_probs(self, tree: DraftTree) -> list[float]:
-        """Probabilities of the path that is proposed below the head, by this alone; falling."""
-        probs: list[float] = []
-        node, prob = tree.head, 1.0
-        while (proposed := self._proposed.get(node.node_id)) is not None and (child := node.children.get(proposed[0])) is not None:
-            prob *= self._index.rate(proposed[1])
-            probs.append(prob)
-            node = child
-        return probs
+        return num_true
 
     def grow(self, tree: DraftTree, *, path_prob_min: float) -> None:
         """Hang proposals below the head and the leaves, as deep as they are probable enough."""

@@ -16,6 +16,10 @@ PACE_MEMORY_ROUNDS = 200.0
 """Older rounds fade: a stretch of easy text is not the pace."""
 
 
+INHERITED_TOKENS, GUESSED_TOKENS = 100.0, 20.0
+"""What the pace of the sessions before counts at a session's start, and what a guess does where there were none."""
+
+
 class PassTimes:
     """Durations of one model's passes, in seconds."""
 
@@ -75,9 +79,11 @@ class Pace:
         """None before the first round."""
         return self._time_s / self._tokens if self._tokens else None
 
-    def after(self, before: Pace, tokens: float, otherwise_s: float) -> float:
-        """The same where `before` counts as much as `tokens` tokens, or `otherwise_s` a token does if that is empty."""
-        before_s = before.token_s or otherwise_s
+    def after(self, before: Pace, otherwise_s: float) -> float:
+        """The same where `before` counts as much as INHERITED_TOKENS tokens, or, if that is empty, `otherwise_s` as GUESSED_TOKENS."""
+        before_s, tokens = before.token_s, INHERITED_TOKENS
+        if before_s is None:
+            before_s, tokens = otherwise_s, GUESSED_TOKENS
         return (self._time_s + before_s * tokens) / (self._tokens + tokens)
 
     def add(self, duration_s: float, tokens: float) -> None:

@@ -183,7 +183,6 @@ class Controller:
             target_times=self._passes.target_times,
             draft_times=self._passes.draft_times,
             has_drafted=session.draft_view.has_scored,
-            free_probs=session.free_probs,
             is_draft_due=self._passes.is_draft_due(now),
         )
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping, Sequence
 
+from msgspec.structs import replace
+
 from wanspec.policy.drafting import estimates_of, offered_children
 from wanspec.policy.interface import Outcome, Policy
 from wanspec.policy.lookup import Lookup
@@ -105,10 +107,6 @@ class Session:
         if self._lookup is not None:
             self._lookup.grow(self.tree, path_prob_min=self.policy.local_drafting.path_prob_min)
 
-    def free_probs(self) -> list[float]:
-        """Probabilities of the path of such drafts below the head, by the lookup alone; falling."""
-        return self._lookup.path_probs(self.tree) if self._lookup is not None else []
-
     def merge_local(self, rows: tuple[Node, ...], choices: tuple[DraftChoices, ...]) -> None:
         """Add children to every node that the local draft model has scored."""
         self._local_drafts += 1
@@ -156,7 +154,7 @@ class Session:
         path = self.tree.commit(tokens)
         self._learn([old_head, *path], path)
         if self._lookup is not None:
-            self._lookup.committed(old_head, path)
+            outcome = replace(outcome, num_free=self._lookup.committed(old_head, path))
         if any(node.arrived_at is not None for node in path[: outcome.accepted]):
             self.waited_in_vain_s = 0.0
         self.target_view.committed(path)

@@ -75,11 +75,8 @@ class SuffixIndex:
 
     def log_prob(self, proposal: Proposal) -> float:
         """Natural logarithm of the probability that it comes true."""
-        return math.log(self.rate(proposal.match))
-
-    def rate(self, match: int) -> float:
-        """Share of the proposals with a match of this length that have come true."""
-        return self._true[match - 1] / self._made[match - 1]
+        index = proposal.match - 1
+        return math.log(self._true[index] / self._made[index])
 
     def observe(self, match: int, *, came_true: bool) -> None:
         """A proposal with a match of this length was put to the test."""
