@@ -127,7 +127,11 @@ def latency(document: dict[str, Any]) -> Latency:
 def best_alone(document: dict[str, Any]) -> tuple[Latency, str]:
     """The best of plain decoding, chains and trees without a worker: deeper, until that was twice no better."""
     has_wide_passes_free = len(document["compute"]["target_ms"]) == 1
-    shapes = [("autoregressive", 1), ("colocated", 1), *[("colocated-tree", width) for width in (WIDTHS[-1:] if has_wide_passes_free else WIDTHS)]]
+    shapes = [
+        ("autoregressive", 1),
+        ("colocated", 1),
+        *[("colocated-tree", width) for width in (WIDTHS[-1:] if has_wide_passes_free else WIDTHS)],
+    ]
     best, best_name = Latency(math.inf, math.inf), ""
     for name, width in shapes:
         worse, best_of_kind = 0, math.inf

@@ -37,8 +37,10 @@ from wanspec.speculation.types import DraftingConfig
 
 WAIT_COST = 3.0
 """What waiting must gain, as a multiple of its time. Tuned, as the next, in the simulator and on the bundled pair."""
-DEAR_PACE, CHEAP_PACE = 0.97, 1.0
+DEAR_PACE, CHEAP_PACE = 0.94, 0.97
 """Time per token, as a ratio to that without a worker, up to which a local pass costs the whole price, and from which on nothing."""
+GUESSED_PACE = 0.9
+"""The same ratio for a worker of which nothing is known yet: it has the benefit of the doubt."""
 BELIEVED_SHARE = 0.5
 """A worker's children that cover less than this share of the usual are not all that may follow, whatever it says."""
 SOON_SHARE = 0.4
@@ -229,7 +231,8 @@ class Adaptive:
 
     def _recent_token_s(self, situation: Situation) -> float:
         """What one has cost lately, in this session and, at its start, in those before."""
-        return self._pace.after(situation.pace, self._bare_s)
+        guess = GUESSED_PACE if situation.arrivals is not None else 1.0
+        return self._pace.after(situation.pace, guess * self._bare_s)
 
     def _alone_token_s(self, situation: Situation) -> float:
         """What the same tokens would have cost without a worker."""

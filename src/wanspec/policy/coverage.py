@@ -64,7 +64,7 @@ class Coverage:
     """The shares of one model pair, and what follows from them."""
 
     def __init__(self) -> None:
-        self._shares = INITIAL_SHARES
+        self._shares: tuple[float, ...] = INITIAL_SHARES
         self._per_bin: NDArray[np.float64] = np.zeros(BINS)
         """Expected children of a node, by bins of their estimate."""
         for share in INITIAL_SHARES:

@@ -12,11 +12,11 @@ KNOWN_AHEAD = 2.0
 """Passes this much larger than the largest that was measured are tried."""
 MIN_PASS_S = 1e-6
 """A pass that seems to have taken less was not timed."""
-PACE_MEMORY_ROUNDS = 200.0
+PACE_MEMORY_ROUNDS = 400.0
 """Older rounds fade: a stretch of easy text is not the pace."""
 
 
-INHERITED_TOKENS, GUESSED_TOKENS = 100.0, 20.0
+INHERITED_TOKENS, GUESSED_TOKENS = 300.0, 20.0
 """What the pace of the sessions before counts at a session's start, and what a guess does where there were none."""
 
 

@@ -167,9 +167,7 @@ def token_model(tokens: Tokens) -> TokenModel:
         case "mt-bench-like":
             return markov_tokens(match_rate=0.8, persistence=PERSISTENCE, seed=0)
         case "markov":
-            return markov_tokens(
-                match_rate=tokens.match_rate, persistence=tokens.persistence, none_of_these=tokens.none_of_these, seed=0
-            )
+            return markov_tokens(match_rate=tokens.match_rate, persistence=tokens.persistence, none_of_these=tokens.none_of_these, seed=0)
         case "iid":
             return iid_tokens(match_rate=tokens.match_rate, none_of_these=tokens.none_of_these, seed=0)
         case "bundled":
