@@ -4,7 +4,8 @@
     python bench/engine_steps.py random:8b --past 1000 --sessions 1 4   # random weights in a published model's shape, by `hf`, on a GPU
 
 A pass scores a tree of so many nodes below a text of `--past` tokens, in each session, and is followed by a commit, as in a round: what is
-timed is the call that the engine makes, from ids to logits in memory.
+timed is what a round waits for: from ids to logits in memory, and from these to tokens (temperature 0.8, top_p 0.95; after four rows of a
+verify, after every row of an expand).
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ import numpy as np
 
 from wanspec.backends.interface import Backend, ModelInfo
 from wanspec.backends.registry import load_backend
-from wanspec.speculation.types import NodeId, NodeSpec, SamplingParams, ScoreItem, SessionId
+from wanspec.planning.calibrate import SAMPLING, choose_as_draft, choose_as_target
+from wanspec.speculation.types import NodeId, NodeSpec, Position, ScoreItem, SessionId
 
 WIDTHS = (1, 2, 4, 8, 16, 32, 64)
 SHAPES: dict[str, dict[str, Any]] = {
@@ -45,10 +47,11 @@ def random_backend(shape: str, dtype: str, device: str) -> Backend:
     return HfBackend(model.eval(), info)
 
 
-def items(sessions: int, nodes: Sequence[NodeSpec], commit: tuple[NodeId, ...] = ()) -> list[ScoreItem]:
-    """The same question for every session."""
+def items(sessions: int, nodes: Sequence[NodeSpec], end: int, commit: tuple[NodeId, ...] = ()) -> list[ScoreItem]:
+    """The same question for every session; `end`: of its text."""
+    positions = tuple(Position(end + 1 + index // 4) for index in range(len(nodes)))
     return [
-        ScoreItem(session_id=SessionId(session), sampling=SamplingParams(), commit=commit, nodes=tuple(nodes))
+        ScoreItem(session_id=SessionId(session), sampling=SAMPLING, commit=commit, nodes=tuple(nodes), next_positions=positions)
         for session in range(sessions)
     ]
 
@@ -72,17 +75,19 @@ def measure(backend: Backend, clock: Callable[[], float], *, past: int, sessions
     vocabulary, rng = backend.info.vocabulary_size, np.random.default_rng(0)
     prompts = [tuple(int(token) for token in rng.integers(vocabulary, size=past)) for _ in range(sessions)]
     for session, prompt in enumerate(prompts):
-        backend.score([ScoreItem(session_id=SessionId(session), sampling=SamplingParams(), append=prompt)])
+        backend.score([ScoreItem(session_id=SessionId(session), sampling=SAMPLING, append=prompt)])
     medians: dict[str, list[float]] = {"verify": [], "expand": []}
     first = 1
     commit: tuple[NodeId, ...] = ()
     for width in WIDTHS:
         took: dict[str, list[float]] = {"verify": [], "expand": []}
         for _ in range(rounds):
-            for kind, grown in (("verify", tree), ("expand", leaves)):
-                asked = items(sessions, grown(width, first, vocabulary, rng), commit)
+            for kind, grown, choose in (("verify", tree, choose_as_target), ("expand", leaves, choose_as_draft)):
+                past += bool(commit)
+                asked = items(sessions, grown(width, first, vocabulary, rng), past, commit)
                 started = clock()
-                backend.score(asked)
+                for item, logits in zip(asked, backend.score(asked), strict=True):
+                    choose(item, logits)
                 took[kind].append((clock() - started) * 1e3)
                 commit = (NodeId(first),)  # what is below goes on, the rest is dropped
                 first += width

@@ -36,7 +36,7 @@ from wanspec.protocol.events import (
 )
 from wanspec.protocol.messages import Drafts
 from wanspec.protocol.worker import Worker
-from wanspec.speculation.sampling import draft_choices, target_choices
+from wanspec.runtime.model_runner import choose, rank
 from wanspec.speculation.types import SamplingParams, SessionId, WorkerId
 from wanspec.transport.codec import decode_controller_frame, decode_worker_frame, encode_frame
 
@@ -105,7 +105,7 @@ class Loop:
             match effect:
                 case StartVerify(items=items):
                     logits = self.target.score(items)
-                    choices = tuple(timed("target sampling", target_choices, rows, GREEDY, None) for rows in logits)
+                    choices = tuple(timed("target sampling", choose, item, rows) for item, rows in zip(items, logits, strict=True))
                     pass_s = PACE.target.pass_s(sum(item.tokens for item in items))
                     self.at(pass_s, partial(self.at_controller, VerifyFinished(choices=choices, duration_s=pass_s)))
                 case StartDraft(items=items):
@@ -143,7 +143,7 @@ class Loop:
 
     @staticmethod
     def rank(backend: ScriptedBackend, items: Any) -> Any:  # noqa: ANN401
-        return tuple(timed("draft ranking", draft_choices, rows, GREEDY, None, count=8) for rows in backend.score(items))
+        return tuple(timed("draft ranking", rank, item, rows) for item, rows in zip(items, backend.score(items), strict=True))
 
 
 def main() -> None:

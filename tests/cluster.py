@@ -24,7 +24,7 @@ from wanspec.simulation.cluster import Cluster as SimulatedCluster
 from wanspec.simulation.cluster import WorkerSite
 from wanspec.simulation.compute import Device
 from wanspec.simulation.link import Jitter, Link, LinkProfile, Transport
-from wanspec.speculation.types import DraftChoices, SamplingParams, ScoreItem, SessionId, TargetChoice, WorkerId
+from wanspec.speculation.types import DraftChoices, SamplingParams, ScoreItem, SessionId, TargetChoices, WorkerId
 from wanspec.telemetry.records import DraftsReceived, PassStarted, RttSample, Verified
 from wanspec.telemetry.trace import Trace
 from wanspec.transport.codec import decode_controller_frame, decode_worker_frame, encode_frame
@@ -56,7 +56,7 @@ class BackendModel:
         self.backend = backend
         self.passes = 0
 
-    def choose_targets(self, items: Sequence[ScoreItem]) -> tuple[tuple[TargetChoice, ...], ...]:
+    def choose_targets(self, items: Sequence[ScoreItem]) -> tuple[TargetChoices, ...]:
         self.passes += 1
         return choose_targets(self.backend, items)
 

@@ -11,7 +11,7 @@ from wanspec.protocol.effects import SendMessage
 from wanspec.protocol.events import ControllerEvent, DraftFinished, DraftsReceived, RequestArrived, VerifyFinished, WorkerJoined
 from wanspec.protocol.messages import Drafts, OpenSession
 from wanspec.protocol.placement import ANYWHERE, Placement
-from wanspec.speculation.types import DraftChoices, NodeId, Position, SamplingParams, SessionId, TargetChoice, WorkerId
+from wanspec.speculation.types import DraftChoices, NodeId, Position, SamplingParams, SessionId, TargetChoices, WorkerId
 
 T = TypeVar("T")
 
@@ -41,8 +41,8 @@ def joined(worker_id: int, *, max_sessions: int = 4, labels: tuple[str, ...] = (
 
 
 def verified(*tokens: int, entropy_nats: float = 0.1, duration_s: float = 0.02) -> VerifyFinished:
-    """A pass over one session, which has chosen these tokens."""
-    return VerifyFinished(choices=(tuple(TargetChoice(token=token, entropy_nats=entropy_nats) for token in tokens),), duration_s=duration_s)
+    """A pass over one session, which has accepted all of these tokens but the last, its own."""
+    return VerifyFinished(choices=(TargetChoices(tokens=tokens, entropy_nats=entropy_nats),), duration_s=duration_s)
 
 
 def drafted(*tokens: int, entropy_nats: float = 0.0) -> DraftFinished:

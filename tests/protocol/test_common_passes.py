@@ -14,7 +14,7 @@ from wanspec.protocol.effects import StartDraft, StartVerify
 from wanspec.protocol.events import RequestArrived, VerifyFinished
 from wanspec.protocol.session import Session
 from wanspec.speculation.tree import Node
-from wanspec.speculation.types import SamplingParams, SessionId, TargetChoice
+from wanspec.speculation.types import SamplingParams, SessionId, TargetChoices
 
 STEP_S, FREE_TOKENS = 0.02, 16
 
@@ -83,7 +83,7 @@ def test_where_it_does_not_those_who_wanted_it_verify_with_the_others() -> None:
     started: list[object] = []
     for round_ in range(6):
         (in_flight,) = machine._passes._in_flight.values()
-        choices = tuple(tuple(TargetChoice(token=7, entropy_nats=0.1) for _ in rows) for _, rows in in_flight.rows)
+        choices = (TargetChoices(tokens=(7,)),) * len(in_flight.rows)
         started += machine.handle(VerifyFinished(choices=choices, duration_s=STEP_S), now=0.02 * round_)
     assert not [effect for effect in started if isinstance(effect, StartDraft)]
     assert all(len(effect.items) >= 7 for effect in started if isinstance(effect, StartVerify))
@@ -97,7 +97,7 @@ def test_a_first_pass_that_may_go_on_from_kept_tokens_tells_nothing_of_what_toke
         session_id=SessionId(1), prompt_tokens=(1,) * 64, sampling=SamplingParams(), max_tokens=9, policy=policy, reuse_key=reuse_key
     )
     before = machine._passes.target_times.expected_s(64)
-    first_pass = VerifyFinished(choices=((TargetChoice(token=7, entropy_nats=0.1),),), duration_s=5.0)
+    first_pass = VerifyFinished(choices=(TargetChoices(tokens=(7,)),), duration_s=5.0)
     effects = [*machine.handle(arrival, now=0.0), *machine.handle(first_pass, now=5.0)]
     keys = [item.reuse_key for effect in effects if isinstance(effect, StartVerify) for item in effect.items]
     assert keys == [reuse_key, None]  # named once: afterwards the model has a cache of the session's own

@@ -25,7 +25,7 @@ from wanspec.protocol.events import (
 )
 from wanspec.speculation.types import (
     SessionId,
-    TargetChoice,
+    TargetChoices,
 )
 
 
@@ -42,7 +42,7 @@ def test_a_round_goes_draft_draft_verify_and_commits_what_was_accepted() -> None
     assert [node.token for node in item.nodes] == [8]
     (item,) = only(machine.handle(drafted(9), now=0.3), StartVerify).items
     assert (item.append, [node.token for node in item.nodes]) == ((7,), [8, 9])
-    emitted = only(machine.handle(verified(8, 5, 6), now=0.4), EmitTokens)
+    emitted = only(machine.handle(verified(8, 5), now=0.4), EmitTokens)
     assert (emitted.position, emitted.tokens) == (4, (8, 5))
 
 
@@ -75,7 +75,7 @@ def test_verify_and_draft_take_turns() -> None:
     machine = controller(arrival(1, policy="autoregressive"), arrival(2))
     effects = machine.handle(verified(7), now=0.1)  # 1 wants its next token, 2 its prefill
     assert len(only(effects, StartVerify).items) == 2
-    both = VerifyFinished(choices=((TargetChoice(token=4, entropy_nats=0.0),),) * 2, duration_s=0.02)
+    both = VerifyFinished(choices=(TargetChoices(tokens=(4,)),) * 2, duration_s=0.02)
     assert [item.session_id for item in only(machine.handle(both, now=0.2), StartDraft).items] == [2]
     assert [item.session_id for item in only(machine.handle(drafted(8), now=0.3), StartVerify).items] == [1]
 

@@ -44,12 +44,12 @@ def test_a_round_tells_of_its_own_local_drafts_alone() -> None:
     machine.handle(verified(7, entropy_nats=0.0), now=0.1)
     machine.handle(drafted(8), now=0.2)
     machine.handle(drafted(9), now=0.3)
-    finished = only(machine.handle(verified(8, 5, 6, entropy_nats=0.0), now=0.4), RoundFinished)
+    finished = only(machine.handle(verified(8, 5, entropy_nats=0.0), now=0.4), RoundFinished)
     assert (finished.local_drafts, finished.waits, finished.worker_id, finished.proposed) == (2, 0, None, 0)
     assert (finished.accepted, finished.draft_ages_s) == (1, ())
     machine.handle(drafted(8), now=0.5)
     machine.handle(drafted(9), now=0.6)
-    assert only(machine.handle(verified(1, 2, 3, entropy_nats=0.0), now=0.7), RoundFinished).local_drafts == 2
+    assert only(machine.handle(verified(1, entropy_nats=0.0), now=0.7), RoundFinished).local_drafts == 2
 
 
 def test_a_draft_that_comes_after_its_token_was_committed_is_late() -> None:

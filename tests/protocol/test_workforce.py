@@ -30,7 +30,7 @@ from wanspec.protocol.pool import FIRST_REST_S, JUDGED_TOKENS, MAX_HEAD_START_S
 from wanspec.protocol.workforce import WORKER_SILENCE_S
 from wanspec.speculation.types import (
     SessionId,
-    TargetChoice,
+    TargetChoices,
     WorkerId,
 )
 
@@ -252,7 +252,7 @@ def test_a_worker_is_not_judged_by_what_many_users_commit_before_its_first_draft
     while worker.sessions and now < 1.0:
         now = verify_begins(machine, now=now + 0.02)
         passes = machine._passes._in_flight[PassKind.VERIFY].rows
-        choices = tuple(tuple(TargetChoice(token=7, entropy_nats=0.0) for _ in rows) for _, rows in passes)
+        choices = (TargetChoices(tokens=(7,)),) * len(passes)
         machine.handle(VerifyFinished(choices=choices, duration_s=0.02), now=now)
     assert worker.head_start_s < now < worker.head_start_s + 0.2
 

@@ -33,9 +33,15 @@ def test_decisions_go_into_the_bin_of_the_entropy_before_them(entropy_nats: floa
     assert +figures.decisions == {(DecisionKind.VERIFY, index): 1, (DecisionKind.WAIT, index): 2, (DecisionKind.DRAFT_LOCALLY, index): 3}
 
 
+def test_decisions_of_a_policy_without_use_for_the_entropy_are_counted_apart() -> None:
+    figures = Figures()
+    figures.add_round(a_round(waits=2))
+    assert +figures.decisions == {(DecisionKind.VERIFY, None): 1, (DecisionKind.WAIT, None): 2}
+
+
 def test_a_prefill_decides_nothing() -> None:
     figures = Figures()
-    figures.add_round(a_round(drafted=0, accepted=0, committed=1))
+    figures.add_round(a_round(drafted=0, accepted=0, committed=1, is_prefill=True))
     assert not figures.decisions
     assert figures.rounds_without_local_drafts == 0
 

@@ -55,17 +55,17 @@ def test_nothing_is_found_for_rejected_drafts_nor_for_those_who_do_not_ask(monke
     )
     positions = tuple(map(Position, (3, 4, 4, 5, 5)))
     item = ScoreItem(session_id=SessionId(1), sampling=GREEDY, append=PROMPT, nodes=nodes, next_positions=positions)
-    found: list[list[int]] = []
+    found: list[Sequence[int]] = []
 
-    def watched(logits: Logits, tokens: list[int], *, count: int) -> tuple[LogProbs, ...]:
+    def watched(logits: Logits, tokens: Sequence[int], *, count: int) -> tuple[LogProbs, ...]:
         found.append(tokens)
         return log_probs_of(logits, tokens, count=count)
 
     monkeypatch.setattr(model_runner, "log_probs_of", watched)
     (silent,) = choose_targets(model(), [item])
     assert found == []
-    assert all(choice.log_probs is None for choice in silent)
+    assert silent.log_probs == ()
     (choices,) = choose_targets(model(), [replace(item, num_log_probs=0)])
-    assert [choice.token for choice in choices] == [choice.token for choice in silent]
-    assert [row for row, choice in enumerate(choices) if choice.log_probs is not None] == [0, 2]
-    assert found == [[first, second]]
+    assert choices.tokens == silent.tokens == (first, second)
+    assert len(choices.log_probs) == 2
+    assert found == [(first, second)]

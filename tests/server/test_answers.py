@@ -74,6 +74,26 @@ async def test_a_chat_is_a_transcript_that_the_target_continues() -> None:
         assert answer["usage"]["prompt_tokens"] == len(prompt)
 
 
+@pytest.mark.parametrize(
+    ("said", "text"),
+    [
+        ({"content": None}, ""),
+        ({}, ""),
+        ({"content": None, "tool_calls": []}, ""),
+        ({"content": []}, ""),
+        ({"content": None, "refusal": "No."}, "No."),
+        ({"content": "Yes.", "refusal": None, "tool_calls": None}, "Yes."),
+    ],
+)
+async def test_a_turn_of_the_assistant_comes_back_as_clients_have_it(said: dict[str, object], text: str) -> None:
+    messages = [{"role": "user", "content": "a?"}, {"role": "assistant", **said}, {"role": "user", "content": "b?"}]
+    async with site() as place:
+        answer = await place.post("/v1/chat/completions", messages=messages, max_completion_tokens=20, temperature=0)
+        assert answer.status_code == 200, answer.text
+        prompt = f"user: a?\n\nassistant: {text}\n\nuser: b?\n\nassistant:"
+        assert answer.json()["choices"][0]["message"]["content"] == plain_text(prompt, max_tokens=20)
+
+
 async def test_a_chat_goes_on_to_the_end_of_the_context_and_a_completion_for_16_tokens() -> None:
     async with site(target=model(context_length=100), draft=model(0.2, context_length=100)) as place:
         chat = (await place.post("/v1/chat/completions", messages=[{"role": "user", "content": "x"}])).json()
@@ -209,4 +229,5 @@ async def test_it_says_that_it_is_alive_and_ready_but_without_workers() -> None:
     async with site() as place:
         assert (await place.client.get("/health")).json() == {"status": "alive"}
         answer = await place.client.get("/ready")
-        assert (answer.status_code, answer.json()) == (200, {"status": "degraded", "workers": 0})
+        detail = "requests are served with the local draft model alone until a worker connects"
+        assert (answer.status_code, answer.json()) == (200, {"status": "degraded", "workers": 0, "detail": detail})

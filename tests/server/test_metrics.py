@@ -90,6 +90,7 @@ async def test_decisions_are_told_once_each_by_the_entropy_that_they_were_taken_
     assert totals["verify"] == told["wanspec:rounds_total"][""] - 1  # the prefill decides nothing
     assert totals["draft_locally"] == told["wanspec:local_draft_passes_total"][""] > 0
     assert sum(value > 0 for key, value in told["wanspec:decisions_total"].items() if key.startswith("verify")) > 1
+    assert told["wanspec:decisions_total"]["verify/unknown"] == 0
 
 
 async def test_the_calibration_error_can_be_worked_out_from_the_counts() -> None:

@@ -97,6 +97,8 @@ BAD_CHATS: list[tuple[dict[str, object], str]] = [
     ({"messages": CHAT["messages"] * 4097}, "messages"),
     ({"messages": [{"role": "king", "content": "x"}]}, "messages.0.role"),
     ({"messages": [{"role": "user"}]}, "messages.0.content"),
+    ({"messages": [{"role": "user", "content": None}]}, "messages.0.content"),
+    ({"messages": [{"role": "assistant", "refusal": "\ud800"}]}, "messages.0.refusal"),
     ({"messages": [{"role": "user", "content": 5}]}, "messages.0.content"),
     ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]}, "messages.0.content.0.type"),
     ({"messages": [{"role": "user", "content": "\ud800"}]}, "messages.0.content.0.text"),

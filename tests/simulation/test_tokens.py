@@ -112,11 +112,11 @@ def test_a_model_knows_a_context_whichever_way_it_came_there() -> None:
         NodeSpec(node_id=NodeId(index + 1), parent_id=NodeId(index) if index else None, token=token) for index, token in enumerate(text[:4])
     )
     (along_nodes,) = by_nodes.choose_targets([item(prompt, chain)])
-    along_trunk = [by_trunk.choose_targets([item((*prompt, *text[:1]) if not i else (text[i],))])[0][0] for i in range(4)]
+    along_trunk = [by_trunk.choose_targets([item((*prompt, *text[:1]) if not i else (text[i],))])[0] for i in range(4)]
     by_commit.choose_targets([item(prompt, chain[:2])])
-    ((after_commit,),) = by_commit.choose_targets([item(commit=(NodeId(1), NodeId(2)), append=(text[2],))])
-    assert [choice.token for choice in along_nodes] == list(text[:5])
-    assert [choice.token for choice in along_trunk] == list(text[1:5])
+    (after_commit,) = by_commit.choose_targets([item(commit=(NodeId(1), NodeId(2)), append=(text[2],))])
+    assert along_nodes.tokens == text[:5]
+    assert [choices.tokens for choices in along_trunk] == [(token,) for token in text[1:5]]
     assert after_commit == along_trunk[2]
 
 

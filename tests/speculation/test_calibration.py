@@ -20,10 +20,9 @@ GRID_STEP = TAUS[1] / TAUS[0]
 
 
 def ranked(logits: list[float] | np.ndarray, *, count: int = 8, temperature: float = 0.0, position: int = 0) -> DraftChoices:
-    row = np.array([logits], np.float32)
-    noise = gumbel_noise(5, position, row.shape[1])[None] if temperature else None
-    (choices,) = draft_choices(row, SamplingParams(temperature=temperature), noise, count=count)
-    return choices
+    row = np.array(logits, np.float32)
+    noise = gumbel_noise(5, position, len(row)) if temperature else None
+    return draft_choices(row, SamplingParams(temperature=temperature), noise, count=count)
 
 
 def learned(tau: float, *, tokens: int = 1500, count: int = 8, seed: int = 0) -> Calibration:

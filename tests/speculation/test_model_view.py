@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from wanspec.speculation.entropy import entropy_nats
+from wanspec.speculation.entropy import log_probs_and_entropy
 from wanspec.speculation.model_view import ModelView
 from wanspec.speculation.tree import DraftTree, Node
-from wanspec.speculation.types import NodeId, SamplingParams, SessionId, TargetChoice
+from wanspec.speculation.types import SamplingParams, SessionId
 from wanspec.speculation.verification import walk
 
 
@@ -65,38 +65,53 @@ def test_after_a_divergence_later_commits_are_appended_although_a_node_was_score
     assert view.plan(tree, []).item.append == (8, 9)
 
 
-def choice(token: int) -> TargetChoice:
-    return TargetChoice(token=token, entropy_nats=0.0)
-
-
-def verdict(tree: DraftTree, choices: dict[NodeId, int]) -> list[int]:
-    return [c.token for c in walk(tree, {node_id: choice(token) for node_id, token in choices.items()})]
+def verdict(tree: DraftTree, view: ModelView, choices: dict[Node, int]) -> list[int]:
+    """What is committed where the target verifies these nodes below the head, and chooses so after each; it is asked for no other row."""
+    planned = view.plan(tree, [node for node in choices if node is not tree.head])
+    return [token for _, token in walk(planned.item, lambda row: choices[planned.rows[row]])]
 
 
 def test_a_fully_accepted_path_earns_a_bonus_token() -> None:
-    tree, _ = started()
+    tree, view = started()
     a, b = grow(tree, tree.head, 4, 5)
-    assert verdict(tree, {tree.head.node_id: 4, a.node_id: 5, b.node_id: 6}) == [4, 5, 6]
+    assert verdict(tree, view, {tree.head: 4, a: 5, b: 6}) == [4, 5, 6]
 
 
 def test_a_rejection_ends_the_walk_with_the_correction() -> None:
-    tree, _ = started()
+    tree, view = started()
     a, b = grow(tree, tree.head, 4, 5)
-    assert verdict(tree, {tree.head.node_id: 4, a.node_id: 7, b.node_id: 6}) == [4, 7]
+    assert verdict(tree, view, {tree.head: 4, a: 7, b: 6}) == [4, 7]
 
 
 def test_in_a_tree_the_walk_follows_whichever_branch_the_target_takes() -> None:
-    tree, _ = started()
+    tree, view = started()
     (a,), (b,) = grow(tree, tree.head, 4), grow(tree, tree.head, 5)
-    assert verdict(tree, {tree.head.node_id: 5, a.node_id: 1, b.node_id: 6}) == [5, 6]
+    assert verdict(tree, view, {tree.head: 5, a: 1, b: 6}) == [5, 6]
 
 
 def test_a_child_that_was_not_verified_ends_the_walk() -> None:
-    tree, _ = started()
+    tree, view = started()
     grow(tree, tree.head, 4, 5)
-    assert verdict(tree, {tree.head.node_id: 4}) == [4]
+    assert verdict(tree, view, {tree.head: 4}) == [4]
+
+
+def test_the_target_is_asked_for_the_rows_on_the_way_alone() -> None:
+    tree, view = started()
+    path, aside = grow(tree, tree.head, 4, 5), grow(tree, tree.head, 6, 7)
+    planned = view.plan(tree, [*path, *aside])
+    asked = []
+
+    def choose(row: int) -> int:
+        asked.append(planned.rows[row])
+        return {tree.head: 6, aside[0]: 8}[planned.rows[row]]
+
+    assert walk(planned.item, choose) == [(0, 6), (3, 8)]
+    assert asked == [tree.head, aside[0]]
 
 
 def test_entropy_of_a_certain_and_of_an_even_distribution() -> None:
     with np.errstate(divide="ignore"):
-        assert entropy_nats(np.log(np.array([[1.0, 0.0], [0.5, 0.5]]))) == pytest.approx([0.0, np.log(2)])
+        for probs, expected in (([1.0, 0.0], 0.0), ([0.5, 0.5], np.log(2))):
+            log_probs, entropy_nats = log_probs_and_entropy(np.log(probs) + 3.0)
+            assert entropy_nats == pytest.approx(expected)
+            assert np.exp(log_probs) == pytest.approx(probs)

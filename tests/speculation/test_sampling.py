@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 
 from wanspec.errors import ConfigError
-from wanspec.speculation.sampling import check_sampling, draft_choices, gumbel_noise, log_probs_of, target_choices
+from wanspec.speculation import sampling
+from wanspec.speculation.sampling import (
+    check_sampling,
+    draft_choices,
+    draft_scores,
+    gumbel_noise,
+    log_probs_of,
+    target_entropy_nats,
+    target_token,
+)
 from wanspec.speculation.types import SamplingParams
 
 LOGITS = np.array([[2.0, 1.0, 0.5, 0.0, -1.0, -3.0]], dtype=np.float32)
+ROW = LOGITS[0]
 
 
 def noise_rows(seed: int, positions: range, size: int) -> np.ndarray:
@@ -22,9 +34,8 @@ def chi_square(counts: np.ndarray, probs: np.ndarray) -> float:
 
 
 def draw(params: SamplingParams, count: int) -> np.ndarray:
-    noise = noise_rows(params.seed, range(count), LOGITS.shape[1])
-    choices = target_choices(np.repeat(LOGITS, count, axis=0), params, noise)
-    return np.bincount([choice.token for choice in choices], minlength=LOGITS.shape[1])
+    tokens = [target_token(ROW, params, gumbel_noise(params.seed, position, len(ROW))) for position in range(count)]
+    return np.bincount(tokens, minlength=len(ROW))
 
 
 @pytest.mark.parametrize(
@@ -75,49 +86,127 @@ def test_noise_of_neighbouring_positions_is_uncorrelated() -> None:
 
 
 def test_greedy_decoding_is_the_argmax_and_ignores_the_seed() -> None:
-    (choice,) = target_choices(LOGITS, SamplingParams(seed=99, top_k=2), None)
-    assert choice.token == 0
-
-
-def test_a_rows_choice_does_not_depend_on_its_neighbours() -> None:
-    params = SamplingParams(temperature=0.8, top_p=0.9, seed=3)
-    logits = np.random.default_rng(0).normal(size=(16, 64)).astype(np.float32)
-    noise = noise_rows(3, range(16), 64)
-    together = target_choices(logits, params, noise)
-    alone = [target_choices(logits[i : i + 1], params, noise[i : i + 1])[0] for i in range(16)]
-    assert [choice.token for choice in together] == [choice.token for choice in alone]
+    assert target_token(ROW, SamplingParams(seed=99, top_k=2), None) == 0
 
 
 def test_entropy_is_in_nats_and_of_the_masked_distribution() -> None:
-    flat = np.zeros((1, 8), dtype=np.float32)
-    (choice,) = target_choices(flat, SamplingParams(), None)
-    assert choice.entropy_nats == pytest.approx(np.log(8))
-    (choice,) = target_choices(flat, SamplingParams(temperature=1.0, top_k=2), gumbel_noise(0, 0, 8)[None])
-    assert choice.entropy_nats == pytest.approx(np.log(2))
+    flat = np.zeros(8, dtype=np.float32)
+    assert target_entropy_nats(flat, SamplingParams()) == pytest.approx(np.log(8))
+    assert target_entropy_nats(flat, SamplingParams(temperature=1.0, top_k=2)) == pytest.approx(np.log(2))
+
+
+def kept_by_definition(row: np.ndarray, params: SamplingParams) -> np.ndarray:
+    """The tokens that can be drawn: sort the whole vocabulary, cut after top_k, renormalise, cut where top_p is reached."""
+    scaled = row.astype(np.float64) / params.temperature
+    order = np.argsort(-scaled, kind="stable")
+    values = scaled[order]
+    if params.top_k:
+        values[params.top_k :] = -np.inf
+    if params.top_p < 1.0:
+        shifted = values - values[0]
+        reached = np.cumsum(np.exp(shifted - np.log(np.exp(shifted).sum())))
+        values[1:][reached[:-1] >= params.top_p] = -np.inf
+    return np.sort(order[np.isfinite(values)])
+
+
+def peaked(size: int) -> np.ndarray:
+    rng = np.random.default_rng(size)
+    row = rng.normal(0.0, 2.5, size)
+    row[:20] += rng.normal(10.0, 3.0, 20)
+    return row.astype(np.float32)
+
+
+ROWS: dict[str, Callable[[int], np.ndarray]] = {
+    "as models have them": peaked,
+    "all alike": lambda size: np.zeros(size, np.float32),
+    "ties": lambda size: np.round(peaked(size)),
+    "eight values": lambda size: (np.arange(size) % 8).astype(np.float32),
+    "most impossible": lambda size: np.where(np.arange(size) % 50 == 7, peaked(size), np.float32(-np.inf)),
+    "few possible": lambda size: np.where(np.arange(size) < 3, peaked(size), np.float32(-np.inf)),
+    "as low as floats go": lambda size: np.where(np.arange(size) < 3, peaked(size), np.finfo(np.float32).min),
+}
+LIMITS = [(0, 0.95), (0, 0.5), (0, 0.25), (0, 1e-9), (0, 1 - 1e-15), (50, 1.0), (50, 0.25), (1024, 0.9), (1500, 1.0), (1500, 0.999)]
+
+
+@pytest.mark.parametrize("size", [50, 1025, 2048, 49_152])
+@pytest.mark.parametrize("kind", ROWS)
+def test_top_k_and_top_p_keep_what_sorting_the_whole_vocabulary_would(kind: str, size: int) -> None:
+    row, noise = ROWS[kind](size), gumbel_noise(1, size, size)
+    for temperature in (1e-3, 0.8, 2.0, 100.0):
+        for top_k, top_p in LIMITS:
+            params = SamplingParams(temperature=temperature, top_k=top_k, top_p=top_p)
+            kept = kept_by_definition(row, params)
+            drawn, _ = sampling._distribution(row, params, np.float64)
+            possible = np.arange(size) if drawn is None else drawn
+            assert np.array_equal(possible[np.isfinite(row[possible])], kept), params
+            scores = row[kept].astype(np.float64) / temperature + noise[kept]
+            assert target_token(row, params, noise) == kept[np.argmax(scores)]
+
+
+@pytest.mark.parametrize("temperature", [0.8, 100.0])
+def test_a_large_vocabulary_is_sorted_only_where_its_first_tokens_do_not_hold_the_nucleus(
+    temperature: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sorted_whole: list[int] = []
+    by_sorting = sampling._kept_by_sorting
+
+    def watched(scaled: sampling.Scores, params: SamplingParams) -> sampling.Tokens:
+        sorted_whole.append(len(scaled))
+        return by_sorting(scaled, params)
+
+    monkeypatch.setattr(sampling, "_kept_by_sorting", watched)
+    params = SamplingParams(temperature=temperature, top_p=0.95)
+    row = peaked(128_256)
+    drawn, _ = sampling._distribution(row, params, np.float64)
+    assert drawn is not None
+    assert np.array_equal(drawn, kept_by_definition(row, params))
+    assert sorted_whole == ([] if temperature == 0.8 else [128_256])
+
+
+def test_logits_that_are_no_numbers_end_in_a_token_all_the_same() -> None:
+    row = np.array([1.0, np.nan, 0.5, -1.0], np.float32)
+    for params in (SamplingParams(temperature=1.0, top_p=0.5), SamplingParams(temperature=1.0, top_k=2)):
+        assert 0 <= target_token(row, params, gumbel_noise(1, 2, 4)) < 4
+        assert draft_choices(row, params, gumbel_noise(1, 2, 4), count=3).tokens in {(), (0,), (0, 2), (2, 0)}
 
 
 def test_a_draft_of_the_same_model_ranks_the_targets_choice_first() -> None:
     params = SamplingParams(temperature=0.8, seed=8)
-    logits = np.repeat(LOGITS, 200, axis=0)
-    noise = noise_rows(8, range(200), LOGITS.shape[1])
-    drafts = draft_choices(logits, params, noise, count=2)
-    assert [d.tokens[0] for d in drafts] == [t.token for t in target_choices(logits, params, noise)]
+    for noise in noise_rows(8, range(200), len(ROW)):
+        assert draft_choices(ROW, params, noise, count=2).tokens[0] == target_token(ROW, params, noise)
+
+
+@pytest.mark.parametrize("size", [5, 2048, 49_152])
+@pytest.mark.parametrize(
+    "params", [SamplingParams(), SamplingParams(temperature=0.8), SamplingParams(temperature=0.8, top_k=20, top_p=0.9)]
+)
+def test_the_best_guesses_are_those_that_ranking_the_whole_vocabulary_would_give(size: int, params: SamplingParams) -> None:
+    row = np.random.default_rng(2).normal(0.0, 2.5, size).astype(np.float32)
+    noise = gumbel_noise(3, 4, size) if params.temperature else None
+    scores, entropy_nats = draft_scores(row, params, noise)
+    order = [token for token in np.argsort(-scores, kind="stable")[:8].tolist() if np.isfinite(scores[token])]
+    ranking = draft_choices(row, params, noise, count=8)
+    assert ranking.tokens == tuple(order)
+    assert ranking.log_probs == pytest.approx(scores[order], abs=1e-5)
+    assert ranking.entropy_nats == entropy_nats == pytest.approx(target_entropy_nats(row, params), abs=1e-4)
+    assert np.exp(scores.astype(np.float64)).sum() == pytest.approx(1.0, abs=1e-4)
 
 
 def test_draft_rankings_are_sorted_and_their_shares_add_up() -> None:
-    (ranking,) = draft_choices(LOGITS, SamplingParams(), None, count=6)
+    ranking = draft_choices(ROW, SamplingParams(), None, count=6)
     assert ranking.tokens == (0, 1, 2, 3, 4, 5)
     assert sum(np.exp(ranking.log_probs)) == pytest.approx(1.0)
 
 
 def test_ties_go_to_the_lower_token() -> None:
-    (ranking,) = draft_choices(np.zeros((1, 5), dtype=np.float32), SamplingParams(), None, count=5)
-    assert ranking.tokens == (0, 1, 2, 3, 4)
+    for size in (5, 2048, 40_000):
+        ranking = draft_choices(np.zeros(size, dtype=np.float32), SamplingParams(), None, count=5)
+        assert ranking.tokens == (0, 1, 2, 3, 4)
 
 
 def test_masked_tokens_are_not_drafted() -> None:
     params = SamplingParams(temperature=1.0, top_k=2, seed=1)
-    (ranking,) = draft_choices(LOGITS, params, gumbel_noise(1, 0, 6)[None], count=5)
+    ranking = draft_choices(ROW, params, gumbel_noise(1, 0, 6), count=5)
     assert set(ranking.tokens) == {0, 1}
 
 
@@ -127,8 +216,8 @@ def test_coupling_beats_guessing_the_mode() -> None:
     draft = target + rng.normal(size=target.shape).astype(np.float32) * 0.5
     params = SamplingParams(temperature=1.0, seed=12)
     noise = noise_rows(12, range(400), 32)
-    chosen = np.array([choice.token for choice in target_choices(target, params, noise)])
-    coupled = np.array([d.tokens[0] for d in draft_choices(draft, params, noise, count=1)])
+    chosen = np.array([target_token(row, params, noise[index]) for index, row in enumerate(target)])
+    coupled = np.array([draft_choices(row, params, noise[index], count=1).tokens[0] for index, row in enumerate(draft)])
     assert np.mean(chosen == coupled) > np.mean(chosen == draft.argmax(1)) + 0.15
 
 

@@ -133,10 +133,11 @@ def bench(
 def _run(config: BenchConfig, json_path: Path | None, plot_folder: Path | None) -> None:
     """Run, and show what was measured, however it ends."""
     from wanspec.testbed.bench.display import duration
-    from wanspec.testbed.bench.plan import estimate_s
+    from wanspec.testbed.bench.plan import TYPICAL_PRESET, estimate_s
     from wanspec.testbed.bench.run import Bench
 
-    stderr.print(f"about {duration(estimate_s(config))}; Ctrl-C ends it and shows what was measured", style="dim")
+    pace = "" if config.preset else f" at the pace of {TYPICAL_PRESET}, longer with slower models, and what loading yours takes"
+    stderr.print(f"about {duration(estimate_s(config))}{pace}; Ctrl-C ends it and shows what was measured", style="dim")
     with progress_bar(estimate_s(config)) as bar:
         measured = Bench(config, bar)
         try:

@@ -124,11 +124,11 @@ def calibrate(
     prompt_tokens: Annotated[int, typer.Option(help="Length of the text before.")] = 128,
     passes: Annotated[int, typer.Option(help="Passes timed for each width.")] = 20,
 ) -> None:
-    """Time this machine's models, at passes of 1 to 64 tokens.
+    """Time this machine's models, at passes of 1 to 64 tokens, with the choice of tokens at temperature 0.8 and top_p 0.95.
 
     Where other work goes on, the times are that much longer.
     """
-    from wanspec.planning.calibrate import medians, time_rounds
+    from wanspec.planning.calibrate import choose_as_draft, choose_as_target, medians, time_rounds
     from wanspec.planning.step_times import ModelTimes, StepTimes, write_step_times
 
     with exit_statuses():
@@ -138,7 +138,8 @@ def calibrate(
 
         def timed(spec: str, model: Literal["target", "draft"]) -> ModelTimes:
             backend = load_model(spec, preset, model)
-            rounds = time_rounds(backend, spec, prompt_tokens=prompt_tokens, passes=passes)
+            choose = choose_as_target if model == "target" else choose_as_draft
+            rounds = time_rounds(backend, spec, choose, prompt_tokens=prompt_tokens, passes=passes)
             return ModelTimes(model=spec, pass_ms=medians(tracked(rounds, passes, f"timing the {model}")))
 
         now = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")

@@ -1,7 +1,9 @@
 """How long a model's passes take on this machine, by their width: what the planner simulates with.
 
-What is timed is a pass as a session has it: one token joins the text, and draft tokens hang off it as a tree. Widths are timed in turn,
-so that what else the machine does for a while makes all of them longer and not one, and of each the median counts.
+What is timed is a pass as a session has it: one token joins the text, draft tokens hang off it as a tree, and tokens are chosen from the
+logits: after the rows that a verify walks, or after every row of a draft step. With a large vocabulary and a fast device the choice is a
+good part of it. Widths are timed in turn, so that what else the machine does for a while makes all of them longer and not one, and of each
+the median counts.
 """
 
 from __future__ import annotations
@@ -12,6 +14,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from wanspec.errors import ConfigError
+from wanspec.runtime.model_runner import position_noise, rank
+from wanspec.speculation.sampling import Logits, target_token
 from wanspec.speculation.types import NodeId, NodeSpec, Position, SamplingParams, ScoreItem, SessionId
 
 if TYPE_CHECKING:
@@ -23,20 +27,41 @@ BRANCHES = 8
 """Of the tree: as many as a draft model offers children, and fewer than any engine's limit."""
 WARM_UP_PASSES = 2
 """Of each width: engines allocate, and some compile, when a shape is new."""
+WALKED_ROWS = 4
+"""Of a verify: the target chooses after the head and after the drafts that it accepts, three being many."""
+SAMPLING = SamplingParams(temperature=0.8, top_p=0.95, seed=1)
+"""As clients ask; greedy choices take less."""
 MAX_PASSES = 10_000
 SESSION = SessionId(1)
+
+Choose = Callable[[ScoreItem, Logits], object]
+"""Makes a pass's logits into choices."""
+
+
+def choose_as_target(item: ScoreItem, logits: Logits) -> None:
+    """Choose tokens after as many rows as a verify walks."""
+    for row in range(min(WALKED_ROWS, len(logits))):
+        target_token(logits[row], item.sampling, position_noise(item, row, logits.shape[1]))
+
+
+def choose_as_draft(item: ScoreItem, logits: Logits) -> None:
+    """Rank what may follow every row."""
+    rank(item, logits)
 
 
 def time_rounds(
     backend: Backend,
     model: str,
+    choose: Choose,
     *,
     widths: Sequence[int] = WIDTHS,
     prompt_tokens: int = 128,
     passes: int = 20,
     clock: Callable[[], float] = time.perf_counter,
 ) -> Iterator[dict[int, float]]:
-    """`passes` times how long a pass of each of `widths` takes, in ms, as they are timed. `model`: what it is called.
+    """`passes` times how long a pass of each of `widths` takes, in ms, as they are timed, the choice of tokens included.
+
+    `model`: what it is called.
 
     Raises ConfigError where that does not fit the model's context, BackendError where it cannot do it.
     """
@@ -45,7 +70,7 @@ def time_rounds(
     room = backend.info.context_length - max(widths) - len(widths) * (WARM_UP_PASSES + passes)
     if not 1 <= prompt_tokens <= room:
         raise ConfigError(f"the prompt has {prompt_tokens} tokens; with {passes} passes a width {model} takes 1 to {room}")
-    session = _Session(backend, prompt_tokens)
+    session = _Session(backend, choose, prompt_tokens)
     try:
         for number in range(WARM_UP_PASSES + passes):
             durations_ms = {width: session.time_pass_s(width, clock) * 1e3 for width in widths}
@@ -64,8 +89,8 @@ def medians(rounds: Iterable[dict[int, float]]) -> list[tuple[int, float]]:
 class _Session:
     """One that goes on from pass to pass."""
 
-    def __init__(self, backend: Backend, prompt_tokens: int) -> None:
-        self._backend = backend
+    def __init__(self, backend: Backend, choose: Choose, prompt_tokens: int) -> None:
+        self._backend, self._choose = backend, choose
         self._length = 0
         self._nodes = 0
         self._pass(prompt_tokens, 0)
@@ -89,12 +114,13 @@ class _Session:
         )
         item = ScoreItem(
             session_id=SESSION,
-            sampling=SamplingParams(),
+            sampling=SAMPLING,
             append=tuple(self._token(index) for index in range(end - appended, end)),
             nodes=nodes,
             next_positions=(Position(end), *(Position(end + 1 + index // BRANCHES) for index in range(drafts))),
         )
-        self._backend.score([item])
+        (logits,) = self._backend.score([item])
+        self._choose(item, logits)
         self._backend.end_pass()
 
     def _token(self, index: int) -> int:

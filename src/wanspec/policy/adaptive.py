@@ -74,6 +74,8 @@ class _RoundsAlone(NamedTuple):
 class Adaptive:
     """See the module's text."""
 
+    uses_entropy = False
+
     def __init__(self, *, verify_width: int, redundancy_price_s: float, drafting: DraftingConfig, uses_lookup: bool) -> None:
         self.drafting: DraftingConfig | None = drafting
         self.local_drafting = drafting

@@ -14,6 +14,7 @@ class Autoregressive:
     drafting: DraftingConfig | None = None
     local_drafting = DraftingConfig()
     uses_lookup = False
+    uses_entropy = False
     alone_token_s = None
 
     def decide(self, situation: Situation, *, now: float) -> Decision:
@@ -36,6 +37,7 @@ class Colocated:
     drafting: DraftingConfig | None = None
     local_drafting = DraftingConfig()
     uses_lookup = False
+    uses_entropy = False
     alone_token_s = None
 
     def __init__(self, *, num_draft_tokens: int) -> None:
@@ -64,6 +66,7 @@ class ColocatedTree:
 
     drafting: DraftingConfig | None = None
     uses_lookup = False
+    uses_entropy = False
     alone_token_s = None
 
     def __init__(self, *, levels: int, verify_width: int, local_drafting: DraftingConfig) -> None:
@@ -102,6 +105,7 @@ class Remote:
 
     local_drafting = DraftingConfig()
     uses_lookup = False
+    uses_entropy = False
     alone_token_s = None
 
     def __init__(self, *, num_draft_tokens: int, drafting: DraftingConfig) -> None:

@@ -67,8 +67,8 @@ class Outcome(Struct, frozen=True, kw_only=True):
     """Draft tokens verified."""
     accepted: int
     """Of these, how many were committed; the bonus or correction token is not among them."""
-    entropy_nats: float
-    """Entropy of the target's distribution for the last token committed."""
+    entropy_nats: float | None = None
+    """Entropy of the target's distribution for its last choice; None unless the policy uses it."""
     num_free: int = 0
     """How many of the first tokens committed had been proposed by drafts that cost no pass (lookup)."""
     accepted_estimates: tuple[float, ...] = ()
@@ -122,6 +122,11 @@ class Policy(Protocol):
     @property
     def uses_lookup(self) -> bool:
         """Whether drafts that cost no pass (`lookup`) are to be added to the tree."""
+        ...
+
+    @property
+    def uses_entropy(self) -> bool:
+        """Whether outcomes are to say the target's entropy, which costs about as much as choosing a token."""
         ...
 
     @property

@@ -31,6 +31,7 @@ class Paper:
 
     local_drafting = DraftingConfig()
     uses_lookup = False
+    uses_entropy = True
     alone_token_s = None
 
     def __init__(self, *, num_draft_tokens: int, entropy_threshold_nats: float, staleness: StalenessRule, drafting: DraftingConfig) -> None:
@@ -60,6 +61,7 @@ class Paper:
     def committed(self, outcome: Outcome, *, now: float) -> None:
         self._waiting_since = now
         was_corrected = outcome.accepted < self._num_draft_tokens
+        assert outcome.entropy_nats is not None, "it is asked for"
         if was_corrected or outcome.entropy_nats > self._entropy_threshold_nats:
             self._updated_at = now
 

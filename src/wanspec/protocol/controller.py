@@ -213,10 +213,9 @@ class Controller:
             if session.session_id not in self._sessions:
                 continue
             link = session.link
-            committed, outcome, reason, path = session.commit(rows, choices, self._end_tokens, now=now)
+            outcome, reason, path = session.commit(rows, choices, self._end_tokens, now=now)
             effects.append(session.finished_round(outcome, path, verified_at=now - event.duration_s))
-            log_probs = tuple([choice.log_probs for choice in committed if choice.log_probs is not None])
-            tokens = tuple([choice.token for choice in committed])
+            tokens, log_probs = tuple([node.token for node in path]), choices.log_probs[: len(path)]
             effects.append(EmitTokens(session_id=session.session_id, position=path[0].position, tokens=tokens, log_probs=log_probs))
             alone_s = session.policy.alone_token_s
             total_alone_s = None if alone_s is None else alone_s * len(path)

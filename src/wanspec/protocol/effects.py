@@ -120,10 +120,12 @@ class RoundFinished(Struct, frozen=True, kw_only=True):
     drafted: int
     accepted: int
     committed: int
-    entropy_nats: float
-    """Of the target's distribution for the last committed token (not a number where an engine does not say it),"""
+    is_prefill: bool = False
+    """Whether it is the request's first round, which decides nothing."""
+    entropy_nats: float | None = None
+    """Of the target's distribution for the last token that it chose; None unless the request's policy uses it."""
     entropy_before_nats: float | None = None
-    """and for the one after which the round began; None for a first round, which is the prefill and decides nothing."""
+    """The same of the round before."""
     accepted_estimates: tuple[float, ...] = ()
     rejected_estimates: tuple[float, ...] = ()
     worker_id: WorkerId | None = None

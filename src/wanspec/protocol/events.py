@@ -10,7 +10,7 @@ from msgspec import Struct
 from wanspec.policy.registry import PolicyConfig
 from wanspec.protocol.messages import ControllerMessage, Drafts
 from wanspec.protocol.placement import ANYWHERE, Placement
-from wanspec.speculation.types import DraftChoices, SamplingParams, SessionId, TargetChoice, WorkerId
+from wanspec.speculation.types import DraftChoices, SamplingParams, SessionId, TargetChoices, WorkerId
 
 
 class RequestArrived(Struct, frozen=True, kw_only=True):
@@ -75,8 +75,8 @@ class MessageReceived(Struct, frozen=True, kw_only=True):
 class VerifyFinished(Struct, frozen=True, kw_only=True):
     """The target pass in flight is done."""
 
-    choices: tuple[tuple[TargetChoice, ...], ...]
-    """For each item of the pass, in order, one choice per row."""
+    choices: tuple[TargetChoices, ...]
+    """For each item of the pass, in order."""
     duration_s: float
 
 

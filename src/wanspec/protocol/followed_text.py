@@ -141,7 +141,6 @@ class FollowedText:
             drafted=len(self._proposed),
             accepted=accepted,
             committed=len(path),
-            entropy_nats=math.nan,
             accepted_estimates=tuple(estimates[:accepted]),
             rejected_estimates=tuple(estimates[accepted : accepted + 1]) if is_rejected else (),
             worker_id=self.link.worker_id if self.link is not None else None,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 
 from msgspec.structs import replace
 
@@ -18,8 +18,7 @@ from wanspec.speculation.calibration import Calibration
 from wanspec.speculation.model_view import ModelView
 from wanspec.speculation.reliability import Reliability
 from wanspec.speculation.tree import DraftTree, Node
-from wanspec.speculation.types import DraftChoices, NodeId, Position, TargetChoice, WorkerId
-from wanspec.speculation.verification import walk
+from wanspec.speculation.types import DraftChoices, NodeId, Position, TargetChoices, WorkerId
 
 
 class Session:
@@ -38,7 +37,14 @@ class Session:
         self._end_position = len(prompt_tokens) + request.max_tokens
         # The last token is chosen by the row before it, so a draft in its place would never be verified.
         self.tree = DraftTree(prompt_tokens, max_position=self._end_position - 2)
-        self.target_view = ModelView(session_id, sampling, prompt_tokens, reuse_key=reuse_key, num_log_probs=request.num_log_probs)
+        self.target_view = ModelView(
+            session_id,
+            sampling,
+            prompt_tokens,
+            reuse_key=reuse_key,
+            num_log_probs=request.num_log_probs,
+            wants_entropy=policy.uses_entropy,
+        )
         self.draft_view = ModelView(session_id, sampling, prompt_tokens, reuse_key=reuse_key)
         self._calibration = calibration
         self._lookup = Lookup(prompt_tokens) if policy.uses_lookup else None
@@ -56,7 +62,7 @@ class Session:
         self.waited_in_vain_s = 0.0
         """Spent waiting since a worker's draft was last accepted."""
         self._entropy_nats: float | None = None
-        """Of the target's distribution for the last committed token; None before the first round."""
+        """Of the target's distribution for its last choice; None before the first round, and where the policy has no use for it."""
         self._was_waiting = False
         self._local_drafts, self._waits, self._waited_s = 0, 0, 0.0
         """What was done since the round before."""
@@ -127,23 +133,18 @@ class Session:
                     self.tree.reestimate(existing, path_log_prob)  # a worker may say anything
 
     def commit(
-        self, rows: tuple[Node, ...], choices: tuple[TargetChoice, ...], end_tokens: Collection[int], *, now: float
-    ) -> tuple[list[TargetChoice], Outcome, FinishReason | None, list[Node]]:
-        """Commit what the target has chosen.
-
-        Returns the choices that count, the round's outcome, why the request ends, if it does, and the new tokens' nodes.
-        """
-        by_node: dict[NodeId, TargetChoice] = {row.node_id: choice for row, choice in zip(rows, choices, strict=True)}
-        walked = walk(self.tree, by_node)
-        accepted, rejected = self._judge(by_node)
+        self, rows: tuple[Node, ...], choices: TargetChoices, end_tokens: Collection[int], *, now: float
+    ) -> tuple[Outcome, FinishReason | None, list[Node]]:
+        """Commit what the target has chosen. Returns the round's outcome, why the request ends, if it does, and the new tokens' nodes."""
+        accepted, rejected = self._judge({row.node_id for row in rows}, choices.tokens)
         outcome = Outcome(
             drafted=len(rows) - 1,
-            accepted=len(walked) - 1,
-            entropy_nats=walked[-1].entropy_nats,
+            accepted=len(choices.tokens) - 1,
+            entropy_nats=choices.entropy_nats,
             accepted_estimates=accepted,
             rejected_estimates=rejected,
         )
-        tokens = [choice.token for choice in walked][: self._end_position - self.end]
+        tokens = list(choices.tokens[: self._end_position - self.end])
         reason = FinishReason.LENGTH if self.end + len(tokens) == self._end_position else None
         end = next((index for index, token in enumerate(tokens) if token in end_tokens), None)
         if end is not None:
@@ -164,7 +165,7 @@ class Session:
         self.round_s = None if self._round_began_at is None else now - self._round_began_at
         self._round_began_at = now
         self.policy.committed(outcome, now=now)
-        return walked[: len(tokens)], outcome, reason, path
+        return outcome, reason, path
 
     def finished_round(self, outcome: Outcome, path: Sequence[Node], *, verified_at: float) -> RoundFinished:
         """What there is to tell of the round that has just been committed; the next one begins. `verified_at`: when its pass began."""
@@ -173,6 +174,7 @@ class Session:
             drafted=outcome.drafted,
             accepted=outcome.accepted,
             committed=len(path),
+            is_prefill=self.round_s is None,
             entropy_nats=outcome.entropy_nats,
             entropy_before_nats=self._entropy_nats,
             accepted_estimates=outcome.accepted_estimates,
@@ -188,15 +190,16 @@ class Session:
         self._local_drafts, self._waits, self._waited_s = 0, 0, 0.0
         return finished
 
-    def _judge(self, by_node: Mapping[NodeId, TargetChoice]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    def _judge(self, verified: Collection[NodeId], tokens: Sequence[int]) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """Estimates (probabilities) of the children that were put to the test and came true, and of those that did not."""
         accepted: list[float] = []
         rejected: list[float] = []
         node: Node | None = self.tree.head
-        while node is not None and node.node_id in by_node:
-            token = by_node[node.node_id].token
+        for token in tokens:
+            assert node is not None, "the target went on after a token of its own"
+            assert node.node_id in verified, "the target went on after a token that it did not verify"
             for child in node.children.values():
-                if child.node_id not in by_node:
+                if child.node_id not in verified:
                     continue
                 came_true = child.token == token
                 (accepted if came_true else rejected).append(math.exp(child.path_log_prob - node.path_log_prob))

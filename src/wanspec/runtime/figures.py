@@ -50,11 +50,11 @@ class Figures:
         """Rounds that accepted a draft in the first place after the head, in the second, ..."""
         self.rounds_without_local_drafts = 0
         """Rounds that verified drafts without a local pass since the round before: those came from a worker, or were looked up."""
-        self.decisions: Counter[tuple[DecisionKind, int]] = Counter()
+        self.decisions: Counter[tuple[DecisionKind, int | None]] = Counter()
         """By the bin of the target's entropy for the token after which they were taken; prefills, which decide nothing, left out.
 
         That entropy is what a policy can know: the draft's own, where a worker drafts, is not sent. It is also what says how likely the
-        worker is to have missed that token, which is when redundancy is of use.
+        worker is to have missed that token, which is when redundancy is of use. None: the policy does not use it, so that nobody knows.
         """
         self.waited_s = 0.0
         """Spent waiting for workers' drafts, over all sessions."""
@@ -74,8 +74,9 @@ class Figures:
         for age_s in finished.draft_ages_s:
             self.draft_ages_s.add(age_s)
         self.reliability.add(accepted_estimates=finished.accepted_estimates, rejected_estimates=finished.rejected_estimates)
-        if finished.entropy_before_nats is not None:
-            entropy_bin = bisect_right(ENTROPY_EDGES_NATS, finished.entropy_before_nats)
+        if not finished.is_prefill:
+            entropy_nats = finished.entropy_before_nats
+            entropy_bin = None if entropy_nats is None else bisect_right(ENTROPY_EDGES_NATS, entropy_nats)
             self.decisions[DecisionKind.VERIFY, entropy_bin] += 1
             self.decisions[DecisionKind.WAIT, entropy_bin] += finished.waits
             self.decisions[DecisionKind.DRAFT_LOCALLY, entropy_bin] += finished.local_drafts

@@ -9,9 +9,8 @@ import numpy as np
 
 from wanspec.backends.interface import Backend
 from wanspec.runtime.engine import check_pair, check_request
-from wanspec.runtime.model_runner import position_noise
-from wanspec.speculation.entropy import entropy_nats
-from wanspec.speculation.sampling import check_sampling, draft_scores, target_choices
+from wanspec.runtime.model_runner import choose, position_noise
+from wanspec.speculation.sampling import check_sampling, draft_scores
 from wanspec.speculation.types import Position, SamplingParams, ScoreItem, SessionId
 from wanspec.telemetry.token_trace import RANKS, TokenTrace
 
@@ -65,18 +64,18 @@ def _record_sequence(
     rows: list[Row] = []
     try:
         for position in count(len(prompt)):
-            item = ScoreItem(session_id=session_id, sampling=sampling, append=append, next_positions=(Position(position),))
-            noise = position_noise(item, target.info.vocabulary_size)
-            (choice,) = target_choices(target.score([item])[0], sampling, noise)
-            log_probs, scores = draft_scores(draft.score([item])[0], sampling, noise)
-            first = np.sort(scores[0])[::-1][:RANKS]
-            own = scores[0, choice.token]
-            rank = 1 + int(np.count_nonzero(scores[0] > own))
-            draft_entropy = float(entropy_nats(log_probs[0]))
-            rows.append((sequence, position, choice.token, rank, draft_entropy, choice.entropy_nats, float(own), first.tolist()))
-            if len(rows) == max_tokens or choice.token in target.info.end_tokens:
+            item = ScoreItem(
+                session_id=session_id, sampling=sampling, append=append, next_positions=(Position(position),), wants_entropy=True
+            )
+            choices = choose(item, target.score([item])[0])
+            assert choices.entropy_nats is not None, "it was asked for"
+            (token,) = append = choices.tokens
+            scores, draft_entropy = draft_scores(draft.score([item])[0][0], sampling, position_noise(item, 0, target.info.vocabulary_size))
+            first = np.sort(scores)[::-1][:RANKS]
+            rank = 1 + int(np.count_nonzero(scores > scores[token]))
+            rows.append((sequence, position, token, rank, draft_entropy, choices.entropy_nats, float(scores[token]), first.tolist()))
+            if len(rows) == max_tokens or token in target.info.end_tokens:
                 return rows
-            append = (choice.token,)
     finally:
         target.close_session(session_id)
         draft.close_session(session_id)

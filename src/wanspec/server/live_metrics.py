@@ -19,7 +19,10 @@ from wanspec.runtime.figures import ENTROPY_EDGES_NATS, DecisionKind
 from wanspec.runtime.link_metrics import Families, link_metrics
 from wanspec.server.admission import Admission
 
-_ENTROPY_BINS: Final = tuple(f"{low:g}-{high:g}" for low, high in pairwise((0.0, *ENTROPY_EDGES_NATS, inf)))
+_ENTROPY_BINS: Final[dict[int | None, str]] = {
+    **{index: f"{low:g}-{high:g}" for index, (low, high) in enumerate(pairwise((0.0, *ENTROPY_EDGES_NATS, inf)))},
+    None: "unknown",
+}
 
 
 class LiveMetrics(Collector):
@@ -70,6 +73,6 @@ class LiveMetrics(Collector):
             labels=["model_name", "decision", "entropy_nats"],
         )
         for kind in DecisionKind:
-            for index, entropy_nats in enumerate(_ENTROPY_BINS):
+            for index, entropy_nats in _ENTROPY_BINS.items():
                 decisions.add_metric([self._model_name, kind.value, entropy_nats], figures.decisions[kind, index])
         yield decisions

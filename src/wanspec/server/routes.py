@@ -59,8 +59,7 @@ def make_router(service: Service, access: Access) -> APIRouter:
     @router.get("/ready")
     async def ready() -> Response:
         """Whether requests are welcome; without workers they are, but are served with local drafts alone."""
-        body = {"status": service.state, "workers": len(service.engine.worker_names)}
-        return _json(body, HTTPStatus.SERVICE_UNAVAILABLE if service.obstacle else HTTPStatus.OK)
+        return _json(service.readiness, HTTPStatus.SERVICE_UNAVAILABLE if service.obstacle else HTTPStatus.OK)
 
     @router.get("/metrics")
     async def metrics() -> Response:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, StringConstraints
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, StringConstraints, model_validator
 from pydantic_core import PydanticCustomError
 
 from wanspec.protocol.placement import MAX_LABELS
@@ -166,11 +166,20 @@ class Message(BaseModel):
 
     role: Literal["system", "developer", "user", "assistant"]
     content: Annotated[list[TextPart], Field(fail_fast=True), BeforeValidator(_parts, json_schema_input_type=str | list[TextPart])]
+    """An assistant's may be absent: clients send its turns back as they came."""
+    refusal: Annotated[str, AfterValidator(_text)] | None = None
+    """What an assistant said instead."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_content(cls, value: object) -> object:
+        is_empty = isinstance(value, dict) and value.get("role") == "assistant" and value.get("content") is None
+        return {**value, "content": []} if is_empty else value  # type: ignore[dict-item]
 
     @property
     def text(self) -> str:
         """All parts, one after another."""
-        return "".join(part.text for part in self.content)
+        return "".join(part.text for part in self.content) + (self.refusal or "")
 
 
 class ChatRequest(Parameters):

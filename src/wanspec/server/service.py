@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from http import HTTPStatus
+from typing import Final
 from weakref import WeakSet
 
 from wanspec.backends.interface import ModelInfo
@@ -24,6 +25,8 @@ from wanspec.server.orders import Order, Prompt, check_choices, check_log_probs,
 from wanspec.server.schema import Parameters
 from wanspec.server.status_history import History
 from wanspec.server.unsupported import check_supported
+
+DEGRADED: Final = "requests are served with the local draft model alone until a worker connects"
 
 
 class Batch:
@@ -117,6 +120,12 @@ class Service:
     def state(self) -> str:
         """In a word: ok, degraded (no worker is connected), draining or failed."""
         return self.obstacle or ("ok" if self.engine.worker_names else "degraded")
+
+    @property
+    def readiness(self) -> dict[str, object]:
+        """For whoever asks whether requests are welcome, with what is meant by `degraded`."""
+        told: dict[str, object] = {"status": self.state, "workers": len(self.engine.worker_names)}
+        return {**told, "detail": DEGRADED} if told["status"] == "degraded" else told
 
     def check_model(self, name: str | None) -> None:
         """Raise ApiError (404) where a client names another model."""

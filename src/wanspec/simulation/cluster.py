@@ -50,7 +50,7 @@ from wanspec.protocol.worker import Worker
 from wanspec.simulation.compute import Device
 from wanspec.simulation.events import EventQueue
 from wanspec.simulation.link import Link, LinkProfile, Transport
-from wanspec.speculation.types import DraftChoices, SamplingParams, ScoreItem, SessionId, TargetChoice, WorkerId
+from wanspec.speculation.types import DraftChoices, SamplingParams, ScoreItem, SessionId, TargetChoices, WorkerId
 from wanspec.telemetry.records import Model
 from wanspec.telemetry.trace import TraceSink
 from wanspec.telemetry.tracer import Tracer
@@ -64,8 +64,8 @@ NOBODY = WorkerId(0)
 class PassModel(Protocol):
     """What runs passes: a model of a model, or a real one."""
 
-    def choose_targets(self, items: Sequence[ScoreItem]) -> tuple[tuple[TargetChoice, ...], ...]:
-        """Run a target pass; for each item one choice per row."""
+    def choose_targets(self, items: Sequence[ScoreItem]) -> tuple[TargetChoices, ...]:
+        """Run a target pass; what the target chooses for each item."""
         ...
 
     def rank_drafts(self, items: Sequence[ScoreItem]) -> tuple[tuple[DraftChoices, ...], ...]:

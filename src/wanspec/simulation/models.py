@@ -13,7 +13,8 @@ from collections.abc import Sequence
 
 from wanspec.errors import BackendError
 from wanspec.simulation.tokens import PositionRecord, TokenModel
-from wanspec.speculation.types import DraftChoices, NodeId, ScoreItem, SessionId, TargetChoice
+from wanspec.speculation.types import DraftChoices, NodeId, ScoreItem, SessionId, TargetChoices
+from wanspec.speculation.verification import walk
 
 _TOKEN_SALT, _RECORD_SALT, _PROMPT_SALT = 0x5851F42D, 0x14057B7E, 0x2545F491
 
@@ -101,17 +102,19 @@ class SimulatedModel:
         self._trunks.pop(session_id, None)
         self._nodes.pop(session_id, None)
 
-    def choose_targets(self, items: Sequence[ScoreItem]) -> tuple[tuple[TargetChoice, ...], ...]:
-        """Run a target pass; for each item one choice per row."""
-        return tuple(tuple([self._target_choice(context) for context in self._contexts(item)]) for item in items)
+    def choose_targets(self, items: Sequence[ScoreItem]) -> tuple[TargetChoices, ...]:
+        """Run a target pass; what the target chooses for each item."""
+        return tuple([self._target_choices(item, self._contexts(item)) for item in items])
 
     def rank_drafts(self, items: Sequence[ScoreItem]) -> tuple[tuple[DraftChoices, ...], ...]:
         """Run a draft pass; for each item one ranking per row."""
         return tuple(tuple([self._draft_choices(context) for context in self._contexts(item)]) for item in items)
 
-    def _target_choice(self, context: int) -> TargetChoice:
+    def _target_choices(self, item: ScoreItem, contexts: Sequence[int]) -> TargetChoices:
         world = self._world
-        return TargetChoice(token=world.target_token(context), entropy_nats=world.record(context).target_entropy_nats)
+        walked = walk(item, lambda row: world.target_token(contexts[row]))
+        entropy_nats = world.record(contexts[walked[-1][0]]).target_entropy_nats if item.wants_entropy else None
+        return TargetChoices(tokens=tuple([token for _, token in walked]), entropy_nats=entropy_nats)
 
     def _draft_choices(self, context: int) -> DraftChoices:
         world = self._world

@@ -36,11 +36,12 @@ class ModelView:
         *,
         reuse_key: str | None = None,
         num_log_probs: int | None = None,
+        wants_entropy: bool = False,
     ) -> None:
-        """`reuse_key` is of the first item, `num_log_probs` of every one."""
+        """`reuse_key` is of the first item, `num_log_probs` and `wants_entropy` of every one."""
         self._session_id = session_id
         self._sampling = sampling
-        self._reuse_key, self._num_log_probs = reuse_key, num_log_probs
+        self._reuse_key, self._num_log_probs, self._wants_entropy = reuse_key, num_log_probs, wants_entropy
         self._trunk_length = 0
         self._commit: list[NodeId] = []
         self._append: list[int] = list(tokens)
@@ -84,6 +85,7 @@ class ModelView:
             next_positions=tuple([Position(row.position + 1) for row in scored]),
             reuse_key=self._reuse_key,
             num_log_probs=self._num_log_probs,
+            wants_entropy=self._wants_entropy,
         )
         self._commit, self._append, self._reuse_key = [], [], None
         self._cached.add(tree.head.node_id)

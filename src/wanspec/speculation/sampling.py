@@ -14,17 +14,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wanspec.errors import ConfigError
-from wanspec.speculation.entropy import entropy_nats
-from wanspec.speculation.types import MAX_VOCABULARY, DraftChoices, LogProbs, SamplingParams, TargetChoice
+from wanspec.speculation.entropy import log_probs_and_entropy
+from wanspec.speculation.types import MAX_VOCABULARY, DraftChoices, LogProbs, SamplingParams
 
 Logits = NDArray[np.float32]
 Noise = NDArray[np.float64]
 Scores = NDArray[np.floating]
+Tokens = NDArray[np.intp]
 
 MAX_TEMPERATURE = 100.0
 """Above it every token is as good as any other, and logits / T loses its digits."""
 MIN_TEMPERATURE = 0.001
 """Below it logits / T leaves what floats can hold; 0 says what is meant."""
+NUCLEUS_TOKENS = 1024
+"""That hold a nucleus as a rule: so many of the most probable are sorted first."""
+DOUBT = 1e-12
+"""Of a probability: far above what the order of a sum's terms changes, far below what sampling can show."""
 _STREAM = 0x57414E53706563  # keys the generator apart from any other use of the same seed
 
 
@@ -56,85 +61,125 @@ def gumbel_noise(seed: int, position: int, size: int) -> Noise:
     return noise
 
 
-def target_choices(logits: Logits, params: SamplingParams, noise: Noise | None) -> tuple[TargetChoice, ...]:
-    """The target's token for each row of `logits` [rows, vocabulary].
+def target_token(logits: Logits, params: SamplingParams, noise: Noise | None) -> int:
+    """The target's token after one row of `logits` [vocabulary], under the `noise` [vocabulary] of the token's position; None at T = 0."""
+    kept, scores = _distribution(logits, params, np.float64)
+    if noise is not None:
+        scores = scores + (noise if kept is None else noise[kept])
+    best = int(np.argmax(scores))
+    return best if kept is None else int(kept[best])
 
-    `noise` [rows, vocabulary] is that of the positions that the tokens will take; None at T = 0.
-    """
-    scaled = _scaled(logits, params)
-    tokens = np.argmax(scaled if noise is None else scaled + noise, axis=1)
-    entropies = entropy_nats(_log_softmax(scaled))
-    return tuple(TargetChoice(token=t, entropy_nats=e) for t, e in zip(tokens.tolist(), entropies.tolist(), strict=True))
+
+def target_entropy_nats(logits: Logits, params: SamplingParams) -> float:
+    """Entropy of the distribution that the target's token is drawn from, for one row of `logits` [vocabulary], before the noise."""
+    return log_probs_and_entropy(_distribution(logits, params, np.float64)[1])[1]
 
 
 def log_probs_of(logits: Logits, tokens: Sequence[int], *, count: int) -> tuple[LogProbs, ...]:
     """For each row of `logits` [rows, vocabulary] the log probability of its token, and of the `count` most probable ones."""
     log_probs = _log_softmax(logits.astype(np.float64))
     return tuple(
-        LogProbs(log_prob=float(row[token]), top=tuple((index, float(row[index])) for index in _most_probable(row, count)))
+        LogProbs(log_prob=float(row[token]), top=tuple((index, float(row[index])) for index in _largest(row, count).tolist()))
         for row, token in zip(log_probs, tokens, strict=True)
     )
 
 
-def draft_choices(logits: Logits, params: SamplingParams, noise: Noise | None, *, count: int) -> tuple[DraftChoices, ...]:
-    """The draft model's `count` best guesses at the target's token for each row of `logits` [rows, vocabulary], under the same `noise`.
+def draft_choices(logits: Logits, params: SamplingParams, noise: Noise | None, *, count: int) -> DraftChoices:
+    """The draft model's `count` best guesses at the target's token after one row of `logits` [vocabulary], under the same `noise`.
 
     Their `log_probs` are those of softmax over the noisy scores: the share of each guess if the target's scores were the draft's own
-    plus an error of scale 1.
+    plus an error of scale 1. Single precision will do, for texts do not depend on guesses.
     """
-    log_probs, scores = draft_scores(logits, params, noise)
-    count = min(count, scores.shape[1])
-    best = np.argpartition(-scores, count - 1, axis=1)[:, :count]
-    rows = zip(best, scores, entropy_nats(log_probs).tolist(), strict=True)
-    return tuple(_ranking(tokens, row, entropy) for tokens, row, entropy in rows)
+    kept, scores, entropy_nats = _draft_scores(logits, params, noise)
+    best = _largest(scores, count)
+    best = best[np.isfinite(scores[best])]
+    tokens = best if kept is None else kept[best]
+    return DraftChoices(tokens=tuple(tokens.tolist()), log_probs=tuple(scores[best].tolist()), entropy_nats=entropy_nats)
 
 
-def draft_scores(logits: Logits, params: SamplingParams, noise: Noise | None) -> tuple[Scores, Scores]:
-    """Log probabilities of the draft's distribution, and the same under the noise, by which it ranks; both [rows, vocabulary]."""
-    log_probs = _log_softmax(_scaled(logits, params))
-    return log_probs, log_probs if noise is None else _log_softmax(log_probs + noise)
+def draft_scores(logits: Logits, params: SamplingParams, noise: Noise | None) -> tuple[Scores, float]:
+    """The log probabilities under the noise [vocabulary] by which the draft model ranks, and its distribution's entropy before it."""
+    kept, of_kept, entropy_nats = _draft_scores(logits, params, noise)
+    if kept is None:
+        return of_kept, entropy_nats
+    scores = np.full(len(logits), -np.inf, np.float32)
+    scores[kept] = of_kept
+    return scores, entropy_nats
 
 
-def _ranking(tokens: NDArray[np.int64], scores: Scores, entropy: float) -> DraftChoices:
-    """These tokens of one row, best first, ties by token, without those that cannot be drawn."""
-    tokens = tokens[np.lexsort((tokens, -scores[tokens]))]
-    tokens = tokens[np.isfinite(scores[tokens])]
-    return DraftChoices(tokens=tuple(tokens.tolist()), log_probs=tuple(scores[tokens].tolist()), entropy_nats=entropy)
+def _draft_scores(logits: Logits, params: SamplingParams, noise: Noise | None) -> tuple[Tokens | None, Scores, float]:
+    """The tokens that can be drawn, ascending (None: all), the scores of these alone, and the entropy."""
+    kept, scaled = _distribution(logits, params, np.float32)
+    log_probs, entropy_nats = log_probs_and_entropy(scaled)
+    if noise is not None:
+        log_probs = _log_softmax(log_probs + (noise if kept is None else noise[kept]).astype(np.float32))
+    return kept, log_probs, entropy_nats
 
 
-def _most_probable(row: Scores, count: int) -> list[int]:
+def _distribution(logits: Logits, params: SamplingParams, dtype: type[np.floating]) -> tuple[Tokens | None, Scores]:
+    """What is sampled from: temperature, then top-k, then top-p.
+
+    Returns the tokens that can be drawn, ascending (None: all), and their unnormalised logarithms, of this `dtype` unless T is 0.
+    """
+    if params.temperature == 0.0:
+        return None, logits
+    with np.errstate(over="ignore"):  # what is as low as that cannot be drawn
+        scaled: Scores = np.divide(logits, dtype(params.temperature), dtype=dtype)
+    if params.top_p == 1.0 and not 0 < params.top_k < len(scaled):
+        return None, scaled
+    kept = np.sort(_kept(scaled, params))
+    return kept, scaled[kept]
+
+
+def _kept(scaled: Scores, params: SamplingParams) -> Tokens:
+    """The tokens that top-k and top-p leave of a row, most probable first; of equal ones the lowest ids stay.
+
+    A nucleus is small as a rule: the whole row is sorted only where its first tokens do not hold it, or leave in doubt where it ends.
+    """
+    is_limited = 0 < params.top_k < len(scaled)
+    best = _largest(scaled, params.top_k if is_limited else NUCLEUS_TOKENS)
+    if params.top_p == 1.0:
+        return best
+    first = scaled[best] - scaled[best[0]]
+    total = np.exp(first if is_limited else scaled - scaled[best[0]]).sum()
+    reached = np.cumsum(np.exp(first - np.log(total)))
+    if not reached[-1] >= params.top_p or np.any(np.abs(reached - params.top_p) < DOUBT):
+        return _kept_by_sorting(scaled, params)
+    return best[: 1 + np.count_nonzero(reached[:-1] < params.top_p)]
+
+
+def _kept_by_sorting(scaled: Scores, params: SamplingParams) -> Tokens:
+    """The same, by definition."""
+    order = np.argsort(-scaled, kind="stable")
+    values, most = scaled[order], params.top_k or len(scaled)
+    values[most:] = -np.inf
+    reached = np.cumsum(np.exp(_log_softmax(values)))
+    return order[: min(most, 1 + np.count_nonzero(~(reached[:-1] >= params.top_p)))]
+
+
+def _largest(row: Scores, count: int) -> Tokens:
     """The indices of the `count` largest of a row, best first, of equal ones the lowest first."""
     if count == 0:
-        return []
-    least = np.partition(row, -count)[-count] if count < len(row) else -np.inf
-    candidates = np.flatnonzero(row >= least)
-    best: list[int] = candidates[np.lexsort((candidates, -row[candidates]))][:count].tolist()
-    return best
+        return np.array([], np.intp)
+    least = _least_of_largest(row, count) if count < len(row) else np.nan
+    candidates = np.arange(len(row)) if np.isnan(least) else np.flatnonzero(row >= least)
+    return candidates[np.argsort(-row[candidates], kind="stable")[:count]]
 
 
-def _scaled(logits: Logits, params: SamplingParams) -> Scores:
-    """Unnormalised natural logarithms of the distributions sampled from [rows, vocabulary]: temperature, then top-k, then top-p."""
-    if params.temperature == 0.0:
-        return logits
-    scaled = logits.astype(np.float64) / params.temperature
-    if 0 < params.top_k < scaled.shape[1] or params.top_p < 1.0:
-        for row in scaled:
-            _mask(row, params)
-    return scaled
+def _least_of_largest(row: Scores, count: int) -> float:
+    """A value that at least `count` of a row reach, and few others; not a number where the row has one that is none.
 
-
-def _mask(row: NDArray[np.float64], params: SamplingParams) -> None:
-    """Set to minus infinity, in place, what top-k and top-p leave out of one row; of equal tokens the lowest ids stay."""
-    order = np.argsort(-row, kind="stable")
-    if params.top_k:
-        row[order[params.top_k :]] = -np.inf
-    if params.top_p < 1.0:
-        reached = np.cumsum(np.exp(_log_softmax(row[None, order])[0]))
-        row[order[1:][reached[:-1] >= params.top_p]] = -np.inf
+    Of so many groups the largest members are found first: the value that `count` of these reach will do.
+    """
+    groups = 4 * count
+    if len(row) > 2 * groups:
+        whole = len(row) - len(row) % groups
+        row = row[:whole].reshape(-1, groups).max(axis=0)
+    return float(np.partition(row, -count)[-count])
 
 
 def _log_softmax(scores: Scores) -> Scores:
-    """Normalise rows of unnormalised logarithms [rows, vocabulary]."""
-    shifted = scores - scores.max(axis=1, keepdims=True)
-    normalised: Scores = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+    """Normalise unnormalised logarithms along the last axis."""
+    shifted = scores - scores.max(axis=-1, keepdims=True)
+    normalised: Scores = shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
     return normalised

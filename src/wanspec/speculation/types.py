@@ -68,6 +68,8 @@ class ScoreItem(Struct, frozen=True, kw_only=True):
     """Of a session's first item: a model may begin from what it has computed for a finished session with this key; None: it may not."""
     num_log_probs: int | None = None
     """With each of the target's choices go the log probabilities of its token and of this many of the most probable ones; None: of none."""
+    wants_entropy: bool = False
+    """Whether the target's answer says the entropy of its last choice, which costs about as much as the choice."""
 
     @property
     def tokens(self) -> int:
@@ -87,14 +89,15 @@ class LogProbs(Struct, frozen=True, kw_only=True):
     """The most probable tokens and theirs, best first, of equal ones the lowest id first."""
 
 
-class TargetChoice(Struct, frozen=True, kw_only=True):
-    """The target's verdict after one row: which token follows."""
+class TargetChoices(Struct, frozen=True, kw_only=True):
+    """The target's verdict on one item: the tokens that follow the trunk."""
 
-    token: int
-    entropy_nats: float
-    """Entropy of the target's distribution for that token, before the noise."""
-    log_probs: LogProbs | None = None
-    """Where they were asked for, and the token may be committed."""
+    tokens: tuple[int, ...]
+    """The draft tokens that it accepts, one below the other, and one more of its own: the correction or bonus token."""
+    log_probs: tuple[LogProbs, ...] = ()
+    """Of each of them, where they were asked for."""
+    entropy_nats: float | None = None
+    """Entropy of the target's distribution for the last of them, before the noise; None where it was not asked for."""
 
 
 class DraftChoices(Struct, frozen=True, kw_only=True):

@@ -111,8 +111,8 @@ class Verified(_SessionRecord, frozen=True, kw_only=True):
     """Those of them that it accepted."""
     committed: Count
     """Tokens that were appended for good: the accepted ones and the bonus or correction token."""
-    entropy_nats: float
-    """Entropy of the target's distribution for the last committed token, before the noise."""
+    entropy_nats: float | None = None
+    """Entropy of the target's distribution for its last choice, before the noise; None unless the policy uses it, as `paper` does."""
     accepted_estimates: tuple[float, ...] = ()
     """Probabilities given their parents at which the accepted drafts had been estimated,"""
     rejected_estimates: tuple[float, ...] = ()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -31,7 +32,7 @@ def draft(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_file_says_about_itself_what_the_bundled_model_says(draft: Path) -> None:
-    assert load_backend(f"llamacpp:{draft}").info == bundled_info("draft")
+    assert load_backend(f"llamacpp:{draft}").info == replace(bundled_info("draft"), name="draft")
     assert load_backend(f"llamacpp:{draft},context=300").info.context_length == 300
 
 

@@ -36,7 +36,9 @@ class HfBackend:
     def __init__(self, model: Model, info: ModelInfo) -> None:
         """`model` is in evaluation mode, attends with `sdpa`, and lies where it is to be run."""
         self._model, self._info = model, info
-        self._keeps_logits = "logits_to_keep" in inspect.signature(model.forward).parameters
+        known = inspect.signature(model.forward).parameters
+        self._keeps_logits = "logits_to_keep" in known
+        self._cache_name = "cache" if "cache" in known else "past_key_values"  # its name until transformers 5.24
         self._device: torch.device = model.get_input_embeddings().weight.device
         self._limits = LIMITS.get(self._device.type, LIMITS["cuda"])
         self.pool = SlotPool()
@@ -95,8 +97,8 @@ class HfBackend:
             input_ids=self._sent(batch.tokens),
             position_ids=self._sent(batch.positions),
             attention_mask=self._sent(batch.mask),
-            past_key_values=PassCache(self.pool, batch),
             use_cache=True,
+            **{self._cache_name: PassCache(self.pool, batch)},
             **({"logits_to_keep": longest - first} if self._keeps_logits else {}),
         ).logits
         logits = logits[:, -(longest - first) :, : self._info.vocabulary_size]

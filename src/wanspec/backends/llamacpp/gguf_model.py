@@ -19,8 +19,9 @@ STATE_KEYS = ("ssm.state_size", "ssm.conv_kernel", "shortconv.l_cache", "wkv.hea
 """What a file says, behind its architecture's name, of layers that keep a state instead of keys and values: some models mix both."""
 _NO, _YES = False, True
 """The bindings take no keywords: of tokenizing, whether to add and to read control tokens; of pieces, whether to write them."""
-_MAX_METADATA_BYTES = 4096
-"""Of one value: names and numbers are asked for, no templates."""
+_METADATA_BYTES = 4096
+"""Of one value, as a rule; a longer one, such as a chat template, is asked for again."""
+_BEGINNINGS_AND_ENDS = {"bos_token": "llama_vocab_bos", "eos_token": "llama_vocab_eos"}
 
 
 class GgufModel:
@@ -44,8 +45,8 @@ class GgufModel:
 
     @property
     def name(self) -> str:
-        """What it calls itself, or its file's name."""
-        return self.metadata("general.name") or self.path.stem
+        """Its file's: what files call themselves has blanks, and is often a checkpoint's name."""
+        return self.path.stem
 
     @property
     def num_rows(self) -> int:
@@ -66,8 +67,11 @@ class GgufModel:
 
     def metadata(self, key: str) -> str | None:
         """A value of the file's metadata, as text."""
-        buffer = ctypes.create_string_buffer(_MAX_METADATA_BYTES)
+        buffer = ctypes.create_string_buffer(_METADATA_BYTES)
         length = self.library.llama_model_meta_val_str(self.pointer, key.encode(), buffer, len(buffer))
+        if length >= len(buffer):  # it was cut off
+            buffer = ctypes.create_string_buffer(length + 1)
+            length = self.library.llama_model_meta_val_str(self.pointer, key.encode(), buffer, len(buffer))
         return buffer.value.decode(errors="replace") if length >= 0 else None
 
     @cached_property
@@ -85,6 +89,17 @@ class GgufModel:
     def fingerprint(self) -> str:
         """The same as of the tokenizer in Hugging Face's form."""
         return vocabulary_fingerprint(self.vocabulary)
+
+    @property
+    def control_tokens(self) -> dict[str, int]:
+        """Those that stand for no text, by name."""
+        return {text: token for text, token in self.vocabulary.items() if self.is_control(token)}
+
+    @property
+    def template_variables(self) -> dict[str, str]:
+        """What a chat template calls the tokens that begin and end a text, where there are such."""
+        tokens = {name: int(getattr(self.library, function)(self._vocab)) for name, function in _BEGINNINGS_AND_ENDS.items()}
+        return {name: self.piece(token).decode(errors="replace") for name, token in tokens.items() if token >= 0}
 
     @property
     def end_tokens(self) -> tuple[int, ...]:
@@ -110,12 +125,12 @@ class GgufModel:
             if is_it:
                 raise ConfigError(f"{self.path} is {kind} ({architecture}); trees need a decoder that attends to all of its text")
 
-    def encode(self, text: str) -> list[int]:
-        """Token ids of `text`, nothing added, no control token read from it."""
+    def encode(self, text: str, *, reads_controls: bool = False) -> list[int]:
+        """Token ids of `text`, nothing added; control tokens are read from it or not."""
         data = text.encode()
         room = len(data) + 8  # a byte is a token at the most; some tokenizers put a space in front
         tokens = (ctypes.c_int32 * room)()
-        count = self.library.llama_tokenize(self._vocab, data, len(data), tokens, room, _NO, _NO)
+        count = self.library.llama_tokenize(self._vocab, data, len(data), tokens, room, _NO, reads_controls)
         if count < 0:
             raise BackendError(f"{self.path}: a text of {len(data)} bytes cannot be tokenized")
         return list(tokens[:count])

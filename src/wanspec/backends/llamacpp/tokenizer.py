@@ -5,24 +5,49 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from wanspec.backends.chat_template import ChatTemplate
 from wanspec.backends.llamacpp.gguf_model import GgufModel
 from wanspec.backends.tokenizer import TextStream
+from wanspec.errors import ConfigError
+
+TEMPLATE_KEY = "tokenizer.chat_template"
+"""Of a file's metadata; a file may have others, for tools, whose keys go on behind it."""
 
 
 class GgufTokenizer:
     """The tokenizer in a GGUF file; the weights are not read. Control tokens are neither read from text nor written to it."""
 
     def __init__(self, path: Path) -> None:
-        """Raises ConfigError on what is no GGUF file."""
+        """Raises ConfigError on what is no GGUF file, or has a chat template that cannot be read."""
         self._model = GgufModel(path, vocabulary_only=True)
         self.fingerprint = self._model.fingerprint
+        self._template = self._chat_template(path)
 
     def encode(self, text: str) -> list[int]:
         """Token ids of `text`, nothing added."""
         return self._model.encode(text)
 
+    encode_text = encode
+
+    def encode_with_controls(self, text: str) -> list[int]:
+        """See `ChatEncoder`."""
+        return self._model.encode(text, reads_controls=True)
+
     def encode_chat(self, turns: Sequence[tuple[str, str]]) -> list[int] | None:
-        """None: templates in GGUF files are not read."""
+        """The tokens that ask for the assistant's next message, by the file's chat template; None: it has none.
+
+        Raises ConfigError where the template does not take these messages.
+        """
+        return None if self._template is None else self._template.encode(turns, self)
+
+    def _chat_template(self, path: Path) -> ChatTemplate | None:
+        source = self._model.metadata(TEMPLATE_KEY)
+        if not source:
+            return None
+        try:
+            return ChatTemplate(source, control_tokens=self._model.control_tokens, variables=self._model.template_variables)
+        except ConfigError as error:
+            raise ConfigError(f"{path}: {error}") from error
 
     def decode(self, tokens: Sequence[int]) -> str:
         """The text of `tokens`; what is not UTF-8 becomes U+FFFD."""
