@@ -10,9 +10,9 @@ from msgspec.structs import replace
 
 from wanspec.policy.adaptive import WAIT_COST, Adaptive
 from wanspec.policy.arrivals import Arrivals
-from wanspec.policy.coverage import MAX_LEVELS, Coverage
+from wanspec.policy.coverage import MAX_LEVELS, Coverage, Look
 from wanspec.policy.interface import DraftLocally, Outcome, Situation, Verify, Wait
-from wanspec.policy.pass_times import PassTimes
+from wanspec.policy.pass_times import NO_PACE, Pace, PassTimes
 from wanspec.policy.registry import PolicyConfig, create_policy
 from wanspec.speculation.tree import DraftTree, Node
 
@@ -31,6 +31,14 @@ def adaptive(*, price_s: float = 0.01, verify_width: int = 8, path_prob_min: flo
     return policy
 
 
+def pace(token_s: float | None) -> Pace:
+    """Of a worker's sessions: so much a token, over many."""
+    known = Pace()
+    if token_s is not None:
+        known.add(token_s * 1000, 1000)
+    return known
+
+
 def situation(
     tree: DraftTree,
     arrivals: Arrivals | None = None,
@@ -44,7 +52,8 @@ def situation(
         tree=tree,
         num_sessions=1,
         arrivals=arrivals,
-        pace_s=pace_s,
+        pace=pace(pace_s),
+        pace_alone=NO_PACE,
         worker_share=share,
         coverage=coverage or Coverage(),
         target_times=PassTimes(TARGET_S),
@@ -76,8 +85,9 @@ def decide(policy: Adaptive, situation_: Situation, *, now: float = NOW) -> obje
     match policy.decide(situation_, now=now):
         case DraftLocally(nodes=nodes):
             return DraftLocally(nodes)
-        case Verify(nodes=nodes, gives_way=gives_way):
+        case Verify(nodes=nodes, gives_way=gives_way, token_s=token_s):
             assert gives_way
+            assert token_s > 0.0
             return Verify(nodes)
         case decision:
             return decision
@@ -179,7 +189,8 @@ def test_a_high_price_keeps_it_from_drafting_only_while_it_is_faster_than_alone(
 
 def test_the_pace_of_this_session_counts_more_and_more() -> None:
     tree, policy = new_tree(), adaptive(price_s=10.0)
-    for round_ in range(60):
+    for round_ in range(1200):
+        decide(policy, situation(tree, FRESH, pace_s=0.001), now=NOW)
         policy.committed(Outcome(drafted=2, accepted=1, entropy_nats=0.1), now=round_ * 0.2)
     assert isinstance(decide(policy, situation(tree, FRESH, pace_s=0.001), now=NOW), DraftLocally)
 
@@ -219,12 +230,27 @@ def test_at_the_end_of_the_text_it_asks_for_nothing() -> None:
     assert decide(adaptive(), situation(tree, FRESH), now=NOW) == Verify()
 
 
-def test_the_share_that_children_cover_is_learned() -> None:
+def test_a_question_asked_sixty_times_leaves_no_trace() -> None:
+    policy, seen = adaptive(), Coverage()
+    tree = new_tree()
+    add(tree, tree.head, 1, 0.1)
+    decisions = [decide(policy, situation(tree, FRESH, drafted=[tree.head], coverage=seen), now=NOW) for _ in range(60)]
+    assert decisions == [decisions[0]] * 60
+    assert seen.total == Coverage().total
+    policy.drafted()
+    once = seen.total
+    assert once < Coverage().total
+    policy.drafted()
+    assert seen.total == once
+
+
+def test_the_share_that_children_cover_is_learned_pass_by_pass() -> None:
     policy, seen = adaptive(), Coverage()
     tree = new_tree(max_position=2)
     add(tree, tree.head, 1, 0.1)
     for _ in range(200):
         decide(policy, situation(tree, drafted=[tree.head], coverage=seen), now=NOW)
+        policy.drafted()
     bare = new_tree()
     assert decide(policy, situation(bare, coverage=seen), now=NOW) == Verify()  # a draft pass for a tenth of a token is not worth it
     assert isinstance(decide(policy, situation(bare), now=NOW), DraftLocally)
@@ -236,3 +262,57 @@ def test_the_less_a_worker_has_to_say_the_less_is_waited_for_it_and_the_more_is_
         chain(tree, 0.95, arrived_at=NOW - STEP_S + 0.0005)
         decision = decide(adaptive(price_s=0.0), situation(tree, FOLLOWING, drafted=[tree.head], share=share), now=NOW)
         assert isinstance(decision, kind)
+
+
+def rising(first_s: float, token_s: float) -> PassTimes:
+    """Passes that take so much longer for every token beyond the first."""
+    times = PassTimes(first_s)
+    for size in (1, 2, 4, 8, 16, 32, 64):
+        times.add(size, first_s + token_s * (size - 1))
+    return times
+
+
+def test_where_a_draft_costs_as_much_to_verify_as_a_token_to_decode_one_user_decodes_plainly() -> None:
+    tree, policy = new_tree(), adaptive()
+    chain(tree, 0.9, 0.9)
+    asked = replace(situation(tree, drafted=[tree.head]), target_times=rising(TARGET_S, TARGET_S))
+    decision = policy.decide(asked, now=NOW)
+    assert isinstance(decision, Verify)
+    assert decision.token_s == pytest.approx(TARGET_S)  # a node of less than that is left out of the pass, however few users there are
+    assert policy.decide(replace(asked, tree=new_tree(), has_drafted=lambda _: False), now=NOW) == replace(decision, nodes=())
+
+
+def test_a_local_pass_expands_only_the_leaves_that_are_worth_their_time_in_it() -> None:
+    tree = new_tree()
+    nodes = [add(tree, tree.head, token, prob) for token, prob in enumerate((0.5, 0.1, 0.05, 0.01))]
+    asked = situation(tree, drafted=[tree.head])
+    assert decide(adaptive(), asked) == DraftLocally(tuple(nodes))
+    assert decide(adaptive(), replace(asked, draft_times=rising(DRAFT_S, DRAFT_S / 2))) == DraftLocally((nodes[0],))
+
+
+def test_a_draft_model_that_was_of_no_use_is_asked_again_when_that_costs_next_to_nothing() -> None:
+    useless = Coverage()
+    useless.learn(Look(1.0, (0.0,) * 8, (0.0,) * 64))
+    for _ in range(400):
+        useless.learn(Look(1.0, (0.001, *[0.0] * 7), (0.0,) * 64))
+    asked = situation(new_tree(), coverage=useless)
+    assert isinstance(decide(adaptive(), asked), Verify)
+    assert isinstance(decide(adaptive(), replace(asked, is_draft_due=True)), DraftLocally)
+    assert not isinstance(decide(adaptive(), replace(situation(new_tree(), FRESH, coverage=useless), is_draft_due=True)), DraftLocally)
+
+
+def test_tokens_that_free_drafts_foresaw_cost_less_alone() -> None:
+    costs_s = []
+    for num_free in (0, 4):
+        policy = adaptive()
+        decide(policy, situation(new_tree(), FRESH))
+        policy.committed(Outcome(drafted=8, accepted=4, num_free=num_free), now=NOW)
+        assert policy.alone_token_s is not None
+        costs_s.append(policy.alone_token_s)
+    assert costs_s[1] < 0.6 * costs_s[0]
+    assert costs_s[1] == pytest.approx(TARGET_S / 5, rel=0.3)  # they are verified in one pass, with hardly a draft pass
+
+
+def test_before_a_worker_is_known_it_has_the_benefit_of_the_doubt_and_the_price_is_charged() -> None:
+    assert isinstance(decide(adaptive(price_s=0.0), situation(new_tree(), FRESH)), DraftLocally)
+    assert not isinstance(decide(adaptive(price_s=10.0), situation(new_tree(), FRESH)), DraftLocally)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from itertools import pairwise
 
 import pytest
 
-from wanspec.policy.coverage import INITIAL_SHARES, MAX_LEVELS, REFRESH_LOOKS, Coverage
-from wanspec.speculation.tree import DraftTree
+from wanspec.policy.coverage import INITIAL_SHARES, MAX_LEVELS, REFRESH_LOOKS, Coverage, look_at
+from wanspec.speculation.tree import DraftTree, Node
 
 
 def tree_with_children(*probs: float) -> DraftTree:
@@ -18,6 +19,21 @@ def tree_with_children(*probs: float) -> DraftTree:
     return tree
 
 
+def observe(coverage: Coverage, parents: Sequence[Node], head: Node) -> None:
+    look = look_at(parents, head)
+    assert look is not None
+    coverage.learn(look)
+
+
+def tokens(coverage: Coverage, width: int) -> list[float]:
+    """That a tree of this width adds to a round, for each number of levels."""
+    return coverage.trees((width,)).tokens[0].tolist()
+
+
+def gain(coverage: Coverage, leaves: Sequence[float], verified: Sequence[float], *, width: int) -> float:
+    return sum(coverage.after(leaves, verified, width=width)) - sum(verified)
+
+
 def test_before_anything_is_seen_the_initial_shares_hold() -> None:
     assert Coverage().total == pytest.approx(sum(INITIAL_SHARES))
 
@@ -25,15 +41,13 @@ def test_before_anything_is_seen_the_initial_shares_hold() -> None:
 def test_what_children_cover_is_learned() -> None:
     coverage, tree = Coverage(), tree_with_children(0.1, 0.3)
     for _ in range(300):
-        coverage.observe([tree.head], tree.head)
+        observe(coverage, [tree.head], tree.head)
     assert coverage.total == pytest.approx(0.4, abs=0.01)
-    assert coverage.gain([1.0], [], width=1) == pytest.approx(0.3, abs=0.01)
+    assert gain(coverage, [1.0], [], width=1) == pytest.approx(0.3, abs=0.01)
 
 
 def test_seeing_no_node_teaches_nothing() -> None:
-    coverage = Coverage()
-    coverage.observe([], DraftTree([1], max_position=9).head)
-    assert coverage.total == Coverage().total
+    assert look_at([], DraftTree([1], max_position=9).head) is None
 
 
 def test_nodes_count_by_how_probable_they_are() -> None:
@@ -41,31 +55,47 @@ def test_nodes_count_by_how_probable_they_are() -> None:
     likely, unlikely = tree.head.children.values()
     tree.add(likely, 1, log_prob=math.log(0.9))
     for _ in range(300):
-        coverage.observe([likely, unlikely], tree.head)
+        observe(coverage, [likely, unlikely], tree.head)
     assert coverage.total == pytest.approx(0.9, abs=0.01)
 
 
 def test_estimates_that_sum_to_more_than_one_cover_no_more_than_everything() -> None:
     coverage, tree = Coverage(), tree_with_children(1.0, 1.0, 1.0)
     for _ in range(300):
-        coverage.observe([tree.head], tree.head)
+        observe(coverage, [tree.head], tree.head)
     assert coverage.total == pytest.approx(1.0, abs=0.001)
     assert coverage.total <= 1.0
-    assert coverage.gain([1.0], [], width=8) == pytest.approx(1.0, abs=0.001)
+    assert gain(coverage, [1.0], [], width=8) == pytest.approx(1.0, abs=0.001)
 
 
 def test_a_gain_is_what_new_nodes_add_to_the_best_of_a_round() -> None:
     coverage = Coverage()
     first, second = INITIAL_SHARES[:2]
-    assert coverage.gain([0.5], [], width=2) == pytest.approx(0.5 * (first + second))
-    assert coverage.gain([0.5], [0.3, 0.2], width=2) == pytest.approx(0.5 * first - 0.2)
-    assert coverage.gain([0.5], [0.9, 0.8], width=2) == 0.0
-    assert coverage.gain([], [0.9], width=2) == 0.0
+    assert gain(coverage, [0.5], [], width=2) == pytest.approx(0.5 * (first + second))
+    assert gain(coverage, [0.5], [0.3, 0.2], width=2) == pytest.approx(0.5 * first - 0.2)
+    assert gain(coverage, [0.5], [0.9, 0.8], width=2) == 0.0
+    assert gain(coverage, [], [0.9], width=2) == 0.0
+    assert coverage.after([0.5], [0.9, 0.01], width=2) == [0.9, pytest.approx(0.5 * first)]
+
+
+def test_a_tree_is_expanded_and_verified_up_to_its_width() -> None:
+    trees = Coverage().trees((32, 1))
+    assert trees.expanded[:, 0].tolist() == [1.0, 1.0]  # the head
+    assert trees.verified[:, 0].tolist() == [0.0, 0.0]
+    assert trees.verified[:, 1].tolist() == [len(INITIAL_SHARES), 1.0]
+    assert trees.expanded.max(axis=1).tolist() == trees.verified.max(axis=1).tolist() == [32.0, 1.0]
+
+
+def test_where_no_child_was_ever_right_next_to_nothing_is_covered() -> None:
+    coverage, tree = Coverage(), tree_with_children(1e-9)
+    for _ in range(1000):
+        observe(coverage, [tree.head], tree.head)
+    assert 0.0 < coverage.total < 0.01  # it is divided by
 
 
 def test_trees_are_worth_more_the_deeper_and_the_wider_they_are_and_less_and_less_so() -> None:
     coverage = Coverage()
-    wide, narrow = coverage.tree_tokens(32), coverage.tree_tokens(1)
+    wide, narrow = tokens(coverage, 32), tokens(coverage, 1)
     assert len(wide) == MAX_LEVELS + 1
     assert wide[0] == 0.0
     assert wide == sorted(wide)
@@ -81,17 +111,17 @@ def test_a_tree_goes_deeper_where_the_draft_model_is_surer() -> None:
     for _ in range(200):
         for prob in (0.99, 0.35):
             tree = tree_with_children(prob)
-            mixed.observe([tree.head], tree.head)
+            observe(mixed, [tree.head], tree.head)
         tree = tree_with_children(0.67)
-        even.observe([tree.head], tree.head)
-    assert mixed.tree_tokens(4)[8] > even.tree_tokens(4)[8]
+        observe(even, [tree.head], tree.head)
+    assert tokens(mixed, 4)[8] > tokens(even, 4)[8]
 
 
 def test_what_trees_are_worth_is_worked_out_again_now_and_then() -> None:
     coverage, tree = Coverage(), tree_with_children(0.1)
-    before = coverage.tree_tokens(8)
-    coverage.observe([tree.head], tree.head)
-    assert coverage.tree_tokens(8) is before
+    before = tokens(coverage, 8)
+    observe(coverage, [tree.head], tree.head)
+    assert tokens(coverage, 8) == before
     for _ in range(REFRESH_LOOKS):
-        coverage.observe([tree.head], tree.head)
-    assert coverage.tree_tokens(8)[-1] < before[-1]
+        observe(coverage, [tree.head], tree.head)
+    assert tokens(coverage, 8)[-1] < before[-1]

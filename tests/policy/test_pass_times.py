@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from wanspec.policy.pass_times import PACE_MEMORY_ROUNDS, Pace, PassTimes
+from wanspec.policy.pass_times import GUESSED_TOKENS, INHERITED_TOKENS, NO_PACE, PACE_MEMORY_ROUNDS, Pace, PassTimes
 
 
 def test_before_any_measurement_the_initial_time_is_assumed() -> None:
@@ -66,6 +66,15 @@ def test_the_pace_is_time_over_tokens_and_the_last_rounds_count_most() -> None:
 
 def test_a_pace_is_blended_by_tokens_with_another() -> None:
     pace = Pace()
-    assert pace.blended_with(0.02, 20.0) == 0.02
+    assert pace.after(NO_PACE, 0.02) == pytest.approx(0.02)
     pace.add(1.0, 20.0)
-    assert pace.blended_with(0.02, 20.0) == pytest.approx((1.0 + 0.4) / 40)
+    assert pace.after(NO_PACE, 0.02) == pytest.approx((1.0 + 0.02 * GUESSED_TOKENS) / (20 + GUESSED_TOKENS))
+    before = Pace()
+    before.add(3.0, 30.0)
+    assert pace.after(before, 0.02) == pytest.approx((1.0 + 0.1 * INHERITED_TOKENS) / (20 + INHERITED_TOKENS))
+
+
+def test_a_pass_that_seems_to_have_taken_no_time_can_be_divided_by() -> None:
+    times = PassTimes(0.01)
+    times.add(1, 0.0)
+    assert times.expected_s(1) > 0.0

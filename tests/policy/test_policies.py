@@ -9,7 +9,7 @@ from wanspec.policy.arrivals import Arrivals
 from wanspec.policy.coverage import Coverage
 from wanspec.policy.drafting import Frontier, offered_children
 from wanspec.policy.interface import DraftLocally, Outcome, Situation, Verify, Wait
-from wanspec.policy.pass_times import PassTimes
+from wanspec.policy.pass_times import NO_PACE, PassTimes
 from wanspec.policy.registry import PolicyConfig, create_policy, policy_names
 from wanspec.speculation.tree import DraftTree, Node
 from wanspec.speculation.types import DraftChoices, DraftingConfig
@@ -41,7 +41,8 @@ def situation(tree: DraftTree, *, live: bool = True, drafted: bool = False) -> S
         tree=tree,
         num_sessions=1,
         arrivals=ARRIVALS if live else None,
-        pace_s=None,
+        pace=NO_PACE,
+        pace_alone=NO_PACE,
         worker_share=0.5,
         coverage=Coverage(),
         target_times=PassTimes(0.0234),
