@@ -10,7 +10,7 @@ from wanspec.policy.interface import Outcome, Policy
 from wanspec.policy.lookup import Lookup
 from wanspec.protocol.effects import FinishReason, RoundFinished
 from wanspec.protocol.events import RequestArrived
-from wanspec.protocol.link import SessionLink, disown, proposed_in
+from wanspec.protocol.link import SessionLink, proposed_in
 from wanspec.protocol.messages import OpenSession
 from wanspec.speculation.calibration import Calibration
 from wanspec.speculation.model_view import ModelView
@@ -73,9 +73,9 @@ class Session:
         """Tie the session to a worker; the message that opens it there."""
         drafting = self.policy.drafting
         assert drafting is not None, "a policy without a worker cannot be attached to one"
-        disown(self.tree)
+        self.tree.disown()
         self._openings += 1
-        self.link = SessionLink(worker_id, self.tree, reliability, opening=self._openings, now=now)
+        self.link = SessionLink(worker_id, self.tree, reliability, opening=self._openings, now=now, max_depth=drafting.max_depth)
         self.policy.opened(now=now)
         return OpenSession(
             session_id=self.session_id,

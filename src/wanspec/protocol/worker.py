@@ -29,6 +29,7 @@ from wanspec.protocol.messages import (
     MAX_NODES_PER_FRAME,
     MAX_SEQUENCE_TOKENS,
     MAX_STEP_S,
+    MAX_WORKER_NODES,
     CloseSession,
     Commit,
     ControllerMessage,
@@ -43,13 +44,13 @@ from wanspec.protocol.reuse import NO_REUSE
 from wanspec.speculation.calibration import Calibration, CalibrationBook
 from wanspec.speculation.model_view import ModelView
 from wanspec.speculation.sampling import check_sampling
-from wanspec.speculation.tree import MAX_TREE_NODES, DraftTree, Node
+from wanspec.speculation.tree import DraftTree, Node
 from wanspec.speculation.types import DraftChoices, NodeId, ScoreItem, SessionId
 
 STEP_SMOOTHING = 0.2
 INITIAL_STEP_S = 0.01
 """Assumed before the first step."""
-MAX_UNACKNOWLEDGED_NODES = MAX_TREE_NODES
+MAX_UNACKNOWLEDGED_NODES = 2 * MAX_WORKER_NODES
 """Sent for one session and not known to have arrived, beyond which it is not drafted for: 20 kB, so that a link slower than its drafts
 holds up no news for long."""
 
@@ -61,7 +62,7 @@ class _Session:
         self.session_id = message.session_id
         self.opening = message.opening
         self.config = message.drafting
-        self.tree = DraftTree(message.tokens, max_position=context_length - 1)
+        self.tree = DraftTree(message.tokens, max_position=context_length - 1, max_nodes=MAX_WORKER_NODES)
         reuse_key = str(message.reuse_number) if message.reuse_number != NO_REUSE else None
         self.view = ModelView(message.session_id, message.sampling, message.tokens, reuse_key=reuse_key)
         self.owes_acknowledgement = True
@@ -110,10 +111,12 @@ class _Session:
 
     def take_leaves(self) -> list[Node]:
         """What to expand next."""
-        is_full = len(self.tree.nodes) + self.config.leaves * self.config.branch > MAX_TREE_NODES
-        if is_full or not self.tree.room or self._is_too_far_ahead:
+        places = (MAX_WORKER_NODES - len(self.tree.nodes)) // self.config.branch
+        if places <= 0 or not self.tree.room or self._is_too_far_ahead:
             return []
-        return self._frontier.take(self.tree, self.config)
+        leaves = self._frontier.take(self.tree, self.config)
+        self.give_back(leaves[places:])
+        return leaves[:places]
 
     def give_back(self, leaves: list[Node]) -> None:
         """Leaves that were taken and will not be expanded now."""

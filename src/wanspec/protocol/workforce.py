@@ -181,6 +181,7 @@ class Workforce:
             late=result.late,
             duplicates=result.duplicates,
             stale=result.stale,
+            refused=result.refused,
         )
         effects: list[Effect] = [merged]
         if result.rtt_s is not None:
