@@ -265,3 +265,13 @@ def test_of_two_openings_at_one_worker_the_later_counts() -> None:
     link = machine._sessions[SessionId(1)].link
     assert link is not None
     assert link.newest_node_id == 0
+
+
+def test_of_workers_that_are_dropped_together_none_gets_the_others_sessions() -> None:
+    machine = controller(joined(1), arrival(1, policy="remote"), joined(2), arrival(2, policy="remote"))
+    for worker in machine._workers.values():
+        assert worker.sessions
+        worker.heartbeat.heard()
+    effects = machine.handle(DeadlineReached(), now=WORKER_SILENCE_S)
+    assert sum(isinstance(effect, DropWorker) for effect in effects) == 2
+    assert opened(effects) == []

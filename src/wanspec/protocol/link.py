@@ -15,13 +15,17 @@ from msgspec import Struct
 
 from wanspec.errors import RemoteProtocolError
 from wanspec.policy.registry import MAX_DEPTH
-from wanspec.protocol.messages import MAX_WORKER_NODES, Drafts
+from wanspec.protocol.messages import ACKNOWLEDGE_S, MAX_WORKER_NODES, Drafts
 from wanspec.speculation.reliability import Reliability
 from wanspec.speculation.tree import DraftTree, Node
 from wanspec.speculation.types import WorkerId
 
 MAX_NODE_IDS = 2 * MAX_WORKER_NODES
 """Ids of a worker that may stand for nodes of one tree: an honest worker has one id for a node, and so never more than there are nodes."""
+
+
+HELD_BY_PASS_S = 0.9 * ACKNOWLEDGE_S
+"""A worker that has nothing to say of a commit for this long is in a pass; a little less than it waits, as round trips vary."""
 
 
 class MergeResult(Struct, frozen=True, kw_only=True):
@@ -45,8 +49,14 @@ class SessionLink:
         """`max_depth`: how far below its root the worker was asked to draft."""
         self.worker_id = worker_id
         self._opening = opening
+        self.num_opening_tokens = tree.head.position + 1
+        """What the worker was told at first: the prompt, as a rule."""
         self.opened_at = self.told_at = now
         """When it was first told anything, and when last."""
+        self.has_answered = False
+        """Whether the worker has said anything of it."""
+        self.computes_since: float | None = None
+        """Since when the worker has been in a pass for it, as it says; None: it has since drafted, or said that it has nothing."""
         self.rejoins = (tree.head.position, now)
         """The newest committed position whose token the worker had not proposed when it was told of it, and when that was."""
         self._tree = tree
@@ -133,10 +143,19 @@ class SessionLink:
     def _acknowledge(self, drafts: Drafts, now: float) -> float | None:
         """Take note of what the worker knows. The round trip, when this is the first answer to a commit."""
         rtt_s = None
+        self.has_answered = True
+        since = self.unacknowledged_since
         while self._unacknowledged and self._unacknowledged[0][0] <= drafts.base_position:
             position, told_at = self._unacknowledged.popleft()
             if position == drafts.base_position:
                 rtt_s = max(0.0, now - told_at - drafts.held_s)
+        if drafts.tokens:
+            self.computes_since = None
+        elif since is not None and rtt_s is not None:  # it has held the oldest of these commits for this long
+            if now - since - rtt_s < HELD_BY_PASS_S:
+                self.computes_since = None
+            elif self.computes_since is None:
+                self.computes_since = since
         if drafts.base_position > self._acknowledged_position:
             self._acknowledged_position = drafts.base_position
             self._tree.advance_root(drafts.base_position)

@@ -35,6 +35,9 @@ MAX_PING = (1 << 31) - 1
 """Of one connection: 68 years of them."""
 MAX_HELD_S = 3600.0
 """An acknowledgement older than this says nothing about the link; an older one is said to be this old."""
+ACKNOWLEDGE_S = 1.0
+"""A worker answers a commit with the drafts of its next pass; where that takes longer than this, it acknowledges without any. So an empty
+Drafts that comes so late says that a pass is under way, and one that comes at once says that there is nothing to draft."""
 MAX_STEP_S = 60.0
 """Of a worker; a slower one is said to be this slow, and is of no use to anybody."""
 

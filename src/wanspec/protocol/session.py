@@ -133,19 +133,19 @@ class Session:
         by_node: dict[NodeId, TargetChoice] = {row.node_id: choice for row, choice in zip(rows, choices, strict=True)}
         walked = walk(self.tree, by_node)
         accepted, rejected = self._judge(by_node)
-        outcome = Outcome(
-            drafted=len(rows) - 1,
-            accepted=len(walked) - 1,
-            entropy_nats=walked[-1].entropy_nats,
-            accepted_estimates=accepted,
-            rejected_estimates=rejected,
-        )
         tokens = [choice.token for choice in walked][: self._end_position - self.end]
         reason = FinishReason.LENGTH if self.end + len(tokens) == self._end_position else None
         end = next((index for index, token in enumerate(tokens) if token in end_tokens), None)
         if end is not None:
             tokens = tokens[: end + 1]
             reason = FinishReason.END
+        outcome = Outcome(
+            drafted=len(rows) - 1,
+            accepted=min(len(walked) - 1, len(tokens)),  # what the target accepted beyond the end is in no text
+            entropy_nats=walked[len(tokens) - 1].entropy_nats,
+            accepted_estimates=accepted,
+            rejected_estimates=rejected,
+        )
         self.tokens += tokens
         old_head = self.tree.head
         path = self.tree.commit(tokens)
