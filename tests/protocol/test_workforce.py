@@ -17,10 +17,12 @@ from wanspec.protocol.events import (
     PongReceived,
     RequestCancelled,
     VerifyFinished,
+    WorkerJoined,
     WorkerLost,
 )
 from wanspec.protocol.heartbeat import LOST_MIN_S, PING_PERIOD_S
 from wanspec.protocol.messages import (
+    MAX_SEQUENCE_TOKENS,
     CloseSession,
     OpenSession,
     Ping,
@@ -275,3 +277,26 @@ def test_of_workers_that_are_dropped_together_none_gets_the_others_sessions() ->
     effects = machine.handle(DeadlineReached(), now=WORKER_SILENCE_S)
     assert sum(isinstance(effect, DropWorker) for effect in effects) == 2
     assert opened(effects) == []
+
+
+def test_a_prompt_goes_to_no_worker_whose_draft_model_cannot_hold_it() -> None:
+    short = WorkerJoined(worker_id=WorkerId(1), name="short", max_sessions=4, context_length=100)
+    machine = controller(short, arrival(1, policy="remote", prompt=(1,) * 69))
+    assert opened(machine.handle(arrival(2, policy="remote", prompt=(1,) * 68), now=0.0)) == [1]
+    assert machine._sessions[SessionId(1)].link is None
+    assert opened(machine.handle(joined(2), now=0.1)) == [2]
+
+
+def test_a_text_that_outgrows_its_workers_context_goes_to_one_that_can_hold_it() -> None:
+    short = WorkerJoined(worker_id=WorkerId(1), name="short", max_sessions=4, context_length=40)
+    machine = controller(short, arrival(1, policy="remote", prompt=(1,) * 8, max_tokens=100), joined(2, max_sessions=1))
+    now, said = 0.0, []
+    while machine._sessions[SessionId(1)].end < 40:
+        now = verify_begins(machine, now=now + 0.02)
+        said = [e for e in machine.handle(verified(*answers(machine)), now=now) if isinstance(e, SendMessage)]
+    assert [(effect.worker_id, type(effect.message)) for effect in said] == [(1, CloseSession), (2, OpenSession)]
+
+
+def test_a_text_longer_than_the_protocol_can_say_is_told_to_nobody() -> None:
+    machine = controller(joined(1), arrival(1, policy="remote", prompt=(1,) * MAX_SEQUENCE_TOKENS))
+    assert machine._sessions[SessionId(1)].link is None

@@ -21,12 +21,15 @@ from dataclasses import dataclass, field
 from wanspec.policy.arrivals import REJOIN_STEPS
 from wanspec.policy.pass_times import Pace
 from wanspec.protocol.heartbeat import Heartbeat
+from wanspec.protocol.messages import MAX_SEQUENCE_TOKENS
 from wanspec.protocol.placement import Placement
 from wanspec.protocol.reuse import ReuseNumbers
 from wanspec.protocol.rtt import RttEstimate
 from wanspec.speculation.reliability import Reliability
 from wanspec.speculation.types import SessionId, WorkerId
 
+CONTEXT_ROOM = 32
+"""Tokens that a worker's context must hold beyond a text for it to be opened there: fewer would not repay its prefill."""
 LOADED_SESSIONS = 16
 """So many sessions, or all that it offers to hold, make a worker twice as dear; it may offer what it likes."""
 USELESS_SHARE = 0.02
@@ -69,6 +72,8 @@ class PooledWorker:
     max_sessions: int
     labels: tuple[str, ...]
     heartbeat: Heartbeat
+    context_length: int = MAX_SEQUENCE_TOKENS
+    """Tokens of the longest text that it can hold, and that can be told it."""
     rtt: RttEstimate = field(default_factory=RttEstimate)
     """Of acknowledgements."""
     step_s: float = INITIAL_WORKER_STEP_S
@@ -183,12 +188,15 @@ class PooledWorker:
             self.rests_until = None
 
 
-def choose_worker(workers: Iterable[PooledWorker], placement: Placement, *, now: float) -> PooledWorker | None:
-    """The worker for one more session; None where none is allowed, has room and is awake."""
+def choose_worker(workers: Iterable[PooledWorker], placement: Placement, *, length: int = 0, now: float) -> PooledWorker | None:
+    """The worker for one more session, whose text is so long; None where none is allowed, has room and is awake."""
     free = [
         worker
         for worker in workers
-        if len(worker.sessions) < worker.max_sessions and not worker.is_resting(now) and placement.allows(worker.labels)
+        if len(worker.sessions) < worker.max_sessions
+        and length + CONTEXT_ROOM <= worker.context_length
+        and not worker.is_resting(now)
+        and placement.allows(worker.labels)
     ]
     least_cost = min((worker.expected_cost for worker in free), default=0.0)
 

@@ -18,7 +18,7 @@ from wanspec.protocol.effects import DraftsMerged, DropWorker, Effect, LossCause
 from wanspec.protocol.events import DraftsReceived, LinkEvent, PongReceived, WorkerJoined, WorkerLost
 from wanspec.protocol.heartbeat import ASLEEP_S, Heartbeat
 from wanspec.protocol.link import SessionLink, proposed_in
-from wanspec.protocol.messages import CloseSession, Commit, Drafts, OpenSession, Ping
+from wanspec.protocol.messages import MAX_SEQUENCE_TOKENS, CloseSession, Commit, Drafts, OpenSession, Ping
 from wanspec.protocol.placement import Placement
 from wanspec.protocol.pool import BUSY_S, MAX_HEAD_START_S, PooledWorker, choose_worker
 from wanspec.speculation.reliability import Reliability
@@ -47,6 +47,11 @@ class DraftedSession(Protocol):
 
     @property
     def placement(self) -> Placement: ...
+
+    @property
+    def end(self) -> int:
+        """Tokens of its text so far."""
+        ...
 
     @property
     def lacks_worker(self) -> bool:
@@ -91,7 +96,7 @@ class Workforce:
         """Open a session that lacks a worker at the best one that it allows, if there is any."""
         if not session.lacks_worker:
             return []
-        worker = choose_worker(self.workers.values(), session.placement, now=now)
+        worker = choose_worker(self.workers.values(), session.placement, length=session.end, now=now)
         return [] if worker is None else [self._open(session, worker, now)]
 
     def _open(self, session: DraftedSession, worker: PooledWorker, now: float) -> SendMessage:
@@ -129,6 +134,10 @@ class Workforce:
         if session.link is None:
             return []
         worker = self.workers[session.link.worker_id]
+        if session.end >= worker.context_length and session.session_id in worker.sessions:
+            closed = self.close(session)  # it can hold no more of it, and another perhaps can
+            session.link = None
+            return [*closed, *self.place_waiting(now)]
         if took_s is not None:
             worker.pace.add(took_s, len(path))
         computes_since = session.link.computes_since
@@ -149,7 +158,7 @@ class Workforce:
     def _move(self, session: DraftedSession, worker: PooledWorker, now: float) -> list[Effect]:
         """Give a session whose worker has not drafted for so long to another one, if one is free."""
         others = [other for other in self.workers.values() if other is not worker and now >= other.busy_until]
-        other = choose_worker(others, session.placement, now=now)
+        other = choose_worker(others, session.placement, length=session.end, now=now)
         if other is None:
             return []
         worker.passed_over()
@@ -181,7 +190,14 @@ class Workforce:
 
     def _joined(self, event: WorkerJoined, now: float) -> list[Effect]:
         heartbeat = Heartbeat(now=now)
-        self.workers[event.worker_id] = PooledWorker(event.worker_id, event.name, event.max_sessions, event.labels, heartbeat)
+        self.workers[event.worker_id] = PooledWorker(
+            event.worker_id,
+            event.name,
+            event.max_sessions,
+            event.labels,
+            heartbeat,
+            context_length=min(event.context_length, MAX_SEQUENCE_TOKENS),
+        )
         return [self._ping(event.worker_id, now), *self.place_waiting(now)]
 
     def _forget(self, worker_id: WorkerId) -> None:
