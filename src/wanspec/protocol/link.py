@@ -76,6 +76,11 @@ class SessionLink:
         return self._unacknowledged[0][1] if self._unacknowledged else None
 
     @property
+    def num_nodes(self) -> int:
+        """Nodes in the tree that the worker has proposed."""
+        return self._tree.num_arrived
+
+    @property
     def newest_node_id(self) -> int:
         """The highest of the worker's ids that is under way no more."""
         return self._next_node_id - 1

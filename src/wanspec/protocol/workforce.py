@@ -10,6 +10,7 @@ The sessions are their machine's; this sees of them what `DraftedSession` names.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol, assert_never
 
@@ -32,6 +33,13 @@ PROMPT_TOKEN_S = 0.002
 """What a worker may take for each token of a prompt, up to MAX_HEAD_START_S, before it has said that it computes."""
 MAX_COMPUTING_S = 300.0
 """A pass of a worker for this long is believed: the longest prompt, at 400 tokens a second. What it has not proposed counts after that."""
+
+
+MAX_DRAFT_NODES = 1 << 19
+"""Nodes that workers have proposed, over all sessions, above which those that hold more than their equal part of it get no more: 250 MB, a
+third more than 1,024 sessions need with trees of 300 nodes, which is wide. The others go on to their parts: twice as many at most."""
+COUNT_PERIOD_S = 0.05
+"""Between two counts of all nodes, while there may be too many: a count looks at every session."""
 
 
 class DraftedSession(Protocol):
@@ -72,6 +80,11 @@ class Workforce:
         self._vocabulary_size = vocabulary_size
         self.workers: dict[WorkerId, PooledWorker] = {}
         self.newest_session_id = SessionId(0)
+        self._num_nodes = 0
+        """Nodes when they were last counted, and those that joined since: no fewer than there are."""
+        self._counted_at = -math.inf
+        self._greedy: set[WorkerId] = set()
+        """Workers that held too many of them then."""
 
     # Sessions.
 
@@ -224,9 +237,11 @@ class Workforce:
                 return []  # late: the session has ended or moved
             return [self._drop(worker_id, f"it drafts for session {drafts.session_id}, which never was"), *self.place_waiting(now)]
         try:
-            result = session.link.merge(drafts, vocabulary_size=self._vocabulary_size, now=now)
+            has_room = self._has_room(worker_id, now)
+            result = session.link.merge(drafts, vocabulary_size=self._vocabulary_size, now=now, has_room=has_room)
         except RemoteProtocolError as error:
             return [self._drop(worker_id, error.reason), *self.place_waiting(now)]
+        self._num_nodes += result.joined
         worker.step_s = drafts.step_s or worker.step_s
         worker.busy_until = -math.inf if session.link.computes_since is None else now + BUSY_S
         merged = DraftsMerged(
@@ -243,6 +258,19 @@ class Workforce:
             worker.rtt.add(result.rtt_s)
             effects.append(RttMeasured(worker_id=worker_id, rtt_s=result.rtt_s))
         return effects
+
+    def _has_room(self, worker_id: WorkerId, now: float) -> bool:
+        """Whether a worker may have more nodes, over all sessions."""
+        if self._num_nodes <= MAX_DRAFT_NODES:
+            return True
+        if now >= self._counted_at + COUNT_PERIOD_S:
+            links = [session.link for session in self._sessions.values() if session.link is not None]
+            held = Counter[WorkerId]()
+            for link in links:
+                held[link.worker_id] += link.num_nodes
+            self._counted_at, self._num_nodes = now, held.total()
+            self._greedy = {one for one, nodes in held.items() if nodes > MAX_DRAFT_NODES / len(held)}
+        return self._num_nodes <= MAX_DRAFT_NODES or worker_id not in self._greedy
 
     # Time.
 
