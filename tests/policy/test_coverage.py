@@ -27,7 +27,7 @@ def observe(coverage: Coverage, parents: Sequence[Node], head: Node) -> None:
 
 def tokens(coverage: Coverage, width: int) -> list[float]:
     """That a tree of this width adds to a round, for each number of levels."""
-    return coverage.trees((width,)).tokens[0].tolist()
+    return [float(value) for value in coverage.trees((width,)).tokens[0]]
 
 
 def gain(coverage: Coverage, leaves: Sequence[float], verified: Sequence[float], *, width: int) -> float:

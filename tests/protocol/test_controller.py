@@ -2,30 +2,41 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
-from tests.protocol.events import arrival, controller, drafted, drafts, joined, only, received, verified
+from hypothesis import given
+from hypothesis import strategies as st
+from tests.protocol.events import arrival, controller, drafted, drafts, joined, only, opened, received, verified
 
 from wanspec.errors import LocalProtocolError
+from wanspec.policy.interface import Decision, DraftLocally, Outcome, Situation, Verify, Wait
+from wanspec.policy.registry import PolicyConfig
 from wanspec.protocol.controller import MAX_PATIENT_RTT_S, Controller
 from wanspec.protocol.effects import (
     EmitTokens,
     FinishReason,
     FinishRequest,
     ReleaseSession,
+    RoundFinished,
     SendMessage,
     StartDraft,
     StartVerify,
 )
 from wanspec.protocol.events import (
+    DeadlineReached,
     PassFailed,
     PassKind,
+    PongReceived,
     RequestArrived,
     RequestCancelled,
     VerifyFinished,
 )
 from wanspec.speculation.types import (
+    DraftingConfig,
     SessionId,
     TargetChoices,
+    WorkerId,
 )
 
 
@@ -136,3 +147,67 @@ def test_local_drafts_have_their_own_device_where_there_is_one() -> None:
     assert [item.session_id for item in only(effects, StartVerify).items] == [2]
     assert [type(effect) for effect in machine.handle(joined(1), now=0.1)] == [SendMessage]  # a ping
     assert [item.session_id for item in only(machine.handle(drafted(8), now=0.2), StartDraft).items] == [1]
+
+
+@given(tokens=st.lists(st.integers(0, 5), max_size=8), max_tokens=st.integers(2, 8))
+def test_no_more_drafts_are_accepted_than_tokens_committed(tokens: list[int], max_tokens: int) -> None:
+    """Whatever ends the text, its length or an end token among the accepted drafts."""
+    policy = PolicyConfig(name="colocated", num_draft_tokens=len(tokens) or 1)
+    machine = controller(arrival(1, policy=policy, max_tokens=max_tokens))
+    effects = machine.handle(verified(7), now=0.1)
+    for token in tokens:
+        if not any(isinstance(effect, StartDraft) for effect in effects):
+            break
+        effects = machine.handle(drafted(token), now=0.2)
+    if any(isinstance(effect, StartVerify) for effect in effects):
+        (item,) = only(effects, StartVerify).items
+        finished = only(machine.handle(verified(*[node.token for node in item.nodes], 9), now=0.3), RoundFinished)
+        assert finished.accepted <= min(finished.drafted, finished.committed)
+
+
+def test_a_wait_ends_in_time_while_the_other_device_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Scripted:
+        drafting = local_drafting = DraftingConfig()
+        uses_lookup, alone_token_s = False, None
+
+        def __init__(self, decide: Callable[[Situation, float], Decision]) -> None:
+            self._decide, self.asked = decide, 0
+
+        def decide(self, situation: Situation, *, now: float) -> Decision:
+            self.asked += 1
+            return self._decide(situation, now)
+
+        def opened(self, *, now: float) -> None:
+            pass
+
+        def committed(self, outcome: Outcome, *, now: float) -> None:
+            pass
+
+    drafter = Scripted(lambda situation, _: DraftLocally((situation.tree.head,)))
+    waiter = Scripted(lambda _, now: Wait(0.12) if now < 0.12 else Verify())
+    policies = iter([drafter, waiter])
+    monkeypatch.setattr("wanspec.protocol.controller.create_policy", lambda _: next(policies))
+    machine = Controller(vocabulary_size=100, end_tokens=(0,), has_draft_device=True)
+    machine.handle(joined(1), now=0.0)
+    machine.handle(arrival(1), now=0.0)
+    machine.handle(arrival(2), now=0.0)
+    machine.handle(verified(10), now=0.05)  # 1 drafts on its own device, 2 prefills on the target's
+    machine.handle(verified(20), now=0.1)  # 2 waits, and the target is free
+    assert machine.next_deadline() == 0.12
+    asked = waiter.asked
+    machine.handle(PongReceived(worker_id=WorkerId(1), number=1), now=0.11)
+    machine.handle(received(drafts(3, [], session_id=1)), now=0.111)
+    assert waiter.asked == asked  # nothing has changed for it
+    machine.handle(received(drafts(3, [], session_id=2)), now=0.112)
+    assert waiter.asked == asked + 1
+    (item,) = only(machine.handle(DeadlineReached(), now=0.12), StartVerify).items
+    assert item.session_id == 2
+
+
+def test_a_request_that_ends_as_its_worker_is_rested_is_opened_nowhere() -> None:
+    machine = controller(joined(1), arrival(1, policy="remote"), joined(2))
+    worker = machine._workers[WorkerId(1)]
+    worker.committed, worker.useful, worker.tried = 200.0, 0.0, 200
+    effects = machine.handle(verified(0), now=0.1)
+    assert opened(effects) == []
+    assert only(effects, FinishRequest).session_id == 1

@@ -8,8 +8,8 @@ import pytest
 from tests.protocol import events
 
 from wanspec.errors import RemoteProtocolError
-from wanspec.protocol.link import MAX_NODE_IDS, MAX_WORKER_NODES, SessionLink
-from wanspec.protocol.messages import Drafts
+from wanspec.protocol.link import MAX_NODE_IDS, SessionLink
+from wanspec.protocol.messages import MAX_WORKER_NODES, Drafts
 from wanspec.protocol.rtt import RttEstimate
 from wanspec.speculation.reliability import Reliability
 from wanspec.speculation.tree import DraftTree

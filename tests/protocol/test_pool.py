@@ -147,3 +147,23 @@ def test_the_longer_a_worker_does_a_little_harm_the_surer_it_is() -> None:
     while judge(harmful, 4, 3, took_s=1.2, alone_s=1.0):
         rounds += 1
     assert 50 < rounds < 300
+
+
+def test_what_sessions_share_a_pass_with_one_another_is_one_piece_of_luck() -> None:
+    """Eight sessions whose first common passes were unlucky: the worker had proposed all that they committed."""
+    judged = [(worker(1), 1), (worker(2), 8)]
+    verdicts: list[list[bool]] = []
+    for _ in range(40):
+        verdicts += [[one.judge(committed=3, proposed=3, took_s=0.0135, alone_s=0.01, together=n, now=0.0) for one, n in judged]]
+    assert [all(verdict[index] for verdict in verdicts) for index in (0, 1)] == [False, True]
+
+
+def test_a_worker_that_makes_the_tokens_of_many_sessions_slower_rests_after_as_few_tokens_as_that_of_one() -> None:
+    def tokens_until_rest(together: int) -> int:
+        harmful, tokens = worker(1), 4
+        while harmful.judge(committed=4, proposed=3, took_s=2.0, alone_s=1.0, together=together, now=0.0):
+            tokens += 4
+        return tokens
+
+    assert tokens_until_rest(1) == 108
+    assert tokens_until_rest(8) <= 108 + 8 * 4  # within the same common pass

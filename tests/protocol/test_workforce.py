@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import pytest
+from msgspec import structs
 from tests.protocol.events import arrival, controller, drafts, joined, only, opened, received, verified
 
 from wanspec.protocol.controller import Controller
 from wanspec.protocol.effects import (
+    DraftsMerged,
     DropWorker,
     Effect,
     SendMessage,
@@ -17,10 +19,12 @@ from wanspec.protocol.events import (
     PongReceived,
     RequestCancelled,
     VerifyFinished,
+    WorkerJoined,
     WorkerLost,
 )
 from wanspec.protocol.heartbeat import LOST_MIN_S, PING_PERIOD_S
 from wanspec.protocol.messages import (
+    MAX_SEQUENCE_TOKENS,
     CloseSession,
     OpenSession,
     Ping,
@@ -265,3 +269,59 @@ def test_of_two_openings_at_one_worker_the_later_counts() -> None:
     link = machine._sessions[SessionId(1)].link
     assert link is not None
     assert link.newest_node_id == 0
+
+
+def test_of_workers_that_are_dropped_together_none_gets_the_others_sessions() -> None:
+    machine = controller(joined(1), arrival(1, policy="remote"), joined(2), arrival(2, policy="remote"))
+    for worker in machine._workers.values():
+        assert worker.sessions
+        worker.heartbeat.heard()
+    effects = machine.handle(DeadlineReached(), now=WORKER_SILENCE_S)
+    assert sum(isinstance(effect, DropWorker) for effect in effects) == 2
+    assert opened(effects) == []
+
+
+def test_a_prompt_goes_to_no_worker_whose_draft_model_cannot_hold_it() -> None:
+    short = WorkerJoined(worker_id=WorkerId(1), name="short", max_sessions=4, context_length=100)
+    machine = controller(short, arrival(1, policy="remote", prompt=(1,) * 69))
+    assert opened(machine.handle(arrival(2, policy="remote", prompt=(1,) * 68), now=0.0)) == [1]
+    assert machine._sessions[SessionId(1)].link is None
+    assert opened(machine.handle(joined(2), now=0.1)) == [2]
+
+
+def test_a_text_that_outgrows_its_workers_context_goes_to_one_that_can_hold_it() -> None:
+    short = WorkerJoined(worker_id=WorkerId(1), name="short", max_sessions=4, context_length=40)
+    machine = controller(short, arrival(1, policy="remote", prompt=(1,) * 8, max_tokens=100), joined(2, max_sessions=1))
+    now, said = 0.0, []
+    while machine._sessions[SessionId(1)].end < 40:
+        now = verify_begins(machine, now=now + 0.02)
+        said = [e for e in machine.handle(verified(*answers(machine)), now=now) if isinstance(e, SendMessage)]
+    assert [(effect.worker_id, type(effect.message)) for effect in said] == [(1, CloseSession), (2, OpenSession)]
+
+
+def test_a_text_longer_than_the_protocol_can_say_is_told_to_nobody() -> None:
+    machine = controller(joined(1), arrival(1, policy="remote", prompt=(1,) * MAX_SEQUENCE_TOKENS))
+    assert machine._sessions[SessionId(1)].link is None
+
+
+def test_a_worker_that_holds_too_many_nodes_over_all_sessions_gets_no_more_and_the_others_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("wanspec.protocol.workforce.MAX_DRAFT_NODES", 100)
+    machine = controller(joined(1), joined(2), *[arrival(number, policy="remote") for number in (1, 2, 3)])
+    machine.handle(WorkerLost(worker_id=WorkerId(9)), now=0.0)
+    places = {number: machine._sessions[SessionId(number)].link.worker_id for number in (1, 2, 3)}  # type: ignore[union-attr]
+    greedy = places[1]
+    honest = next(number for number, worker_id in places.items() if worker_id != greedy)
+
+    def said(session_id: int, count: int, *, first: int, now: float) -> tuple[int, int]:
+        message = drafts(2, [7] * count, session_id=session_id, first=first, parents=[0] * count)
+        message = structs.replace(message, tokens=tuple(range(count)))
+        merged = only(machine.handle(received(message, worker_id=places[session_id]), now=now), DraftsMerged)
+        return merged.joined, merged.refused
+
+    assert said(1, 90, first=1, now=0.0) == (90, 0)
+    assert said(honest, 20, first=1, now=0.0) == (20, 0)
+    assert said(1, 90, first=91, now=0.1) == (0, 90)
+    assert said(honest, 30, first=21, now=0.1) == (30, 0)
+    assert said(1, 90, first=181, now=0.101) == (0, 90)  # counted no more often than need be
+    machine.handle(RequestCancelled(session_id=SessionId(1)), now=0.2)
+    assert said(honest, 40, first=51, now=0.3) == (40, 0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from wanspec.policy.adaptive import Adaptive
+from wanspec.policy.adaptive import Adaptive, RoundsAlone
 from wanspec.policy.interface import Situation
 from wanspec.simulation.run import simulate
 from wanspec.simulation.scenario import parse
@@ -17,13 +17,14 @@ TOLERANCE = 0.05
 @pytest.mark.parametrize("match_rate", [0.2, 0.55, 0.88])
 def test_what_a_token_costs_alone_is_worked_out_without_bias(match_rate: float, monkeypatch: pytest.MonkeyPatch) -> None:
     estimates_s = []
-    work_out = Adaptive._time_alone_s
+    work_out = Adaptive._rounds_alone
 
-    def recorded(self: Adaptive, situation: Situation) -> float:
-        estimates_s.append(work_out(self, situation))
-        return estimates_s[-1]
+    def recorded(self: Adaptive, situation: Situation) -> RoundsAlone:
+        rounds = work_out(self, situation)
+        estimates_s.append(rounds.token_s(0))
+        return rounds
 
-    monkeypatch.setattr(Adaptive, "_time_alone_s", recorded)
+    monkeypatch.setattr(Adaptive, "_rounds_alone", recorded)
     document = {
         "load": {"requests": 12, "tokens": 150},
         "compute": {"target_ms": [[1, TARGET_MS]], "draft_ms": [[1, DRAFT_MS]]},

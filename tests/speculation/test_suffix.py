@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -96,3 +97,13 @@ def test_every_proposal_is_what_followed_an_earlier_occurrence(text: list[int], 
         assert index.log_prob(proposal) <= 0.0
         tail = [*tail, proposal.token]
         proposal = index.follow(proposal)
+
+
+def test_a_long_prompt_is_indexed_in_pieces_as_the_text_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("wanspec.speculation.suffix.MAX_INDEXED", 4)
+    index = SuffixIndex([1, 2, 3, 4, 5, 6, 7, 8])
+    assert index.propose([5, 6]) is None
+    index.extend([])
+    proposal = index.propose([5, 6])
+    assert proposal is not None
+    assert proposal.token == 7

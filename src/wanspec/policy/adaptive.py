@@ -59,7 +59,7 @@ class _Leaf(NamedTuple):
     """When a worker's are expected; infinity: never."""
 
 
-class _RoundsAlone(NamedTuple):
+class RoundsAlone(NamedTuple):
     """What this round could be without a worker, for each width and number of levels of local drafts [widths, 1 + MAX_LEVELS]."""
 
     duration_s: NDArray[np.float64]
@@ -86,7 +86,7 @@ class Adaptive:
         self._width = drafting.leaves
         self._price_s = redundancy_price_s
         self._min_log_prob = math.log(drafting.path_prob_min)
-        self._alone: _RoundsAlone | None = None
+        self._alone: RoundsAlone | None = None
         """What this round would be without a worker; None before the first question about it."""
         self._bare_s = 0.0
         """What a token of this round costs without a worker and without free drafts."""
@@ -240,12 +240,12 @@ class Adaptive:
         """What the same tokens would have cost without a worker."""
         return self._pace_alone.after(situation.pace_alone, self._bare_s)
 
-    def _rounds_alone(self, situation: Situation) -> _RoundsAlone:
+    def _rounds_alone(self, situation: Situation) -> RoundsAlone:
         sessions = situation.num_sessions
         trees = situation.coverage.trees(self._widths)
         duration_s = _durations_s(situation.target_times, sessions, sessions * trees.verified)
         duration_s[:, 1:] += np.cumsum(_durations_s(situation.draft_times, 0, sessions * trees.expanded), axis=1)
-        return _RoundsAlone(duration_s, 1.0 + trees.tokens)
+        return RoundsAlone(duration_s, 1.0 + trees.tokens)
 
 
 def _durations_s(times: PassTimes, sure_tokens: int, more_tokens: NDArray[np.float64]) -> NDArray[np.float64]:

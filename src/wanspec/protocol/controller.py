@@ -12,7 +12,7 @@ The machine has no IO, no clock, no randomness. Everything enters through `handl
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Collection
 from typing import assert_never
 
@@ -91,14 +91,14 @@ class Controller:
     def handle(self, event: ControllerEvent, *, now: float) -> list[Effect]:
         """Take in what happened at `now` (seconds, any monotonic clock); what is to be done about it."""
         effects = self._apply(event, now)
-        effects += self._start_passes(now)
+        effects += self._start_passes(self._asked(event, now), now)
         self._workforce.told(effects, now)
         return effects
 
     def next_deadline(self) -> float | None:
         """When to send DeadlineReached, unless something else happens before."""
         deadlines = self._workforce.deadlines()
-        if self._passes.are_none:  # with a pass in flight, its end is when all are asked again
+        if self._passes.has_room:  # with none, a pass's end is when all are asked again
             deadlines += [session.wait_until for session in self._sessions.values() if session.wait_until is not None]
         return min(deadlines, default=None)
 
@@ -138,23 +138,36 @@ class Controller:
         return self._workforce.begin(session, now)
 
     def _finish(self, session_id: SessionId, reason: FinishReason, now: float, message: str = "") -> list[Effect]:
+        return [*self._end(session_id, reason, message), *self._workforce.place_waiting(now)]
+
+    def _end(self, session_id: SessionId, reason: FinishReason, message: str = "") -> list[Effect]:
+        """Finish a request, and leave its place at a worker free."""
         session = self._sessions.pop(session_id, None)
         if session is None:
             return []
-        effects = self._workforce.end(session, now)
-        effects.append(FinishRequest(session_id=session_id, reason=reason, message=message))
-        effects.append(ReleaseSession(session_id=session_id))
-        return effects
+        finish = FinishRequest(session_id=session_id, reason=reason, message=message)
+        return [*self._workforce.close(session), finish, ReleaseSession(session_id=session_id)]
 
     # Passes.
 
-    def _start_passes(self, now: float) -> list[Effect]:
-        """Ask every session that is in no pass what it wants, and start what most need, where a device is free."""
+    def _asked(self, event: ControllerEvent, now: float) -> Collection[Session]:
+        """Who is asked what it wants: all where a device has become free, else those whose answer may have changed."""
         if not self._passes.has_room:
-            return []
+            return ()
+        if not self._passes.are_none:
+            match event:
+                case DraftsReceived(drafts=drafts):
+                    return [session] if (session := self._sessions.get(drafts.session_id)) is not None else ()
+                case DeadlineReached():
+                    return [session for session in self._sessions.values() if session.wait_until is not None and now >= session.wait_until]
+                case PongReceived():
+                    return ()
+        return self._sessions.values()
+
+    def _start_passes(self, asked: Collection[Session], now: float) -> list[Effect]:
+        """Ask those of these sessions that are in no pass what they want, and start what most need, where a device is free."""
         busy = self._passes.session_ids
-        waiting = [session for session_id, session in self._sessions.items() if session_id not in busy]
-        return self._passes.start([(session, self._decide(session, now)) for session in waiting])
+        return self._passes.start([(session, self._decide(session, now)) for session in asked if session.session_id not in busy])
 
     def _decide(self, session: Session, now: float) -> Decision:
         session.end_wait(now=now)
@@ -193,8 +206,8 @@ class Controller:
             return None
         worker = self._workers[link.worker_id]
         rtt_s = min(worker.rtt.smoothed_s, MAX_PATIENT_RTT_S)
-        since = link.unacknowledged_since
-        if since is not None and now - since > max(WORKER_LATE_MIN_S, WORKER_LATE_RTTS * rtt_s):
+        late_s = max(WORKER_LATE_MIN_S, WORKER_LATE_RTTS * rtt_s)
+        if any(since is not None and now - since > late_s for since in (link.unacknowledged_since, link.computes_since)):
             return None
         rejoin_position, rejoin_told_at = link.rejoins
         return Arrivals(
@@ -209,6 +222,7 @@ class Controller:
     def _verify_finished(self, event: VerifyFinished, now: float) -> list[Effect]:
         effects: list[Effect] = []
         finished = self._passes.end(PassKind.VERIFY, event.duration_s, now=now)
+        together = Counter([session.link.worker_id for session, _ in finished if session.link is not None])
         for (session, rows), choices in zip(finished, event.choices, strict=True):
             if session.session_id not in self._sessions:
                 continue
@@ -219,9 +233,13 @@ class Controller:
             effects.append(EmitTokens(session_id=session.session_id, position=path[0].position, tokens=tokens, log_probs=log_probs))
             alone_s = session.policy.alone_token_s
             total_alone_s = None if alone_s is None else alone_s * len(path)
-            effects += self._workforce.judge(session, path, took_s=session.round_s, alone_s=total_alone_s, now=now)
+            if reason:  # before its worker is judged: a rest moves those that go on
+                effects += self._end(session.session_id, reason)
+            if link is not None:
+                judged = {"took_s": session.round_s, "alone_s": total_alone_s}
+                effects += self._workforce.judge(session, path, **judged, together=together[link.worker_id], now=now)
             if reason:
-                effects += self._finish(session.session_id, reason, now)
+                effects += self._workforce.place_waiting(now)
             elif session.link is not None and session.link is link:
                 effects.append(self._workforce.tell(session.session_id, link, path, now))
             else:  # it has none, or has just been told everything; one may have become free

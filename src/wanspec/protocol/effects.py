@@ -154,7 +154,9 @@ class DraftsMerged(Struct, frozen=True, kw_only=True):
     duplicates: int = 0
     """Those that had been drafted here, looked up or proposed before."""
     stale: int
-    """The others: built on a prefix that is no longer committed or open, sent a second time, or beyond a limit of the tree."""
+    """Those built on a prefix that is no longer committed or open, and those sent a second time."""
+    refused: int = 0
+    """Those beyond a limit of the tree or of its depth, of which an honest worker sends none."""
 
 
 class RttMeasured(Struct, frozen=True, kw_only=True):

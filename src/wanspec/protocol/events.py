@@ -8,7 +8,7 @@ from typing import Protocol
 from msgspec import Struct
 
 from wanspec.policy.registry import PolicyConfig
-from wanspec.protocol.messages import ControllerMessage, Drafts
+from wanspec.protocol.messages import MAX_SEQUENCE_TOKENS, ControllerMessage, Drafts
 from wanspec.protocol.placement import ANYWHERE, Placement
 from wanspec.speculation.types import DraftChoices, SamplingParams, SessionId, TargetChoices, WorkerId
 
@@ -44,6 +44,8 @@ class WorkerJoined(Struct, frozen=True, kw_only=True):
     name: str
     max_sessions: int
     labels: tuple[str, ...] = ()
+    context_length: int = MAX_SEQUENCE_TOKENS
+    """Longest sequence, in tokens, that its draft model can hold."""
 
 
 class WorkerLost(Struct, frozen=True, kw_only=True):

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from wanspec.protocol.effects import RoundFinished
 from wanspec.protocol.events import RowTokens
-from wanspec.protocol.link import SessionLink, disown, proposed_in
+from wanspec.protocol.link import SessionLink, proposed_in
 from wanspec.protocol.messages import MAX_SEQUENCE_TOKENS, OpenSession
 from wanspec.protocol.placement import Placement
 from wanspec.speculation.reliability import Reliability
@@ -91,9 +91,9 @@ class FollowedText:
 
     def attach(self, worker_id: WorkerId, reliability: Reliability, *, reuse_number: int, now: float) -> OpenSession:
         """Tie it to a worker; the message that opens it there."""
-        disown(self.tree)
+        self.tree.disown()
         self._openings += 1
-        self.link = SessionLink(worker_id, self.tree, reliability, opening=self._openings, now=now)
+        self.link = SessionLink(worker_id, self.tree, reliability, opening=self._openings, now=now, max_depth=self._drafting.max_depth)
         return OpenSession(
             session_id=self.session_id,
             opening=self._openings,

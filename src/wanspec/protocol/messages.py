@@ -15,7 +15,13 @@ MAX_NAME_LENGTH = 128
 """Names of workers, models and reasons: enough for a host name and a sentence."""
 MAX_REASON_LENGTH = 512
 MAX_SEQUENCE_TOKENS = 1 << 17
-"""Prompt and commit lengths; bounds the memory that one message can ask for to about half a MiB."""
+"""Prompt and commit lengths; bounds what one message can ask for: half a MiB on the wire, 5 MB once its tokens are Python's integers."""
+MAX_WORKER_NODES = 2048
+"""Nodes of one session that a worker holds at a time, the committed token at the root among them; it drafts no further ahead.
+
+A controller counts what this worker has proposed and is still in the tree. It has then applied every commit that the worker had, and has
+dropped what these removed; so the nodes that it counts are among those that the worker held when it sent its message, whatever is under
+way, and an honest worker never meets the limit."""
 MAX_NODES_PER_FRAME = 1024
 """Nodes of one session in one Drafts message: a worker step offers at most 128 leaves x 8 branches."""
 MAX_SESSIONS = 1024
@@ -29,6 +35,9 @@ MAX_PING = (1 << 31) - 1
 """Of one connection: 68 years of them."""
 MAX_HELD_S = 3600.0
 """An acknowledgement older than this says nothing about the link; an older one is said to be this old."""
+ACKNOWLEDGE_S = 1.0
+"""A worker answers a commit with the drafts of its next pass; where that takes longer than this, it acknowledges without any. So an empty
+Drafts that comes so late says that a pass is under way, and one that comes at once says that there is nothing to draft."""
 MAX_STEP_S = 60.0
 """Of a worker; a slower one is said to be this slow, and is of no use to anybody."""
 

@@ -21,19 +21,23 @@ from dataclasses import dataclass, field
 from wanspec.policy.arrivals import REJOIN_STEPS
 from wanspec.policy.pass_times import Pace
 from wanspec.protocol.heartbeat import Heartbeat
+from wanspec.protocol.messages import MAX_SEQUENCE_TOKENS
 from wanspec.protocol.placement import Placement
 from wanspec.protocol.reuse import ReuseNumbers
 from wanspec.protocol.rtt import RttEstimate
 from wanspec.speculation.reliability import Reliability
 from wanspec.speculation.types import SessionId, WorkerId
 
+CONTEXT_ROOM = 32
+"""Tokens that a worker's context must hold beyond a text for it to be opened there: fewer would not repay its prefill."""
 LOADED_SESSIONS = 16
 """So many sessions, or all that it offers to hold, make a worker twice as dear; it may offer what it likes."""
 USELESS_SHARE = 0.02
 """A worker that has proposed less than this share of what its sessions commit is rested: its drafts are late, wrong or lost."""
 SLOWER_SHARE, CHANCE = 1.05, 2.5
 """So is one with which tokens take longer than so many times what they would without a worker, as the policy thinks (it is right to 3 %);
-and CHANCE / sqrt(tokens) more, since some rounds are luckier than others: about two standard deviations."""
+and CHANCE / sqrt(one session's tokens) more, since some rounds are luckier than others: about two standard deviations. Sessions that share
+a pass share its luck, so their tokens of one round count as one session's."""
 MAX_ROUND_SHARE = 2.0
 """A round that took longer than so many times that counts as that: it is hardly the worker's doing, but somebody's long prompt."""
 HEAD_START_DELAYS, MAX_HEAD_START_S = 4.0, 2.0
@@ -50,6 +54,8 @@ PRIOR_TOKENS = 20.0
 HALF_SHARE_S = 0.1
 """The delay of a worker that is expected, before anything is known, to propose half of the tokens in time; a token that it has not
 proposed costs about as much beside that delay."""
+BUSY_S = 5.0
+"""How long a worker's word that it is in a long pass counts: while it is, it says so about once a second."""
 REVIEW_S = 300.0
 """After so long without a session what was measured may have changed."""
 FIRST_REST_S, MAX_REST_S = 10.0, 300.0
@@ -66,6 +72,8 @@ class PooledWorker:
     max_sessions: int
     labels: tuple[str, ...]
     heartbeat: Heartbeat
+    context_length: int = MAX_SEQUENCE_TOKENS
+    """Tokens of the longest text that it can hold, and that can be told it."""
     rtt: RttEstimate = field(default_factory=RttEstimate)
     """Of acknowledgements."""
     step_s: float = INITIAL_WORKER_STEP_S
@@ -86,8 +94,12 @@ class PooledWorker:
     """the time that these took,"""
     alone_s: float = 0.0
     """and what they would have taken without a worker."""
+    draws: float = 0.0
+    """The same tokens with those of sessions in one common pass counted as one session's: what luck averages over."""
     judged_at: float = 0.0
     """When any of them last changed."""
+    busy_until: float = -math.inf
+    """Until when it is taken to be in a long pass, as it has said: others are preferred."""
     rests_until: float | None = None
     """None: it does not rest."""
     rest_s: float = FIRST_REST_S
@@ -129,11 +141,13 @@ class PooledWorker:
         """Whether its sessions have committed enough to tell whether it is of use."""
         return self.committed > JUDGED_TOKENS
 
-    def judge(self, *, committed: int, proposed: int | None, took_s: float | None, alone_s: float | None, now: float) -> bool:
+    def judge(
+        self, *, committed: int, proposed: int | None, took_s: float | None, alone_s: float | None, together: int = 1, now: float
+    ) -> bool:
         """Take note of what it was good for in a round. False when it has done more harm than good, and should rest.
 
         `proposed`: None while the session is so new to it that this does not count. `took_s`: the round; `alone_s`: what its tokens would
-        have cost without a worker; None where that is not known.
+        have cost without a worker; None where that is not known. `together`: the worker's sessions that were in the same common pass.
         """
         self.judged_at = now
         self.tried += committed
@@ -146,7 +160,8 @@ class PooledWorker:
             self.timed = fade * self.timed + committed
             self.took_s = fade * self.took_s + min(took_s, MAX_ROUND_SHARE * alone_s)
             self.alone_s = fade * self.alone_s + alone_s
-        tolerated = SLOWER_SHARE + CHANCE / math.sqrt(max(1.0, self.timed))
+            self.draws = fade * self.draws + committed / together
+        tolerated = SLOWER_SHARE + CHANCE / math.sqrt(max(1.0, self.draws))
         does_harm = self.timed > TRIAL_TOKENS and self.took_s > tolerated * self.alone_s
         is_useful = self.useful >= USELESS_SHARE * self.committed
         gave_nothing = self.committed > TRIAL_TOKENS and not self.useful
@@ -154,11 +169,15 @@ class PooledWorker:
             self.rest_s = FIRST_REST_S
         return not (does_harm or gave_nothing) and (is_useful or not self.is_judged)
 
+    def passed_over(self) -> None:
+        """A session has left it for another worker, since it had not drafted for so long: it comes after the others until it is of use."""
+        self.committed += TRIAL_TOKENS
+
     def rest(self, now: float) -> set[SessionId]:
         """Send it to rest, and forget what led to that. Returns the sessions that it had."""
         self.rests_until, self.rest_s = now + self.rest_s, min(2 * self.rest_s, MAX_REST_S)
         self.tried = 0
-        self.committed = self.useful = self.timed = self.took_s = self.alone_s = 0.0
+        self.committed = self.useful = self.timed = self.took_s = self.alone_s = self.draws = 0.0
         resting, self.sessions = self.sessions, set()
         return resting
 
@@ -172,19 +191,22 @@ class PooledWorker:
             self.rests_until = None
 
 
-def choose_worker(workers: Iterable[PooledWorker], placement: Placement, *, now: float) -> PooledWorker | None:
-    """The worker for one more session; None where none is allowed, has room and is awake."""
+def choose_worker(workers: Iterable[PooledWorker], placement: Placement, *, length: int = 0, now: float) -> PooledWorker | None:
+    """The worker for one more session, whose text is so long; None where none is allowed, has room and is awake."""
     free = [
         worker
         for worker in workers
-        if len(worker.sessions) < worker.max_sessions and not worker.is_resting(now) and placement.allows(worker.labels)
+        if len(worker.sessions) < worker.max_sessions
+        and length + CONTEXT_ROOM <= worker.context_length
+        and not worker.is_resting(now)
+        and placement.allows(worker.labels)
     ]
     least_cost = min((worker.expected_cost for worker in free), default=0.0)
 
-    def cost(worker: PooledWorker) -> tuple[float, bool, float, WorkerId]:
+    def cost(worker: PooledWorker) -> tuple[bool, float, bool, float, WorkerId]:
         is_on_trial = worker.is_on_trial(now)
         load = len(worker.sessions) / min(worker.max_sessions, LOADED_SESSIONS)
         expected = least_cost if is_on_trial else worker.expected_cost * (1.0 + load)
-        return expected, not is_on_trial, worker.delay_s, worker.worker_id
+        return now < worker.busy_until, expected, not is_on_trial, worker.delay_s, worker.worker_id
 
     return min(free, key=cost, default=None)

@@ -12,7 +12,7 @@ from wanspec.policy.interface import Outcome, Policy
 from wanspec.policy.lookup import Lookup
 from wanspec.protocol.effects import FinishReason, RoundFinished
 from wanspec.protocol.events import RequestArrived
-from wanspec.protocol.link import SessionLink, disown, proposed_in
+from wanspec.protocol.link import SessionLink, proposed_in
 from wanspec.protocol.messages import OpenSession
 from wanspec.speculation.calibration import Calibration
 from wanspec.speculation.model_view import ModelView
@@ -81,9 +81,9 @@ class Session:
         """Tie the session to a worker; the message that opens it there."""
         drafting = self.policy.drafting
         assert drafting is not None, "a policy without a worker cannot be attached to one"
-        disown(self.tree)
+        self.tree.disown()
         self._openings += 1
-        self.link = SessionLink(worker_id, self.tree, reliability, opening=self._openings, now=now)
+        self.link = SessionLink(worker_id, self.tree, reliability, opening=self._openings, now=now, max_depth=drafting.max_depth)
         self.policy.opened(now=now)
         return OpenSession(
             session_id=self.session_id,
@@ -137,19 +137,19 @@ class Session:
     ) -> tuple[Outcome, FinishReason | None, list[Node]]:
         """Commit what the target has chosen. Returns the round's outcome, why the request ends, if it does, and the new tokens' nodes."""
         accepted, rejected = self._judge({row.node_id for row in rows}, choices.tokens)
-        outcome = Outcome(
-            drafted=len(rows) - 1,
-            accepted=len(choices.tokens) - 1,
-            entropy_nats=choices.entropy_nats,
-            accepted_estimates=accepted,
-            rejected_estimates=rejected,
-        )
         tokens = list(choices.tokens[: self._end_position - self.end])
         reason = FinishReason.LENGTH if self.end + len(tokens) == self._end_position else None
         end = next((index for index, token in enumerate(tokens) if token in end_tokens), None)
         if end is not None:
             tokens = tokens[: end + 1]
             reason = FinishReason.END
+        outcome = Outcome(
+            drafted=len(rows) - 1,
+            accepted=min(len(choices.tokens) - 1, len(tokens)),  # what the target accepted beyond the end is in no text
+            entropy_nats=choices.entropy_nats,
+            accepted_estimates=accepted,
+            rejected_estimates=rejected,
+        )
         self.tokens += tokens
         old_head = self.tree.head
         path = self.tree.commit(tokens)

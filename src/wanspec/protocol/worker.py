@@ -24,11 +24,13 @@ from wanspec.protocol.effects import Effect, LeaveController, ReleaseSession, Se
 from wanspec.protocol.events import DeadlineReached, DraftFinished, MessageReceived, WorkerEvent
 from wanspec.protocol.heartbeat import ASLEEP_S, CONTROLLER_LOST_S
 from wanspec.protocol.messages import (
+    ACKNOWLEDGE_S,
     MAX_HELD_S,
     MAX_NODE_ID,
     MAX_NODES_PER_FRAME,
     MAX_SEQUENCE_TOKENS,
     MAX_STEP_S,
+    MAX_WORKER_NODES,
     CloseSession,
     Commit,
     ControllerMessage,
@@ -43,13 +45,13 @@ from wanspec.protocol.reuse import NO_REUSE
 from wanspec.speculation.calibration import Calibration, CalibrationBook
 from wanspec.speculation.model_view import ModelView
 from wanspec.speculation.sampling import check_sampling
-from wanspec.speculation.tree import MAX_TREE_NODES, DraftTree, Node
+from wanspec.speculation.tree import DraftTree, Node
 from wanspec.speculation.types import DraftChoices, NodeId, ScoreItem, SessionId
 
 STEP_SMOOTHING = 0.2
 INITIAL_STEP_S = 0.01
 """Assumed before the first step."""
-MAX_UNACKNOWLEDGED_NODES = MAX_TREE_NODES
+MAX_UNACKNOWLEDGED_NODES = 2 * MAX_WORKER_NODES
 """Sent for one session and not known to have arrived, beyond which it is not drafted for: 20 kB, so that a link slower than its drafts
 holds up no news for long."""
 
@@ -61,10 +63,11 @@ class _Session:
         self.session_id = message.session_id
         self.opening = message.opening
         self.config = message.drafting
-        self.tree = DraftTree(message.tokens, max_position=context_length - 1)
+        self.tree = DraftTree(message.tokens, max_position=context_length - 1, max_nodes=MAX_WORKER_NODES)
         reuse_key = str(message.reuse_number) if message.reuse_number != NO_REUSE else None
         self.view = ModelView(message.session_id, message.sampling, message.tokens, reuse_key=reuse_key)
-        self.owes_acknowledgement = True
+        self.owes_since: float | None = now
+        """When the oldest commit came that is not acknowledged."""
         self._based_at = now
         self.calibration = calibration if message.drafting.is_calibrated else None
         self._choices: dict[NodeId, DraftChoices] = {}
@@ -85,7 +88,7 @@ class _Session:
         if not 0 <= message.newest_node_id <= self._newest_sent:
             raise RemoteProtocolError(f"a commit says that node {message.newest_node_id} has arrived, the newest is {self._newest_sent}")
         self._newest_arrived = max(self._newest_arrived, message.newest_node_id)
-        self.owes_acknowledgement = True
+        self.owes_since = now if self.owes_since is None else self.owes_since
         news = message.tokens[known:]
         if not news:
             return []
@@ -110,10 +113,12 @@ class _Session:
 
     def take_leaves(self) -> list[Node]:
         """What to expand next."""
-        is_full = len(self.tree.nodes) + self.config.leaves * self.config.branch > MAX_TREE_NODES
-        if is_full or not self.tree.room or self._is_too_far_ahead:
+        places = (MAX_WORKER_NODES - len(self.tree.nodes)) // self.config.branch
+        if places <= 0 or not self.tree.room or self._is_too_far_ahead:
             return []
-        return self._frontier.take(self.tree, self.config)
+        leaves = self._frontier.take(self.tree, self.config)
+        self.give_back(leaves[places:])
+        return leaves[:places]
 
     def give_back(self, leaves: list[Node]) -> None:
         """Leaves that were taken and will not be expanded now."""
@@ -133,7 +138,7 @@ class _Session:
 
     def message(self, nodes: list[Node], step_s: float, now: float) -> SendMessage:
         """Offer these nodes, at most MAX_NODES_PER_FRAME, and acknowledge."""
-        self.owes_acknowledgement = False
+        self.owes_since = None
         if nodes:
             self._newest_sent = nodes[-1].node_id
         # Where we have stopped because too much is under way, an empty one says what should have arrived: it may all be lost.
@@ -201,8 +206,11 @@ class Worker:
         return effects
 
     def next_deadline(self) -> float | None:
-        """When to send DeadlineReached, unless the controller has been heard before; a worker waits for nothing else."""
-        return None if self._heard_at is None else self._heard_at + CONTROLLER_LOST_S
+        """When to send DeadlineReached: the controller has not been heard, or a commit is to be acknowledged while a pass runs."""
+        deadlines = [owes_since + ACKNOWLEDGE_S for s in self._sessions.values() if (owes_since := s.owes_since) is not None]
+        if self._heard_at is not None:
+            deadlines.append(self._heard_at + CONTROLLER_LOST_S)
+        return min(deadlines, default=None)
 
     def _apply(self, event: WorkerEvent, now: float) -> list[Effect]:
         match event:
@@ -239,7 +247,7 @@ class Worker:
         return []
 
     def _check_pulse(self, now: float) -> list[Effect]:
-        deadline = self.next_deadline()
+        deadline = None if self._heard_at is None else self._heard_at + CONTROLLER_LOST_S
         if deadline is None or now < deadline:
             return []
         self._heard_at = now
@@ -312,6 +320,11 @@ class Worker:
         return [(session, leaves[:count]) for (session, leaves), count in zip(wanted, counts, strict=True) if count]
 
     def _acknowledge(self, now: float) -> list[Effect]:
-        """Answer commits of sessions that no pass will answer for."""
+        """Answer commits that no pass will answer, or not soon: a long prompt may take a minute, and the session must not seem lost."""
         in_pass = {session.session_id for session, _ in self._pass or ()}
-        return [s.message([], self._step_s, now) for s in self._sessions.values() if s.owes_acknowledgement and s.session_id not in in_pass]
+        due = [
+            session
+            for session in self._sessions.values()
+            if session.owes_since is not None and (session.session_id not in in_pass or now >= session.owes_since + ACKNOWLEDGE_S)
+        ]
+        return [session.message([], self._step_s, now) for session in due]

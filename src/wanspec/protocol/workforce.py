@@ -9,6 +9,8 @@ The sessions are their machine's; this sees of them what `DraftedSession` names.
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol, assert_never
 
@@ -17,15 +19,27 @@ from wanspec.protocol.effects import DraftsMerged, DropWorker, Effect, LossCause
 from wanspec.protocol.events import DraftsReceived, LinkEvent, PongReceived, WorkerJoined, WorkerLost
 from wanspec.protocol.heartbeat import ASLEEP_S, Heartbeat
 from wanspec.protocol.link import SessionLink, proposed_in
-from wanspec.protocol.messages import CloseSession, Commit, Drafts, OpenSession, Ping
+from wanspec.protocol.messages import MAX_SEQUENCE_TOKENS, CloseSession, Commit, Drafts, OpenSession, Ping
 from wanspec.protocol.placement import Placement
-from wanspec.protocol.pool import PooledWorker, choose_worker
+from wanspec.protocol.pool import BUSY_S, MAX_HEAD_START_S, PooledWorker, choose_worker
 from wanspec.speculation.reliability import Reliability
 from wanspec.speculation.tree import Node
 from wanspec.speculation.types import SessionId, WorkerId
 
 WORKER_SILENCE_S = 10.0
-"""A commit unanswered for this long loses the worker its place: far above any round trip, soon enough for a person."""
+"""A commit unanswered for this long loses the worker its place: far above any round trip, soon enough for a person. One that answers, but
+is in one pass for this long, loses the session where another worker is free."""
+PROMPT_TOKEN_S = 0.002
+"""What a worker may take for each token of a prompt, up to MAX_HEAD_START_S, before it has said that it computes."""
+MAX_COMPUTING_S = 300.0
+"""A pass of a worker for this long is believed: the longest prompt, at 400 tokens a second. What it has not proposed counts after that."""
+
+
+MAX_DRAFT_NODES = 1 << 19
+"""Nodes that workers have proposed, over all sessions, above which those that hold more than their equal part of it get no more: 250 MB, a
+third more than 1,024 sessions need with trees of 300 nodes, which is wide. The others go on to their parts: twice as many at most."""
+COUNT_PERIOD_S = 0.05
+"""Between two counts of all nodes, while there may be too many: a count looks at every session."""
 
 
 class DraftedSession(Protocol):
@@ -41,6 +55,11 @@ class DraftedSession(Protocol):
 
     @property
     def placement(self) -> Placement: ...
+
+    @property
+    def end(self) -> int:
+        """Tokens of its text so far."""
+        ...
 
     @property
     def lacks_worker(self) -> bool:
@@ -61,6 +80,11 @@ class Workforce:
         self._vocabulary_size = vocabulary_size
         self.workers: dict[WorkerId, PooledWorker] = {}
         self.newest_session_id = SessionId(0)
+        self._num_nodes = 0
+        """Nodes when they were last counted, and those that joined since: no fewer than there are."""
+        self._counted_at = -math.inf
+        self._greedy: set[WorkerId] = set()
+        """Workers that held too many of them then."""
 
     # Sessions.
 
@@ -69,26 +93,30 @@ class Workforce:
         self.newest_session_id = session.session_id
         return self.place(session, now)
 
-    def end(self, session: DraftedSession, now: float) -> list[Effect]:
-        """A session is over, and no longer among the sessions."""
+    def close(self, session: DraftedSession) -> list[Effect]:
+        """A session is over, and no longer among the sessions; `place_waiting` may give its place away."""
         if session.link is None:
             return []
         worker_id = session.link.worker_id
         self.workers[worker_id].sessions.discard(session.session_id)
-        close = SendMessage(worker_id=worker_id, message=CloseSession(session_id=session.session_id))
-        return [close, *self.place_waiting(now)]
+        return [SendMessage(worker_id=worker_id, message=CloseSession(session_id=session.session_id))]
+
+    def end(self, session: DraftedSession, now: float) -> list[Effect]:
+        """Close a session that is over, and give its place away."""
+        return [*self.close(session), *self.place_waiting(now)]
 
     def place(self, session: DraftedSession, now: float) -> list[Effect]:
         """Open a session that lacks a worker at the best one that it allows, if there is any."""
         if not session.lacks_worker:
             return []
-        worker = choose_worker(self.workers.values(), session.placement, now=now)
-        if worker is None:
-            return []
+        worker = choose_worker(self.workers.values(), session.placement, length=session.end, now=now)
+        return [] if worker is None else [self._open(session, worker, now)]
+
+    def _open(self, session: DraftedSession, worker: PooledWorker, now: float) -> SendMessage:
         worker.sessions.add(session.session_id)
         reuse_number = worker.reuse_numbers.of(session.reuse_key)
         opening = session.attach(worker.worker_id, worker.reliability, reuse_number=reuse_number, now=now)
-        return [SendMessage(worker_id=worker.worker_id, message=opening)]
+        return SendMessage(worker_id=worker.worker_id, message=opening)
 
     def place_waiting(self, now: float) -> list[Effect]:
         """A place at a worker may have become free: look for one for every session that has none, the oldest first."""
@@ -102,21 +130,55 @@ class Workforce:
         return SendMessage(worker_id=link.worker_id, message=commit)
 
     def judge(
-        self, session: DraftedSession, path: Sequence[Node], *, took_s: float | None, alone_s: float | None, now: float
+        self,
+        session: DraftedSession,
+        path: Sequence[Node],
+        *,
+        took_s: float | None,
+        alone_s: float | None,
+        together: int = 1,
+        now: float,
     ) -> list[Effect]:
         """Take note of what a session's worker was good for in a round that committed `path`; rest it when it has been good for nothing.
 
-        `took_s`: the round; `alone_s`: what its tokens would have cost without a worker; None where that is not known.
+        `took_s`: the round; `alone_s`: what its tokens would have cost without a worker; None where that is not known. `together`: how
+        many sessions of its worker were in the same common pass.
         """
         if session.link is None:
             return []
         worker = self.workers[session.link.worker_id]
+        if session.end >= worker.context_length and session.session_id in worker.sessions:
+            closed = self.close(session)  # it can hold no more of it, and another perhaps can
+            session.link = None
+            return [*closed, *self.place_waiting(now)]
         if took_s is not None and alone_s is not None:
             worker.pace.add(took_s, len(path))
             worker.pace_alone.add(alone_s, len(path))
-        proposed = proposed_in(path) if now - session.link.opened_at >= worker.head_start_s else None
-        if worker.judge(committed=len(path), proposed=proposed, took_s=took_s, alone_s=alone_s, now=now):
+        computes_since = session.link.computes_since
+        settled_at = session.link.opened_at + worker.head_start_s
+        if not session.link.has_answered:
+            settled_at += min(session.link.num_opening_tokens * PROMPT_TOKEN_S, MAX_HEAD_START_S)
+        if computes_since is not None:  # worth nothing so far, which is no reason to throw away what it has computed
+            if now >= computes_since + WORKER_SILENCE_S and (moved := self._move(session, worker, now)):
+                return moved
+            settled_at = max(settled_at, computes_since + MAX_COMPUTING_S)
+        proposed = proposed_in(path) if now >= settled_at else None
+        if took_s is not None and now - took_s < settled_at:
+            took_s = None  # the round began without the worker's drafts: what it cost is not the worker's doing
+        if worker.judge(committed=len(path), proposed=proposed, took_s=took_s, alone_s=alone_s, together=together, now=now):
             return []
+        return self._rest(worker, now)
+
+    def _move(self, session: DraftedSession, worker: PooledWorker, now: float) -> list[Effect]:
+        """Give a session whose worker has not drafted for so long to another one, if one is free."""
+        others = [other for other in self.workers.values() if other is not worker and now >= other.busy_until]
+        other = choose_worker(others, session.placement, length=session.end, now=now)
+        if other is None:
+            return []
+        worker.passed_over()
+        return [*self.close(session), self._open(session, other, now), *self.place_waiting(now)]
+
+    def _rest(self, worker: PooledWorker, now: float) -> list[Effect]:
         effects: list[Effect] = []
         for session_id in sorted(worker.rest(now)):
             self._sessions[session_id].link = None
@@ -135,29 +197,34 @@ class Workforce:
             case WorkerJoined():
                 return self._joined(event, now)
             case WorkerLost(worker_id=worker_id):
-                return self._lost(worker_id, now)
+                self._forget(worker_id)
+                return self.place_waiting(now)
             case _:
                 assert_never(event)
 
     def _joined(self, event: WorkerJoined, now: float) -> list[Effect]:
         heartbeat = Heartbeat(now=now)
-        self.workers[event.worker_id] = PooledWorker(event.worker_id, event.name, event.max_sessions, event.labels, heartbeat)
+        self.workers[event.worker_id] = PooledWorker(
+            event.worker_id,
+            event.name,
+            event.max_sessions,
+            event.labels,
+            heartbeat,
+            context_length=min(event.context_length, MAX_SEQUENCE_TOKENS),
+        )
         return [self._ping(event.worker_id, now), *self.place_waiting(now)]
 
-    def _lost(self, worker_id: WorkerId, now: float) -> list[Effect]:
+    def _forget(self, worker_id: WorkerId) -> None:
         """It is gone, perhaps long since."""
         worker = self.workers.pop(worker_id, None)
-        if worker is None:
-            return []
-        for session_id in worker.sessions:
+        for session_id in worker.sessions if worker is not None else ():
             self._sessions[session_id].link = None
-        return self.place_waiting(now)
 
     def _pong_received(self, worker_id: WorkerId, number: int, now: float) -> list[Effect]:
         worker = self.workers.get(worker_id)
         if worker is None or worker.heartbeat.ponged(number, now=now):
             return []
-        return self._drop(worker_id, f"it answers ping {number}, which never was", now)
+        return [self._drop(worker_id, f"it answers ping {number}, which never was"), *self.place_waiting(now)]
 
     def _drafts_received(self, worker_id: WorkerId, drafts: Drafts, now: float) -> list[Effect]:
         """Join drafts to their session's tree."""
@@ -169,12 +236,15 @@ class Workforce:
         if session is None or session.link is None or session.link.worker_id != worker_id:
             if drafts.session_id <= self.newest_session_id:
                 return []  # late: the session has ended or moved
-            return self._drop(worker_id, f"it drafts for session {drafts.session_id}, which never was", now)
+            return [self._drop(worker_id, f"it drafts for session {drafts.session_id}, which never was"), *self.place_waiting(now)]
         try:
-            result = session.link.merge(drafts, vocabulary_size=self._vocabulary_size, now=now)
+            has_room = self._has_room(worker_id, now)
+            result = session.link.merge(drafts, vocabulary_size=self._vocabulary_size, now=now, has_room=has_room)
         except RemoteProtocolError as error:
-            return self._drop(worker_id, error.reason, now)
+            return [self._drop(worker_id, error.reason), *self.place_waiting(now)]
+        self._num_nodes += result.joined
         worker.step_s = drafts.step_s or worker.step_s
+        worker.busy_until = -math.inf if session.link.computes_since is None else now + BUSY_S
         merged = DraftsMerged(
             session_id=session.session_id,
             worker_id=worker_id,
@@ -182,12 +252,26 @@ class Workforce:
             late=result.late,
             duplicates=result.duplicates,
             stale=result.stale,
+            refused=result.refused,
         )
         effects: list[Effect] = [merged]
         if result.rtt_s is not None:
             worker.rtt.add(result.rtt_s)
             effects.append(RttMeasured(worker_id=worker_id, rtt_s=result.rtt_s))
         return effects
+
+    def _has_room(self, worker_id: WorkerId, now: float) -> bool:
+        """Whether a worker may have more nodes, over all sessions."""
+        if self._num_nodes <= MAX_DRAFT_NODES:
+            return True
+        if now >= self._counted_at + COUNT_PERIOD_S:
+            links = [session.link for session in self._sessions.values() if session.link is not None]
+            held = Counter[WorkerId]()
+            for link in links:
+                held[link.worker_id] += link.num_nodes
+            self._counted_at, self._num_nodes = now, held.total()
+            self._greedy = {one for one, nodes in held.items() if nodes > MAX_DRAFT_NODES / len(held)}
+        return self._num_nodes <= MAX_DRAFT_NODES or worker_id not in self._greedy
 
     # Time.
 
@@ -219,26 +303,24 @@ class Workforce:
         for worker_id, worker in list(self.workers.items()):
             worker.wake(now)
             if worker.heartbeat.is_lost(now=now):
-                effects += self._drop(worker_id, "it gives no sign of life", now, cause=LossCause.SILENT, is_at_fault=False)
+                effects.append(self._drop(worker_id, "it gives no sign of life", cause=LossCause.SILENT, is_at_fault=False))
             elif now >= worker.heartbeat.ping_due:
                 effects.append(self._ping(worker_id, now))
         return effects
 
-    def _drop_lagging(self, now: float) -> list[Effect]:
+    def _drop_lagging(self, now: float) -> list[DropWorker]:
         lagging: dict[WorkerId, bool] = {}
         """Whether it is to blame: not where we slept over the deadline ourselves, with its answer perhaps unread."""
         for session in self._sessions.values():
             since = session.link.unacknowledged_since if session.link is not None else None
             if session.link is not None and since is not None and now >= since + WORKER_SILENCE_S:
                 lagging[session.link.worker_id] = now <= since + WORKER_SILENCE_S + ASLEEP_S
-        effects: list[Effect] = []
-        for worker_id, is_at_fault in lagging.items():
-            reason = f"it left a commit unanswered for {WORKER_SILENCE_S:g} s"
-            effects += self._drop(worker_id, reason, now, cause=LossCause.UNANSWERED, is_at_fault=is_at_fault)
-        return effects
+        reason = f"it left a commit unanswered for {WORKER_SILENCE_S:g} s"
+        return [
+            self._drop(worker_id, reason, cause=LossCause.UNANSWERED, is_at_fault=is_at_fault) for worker_id, is_at_fault in lagging.items()
+        ]
 
-    def _drop(
-        self, worker_id: WorkerId, reason: str, now: float, *, cause: LossCause = LossCause.PROTOCOL, is_at_fault: bool = True
-    ) -> list[Effect]:
-        drop = DropWorker(worker_id=worker_id, reason=reason, cause=cause, is_at_fault=is_at_fault)
-        return [drop, *self._lost(worker_id, now)]
+    def _drop(self, worker_id: WorkerId, reason: str, *, cause: LossCause = LossCause.PROTOCOL, is_at_fault: bool = True) -> DropWorker:
+        """Its sessions have no worker then: they are placed once all who are to go have gone."""
+        self._forget(worker_id)
+        return DropWorker(worker_id=worker_id, reason=reason, cause=cause, is_at_fault=is_at_fault)

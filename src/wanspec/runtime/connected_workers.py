@@ -169,7 +169,13 @@ class ConnectedWorkers:
         self._connected[worker_id] = self._accountable[worker_id] = worker
         self._tracer.worker_joined(worker_id, worker.name, now=self._now())
         _log.info("%s has joined", connection.peer)
-        joined = WorkerJoined(worker_id=worker_id, name=worker.name, max_sessions=hello.max_sessions, labels=hello.labels)
+        joined = WorkerJoined(
+            worker_id=worker_id,
+            name=worker.name,
+            max_sessions=hello.max_sessions,
+            labels=hello.labels,
+            context_length=hello.context_length,
+        )
         self._events.put_nowait(joined)
         await self._notify()
         reason = "the engine was closed"

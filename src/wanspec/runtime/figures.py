@@ -58,7 +58,7 @@ class Figures:
         """
         self.waited_s = 0.0
         """Spent waiting for workers' drafts, over all sessions."""
-        self.fresh_drafts = self.duplicate_drafts = self.late_drafts = self.stale_drafts = 0
+        self.fresh_drafts = self.duplicate_drafts = self.late_drafts = self.stale_drafts = self.refused_drafts = 0
         """What became of the nodes that workers sent: see `DraftsMerged`. Those for requests that had ended or moved are in none."""
         self.draft_ages_s = Histogram(DRAFT_AGE_EDGES_S)
         """Of accepted drafts, from their arrival to the verify that accepted them."""
@@ -87,3 +87,4 @@ class Figures:
         self.late_drafts += merged.late
         self.duplicate_drafts += merged.duplicates
         self.stale_drafts += merged.stale
+        self.refused_drafts += merged.refused

@@ -84,6 +84,7 @@ def _drafts(families: Families, figures: Figures) -> Iterator[Metric]:
         "duplicate": figures.duplicate_drafts,
         "late": figures.late_drafts,
         "stale": figures.stale_drafts,
+        "refused": figures.refused_drafts,
     }
     yield families.counts("wanspec:worker_drafts", "Draft nodes that workers sent, by what became of them", "outcome", outcomes.items())
     text = "Arrival of a worker's draft to the start of the verify that accepted it"

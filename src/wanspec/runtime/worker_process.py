@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 
@@ -11,6 +12,7 @@ from wanspec.errors import BackendError, ConfigError, RemoteProtocolError, Trans
 from wanspec.protocol.effects import LeaveController, ReleaseSession, SendMessage, StartDraft
 from wanspec.protocol.events import DeadlineReached, DraftFinished, MessageReceived, WorkerEvent
 from wanspec.protocol.messages import (
+    ACKNOWLEDGE_S,
     MAX_NAME_LENGTH,
     PROTOCOL_VERSION,
     CloseSession,
@@ -39,6 +41,8 @@ from wanspec.transport.refusal import WorkerRefusedError
 
 HOME_REDIAL_S = 5.0
 """A controller that sent the worker home is dialled again after so long at first: it may take a while to end."""
+WATCH_S = ACKNOWLEDGE_S / 2
+"""Between two looks at when the machine's next deadline is: a message may bring it nearer."""
 NOBODY = WorkerId(0)
 """A worker does not know the id that the controller gave it."""
 
@@ -225,10 +229,16 @@ class _Connected:
             await asyncio.sleep(0)  # a flood must not keep the loop, and the pass's thread from the lock
 
     async def _watch(self) -> None:
-        """Tell the machine when its deadline has come, which is put off all the time."""
-        while (deadline := self._machine.next_deadline()) is not None:
-            await asyncio.sleep(max(0.0, deadline - self._loop.time()))
-            self._handle(DeadlineReached())
+        """Tell the machine when its deadline has come, which is put off all the time, and may also come to be sooner."""
+        while (wait_s := self._deadline() - self._loop.time()) < math.inf:
+            await asyncio.sleep(min(max(0.0, wait_s), WATCH_S))
+            if wait_s <= WATCH_S:
+                self._handle(DeadlineReached())
+
+    def _deadline(self) -> float:
+        with self._device.lock:
+            deadline = self._machine.next_deadline()
+        return math.inf if deadline is None else deadline
 
     def _handle(self, event: WorkerEvent) -> None:
         """Take in an event and do what it asks for, in whichever thread it has come up."""

@@ -90,8 +90,8 @@ class WorkerSite:
     tracer: Tracer
     is_alive: bool = True
     stalled_until: float = 0.0
-    is_watching: bool = False
-    """Whether its next deadline is on the queue."""
+    looks_at: float = math.inf
+    """The next of its deadlines that is on the queue."""
     mangle: Callable[[Drafts], Drafts] | None = None
     """What a worker that lies makes of its drafts."""
 
@@ -330,17 +330,19 @@ class Cluster:
         self._watch(site)
 
     def _watch(self, site: WorkerSite) -> None:
-        """Put the worker's next deadline on the queue, once; when it comes, it may have been put off."""
+        """Put the worker's next deadline on the queue, if no earlier one is there; when it comes, it may have been put off."""
         deadline = site.machine.next_deadline()
-        if deadline is not None and site.is_alive and not site.is_watching:
-            site.is_watching = True
+        if deadline is not None and site.is_alive and deadline < site.looks_at:
+            site.looks_at = deadline
             self._heartbeats += 1
             self.queue.schedule(deadline, self._deadline_of, site)
 
     def _deadline_of(self, site: WorkerSite) -> None:
         self._heartbeats -= 1
-        site.is_watching = False
-        self._tell_worker(site, DeadlineReached())
+        if self.queue.now >= site.looks_at:
+            site.looks_at = math.inf
+        if self.queue.now >= site.stalled_until:  # a stopped process does nothing, and looks again when it hears something
+            self._tell_worker(site, DeadlineReached())
 
     def _worker_pass_finished(self, site: WorkerSite, items: tuple[ScoreItem, ...], event: DraftFinished) -> None:
         now = self.queue.now

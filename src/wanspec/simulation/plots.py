@@ -96,7 +96,7 @@ def write_chrome_trace(records: Sequence[Record], session: SessionId, path: Path
             args = {"drafted": record.drafted, "accepted": record.accepted, "entropy_nats": record.entropy_nats}
             events.append({"ph": "i", "s": "t", "pid": 1, "tid": 1, "name": "round", "ts": record.t * 1e6, "args": args})
         elif isinstance(record, DraftsReceived) and record.session == session:
-            args = {"joined": record.joined, "stale": record.stale}
+            args = {"joined": record.joined, "stale": record.stale, "refused": record.refused}
             events.append({"ph": "i", "s": "t", "pid": 1, "tid": 2, "name": "drafts", "ts": record.t * 1e6, "args": args})
     write_whole(path, json.dumps({"traceEvents": events, "displayTimeUnit": "ms"}))
 

@@ -15,6 +15,8 @@ from msgspec import Struct
 
 MAX_MATCH = 8
 """Tokens compared: longer matches are no better."""
+MAX_INDEXED = 8192
+"""Tokens indexed at a time: a prompt of 131,072 at once would hold up everybody, sixteen times as long."""
 MAX_PLACES = 8
 """Earlier places looked at, the newest."""
 PRIOR_RATES = (0.3, 0.5, 0.6, 0.65, 0.65, 0.65, 0.7, 0.8)
@@ -38,21 +40,28 @@ class SuffixIndex:
     """Where pairs and single tokens occurred in one sequence; grows with it."""
 
     def __init__(self, tokens: Sequence[int]) -> None:
-        self._tokens: list[int] = []
+        self._tokens = list(tokens)
+        self._num_indexed = 0
         self._places: defaultdict[tuple[int, ...], list[int]] = defaultdict(list)
         """Index after each occurrence of one token or two."""
         self._true = [PRIOR_PROPOSALS * rate for rate in PRIOR_RATES]
         self._made = [PRIOR_PROPOSALS] * MAX_MATCH
-        self.extend(tokens)
+        self._index_more()
 
     def extend(self, tokens: Sequence[int]) -> None:
         """The sequence goes on with these."""
-        for token in tokens:
-            self._tokens.append(token)
-            after = len(self._tokens)
-            self._places[(token,)].append(after)
-            if after > 1:
-                self._places[(self._tokens[-2], token)].append(after)
+        self._tokens += tokens
+        self._index_more()
+
+    def _index_more(self) -> None:
+        """Index the next tokens, a bounded number: the rest of a long prompt follows as the text goes on."""
+        known = self._tokens
+        end = min(len(known), self._num_indexed + MAX_INDEXED)
+        for index in range(self._num_indexed, end):
+            self._places[(known[index],)].append(index + 1)
+            if index:
+                self._places[(known[index - 1], known[index])].append(index + 1)
+        self._num_indexed = end
 
     def propose(self, ending: Sequence[int]) -> Proposal | None:
         """What may follow the sequence and then `ending`, by its longest and newest earlier match."""

@@ -22,7 +22,7 @@ from wanspec.errors import LocalProtocolError
 from wanspec.speculation.types import NodeId, Position
 
 MAX_TREE_NODES = 4096
-"""Nodes of one session's tree: far above what any policy uses, small enough (about 1 MiB) that a hostile worker cannot hurt."""
+"""Nodes that one site adds to a session's tree: far above what any policy uses. A node takes some 470 bytes, so these take 2 MB."""
 
 
 class Node(Struct, eq=False):
@@ -45,13 +45,19 @@ class Node(Struct, eq=False):
 class DraftTree:
     """Committed end and proposed continuations of one sequence."""
 
-    def __init__(self, tokens: Sequence[int], *, max_position: int) -> None:
-        """Start at the end of the committed `tokens` (at least one); no draft is kept beyond `max_position`."""
+    def __init__(self, tokens: Sequence[int], *, max_position: int, max_nodes: int | None = None) -> None:
+        """Start at the end of the committed `tokens` (at least one); no draft is kept beyond `max_position`.
+
+        `max_nodes` limits what `add` and `grow` make; None: MAX_TREE_NODES. Nodes that a worker proposed (`join`) are not among these.
+        """
         if not tokens:
             msg = "a draft tree needs at least one committed token"
             raise LocalProtocolError(msg)
         self._ids = cast("Iterator[NodeId]", count(1))
         self.max_position = max_position
+        self._max_nodes = MAX_TREE_NODES if max_nodes is None else max_nodes
+        self.num_arrived = 0
+        """At the controller: nodes that the session's worker has proposed, those on the spine included."""
         self.nodes: dict[NodeId, Node] = {}
         self.root = self._create(None, tokens[-1], Position(len(tokens) - 1), 0.0)
         self.head = self.root
@@ -79,23 +85,52 @@ class DraftTree:
         None where it cannot be of use: the parent is gone, the child would branch off the spine, lies beyond `max_position`, or the
         tree is full.
         """
-        nodes = self.nodes  # called for every draft: each look-up counts
         if (existing := parent.children.get(token)) is not None:
-            return existing if nodes.get(existing.node_id) is existing else None
-        is_gone = nodes.get(parent.node_id) is not parent
-        if is_gone or not self.head.position <= parent.position < self.max_position or len(nodes) >= MAX_TREE_NODES:
+            return existing if self.nodes.get(existing.node_id) is existing else None
+        if self._is_full or not self._takes_children(parent):
             return None
         return self._create(parent, token, Position(parent.position + 1), parent.path_log_prob + log_prob)
 
+    def join(self, parent: Node, token: int, *, log_prob: float, claim: float, now: float) -> Node | None:
+        """The child of `parent` with this token, which a worker has proposed and claims to be this probable; made if need be.
+
+        None as with `add`, except that the caller limits how many nodes a worker may have (`num_arrived`).
+        """
+        nodes = self.nodes  # called for every draft that arrives: each look-up counts
+        node = parent.children.get(token)
+        if node is None:
+            if not self._takes_children(parent):
+                return None
+            node = self._create(parent, token, Position(parent.position + 1), parent.path_log_prob + log_prob)
+        elif nodes.get(node.node_id) is not node:
+            return None
+        if node.arrived_at is None:
+            node.arrived_at, node.claim = now, claim
+            self.num_arrived += 1
+        return node
+
+    def disown(self) -> None:
+        """Make the tree ready for another worker: what the last one proposed stays, but is nobody's from now on.
+
+        Where that leaves more than this site may have itself, all drafts go: no series of workers can fill the memory.
+        """
+        self.advance_root(self.head.position)
+        if len(self.nodes) > self._max_nodes:
+            for child in self.head.children.values():
+                self._remove_subtree(child)
+            self.head.children = {}
+        for node in self.drafts():
+            node.arrived_at = None
+        self.num_arrived = int(self.head.arrived_at is not None)
+
     def grow(self, parent: Node, children: Iterable[tuple[int, float]]) -> list[Node]:
         """Add (token, log_prob) children that `parent` does not have yet; those that were made, for the reasons of `add` perhaps none."""
-        nodes = self.nodes
-        if nodes.get(parent.node_id) is not parent or not self.head.position <= parent.position < self.max_position:
+        if not self._takes_children(parent):
             return []
         position = Position(parent.position + 1)
         new: list[Node] = []
         for token, log_prob in children:
-            if token not in parent.children and len(nodes) < MAX_TREE_NODES:
+            if token not in parent.children and not self._is_full:
                 new.append(self._create(parent, token, position, parent.path_log_prob + log_prob))
         return new
 
@@ -126,7 +161,7 @@ class DraftTree:
         """Forget the spine before `position` (at most the head's)."""
         while self.root.position < min(position, self.head.position):
             (child,) = self.root.children.values()
-            del self.nodes[self.root.node_id]
+            self._delete(self.root)
             self.root.children = {}
             child.parent = None
             self.root = child
@@ -183,6 +218,17 @@ class DraftTree:
             node = node.parent
         return path[::-1]
 
+    @property
+    def _is_full(self) -> bool:
+        return len(self.nodes) - self.num_arrived >= self._max_nodes
+
+    def _takes_children(self, parent: Node) -> bool:
+        return self.nodes.get(parent.node_id) is parent and self.head.position <= parent.position < self.max_position
+
+    def _delete(self, node: Node) -> None:
+        del self.nodes[node.node_id]
+        self.num_arrived -= node.arrived_at is not None
+
     def _create(self, parent: Node | None, token: int, position: Position, path_log_prob: float) -> Node:
         node_id = next(self._ids)
         node = self.nodes[node_id] = Node(node_id, parent, token, position, path_log_prob)
@@ -193,6 +239,6 @@ class DraftTree:
     def _remove_subtree(self, top: Node) -> None:
         pending = [top]
         for node in pending:  # which grows
-            del self.nodes[node.node_id]
+            self._delete(node)
             node.parent = None  # or the two would keep each other until somebody collects garbage
             pending += node.children.values()

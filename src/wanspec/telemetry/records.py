@@ -129,6 +129,8 @@ class DraftsReceived(_SessionRecord, frozen=True, kw_only=True):
     """Those that entered the tree or met one already there."""
     stale: Count
     """Those built on a prefix that is no longer committed or open."""
+    refused: Count = 0
+    """Those beyond a limit, of which an honest worker sends none."""
 
 
 class _MessageRecord(_Record, frozen=True, kw_only=True):

@@ -31,10 +31,17 @@ class Tracer:
     def effect(self, effect: Effect, *, now: float) -> None:
         """Write down an effect that is news in itself; passes and messages have their own methods."""
         match effect:
-            case DraftsMerged(session_id=session_id, worker_id=worker_id, joined=joined, stale=stale):
+            case DraftsMerged(joined=joined, stale=stale, refused=refused):
                 self._sink.record(
                     records.DraftsReceived(
-                        t=now, site=self._site, session=session_id, worker=worker_id, nodes=joined + stale, joined=joined, stale=stale
+                        t=now,
+                        site=self._site,
+                        session=effect.session_id,
+                        worker=effect.worker_id,
+                        nodes=joined + stale + refused,
+                        joined=joined,
+                        stale=stale,
+                        refused=refused,
                     )
                 )
             case EmitTokens(session_id=session_id, position=position, tokens=tokens):

@@ -33,6 +33,7 @@ from wanspec.transport.codec import (
     encode_message,
     join_padded_frame,
 )
+from wanspec.transport.door import Turns
 from wanspec.transport.interface import Traffic
 from wanspec.transport.limits import Allowance, WireLimits
 from wanspec.transport.refusal import SlowPeerError, WorkerRefusedError
@@ -76,16 +77,19 @@ class FramedConnection:
         limits: WireLimits,
         worker: str = "",
         on_fault: Callable[[str], object] = _forgive,
+        turns: Turns | None = None,
     ) -> None:
         """`worker` names the peer in RemoteProtocolError; empty at a worker, whose peer is the controller.
 
-        `on_fault` hears, once and at once, for what the peer was dropped; also when it has hung up first.
+        `on_fault` hears, once and at once, for what the peer was dropped; also when it has hung up first. `turns`: at the door that it
+        came through, if it shares one with others.
         """
         self._pipe = pipe
         self._peer = peer
         self._decode = decode
         self._limits = limits
         self._worker = worker
+        self._turns = turns
         self._frames = Allowance(limits.max_frames_per_s, limits.max_frames_burst)
         self._messages = Allowance(limits.max_messages_per_s, limits.max_messages_burst)
         self._nodes = Allowance(limits.max_nodes_per_s, limits.max_nodes_burst)
@@ -149,6 +153,8 @@ class FramedConnection:
         nodes = sum(len(message.tokens) for message in messages if isinstance(message, Drafts))
         if not self._nodes.take(nodes, now=now):
             raise self._accuse(f"more than {self._limits.max_nodes_per_s:g} draft nodes a second (max_nodes_per_s)")
+        if self._turns is not None:
+            await self._turns.take(messages=len(messages), nodes=nodes)
         return messages
 
     async def close(self, reason: str) -> None:

@@ -34,6 +34,10 @@ class WireLimits:
     are 100,000."""
     max_nodes_burst: int = 400_000
     """Draft nodes at once: two seconds' worth, as with frames."""
+    max_door_nodes_per_s: float = 400_000.0
+    """Draft nodes over all connections of a listener, half of a core's time; beyond it peers wait for their turn (`door`)."""
+    max_door_nodes_burst: int = 800_000
+    """Of these at once: two seconds' worth, as with frames."""
 
 
 @dataclass(slots=True)

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 from wanspec.errors import TransportError
 from wanspec.protocol.messages import Hello
 from wanspec.transport.connection import FramedConnection, FramePipe
+from wanspec.transport.door import Door
 from wanspec.transport.handshake import Expected, admit, decode_admitted_worker_frame, refuse
 from wanspec.transport.interface import Connection
 from wanspec.transport.limits import WireLimits
@@ -25,6 +26,7 @@ class Reception:
     def __init__(self, *, expected: Expected, limits: WireLimits) -> None:
         self._expected = expected
         self._limits = limits
+        self._door = Door(limits)
         self._handshakes = 0
         self._open: set[FramedConnection] = set()
         self._admitted: asyncio.Queue[tuple[Hello, Connection] | None] = asyncio.Queue()
@@ -53,6 +55,7 @@ class Reception:
             decode=decode_admitted_worker_frame,
             limits=self._limits,
             worker=hello.worker_name,
+            turns=self._door.turns(),
             on_fault=lambda reason: self._punish(identity(certificate, hello.worker_name, address), reason),
         )
         self._open.add(connection)
