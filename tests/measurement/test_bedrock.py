@@ -60,9 +60,10 @@ def test_a_frame_that_never_ends_is_not_gathered_for_ever() -> None:
     reader = FrameReader()
     lengths = struct.pack(">II", 8 << 20, 0)
     reader.push(lengths + struct.pack(">I", zlib.crc32(lengths)))
+    for _ in range(15):
+        reader.push(b"x" * 65_536)
     with pytest.raises(MalformedStreamError, match="a frame of more than"):
-        for _ in range(100):
-            reader.push(b"x" * 65_536)
+        reader.push(b"x" * 65_536)
 
 
 def exception(name: str, words: str) -> bytes:
