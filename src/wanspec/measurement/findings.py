@@ -94,8 +94,8 @@ def _uncounted(found: Merged) -> list[str]:
             said.append(f"{target}: {kept_back} of {answers} answers have thoughts that were counted and not streamed; inter-token latency "
                         "is of the rest, and TTFT waits for them.")  # fmt: skip
         if without:
-            said.append(f"{target}: the server did not count the tokens of {without} of {answers} answers; their inter-token latency is the "
-                        "time between events, which may hold several tokens.")  # fmt: skip
+            said.append(f"{target}: the server did not count the tokens of {without} of {answers} answers; their inter-token latency is "
+                        "the time between events, which may hold several tokens.")  # fmt: skip
         if silent:
             said.append(f"{target}: {silent} of {answers} answers had no text, and have no TTFT.")
     return said
