@@ -5,6 +5,8 @@ import json
 import resource
 import socket
 import ssl
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -62,6 +64,27 @@ async def test_a_request_is_timed_at_every_stage(tmp_path: Path) -> None:
     assert asked.body["messages"] == [{"role": "user", "content": "Name a colour."}]
     assert asked.headers["x-client-request-id"] == row.id
     assert "a-key" not in (tmp_path / "p.jsonl").read_text()
+
+
+def test_the_first_request_of_a_process_does_not_time_what_python_loads() -> None:
+    program = """
+import asyncio, sys
+from tests.measurement.campaigns import target
+from wanspec.measurement.answer import Answer
+from wanspec.measurement.campaign import Prompt
+from wanspec.measurement.exchange import Endpoint
+from wanspec.measurement.openai_api import OpenAiApi
+
+async def main():
+    async with Endpoint(target(1), OpenAiApi(target(1), ""), timeout_s=5.0, reuse_connections=False) as endpoint:
+        before = set(sys.modules)
+        await endpoint.attempt(Prompt(name="p", text="hi"), "id", Answer())
+        print(sorted(set(sys.modules) - before))
+
+asyncio.run(main())
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
 
 
 async def test_requests_do_not_wait_for_each_other(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ connections of its own: two names at one address may be two servers.
 from __future__ import annotations
 
 import asyncio
+import encodings.idna  # noqa: F401  # as for `anyio` below: resolving a name loads it
 import os
 import socket
 import ssl
@@ -18,6 +19,7 @@ from http import HTTPStatus
 from typing import Final, Self
 from urllib.parse import urlsplit
 
+import anyio.lowlevel
 import httpx
 
 from wanspec.errors import ConfigError
@@ -88,6 +90,7 @@ class Endpoint:
         )
 
     async def __aenter__(self) -> Self:
+        await anyio.lowlevel.checkpoint()  # or anyio would load what it needs in the first request's time: a quarter of a second
         await self._client.__aenter__()
         return self
 
