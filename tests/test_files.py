@@ -31,6 +31,21 @@ def test_what_is_not_toml_in_whatever_way_is_said_to_be_none(text: bytes, tmp_pa
         read_toml(path, max_bytes=1 << 20, what="settings")
 
 
+@pytest.mark.parametrize(("text", "found"), [(b"x = 1\r\n", {"x": 1}), (b"[a]\n", {"a": {}}), (b"", {})])
+def test_a_byte_order_mark_is_passed_over(text: bytes, found: dict[str, object], tmp_path: Path) -> None:
+    path = tmp_path / "settings.toml"
+    path.write_bytes(b"\xef\xbb\xbf" + text)
+    assert read_toml(path, max_bytes=1 << 20, what="settings") == found
+
+
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
+def test_a_file_in_utf_16_is_told_so(encoding: str, tmp_path: Path) -> None:
+    path = tmp_path / "settings.toml"
+    path.write_bytes("\ufeffx = 1".encode(encoding))
+    with pytest.raises(ConfigError, match="it is UTF-16; save it as UTF-8"):
+        read_toml(path, max_bytes=1 << 20, what="settings")
+
+
 def test_what_cannot_be_written_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"cannot write .*/no/file: No such file or directory; name a file that you can write"):
         write_whole(tmp_path / "no" / "file", "text")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -24,8 +25,10 @@ def read_bounded(path: Path, *, max_bytes: int, what: str) -> bytes:
 def read_toml(path: Path, *, max_bytes: int, what: str) -> dict[str, Any]:
     """A TOML file. `what` it should be is named with its article. Raises ConfigError."""
     data = read_bounded(path, max_bytes=max_bytes, what=what)
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise ConfigError(f"{path} is not TOML: it is UTF-16; save it as UTF-8")
     try:
-        return tomllib.loads(data.decode())
+        return tomllib.loads(data.decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:  # bytes that are no text, numbers of thousands of digits, lists within lists
         raise ConfigError(f"{path} is not TOML: {error}") from error
 

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 
-from wanspec.measurement.event_stream import CRC, PRELUDE, TEXT
+PRELUDE, CRC, TEXT = struct.Struct(">III"), struct.Struct(">I"), 7  # of AWS's framing; 7: a header that is text
 
 OK = b"HTTP/1.1 200 OK\r\n"
 
@@ -70,6 +70,11 @@ def encode_message(headers: dict[str, str], payload: bytes) -> bytes:
         bytes([len(name.encode())]) + name.encode() + bytes([TEXT]) + struct.pack(">H", len(value.encode())) + value.encode()
         for name, value in headers.items()
     )
+    return encode_block(block, payload)
+
+
+def encode_block(block: bytes, payload: bytes) -> bytes:
+    """A message whose headers are these bytes."""
     lengths = struct.pack(">II", PRELUDE.size + len(block) + len(payload) + CRC.size, len(block))
     body = lengths + CRC.pack(zlib.crc32(lengths)) + block + payload
     return body + CRC.pack(zlib.crc32(body))

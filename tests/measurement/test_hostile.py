@@ -11,10 +11,10 @@ from tests.measurement.campaigns import campaign, target
 from tests.measurement.endpoint import Asked, Behaviour, bedrock, encode_message, serving
 from tests.measurement.test_runner import once
 
-from wanspec.measurement.event_stream import FrameReader
+from wanspec.measurement.aws import FrameReader
 from wanspec.measurement.rows import RequestRow
 from wanspec.measurement.runner import Runner
-from wanspec.testbed.load.client import LineReader
+from wanspec.transport.server_sent_events import EventReader
 
 KEY = "sk-0123456789abcdef0123456789abcdef"
 
@@ -65,7 +65,7 @@ NESTED = b'{"choices":[],"error":' + b"[" * 100_000 + b"]" * 100_000 + b"}"
         (saying(TEXT, usage(1, 10**30), STOP), "completion_tokens"),
         (saying(NESTED), "recursion"),
         (saying(b'{"choices":[{"delta":{"content":"\xff"}}]}'), "utf-8"),
-        (saying(b'{"choices":[' + b",".join([b'{"delta":{"content":"x"}}'] * 6000) + b"]}", STOP), "pieces"),
+        (saying(*[TEXT] * 6000, STOP), "pieces"),
         (saying(*[b"1"] * 6000), "Expected `object`"),
         (saying(*[b"{}"] * 6000), "pieces"),
     ],
@@ -147,8 +147,8 @@ async def test_a_trickle_of_one_long_line_holds_up_nobody(tmp_path: Path) -> Non
     assert "pieces" in row.reason
 
 
-@pytest.mark.parametrize("reader", [LineReader(), FrameReader()])
-def test_what_comes_byte_by_byte_is_not_copied_with_each(reader: LineReader | FrameReader) -> None:
+@pytest.mark.parametrize("reader", [EventReader(), FrameReader()])
+def test_what_comes_byte_by_byte_is_not_copied_with_each(reader: EventReader | FrameReader) -> None:
     whole = encode_message({}, b"x" * 1_000_000) if isinstance(reader, FrameReader) else b"data: " + b"x" * 1_000_000
     began_s = time.process_time()
     for place in range(0, len(whole) - 1, 5):

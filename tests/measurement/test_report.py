@@ -222,3 +222,34 @@ def test_round_trips_of_a_stranger_are_text_on_the_terminal(tmp_path: Path) -> N
     assert "[bold]b" in shown.output
     path.write_bytes(msgspec.json.encode(msgspec.structs.replace(row, peer="\x1b[2J")) + b"\n")
     assert CliRunner().invoke(app, ["measure", "rtt", "--show", str(path)]).exit_code == 2
+
+
+def test_time_between_tokens_is_of_those_that_were_streamed_and_the_report_says_what_was_not(tmp_path: Path) -> None:
+    """Each answer streams four tokens, 20 ms apart; targets differ in what they count."""
+    (path, *_) = study(tmp_path, days=0.5)
+    counts: dict[str, dict[str, object]] = {
+        "us-east-1": {"output_tokens": 104, "reasoning_tokens": 100, "streamed_tokens": 4, "misfit": "kept back"},
+        "eu-west-2": {"output_tokens": 104, "streamed_tokens": None, "misfit": "does not fit"},
+        "ap-northeast-1": {"output_tokens": None, "streamed_tokens": None},
+    }
+    lines = [
+        msgspec.structs.replace(line, **counts[line.target]) if isinstance(line, RequestRow) and line.status == "ok" else line
+        for line in read_lines(path)
+    ]
+    path.write_bytes(b"".join(msgspec.json.encode(line) + b"\n" for line in lines))
+    made = make_report([path])
+    itl = {target: cell.itl for (_, target), cell in made.analysis.cells.items()}
+    assert itl["us-east-1"][0.5].value == pytest.approx(0.02, rel=0.01)
+    assert itl["ap-northeast-1"][0.5].value == pytest.approx(0.02, rel=0.01)
+    assert itl["eu-west-2"] == {}
+    said = "\n".join(made.warnings)
+    assert re.search(r"eu-west-2: the server's count does not fit what it streamed in (\d+) of \1 answers", said)
+    assert re.search(r"us-east-1: (\d+) of \1 answers have thoughts that were counted and not streamed", said)
+    assert re.search(r"ap-northeast-1: the server did not count the tokens of (\d+) of \1 answers", said)
+
+
+def test_a_file_that_an_editor_gave_a_mark_and_blank_lines_is_read(files: list[Path], tmp_path: Path) -> None:
+    first = list(read_lines(files[0]))[:3]
+    edited = tmp_path / "edited.jsonl"
+    edited.write_bytes(b"\xef\xbb\xbf" + b"\r\n\r\n".join(msgspec.json.encode(line) for line in first) + b"\r\n")
+    assert list(read_lines(edited)) == first

@@ -5,6 +5,8 @@ import json
 import resource
 import socket
 import ssl
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -62,6 +64,27 @@ async def test_a_request_is_timed_at_every_stage(tmp_path: Path) -> None:
     assert asked.body["messages"] == [{"role": "user", "content": "Name a colour."}]
     assert asked.headers["x-client-request-id"] == row.id
     assert "a-key" not in (tmp_path / "p.jsonl").read_text()
+
+
+def test_the_first_request_of_a_process_does_not_time_what_python_loads() -> None:
+    program = """
+import asyncio, sys
+from tests.measurement.campaigns import target
+from wanspec.measurement.answer import Answer
+from wanspec.measurement.campaign import Prompt
+from wanspec.measurement.exchange import Endpoint
+from wanspec.measurement.openai_api import OpenAiApi
+
+async def main():
+    async with Endpoint(target(1), OpenAiApi(target(1), ""), timeout_s=5.0, reuse_connections=False) as endpoint:
+        before = set(sys.modules)
+        await endpoint.attempt(Prompt(name="p", text="hi"), "id", Answer())
+        print(sorted(set(sys.modules) - before))
+
+asyncio.run(main())
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
 
 
 async def test_requests_do_not_wait_for_each_other(tmp_path: Path) -> None:
@@ -184,13 +207,16 @@ async def test_a_throttle_is_tried_again_as_often_as_asked_for_and_counted(tmp_p
     assert (row.status, row.retries, len(server.asked)) == ("ok", 1, 2)
 
 
-async def test_bedrock_is_signed_and_its_own_latency_is_kept(tmp_path: Path) -> None:
-    keys = {"AWS_ACCESS_KEY_ID": "AKIDEXAMPLE", "AWS_SECRET_ACCESS_KEY": "very-secret", "AWS_SESSION_TOKEN": "the-token"}
+async def test_bedrock_is_signed_and_its_own_latency_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (
+        ("AWS_ACCESS_KEY_ID", "AKIDEXAMPLE"), ("AWS_SECRET_ACCESS_KEY", "very-secret"), ("AWS_SESSION_TOKEN", "the-token"),
+    ):  # fmt: skip
+        monkeypatch.setenv(name, value)
     async with serving(bedrock(bedrock_frames(tokens=5))) as server:
         made = campaign(
             target(0, api="bedrock", url=f"http://127.0.0.1:{server.port}", model="anthropic.claude-3-haiku-20240307-v1:0"), runs=1
         )
-        (row,) = await once(made, tmp_path / "p.jsonl", **keys)
+        (row,) = await once(made, tmp_path / "p.jsonl")
     assert (row.status, row.reason) == ("ok", "")
     assert (row.service_latency_s, row.prompt_tokens, row.output_tokens, row.finish_reason) == (0.321, 9, 5, "end_turn")
     assert len(row.token_s) == 5
@@ -201,15 +227,16 @@ async def test_bedrock_is_signed_and_its_own_latency_is_kept(tmp_path: Path) -> 
     assert not any(secret in (tmp_path / "p.jsonl").read_text() for secret in ("very-secret", "the-token"))
 
 
-async def test_a_missing_key_is_refused_before_anything_is_sent(tmp_path: Path) -> None:
+async def test_a_missing_key_is_refused_before_anything_is_sent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = campaign(target(1, key_env="NOT_SET"))
     with pytest.raises(ConfigError, match="target 'here': the environment variable NOT_SET"):
         await once(made, tmp_path / "p.jsonl")
     with pytest.raises(ConfigError, match="blanks") as found:
         await once(made, tmp_path / "p.jsonl", NOT_SET="two words\n")
     assert "two words" not in str(found.value)
-    with pytest.raises(ConfigError, match="AWS_SECRET_ACCESS_KEY"):
-        await once(campaign(target(1, api="bedrock", url="")), tmp_path / "p.jsonl", AWS_ACCESS_KEY_ID="AKID")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKID")
+    with pytest.raises(ConfigError, match="missing: AWS_SECRET_ACCESS_KEY"):
+        await once(campaign(target(1, api="bedrock", url="")), tmp_path / "p.jsonl")
 
 
 async def test_a_limit_stops_the_probe_with_the_reason_and_counts_over_restarts(tmp_path: Path) -> None:

@@ -13,13 +13,11 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from tests.testbed.test_bench import Quiet
 
 from wanspec.backends.bundled_pair import bundled_info
 from wanspec.errors import ConfigError, TransportError
-from wanspec.testbed.load.client import MAX_LINE_BYTES, Answer, LineReader, LoadClient, Outcome, Report, new_client
+from wanspec.testbed.load.client import Answer, LoadClient, Outcome, Report, new_client
 from wanspec.testbed.load.display import verdict, warnings
 from wanspec.testbed.load.oracle import Expected, Oracle, compute_answers
 from wanspec.testbed.load.plan import Level, LoadConfig, OtherServer, OwnServer, Question, arrivals, check_config, levels_of, questions_of
@@ -284,21 +282,6 @@ def test_vitals_of_a_process_that_is_gone_are_none(tmp_path: Path) -> None:
 
 
 # The client, against servers that are no friends.
-
-
-@given(data=st.data())
-def test_lines_are_the_same_however_the_stream_is_cut(data: st.DataObject) -> None:
-    stream = b': comment\r\ndata: {"a": 1}\r\n\r\ndata:2\n\nevent: x\ndata: [DONE]\n\nrest'
-    cuts = sorted(data.draw(st.lists(st.integers(0, len(stream)))))
-    reader, lines = LineReader(), list[bytes]()
-    for start, end in pairwise([0, *cuts, len(stream)]):
-        lines += reader.push(stream[start:end])
-    assert lines == [b'{"a": 1}', b"2", b"[DONE]"]
-
-
-def test_a_line_without_end_is_not_gathered_for_ever() -> None:
-    with pytest.raises(ValueError, match="a line of more than"):
-        LineReader().push(b"x" * (MAX_LINE_BYTES + 1))
 
 
 def event(text: str = "", **more: object) -> str:

@@ -53,11 +53,11 @@ def init(file: Annotated[Path, typer.Argument(metavar="FILE", help="Where to wri
 def check(file: CampaignFile) -> None:
     """Say what a campaign would ask, may cost, and lacks.
 
-    Nothing is sent.
+    No target is asked; credentials of AWS are looked for.
     """
     from wanspec.measurement.budget import check_budget, of_round
     from wanspec.measurement.campaign import read_campaign
-    from wanspec.measurement.keys import open_api
+    from wanspec.measurement.keys import open_apis
 
     with exit_statuses():
         campaign = read_campaign(file)
@@ -72,8 +72,9 @@ def check(file: CampaignFile) -> None:
             f"{'in all' if schedule.rounds else 'in a round'} at most {whole.requests} requests, {whole.tokens} tokens, {whole.usd:.2f} USD"
         )
         check_budget(campaign, schedule.rounds)
+        apis = open_apis(campaign.targets, os.environ)
         for target in campaign.targets:
-            typer.echo(f"  {target.name}: {open_api(target, os.environ).url}" + (" (routed)" if target.is_routed else ""))
+            typer.echo(f"  {target.name}: {apis[target.name].url}" + (" (routed)" if target.is_routed else ""))
 
 
 @measure.command(name="run")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Final, Protocol
 
@@ -10,6 +11,7 @@ import msgspec
 from msgspec import Meta
 
 from wanspec.measurement.campaign import Prompt
+from wanspec.measurement.output import Output
 from wanspec.measurement.rows import Problem
 
 MAX_COUNT: Final = (1 << 53) - 1
@@ -24,6 +26,10 @@ Count = Annotated[int, Meta(ge=0, le=MAX_COUNT)]
 
 class MalformedStreamError(ValueError):
     """What came is not what the API says."""
+
+
+class CredentialsError(Exception):
+    """There is nothing to sign a request with. The words are for a row: they hold no key."""
 
 
 class ServiceError(Exception):
@@ -49,18 +55,26 @@ class Answer:
     headers_s: float | None = None
     end_s: float | None = None
     token_s: list[float] = field(default_factory=list)
-    """Of each event with text."""
+    """Of each event with text or thoughts."""
+    text_bytes: int = 0
+    """Of both."""
+    has_thoughts: bool = False
     http_status: int | None = None
     sent_bytes: int = 0
     received_bytes: int = 0
     prompt_tokens: int | None = None
     output_tokens: int | None = None
+    reasoning_tokens: int | None = None
     finish_reason: str | None = None
     service_latency_s: float | None = None
     retry_after_s: float | None = None
     loop_late_s: float = 0.0
     problem: Problem = ""
     reason: str = ""
+    tried: list[str] = field(default_factory=list)
+    """Addresses that no connection to came about with, and why."""
+    is_to_be_adapted: bool = False
+    """The endpoint refused a field that it does not know: the same question without it is worth asking."""
     _mark_s: float = 0.0
 
     def elapsed_s(self) -> float:
@@ -68,6 +82,18 @@ class Answer:
 
     def fail(self, problem: Problem, reason: str) -> None:
         self.problem, self.reason = problem, reason
+
+    def leave_address(self, reason: str) -> None:
+        """No connection came about: the next address is timed as if it had been the first."""
+        self.tried.append(f"{self.address}: {reason}")
+        self.began_s += self.elapsed_s() - (self.dns_s or 0.0)
+
+    def hear(self, output: Output, at_s: float) -> None:
+        """An event has come; one that says nothing is no token."""
+        if size := output.text_bytes + output.thought_bytes:
+            self.token_s.append(at_s)
+            self.text_bytes += size
+            self.has_thoughts = self.has_thoughts or output.thought_bytes > 0
 
     async def trace(self, event: str, _: dict[str, Any]) -> None:
         """httpx calls this as the connection goes through its stages."""
@@ -97,6 +123,13 @@ class StreamReader(Protocol):
     def push(self, data: bytes, at_s: float) -> None:
         """Note what it says. Raises MalformedStreamError, or ServiceError."""
 
+    def end(self, at_s: float) -> None:
+        """The bytes have come to their end."""
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the stream itself says that nothing follows."""
+
     @property
     def is_complete(self) -> bool:
         """Whether the answer has come to its end."""
@@ -108,10 +141,20 @@ class Api(Protocol):
     url: str
     """Where to post to."""
 
-    def outgoing(self, prompt: Prompt, request_id: str, *, now_s: float) -> tuple[dict[str, str], bytes]:
-        """Headers and body of a request; `now_s`: Unix time."""
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """What must not stand in any row, should a server or a library repeat it."""
+
+    async def prepare(self) -> None:
+        """Get what requests are signed with, which may take a while. Raises nothing: `outgoing` does."""
+
+    def outgoing(self, prompt: Prompt, request_id: str) -> tuple[dict[str, str], bytes]:
+        """Headers and body of a request. Raises CredentialsError."""
 
     def reader(self, answer: Answer) -> StreamReader: ...
 
-    def reason_of(self, headers: dict[str, str], body: bytes) -> str:
+    def adapts(self, status: int, body: bytes) -> bool:
+        """Whether this refusal is of a field that is left out from now on."""
+
+    def reason_of(self, headers: Mapping[str, str], body: bytes) -> str:
         """What an answer with an error status says."""

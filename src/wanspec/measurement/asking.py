@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable
 from typing import Final
 
@@ -14,6 +13,7 @@ from wanspec.measurement.budget import may_be_charged, most, spending
 from wanspec.measurement.campaign import Probe, Target
 from wanspec.measurement.clock import Clock
 from wanspec.measurement.exchange import Endpoint, LatenessWatch
+from wanspec.measurement.fit import Fit, fit
 from wanspec.measurement.rows import Problem, RequestRow, Sent, Status
 from wanspec.measurement.schedule import Due
 
@@ -28,36 +28,52 @@ MAX_REASON_CHARACTERS: Final = 300
 MAX_FINISH_CHARACTERS: Final = 64
 """Of the word for why an answer ended."""
 
+SHORTEST_SECRET: Final = 4
+"""What is shorter cannot be told from ordinary words where it is taken out of them."""
+
 
 class Asker:
     """Asks one target for one probe."""
 
     def __init__(
         self, endpoint: Endpoint, *, campaign: str, probe: Probe, retries: int, clock: Clock, lateness: LatenessWatch,
-        jumps: Callable[[], float], secrets: tuple[str, ...],
+        jumps: Callable[[], float],
     ) -> None:  # fmt: skip
-        """`jumps`: how far the wall clock has jumped in all. `secrets`: what no row may have."""
+        """`jumps`: how far the wall clock has jumped in all."""
         self._endpoint, self._campaign, self._probe, self._retries = endpoint, campaign, probe, retries
-        self._clock, self._lateness, self._jumps, self._secrets = clock, lateness, jumps, secrets
+        self._clock, self._lateness, self._jumps = clock, lateness, jumps
 
     async def ask(self, due: Due) -> RequestRow:
-        """Send it now. When cancelled, what came so far is lost; the next runner says so."""
-        sent_at_s, jumped_s, retries = self._clock.wall_s(), self._jumps(), 0
+        """Send it now. When cancelled, what came so far is lost; the next runner says so.
+
+        A refusal that only teaches what the endpoint does not know is no measurement: the question is sent again, and timed then.
+        """
+        jumped_s, retries, has_adapted = self._jumps(), 0, False
+        sent_at_s, answer = await self._attempt(due)
         while True:
-            answer = Answer()
-            try:
-                async with self._lateness.over(answer):
-                    await self._endpoint.attempt(due.prompt, due.id, answer, now_s=time.time())
-            except Exception as error:  # noqa: BLE001  # a bug must cost one row, not a campaign of days
-                answer.fail("internal", repr(error))
-            if retries == self._retries or answer.problem not in RETRIED:
-                break
-            await asyncio.sleep(min(MAX_PAUSE_S, max(PAUSE_S * 2**retries, answer.retry_after_s or 0.0)))
-            retries += 1
-        return self._row(due, answer, sent_at_s, retries, self._jumps() - jumped_s)
+            if answer.is_to_be_adapted and not has_adapted:
+                has_adapted = True
+                sent_at_s, answer = await self._attempt(due)
+            elif retries < self._retries and answer.problem in RETRIED:
+                await asyncio.sleep(min(MAX_PAUSE_S, max(PAUSE_S * 2**retries, answer.retry_after_s or 0.0)))
+                retries += 1
+                _, answer = await self._attempt(due)
+            else:
+                return self._row(due, answer, sent_at_s, retries, self._jumps() - jumped_s)
+
+    async def _attempt(self, due: Due) -> tuple[float, Answer]:
+        """Once: when it was sent, and what came of it. Fresh credentials are got before the clock starts."""
+        await self._endpoint.api.prepare()
+        sent_at_s, answer = self._clock.wall_s(), Answer()
+        try:
+            async with self._lateness.over(answer):
+                await self._endpoint.attempt(due.prompt, due.id, answer)
+        except Exception as error:  # noqa: BLE001  # a bug must cost one row, not a campaign of days
+            answer.fail("internal", repr(error))
+        return sent_at_s, answer
 
     def _row(self, due: Due, answer: Answer, sent_at_s: float, retries: int, clock_jump_s: float) -> RequestRow:
-        target = self._endpoint.target
+        target, streamed = self._endpoint.target, _fit(answer)
         return msgspec.structs.replace(
             blank_row(self._campaign, self._probe, target, due),
             sent_at_s=sent_at_s,
@@ -81,6 +97,10 @@ class Asker:
             received_bytes=answer.received_bytes,
             prompt_tokens=answer.prompt_tokens,
             output_tokens=answer.output_tokens,
+            reasoning_tokens=answer.reasoning_tokens,
+            text_bytes=answer.text_bytes,
+            streamed_tokens=streamed.tokens,
+            misfit=streamed.misfit,
             finish_reason=None if answer.finish_reason is None else self._told(answer.finish_reason, MAX_FINISH_CHARACTERS),
             service_latency_s=answer.service_latency_s,
             retry_after_s=answer.retry_after_s,
@@ -91,8 +111,9 @@ class Asker:
 
     def _told(self, words: str, characters: int) -> str:
         """A stranger's words as they may stand in a row and on a terminal. Keys go first: half of one, cut off, would not be known."""
-        for secret in self._secrets:
-            words = words.replace(secret, "[key]")
+        for secret in self._endpoint.api.secrets:
+            if len(secret) >= SHORTEST_SECRET:
+                words = words.replace(secret, "[key]")
         return " ".join("".join(char if char.isprintable() else " " for char in words).split())[:characters]
 
 
@@ -127,6 +148,16 @@ def _status(problem: Problem) -> Status:
             return "throttled"
         case _:
             return "failed"
+
+
+def _fit(answer: Answer) -> Fit:
+    """Of an answer that is whole."""
+    if answer.problem:
+        return Fit(None)
+    return fit(
+        counted=answer.output_tokens, reasoning=answer.reasoning_tokens, events=len(answer.token_s), text_bytes=answer.text_bytes,
+        has_thoughts=answer.has_thoughts,
+    )  # fmt: skip
 
 
 def _usd(target: Target, due: Due, answer: Answer) -> float:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
-from urllib.parse import quote
+import asyncio
+from collections.abc import Mapping
+from typing import Annotated, Any, Final
+from urllib.parse import quote, urlsplit
 
 import msgspec
 from msgspec import Meta, Struct
@@ -17,19 +19,18 @@ from wanspec.measurement.answer import (
     ServiceError,
     StreamReader,
 )
+from wanspec.measurement.aws import FrameReader, Message, Signer
 from wanspec.measurement.campaign import Prompt, Target
-from wanspec.measurement.event_stream import FrameReader, Message
-from wanspec.measurement.sigv4 import Credentials, signed_headers
+from wanspec.measurement.output import Output
 
-SERVICE = "bedrock"
-"""For the signature; the host's name begins otherwise."""
+THROTTLES: Final = {"throttlingException", "serviceUnavailableException"}
 
 
 class Usage(Struct, frozen=True, rename="camel"):
     """Tokens, as Bedrock counts."""
 
-    input_tokens: Count = 0
-    output_tokens: Count = 0
+    input_tokens: Count | None = None
+    output_tokens: Count | None = None
 
 
 class Metrics(Struct, frozen=True, rename="camel"):
@@ -41,39 +42,51 @@ class Metrics(Struct, frozen=True, rename="camel"):
 class Payload(Struct, frozen=True, rename="camel"):
     """Of any message that matters here."""
 
-    delta: dict[str, Any] = {}
+    delta: Any = None
+    start: Any = None
     stop_reason: str | None = None
     usage: Usage | None = None
     metrics: Metrics | None = None
-    message: str = ""
+    message: str | None = None
 
 
 class BedrockApi:
     """One target."""
 
-    def __init__(self, target: Target, signer: Credentials | str) -> None:
-        """`signer`: whose signature, or else a Bedrock API key."""
-        root = target.url.rstrip("/") or f"https://bedrock-runtime.{target.place}.amazonaws.com"
+    def __init__(self, target: Target, signer: Signer | str, *, root: str) -> None:
+        """`signer`: whose signature, or else a Bedrock API key. `root`: the endpoint's URL."""
         self.url = f"{root}/model/{quote(target.model, safe='')}/converse-stream"
         self._target, self._signer = target, signer
 
-    def outgoing(self, prompt: Prompt, request_id: str, *, now_s: float) -> tuple[dict[str, str], bytes]:
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        return (self._signer,) if isinstance(self._signer, str) else self._signer.secrets
+
+    async def prepare(self) -> None:
+        """In a thread: whoever gives credentials may take seconds, in which other requests are timed."""
+        if isinstance(self._signer, Signer):
+            await asyncio.to_thread(self._signer.refresh)
+
+    def outgoing(self, prompt: Prompt, request_id: str) -> tuple[dict[str, str], bytes]:
         body = msgspec.json.encode(
             {"messages": [{"role": "user", "content": [{"text": prompt.text}]}], "inferenceConfig": {"maxTokens": prompt.max_tokens}}
         )
-        headers = {"content-type": "application/json", "accept": "application/vnd.amazon.eventstream"}
+        headers = {"content-type": "application/json", "accept": "application/vnd.amazon.eventstream", "host": urlsplit(self.url).netloc}
         if isinstance(self._signer, str):
             return headers | {"authorization": f"Bearer {self._signer}"}, body
-        region = self._target.place
-        return signed_headers(self.url, headers, body, credentials=self._signer, region=region, service=SERVICE, now_s=now_s), body
+        return self._signer.signed(self.url, headers, body, region=self._target.place), body
 
     def reader(self, answer: Answer) -> StreamReader:
         return _Reader(answer)
 
-    def reason_of(self, headers: dict[str, str], body: bytes) -> str:
+    def adapts(self, status: int, body: bytes) -> bool:
+        """Bedrock is one service, and knows all that it is sent."""
+        return False
+
+    def reason_of(self, headers: Mapping[str, str], body: bytes) -> str:
         kind = headers.get("x-amzn-errortype", "").partition(":")[0]
         try:
-            words = msgspec.json.decode(body, type=Payload).message
+            words = msgspec.json.decode(body, type=Payload).message or ""
         except UNREADABLE:
             words = body[:200].decode(errors="replace")
         return f"{kind}: {words}" if kind else words
@@ -91,6 +104,13 @@ class _Reader:
         for message in self._frames.push(data):
             self._take(message, at_s)
 
+    def end(self, at_s: float) -> None:
+        """A frame without an end is none."""
+
+    @property
+    def is_over(self) -> bool:
+        return self._has_metadata
+
     @property
     def is_complete(self) -> bool:
         return self._has_metadata and self._answer.finish_reason is not None
@@ -105,10 +125,13 @@ class _Reader:
             raise MalformedStreamError(f"a message of Bedrock's that is not JSON as documented: {error}") from error
         if kind == "exception":
             name = message.headers.get(":exception-type", "")
-            raise ServiceError(f"{name}: {payload.message}", is_throttle=name in {"throttlingException", "serviceUnavailableException"})
+            raise ServiceError(f"{name}: {payload.message or ''}", is_throttle=name in THROTTLES)
         match message.headers.get(":event-type"):
-            case "contentBlockDelta" if payload.delta:
-                self._answer.token_s.append(at_s)
+            case "contentBlockStart" | "contentBlockDelta":
+                output = Output()
+                output.add(payload.start)  # of a tool: its name
+                output.add(payload.delta)
+                self._answer.hear(output, at_s)
             case "messageStop":
                 self._answer.finish_reason = payload.stop_reason
             case "metadata":

@@ -20,7 +20,7 @@ from msgspec import Struct
 
 from wanspec.errors import ConfigError
 from wanspec.files import read_toml
-from wanspec.measurement.regions import AWS_ZONES, zone_of
+from wanspec.measurement.regions import zone_of
 from wanspec.transport.security import Address
 
 MAX_FILE_BYTES: Final = 4 << 20
@@ -64,11 +64,15 @@ class Target(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     url: str = ""
     """The API's root, such as https://host/v1; for Bedrock empty: the region's own endpoint."""
     key_env: str = ""
-    """The environment variable with the key; empty: none for openai, the AWS_ variables for bedrock."""
+    """The environment variable with the key; empty: none for openai, what AWS calls this machine for bedrock."""
+    aws_profile: str = ""
+    """Of AWS's settings, whose credentials sign; empty: whatever AWS's tools find on this machine, such as its role."""
     ca_file: str = ""
     """PEM; empty: the public authorities."""
     tokens_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
     """What this server calls the limit."""
+    stream_options: bool = True
+    """False: do not ask for the count of tokens in a field that this server refuses."""
     usd_per_million_prompt_tokens: float | None = None
     usd_per_million_output_tokens: float | None = None
 
@@ -221,8 +225,8 @@ def _check_target(target: Target) -> None:
     zone_of(target.place, target.timezone, where=where)
     if not target.model:
         raise ConfigError(f"{where}: model is empty; name the model to ask for")
-    if target.api == "bedrock" and not target.url and target.place not in AWS_ZONES:
-        raise ConfigError(f"{where}: region = {target.place!r} has no Bedrock endpoint; name an AWS region, or the endpoint by url")
+    if target.aws_profile and (target.api != "bedrock" or target.key_env):
+        raise ConfigError(f"{where}: aws_profile = {target.aws_profile!r} is for Bedrock without key_env; leave one of them out")
     if target.api == "openai" or target.url:
         _check_url(target, where)
     if target.ca_file and not Path(target.ca_file).is_file():

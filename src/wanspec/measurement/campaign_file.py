@@ -41,18 +41,20 @@ model = "my-model"
 key_env = "MY_API_KEY"              # the variable with the key, sent as a bearer token; leave it out where there is none
 # ca_file = "ca.pem"                # an authority of your own
 # tokens_field = "max_completion_tokens"    # for servers that refuse max_tokens
+# stream_options = false            # for servers that refuse that field; left true, it is tried once and then left out
 usd_per_million_prompt_tokens = 0.25    # prices are needed where [limits] has usd
 usd_per_million_output_tokens = 1.25
 
-# Bedrock, signed with AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and, where there is one, AWS_SESSION_TOKEN; or with a Bedrock API key
-# in the variable that key_env names. An inference profile, such as "us.anthropic...", may be answered in another region: the report
-# marks it as routed.
+# Bedrock, signed with the credentials that AWS's own tools find on the host: best, the role of its instance or container. Or with a
+# Bedrock API key in the variable that key_env names. It needs the extra `aws`. An inference profile, such as "us.anthropic...", may be
+# answered in another region: the report marks it as routed.
 #
 # [[targets]]
 # name = "haiku-eu-west-2"
 # region = "eu-west-2"
 # api = "bedrock"
 # model = "anthropic.claude-3-haiku-20240307-v1:0"
+# aws_profile = "china"               # of AWS's settings, where one account does not reach all targets
 # usd_per_million_prompt_tokens = 0.25
 # usd_per_million_output_tokens = 1.25
 

@@ -7,6 +7,7 @@ connections of its own: two names at one address may be two servers.
 from __future__ import annotations
 
 import asyncio
+import encodings.idna  # noqa: F401  # as for `anyio` below: resolving a name loads it
 import os
 import socket
 import ssl
@@ -18,10 +19,12 @@ from http import HTTPStatus
 from typing import Final, Self
 from urllib.parse import urlsplit
 
+import anyio.lowlevel
 import httpx
 
 from wanspec.errors import ConfigError
-from wanspec.measurement.answer import Answer, Api, MalformedStreamError, ServiceError
+from wanspec.measurement.addresses import TRY_S, Addresses
+from wanspec.measurement.answer import Answer, Api, CredentialsError, MalformedStreamError, ServiceError
 from wanspec.measurement.campaign import Prompt, Target
 from wanspec.measurement.rows import Problem
 from wanspec.testbed.load.client import retry_after_s
@@ -78,8 +81,7 @@ class Endpoint:
         self.target, self.api = target, api
         self._timeout_s = timeout_s
         self._parts = urlsplit(api.url)
-        self._host = self._parts.hostname or ""
-        self._port = self._parts.port or (443 if self._parts.scheme == "https" else 80)
+        self._addresses = Addresses(self._parts.hostname or "", self._parts.port or (443 if self._parts.scheme == "https" else 80))
         self._client = httpx.AsyncClient(
             verify=_authorities(target),
             timeout=httpx.Timeout(timeout_s),
@@ -88,39 +90,57 @@ class Endpoint:
         )
 
     async def __aenter__(self) -> Self:
+        await anyio.lowlevel.checkpoint()  # or anyio would load what it needs in the first request's time: a quarter of a second
         await self._client.__aenter__()
         return self
 
     async def __aexit__(self, *details: object) -> None:
         await self._client.aclose()
 
-    async def attempt(self, prompt: Prompt, request_id: str, answer: Answer, *, now_s: float) -> None:
+    async def attempt(self, prompt: Prompt, request_id: str, answer: Answer) -> None:
         """Ask, and fill in the answer; raises nothing that a server or a network can cause."""
         try:
             async with asyncio.timeout(self._timeout_s):
-                await self._attempt(prompt, request_id, answer, now_s)
+                await self._attempt(prompt, request_id, answer)
         except (TimeoutError, httpx.TimeoutException):
             answer.fail("timeout", f"no end within {self._timeout_s:g} s; it came as far as {_stage(answer)}")
         except socket.gaierror as error:
-            answer.fail("dns", f"{self._host}: {error.strerror}")
+            answer.fail("dns", f"{self._addresses.host}: {error.strerror}")
+        except CredentialsError as error:
+            answer.fail("auth", str(error))
         except ServiceError as error:
             answer.fail("throttled" if error.is_throttle else "http", str(error))
         except MalformedStreamError as error:
             answer.fail("stream", str(error))
         except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
-            answer.fail(answer.phase, _words_of(error))
+            answer.fail(answer.phase, "; ".join([*answer.tried, _words_of(error)]))
         answer.end_s = answer.elapsed_s()
 
-    async def _attempt(self, prompt: Prompt, request_id: str, answer: Answer, now_s: float) -> None:
-        answer.address = await self._resolve(answer)
-        headers, body = self.api.outgoing(prompt, request_id, now_s=now_s)
+    async def _attempt(self, prompt: Prompt, request_id: str, answer: Answer) -> None:
+        """At the first address that a connection to comes about with."""
+        headers, body = self.api.outgoing(prompt, request_id)
         answer.sent_bytes = len(body)
+        *others, last = await self._resolve(answer)
+        for address in others:
+            answer.address, answer.phase = address, "connect"
+            try:
+                return await self._exchange(prompt, headers, body, answer, connect_s=min(TRY_S, self._timeout_s / (1 + len(others))))
+            except (httpx.ConnectError, httpx.ConnectTimeout) as error:
+                if isinstance(error, httpx.ConnectError) and answer.phase != "connect":
+                    raise  # TLS: another address would say the same
+                self._addresses.failed(address)
+                answer.leave_address(_words_of(error))
+        answer.address, answer.phase = last, "connect"
+        return await self._exchange(prompt, headers, body, answer, connect_s=self._timeout_s)
+
+    async def _exchange(self, prompt: Prompt, headers: dict[str, str], body: bytes, answer: Answer, *, connect_s: float) -> None:
         async with self._client.stream(
             "POST",
-            self._parts._replace(netloc=str(Address(host=answer.address, port=self._port))).geturl(),
+            self._parts._replace(netloc=str(Address(host=answer.address, port=self._addresses.port))).geturl(),
             content=body,
             headers={"host": self._parts.netloc, "accept-encoding": "identity", "user-agent": "wanspec-measure"} | headers,
-            extensions={"trace": answer.trace, "sni_hostname": self._host},
+            extensions={"trace": answer.trace, "sni_hostname": self._addresses.host},
+            timeout=httpx.Timeout(self._timeout_s, connect=connect_s),
         ) as response:
             answer.http_status = response.status_code
             if response.status_code == HTTPStatus.OK:
@@ -128,25 +148,29 @@ class Endpoint:
             else:
                 await self._refused(answer, response)
 
-    async def _resolve(self, answer: Answer) -> str:
+    async def _resolve(self, answer: Answer) -> list[str]:
         began_s = answer.elapsed_s()
-        found = await asyncio.get_running_loop().getaddrinfo(self._host, self._port, type=socket.SOCK_STREAM)
+        found = await self._addresses.resolve()
         answer.dns_s = answer.elapsed_s() - began_s
-        answer.phase = "connect"
-        return str(found[0][4][0])
+        return [str(address[0]) for _, address in found]
 
     async def _read(self, answer: Answer, response: httpx.Response, *, most_pieces: int) -> None:
         reader, pieces = self.api.reader(answer), 0
-        async for data in response.aiter_raw():
-            answer.received_bytes += len(data)
-            pieces += 1
-            if answer.received_bytes > MAX_ANSWER_BYTES:
-                raise MalformedStreamError(f"an answer of more than {MAX_ANSWER_BYTES} bytes")
-            reader.push(data, answer.elapsed_s())
-            if max(pieces, len(answer.token_s)) > most_pieces:
-                raise MalformedStreamError(f"an answer in more than {most_pieces} pieces")
+        try:
+            async for data in response.aiter_raw():
+                answer.received_bytes += len(data)
+                pieces += 1
+                if answer.received_bytes > MAX_ANSWER_BYTES:
+                    raise MalformedStreamError(f"an answer of more than {MAX_ANSWER_BYTES} bytes")
+                reader.push(data, answer.elapsed_s())
+                if max(pieces, len(answer.token_s)) > most_pieces:
+                    raise MalformedStreamError(f"an answer in more than {most_pieces} pieces")
+        except (httpx.ReadError, httpx.RemoteProtocolError):
+            if not reader.is_over:
+                raise
+        reader.end(answer.elapsed_s())
         if not reader.is_complete:
-            answer.fail("truncated", "the stream ended before the answer did")
+            answer.fail("truncated", _unfinished(answer, response))
 
     async def _refused(self, answer: Answer, response: httpx.Response) -> None:
         body = b""
@@ -157,8 +181,9 @@ class Endpoint:
         answer.received_bytes = len(body)
         answer.retry_after_s = retry_after_s(response)
         status = response.status_code
+        answer.is_to_be_adapted = self.api.adapts(status, body)
         problem: Problem = "throttled" if status in THROTTLES else "auth" if status in KEYS_REFUSED else "http"
-        answer.fail(problem, f"{status}: {self.api.reason_of(dict(response.headers), body)}")
+        answer.fail(problem, f"{status}: {self.api.reason_of(response.headers, body)}")
 
 
 @cache
@@ -185,6 +210,14 @@ def _words_of(error: BaseException) -> str:
             return f"{said} ({os.strerror(inner.errno)})"
         inner = inner.__cause__ or inner.__context__
     return said
+
+
+def _unfinished(answer: Answer, response: httpx.Response) -> str:
+    """Why an answer that HTTP ended is none."""
+    kind = response.headers.get("content-type", "").partition(";")[0]
+    if answer.token_s or "json" not in kind:
+        return "the stream ended before the answer did"
+    return f"the endpoint did not stream: it answered with {kind}"
 
 
 def _stage(answer: Answer) -> str:

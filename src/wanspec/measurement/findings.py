@@ -62,6 +62,7 @@ def caveats(found: Merged, analysis: Analysis) -> list[str]:
         said.append(
             f"A host's clock jumped {len(jumps)} times, by up to {max(jumps, key=abs):+.1f} s; latencies are not affected, hours may be."
         )
+    said += _uncounted(found)
     late = found.database.execute("SELECT quantile_cont(loop_late_s, 0.99) FROM requests").fetchone()
     if late and late[0] and late[0] > LATE_S:
         said.append(f"A measuring host was busy: its event loop was {1e3 * late[0]:.0f} ms late at p99, which adds to what it measured.")
@@ -72,6 +73,31 @@ def caveats(found: Merged, analysis: Analysis) -> list[str]:
         said.append("The targets serve different models; only targets of one model are compared with each other.")
     if not analysis.rounds.is_enough:
         said.append(f"There are only {len(analysis.samples.round_at_s)} rounds: too few for intervals and tests, which are left out.")
+    return said
+
+
+_FIT: Final = """
+SELECT target, count(*), count(*) FILTER (misfit <> '' AND streamed_tokens IS NULL), count(*) FILTER (streamed_tokens < output_tokens),
+  count(*) FILTER (output_tokens IS NULL AND len(token_s) > 1), count(*) FILTER (len(token_s) = 0)
+FROM requests WHERE status = 'ok' GROUP BY target ORDER BY target
+"""
+
+
+def _uncounted(found: Merged) -> list[str]:
+    """Where the server's count is not what it streamed, by target."""
+    said = []
+    for target, answers, misfits, kept_back, without, silent in found.database.execute(_FIT).fetchall():
+        if misfits:
+            said.append(f"{target}: the server's count does not fit what it streamed in {misfits} of {answers} answers (`misfit` of a row "
+                        "says how); they have no inter-token latency.")  # fmt: skip
+        if kept_back:
+            said.append(f"{target}: {kept_back} of {answers} answers have thoughts that were counted and not streamed; inter-token latency "
+                        "is of the rest, and TTFT waits for them.")  # fmt: skip
+        if without:
+            said.append(f"{target}: the server did not count the tokens of {without} of {answers} answers; their inter-token latency is "
+                        "the time between events, which may hold several tokens.")  # fmt: skip
+        if silent:
+            said.append(f"{target}: {silent} of {answers} answers had no text, and have no TTFT.")
     return said
 
 

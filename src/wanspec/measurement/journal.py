@@ -7,6 +7,7 @@ part is cut off by the next.
 
 from __future__ import annotations
 
+import codecs
 import fcntl
 import os
 import threading
@@ -152,6 +153,10 @@ def read_lines(path: Path) -> Iterator[Line]:
     try:
         with path.open("rb") as file:
             for number, data in enumerate(iter(lambda: file.readline(MAX_LINE_BYTES), b""), start=1):
+                if number == 1:
+                    data = data.removeprefix(codecs.BOM_UTF8)  # noqa: PLW2901  # of an editor's
+                if data.isspace():
+                    continue
                 if data.endswith(b"\n"):
                     yield _decode(decoder, data, f"{path}, line {number}")
                 elif len(data) == MAX_LINE_BYTES:

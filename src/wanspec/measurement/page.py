@@ -94,7 +94,9 @@ def _scope(analysis: Analysis) -> str:
 def _method(analysis: Analysis) -> str:
     rounds = analysis.rounds
     return (
-        "TTFT is the time from resolving the name to the first token, of requests that were answered. Brackets: "
+        "TTFT is the time from resolving the name to the first token, of requests that were answered; a thought is a "
+        "token like any other. Inter-token latency is from the first to the last event with text, by the tokens that were streamed. "
+        "Brackets: "
         f"{100 * CONFIDENCE:.0f} % intervals by a circular block bootstrap ({len(rounds.counts)} draws of blocks of "
         f"{rounds.block} rounds, the same for all pairs); n: requests. A quantile beyond which fewer than three requests lie is left out. "
         "p of differences: from the same draws, two-sided; p of diurnality: the variance that two harmonics of the day explain, against "

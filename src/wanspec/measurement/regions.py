@@ -22,9 +22,12 @@ AWS_ZONES: Final = {
     "ap-southeast-3": "Asia/Jakarta",
     "ap-southeast-4": "Australia/Melbourne",
     "ap-southeast-5": "Asia/Kuala_Lumpur",
+    "ap-southeast-6": "Pacific/Auckland",
     "ap-southeast-7": "Asia/Bangkok",
     "ca-central-1": "America/Toronto",
     "ca-west-1": "America/Edmonton",
+    "cn-north-1": "Asia/Shanghai",
+    "cn-northwest-1": "Asia/Shanghai",
     "eu-central-1": "Europe/Berlin",
     "eu-central-2": "Europe/Zurich",
     "eu-north-1": "Europe/Stockholm",
@@ -33,6 +36,7 @@ AWS_ZONES: Final = {
     "eu-west-1": "Europe/Dublin",
     "eu-west-2": "Europe/London",
     "eu-west-3": "Europe/Paris",
+    "eusc-de-east-1": "Europe/Berlin",
     "il-central-1": "Asia/Jerusalem",
     "me-central-1": "Asia/Dubai",
     "me-south-1": "Asia/Bahrain",
@@ -40,10 +44,12 @@ AWS_ZONES: Final = {
     "sa-east-1": "America/Sao_Paulo",
     "us-east-1": "America/New_York",
     "us-east-2": "America/New_York",
+    "us-gov-east-1": "America/New_York",
+    "us-gov-west-1": "America/Los_Angeles",
     "us-west-1": "America/Los_Angeles",
     "us-west-2": "America/Los_Angeles",
 }
-"""AWS's public regions, and the zone of the place that each is named after."""
+"""AWS's regions, in China, GovCloud and the European Sovereign Cloud too, and the zone of the place that each is named after."""
 
 
 def zone_of(region: str, timezone: str, *, where: str) -> ZoneInfo:

@@ -98,6 +98,10 @@ class RequestRow(Struct, frozen=True, kw_only=True, tag_field="kind", tag="reque
     received_bytes: int = 0
     prompt_tokens: int | None = None
     output_tokens: int | None = None
+    reasoning_tokens: int | None = None
+    text_bytes: int = 0
+    streamed_tokens: int | None = None
+    misfit: str = ""
     finish_reason: str | None = None
     service_latency_s: float | None = None
     retry_after_s: float | None = None

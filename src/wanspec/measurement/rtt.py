@@ -13,11 +13,13 @@ import socket
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 import numpy as np
 
 from wanspec.errors import ConfigError
+from wanspec.measurement.addresses import TRY_S, Addresses, SocketAddress
 from wanspec.measurement.campaign import NAME
 from wanspec.measurement.rows import RttRow
 
@@ -67,31 +69,34 @@ async def probe_all(
 ) -> None:
     """Connect `count` times to each, in turns `interval_s` apart. What cannot be connected to is a row too."""
     loop = asyncio.get_running_loop()
-    began_s = loop.time()
+    began_s, addresses = loop.time(), [Addresses(peer.host, peer.port) for peer in peers]
     for number in range(count):
         await asyncio.sleep(max(0.0, began_s + number * interval_s - loop.time()))
-        for row in await asyncio.gather(*[_connect(probe, peer, timeout_s) for peer in peers]):
+        for row in await asyncio.gather(*map(partial(_connect, probe, timeout_s=timeout_s), peers, addresses)):
             keep(row)
 
 
-async def _connect(probe: str, peer: Peer, timeout_s: float) -> RttRow:
-    loop, at_s, began_s = asyncio.get_running_loop(), time.time(), time.perf_counter()
+async def _connect(probe: str, peer: Peer, addresses: Addresses, *, timeout_s: float) -> RttRow:
+    """To the first address that a connection to comes about with."""
+    at_s, began_s = time.time(), time.perf_counter()
     dns_s, connect_s, address, problem = None, None, "", ""
     try:
         async with asyncio.timeout(timeout_s):
-            found = await loop.getaddrinfo(peer.host, peer.port, type=socket.SOCK_STREAM)
-            dns_s, address = time.perf_counter() - began_s, str(found[0][4][0])
-            with socket.socket(found[0][0], socket.SOCK_STREAM) as sock:
-                sock.setblocking(False)  # noqa: FBT003  # so it is called
-                began_s = time.perf_counter()
-                await loop.sock_connect(sock, found[0][4])
-                connect_s = time.perf_counter() - began_s
+            found = await addresses.resolve()
+            dns_s = time.perf_counter() - began_s
+            for number, (family, place) in enumerate(found):
+                address = str(place[0])
+                is_last = number == len(found) - 1
+                connect_s, failure = await _time(family, place, timeout_s if is_last else min(TRY_S, timeout_s / len(found)))
+                if connect_s is not None:
+                    problem = ""
+                    break
+                addresses.failed(address)
+                problem = f"{problem}; {address}: {failure}" if problem else f"{address}: {failure}" if len(found) > 1 else failure
     except TimeoutError:
         problem = f"no connection within {timeout_s:g} s"
     except socket.gaierror as error:
         problem = f"dns: {error.strerror}"
-    except OSError as error:
-        problem = os.strerror(error.errno) if error.errno else str(error)
     return RttRow(
         id=f"{probe}/{peer.name}/{round(1e6 * at_s)}",
         probe=probe,
@@ -104,6 +109,21 @@ async def _connect(probe: str, peer: Peer, timeout_s: float) -> RttRow:
         connect_s=connect_s,
         problem=problem,
     )
+
+
+async def _time(family: socket.AddressFamily, place: SocketAddress, timeout_s: float) -> tuple[float | None, str]:
+    """How long a connection takes to come about, or why none did."""
+    try:
+        async with asyncio.timeout(timeout_s):
+            with socket.socket(family, socket.SOCK_STREAM) as sock:
+                sock.setblocking(False)  # noqa: FBT003  # so it is called
+                began_s = time.perf_counter()
+                await asyncio.get_running_loop().sock_connect(sock, place)
+                return time.perf_counter() - began_s, ""
+    except TimeoutError:
+        return None, f"no connection within {timeout_s:g} s"
+    except OSError as error:
+        return None, os.strerror(error.errno) if error.errno else str(error)
 
 
 def links(rows: Iterable[RttRow]) -> list[Link]:

@@ -21,7 +21,7 @@ from wanspec.measurement.clock import Clock, JumpWatch, SystemClock, sleep_until
 from wanspec.measurement.exchange import Endpoint, LatenessWatch
 from wanspec.measurement.history import correction, interrupted_rows, read_history
 from wanspec.measurement.journal import Journal
-from wanspec.measurement.keys import open_api, secrets_of
+from wanspec.measurement.keys import open_apis
 from wanspec.measurement.regions import zone_of
 from wanspec.measurement.rows import VERSION, Header, Line, Note, RequestRow, Sent
 from wanspec.measurement.schedule import Due, first_round_s, plan_round
@@ -50,7 +50,7 @@ class Runner:
         self.clock: Clock = clock or SystemClock()
         self._is_single, self._max_late_s, self._on_row = is_single, max_late_s, on_row
         self._history = read_history(path, campaign, probe)
-        self._apis = {target.name: (open_api(target, environment), secrets_of(target, environment)) for target in campaign.targets}
+        self._apis = open_apis(campaign.targets, environment)
         self.budget = Budget(campaign)
         self.budget.add(self._history.spent)
         self.tallies = {target.name: TargetTally() for target in campaign.targets}
@@ -96,13 +96,13 @@ class Runner:
                 self._note_missed()
 
     async def _asker(self, stack: AsyncExitStack, name: str, lateness: LatenessWatch) -> Asker:
-        api, secrets = self._apis[name]
+        api = self._apis[name]
         schedule = self.campaign.schedule
         target = next(target for target in self.campaign.targets if target.name == name)
         endpoint = Endpoint(target, api, timeout_s=self.campaign.limits.timeout_s, reuse_connections=schedule.reuse_connections)
         return Asker(
             await stack.enter_async_context(endpoint), campaign=self.campaign.name, probe=self.probe, retries=schedule.retries,
-            clock=self.clock, lateness=lateness, jumps=lambda: self._jumps.total_s, secrets=secrets,
+            clock=self.clock, lateness=lateness, jumps=lambda: self._jumps.total_s,
         )  # fmt: skip
 
     async def _send_all(self, askers: Mapping[str, Asker]) -> None:

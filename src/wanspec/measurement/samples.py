@@ -27,7 +27,8 @@ MAX_QUOTED_CHARACTERS: Final = 80
 _QUERY: Final = """
 SELECT round_at_s, status = 'ok' AND first_token_s IS NOT NULL AS ok, first_token_s AS ttft_s, connect_s, service_latency_s AS service_s,
   first_token_s - coalesce(dns_s, 0) - coalesce(connect_s, 0) - coalesce(tls_s, 0) AS answer_s,
-  CASE WHEN len(token_s) > 1 THEN (token_s[-1] - token_s[1]) / (greatest(coalesce(output_tokens, 0), len(token_s)) - 1) END AS itl_s
+  CASE WHEN len(token_s) > 1 AND (misfit = '' OR streamed_tokens IS NOT NULL)
+    THEN (token_s[-1] - token_s[1]) / (greatest(coalesce(streamed_tokens, output_tokens, 0), len(token_s)) - 1) END AS itl_s
 FROM requests ORDER BY probe, target, due_at_s, id
 """
 _TIMES: Final = ("ttft_s", "connect_s", "answer_s", "itl_s", "service_s")
@@ -65,6 +66,7 @@ class Pair:
     answer_s: Floats
     """TTFT without resolving, connecting and TLS: one round trip, the queue, and prefill."""
     itl_s: Floats
+    """Of the tokens that came in the stream; where the server does not count, of the events. Not a number where counts do not fit."""
     service_s: Floats
 
     @property

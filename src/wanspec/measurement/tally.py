@@ -38,6 +38,8 @@ class TargetTally:
                 self.failed += 1
         if row.problem:
             self.last_problem = f"{row.problem}: {row.reason}"
+        elif row.misfit:
+            self.last_problem = row.misfit
         if row.connect_s is not None:
             self.connect_s.append(row.connect_s)
         if row.status == "ok" and row.first_token_s is not None:

@@ -12,6 +12,7 @@ import msgspec
 from msgspec import Struct
 
 from wanspec.testbed.load.plan import Question
+from wanspec.transport.server_sent_events import EventReader
 
 TIMEOUT: Final = httpx.Timeout(10.0, read=120.0)
 """Of httpx, in seconds: a request may wait a minute for its turn, and then for its first token."""
@@ -19,8 +20,6 @@ MAX_REQUEST_S: Final = 600.0
 """All of one request; whoever waits longer has given up."""
 KEEP_ALIVE_S: Final = 2.0
 """Idle connections are closed before the server closes them (5 s): a request sent into a closing one would fail for no fault of anybody."""
-MAX_LINE_BYTES: Final = 1 << 20
-"""Of a stream: a longer line is no event of a language model."""
 MAX_ERROR_BYTES: Final = 1 << 16
 """Of the body of a refusal that is read."""
 MAX_REASON_CHARACTERS: Final = 200
@@ -92,24 +91,6 @@ class Answer:
     retry_after_s: float | None = None
 
 
-class LineReader:
-    """The data of server-sent events, from bytes as they come."""
-
-    def __init__(self) -> None:
-        self._rest = bytearray()
-
-    def push(self, data: bytes) -> list[bytes]:
-        """What the lines that are complete now say. Raises ValueError on one that is too long."""
-        self._rest += data
-        lines: list[bytes] = []
-        if b"\n" in data:  # else a long line in small pieces would be copied with each
-            *lines, rest = bytes(self._rest).split(b"\n")
-            self._rest = bytearray(rest)
-        if len(self._rest) > MAX_LINE_BYTES:
-            raise ValueError(f"a line of more than {MAX_LINE_BYTES} bytes")
-        return [line[5:].strip() for line in lines if line.startswith(b"data:")]
-
-
 class LoadClient:
     """Sends requests to one server, each over a connection that nobody else uses meanwhile."""
 
@@ -143,14 +124,14 @@ class LoadClient:
             if response.status_code != HTTPStatus.OK:
                 await _refused(answer, response)
                 return
-            lines, has_ended = LineReader(), False
+            events, has_ended = EventReader(), False
             async for data in response.aiter_raw():  # nothing is inflated: we have asked for it as it is
                 now = self._loop.time()
-                for line in lines.push(data):
-                    if line == b"[DONE]":
+                for said in events.push(data):
+                    if said == b"[DONE]":
                         has_ended = True
                     else:
-                        _take(answer, self._event.decode(line), now)
+                        _take(answer, self._event.decode(said), now)
         if not answer.reason:
             if has_ended and answer.finish_reason is not None:
                 answer.outcome = "finished"
