@@ -46,6 +46,14 @@ def test_a_file_says_what_to_run_and_flags_win_over_it(tmp_path: Path) -> None:
     assert {row["seed"] for row in json.loads(rows.read_text())} == {7}
 
 
+def test_a_file_that_names_no_policy_is_refused_unless_a_flag_names_one(tmp_path: Path) -> None:
+    scenario = tmp_path / "scenario.toml"
+    scenario.write_text("[link]\nrtt_ms = 10\n[policy]\nphi = 8.0\n")
+    check_refused("simulate", str(scenario), *SMALL, words="policy.name is missing; say which policy is to be run: autoregressive")
+    result = wanspec("simulate", str(scenario), "--policy", "paper", *SMALL)
+    assert result.exit_code == 0, result.output
+
+
 def test_infinity_is_taken_where_it_means_something(tmp_path: Path) -> None:
     rows = tmp_path / "rows.json"
     settings = ("--set", "policy.redundancy_price_ms=0,inf", "--set", "link.bandwidth_mbps=inf")

@@ -47,7 +47,7 @@ def test_a_row_has_the_keys_of_a_real_run_then_preset_and_seed_then_what_was_swe
 
 
 def test_medians_are_over_seeds() -> None:
-    rows = rows_of({"link": {"rtt_ms": [10, 50]}}, iterations=3)
+    rows = rows_of({"policy": {"name": "paper"}, "link": {"rtt_ms": [10, 50]}}, iterations=3)
     medians = median_rows(rows)
     assert [row.rtt_ms for row in medians] == [10, 50]
     assert medians[0].itl_ms == sorted(row.itl_ms for row in rows if row.rtt_ms == 10 and row.itl_ms)[1]
@@ -63,7 +63,7 @@ def test_rows_survive_parquet(tmp_path: Path) -> None:
 
 
 def test_processes_give_what_one_process_gives() -> None:
-    document = {"load": SMALL, "link": {"rtt_ms": [0, 30]}}
+    document = {"policy": {"name": "paper"}, "load": SMALL, "link": {"rtt_ms": [0, 30]}}
     one, two = (Sweep(document, iterations=2, jobs=jobs) for jobs in (1, 2))
     assert one.rows(dict(one.runs())) == two.rows(dict(two.runs()))
 
@@ -73,7 +73,7 @@ def test_pictures_and_a_trace_for_viewers(tmp_path: Path) -> None:
     rows = rows_of(document)
     plot_against_rtt(rows, tmp_path / "rtt.png", bound={10.0: 0.8, 40.0: 0.6})
     plot_phi(rows, tmp_path / "phi.png")
-    _, records = simulate_traced(parse({"load": SMALL}))
+    _, records = simulate_traced(parse({"policy": {"name": "paper"}, "load": SMALL}))
     plot_timeline(records, SessionId(1), tmp_path / "timeline.png")
     write_chrome_trace(records, SessionId(1), tmp_path / "timeline.json")
     assert all((tmp_path / name).read_bytes().startswith(b"\x89PNG") for name in ("rtt.png", "phi.png", "timeline.png"))
@@ -114,7 +114,8 @@ def test_the_information_bound_falls_with_the_round_trip_and_rises_with_width() 
         ({"links": {}}, "unknown field `links`"),
         ({"load": {"tokens": 0}}, "load.tokens is 0"),
         ({"policy": {"name": "magic"}}, "policy.name is 'magic'; known policies: autoregressive"),
-        ({"policy": {"k": 99}}, "policy.k is 99: expected `int` <= 32"),
+        ({"policy": {"name": "paper", "k": 99}}, "policy.k is 99: expected `int` <= 32"),
+        ({"policy": {"k": 3}}, "policy.name is missing; say which policy is to be run: autoregressive"),
         ({"compute": {"preset": "tpu"}}, "'tpu'; use one of"),
         ({"compute": {"target_ms": []}}, "compute.target_ms is []"),
         ({"compute": {"target_ms": [[8, 1.0], [1, 2.0]]}}, "sorted by tokens"),
@@ -126,7 +127,7 @@ def test_the_information_bound_falls_with_the_round_trip_and_rises_with_width() 
 )
 def test_an_impossible_scenario_is_refused_by_name(document: dict[str, Any], words: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        expand(document)
+        expand({"policy": {"name": "paper"}} | document)
     assert words.lower() in str(caught.value).lower()
 
 
