@@ -24,6 +24,7 @@ from wanspec.protocol.messages import (
     Welcome,
 )
 from wanspec.protocol.placement import check_labels, repeated_key
+from wanspec.protocol.redial import FIRST_REDIAL_S, RedialDelay, shortened
 from wanspec.protocol.worker import Worker
 from wanspec.runtime.calibration_store import CalibrationStore
 from wanspec.runtime.draft_device import DraftDevice
@@ -36,11 +37,6 @@ from wanspec.transport.codec import encoded_size
 from wanspec.transport.interface import Connection
 from wanspec.transport.refusal import WorkerRefusedError
 
-FIRST_REDIAL_S = 0.25
-MAX_REDIAL_S = 30.0
-"""A worker that lost its controller dials again after these, doubling, each shortened by chance so that a fleet does not dial at once."""
-STEADY_S = 60.0
-"""A connection that lasted this long resets the delay."""
 HOME_REDIAL_S = 5.0
 """A controller that sent the worker home is dialled again after so long at first: it may take a while to end."""
 NOBODY = WorkerId(0)
@@ -132,7 +128,7 @@ async def _serve(
 ) -> None:
     """Draft for one controller, for ever, or until it will not have us."""
     loop = asyncio.get_running_loop()
-    delay_s = FIRST_REDIAL_S
+    delay = RedialDelay()
     while True:
         started, least_delay_s = loop.time(), FIRST_REDIAL_S
         try:
@@ -154,10 +150,9 @@ async def _serve(
             return
         except (BackendError, RemoteProtocolError, TransportError) as error:
             parting = str(error)
-        delay_s = max(least_delay_s, FIRST_REDIAL_S if loop.time() - started > STEADY_S else delay_s)
-        say(f"{parting}; " + ("goodbye" if wanted.by_nobody.is_set() else f"dialling again in {delay_s:.2g} s"))
-        await asyncio.sleep(delay_s * random.uniform(0.5, 1.0))  # no secret
-        delay_s = min(2 * delay_s, MAX_REDIAL_S)
+        wait_s = delay.after(loop.time() - started, least_s=least_delay_s)
+        say(f"{parting}; " + ("goodbye" if wanted.by_nobody.is_set() else f"dialling again in {wait_s:.2g} s"))
+        await asyncio.sleep(shortened(wait_s, random.random()))  # no secret
 
 
 def _save(store: CalibrationStore, device: DraftDevice, say: Callable[[str], None]) -> None:
