@@ -58,7 +58,7 @@ def test_a_row_says_all_that_it_takes_to_run_it_again() -> None:
 def test_the_title_says_what_runs_have_in_common_and_lists_what_they_have_not() -> None:
     document = {"policy": {"name": "paper"}, "load": SMALL, "compute": {"preset": ["l40s-8b", "h100-70b"]}}
     assert (
-        title_of(Sweep(document, iterations=3, jobs=1).scenarios) == "2 requests of 30 tokens, l40s-8b / h100-70b, mt-bench-like, 3 seeds"
+        title_of(Sweep(document, iterations=3, jobs=1).scenarios) == "requests: 2 of 30 tokens, l40s-8b / h100-70b, mt-bench-like, 3 seeds"
     )
 
 

@@ -114,7 +114,7 @@ def title_of(scenarios: Sequence[Scenario]) -> str:
     def each(of: Callable[[Scenario], object]) -> str:
         return " / ".join(dict.fromkeys(str(of(scenario)) for scenario in scenarios))
 
-    load = f"{each(lambda run: run.load.requests)} requests of {each(lambda run: run.load.tokens)} tokens"
+    load = f"requests: {each(lambda run: run.load.requests)} of {each(lambda run: run.load.tokens)} tokens"
     compute = each(lambda run: run.compute.preset if run.compute.target_ms is None else "measured step times")
     seeds = len({scenario.seed for scenario in scenarios})
     return f"{load}, {compute}, {each(lambda run: run.tokens.model)}, {seeds} seed{'s' * (seeds != 1)}"
