@@ -28,7 +28,7 @@ def test_commas_make_a_sweep_and_the_results_can_be_kept(tmp_path: Path) -> None
     assert result.output.count("oracle") == 4
     written = json.loads(rows.read_text())
     assert len(written) == 8
-    assert {"policy", "itl_ratio", "preset", "seed", "policy.phi"} <= set(written[0])
+    assert {"policy", "itl_ratio", "preset", "seed", "policy.phi", "scenario", "version", "command"} <= set(written[0])
     assert columns.read_bytes().startswith(b"PAR1")
     assert {path.name for path in pictures.iterdir()} == {"rtt.png", "phi.png", "timeline.png", "timeline.json"}
 
@@ -44,6 +44,14 @@ def test_a_file_says_what_to_run_and_flags_win_over_it(tmp_path: Path) -> None:
     assert {row["seed"] for row in json.loads(rows.read_text())} == {3}
     assert wanspec("simulate", str(scenario), "--seed", "7", *SMALL, "--json", str(rows)).exit_code == 0
     assert {row["seed"] for row in json.loads(rows.read_text())} == {7}
+
+
+def test_a_file_that_names_no_policy_is_refused_unless_a_flag_names_one(tmp_path: Path) -> None:
+    scenario = tmp_path / "scenario.toml"
+    scenario.write_text("[link]\nrtt_ms = 10\n[policy]\nphi = 8.0\n")
+    check_refused("simulate", str(scenario), *SMALL, words="policy.name is missing; say which policy is to be run: autoregressive")
+    result = wanspec("simulate", str(scenario), "--policy", "paper", *SMALL)
+    assert result.exit_code == 0, result.output
 
 
 def test_infinity_is_taken_where_it_means_something(tmp_path: Path) -> None:
@@ -62,6 +70,13 @@ def test_a_table_is_printed_whole_on_a_narrow_terminal_and_into_a_pipe() -> None
     assert result.exit_code == 0, result.output
     assert "\u2026" not in result.output
     assert result.output.count("adaptive") == 8
+
+
+def test_progress_is_told_where_no_bar_can_be_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("wanspec.cli.simulation.SILENCE_S", 0.0)
+    result = wanspec("simulate", "--rtt", "0,15", "--policy", "colocated", *SMALL)
+    assert "simulating: 1 of 3" in result.stderr
+    assert "simulating" not in result.stdout
 
 
 def test_a_soak_says_what_happened() -> None:

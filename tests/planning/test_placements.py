@@ -35,7 +35,7 @@ def untracked(items: Iterable[T], _total: int, _what: str) -> Iterator[T]:
 
 @pytest.fixture(scope="module")
 def runs() -> Runs:
-    return Runs(parse({"tokens": {"model": "bundled"}}), jobs=1, track=untracked)
+    return Runs(parse({"policy": {"name": "adaptive"}, "tokens": {"model": "bundled"}}), jobs=1, track=untracked)
 
 
 CANDIDATES = alternatives.with_worker("adaptive", prices_ms=(0.0, math.inf), widths=(32,))
@@ -110,7 +110,7 @@ def test_a_run_is_made_once() -> None:
         made.append(total)
         yield from items
 
-    own = Runs(parse({}), jobs=1, track=counted)
+    own = Runs(parse({"policy": {"name": "adaptive"}}), jobs=1, track=counted)
     run = Run(policy=Policy(name="colocated"), rtt_ms=None, requests=1, tokens=4)
     own.make([run, run], "twice")
     own.make([run], "again")

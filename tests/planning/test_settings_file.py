@@ -36,10 +36,14 @@ def alone_with(policy: Policy) -> Alone:
     ("placement", "alone", "words"),
     [
         (PLACEMENT, Policy(name="colocated"), "workers dial 127.0.0.1:8500, policy adaptive"),
-        (replace(PLACEMENT, settings=Policy(name="paper", b=1, s=1, phi=8.0)), Policy(), "workers dial 127.0.0.1:8500, policy paper"),
+        (
+            replace(PLACEMENT, settings=Policy(name="paper", b=1, s=1, phi=8.0)),
+            Policy(name="adaptive"),
+            "workers dial 127.0.0.1:8500, policy paper",
+        ),
         (replace(PLACEMENT, pays=False, verdict="do not: slower"), Policy(name="colocated", k=3), "no workers, policy colocated"),
         (replace(PLACEMENT, pays=False, verdict="do not: slower"), Policy(name="colocated-tree", k=4), "no workers, policy colocated-tree"),
-        (replace(PLACEMENT, pays=False, verdict="do not: slower"), Policy(), "no workers, policy adaptive"),
+        (replace(PLACEMENT, pays=False, verdict="do not: slower"), Policy(name="adaptive"), "no workers, policy adaptive"),
     ],
 )
 def test_what_is_written_can_be_served(tmp_path: Path, placement: Placement, alone: Policy, words: str) -> None:
@@ -51,7 +55,7 @@ def test_what_is_written_can_be_served(tmp_path: Path, placement: Placement, alo
 
 
 def test_the_file_says_which_worker_to_start_and_when() -> None:
-    text = settings_text(PLACEMENT, alone_with(Policy()), target="bundled:target", draft="bundled:draft")
+    text = settings_text(PLACEMENT, alone_with(Policy(name="adaptive")), target="bundled:target", draft="bundled:draft")
     assert "wanspec worker --controller HOST:8500 --draft bundled:draft --label region=b" in text
     assert "in these hours (UTC): 0, 1, 23" in text
     assert "price-ms = inf" in text

@@ -8,20 +8,24 @@ import pytest
 
 from wanspec.errors import ConfigError
 from wanspec.planning.step_times import ModelTimes, StepTimes, compute_section, read_step_times, write_step_times
-from wanspec.simulation.scenario import parse
+from wanspec.simulation.scenario import Compute, parse
 
 TIMES = StepTimes(
     target=ModelTimes(model="bundled:target", pass_ms=[(1, 20.0), (64, 30.0)]), draft=ModelTimes(model="bundled:draft", pass_ms=[(1, 5.0)])
 )
 
 
+def compute_of(steps: str) -> Compute:
+    return parse({"policy": {"name": "adaptive"}, "compute": compute_section(steps)}).compute
+
+
 def test_presets_numbers_and_files_become_part_of_a_scenario(tmp_path: Path) -> None:
     write_step_times(TIMES, tmp_path / "steps.json")
     assert read_step_times(tmp_path / "steps.json") == TIMES
-    from_file = parse({"compute": compute_section(str(tmp_path / "steps.json"))}).compute
+    from_file = compute_of(str(tmp_path / "steps.json"))
     assert from_file.target_times() == [(1, 0.02), (64, 0.03)]
-    assert parse({"compute": compute_section("23.4,7.5")}).compute.draft_times() == [(1, 0.0075)]
-    assert parse({"compute": compute_section("h100-70b")}).compute.preset == "h100-70b"
+    assert compute_of("23.4,7.5").draft_times() == [(1, 0.0075)]
+    assert compute_of("h100-70b").preset == "h100-70b"
 
 
 @pytest.mark.parametrize("steps", ["tpu", "0,5", "nan,5", "5,1e9", "5,inf", "1,2,3"])

@@ -13,6 +13,7 @@ from tests.cluster import Cluster, WanProfile, model_of, plain_decode, stall
 
 from wanspec.backends.scripted import ScriptedBackend
 from wanspec.policy.registry import PolicyConfig, policy_names
+from wanspec.protocol.effects import DropWorker
 from wanspec.protocol.placement import ANYWHERE, Placement
 from wanspec.simulation.cluster import WorkerSite
 from wanspec.simulation.faults import impossible
@@ -69,10 +70,10 @@ class Schedule:
         site = self.cluster.dial_in(self.model(self.disagreement), max_sessions=self.rng.choice([1, 8]), labels=labels)
         self.labels[site.worker_id] = labels
 
-    def redial(self, site: WorkerSite, reason: str) -> None:
+    def redial(self, site: WorkerSite, drop: DropWorker) -> None:
         """A worker that was dropped comes again when it is let in."""
         name, now = f"worker-{len(self.labels)}", self.cluster.queue.now
-        self.cluster.at(now + self.quarantine.add(name, reason, now=now), self.dial_in)
+        self.cluster.at(now + self.quarantine.add(name, drop.reason, now=now), self.dial_in)
 
     def begin(self) -> None:
         rng, cluster = self.rng, self.cluster

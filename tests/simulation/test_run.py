@@ -20,7 +20,7 @@ FAST = {"preset": "h100-70b"}
 
 
 def scenario(**sections: object) -> Scenario:
-    return parse({"load": {"requests": 4, "tokens": 60}} | sections)
+    return parse({"policy": {"name": "adaptive"}, "load": {"requests": 4, "tokens": 60}} | sections)
 
 
 @pytest.mark.parametrize("name", [*policy_names(), ORACLE])

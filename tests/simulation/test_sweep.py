@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import pytest
+from matplotlib.figure import Figure
 
 from wanspec.errors import ConfigError
 from wanspec.simulation.bound import bound_of, covered_share
 from wanspec.simulation.plots import bootstrap_interval, plot_against_rtt, plot_phi, plot_timeline, write_chrome_trace
-from wanspec.simulation.run import simulate_traced
+from wanspec.simulation.run import simulate, simulate_traced
 from wanspec.simulation.scenario import expand, parse, read_document
-from wanspec.simulation.sweep import SimulatedRow, Sweep, median_rows, rows_to_parquet
+from wanspec.simulation.sweep import SimulatedRow, Sweep, median_rows, rows_to_parquet, title_of
 from wanspec.simulation.tokens import iid_tokens
 from wanspec.speculation.types import SessionId
 from wanspec.telemetry.metrics import RunRow
@@ -41,13 +43,44 @@ def test_colocated_beside_itself_is_1() -> None:
     assert {(row.itl_ratio, row.offload_fraction) for row in rows_of({"policy": {"name": "colocated"}})} == {(1.0, 0.0)}
 
 
-def test_a_row_has_the_keys_of_a_real_run_then_preset_and_seed_then_what_was_swept() -> None:
+def test_a_row_has_the_keys_of_a_real_run_then_preset_and_seed_then_what_was_swept_then_the_scenario() -> None:
     (row, *_) = rows_of({"policy": {"name": "paper", "phi": [0.5, 8.0]}})
-    assert list(row.flat()) == [*(field.name for field in fields(RunRow)), "preset", "seed", "policy.phi"]
+    assert list(row.flat()) == [*(field.name for field in fields(RunRow)), "preset", "seed", "policy.phi", "scenario"]
+
+
+def test_a_row_says_all_that_it_takes_to_run_it_again() -> None:
+    row = rows_of({"policy": {"name": "adaptive", "width": 16}, "link": {"rtt_ms": [0, 20], "loss": 0.1}})[-1].flat()
+    scenario = parse(row["scenario"])
+    assert (scenario.policy.width, scenario.link.loss, scenario.seed) == (16, 0.1, 1)
+    assert simulate(scenario).metrics.itl_ms == row["itl_ms"]
+
+
+def test_the_title_says_what_runs_have_in_common_and_lists_what_they_have_not() -> None:
+    document = {"policy": {"name": "paper"}, "load": SMALL, "compute": {"preset": ["l40s-8b", "h100-70b"]}}
+    assert (
+        title_of(Sweep(document, iterations=3, jobs=1).scenarios) == "requests: 2 of 30 tokens, l40s-8b / h100-70b, mt-bench-like, 3 seeds"
+    )
+
+
+def drawn(monkeypatch: pytest.MonkeyPatch, draw: Callable[[Path], None]) -> Figure:
+    figures: list[Figure] = []
+    monkeypatch.setattr("wanspec.simulation.plots.save_picture", lambda figure, _path: figures.append(figure))
+    draw(Path("nowhere.png"))
+    return figures[0]
+
+
+def test_a_line_that_lies_on_another_can_be_told_from_it_and_no_legend_lies_on_data(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = rows_of({"policy": {"name": "paper", "theta": [0.1, 0.2], "phi": [0.5, 8.0]}, "link": {"rtt_ms": 20}})
+    figure = drawn(monkeypatch, lambda path: plot_phi(rows, path, title="l40s-8b", unit="bits"))
+    above, below = figure.axes
+    assert [line.get_linestyle() for line in above.get_lines()[:2]] == ["-", "--"]
+    assert (below.get_xlabel(), above.get_title().splitlines()[0]) == ("phi (bits)", "l40s-8b")
+    assert [axes.get_legend() for axes in figure.axes] == [None, None]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["paper, theta 0.1, 20 ms", "paper, theta 0.2, 20 ms"]
 
 
 def test_medians_are_over_seeds() -> None:
-    rows = rows_of({"link": {"rtt_ms": [10, 50]}}, iterations=3)
+    rows = rows_of({"policy": {"name": "paper"}, "link": {"rtt_ms": [10, 50]}}, iterations=3)
     medians = median_rows(rows)
     assert [row.rtt_ms for row in medians] == [10, 50]
     assert medians[0].itl_ms == sorted(row.itl_ms for row in rows if row.rtt_ms == 10 and row.itl_ms)[1]
@@ -55,15 +88,17 @@ def test_medians_are_over_seeds() -> None:
 
 def test_rows_survive_parquet(tmp_path: Path) -> None:
     rows = rows_of({"policy": {"name": ["paper", "autoregressive"], "phi": [0.5]}})
-    rows_to_parquet(rows, tmp_path / "rows.parquet")
+    rows_to_parquet(rows, tmp_path / "rows.parquet", origin={"version": "1", "command": "wanspec simulate"})
     columns = read_parquet(tmp_path / "rows.parquet")
     assert list(columns["policy"]) == [row.policy for row in rows]
     assert list(columns["itl_ms"]) == [row.itl_ms for row in rows]
     assert list(columns["seed"]) == [row.seed for row in rows]
+    assert set(columns["command"]) == {"wanspec simulate"}
+    assert [json.loads(scenario)["policy"]["name"] for scenario in columns["scenario"]] == [row.policy for row in rows]
 
 
 def test_processes_give_what_one_process_gives() -> None:
-    document = {"load": SMALL, "link": {"rtt_ms": [0, 30]}}
+    document = {"policy": {"name": "paper"}, "load": SMALL, "link": {"rtt_ms": [0, 30]}}
     one, two = (Sweep(document, iterations=2, jobs=jobs) for jobs in (1, 2))
     assert one.rows(dict(one.runs())) == two.rows(dict(two.runs()))
 
@@ -71,9 +106,9 @@ def test_processes_give_what_one_process_gives() -> None:
 def test_pictures_and_a_trace_for_viewers(tmp_path: Path) -> None:
     document = {"policy": {"name": "paper", "phi": [0.1, 1.0, 8.0]}, "link": {"rtt_ms": [10, 40]}}
     rows = rows_of(document)
-    plot_against_rtt(rows, tmp_path / "rtt.png", bound={10.0: 0.8, 40.0: 0.6})
-    plot_phi(rows, tmp_path / "phi.png")
-    _, records = simulate_traced(parse({"load": SMALL}))
+    plot_against_rtt(rows, tmp_path / "rtt.png", title="t", bound={10.0: 0.8, 40.0: 0.6})
+    plot_phi(rows, tmp_path / "phi.png", title="t", unit="bits")
+    _, records = simulate_traced(parse({"policy": {"name": "paper"}, "load": SMALL}))
     plot_timeline(records, SessionId(1), tmp_path / "timeline.png")
     write_chrome_trace(records, SessionId(1), tmp_path / "timeline.json")
     assert all((tmp_path / name).read_bytes().startswith(b"\x89PNG") for name in ("rtt.png", "phi.png", "timeline.png"))
@@ -114,7 +149,8 @@ def test_the_information_bound_falls_with_the_round_trip_and_rises_with_width() 
         ({"links": {}}, "unknown field `links`"),
         ({"load": {"tokens": 0}}, "load.tokens is 0"),
         ({"policy": {"name": "magic"}}, "policy.name is 'magic'; known policies: autoregressive"),
-        ({"policy": {"k": 99}}, "policy.k is 99: expected `int` <= 32"),
+        ({"policy": {"name": "paper", "k": 99}}, "policy.k is 99: expected `int` <= 32"),
+        ({"policy": {"k": 3}}, "policy.name is missing; say which policy is to be run: autoregressive"),
         ({"compute": {"preset": "tpu"}}, "'tpu'; use one of"),
         ({"compute": {"target_ms": []}}, "compute.target_ms is []"),
         ({"compute": {"target_ms": [[8, 1.0], [1, 2.0]]}}, "sorted by tokens"),
@@ -126,7 +162,7 @@ def test_the_information_bound_falls_with_the_round_trip_and_rises_with_width() 
 )
 def test_an_impossible_scenario_is_refused_by_name(document: dict[str, Any], words: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        expand(document)
+        expand({"policy": {"name": "paper"}} | document)
     assert words.lower() in str(caught.value).lower()
 
 

@@ -33,6 +33,7 @@ def fleet(
     Requests queue for places on target devices; how fast they go there, with whom they share a device, and with a worker how far away, is
     taken from the token-level simulator. docs/planning.md has the fleet file and what is assumed.
     """
+    from wanspec.planning.alternatives import ADAPTIVE
     from wanspec.planning.fleet import FleetDay
     from wanspec.planning.fleet_figures import LEGEND, figures_of, fleet_table
     from wanspec.planning.fleet_file import read_fleet
@@ -42,7 +43,7 @@ def fleet(
     from wanspec.planning.service_times import cells_between, simulate_service
     from wanspec.planning.step_times import compute_section
     from wanspec.simulation.run import token_model
-    from wanspec.simulation.scenario import Policy, parse
+    from wanspec.simulation.scenario import parse
     from wanspec.telemetry.picture import check_picture
     from wanspec.telemetry.table import print_table
 
@@ -51,9 +52,10 @@ def fleet(
         check_writable(json_path, plot)
         described = read_fleet(file)
         cells = cells_between(described, load_mesh(rtt))
-        base = parse({"compute": compute_section(steps), "tokens": {"model": tokens, "match_rate": match_rate}, "seed": seed})
+        text = {"model": tokens, "match_rate": match_rate}
+        base = parse({"policy": {"name": ADAPTIVE}, "compute": compute_section(steps), "tokens": text, "seed": seed})
         token_model(base.tokens)
-        times = simulate_service(Runs(base, jobs=jobs, track=tracked), cells.values(), slots=described.slots, policy=Policy())
+        times = simulate_service(Runs(base, jobs=jobs, track=tracked), cells.values(), slots=described.slots, policy=base.policy)
         days = [
             figures_of(described, FleetDay(described, times, lambda site, other: cells[site, other], offloads=offloads, seed=seed).run())
             for offloads in tracked((False, True), 2, "the day")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import re
+import shlex
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import msgspec
 import typer
 
+from wanspec import __version__
 from wanspec.errors import ConfigError, WanspecError
 from wanspec.files import read_bounded
 from wanspec.policy.registry import MAX_BRANCH, MAX_DRAFT_TOKENS, MAX_WIDTH, PolicyConfig, policy_names
@@ -301,10 +303,33 @@ def make_folder(folder: Path | None) -> None:
         raise ConfigError(f"{folder}: {error.strerror}; name a folder that can be made") from error
 
 
+def origin() -> dict[str, str]:
+    """What made a result: the version and the command line."""
+    return {"version": __version__, "command": shlex.join(["wanspec", *sys.argv[1:]])}
+
+
 def write_json(value: object, path: Path | None) -> None:
-    """Write a result, if its JSON is asked for; what is not defined is null."""
+    """Write a result, if its JSON is asked for: an object, or rows. It says what made it; of rows, each does.
+
+    What is not defined is null. JSON has no infinity: it is the text `inf`.
+    """
     if path is not None:
-        path.write_bytes(msgspec.json.format(msgspec.json.encode(value), indent=2) + b"\n")
+        built = finite(msgspec.to_builtins(value, str_keys=True))
+        signed = [row | origin() for row in built] if isinstance(built, list) else built | origin()
+        path.write_bytes(msgspec.json.format(msgspec.json.encode(signed), indent=2) + b"\n")
+
+
+def finite(value: Any) -> Any:  # noqa: ANN401  # JSON's values
+    """The same with the text `inf` for infinity."""
+    match value:
+        case float() if math.isinf(value):
+            return str(value)
+        case dict():
+            return {name: finite(part) for name, part in value.items()}
+        case list() | tuple():
+            return [finite(part) for part in value]
+        case _:
+            return value
 
 
 def trace_sink(path: Path | None) -> AbstractContextManager[TraceSink | None]:

@@ -12,7 +12,7 @@ import typer
 from rich.text import Text
 
 from wanspec.cli.application import app
-from wanspec.cli.options import DraftModel, TargetModel, check_writable, load_model
+from wanspec.cli.options import DraftModel, TargetModel, check_writable, load_model, write_json
 from wanspec.cli.running import exit_statuses, stderr, stdout
 from wanspec.cli.simulation import Jobs, tracked
 from wanspec.errors import ConfigError
@@ -23,10 +23,10 @@ from wanspec.presets import ESTIMATE_NOTE, PRESETS
 if TYPE_CHECKING:
     from wanspec.planning.mesh import Mesh
     from wanspec.planning.placements import Alone, Placement, Sites
+    from wanspec.simulation.scenario import Scenario
 
 MAX_USERS = 64
 """At a time: of more, a run takes minutes."""
-POLICIES = ("adaptive", "paper")
 
 plan_app = typer.Typer(name="plan", help="Find out where workers pay, and with which settings.", rich_markup_mode=None)
 app.add_typer(plan_app)
@@ -84,7 +84,7 @@ def plan(
     """
     if context.invoked_subcommand is not None:
         return
-    from wanspec.planning.display import LEGEND, alone_words, as_json, placement_table
+    from wanspec.planning.display import LEGEND, alone_words, placement_table
     from wanspec.planning.plots import plot_placements
     from wanspec.planning.settings_file import settings_text
     from wanspec.telemetry.picture import check_picture
@@ -97,7 +97,8 @@ def plan(
             "rtt": rtt, "steps": steps, "tokens": tokens, "match_rate": match_rate, "users": users, "policy": policy, "against": against,
             "rank_by": rank_by, "dearer": dearer, "prices": prices and str(prices), "load": load and str(load), "seed": seed,
         }  # fmt: skip
-        places, alone = _answer(question, _words(controllers), _words(workers), prices, load, price_ms, width, jobs)
+        base = _base(question)
+        places, alone = _answer(question, base, _words(controllers), _words(workers), prices, load, price_ms, width, jobs)
         title = f"{steps}, {tokens}, users: {users}, ranked by {rank_by}"
         print_table(stdout, placement_table(places[:top], title=title))
         stdout.print(Text(LEGEND, style="dim"))
@@ -105,8 +106,7 @@ def plan(
         stdout.print(Text(_summary(places)))
         if steps in PRESETS:
             stdout.print(Text(ESTIMATE_NOTE, style="dim"))
-        if json_path is not None:
-            json_path.write_bytes(as_json(places, alone, question))
+        write_json({"question": question, "scenario": base, "alone": alone, "placements": places}, json_path)
         if plot is not None:
             plot_placements(places, plot, title=title)
         if config is not None:
@@ -151,7 +151,7 @@ def calibrate(
 
 
 def _answer(
-    question: dict[str, Any], controllers: list[str], workers: list[str], prices: Path | None, load: Path | None,
+    question: dict[str, Any], base: Scenario, controllers: list[str], workers: list[str], prices: Path | None, load: Path | None,
     price_ms: str, width: str, jobs: int,
 ) -> tuple[list[Placement], Alone]:  # fmt: skip
     from wanspec.planning.alternatives import with_worker
@@ -159,14 +159,9 @@ def _answer(
     from wanspec.planning.mesh import load_mesh
     from wanspec.planning.placements import Planner, Rival
     from wanspec.planning.runs import Runs
-    from wanspec.planning.step_times import compute_section
     from wanspec.planning.verdict import Goal
-    from wanspec.simulation.run import token_model
-    from wanspec.simulation.scenario import parse
 
     goal, rival = _choice(Goal, question["rank_by"], "--rank-by"), _choice(Rival, question["against"], "--against")
-    if question["policy"] not in POLICIES:
-        raise ConfigError(f"--policy is {question['policy']!r}; use one of {', '.join(POLICIES)}")
     if goal is Goal.MONEY and prices is None:
         raise ConfigError("--rank-by money: placements cannot be ranked by money without prices; give --prices a table of them")
     if not 1 <= question["users"] <= MAX_USERS:
@@ -181,13 +176,23 @@ def _answer(
     mesh = load_mesh(question["rtt"])
     pairs = mesh.pairs(controllers, workers)
     sites = _sites(mesh, pairs, prices, load)
-    text = {"model": question["tokens"], "match_rate": question["match_rate"]}
-    base = parse({"compute": compute_section(question["steps"]), "tokens": text, "seed": question["seed"]})
-    token_model(base.tokens)  # what is wrong with it shows before anything is run
     runs = Runs(base, jobs=jobs, track=tracked)
     planner = Planner(runs, candidates, users=question["users"], goal=goal, dearer=question["dearer"], effort=Effort())
     alone = planner.alone(rival)
     return planner.rank(pairs, sites, alone), alone
+
+
+def _base(question: dict[str, Any]) -> Scenario:
+    """What all runs have in common; what is wrong with it shows before anything is run."""
+    from wanspec.planning.step_times import compute_section
+    from wanspec.simulation.run import token_model
+    from wanspec.simulation.scenario import parse
+
+    text = {"model": question["tokens"], "match_rate": question["match_rate"]}
+    given = {"compute": compute_section(question["steps"]), "tokens": text, "seed": question["seed"]}
+    base = parse(given | {"policy": {"name": question["policy"]}})
+    token_model(base.tokens)
+    return base
 
 
 def _sites(mesh: Mesh, pairs: list[tuple[str, str]], prices: Path | None, load: Path | None) -> Sites:

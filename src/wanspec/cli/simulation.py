@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import math
+import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
@@ -29,7 +29,9 @@ from wanspec.cli.options import (
     check_writable,
     load_model,
     make_folder,
+    origin,
     read_prompts,
+    write_json,
 )
 from wanspec.cli.running import exit_statuses, stderr, stdout
 from wanspec.errors import ConfigError, WanspecError
@@ -45,6 +47,8 @@ T = TypeVar("T")
 DEFAULT_SWEEP = {"policy.name": "autoregressive,colocated,colocated-tree,remote,paper,adaptive,oracle", "link.rtt_ms": "0,15,30,70"}
 """What is swept when nothing is asked for."""
 SHOWN_FAILURES = 5
+SILENCE_S = 20.0
+"""After so long without a word where there is no progress bar, say how far it is."""
 SHOWN_READINGS = 8
 
 Jobs = Annotated[int, typer.Option(help="Runs at a time; -1: as many as there are cores.")]
@@ -143,23 +147,19 @@ def _sweep(
     document: dict[str, Any], iterations: int, jobs: int, backend: str,
     json_path: Path | None, parquet_path: Path | None, plot_folder: Path | None,
 ) -> None:  # fmt: skip
-    from wanspec.simulation.sweep import Sweep, median_rows, rows_to_parquet
+    from wanspec.simulation.sweep import Sweep, median_rows, rows_to_parquet, title_of
     from wanspec.telemetry.table import LEGEND, print_table, run_table
 
     sweep = Sweep(document, iterations=iterations, jobs=jobs, backend=backend)
     rows = sweep.rows(dict(tracked(sweep.runs(), len(sweep), "simulating")))
     medians = median_rows(rows)
-    first = sweep.scenarios[0]
-    title = (
-        f"{first.load.requests} requests of {first.load.tokens} tokens, {first.compute.preset}, {first.tokens.model}, {iterations} seeds"
-    )
+    title = title_of(sweep.scenarios)
     points = [{name: value for name, value in row.point.items() if name not in {"policy.name", "link.rtt_ms"}} for row in medians]
     print_table(stdout, run_table(medians, title=title, points=points))
     stdout.print(Text(LEGEND, style="dim"))
-    if json_path is not None:
-        write_json(rows, json_path)
+    write_json([row.flat() for row in rows], json_path)
     if parquet_path is not None:
-        rows_to_parquet(rows, parquet_path)
+        rows_to_parquet(rows, parquet_path, origin=origin())
     if plot_folder is not None:
         _plot(rows, sweep.scenarios, plot_folder)
         stderr.print(f"pictures in {plot_folder}", style="dim")
@@ -170,21 +170,17 @@ def _sweep(
         )
 
 
-def write_json(rows: Sequence[SimulatedRow], path: Path) -> None:
-    """One object per run."""
-    flat = [{name: str(value) if value == math.inf else value for name, value in row.flat().items()} for row in rows]
-    path.write_text(json.dumps(flat, indent=2) + "\n", "utf-8")  # JSON has no infinity
-
-
 def _plot(rows: Sequence[SimulatedRow], scenarios: Sequence[Scenario], folder: Path) -> None:
     from wanspec.simulation.bound import bound_of
     from wanspec.simulation.plots import PHI, plot_against_rtt, plot_phi, plot_timeline, write_chrome_trace
     from wanspec.simulation.run import simulate_traced
+    from wanspec.simulation.sweep import title_of
     from wanspec.speculation.types import SessionId
 
-    plot_against_rtt(rows, folder / "rtt.png", bound=bound_of(rows, scenarios))
+    title = title_of(scenarios)
+    plot_against_rtt(rows, folder / "rtt.png", title=title, bound=bound_of(rows, scenarios))
     if any(PHI in row.point for row in rows):
-        plot_phi([row for row in rows if PHI in row.point], folder / "phi.png")
+        plot_phi([row for row in rows if PHI in row.point], folder / "phi.png", title=title)
     examples = [scenario for scenario in scenarios if scenario.policy.name == "paper"] or list(scenarios)
     example = examples[len(examples) // 2]
     _, records = simulate_traced(example)
@@ -213,6 +209,7 @@ def _soak(first_seed: int, seeds: int, jobs: int, backend: str) -> None:
 def _reproduce(plot_folder: Path | None, json_path: Path | None, jobs: int, backend: str) -> None:
     from wanspec.simulation import paper
     from wanspec.simulation.plots import plot_against_rtt, plot_phi
+    from wanspec.simulation.sweep import title_of
     from wanspec.telemetry.table import print_table
 
     tried = sorted(tracked(paper.try_readings(jobs=jobs, backend=backend), len(paper.READINGS), "trying readings"), key=lambda e: e.error)
@@ -223,12 +220,12 @@ def _reproduce(plot_folder: Path | None, json_path: Path | None, jobs: int, back
     swept = [row for rows in tracked(paper.run_figure_8(reading, jobs=jobs, backend=backend), points, "figure 8") for row in rows]
     print_table(stdout, readings_table(tried))
     print_table(stdout, claims_table(result.claims, title=f"the best reading ({reading.text})"))
+    cloud = [row for rows in result.cloud.values() for row in paper.named(rows, "cloud")]
     curves = [row for (variant, _), rows in result.figure_7.items() for row in paper.named(rows, variant)]
-    if json_path is not None:
-        write_json([*curves, *swept, *(row for rows in result.cloud.values() for row in paper.named(rows, "cloud"))], json_path)
+    write_json([row.flat() for row in (*curves, *swept, *cloud)], json_path)
     if plot_folder is not None:
-        plot_against_rtt(curves, plot_folder / "figure-7.png")
-        plot_phi(swept, plot_folder / "figure-8.png")
+        plot_against_rtt(curves, plot_folder / "figure-7.png", title=f"figure 7: {title_of([row.scenario for row in curves])}")
+        plot_phi(swept, plot_folder / "figure-8.png", title=f"figure 8: {title_of([row.scenario for row in swept])}", unit=reading.unit)
         stderr.print(f"pictures in {plot_folder}", style="dim")
 
 
@@ -259,10 +256,22 @@ def claims_table(claims: Sequence[Claim], *, title: str) -> Table:
 
 
 def tracked(items: Iterable[T], total: int, what: str) -> Iterator[T]:
-    """A progress bar on standard error, where there is a person to see it."""
+    """Each of the items, and on standard error how far they are: a bar in a terminal, elsewhere a line now and then."""
+    if not stderr.is_terminal:
+        yield from _told(items, total, what)
+        return
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=stderr, transient=True) as progress:
         yield from progress.track(items, total=total, description=what)
+
+
+def _told(items: Iterable[T], total: int, what: str) -> Iterator[T]:
+    said_at = time.monotonic()
+    for number, item in enumerate(items, 1):
+        if time.monotonic() - said_at > SILENCE_S:
+            said_at = time.monotonic()
+            stderr.print(f"{what}: {number} of {total}", style="dim")
+        yield item
 
 
 @app.command()

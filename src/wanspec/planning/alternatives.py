@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from wanspec.errors import ConfigError
 from wanspec.simulation.scenario import Policy
 
 CHAIN, TREE, ADAPTIVE, PAPER = "colocated", "colocated-tree", "adaptive", "paper"
@@ -21,14 +22,22 @@ PAPER_PHIS = (0.5, 2.0, 8.0)
 
 def alone(*, users: int) -> list[Policy]:
     """The ways of a site without a worker."""
-    widths = (Policy().verify_width,) if users == 1 else (NARROW, Policy().verify_width)
+    adaptive = Policy(name=ADAPTIVE)
+    widths = (adaptive.verify_width,) if users == 1 else (NARROW, adaptive.verify_width)
     chains = [Policy(name=CHAIN, k=k) for k in CHAIN_DEPTHS]
     trees = [Policy(name=TREE, k=levels, verify_width=width) for levels in TREE_LEVELS for width in widths]
-    return [*chains, *trees, Policy(name=ADAPTIVE)]
+    return [*chains, *trees, adaptive]
 
 
 def with_worker(policy: str, *, prices_ms: Sequence[float] = PRICES_MS, widths: Sequence[int] = WIDTHS) -> list[Policy]:
-    """Settings to compare where there is one: of `adaptive` by price and width, of `paper` with k = 2 and one guess, as it was deployed."""
-    if policy == PAPER:
-        return [Policy(name=PAPER, k=2, b=1, s=1, phi=phi) for phi in PAPER_PHIS]
-    return [Policy(name=ADAPTIVE, width=width, redundancy_price_ms=price_ms) for width in widths for price_ms in prices_ms]
+    """Settings to compare where there is one: of `adaptive` by price and width, of `paper` with k = 2 and one guess, as it was deployed.
+
+    Raises ConfigError on another policy.
+    """
+    match policy:
+        case "adaptive":
+            return [Policy(name=ADAPTIVE, width=width, redundancy_price_ms=price_ms) for width in widths for price_ms in prices_ms]
+        case "paper":
+            return [Policy(name=PAPER, k=2, b=1, s=1, phi=phi) for phi in PAPER_PHIS]
+        case _:
+            raise ConfigError(f"--policy is {policy!r}; use one of {ADAPTIVE}, {PAPER}")

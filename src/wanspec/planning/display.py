@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from typing import Any
 
-import msgspec
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
@@ -73,21 +70,3 @@ def hour_ranges(hours: Sequence[int]) -> str:
     starts = [hour for hour in hours if hour - 1 not in hours]
     ends = [hour for hour in hours if hour + 1 not in hours]
     return ", ".join(f"{start}-{end}" if end > start else f"{start}" for start, end in zip(starts, ends, strict=True)) or "-"
-
-
-def as_json(placements: Sequence[Placement], alone: Alone, question: dict[str, Any]) -> bytes:
-    """All that was asked and found. JSON has no infinity: the price that forbids local passes is the text `inf`."""
-    built = msgspec.to_builtins({"question": question, "alone": alone, "placements": placements})
-    return msgspec.json.format(msgspec.json.encode(_finite(built)), indent=2) + b"\n"
-
-
-def _finite(value: Any) -> Any:  # noqa: ANN401  # JSON's values
-    match value:
-        case float() if math.isinf(value):
-            return "inf"
-        case dict():
-            return {name: _finite(part) for name, part in value.items()}
-        case list() | tuple():
-            return [_finite(part) for part in value]
-        case _:
-            return value

@@ -26,11 +26,11 @@ from wanspec.protocol.messages import (
     Welcome,
 )
 from wanspec.protocol.placement import check_labels, repeated_key
+from wanspec.protocol.redial import FIRST_REDIAL_S, Redial, shortened
 from wanspec.protocol.worker import Worker
 from wanspec.runtime.calibration_store import CalibrationStore
 from wanspec.runtime.draft_device import DraftDevice
 from wanspec.runtime.model_runner import rank_drafts
-from wanspec.runtime.redial import FIRST_REDIAL_S, Redial
 from wanspec.speculation.calibration import CalibrationBook
 from wanspec.speculation.types import ScoreItem, SessionId, WorkerId
 from wanspec.telemetry.trace import NoTrace, TraceSink
@@ -157,7 +157,7 @@ async def _serve(
             parting = str(error)
         delay_s = redial.delay_s(began=began, was_let_in=was_let_in, least_s=least_delay_s, now=loop.time())
         say(f"{parting}; " + ("goodbye" if wanted.by_nobody.is_set() else f"dialling again in {delay_s:.2g} s"))
-        await asyncio.sleep(delay_s * random.uniform(0.5, 1.0))  # no secret; so that a fleet does not dial at once
+        await asyncio.sleep(shortened(delay_s, random.random()))  # no secret
 
 
 def _save(store: CalibrationStore, device: DraftDevice, say: Callable[[str], None]) -> None:

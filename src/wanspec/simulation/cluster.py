@@ -129,7 +129,9 @@ class Cluster:
         self.dropped: dict[WorkerId, str] = {}
         """Why the controller dropped workers."""
         self.on_finish: Callable[[SessionId], None] = lambda _: None
-        self.on_drop: Callable[[WorkerSite, str], object] = lambda _site, _reason: None
+        self.on_drop: Callable[[WorkerSite, DropWorker], object] = lambda _site, _drop: None
+        self.on_leave: Callable[[WorkerSite], object] = lambda _site: None
+        """A worker that hears nothing any more has ended its connection."""
         self._target, self._draft = target, draft
         self._target_device, self._draft_device = target_device, draft_device
         self._sink = sink
@@ -137,7 +139,7 @@ class Cluster:
         self._seed = seed
         self._deadline = math.inf
         self._heartbeats = 0
-        """On the queue: pings and pongs on their way, and deadlines of workers, without which nothing else would happen."""
+        """On the queue: pings and pongs on their way, deadlines of workers, and dials, without which nothing else would happen."""
 
     # What a scenario says.
 
@@ -173,8 +175,9 @@ class Cluster:
         link: LinkProfile,
         max_sessions: int,
         labels: tuple[str, ...] = (),
+        before: WorkerSite | None = None,
     ) -> WorkerSite:
-        """A worker dials in now; what it sends may go by datagram, what it is told never does."""
+        """A worker dials in now; what it sends may go by datagram, what it is told never does. `before`: its last connection."""
         worker_id = WorkerId(len(self.workers) + 1)
         down = replace(link, transport=Transport.TCP) if link.transport is Transport.DATAGRAM else link
         site = self.workers[worker_id] = WorkerSite(
@@ -182,8 +185,8 @@ class Cluster:
             machine=machine,
             model=model,
             device=device,
-            down=Link(down, seed=hash((self._seed, worker_id, 0))),
-            up=Link(link, seed=hash((self._seed, worker_id, 1))),
+            down=Link(down, seed=hash((self._seed, worker_id, 0)), troubles=before.down.troubles if before else None),
+            up=Link(link, seed=hash((self._seed, worker_id, 1)), troubles=before.up.troubles if before else None),
             tracer=Tracer(self._sink, "worker"),
         )
         self.tell_controller(WorkerJoined(worker_id=worker_id, name=f"worker-{worker_id}", max_sessions=max_sessions, labels=labels))
@@ -193,6 +196,11 @@ class Cluster:
         """A worker dies now; the controller sees it a little later."""
         site.is_alive = False
         self.queue.schedule(self.queue.now + LOSS_NOTICED_S, self.tell_controller, WorkerLost(worker_id=site.worker_id))
+
+    def later(self, when: float, action: Callable[[], object]) -> None:
+        """Let something happen for which alone no time passes."""
+        self._heartbeats += 1
+        self.queue.schedule(when, self._happens, action)
 
     def run(self, *, until: float) -> None:
         """Let time pass until nothing is left to happen but heartbeats, or until then (a finite time)."""
@@ -213,6 +221,10 @@ class Cluster:
     def pending(self) -> int:
         """What is on the queue beside heartbeats."""
         return len(self.queue) - self._heartbeats
+
+    def _happens(self, action: Callable[[], object]) -> None:
+        self._heartbeats -= 1
+        action()
 
     # The controller's side.
 
@@ -253,7 +265,7 @@ class Cluster:
             case DropWorker(worker_id=worker_id, reason=reason):
                 self.dropped[worker_id] = reason
                 self.workers[worker_id].is_alive = False
-                self.on_drop(self.workers[worker_id], reason)
+                self.on_drop(self.workers[worker_id], effect)
             case SendMessage() | LeaveController() | DraftsProposed():
                 pass
             case _:
@@ -323,6 +335,7 @@ class Cluster:
                     self._beat(site.up, message, partial(self._ponged, site))
                 case LeaveController():
                     self.crash(site)
+                    self.on_leave(site)
                 case ReleaseSession(session_id=session_id):
                     site.model.close_session(session_id)
                 case _:

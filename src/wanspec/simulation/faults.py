@@ -8,26 +8,28 @@ from msgspec.structs import replace
 
 from wanspec.protocol.messages import Drafts
 from wanspec.simulation.scenario import Fault
-from wanspec.speculation.types import Position, WorkerId
+from wanspec.simulation.workers import SimulatedWorker
+from wanspec.speculation.types import Position
 
 if TYPE_CHECKING:
     from wanspec.simulation.run import Stage
 
 
 def inject(fault: Fault, stage: Stage) -> None:
-    """Let a fault begin now. What happens to a worker that is not there any more is nothing."""
-    cluster = stage.cluster
-    site = cluster.workers.get(WorkerId(fault.worker))
-    if fault.kind != "join" and (site is None or not site.is_alive):
-        return
-    stage.faults[fault.kind] += 1
-    if fault.kind == "join" or site is None:
+    """Let a fault begin now. What happens to a worker that is not there, or has crashed, is nothing."""
+    if fault.kind == "join":
+        stage.faults["join"] += 1
         stage.add_worker()
-        return
-    now, end = cluster.queue.now, cluster.queue.now + fault.duration_ms / 1e3
+    elif fault.worker <= len(stage.workers) and stage.workers[fault.worker - 1].is_running:
+        stage.faults[fault.kind] += 1
+        _befall(stage.workers[fault.worker - 1], fault, now=stage.cluster.queue.now)
+
+
+def _befall(worker: SimulatedWorker, fault: Fault, *, now: float) -> None:
+    site, end = worker.site, now + fault.duration_ms / 1e3
     match fault.kind:
         case "crash":
-            cluster.crash(site)
+            worker.crash()
         case "stall":
             site.stalled_until = max(site.stalled_until, end)
         case "garbage":

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import random
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from wanspec.protocol.frame_length import frame_bytes
@@ -61,10 +61,22 @@ class LinkProfile:
     transport: Transport = Transport.TCP
 
 
+@dataclass(slots=True)
+class Troubles:
+    """What is wrong with one direction of a way, whichever connection uses it."""
+
+    cuts: list[tuple[float, float]] = field(default_factory=list)
+    """Nothing gets through from the one time to the other."""
+    spells: list[tuple[float, float, float]] = field(default_factory=list)
+    """Delays are so many times as long from the one time to the other."""
+
+
 class Link:
     """One direction."""
 
-    def __init__(self, profile: LinkProfile, *, seed: int) -> None:
+    def __init__(self, profile: LinkProfile, *, seed: int, troubles: Troubles | None = None) -> None:
+        """`troubles`: those of the way, where an earlier connection used it."""
+        self.troubles = troubles or Troubles()
         self._profile = profile
         self._random = random.Random(seed)
         self._sent_until = 0.0
@@ -72,17 +84,19 @@ class Link:
         self._arrived_until: defaultdict[object, float] = defaultdict(float)
         """By stream."""
         self._is_losing = False
-        self._cuts: list[tuple[float, float]] = []
-        self._spells: list[tuple[float, float, float]] = []
         self.lost = self.retransmitted = 0
 
     def cut(self, begin: float, end: float) -> None:
         """Nothing gets through in this time."""
-        self._cuts.append((begin, end))
+        self.troubles.cuts.append((begin, end))
 
     def slow(self, begin: float, end: float, factor: float) -> None:
         """Delays are multiplied by `factor` in this time."""
-        self._spells.append((begin, end, factor))
+        self.troubles.spells.append((begin, end, factor))
+
+    def is_cut(self, when: float) -> bool:
+        """Whether nothing gets through at that time."""
+        return any(begin <= when < end for begin, end in self.troubles.cuts)
 
     def arrival(self, size_bytes: int, *, now: float, session: object = None) -> float | None:
         """When a message of this session sent now is there; None: never."""
@@ -98,7 +112,7 @@ class Link:
             self.retransmitted += 1
             sent += recovery_s
             recovery_s = min(max(2 * recovery_s, MIN_RETRANSMISSION_TIMEOUT_S), MAX_RETRANSMISSION_TIMEOUT_S)
-            is_lost = self._is_cut(sent) or self._random.random() < profile.loss  # the burst is over by then
+            is_lost = self.is_cut(sent) or self._random.random() < profile.loss  # the burst is over by then
         stream = session if profile.transport is Transport.STREAMS else None
         self._arrived_until[stream] = max(self._arrived_until[stream], sent + self._delay_s(sent))
         return self._arrived_until[stream]
@@ -111,11 +125,8 @@ class Link:
         paid_bytes = frame_bytes(content_bytes) + FRAMING_BYTES if is_shared else 0
         return frame_bytes(content_bytes + size_bytes) + FRAMING_BYTES - paid_bytes
 
-    def _is_cut(self, when: float) -> bool:
-        return any(begin <= when < end for begin, end in self._cuts)
-
     def _is_lost(self, when: float) -> bool:
-        if self._cuts and self._is_cut(when):
+        if self.troubles.cuts and self.is_cut(when):
             return True
         profile = self._profile
         if not profile.loss:
@@ -132,7 +143,7 @@ class Link:
         delay_s = profile.rtt_s / 2
         if profile.jitter_s:
             delay_s += self._jitter_s()
-        for begin, end, factor in self._spells:
+        for begin, end, factor in self.troubles.spells:
             if begin <= when < end:
                 delay_s *= factor
         return delay_s

@@ -88,17 +88,16 @@ Curves = Mapping[tuple[str, float], Sequence[SimulatedRow]]
 
 def variant_policy(reading: Reading, variant: str) -> Policy:
     """The policy of one of figure 7's curves."""
-    common = Policy(k=reading.k, staleness=reading.staleness, s=reading.s, phi=NEVER, theta=0.0, b=2)
-    name = "paper" if reading.first_three == "paper" else "remote"
+    first = Policy(name=reading.first_three, k=reading.k, staleness=reading.staleness, s=reading.s, phi=NEVER, theta=0.0, b=2)
     match variant:
         case "no branching":
-            return msgspec.structs.replace(common, name=name, b=1, s=1)
+            return msgspec.structs.replace(first, b=1, s=1)
         case "b = 2":
-            return msgspec.structs.replace(common, name=name)
+            return first
         case "+ theta = 0.5":
-            return msgspec.structs.replace(common, name=name, theta=reading.threshold(0.5))
+            return msgspec.structs.replace(first, theta=reading.threshold(0.5))
         case _:
-            return msgspec.structs.replace(common, name="paper", theta=reading.threshold(0.5), phi=reading.threshold(0.5))
+            return msgspec.structs.replace(first, name="paper", theta=reading.threshold(0.5), phi=reading.threshold(0.5))
 
 
 def scenario_of(policy: Policy, *, rtt_ms: float, preset: str, seed: int, match_rate: float = 0.8) -> Scenario:
@@ -115,7 +114,8 @@ def scenario_of(policy: Policy, *, rtt_ms: float, preset: str, seed: int, match_
 
 def cloud_scenario(reading: Reading, *, rtt_ms: float, seed: int) -> Scenario:
     """One iteration of the cloud deployment: 75 % match, b = 1, k = 2."""
-    policy = Policy(k=2, b=1, s=1, theta=reading.threshold(0.5), phi=reading.threshold(0.5), staleness=reading.staleness)
+    threshold = reading.threshold(0.5)
+    policy = Policy(name="paper", k=2, b=1, s=1, theta=threshold, phi=threshold, staleness=reading.staleness)
     return scenario_of(policy, rtt_ms=rtt_ms, preset="l40s-8b", seed=seed, match_rate=0.75)
 
 

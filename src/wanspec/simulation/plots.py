@@ -31,6 +31,12 @@ CONFIDENCE = 0.95
 MANY_POINTS = 30
 """From here on a line is clearer without a dot at each point."""
 PHI, RTT = "policy.phi", "link.rtt_ms"
+STYLES = ("-", "--")
+"""In turn; each line is thinner than the one before, too: a line that lies on another lets it be seen."""
+WIDEST, NARROWEST, NARROWER = 3.2, 1.2, 0.5
+"""Of lines, in points."""
+LEGEND_COLUMNS = 3
+BANDS = "bands: 95 % interval of the median over seeds"
 COLORS = {"target": "#3465a4", "local draft": "#f57900", "worker draft": "#73d216", "message": "#888a85"}
 
 
@@ -42,16 +48,16 @@ def bootstrap_interval(values: Sequence[float], *, seed: int = 0) -> tuple[float
     return float(low), float(high)
 
 
-def plot_against_rtt(rows: Sequence[SimulatedRow], path: Path, *, bound: Mapping[float, float] | None = None) -> None:
+def plot_against_rtt(rows: Sequence[SimulatedRow], path: Path, *, title: str, bound: Mapping[float, float] | None = None) -> None:
     """Latency ratio and offload fraction against the round trip, a line per policy; `bound`: the most that can be moved, by RTT in ms."""
     groups = _grouped(rows, lambda row: _label(row, leaving_out={RTT}))
-    _plot_groups(groups, lambda row: row.rtt_ms, path, against="round trip (ms)", bound=bound or {})
+    _plot_groups(groups, lambda row: row.rtt_ms, path, against="round trip (ms)", title=title, bound=bound or {})
 
 
-def plot_phi(rows: Sequence[SimulatedRow], path: Path) -> None:
-    """What phi trades: latency ratio and offload fraction against it, a line per round trip."""
+def plot_phi(rows: Sequence[SimulatedRow], path: Path, *, title: str, unit: str = "nats") -> None:
+    """What phi trades: latency ratio and offload fraction against it, a line per round trip. `unit`: of phi in the rows."""
     groups = _grouped(rows, lambda row: f"{_label(row, leaving_out={PHI, RTT})}, {row.rtt_ms:g} ms")
-    _plot_groups(groups, lambda row: row.point[PHI], path, against="phi (nats)", bound={})
+    _plot_groups(groups, lambda row: row.point[PHI], path, against=f"phi ({unit})", title=title, bound={})
 
 
 def plot_timeline(records: Sequence[Record], session: SessionId, path: Path, *, title: str = "") -> None:
@@ -70,7 +76,11 @@ def plot_timeline(records: Sequence[Record], session: SessionId, path: Path, *, 
             axes.text(record.t * 1e3, 0.0, str(len(record.tokens)), ha="center", va="center", fontsize=7)
     axes.set_yticks([0.0, *rows.values()], ["tokens", *rows])
     axes.set_ylim(-0.2, 2.4)
-    axes.set_xlabel("ms")
+    axes.plot(
+        [], [], color=COLORS["message"], linewidth=0.5, label="message on its way: drafts to the target's site, commits to the worker's"
+    )
+    figure.legend(loc="outside lower right", fontsize=8)
+    axes.set_xlabel("ms; the numbers: tokens committed at that moment")
     axes.set_title(title, fontsize=9)
     save_picture(figure, path)
 
@@ -138,21 +148,23 @@ def _flights(records: Sequence[Record], session: SessionId) -> list[_Flight]:
 
 
 def _plot_groups(
-    groups: Mapping[str, Sequence[SimulatedRow]], x_of: Callable[[SimulatedRow], float | None], path: Path, *, against: str,
+    groups: Mapping[str, Sequence[SimulatedRow]], x_of: Callable[[SimulatedRow], float | None], path: Path, *, against: str, title: str,
     bound: Mapping[float, float],
 ) -> None:  # fmt: skip
     figure = new_picture(7.0, 7.0)
     above, below = figure.subplots(2, 1, sharex=True)
-    for label, group in groups.items():
-        _draw(above, group, x_of, lambda row: row.itl_ratio, label)
-        _draw(below, group, x_of, lambda row: row.offload_fraction, label)
+    for number, (label, group) in enumerate(groups.items()):
+        look = {"label": label, "linestyle": STYLES[number % len(STYLES)], "linewidth": max(NARROWEST, WIDEST - NARROWER * number)}
+        _draw(above, group, x_of, lambda row: row.itl_ratio, look)
+        _draw(below, group, x_of, lambda row: row.offload_fraction, look)
     if bound:
-        below.plot(list(bound), list(bound.values()), "k:", label="information bound")
+        below.plot(list(bound), list(bound.values()), "k:", label="information bound: the most that `paper` could move without waiting")
     above.axhline(1.0, color="black", linewidth=0.8)
+    above.set_title(f"{title}\n{BANDS}", fontsize=9)
     above.set_ylabel("inter-token latency / co-located")
     below.set_ylabel("draft passes moved away")
     below.set_xlabel(against)
-    below.legend(fontsize=8)
+    figure.legend(*below.get_legend_handles_labels(), loc="outside lower center", ncols=LEGEND_COLUMNS, fontsize=8)
     save_picture(figure, path)
 
 
@@ -173,9 +185,9 @@ def _draw(
     rows: Sequence[SimulatedRow],
     x_of: Callable[[SimulatedRow], float | None],
     y_of: Callable[[SimulatedRow], float | None],
-    label: str,
+    look: Mapping[str, Any],
 ) -> None:
-    """Medians with their intervals."""
+    """Medians with their intervals. `look`: matplotlib's words for a line."""
     values: dict[float, list[float]] = {}
     for row in rows:
         x, y = x_of(row), y_of(row)
@@ -183,5 +195,5 @@ def _draw(
             values.setdefault(x, []).append(y)
     xs = sorted(values)
     intervals = [bootstrap_interval(values[x]) for x in xs]
-    (line,) = axes.plot(xs, [np.median(values[x]) for x in xs], marker="." if len(xs) < MANY_POINTS else "", label=label)
+    (line,) = axes.plot(xs, [np.median(values[x]) for x in xs], marker="." if len(xs) < MANY_POINTS else "", **look)
     axes.fill_between(xs, [low for low, _ in intervals], [high for _, high in intervals], color=line.get_color(), alpha=0.2, linewidth=0)

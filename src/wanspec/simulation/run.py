@@ -21,6 +21,7 @@ from wanspec.simulation.faults import inject
 from wanspec.simulation.models import SimulatedModel, TokenWorld
 from wanspec.simulation.scenario import ORACLE, Scenario, Tokens
 from wanspec.simulation.tokens import PERSISTENCE, ReplayTokens, TokenModel, iid_tokens, markov_tokens
+from wanspec.simulation.workers import SimulatedWorker
 from wanspec.speculation.types import SamplingParams, SessionId
 from wanspec.telemetry.metrics import RunMetrics, measure_run
 from wanspec.telemetry.records import Record
@@ -33,8 +34,6 @@ PATIENCE_S = 120.0
 """Virtual time without a token after which a run counts as hung: above every timeout in the machines."""
 AFTERMATH_S = 3600.0
 """Virtual time in which what is still under way may arrive: a slow link can hold a long queue."""
-MAX_REDIALS = 20
-"""In a run; a link on which nobody is ever heard must not keep it going."""
 COLLECTION_THRESHOLD = 200_000
 """New objects between two collections; some 50 MiB."""
 BUNDLED_TRACE = resources.files("wanspec.simulation") / "bundled_trace.parquet"
@@ -93,7 +92,10 @@ class Stage:
         self.scenario = scenario
         self.world = TokenWorld(token_model(scenario.tokens), seed=seed)
         self.target, self.draft = SimulatedModel(self.world), SimulatedModel(self.world)
+        self.workers: list[SimulatedWorker] = []
+        """In the order in which they came."""
         self.worker_models: list[SimulatedModel] = []
+        """One for each connection."""
         self.texts: dict[SessionId, tuple[int, ...]] = {}
         """What plain target decoding writes in each session."""
         self.faults: Counter[str] = Counter()
@@ -107,26 +109,25 @@ class Stage:
             sink=sink,
             seed=seed,
         )
+        self.cluster.on_drop = lambda site, drop: self._worker_of(site).dropped(drop)
+        self.cluster.on_leave = lambda site: self._worker_of(site).left()
 
-    def add_worker(self) -> WorkerSite:
+    def add_worker(self) -> None:
         """A worker of the scenario's kind dials in."""
-        scenario, compute = self.scenario, self.scenario.compute
-        model = SimulatedModel(self.world, is_oracle=scenario.policy.name == ORACLE)
-        self.worker_models.append(model)
-        times = compute.draft_times(factor=compute.worker_slowdown)
-        device = compute.device(times, seed=hash((scenario.seed, 3, len(self.worker_models))))
-        machine = Worker(vocabulary_size=self.world.vocabulary_size, context_length=MAX_CONTEXT, max_sessions=MAX_SESSIONS)
-        return self.cluster.join(machine, model, device=device, link=scenario.link.profile(), max_sessions=MAX_SESSIONS)
+        scenario, compute, number = self.scenario, self.scenario.compute, len(self.workers) + 1
+        device = compute.device(compute.draft_times(factor=compute.worker_slowdown), seed=hash((scenario.seed, 3, number)))
+        link = scenario.link.profile()
 
-    def let_dropped_workers_redial(self, after_s: float) -> None:
-        """A worker that is dropped comes again, up to MAX_REDIALS times in all."""
+        def connect(before: WorkerSite | None) -> WorkerSite:
+            model = SimulatedModel(self.world, is_oracle=scenario.policy.name == ORACLE)
+            self.worker_models.append(model)
+            machine = Worker(vocabulary_size=self.world.vocabulary_size, context_length=MAX_CONTEXT, max_sessions=MAX_SESSIONS)
+            return self.cluster.join(machine, model, device=device, link=link, max_sessions=MAX_SESSIONS, before=before)
 
-        def dropped(_site: WorkerSite, _reason: str) -> None:
-            if self.faults["redial"] < MAX_REDIALS:
-                self.faults["redial"] += 1
-                self.cluster.queue.schedule(self.cluster.queue.now + after_s, self.add_worker)
+        self.workers.append(SimulatedWorker(self.cluster, connect, rtt_s=link.rtt_s, seed=hash((scenario.seed, 5, number))))
 
-        self.cluster.on_drop = dropped
+    def _worker_of(self, site: WorkerSite) -> SimulatedWorker:
+        return next(worker for worker in self.workers if worker.site is site)
 
     def add_request(self) -> None:
         """The next request arrives, unless all have."""
@@ -143,14 +144,9 @@ class Stage:
         return [session_id for session_id, text in self.texts.items() if tuple(self.cluster.requests[session_id].tokens) != text]
 
 
-def play(scenario: Scenario, trace: Trace, *, redial_s: float | None = None) -> Stage:
-    """Set up what a scenario describes and let it run to its end. Raises AssertionError when it hangs, naming the seed.
-
-    `redial_s`: after how long a worker that was dropped comes again; None: never.
-    """
+def play(scenario: Scenario, trace: Trace) -> Stage:
+    """Set up what a scenario describes and let it run to its end. Raises AssertionError when it hangs, naming the seed."""
     stage = Stage(scenario, trace)
-    if redial_s is not None:
-        stage.let_dropped_workers_redial(redial_s)
     for _ in range(scenario.workers):
         stage.add_worker()
     for fault in scenario.faults:

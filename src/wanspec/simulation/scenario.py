@@ -137,7 +137,8 @@ class Tokens(_Section, frozen=True):
 class Policy(_Section, frozen=True):
     """What decides, and its parameters, under their published letters where they have one."""
 
-    name: str = "adaptive"
+    name: str
+    """No default: a run whose policy nobody named shows another's figures."""
     k: Annotated[int, Meta(ge=1, le=MAX_DRAFT_TOKENS)] = 2
     b: Annotated[int, Meta(ge=1, le=MAX_BRANCH)] = 2
     s: Annotated[int, Meta(ge=1, le=MAX_WIDTH)] = 2
@@ -192,11 +193,11 @@ class Fault(_Section, frozen=True):
 class Scenario(_Section, frozen=True):
     """All that a run depends on."""
 
+    policy: Policy
     load: Load = Load()
     link: LinkSection = LinkSection()
     compute: Compute = Compute()
     tokens: Tokens = Tokens()
-    policy: Policy = Policy()
     workers: Annotated[int, Meta(ge=0, le=64)] = 1
     faults: tuple[Fault, ...] = ()
     seed: Annotated[int, Meta(ge=0)] = 0
@@ -219,6 +220,7 @@ def set_value(document: dict[str, Any], path: str, value: object) -> None:
 
 _NEVER_SWEPT = {"compute.target_ms", "compute.draft_ms", "faults"}
 _MAY_BE_INFINITE = {"policy.redundancy_price_ms", "link.bandwidth_mbps"}
+_NO_POLICY = ("Object missing required field `policy`", "Object missing required field `name` - at `$.policy`")
 
 
 def expand(document: Mapping[str, Any]) -> list[tuple[dict[str, Any], Scenario]]:
@@ -286,6 +288,8 @@ def _not_finite(value: object, path: str = "") -> Iterator[tuple[str, float]]:
 
 def _explain(message: str, document: Mapping[str, Any]) -> str:
     """A validation message with the field's name and its value in front."""
+    if message in _NO_POLICY:
+        return f"policy.name is missing; say which policy is to be run: {', '.join((*policy_names(), ORACLE))}"
     what, _, where = message.partition(" - at `$.")
     if not where:
         return f"scenario: {message}"

@@ -18,7 +18,6 @@ from wanspec.simulation.scenario import Compute, Fault, FaultKind, LinkSection, 
 from wanspec.telemetry.trace import Trace
 
 FAULT_KINDS: tuple[FaultKind, ...] = ("crash", "stall", "garbage", "partition", "slow", "join")
-REDIAL_S = 0.5
 SOAK_SPAN_MS = 6000.0
 """Faults begin within this time, in which a scenario does most of its work."""
 
@@ -39,12 +38,13 @@ def soak(seed: int) -> SoakResult:
     scenario = random_scenario(seed)
     trace = Trace()
     try:
-        stage = play(scenario, trace, redial_s=REDIAL_S)
+        stage = play(scenario, trace)
     except Exception as error:  # noqa: BLE001  # whatever it is, it is this seed's
         return SoakResult(seed=seed, failures=(f"{type(error).__name__}: {error}",), tokens=0)
     cluster = stage.cluster
     counts = Counter(stage.faults)
     counts["workers dropped"] = len(cluster.dropped)
+    counts["workers back"] = sum(worker.redials for worker in stage.workers)
     counts["messages retransmitted"] = sum(site.up.retransmitted + site.down.retransmitted for site in cluster.workers.values())
     counts["messages lost"] = sum(site.up.lost for site in cluster.workers.values())
     tokens = sum(len(request.tokens) for request in cluster.requests.values())

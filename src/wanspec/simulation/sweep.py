@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -28,11 +28,15 @@ class SimulatedRow(RunRow):
     seed: int
     point: Mapping[str, Any]
     """The values of the swept parameters, by dotted path."""
+    scenario: Scenario
+    """What was run, whole."""
 
     def flat(self) -> dict[str, Any]:
-        """As one JSON object: the same keys as a real run's row, then preset, seed and the swept parameters."""
+        """As one JSON object: the same keys as a real run's row, then preset, seed and the swept parameters, last the scenario."""
         fields = asdict(self)
-        return fields | {name: value for name, value in fields.pop("point").items() if name not in {"policy.name", "link.rtt_ms"}}
+        scenario = msgspec.to_builtins(fields.pop("scenario"))
+        swept = {name: value for name, value in fields.pop("point").items() if name not in {"policy.name", "link.rtt_ms"}}
+        return fields | swept | {"scenario": scenario}
 
 
 class Sweep:
@@ -81,7 +85,7 @@ def row_of(point: Mapping[str, Any], scenario: Scenario, run: SimulatedRun, base
     _, row = compare([baseline.metrics, run.metrics], baseline=BASELINE, rtt_ms=scenario.link.rtt_ms)
     row = replace(row, policy=scenario.policy.name, identical=run.is_exact)
     fields = {name: getattr(row, name) for name in RunRow.__dataclass_fields__}
-    return SimulatedRow(**fields, preset=scenario.compute.preset, seed=scenario.seed, point=point)
+    return SimulatedRow(**fields, preset=scenario.compute.preset, seed=scenario.seed, point=point, scenario=scenario)
 
 
 def median_rows(rows: Sequence[SimulatedRow]) -> list[SimulatedRow]:
@@ -104,9 +108,24 @@ def median_rows(rows: Sequence[SimulatedRow]) -> list[SimulatedRow]:
     ]
 
 
-def rows_to_parquet(rows: Sequence[SimulatedRow], path: Path) -> None:
-    """Every run's row as Parquet. Raises ConfigError when it cannot be written."""
-    flat = [row.flat() for row in rows]
+def title_of(scenarios: Sequence[Scenario]) -> str:
+    """What these runs have in common, for a person; what differs is listed."""
+
+    def each(of: Callable[[Scenario], object]) -> str:
+        return " / ".join(dict.fromkeys(str(of(scenario)) for scenario in scenarios))
+
+    load = f"requests: {each(lambda run: run.load.requests)} of {each(lambda run: run.load.tokens)} tokens"
+    compute = each(lambda run: run.compute.preset if run.compute.target_ms is None else "measured step times")
+    seeds = len({scenario.seed for scenario in scenarios})
+    return f"{load}, {compute}, {each(lambda run: run.tokens.model)}, {seeds} seed{'s' * (seeds != 1)}"
+
+
+def rows_to_parquet(rows: Sequence[SimulatedRow], path: Path, *, origin: dict[str, str]) -> None:
+    """Every run's row as Parquet, its scenario as JSON (an infinity is null there). `origin`: what made them, columns of their own.
+
+    Raises ConfigError when it cannot be written.
+    """
+    flat = [row.flat() | {"scenario": _key(row.scenario)} | origin for row in rows]
     names = list(dict.fromkeys(name for fields in flat for name in fields))
     write_parquet({name: _column([fields.get(name) for fields in flat]) for name in names}, path)
 

@@ -1,4 +1,4 @@
-"""How long a worker waits before it dials its controller again."""
+"""When a worker that has lost its controller dials again: soon at first, then ever more rarely, and never all of a fleet at once."""
 
 from __future__ import annotations
 
@@ -29,3 +29,8 @@ class Redial:
         is_awaited = not was_let_in and now - self._away_since < AWAITED_FOR_S
         self._delay_s = min(2 * delay_s, AWAITED_REDIAL_S if is_awaited else MAX_REDIAL_S)
         return delay_s
+
+
+def shortened(wait_s: float, chance: float) -> float:
+    """The wait that is kept: from half of it to all, as `chance`, in [0, 1), has it."""
+    return wait_s * (0.5 + 0.5 * chance)

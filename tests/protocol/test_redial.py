@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from itertools import pairwise
 
-from wanspec.runtime.redial import AWAITED_FOR_S, AWAITED_REDIAL_S, FIRST_REDIAL_S, MAX_REDIAL_S, STEADY_S, Redial
+import pytest
+
+from wanspec.protocol.redial import AWAITED_FOR_S, AWAITED_REDIAL_S, FIRST_REDIAL_S, MAX_REDIAL_S, STEADY_S, Redial, shortened
 
 
 def dials(redial: Redial, *, until: float, now: float = 0.0) -> list[float]:
@@ -45,3 +47,7 @@ def test_a_connection_that_lasted_begins_anew_and_one_that_was_sent_home_waits_a
     assert redial.delay_s(began=1000.0, was_let_in=True, least_s=FIRST_REDIAL_S, now=end) == FIRST_REDIAL_S
     times = dials(redial, now=end, until=end + 60.0)
     assert max(after - before for before, after in pairwise(times)) == AWAITED_REDIAL_S
+
+
+def test_a_wait_is_shortened_by_at_most_a_half() -> None:
+    assert [shortened(2.0, chance) for chance in (0.0, 0.5, 1.0)] == pytest.approx([1.0, 1.5, 2.0])
