@@ -39,17 +39,20 @@ def grown(session: Session, prob: float, depth: int) -> tuple[Node, ...]:
     return tuple(nodes)
 
 
-def test_alone_a_session_gets_all_it_asks_for() -> None:
+@pytest.mark.parametrize(("prob", "fewest", "most"), [(0.01, 12, FREE_TOKENS), (0.95, 32, 32), (0.9, 24, 30)])
+def test_alone_too_a_session_gets_what_is_worth_its_time(prob: float, fewest: int, most: int) -> None:
     machine = machine_with(1)
     (session,) = machine._sessions.values()
-    nodes = grown(session, 0.01, 32)
-    assert machine._passes._within_reason([(session, Verify(nodes, gives_way=True))]) == [(session, nodes)]
+    nodes = grown(session, prob, 32)
+    ((_, got),) = machine._passes._within_reason([(session, Verify(nodes, gives_way=True, token_s=STEP_S))])
+    assert got == nodes[: len(got)]
+    assert fewest <= len(got) <= most  # what is free is taken; beyond, a node must be worth a sixteenth of a step
 
 
 def test_what_many_ask_for_is_cut_to_what_is_worth_its_time_and_the_surer_get_more() -> None:
     machine = machine_with(4)
     sessions = list(machine._sessions.values())
-    asked = [(s, Verify(grown(s, prob, 16), gives_way=True)) for s, prob in zip(sessions, (0.95, 0.8, 0.5, 0.1), strict=True)]
+    asked = [(s, Verify(grown(s, prob, 16), gives_way=True, token_s=STEP_S)) for s, prob in zip(sessions, (0.95, 0.8, 0.5, 0.1), strict=True)]
     got = machine._passes._within_reason(asked)
     counts = [len(nodes) for _, nodes in got]
     assert counts == sorted(counts, reverse=True)
@@ -62,7 +65,7 @@ def test_what_many_ask_for_is_cut_to_what_is_worth_its_time_and_the_surer_get_mo
 def test_what_does_not_give_way_is_left_whole() -> None:
     machine = machine_with(2)
     first, second = machine._sessions.values()
-    firm, soft = Verify(grown(first, 0.1, 16)), Verify(grown(second, 0.01, 16), gives_way=True)
+    firm, soft = Verify(grown(first, 0.1, 16)), Verify(grown(second, 0.01, 16), gives_way=True, token_s=STEP_S)
     assert machine._passes._within_reason([(first, firm), (second, soft)]) == [(first, firm.nodes), (second, ())]
 
 

@@ -168,7 +168,7 @@ def test_no_more_drafts_are_accepted_than_tokens_committed(tokens: list[int], ma
 def test_a_wait_ends_in_time_while_the_other_device_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     class Scripted:
         drafting = local_drafting = DraftingConfig()
-        uses_lookup, alone_token_s = False, None
+        uses_lookup, uses_entropy, alone_token_s = False, False, None
 
         def __init__(self, decide: Callable[[Situation, float], Decision]) -> None:
             self._decide, self.asked = decide, 0
@@ -178,6 +178,9 @@ def test_a_wait_ends_in_time_while_the_other_device_runs(monkeypatch: pytest.Mon
             return self._decide(situation, now)
 
         def opened(self, *, now: float) -> None:
+            pass
+
+        def drafted(self) -> None:
             pass
 
         def committed(self, outcome: Outcome, *, now: float) -> None:

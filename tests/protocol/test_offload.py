@@ -124,13 +124,14 @@ def test_a_worker_that_breaks_the_protocol_is_dropped_with_the_reason(change: di
     assert tuple(cluster.requests[SessionId(1)].tokens) == plain_decode(model(), PROMPT, max_tokens=40)
 
 
-def test_a_stalled_worker_is_not_waited_for_and_then_dropped_and_another_takes_over() -> None:
+def test_a_worker_whose_passes_do_not_end_is_not_waited_for_and_another_takes_over() -> None:
+    """It still says that it is at work, as one does that computes a long prompt: that is no reason to drop it."""
     cluster = Cluster(model(), model(), target_step_s=0.1)
     stall(cluster.dial_in(model()))
     cluster.ask(1, PROMPT, max_tokens=300, policy=PolicyConfig(name="remote"))
     cluster.at(5.0, lambda: cluster.dial_in(model()))
     cluster.run(until=1e9)
-    assert "unanswered for 10 s" in cluster.dropped[WorkerId(1)]
+    assert not cluster.dropped
     assert model_of(cluster.site(2)).passes > 0
     times = cluster.requests[SessionId(1)].token_times
     early = [b - a for a, b in pairwise(times[20:80])]

@@ -24,14 +24,13 @@ def scenario(*faults: dict[str, object], tokens: int = 1500, **sections: object)
 
 
 def test_a_worker_whose_way_was_cut_drafts_again_after_it() -> None:
-    """As in docs/simulation.md."""
     document = {"load": {"requests": 20}, "policy": {"name": "adaptive"}, "link": {"rtt_ms": 15}}
-    cut = {"kind": "partition", "at_ms": 500, "duration_ms": 2000}
+    cut = {"kind": "partition", "at_ms": 500, "duration_ms": 5000}
     always, for_a_time = simulate(parse(document)), simulate(parse(document | {"faults": [cut]}))
     assert for_a_time.is_exact
     assert len(for_a_time.dropped) == 1
     drafts = [run.metrics.worker_draft_passes for run in (always, for_a_time)]
-    assert drafts[1] > 0.8 * drafts[0]
+    assert drafts[1] > 0.6 * drafts[0]  # it was away for a quarter of the time
 
 
 def test_it_comes_back_within_half_a_minute_of_the_end_and_not_before() -> None:

@@ -48,7 +48,10 @@ class Passes:
         self._has_draft_device = has_draft_device
         self._in_flight: dict[PassKind, _Pass] = {}
         self._last_was_verify = False
-        self._draft_due_at = -math.inf
+        self._drafted_at = 0.0
+        """When the newest draft pass ended."""
+        self._drafted_s: float | None = None
+        """How long it took; None before the first."""
         self.target_times = PassTimes(INITIAL_TARGET_STEP_S, tries_less=True)
         self.draft_times = PassTimes(INITIAL_DRAFT_STEP_S, tries_less=True)
 
@@ -84,7 +87,8 @@ class Passes:
 
     def is_draft_due(self, now: float) -> bool:
         """Whether the local draft model has not been asked for so long that its last pass would be next to nothing in that time."""
-        return now >= self._draft_due_at
+        took_s = self._drafted_s if self._drafted_s is not None else self.draft_times.expected_s(1)
+        return now >= self._drafted_at + took_s / TRIAL_SHARE
 
     def end(self, kind: PassKind, duration_s: float | None = None, *, now: float) -> _Rows:
         """The pass in flight is over: its sessions, and the nodes that its rows are about. `duration_s`: None where it failed."""
@@ -94,7 +98,7 @@ class Passes:
         if duration_s is not None and ended.tokens is not None:
             (self.target_times if kind is PassKind.VERIFY else self.draft_times).add(ended.tokens, duration_s)
         if duration_s is not None and kind is PassKind.DRAFT:
-            self._draft_due_at = now + duration_s / TRIAL_SHARE
+            self._drafted_at, self._drafted_s = now, duration_s
         return ended.rows
 
     def _are_drafts_first(self, decisions: Sequence[Decision]) -> bool:
