@@ -71,7 +71,12 @@ def test_a_pace_is_blended_by_tokens_with_another() -> None:
     assert pace.after(NO_PACE, 0.02) == pytest.approx((1.0 + 0.02 * GUESSED_TOKENS) / (20 + GUESSED_TOKENS))
     before = Pace()
     before.add(3.0, 30.0)
-    assert pace.after(before, 0.02) == pytest.approx((1.0 + 0.1 * INHERITED_TOKENS) / (20 + INHERITED_TOKENS))
+    assert pace.after(before, 0.02) == pytest.approx((1.0 + 3.0 + 0.02 * GUESSED_TOKENS) / (20 + 30 + GUESSED_TOKENS))
+    before.add(1000.0, 10_000.0)
+    share = INHERITED_TOKENS / 10_030
+    assert pace.after(before, 0.02) == pytest.approx(
+        (1.0 + share * 1003.0 + 0.02 * GUESSED_TOKENS) / (20 + INHERITED_TOKENS + GUESSED_TOKENS), rel=0.01
+    )
 
 
 def test_a_pass_that_seems_to_have_taken_no_time_can_be_divided_by() -> None:

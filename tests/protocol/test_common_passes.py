@@ -52,7 +52,9 @@ def test_alone_too_a_session_gets_what_is_worth_its_time(prob: float, fewest: in
 def test_what_many_ask_for_is_cut_to_what_is_worth_its_time_and_the_surer_get_more() -> None:
     machine = machine_with(4)
     sessions = list(machine._sessions.values())
-    asked = [(s, Verify(grown(s, prob, 16), gives_way=True, token_s=STEP_S)) for s, prob in zip(sessions, (0.95, 0.8, 0.5, 0.1), strict=True)]
+    asked = [
+        (s, Verify(grown(s, prob, 16), gives_way=True, token_s=STEP_S)) for s, prob in zip(sessions, (0.95, 0.8, 0.5, 0.1), strict=True)
+    ]
     got = machine._passes._within_reason(asked)
     counts = [len(nodes) for _, nodes in got]
     assert counts == sorted(counts, reverse=True)

@@ -16,8 +16,8 @@ PACE_MEMORY_ROUNDS = 400.0
 """Older rounds fade: a stretch of easy text is not the pace."""
 
 
-INHERITED_TOKENS, GUESSED_TOKENS = 300.0, 20.0
-"""What the pace of the sessions before counts at a session's start, and what a guess does where there were none."""
+INHERITED_TOKENS, GUESSED_TOKENS = 300.0, 30.0
+"""What the pace of the sessions before counts at a session's start, at most, and what a guess does."""
 
 
 class PassTimes:
@@ -79,12 +79,11 @@ class Pace:
         """None before the first round."""
         return self._time_s / self._tokens if self._tokens else None
 
-    def after(self, before: Pace, otherwise_s: float) -> float:
-        """The same where `before` counts as much as INHERITED_TOKENS tokens, or, if that is empty, `otherwise_s` as GUESSED_TOKENS."""
-        before_s, tokens = before.token_s, INHERITED_TOKENS
-        if before_s is None:
-            before_s, tokens = otherwise_s, GUESSED_TOKENS
-        return (self._time_s + before_s * tokens) / (self._tokens + tokens)
+    def after(self, before: Pace, guess_s: float) -> float:
+        """The same where `before` counts too, as INHERITED_TOKENS tokens at most, and a guess as GUESSED_TOKENS."""
+        share = min(1.0, INHERITED_TOKENS / max(1.0, before._tokens))
+        time_s = self._time_s + share * before._time_s + GUESSED_TOKENS * guess_s
+        return time_s / (self._tokens + share * before._tokens + GUESSED_TOKENS)
 
     def add(self, duration_s: float, tokens: float) -> None:
         """A round has taken this long and committed so many tokens."""
