@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 
 from wanspec.errors import ConfigError
@@ -36,7 +38,7 @@ def add(tree: DraftTree, parent: Node, token: int, log_prob: float) -> Node:
 ARRIVALS = Arrivals(rtt_s=RTT_S, deviation_s=0.0, step_s=DRAFT_STEP_S, told_at=0.0, rejoin_position=0, rejoin_told_at=0.0)
 
 
-def situation(tree: DraftTree, *, live: bool = True, drafted: bool = False) -> Situation:
+def situation(tree: DraftTree, *, live: bool = True, drafted: bool = False, drafted_nodes: Sequence[Node] = ()) -> Situation:
     return Situation(
         tree=tree,
         num_sessions=1,
@@ -47,7 +49,7 @@ def situation(tree: DraftTree, *, live: bool = True, drafted: bool = False) -> S
         coverage=Coverage(),
         target_times=PassTimes(0.0234),
         draft_times=PassTimes(DRAFT_STEP_S),
-        has_drafted=lambda _: drafted,
+        has_drafted=lambda node: drafted or node in drafted_nodes,
     )
 
 
@@ -85,20 +87,32 @@ def test_colocated_tree_drafts_level_by_level_all_fresh_leaves_at_once_and_verif
     policy = create_policy(config)
     assert policy.decide(situation(tree), now=0.0) == DraftLocally((tree.head,))
     likely, unlikely = (add(tree, tree.head, token, p) for token, p in ((5, -0.1), (6, -2.5)))
-    assert policy.decide(situation(tree), now=0.0) == DraftLocally((likely, unlikely))
+    assert policy.decide(situation(tree, drafted_nodes=[tree.head]), now=0.0) == DraftLocally((likely, unlikely))
     below = [add(tree, likely, token, p) for token, p in ((5, -0.1), (6, -2.5))]
     assert policy.decide(situation(tree), now=0.0) == Verify((likely, below[0], unlikely))
     policy.committed(outcome(1), now=0.0)
     tree.commit([5])
-    assert policy.decide(situation(tree), now=0.0) == DraftLocally(tuple(tree.most_probable(9, min_log_prob=-9.0)))
+    assert policy.decide(situation(tree, drafted_nodes=[likely]), now=0.0) == DraftLocally(tuple(tree.most_probable(9, min_log_prob=-9.0)))
 
 
 def test_colocated_tree_expands_no_more_leaves_than_its_width_and_none_twice() -> None:
     tree, _ = tree_with_chain(0)
     nodes = [add(tree, tree.head, token, -0.1 - token) for token in range(4)]
     policy = create_policy(PolicyConfig(name="colocated-tree", width=2))
-    assert policy.decide(situation(tree), now=0.0) == DraftLocally((nodes[0], nodes[1]))
+    assert policy.decide(situation(tree, drafted_nodes=[tree.head]), now=0.0) == DraftLocally((nodes[0], nodes[1]))
     assert policy.decide(situation(tree, drafted=True), now=0.0) == Verify(tuple(nodes))
+
+
+def test_colocated_tree_drafts_beside_what_the_lookup_has_found() -> None:
+    tree, found = tree_with_chain(2)
+    policy = create_policy(PolicyConfig(name="colocated-tree", lookup=True))
+    assert policy.decide(situation(tree), now=0.0) == DraftLocally((tree.head, *found))
+
+
+@pytest.mark.parametrize(("name", "own_way"), [("adaptive", True), ("colocated-tree", False)])
+def test_the_lookup_is_a_parameter_and_left_alone_it_is_the_policys_own(name: str, *, own_way: bool) -> None:
+    for asked, used in ((None, own_way), (True, True), (False, False)):
+        assert create_policy(PolicyConfig(name=name, lookup=asked)).uses_lookup is used
 
 
 def test_remote_waits_with_patience_and_then_decodes_with_what_is_there() -> None:

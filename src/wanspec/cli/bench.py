@@ -75,7 +75,7 @@ def bench(
     seed: Seed = 0,
     width: Width = 64,
     price_ms: Price = 10.0,
-    lookup: Lookup = True,
+    lookup: Lookup = None,
     wan: Annotated[
         str,
         typer.Option(

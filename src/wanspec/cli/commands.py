@@ -48,7 +48,7 @@ def demo(
     width: options.Width = 64,
     verify_width: options.VerifyWidth = 32,
     price_ms: options.Price = 10.0,
-    lookup: options.Lookup = True,
+    lookup: options.Lookup = None,
     json_path: Annotated[Path | None, typer.Option("--json", help="Write the table to this file, as JSON.")] = None,
     trace_folder: Annotated[
         Path | None, typer.Option("--trace", help="Keep the traces of both processes in this folder; made if need be.")
@@ -103,7 +103,7 @@ def generate(
     width: options.Width = 64,
     verify_width: options.VerifyWidth = 32,
     price_ms: options.Price = 10.0,
-    lookup: options.Lookup = True,
+    lookup: options.Lookup = None,
     listen: Annotated[str, typer.Option(help="Take workers at this HOST:PORT; empty: draft locally only.")] = "",
     workers: Annotated[int, typer.Option(min=0, max=64, help="Wait for this many workers before beginning.")] = 0,
     allowed_label: options.AllowedLabels = None,

@@ -113,7 +113,13 @@ LocalPrice = Annotated[
         help="With --draft: what a pass of it costs beyond its time where a worker drafts; 0: fastest, inf: never with a worker.",
     ),
 ]
-Lookup = Annotated[bool, typer.Option(help="adaptive: also draft, for nothing, what followed the same words before.")]
+Lookup = Annotated[
+    bool | None,
+    typer.Option(
+        help="Also draft, for nothing, what followed the same words before. Default: adaptive does, colocated-tree does not.",
+        show_default=False,
+    ),
+]
 PromptFile = Annotated[Path | None, typer.Option(help="Prompts in UTF-8, separated by lines of three dashes.")]
 AllowedLabels = Annotated[
     list[str] | None,

@@ -125,7 +125,7 @@ def serve(
     width: options.Width = 64,
     verify_width: options.VerifyWidth = 32,
     price_ms: options.Price = 10.0,
-    lookup: options.Lookup = True,
+    lookup: options.Lookup = None,
     calibration: options.CalibrationFile = None,
     trace: options.TraceFile = None,
     log_json: Annotated[bool, typer.Option("--log-json", help="Write logs as JSON lines.")] = False,

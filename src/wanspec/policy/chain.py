@@ -65,12 +65,12 @@ class ColocatedTree:
     """Speculative decoding with a tree drafted on the spot: `levels` batched local passes, then a pass over the most probable nodes."""
 
     drafting: DraftingConfig | None = None
-    uses_lookup = False
     uses_entropy = False
     alone_token_s = None
 
-    def __init__(self, *, levels: int, verify_width: int, local_drafting: DraftingConfig) -> None:
+    def __init__(self, *, levels: int, verify_width: int, local_drafting: DraftingConfig, uses_lookup: bool) -> None:
         self.local_drafting = local_drafting
+        self.uses_lookup = uses_lookup
         self._levels = levels
         self._verify_width = verify_width
         self._drafted = 0
@@ -80,8 +80,9 @@ class ColocatedTree:
         tree = situation.tree
         if self._drafted < min(self._levels, tree.room):
             nodes = (tree.head, *tree.most_probable(tree.size, min_log_prob=-math.inf))
-            leaves = [node for node in nodes if not node.children and node.position < tree.max_position]
-            fresh = [node for node in leaves if not situation.has_drafted(node)][: self.local_drafting.leaves]
+            fresh = [node for node in nodes if node.position < tree.max_position and not situation.has_drafted(node)][
+                : self.local_drafting.leaves
+            ]
             if fresh:
                 self._drafted += 1
                 return DraftLocally(tuple(fresh))

@@ -44,8 +44,9 @@ class PolicyConfig:
     """adaptive, colocated-tree: draft tokens verified per target pass, 1 to 128."""
     path_prob_min: float = 0.001
     """adaptive, colocated-tree: paths that the target takes with a smaller probability are not drafted, above 0 and below 1."""
-    lookup: bool = True
-    """adaptive: whether to draft, at no cost, what followed the text's last tokens when they occurred before."""
+    lookup: bool | None = None
+    """adaptive, colocated-tree: whether to draft, at no cost, what followed the text's last tokens when they occurred before. None: the
+    policy's own way, on for adaptive and off for colocated-tree."""
     redundancy_price_s: float = 0.01
     """adaptive: what a local draft pass costs beyond its time while generation is faster than without a worker, at least 0; 0 is fastest,
     infinity never drafts where a worker does."""
@@ -118,7 +119,10 @@ _FACTORIES: dict[str, Callable[[PolicyConfig], Policy]] = {
     "autoregressive": lambda _: Autoregressive(),
     "colocated": lambda config: Colocated(num_draft_tokens=config.num_draft_tokens),
     "colocated-tree": lambda config: ColocatedTree(
-        levels=config.num_draft_tokens, verify_width=config.verify_width, local_drafting=_best_first(config)
+        levels=config.num_draft_tokens,
+        verify_width=config.verify_width,
+        local_drafting=_best_first(config),
+        uses_lookup=config.lookup is True,
     ),
     "remote": lambda config: Remote(num_draft_tokens=config.num_draft_tokens, drafting=_drafting(config)),
     "paper": lambda config: Paper(
@@ -131,6 +135,6 @@ _FACTORIES: dict[str, Callable[[PolicyConfig], Policy]] = {
         verify_width=config.verify_width,
         redundancy_price_s=config.redundancy_price_s,
         drafting=_best_first(config),
-        uses_lookup=config.lookup,
+        uses_lookup=config.lookup is not False,
     ),
 }

@@ -149,6 +149,8 @@ class Policy(_Section, frozen=True):
     width: int = 64
     verify_width: int = 32
     path_prob_min: float = 0.001
+    lookup: bool | None = None
+    """adaptive, colocated-tree: drafts from the text's own past; unset, adaptive makes them and colocated-tree does not."""
     redundancy_price_ms: AtLeast0 = 10.0
     """Infinity: never draft locally where a worker does."""
 
@@ -169,6 +171,7 @@ class Policy(_Section, frozen=True):
             width=self.width,
             verify_width=self.verify_width,
             path_prob_min=self.path_prob_min,
+            lookup=self.lookup,
             redundancy_price_s=self.redundancy_price_ms / 1e3,
         )
         create_policy(config)

@@ -166,7 +166,7 @@ def setting_of(policy: PolicyConfig) -> str:
             return own if policy.name == "remote" else f"{own} phi={policy.controller_entropy_threshold_nats:g}"
         case "adaptive":
             widths = f"width={policy.width} verify_width={policy.verify_width}"
-            return f"{widths} redundancy_price_s={policy.redundancy_price_s:g} lookup={policy.lookup}"
+            return f"{widths} redundancy_price_s={policy.redundancy_price_s:g} lookup={policy.lookup is not False}"
         case _:
             return ""
 
