@@ -22,7 +22,7 @@ from wanspec.simulation.cluster import Cluster
 from wanspec.simulation.link import LinkProfile
 from wanspec.simulation.run import rare_collections
 from wanspec.simulation.scenario import Compute
-from wanspec.speculation.types import DraftChoices, SamplingParams, ScoreItem, SessionId, TargetChoice
+from wanspec.speculation.types import DraftChoices, SamplingParams, ScoreItem, SessionId, TargetChoices
 from wanspec.telemetry.metrics import Outputs, RunMetrics, measure_run
 from wanspec.telemetry.trace import Trace
 
@@ -56,7 +56,7 @@ class RealModel:
         self._backend = backend
         self._first_session = first_session
 
-    def choose_targets(self, items: Sequence[ScoreItem]) -> tuple[tuple[TargetChoice, ...], ...]:
+    def choose_targets(self, items: Sequence[ScoreItem]) -> tuple[TargetChoices, ...]:
         """Run a target pass."""
         return choose_targets(self._backend, self._own(items))
 
