@@ -37,7 +37,7 @@ from wanspec.speculation.types import DraftingConfig
 
 WAIT_COST = 3.0
 """What waiting must gain, as a multiple of its time. Tuned, as the next, in the simulator and on the bundled pair."""
-DEAR_PACE, CHEAP_PACE = 0.97, 0.985
+DEAR_PACE, CHEAP_PACE = 0.965, 0.975
 """Time per token, as a ratio to that without a worker, up to which a local pass costs the whole price, and from which on nothing."""
 GUESSED_PACE = 0.9
 """The same ratio for a worker of which nothing is known yet: it has the benefit of the doubt."""
