@@ -233,7 +233,7 @@ def measured(run: MeasuredRun, **changes: Any) -> MeasuredRun:  # noqa: ANN401  
     """The run with other figures: `itl_ms`, `drafts` and what else a run has."""
     itl_ms, drafts = changes.pop("itl_ms", 10.0), changes.pop("drafts", 4)
     figures = replace(run.metrics, itl_ms=itl_ms, controller_draft_passes=drafts)
-    return replace(run, metrics=figures, by_prompt=(figures,), **changes)
+    return replace(run, metrics=figures, by_prompt=(figures, figures), **changes)
 
 
 @pytest.fixture(scope="module")
@@ -256,16 +256,38 @@ def table(*runs: MeasuredRun) -> dict[tuple[str, float | None], BenchRow]:
     return {(row.policy, row.rtt_ms): row for row in rows_of(SMALL, cells, runs)}
 
 
-def test_ratios_are_taken_within_a_repeat_and_their_median_is_shown(example: MeasuredRun) -> None:
-    chain = [measured(example, cell=cell("colocated"), repeat=repeat, itl_ms=itl) for repeat, itl in enumerate((10.0, 20.0, 40.0))]
+def over_prompts(run: MeasuredRun, *itls_ms: float, drafts: int = 4, **changes: Any) -> MeasuredRun:  # noqa: ANN401  # of several types
+    """The run with other figures, prompt by prompt."""
+    whole = measured(run, itl_ms=sum(itls_ms) / len(itls_ms), drafts=drafts * len(itls_ms), **changes)
+    return replace(whole, by_prompt=tuple([replace(whole.metrics, itl_ms=itl, controller_draft_passes=drafts) for itl in itls_ms]))
+
+
+def test_a_ratio_is_of_the_sums_over_prompts_and_repeats_and_inside_its_interval(example: MeasuredRun) -> None:
+    chain = [over_prompts(example, itl, 2 * itl, cell=cell("colocated"), repeat=n) for n, itl in enumerate((10.0, 20.0, 40.0))]
     own = cell("adaptive", link=LINK)
-    ours = [measured(example, cell=own, repeat=repeat, itl_ms=itl, drafts=1) for repeat, itl in enumerate((5.0, 12.0, 28.0))]
+    ours = [over_prompts(example, itl, itl, cell=own, repeat=n, drafts=1) for n, itl in enumerate((5.0, 12.0, 28.0))]
     row = table(*chain, *ours)["adaptive", 15.0]
-    assert row.itl_ratio == pytest.approx(0.6)
-    assert (row.offload_fraction, row.repeats) == (0.75, 3)
+    assert row.itl_ratio == pytest.approx(90 / 210)
+    assert (row.offload_fraction, row.offload_interval, row.repeats) == (0.75, (0.75, 0.75), 3)
     assert row.itl_ratio_interval is not None
-    assert 0.5 <= row.itl_ratio_interval[0] <= row.itl_ratio_interval[1] <= 0.7
+    assert row.itl_ratio_interval[0] < 90 / 210 < row.itl_ratio_interval[1]
     assert row.itl_ratio_tree is None
+
+
+def test_repeats_of_the_same_prompts_do_not_narrow_the_interval(example: MeasuredRun) -> None:
+    def row(repeats: int) -> BenchRow:
+        chain = [over_prompts(example, 10.0, 10.0, 10.0, cell=cell("colocated"), repeat=repeat) for repeat in range(repeats)]
+        own = cell("adaptive", link=LINK)
+        return table(*chain, *[over_prompts(example, 4.0, 6.0, 8.0, cell=own, repeat=n) for n in range(repeats)])["adaptive", 15.0]
+
+    once_run, often_run = row(1), row(10)
+    assert often_run.itl_ratio == pytest.approx(once_run.itl_ratio)
+    assert often_run.itl_ratio_interval == pytest.approx(once_run.itl_ratio_interval)
+
+
+def test_of_a_single_prompt_there_is_no_interval(example: MeasuredRun) -> None:
+    row = table(over_prompts(example, 10.0, cell=cell("colocated"), repeat=0))["colocated", 15.0]
+    assert (row.itl_ratio, row.itl_ratio_interval, row.offload_interval) == (1.0, None, None)
 
 
 def test_void_runs_are_counted_and_left_out_of_the_medians(example: MeasuredRun) -> None:

@@ -8,9 +8,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from wanspec.telemetry.intervals import Interval
 from wanspec.telemetry.table import compact_table, number, print_table
 from wanspec.testbed.bench.plan import CHAIN, TREE, BenchConfig, needs_worker, setting_of
-from wanspec.testbed.bench.rows import BenchRow, Interval
+from wanspec.testbed.bench.rows import BenchRow
 from wanspec.testbed.bench.run import Tried
 from wanspec.testbed.display import LATE_SHARE
 from wanspec.testbed.link import MAX_LATENESS_MS

@@ -10,11 +10,12 @@ from msgspec.structs import replace
 
 from wanspec.simulation.plots import plot_timeline
 from wanspec.speculation.types import SessionId
+from wanspec.telemetry.intervals import Interval
 from wanspec.telemetry.picture import new_picture, save_picture
 from wanspec.telemetry.records import MessageReceived, MessageSent, Record, RequestArrived
 from wanspec.telemetry.reliability import ReliabilityBins, calibration_error
 from wanspec.testbed.bench.plan import needs_worker
-from wanspec.testbed.bench.rows import BenchRow, Interval, reliability_of
+from wanspec.testbed.bench.rows import BenchRow, reliability_of
 from wanspec.testbed.bench.run import Bench
 
 if TYPE_CHECKING:

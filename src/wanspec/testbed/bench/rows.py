@@ -1,28 +1,25 @@
 """The table of a benchmark, from its runs.
 
-A figure is the median over the repeats of a cell, each repeat's figure being that of all its prompts. A ratio is taken within a repeat:
-what ran at about the same time is alike. Void runs are counted and left out. The intervals are percentile bootstrap intervals over
-(prompt, repeat) pairs, drawn for both sides of a ratio at once.
+A figure is the median over the repeats of a cell, each repeat's figure being that of all its prompts. A ratio sets each run beside the
+baseline's of the same repeat, for what ran at about the same time is alike: it is the sum over prompts and repeats of the one by that of
+the other, and its interval is of this ratio, by how the prompts differ (`telemetry.intervals`). Void runs are counted and left out.
 """
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
+from wanspec.telemetry.intervals import Interval, ratio_interval
 from wanspec.telemetry.metrics import RunMetrics, RunRow
 from wanspec.telemetry.reliability import ReliabilityBins, calibration_error, merged
 from wanspec.testbed.bench.plan import CHAIN, TREE, BenchConfig, Cell, Link, setting_of
 
 SEARCH = -1
 """The repeat that the runs of a search count as."""
-RESAMPLES = 1000
-CONFIDENCE = 0.95
-
-Interval = tuple[float, float]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,7 +48,7 @@ class BenchRow(RunRow):
     """One line of the table: the demo's keys, then these. Counts (passes, tokens) are those of one repeat."""
 
     itl_ratio_interval: Interval | None
-    """95 %, bootstrap over (prompt, repeat)."""
+    """95 %, for other prompts like these; None with a single one."""
     itl_ratio_tree: float | None
     """Inter-token latency / that of the best co-located tree."""
     itl_ratio_tree_interval: Interval | None
@@ -113,23 +110,25 @@ def _row(
     valid = [run for run in own if not run.is_void]
     counted = [run for run in valid if run.repeat != SEARCH] or valid
     to_chain, to_tree = _paired(counted, chain), _paired(counted, tree)
+    (of_chain, of_chain_interval), (of_tree, of_tree_interval) = _itl_against(to_chain), _itl_against(to_tree)
+    offload, offload_interval = _offload(to_chain)
     metrics = [run.metrics for run in counted]
     lateness = [run.lateness_ms_p99 for run in counted if run.lateness_ms_p99 is not None]
     return BenchRow(
         policy=cell.policy.name,
         rtt_ms=link.rtt_ms,
         itl_ms=_median(each.itl_ms for each in metrics),
-        itl_ratio=_median(_itl_ratio(*pair) for pair in to_chain),
+        itl_ratio=of_chain,
         controller_draft_passes=_median_count(each.controller_draft_passes for each in metrics),
-        offload_fraction=_median(_offload(*pair) for pair in to_chain),
+        offload_fraction=offload,
         worker_draft_passes=_median_count(each.worker_draft_passes for each in metrics),
         bytes_per_token=_median(each.bytes_per_token for each in metrics),
         identical=all(run.is_exact for run in own),
         tokens=_median_count(each.tokens for each in metrics),
-        itl_ratio_interval=_interval(to_chain, _itl_ms, _ratio),
-        itl_ratio_tree=_median(_itl_ratio(*pair) for pair in to_tree),
-        itl_ratio_tree_interval=_interval(to_tree, _itl_ms, _ratio),
-        offload_interval=_interval(to_chain, lambda run: float(run.controller_draft_passes), lambda part, whole: 1 - _ratio(part, whole)),
+        itl_ratio_interval=of_chain_interval,
+        itl_ratio_tree=of_tree,
+        itl_ratio_tree_interval=of_tree_interval,
+        offload_interval=offload_interval,
         ttft_ms=_median(each.ttft_ms for each in metrics),
         controller_busy_s_per_token=_median(each.controller_busy_s_per_token for each in metrics),
         mean_acceptance_length=_median(each.mean_acceptance_length for each in metrics),
@@ -154,38 +153,33 @@ def _paired(runs: Sequence[MeasuredRun], base: dict[int, MeasuredRun]) -> list[t
     return [(run, other) for run, other in pairs if other is not None]
 
 
-def _itl_ratio(run: MeasuredRun, base: MeasuredRun) -> float | None:
-    return _share(run.metrics.itl_ms, base.metrics.itl_ms)
+def _sums(
+    pairs: Sequence[tuple[MeasuredRun, MeasuredRun]], figure: Callable[[RunMetrics], float | None]
+) -> tuple[list[float], list[float]]:
+    """For each prompt, summed over its repeats, the figure under a policy and under the baseline; where both are defined."""
+    own: defaultdict[int, float] = defaultdict(float)
+    base: defaultdict[int, float] = defaultdict(float)
+    for run, other in pairs:
+        for prompt, both in enumerate(zip(map(figure, run.by_prompt), map(figure, other.by_prompt), strict=True)):
+            left, right = both
+            if left is not None and right is not None:
+                own[prompt] += left
+                base[prompt] += right
+    return [own[prompt] for prompt in own], [base[prompt] for prompt in own]
 
 
-def _offload(run: MeasuredRun, base: MeasuredRun) -> float | None:
-    used = _share(run.metrics.controller_draft_passes, base.metrics.controller_draft_passes)
-    return 1 - used if used is not None and run.metrics.outputs == base.metrics.outputs else None
+def _itl_against(pairs: Sequence[tuple[MeasuredRun, MeasuredRun]]) -> tuple[float | None, Interval | None]:
+    """Inter-token latency / that of the baseline, and its interval."""
+    own, base = _sums(pairs, lambda metrics: metrics.itl_ms)
+    return _share(sum(own), sum(base)), ratio_interval(own, base)
 
 
-def _itl_ms(run: RunMetrics) -> float | None:
-    return run.itl_ms
-
-
-def _interval(
-    pairs: Sequence[tuple[MeasuredRun, MeasuredRun]],
-    figure: Callable[[RunMetrics], float | None],
-    combine: Callable[[Any, Any], Any],
-) -> Interval | None:
-    """Bootstrap over prompts and repeats of combine(sum of the run's figures, sum of the baseline's)."""
-    both = [
-        (figure(run), figure(base)) for pair in pairs for run, base in zip(pair[0].by_prompt, pair[1].by_prompt, strict=True)
-    ]  # fmt: skip
-    defined = np.array([(left, right) for left, right in both if left is not None and right is not None], dtype=float)
-    if not len(defined) or not defined[:, 1].all():
-        return None
-    drawn = defined[np.random.default_rng(0).integers(len(defined), size=(RESAMPLES, len(defined)))].sum(axis=1)
-    low, high = np.quantile(combine(drawn[:, 0], drawn[:, 1]), [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
-    return float(low), float(high)
-
-
-def _ratio(part: Any, whole: Any) -> Any:  # noqa: ANN401  # arrays or numbers
-    return part / whole
+def _offload(pairs: Sequence[tuple[MeasuredRun, MeasuredRun]]) -> tuple[float | None, Interval | None]:
+    """1 - draft passes here / those of the baseline, where both wrote the same, and its interval."""
+    alike = [(run, base) for run, base in pairs if run.metrics.outputs == base.metrics.outputs]
+    own, base = _sums(alike, lambda metrics: metrics.controller_draft_passes)
+    used, interval = _share(sum(own), sum(base)), ratio_interval(own, base)
+    return (None if used is None else 1 - used), (None if interval is None else (1 - interval[1], 1 - interval[0]))
 
 
 def _share(part: float | None, whole: float | None) -> float | None:
