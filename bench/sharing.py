@@ -3,8 +3,8 @@
     python bench/sharing.py [--rtt MS] [--price-ms MS] [--preset NAME] [--plot FILE]
 
 The bundled pair's recorded text, at a preset's step times with their cost per token, on the virtual clock. For each number of users:
-the best chain and the best tree that the site drafts alone (depth and width searched), `adaptive` without a worker, and `adaptive` with one
-worker for all of them. Printed: inter-token latency, tokens a second over all users, draft passes moved away from the site (in relation to
+plain decoding, the best chain and the best tree that the site drafts alone (depth, width and lookup searched), `adaptive` without a worker,
+and `adaptive` with one worker for all of them. Printed: inter-token latency, tokens a second over all users, draft passes moved away from the site (in relation to
 the better of chain and tree), and tokens that a target pass computes for each user. About two minutes on two cores.
 """
 
@@ -31,9 +31,13 @@ VERIFY_WIDTH = 32
 REQUESTS_A_USER, LEAST_REQUESTS = 3, 12
 CHAINS = tuple({"name": "colocated", "k": depth} for depth in (1, 2, 3, 4))
 SHAPES = tuple((levels, width) for levels in (1, 2, 3, 4) for width in (2, 4, 8, VERIFY_WIDTH))
-TREES = tuple({"name": "colocated-tree", "k": levels, "width": width, "verify_width": width} for levels, width in SHAPES)
+TREES = tuple(
+    {"name": "colocated-tree", "k": levels, "width": width, "verify_width": width, "lookup": lookup}
+    for levels, width in SHAPES
+    for lookup in (False, True)
+)
 ALONE = {"workers": 0, "link": {}}
-SHOWN = ("best chain", "best tree", "adaptive, no worker", "adaptive")
+SHOWN = ("plain", "best chain", "best tree", "adaptive, no worker", "adaptive")
 
 
 class Result(NamedTuple):
@@ -69,6 +73,7 @@ def jobs(rtt_ms: float, price_ms: float) -> list[tuple[str, int, dict[str, Any],
     """Everything to be run."""
     found: list[tuple[str, int, dict[str, Any], dict[str, Any]]] = []
     for users in USERS:
+        found.append(("plain", users, {"name": "autoregressive"}, ALONE))
         found += [("best chain", users, policy, ALONE) for policy in CHAINS]
         found += [("best tree", users, policy, ALONE) for policy in TREES]
         found.append(("adaptive, no worker", users, {"name": "adaptive"}, ALONE))
@@ -121,7 +126,7 @@ def main() -> None:
         per_token = alone.local_draft_passes / alone.tokens
         for kind in SHOWN:
             one = best[kind, users]
-            moved = "" if kind.startswith("best") else f"{1.0 - one.local_draft_passes / one.tokens / per_token:.2f}"
+            moved = "" if kind in {"plain", "best chain", "best tree"} else f"{1.0 - one.local_draft_passes / one.tokens / per_token:.2f}"
             table.add_row(str(users), kind, f"{one.itl_ms:.1f}", f"{one.tokens_per_s:.0f}", moved, f"{one.width:.1f}")
     Console().print(table)
     if arguments.plot:

@@ -79,8 +79,25 @@ def test_the_goal_decides_on_the_settings(runs: Runs) -> None:
 def test_against_a_chain_more_pays_than_against_the_best(runs: Runs) -> None:
     best, _ = ranked(runs, Goal.LATENCY)
     chain, alone = ranked(runs, Goal.LATENCY, rival=Rival.CHAIN)
-    assert alone.policy == alone.chain
+    assert alone.policy == alone.chain  # faster than plain decoding
     assert sum(each.pays for each in chain) > sum(each.pays for each in best)
+
+
+@pytest.mark.parametrize("rival", list(Rival))
+def test_where_drafts_do_not_pay_plain_decoding_is_what_a_worker_is_held_against(rival: Rival) -> None:
+    dear = {"target_ms": [[1, 294.0], [2, 480.0], [33, 6000.0]], "draft_ms": [[1, 50.0]]}
+    tokens = {"model": "iid", "match_rate": 0.2}
+    own = Runs(parse({"policy": {"name": "adaptive"}, "tokens": tokens, "compute": dear}), jobs=1, track=untracked)
+    placements, alone = ranked(own, Goal.LATENCY, rival=rival)
+    assert alone.chain_outcome.itl_ms > 1.4 * 294.0
+    assert alone.outcome.itl_ms <= 294.0 * 1.001
+    assert all(each.itl_ratio == pytest.approx(each.itl_ms / alone.outcome.itl_ms) for each in placements)
+    assert not [each for each in placements if each.pays and each.itl_ms > 294.0]
+
+
+def test_a_site_without_a_worker_has_every_way_to_decode() -> None:
+    ways = {(policy.name, policy.lookup) for policy in alternatives.alone(users=1)}
+    assert ways == {("autoregressive", None), ("colocated", None), ("colocated-tree", False), ("colocated-tree", True), ("adaptive", None)}
 
 
 def test_money_counts_the_workers_device_and_the_bytes(runs: Runs) -> None:

@@ -43,6 +43,8 @@ def alone_with(policy: Policy) -> Alone:
         ),
         (replace(PLACEMENT, pays=False, verdict="do not: slower"), Policy(name="colocated", k=3), "no workers, policy colocated"),
         (replace(PLACEMENT, pays=False, verdict="do not: slower"), Policy(name="colocated-tree", k=4), "no workers, policy colocated-tree"),
+        (replace(PLACEMENT, pays=False, verdict="do not: slower"), Policy(name="colocated-tree", lookup=True), "policy colocated-tree"),
+        (replace(PLACEMENT, pays=False, verdict="do not: slower"), Policy(name="autoregressive"), "no workers, policy autoregressive"),
         (replace(PLACEMENT, pays=False, verdict="do not: slower"), Policy(name="adaptive"), "no workers, policy adaptive"),
     ],
 )
@@ -52,6 +54,11 @@ def test_what_is_written_can_be_served(tmp_path: Path, placement: Placement, alo
     result = CliRunner().invoke(app, ["config", "check", str(path)])
     assert result.exit_code == 0, result.output
     assert words in result.output.replace("\n", " ")
+
+
+def test_a_tree_with_lookup_is_served_with_it() -> None:
+    tree = alone_with(Policy(name="colocated-tree", lookup=True))
+    assert "\nlookup = true\n" in settings_text(replace(PLACEMENT, pays=False), tree, target="bundled:target", draft="bundled:draft")
 
 
 def test_the_file_says_which_worker_to_start_and_when() -> None:

@@ -54,7 +54,7 @@ def plan(
     price_ms: Annotated[str, typer.Option("--price-ms", help="adaptive: prices of a local draft pass to try.")] = "0,10,inf",
     width: Annotated[str, typer.Option(help="adaptive: leaves a draft step to try.")] = "16,64",
     against: Annotated[
-        str, typer.Option(help="What the site does without a worker: best, or chain (engines that verify no trees).")
+        str, typer.Option(help="What the site does without a worker: best, or chain (or plain decoding: engines that verify no trees).")
     ] = "best",
     rank_by: Annotated[str, typer.Option(help="seconds (of the controller's device), latency, offload, or money.")] = "seconds",
     prices: Annotated[

@@ -51,7 +51,9 @@ def settings_words(policy: Policy) -> str:
         case "colocated":
             return f"chain of {policy.k}"
         case "colocated-tree":
-            return f"tree of {policy.k} levels, {policy.verify_width} verified"
+            return f"tree of {policy.k} levels, {policy.verify_width} verified" + (", with lookup" if policy.lookup else "")
+        case "autoregressive":
+            return "plain decoding"
         case _:
             return f"k {policy.k}, b {policy.b}, phi {policy.phi:g}"
 

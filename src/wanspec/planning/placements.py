@@ -38,9 +38,9 @@ class Rival(StrEnum):
     """What placements are held against."""
 
     BEST = "best"
-    """The best that one site can do: a chain, a tree drafted on the spot, or `adaptive` without a worker."""
+    """The best that one site can do: plain decoding, a chain, a tree drafted on the spot, or `adaptive` without a worker."""
     CHAIN = "chain"
-    """The best chain: where the site's engine verifies nothing else."""
+    """The best chain, or plain decoding where that is faster: where the site's engine verifies nothing else."""
 
 
 class Alone(Struct, frozen=True, kw_only=True):
@@ -108,9 +108,13 @@ class Planner:
         runs = {policy: self._fine(policy, None) for policy in alternatives.alone(users=self._users)}
         self._runs.make(runs.values(), "alone")
         outcomes = {policy: self._runs[run] for policy, run in runs.items()}
-        chains = [policy for policy in outcomes if policy.name == alternatives.CHAIN]
-        chain = min(chains, key=lambda policy: outcomes[policy].itl_ms)
-        best = chain if against is Rival.CHAIN else min(outcomes, key=lambda policy: outcomes[policy].itl_ms)
+
+        def fastest(*names: str) -> Policy:
+            return min((policy for policy in outcomes if policy.name in names), key=lambda policy: outcomes[policy].itl_ms)
+
+        chain = fastest(alternatives.CHAIN)
+        in_line = fastest(alternatives.PLAIN, alternatives.CHAIN)
+        best = in_line if against is Rival.CHAIN else min(outcomes, key=lambda policy: outcomes[policy].itl_ms)
         return Alone(policy=best, outcome=outcomes[best], chain=chain, chain_outcome=outcomes[chain])
 
     def rank(self, pairs: Sequence[tuple[str, str]], sites: Sites, alone: Alone) -> list[Placement]:

@@ -41,6 +41,9 @@ def _policy_lines(policy: Policy) -> list[str]:
             lines += [f"draft-tokens = {policy.k}"]
         case "colocated-tree":
             lines += [f"draft-tokens = {policy.k}", f"width = {policy.width}", f"verify-width = {policy.verify_width}"]
+            lines += ["lookup = true"] if policy.lookup else []
+        case "autoregressive":
+            pass
         case _:
             lines += [f"draft-tokens = {policy.k}", f"branch = {policy.b}", f"leaves = {policy.s}", f"phi = {policy.phi:g}"]
     return lines
