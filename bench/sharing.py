@@ -4,8 +4,9 @@
 
 The bundled pair's recorded text, at a preset's step times with their cost per token, on the virtual clock. For each number of users:
 plain decoding, the best chain and the best tree that the site drafts alone (depth, width and lookup searched), `adaptive` without a worker,
-and `adaptive` with one worker for all of them. Printed: inter-token latency, tokens a second over all users, draft passes moved away from the site (in relation to
-the better of chain and tree), and tokens that a target pass computes for each user. About two minutes on two cores.
+and `adaptive` with one worker for all of them. Printed: inter-token latency, tokens a second over all users, draft passes moved away from
+the site (in relation to the better of chain and tree), and tokens that a target pass computes for each user. About two minutes on two
+cores.
 """
 
 from __future__ import annotations

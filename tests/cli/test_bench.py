@@ -42,7 +42,7 @@ def test_by_default_everything_is_run(asked: list[BenchConfig]) -> None:
 def test_the_quick_one_is_the_essence_over_the_relay(asked: list[BenchConfig]) -> None:
     bench("--quick")
     (config,) = asked
-    assert config.policies == ("colocated", "colocated-tree", "paper", "adaptive")
+    assert config.policies == ("autoregressive", "colocated", "colocated-tree", "paper", "adaptive")
     assert (config.rtts_ms, config.losses, config.temperatures, config.emulator) == ((15.0, 70.0, 150.0), (0.0,), (0.0,), "relay")
 
 

@@ -24,7 +24,10 @@ from wanspec.telemetry.records import MessageReceived, MessageSent, Record, Requ
 from wanspec.telemetry.trace import Trace
 from wanspec.testbed.bench.display import duration, once, verdict, warnings
 from wanspec.testbed.bench.plan import (
+    ALONE,
+    LOOKUP_TREE,
     MAX_DEPTH,
+    TREE,
     BenchConfig,
     Block,
     Cell,
@@ -71,10 +74,10 @@ class Quiet:
 
 def test_the_grid_has_every_policy_at_every_link_and_temperature_and_those_without_a_worker_once() -> None:
     cells = cells_of(CONFIG, [])
-    assert len(set(cells)) == len(cells) == 2 * (3 * 6 + 3)
+    assert len(set(cells)) == len(cells) == 2 * (3 * 6 + 5)
     for temperature in CONFIG.temperatures:
-        for name in CONFIG.policies:
-            links = [cell.link for cell in cells if (cell.policy.name, cell.temperature) == (name, temperature)]
+        for name in (*CONFIG.policies, LOOKUP_TREE, ALONE):
+            links = [cell.link for cell in cells if (cell.name, cell.temperature) == (name, temperature)]
             assert links == (CONFIG.links if needs_worker(name) else [None])
 
 
@@ -82,6 +85,14 @@ def test_the_grid_takes_the_settings_that_the_search_has_found_for_each_temperat
     cells = cells_of(CONFIG, [(0.0, policy_of("colocated", depth=3)), (0.8, policy_of("colocated", depth=1))])
     chains = {cell.temperature: setting_of(cell.policy) for cell in cells if cell.policy.name == "colocated"}
     assert chains == {0.0: "k=3", 0.8: "k=1"}
+
+
+def test_adaptive_brings_itself_without_a_worker_and_the_tree_the_one_with_lookup() -> None:
+    cells = cells_of(SMALL, [(0.0, policy_of(LOOKUP_TREE, depth=3)), (0.0, policy_of(TREE, depth=4))])
+    assert [cell.name for cell in cells] == ["colocated", TREE, LOOKUP_TREE, ALONE, "adaptive", "adaptive"]
+    assert [(cell.policy.num_draft_tokens, cell.policy.lookup) for cell in cells[1:3]] == [(4, None), (3, True)]
+    assert cells[3].policy == cells[4].policy == SMALL.adaptive
+    assert (cells[3].link, needs_worker(ALONE), needs_worker(LOOKUP_TREE)) == (None, False, False)
 
 
 def test_a_repeat_runs_every_cell_once_over_its_own_link() -> None:
@@ -103,7 +114,7 @@ def test_repeat_by_repeat_another_block_and_another_cell_come_first() -> None:
 
 def test_cells_without_a_link_are_dealt_out_among_the_blocks() -> None:
     blocks = blocks_of(cells_of(CONFIG, []), repeat=0, links=CONFIG.links)
-    assert [sum(cell.link is None for cell in block.cells) for block in blocks] == [1] * len(CONFIG.links)
+    assert sorted(sum(cell.link is None for cell in block.cells) for block in blocks) == [1, 1, 2, 2, 2, 2]
 
 
 def test_baselines_alone_make_one_block() -> None:
@@ -206,7 +217,9 @@ async def ran(*lateness_ms: float) -> tuple[Bench, Quiet]:
             engine=engine, target=target, draft=draft, trace=trace, link=cast("LinkProcess", LateEmulator(lateness_ms)),
             door=Door(address="", token="", namespace=None), preset="l40s-8b",
         )  # fmt: skip
-        await bench._run_block(deployment, Block(link=Link(rtt_ms=0.0, loss=0.0), cells=tuple(bench.cells)), 0)
+        await bench._run_block(
+            deployment, Block(link=Link(rtt_ms=0.0, loss=0.0), cells=tuple([cell for cell in bench.cells if cell.link])), 0
+        )
     return bench, quiet
 
 
@@ -252,7 +265,7 @@ def cell(name: str, *, depth: int = 2, link: Link | None = None) -> Cell:
 
 
 def table(*runs: MeasuredRun) -> dict[tuple[str, float | None], BenchRow]:
-    cells = [cell("colocated"), cell("colocated-tree", depth=4), cell("adaptive", link=LINK)]
+    cells = [cell("autoregressive"), cell("colocated"), cell(TREE, depth=4), cell(LOOKUP_TREE), cell(ALONE), cell("adaptive", link=LINK)]
     return {(row.policy, row.rtt_ms): row for row in rows_of(SMALL, cells, runs)}
 
 
@@ -335,12 +348,34 @@ def test_the_verdict_says_where_it_is_faster_and_whether_the_text_is_exact(examp
     )
     ours, exact = verdict(list(rows.values()))
     assert ours == (
-        "adaptive, T = 0, at 15 ms: 0.50 of the best chain's latency (faster at all); "
-        "1.25 of the best tree's latency (slower at all); offload 0.75."
+        "adaptive, T = 0, at 15 ms: 1.25 of the latency of colocated-tree, the best of one site (slower at all); "
+        "0.50 of the latency of the best chain (faster at all); "
+        "1.25 of the latency of the best tree (slower at all); offload 0.75."
     )
     assert exact == "Every token equals plain target decoding."
     wrong = table(measured(example, cell=cell("colocated"), repeat=0, is_exact=False))
     assert verdict(list(wrong.values())) == ["NOT the target's text: colocated. This is a bug."]
+
+
+@pytest.mark.parametrize(("best", "itl_ms"), [("autoregressive", 3.0), (LOOKUP_TREE, 3.5), (ALONE, 3.8)])
+def test_whatever_one_site_does_best_is_what_a_worker_is_held_against(example: MeasuredRun, best: str, itl_ms: float) -> None:
+    rows = table(
+        measured(example, cell=cell("colocated"), repeat=0),
+        measured(example, cell=cell(TREE, depth=4), repeat=0, itl_ms=4.0),
+        measured(example, cell=cell(best), repeat=0, itl_ms=itl_ms, drafts=2),
+        measured(example, cell=cell("adaptive", link=LINK), repeat=0, itl_ms=7.0, drafts=1),
+    )
+    row = rows["adaptive", 15.0]
+    assert row.best_alone == best
+    assert row.itl_ratio_best == pytest.approx(7.0 / itl_ms)
+    assert (row.itl_ratio_alone, row.moved_of_alone) == ((row.itl_ratio_best, 0.5) if best == ALONE else (None, None))
+    assert row.local_passes_per_token == 1 / row.tokens
+    assert f"{7.0 / itl_ms:.2f} of the latency of {best}, the best of one site (slower at all)" in verdict(list(rows.values()))[0]
+
+
+def test_without_a_rival_nothing_is_compared(example: MeasuredRun) -> None:
+    row = table(measured(example, cell=cell("adaptive", link=LINK), repeat=0))["adaptive", 15.0]
+    assert (row.best_alone, row.itl_ratio_best, row.itl_ratio_best_interval, row.itl_ratio_alone) == (None, None, None, None)
 
 
 # The timeline.

@@ -17,10 +17,12 @@ TINY = ("bench", "--policy", "colocated,adaptive", "--rtt", "10", "--prompts", "
 def test_a_small_benchmark_over_the_relay(tmp_path: Path) -> None:
     path, pictures = tmp_path / "rows.json", tmp_path / "pictures"
     done = wanspec(*TINY, "--temperature", "0", "--wan", "relay", "--json", str(path), "--plot", str(pictures))
-    chain, ours = json.loads(path.read_text())
+    chain, alone, ours = json.loads(path.read_text())
     assert (chain["policy"], chain["itl_ratio"], chain["offload_fraction"]) == ("colocated", 1.0, 0.0)
     assert (ours["policy"], ours["rtt_ms"], ours["loss"], ours["temperature"]) == ("adaptive", 10.0, 0.0, 0.0)
-    assert chain["identical"] is ours["identical"] is True
+    assert (alone["policy"], alone["worker_draft_passes"]) == ("adaptive, no worker", 0)
+    assert chain["identical"] is alone["identical"] is ours["identical"] is True
+    assert {row["best_alone"] for row in (chain, alone, ours)} <= {"colocated", "adaptive, no worker"}
     assert chain["tokens"] == 24  # of the best chain, once: not of all that were tried
     assert ours["repeats"] + ours["void_runs"] >= 1
     if ours["repeats"]:  # a busy machine may have made it void
@@ -37,7 +39,7 @@ def test_a_small_benchmark_over_the_relay(tmp_path: Path) -> None:
 def test_a_small_benchmark_over_packets_that_are_lost(tmp_path: Path) -> None:
     path = tmp_path / "rows.json"
     wanspec(*TINY, "--temperature", "0.8", "--wan", "tun", "--loss", "0.02", "--json", str(path))
-    _, ours = json.loads(path.read_text())
+    *_, ours = json.loads(path.read_text())
     assert (ours["loss"], ours["temperature"], ours["identical"]) == (0.02, 0.8, True)
 
 

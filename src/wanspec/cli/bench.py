@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 RTTS_MS, QUICK_RTTS_MS = (0.5, 15.0, 30.0, 70.0, 100.0, 150.0), (15.0, 70.0, 150.0)
 LOSSES = (0.0, 0.01)
 TEMPERATURES, QUICK_TEMPERATURES = (0.0, 0.8), (0.0,)
-QUICK_POLICIES = ("colocated", "colocated-tree", "paper", "adaptive")
+QUICK_POLICIES = ("autoregressive", "colocated", "colocated-tree", "paper", "adaptive")
 PROMPTS, QUICK_PROMPTS = 8, 4
 MAX_TOKENS, QUICK_MAX_TOKENS = 96, 64
 REPEATS, QUICK_REPEATS = 3, 2
@@ -82,7 +82,7 @@ def bench(
             help="How the link is emulated. tun: packets between two network namespaces, needs root; relay: bytes; auto: the best."
         ),
     ] = "",
-    quick: Annotated[bool, typer.Option("--quick", help="The essence in under three minutes, without root. Flags beside it win.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="The essence in about three minutes, without root. Flags beside it win.")] = False,
     json_path: Annotated[Path | None, typer.Option("--json", help="Write one row per cell to this file, as JSON.")] = None,
     plot_folder: Annotated[Path | None, typer.Option("--plot", help="Draw the results into this folder; made if need be.")] = None,
     serve: Annotated[  # noqa: ARG001  # `_Bench` sees it first
@@ -91,12 +91,13 @@ def bench(
 ) -> None:
     """Measure the policies over many links, with real processes.
 
-    This process is the controller; a worker process lives beyond an emulated link. The models are held to a preset's step times. First the
-    best co-located chain (k of 1 to 6) and tree (1 to 6 levels) are searched; then everything runs in turns, --repeats times. Every text is
-    compared with plain target decoding, token for token. A run over a link that was late is void and run again.
+    This process is the controller; a worker process lives beyond an emulated link. The models are held to a preset's step times. First
+    the best co-located chain (k of 1 to 6) and trees (1 to 6 levels, without and with lookup) are searched; then everything runs in
+    turns, --repeats times. Every text is compared with plain target decoding, token for token. A run over a link that was late is void
+    and run again.
 
     \b
-        wanspec bench --quick                                        # under three minutes
+        wanspec bench --quick                                        # about three minutes
         wanspec bench --policy colocated,adaptive --rtt 70 --loss 0  # a part of it; ratios need colocated
         wanspec bench --prompt-file mine.txt --json rows.json --plot pictures
         wanspec bench --target hf:models/target --draft hf:models/draft --preset ""    # other engines, at their own pace

@@ -23,6 +23,7 @@ from wanspec.backends.interface import Backend
 from wanspec.backends.paced import PacedBackend
 from wanspec.errors import ConfigError
 from wanspec.policy.registry import PolicyConfig
+from wanspec.protocol.placement import ANYWHERE, Placement
 from wanspec.runtime.engine import ControllerEngine, expected_of
 from wanspec.speculation.types import SamplingParams
 from wanspec.telemetry.records import LinkBytes, Record
@@ -169,10 +170,16 @@ class Deployment:
             await child.wait()
 
     async def generate(
-        self, prompt: Sequence[int], *, max_tokens: int, sampling: SamplingParams, policy: PolicyConfig
+        self,
+        prompt: Sequence[int],
+        *,
+        max_tokens: int,
+        sampling: SamplingParams,
+        policy: PolicyConfig,
+        placement: Placement = ANYWHERE,
     ) -> AsyncIterator[tuple[int, ...]]:
         """One request's tokens as they are committed; at its end the bytes that the link has carried for it are recorded."""
-        async for tokens in self.engine.submit(prompt, max_tokens=max_tokens, sampling=sampling, policy=policy):
+        async for tokens in self.engine.submit(prompt, max_tokens=max_tokens, sampling=sampling, policy=policy, placement=placement):
             yield tokens
         await asyncio.sleep(SETTLE_RTTS * self._rtt_s)
         counters = await self.link_counters()

@@ -9,7 +9,7 @@ slows down or warms up does so for all alike; the cells without a link are dealt
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 from wanspec.errors import ConfigError
@@ -22,8 +22,14 @@ from wanspec.testbed.link import LinkSettings
 
 T = TypeVar("T")
 
-CHAIN, TREE = "colocated", "colocated-tree"
-"""The two baselines, whose best settings are searched."""
+PLAIN, CHAIN, TREE, ADAPTIVE = "autoregressive", "colocated", "colocated-tree", "adaptive"
+LOOKUP_TREE = "tree with lookup"
+"""The tree that takes the text's own past for drafts too: what `adaptive` does is not to be its advantage."""
+ALONE = "adaptive, no worker"
+SEARCHED = (CHAIN, TREE, LOOKUP_TREE)
+"""Whose best settings are searched."""
+RIVALS = (PLAIN, *SEARCHED, ALONE)
+"""What one site can do."""
 MAX_DEPTH = 6
 """The deepest chain and tree that are tried."""
 TREE_WIDTH = 32
@@ -92,10 +98,15 @@ class Cell:
     """None: it has no worker."""
 
     @property
+    def name(self) -> str:
+        """What the table calls it."""
+        return ALONE if self.policy.name == ADAPTIVE and self.link is None else name_of(self.policy)
+
+    @property
     def label(self) -> str:
         """For a person."""
         where = "" if self.link is None else f" {self.link.rtt_ms:g} ms" + (f", {self.link.loss:.2%} lost" if self.link.loss else "")
-        return f"{self.policy.name}{where}, T = {self.temperature:g}"
+        return f"{self.name}{where}, T = {self.temperature:g}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,7 +151,7 @@ def check_config(config: BenchConfig) -> None:
 
 def needs_worker(name: str) -> bool:
     """Whether a policy drafts anywhere but on the spot."""
-    return create_policy(policy_of(name)).drafting is not None
+    return name != ALONE and create_policy(policy_of(name)).drafting is not None
 
 
 def policy_of(name: str, *, depth: int = 2) -> PolicyConfig:
@@ -150,8 +161,23 @@ def policy_of(name: str, *, depth: int = 2) -> PolicyConfig:
             return PolicyConfig(name=name, **ADAPTED)  # type: ignore[arg-type]  # numbers of both kinds
         case "colocated" | "colocated-tree":
             return PolicyConfig(name=name, num_draft_tokens=depth, width=TREE_WIDTH, verify_width=TREE_WIDTH)
+        case "tree with lookup":
+            return replace(policy_of(TREE, depth=depth), lookup=True)
+        case "adaptive, no worker":
+            return policy_of(ADAPTIVE)
         case _:
             return PolicyConfig(name=name)
+
+
+def name_of(policy: PolicyConfig) -> str:
+    """What a policy that may have a worker is called here."""
+    return LOOKUP_TREE if policy.name == TREE and policy.lookup else policy.name
+
+
+def names_of(config: BenchConfig) -> list[str]:
+    """What is measured: the policies asked for, with `adaptive` the same without a worker, and with the tree the one with lookup."""
+    several = {TREE: (TREE, LOOKUP_TREE), ADAPTIVE: (ALONE, ADAPTIVE)}
+    return [name for asked in config.policies for name in several.get(asked, (asked,))]
 
 
 def setting_of(policy: PolicyConfig) -> str:
@@ -160,7 +186,8 @@ def setting_of(policy: PolicyConfig) -> str:
         case "colocated":
             return f"k={policy.num_draft_tokens}"
         case "colocated-tree":
-            return f"levels={policy.num_draft_tokens} width={policy.width} verify_width={policy.verify_width}"
+            shape = f"levels={policy.num_draft_tokens} width={policy.width} verify_width={policy.verify_width}"
+            return f"{shape} lookup={policy.lookup is True}"
         case "remote" | "paper":
             own = f"k={policy.num_draft_tokens} b={policy.branch} s={policy.leaves} theta={policy.worker_entropy_threshold_nats:g}"
             return own if policy.name == "remote" else f"{own} phi={policy.controller_entropy_threshold_nats:g}"
@@ -173,11 +200,11 @@ def setting_of(policy: PolicyConfig) -> str:
 
 def cells_of(config: BenchConfig, chosen: Sequence[tuple[float, PolicyConfig]]) -> list[Cell]:
     """Every cell. `chosen`: with its temperature, each setting that a search has found best."""
-    best = {(temperature, policy.name): policy for temperature, policy in chosen}
+    best = {(temperature, name_of(policy)): policy for temperature, policy in chosen}
     cells = []
     for temperature in config.temperatures:
-        for name in config.policies:
-            policy = config.adaptive if name == "adaptive" else best.get((temperature, name), policy_of(name))
+        for name in names_of(config):
+            policy = config.adaptive if name in {ADAPTIVE, ALONE} else best.get((temperature, name), policy_of(name))
             links: list[Link | None] = [*config.links] if needs_worker(name) else [None]
             cells += [Cell(policy=policy, temperature=temperature, link=link) for link in links]
     return cells
@@ -205,7 +232,7 @@ def run_s(config: BenchConfig, cell: Cell) -> float:
 
 def search_s(config: BenchConfig) -> float:
     """About how long the search for the best settings takes, every depth tried."""
-    searched = [Cell(policy=policy_of(name), temperature=0.0, link=None) for name in config.policies if name in {CHAIN, TREE}]
+    searched = [Cell(policy=policy_of(name), temperature=0.0, link=None) for name in names_of(config) if name in SEARCHED]
     return len(config.temperatures) * MAX_DEPTH * sum(run_s(config, cell) for cell in searched)
 
 

@@ -14,7 +14,7 @@ from wanspec.telemetry.intervals import Interval
 from wanspec.telemetry.picture import new_picture, save_picture
 from wanspec.telemetry.records import MessageReceived, MessageSent, Record, RequestArrived
 from wanspec.telemetry.reliability import ReliabilityBins, calibration_error
-from wanspec.testbed.bench.plan import needs_worker
+from wanspec.testbed.bench.plan import ALONE, LOOKUP_TREE, needs_worker
 from wanspec.testbed.bench.rows import BenchRow, reliability_of
 from wanspec.testbed.bench.run import Bench
 
@@ -27,7 +27,7 @@ TIMELINE_S = 1.0
 """Of the request that is drawn: more would be too fine to see."""
 COLORS = {
     "autoregressive": "#888a85", "colocated": "#204a87", "colocated-tree": "#5c3566", "remote": "#c4a000", "paper": "#f57900",
-    "adaptive": "#4e9a06",
+    "adaptive": "#4e9a06", LOOKUP_TREE: "#ad7fa8", ALONE: "#8ae234",
 }  # fmt: skip
 
 
@@ -39,7 +39,7 @@ def draw(bench: Bench, folder: Path) -> list[Path]:
         if any(row.itl_ratio is not None for row in rows):
             paths.append(folder / f"rtt-T{temperature:g}.png")
             plot_against_rtt(rows, paths[-1], title=f"{bench.config.preset or bench.config.target}, T = {temperature:g}")
-        adaptive = [cell for cell in bench.cells if (cell.policy.name, cell.temperature) == ("adaptive", temperature)]
+        adaptive = [cell for cell in bench.cells if (cell.name, cell.temperature) == ("adaptive", temperature)]
         bins = reliability_of(adaptive, bench.runs)
         if bins is not None and any(own.drafts for own in bins):
             paths.append(folder / f"reliability-T{temperature:g}.png")

@@ -16,7 +16,7 @@ import numpy as np
 from wanspec.telemetry.intervals import Interval, ratio_interval
 from wanspec.telemetry.metrics import RunMetrics, RunRow
 from wanspec.telemetry.reliability import ReliabilityBins, calibration_error, merged
-from wanspec.testbed.bench.plan import CHAIN, TREE, BenchConfig, Cell, Link, setting_of
+from wanspec.testbed.bench.plan import ALONE, CHAIN, RIVALS, TREE, BenchConfig, Cell, Link, setting_of
 
 SEARCH = -1
 """The repeat that the runs of a search count as."""
@@ -52,6 +52,18 @@ class BenchRow(RunRow):
     itl_ratio_tree: float | None
     """Inter-token latency / that of the best co-located tree."""
     itl_ratio_tree_interval: Interval | None
+    itl_ratio_alone: float | None
+    """Inter-token latency / that of `adaptive` without a worker."""
+    itl_ratio_alone_interval: Interval | None
+    moved_of_alone: float | None
+    """1 - controller draft passes / those of `adaptive` without a worker."""
+    local_passes_per_token: float | None
+    """Controller draft passes, of all repeats that count."""
+    best_alone: str | None
+    """The fastest of what one site can do (`plan.RIVALS`), as far as it was measured."""
+    itl_ratio_best: float | None
+    """Inter-token latency / that one's."""
+    itl_ratio_best_interval: Interval | None
     offload_interval: Interval | None
     ttft_ms: float | None
     controller_busy_s_per_token: float | None
@@ -84,9 +96,9 @@ def rows_of(config: BenchConfig, cells: Sequence[Cell], runs: Sequence[MeasuredR
     for cell in cells:
         own = [run for run in runs if run.cell == cell]
         if own:
-            chain, tree = (_baseline(name, cell, cells, runs) for name in (CHAIN, TREE))
+            rivals = _rivals(cell.temperature, cells, runs)
             links = [cell.link] if cell.link else config.links
-            rows += [_row(config, cell, link, own, chain, tree) for link in links]
+            rows += [_row(config, cell, link, own, rivals) for link in links]
     return rows
 
 
@@ -97,37 +109,60 @@ def reliability_of(cells: Iterable[Cell], runs: Sequence[MeasuredRun]) -> Reliab
     return merged(parts) if parts else None
 
 
-def _baseline(name: str, cell: Cell, cells: Sequence[Cell], runs: Sequence[MeasuredRun]) -> dict[int, MeasuredRun]:
-    """The runs of the best chain or tree at this temperature, by repeat."""
-    own = {candidate for candidate in cells if candidate.policy.name == name and candidate.temperature == cell.temperature}
-    return {run.repeat: run for run in runs if run.cell in own}
+def _rivals(temperature: float, cells: Sequence[Cell], runs: Sequence[MeasuredRun]) -> dict[str, dict[int, MeasuredRun]]:
+    """By name, what one site can do at this temperature, as far as it was measured: its runs by repeat."""
+    found: dict[str, dict[int, MeasuredRun]] = {}
+    for name in RIVALS:
+        own = {cell for cell in cells if (cell.name, cell.temperature) == (name, temperature)}
+        by_repeat = {run.repeat: run for run in runs if run.cell in own}
+        if by_repeat:
+            found[name] = by_repeat
+    return found
+
+
+def _fastest(rivals: dict[str, dict[int, MeasuredRun]]) -> str | None:
+    """The name of the one with the least latency."""
+    itl_ms = {name: _median(run.metrics.itl_ms for run in _counted(own.values())) for name, own in rivals.items()}
+    return min((name for name in itl_ms if itl_ms[name] is not None), key=lambda name: itl_ms[name] or 0.0, default=None)
+
+
+def _counted(runs: Iterable[MeasuredRun]) -> list[MeasuredRun]:
+    """Those whose figures count: of the search only where there is no other."""
+    valid = [run for run in runs if not run.is_void]
+    return [run for run in valid if run.repeat != SEARCH] or valid
 
 
 def _row(
-    config: BenchConfig, cell: Cell, link: Link, own: Sequence[MeasuredRun],
-    chain: dict[int, MeasuredRun], tree: dict[int, MeasuredRun],
+    config: BenchConfig, cell: Cell, link: Link, own: Sequence[MeasuredRun], rivals: dict[str, dict[int, MeasuredRun]]
 ) -> BenchRow:  # fmt: skip
-    valid = [run for run in own if not run.is_void]
-    counted = [run for run in valid if run.repeat != SEARCH] or valid
-    to_chain, to_tree = _paired(counted, chain), _paired(counted, tree)
-    (of_chain, of_chain_interval), (of_tree, of_tree_interval) = _itl_against(to_chain), _itl_against(to_tree)
-    offload, offload_interval = _offload(to_chain)
+    counted, best = _counted(own), _fastest(rivals)
+    pairs = {name: _paired(counted, rivals.get(name, {})) for name in RIVALS}
+    of_chain, of_tree, of_alone = (_itl_against(pairs[name]) for name in (CHAIN, TREE, ALONE))
+    of_best = _itl_against(pairs[best]) if best else (None, None)
+    offload, offload_interval = _offload(pairs[CHAIN])
     metrics = [run.metrics for run in counted]
     lateness = [run.lateness_ms_p99 for run in counted if run.lateness_ms_p99 is not None]
     return BenchRow(
-        policy=cell.policy.name,
+        policy=cell.name,
         rtt_ms=link.rtt_ms,
         itl_ms=_median(each.itl_ms for each in metrics),
-        itl_ratio=of_chain,
+        itl_ratio=of_chain[0],
         controller_draft_passes=_median_count(each.controller_draft_passes for each in metrics),
         offload_fraction=offload,
         worker_draft_passes=_median_count(each.worker_draft_passes for each in metrics),
         bytes_per_token=_median(each.bytes_per_token for each in metrics),
         identical=all(run.is_exact for run in own),
         tokens=_median_count(each.tokens for each in metrics),
-        itl_ratio_interval=of_chain_interval,
-        itl_ratio_tree=of_tree,
-        itl_ratio_tree_interval=of_tree_interval,
+        itl_ratio_interval=of_chain[1],
+        itl_ratio_tree=of_tree[0],
+        itl_ratio_tree_interval=of_tree[1],
+        itl_ratio_alone=of_alone[0],
+        itl_ratio_alone_interval=of_alone[1],
+        moved_of_alone=_offload(pairs[ALONE])[0],
+        local_passes_per_token=_share(sum(each.controller_draft_passes for each in metrics), sum(each.tokens for each in metrics)),
+        best_alone=best,
+        itl_ratio_best=of_best[0],
+        itl_ratio_best_interval=of_best[1],
         offload_interval=offload_interval,
         ttft_ms=_median(each.ttft_ms for each in metrics),
         controller_busy_s_per_token=_median(each.controller_busy_s_per_token for each in metrics),
@@ -143,7 +178,7 @@ def _row(
         seed=config.seed,
         setting=setting_of(cell.policy),
         repeats=len(counted),
-        void_runs=len(own) - len(valid),
+        void_runs=sum(run.is_void for run in own),
     )
 
 

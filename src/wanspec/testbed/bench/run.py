@@ -16,6 +16,7 @@ from wanspec.backends.interface import Backend, ModelInfo
 from wanspec.backends.registry import load_backend, load_tokenizer
 from wanspec.errors import ConfigError, TransportError
 from wanspec.policy.registry import PolicyConfig
+from wanspec.protocol.placement import Placement
 from wanspec.runtime.engine import check_request
 from wanspec.runtime.model_runner import decode_plainly
 from wanspec.speculation.types import SessionId
@@ -23,17 +24,18 @@ from wanspec.telemetry.metrics import Outputs, measure_run
 from wanspec.telemetry.records import PassFinished, PassStarted, Record, RequestArrived
 from wanspec.telemetry.trace import read_trace
 from wanspec.testbed.bench.plan import (
+    ADAPTIVE,
     BLOCK_START_S,
-    CHAIN,
     MAX_DEPTH,
+    SEARCHED,
     START_S,
-    TREE,
     BenchConfig,
     Block,
     Cell,
     blocks_of,
     cells_of,
     check_config,
+    names_of,
     oracle_s,
     policy_of,
     run_s,
@@ -125,7 +127,7 @@ class Bench:
     @property
     def _example_cell(self) -> Cell | None:
         """`adaptive` over a middling distance."""
-        own = [cell for cell in self.cells if cell.policy.name == "adaptive"]
+        own = [cell for cell in self.cells if cell.name == ADAPTIVE]
         return own[len(self.config.rtts_ms) // 2] if own else None
 
     async def run(self) -> None:
@@ -136,8 +138,8 @@ class Bench:
         self._progress.done(START_S + oracle_s(self.config))
         async with deploy(self._target, self._draft, preset=self.config.preset, emulator=self.config.emulator) as deployment:
             for temperature in self.config.temperatures:
-                for name in (CHAIN, TREE):
-                    if name in self.config.policies:
+                for name in SEARCHED:
+                    if name in names_of(self.config):
                         await self._search(deployment, name, temperature)
             cells = self.cells
             for repeat in range(self.config.repeats):
@@ -145,7 +147,7 @@ class Bench:
                     await self._run_block(deployment, block, repeat)
 
     async def _search(self, deployment: Deployment, name: str, temperature: float) -> None:
-        """Find the best depth of a chain or tree; the winner's run is kept."""
+        """Find the best depth of a chain or tree; the best one's run is kept."""
         cells = [Cell(policy=policy_of(name, depth=depth), temperature=temperature, link=None) for depth in range(1, MAX_DEPTH + 1)]
         runs: dict[Cell, MeasuredRun] = {}
 
@@ -205,7 +207,8 @@ class Bench:
 
     async def _continue(self, deployment: Deployment, prompt: Sequence[int], cell: Cell, max_tokens: int) -> None:
         sampling = self.config.sampling(cell.temperature)
-        async for _ in deployment.generate(prompt, max_tokens=max_tokens, sampling=sampling, policy=cell.policy):
+        placement = Placement(offload=cell.link is not None)
+        async for _ in deployment.generate(prompt, max_tokens=max_tokens, sampling=sampling, policy=cell.policy, placement=placement):
             pass
 
     def _measured(self, run: RecordedRun, worker_records: Sequence[Record]) -> MeasuredRun:
