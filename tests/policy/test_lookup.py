@@ -95,3 +95,10 @@ def test_proposals_that_do_not_are_believed_less() -> None:
         (child, *_) = grow(fresh, lookup, path_prob_min=0.001)
         lookup.committed(fresh.head, fresh.commit([101 + 2 * step]))
     assert math.exp(child.path_log_prob) < PRIOR_RATES[0] / 2
+
+
+def test_it_says_how_many_of_the_first_tokens_committed_it_had_proposed() -> None:
+    for tokens, proposed in (([6, 7, 8], 3), ([6, 7, 1], 2), ([1, 7, 8], 0)):
+        tree, lookup, _ = grown(REPEATING)
+        old_head = tree.head
+        assert lookup.committed(old_head, tree.commit(tokens)) == proposed

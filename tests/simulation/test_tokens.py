@@ -144,3 +144,10 @@ def test_closing_frees_the_text_and_the_cache() -> None:
     world.close(SessionId(1))
     model.close_session(SessionId(1))
     assert (world.open_texts, model.open_sessions) == (0, 0)
+
+
+@pytest.mark.parametrize(("match_rate", "none_of_these"), [(0.0, 0.0), (0.1, 0.0), (0.9, 0.5), (0.9, 1.0)])
+def test_low_match_rates_and_tokens_that_no_draft_guesses_are_as_frequent_as_said(match_rate: float, none_of_these: float) -> None:
+    pool = iid_tokens(match_rate=match_rate, none_of_these=none_of_these, seed=0).pool
+    expected = match_rate * (1.0 - none_of_these)
+    assert sum(record.rank == 1 for record in pool) / len(pool) == pytest.approx(expected, abs=0.03)

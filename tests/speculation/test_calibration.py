@@ -178,3 +178,36 @@ def test_a_book_goes_on_from_what_was_kept() -> None:
     again = CalibrationBook(book.states)
     assert again.states == book.states
     assert again.at(0.8).taus == Calibration(book.states[0.8]).taus != again.at(0.0).taus
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.8])
+def test_a_draft_model_that_is_sure_and_always_wrong_is_worth_nothing_within_two_hundred_tokens(temperature: float) -> None:
+    calibration, rng = Calibration(), np.random.default_rng(2)
+    for position in range(200):
+        calibration.observe(ranked(rng.normal(size=VOCABULARY) * 4.0, temperature=temperature, position=position), VOCABULARY)
+    estimate = math.exp(calibration.log_probs([ranked(rng.normal(size=VOCABULARY) * 4.0)])[0][0])
+    assert estimate < 0.1
+    assert min(calibration.trust) < 0.15
+
+
+def test_an_honest_draft_model_is_trusted() -> None:
+    assert min(learned(0.5).trust) > 0.95
+
+
+def test_tokens_that_no_ranking_holds_lower_the_trust_and_leave_the_scale_alone() -> None:
+    calibration, rng = Calibration(), np.random.default_rng(3)
+    for step in range(1500):
+        logits = rng.normal(size=VOCABULARY) * 4.0
+        probs = np.exp((logits - logits.max()) / 0.5)
+        calibration.observe(ranked(logits), VOCABULARY if step % 2 else int(rng.choice(VOCABULARY, p=probs / probs.sum())))
+    busy = int(np.argmax(calibration.state.tokens))
+    assert calibration.trust[busy] == pytest.approx(0.5, abs=0.1)
+    assert calibration.taus[busy] < 1.0
+
+
+@pytest.mark.parametrize("promises", [(1.0,) * (BINS - 1), (math.nan,) * BINS, (-1.0,) * BINS])
+def test_promises_that_are_none_are_refused_and_a_file_without_any_is_taken(promises: tuple[float, ...]) -> None:
+    evidence, tokens = ((0.0,) * len(TAUS),) * BINS, (0.0,) * BINS
+    assert Calibration(CalibrationState(evidence=evidence, tokens=tokens)).trust == Calibration().trust
+    with pytest.raises(ConfigError, match="remove the file"):
+        Calibration(CalibrationState(evidence=evidence, tokens=tokens, promised=promises, kept=promises))

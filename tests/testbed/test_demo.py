@@ -14,7 +14,7 @@ from tests.testbed.processes import WAIT_S, child_of, gone
 
 KEYS = [
     "policy", "rtt_ms", "itl_ms", "itl_ratio", "controller_draft_passes", "offload_fraction", "worker_draft_passes", "bytes_per_token",
-    "identical", "tokens",
+    "identical", "tokens", "version", "command",
 ]  # fmt: skip
 
 

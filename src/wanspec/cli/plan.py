@@ -124,8 +124,9 @@ def calibrate(
     prompt_tokens: Annotated[int, typer.Option(help="Length of the text before.")] = 128,
     passes: Annotated[int, typer.Option(help="Passes timed for each width.")] = 20,
 ) -> None:
-    """Time this machine's models, at passes of 1 to 64 tokens, with the choice of tokens at temperature 0.8 and top_p 0.95.
+    """Time this machine's models at passes of 1 to 64 tokens.
 
+    The choice of tokens is timed with the pass, at temperature 0.8 and top_p 0.95.
     Where other work goes on, the times are that much longer.
     """
     from wanspec.planning.calibrate import choose_as_draft, choose_as_target, medians, time_rounds
