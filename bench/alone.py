@@ -43,7 +43,7 @@ from wanspec.testbed.virtual import Workload, loaded, run_virtually, texts_of
 MAX_DEPTH = 6
 """The deepest chain and tree that are tried."""
 TREE_WIDTH = 32
-PLAIN, CHAIN, TREE, LOOKUP_TREE, ALONE, WORKER = "plain", "chain", "tree", "tree, lookup", "alone", "worker"
+PLAIN, CHAIN, TREE, LOOKUP_TREE, ALONE, WORKER = "plain", "chain", "tree", "tree with lookup", "alone", "worker"
 RIVALS = (ALONE, CHAIN, TREE, LOOKUP_TREE, PLAIN)
 
 
@@ -124,7 +124,7 @@ def depth_of(result: Result) -> int | None:
 
 def table_of(rows: list[dict[str, Any]], best: dict[str, Result]) -> Table:
     """For a person."""
-    table = Table("", "RTT", "price", "ITL ms", "of alone", "of chain", "local passes", "moved", box=SIMPLE_HEAD)
+    table = Table("", "RTT", "price", "ITL ms", "of alone", "of chain", "local\npasses", "moved", box=SIMPLE_HEAD, pad_edge=False)
     for kind, one in best.items():
         name = kind if depth_of(one) is None else f"{kind}, {depth_of(one)}"
         ratios = [f"{one.itl_ms / best[base].itl_ms:.3f}" for base in (ALONE, CHAIN)]
