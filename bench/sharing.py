@@ -1,6 +1,6 @@
 """Many users, one target: what each gets, and how wide the trees are, against the number of users.
 
-    python bench/sharing.py [--rtt MS] [--price-ms MS] [--preset NAME] [--plot FILE]
+    python bench/sharing.py [--rtt MS] [--price-ms MS] [--preset NAME] [--plot FILE] [--json FILE]
 
 The bundled pair's recorded text, at a preset's step times with their cost per token, on the virtual clock. For each number of users:
 plain decoding, the best chain and the best tree that the site drafts alone (depth, width and lookup searched), `adaptive` without a worker,
@@ -12,6 +12,7 @@ cores.
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -114,6 +115,7 @@ def main() -> None:
     )
     parser.add_argument("--preset", default="l40s-8b", help="step times (l40s-8b)")
     parser.add_argument("--plot", type=Path, help="draw it into this file")
+    parser.add_argument("--json", type=Path, help="write the table into this file")
     arguments = parser.parse_args()
     wanted = jobs(arguments.rtt, arguments.price_ms)
     running = Parallel(n_jobs=-1, return_as="generator")(delayed(run)(*job, arguments.preset) for job in wanted)
@@ -122,14 +124,19 @@ def main() -> None:
         key = result.kind, result.users
         best[key] = min(best.get(key, result), result, key=lambda one: one.itl_ms)
     table = Table("users", "", "ITL ms", "tokens/s", "offload", "tokens/pass/user")
+    rows: list[dict[str, Any]] = []
     for users in USERS:
         alone = min(best["best chain", users], best["best tree", users], key=lambda one: one.itl_ms)
         per_token = alone.local_draft_passes / alone.tokens
         for kind in SHOWN:
             one = best[kind, users]
-            moved = "" if kind in {"plain", "best chain", "best tree"} else f"{1.0 - one.local_draft_passes / one.tokens / per_token:.2f}"
+            offload = None if kind in {"plain", "best chain", "best tree"} else 1.0 - one.local_draft_passes / one.tokens / per_token
+            rows.append({**one._asdict(), "offload": offload})
+            moved = "" if offload is None else f"{offload:.2f}"
             table.add_row(str(users), kind, f"{one.itl_ms:.1f}", f"{one.tokens_per_s:.0f}", moved, f"{one.width:.1f}")
     Console().print(table)
+    if arguments.json:
+        arguments.json.write_text(json.dumps(rows, indent=1) + "\n", "utf-8")
     if arguments.plot:
         draw(best, arguments.plot, f"{arguments.preset}, {arguments.rtt:g} ms to one worker, {TOKENS} tokens a request, virtual clock")
 
