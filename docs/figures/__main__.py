@@ -11,7 +11,7 @@ import argparse
 import time
 
 from catalogue import FIGURES
-from figure import Cost, Figure, made, put
+from figure import Cost, Figure, is_committed, made, put
 
 
 def main() -> None:
@@ -27,6 +27,8 @@ def main() -> None:
         return
     if unknown := [name for name in arguments.names if name not in FIGURES]:
         parser.error(f"no figure is called {', '.join(unknown)}; --list names them")
+    if not is_committed():
+        parser.error("src or bench differs from the last commit: commit it first, since a figure names the commit that it is of")
     for figure in [FIGURES[name] for name in arguments.names] or [each for each in FIGURES.values() if each.cost is not Cost.DEAR]:
         _make(figure)
 
@@ -36,7 +38,7 @@ def _make(figure: Figure) -> None:
         print(f"{figure.name}: run its commands (--list) and put it into {figure.page} by hand, with commit and date")
         return
     began = time.monotonic()
-    is_new = put(figure, made(figure))
+    is_new = put(figure, *made(figure))
     print(f"{figure.name}: {'changed' if is_new else 'the same'}, {time.monotonic() - began:.0f} s", flush=True)
 
 

@@ -1,8 +1,9 @@
 """A figure of the docs: a table, some sentences or a picture, the commands that it comes from, and its place in a page.
 
 In its page a figure stands between two remarks, `<!-- figure: NAME -->` and `<!-- end of figure -->`, with its commit and date as the last
-line. What stands there is written by `make figures` and by nobody else, so that a page cannot disagree with its command. The exceptions
-are figures that a person puts together: they have no `body`, and the same remarks and last line.
+line. What stands there is written by `make figures` and by nobody else, from a record of what its commands gave (`record.py`), so that a
+page cannot disagree with its command. The exceptions are figures that a person puts together: they have no `body` and no record, and the
+same remarks and last line.
 """
 
 from __future__ import annotations
@@ -18,7 +19,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+
+import record
+from record import Outcome, Record
 
 ROOT = Path(__file__).parents[2]
 BLOCK = re.compile(
@@ -42,16 +45,6 @@ class Cost(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
-    """What a command gave."""
-
-    text: str
-    """Printed on standard output."""
-    result: Any
-    """Of the JSON that it wrote, if it did."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Figure:
     """What belongs between the two remarks."""
 
@@ -67,6 +60,8 @@ class Figure:
     """Drawn into PICTURES under the first name, and kept beside the page under the second."""
     inputs: Mapping[str, str] = field(default_factory=dict)
     """Files that commands read, by name, with their contents."""
+    keys: frozenset[str] = frozenset()
+    """Entries of the commands' JSON that `body` reads, at any depth: the record keeps these."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,16 +81,14 @@ def blocks_of(page: str) -> list[Block]:
     return [Block(page=page, **match.groupdict()) for match in BLOCK.finditer(text)]
 
 
-def made(figure: Figure) -> str:
-    """Run a figure's commands and return what belongs into its page; its picture is drawn."""
-    assert figure.body is not None
-    with tempfile.TemporaryDirectory() as folder:
-        for name, content in figure.inputs.items():
-            (Path(folder) / name).write_text(content, "utf-8")
-        outcomes = [run(command, figure, Path(folder)) for command in figure.commands]
-        for drawn, kept in figure.pictures.items():
-            (ROOT / figure.page).with_name(kept).write_bytes((Path(folder) / PICTURES / drawn).read_bytes())
-    return figure.body(outcomes)
+def made(figure: Figure) -> tuple[tuple[Outcome, ...], dict[str, bytes]]:
+    """Run a figure's commands. Returns what they gave, and the pictures by their names beside the page. Raises CalledProcessError."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for file, content in figure.inputs.items():
+            (folder / file).write_text(content, "utf-8")
+        outcomes = tuple(run(command, figure, folder) for command in figure.commands)
+        return outcomes, {kept: (folder / PICTURES / drawn).read_bytes() for drawn, kept in figure.pictures.items()}
 
 
 def run(command: str, figure: Figure, folder: Path) -> Outcome:
@@ -106,18 +99,28 @@ def run(command: str, figure: Figure, folder: Path) -> Outcome:
     starts = {"wanspec": [sys.executable, "-m", "wanspec"], "python": [sys.executable]}
     (folder / RESULT).unlink(missing_ok=True)
     done = subprocess.run([*starts[words[0]], *words[1:]], cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True)  # noqa: S603  # our own
-    result = json.loads((folder / RESULT).read_bytes()) if (folder / RESULT).exists() else None
-    return Outcome(text=done.stdout, result=result)
+    if (folder / RESULT).exists():
+        return Outcome(result=record.pruned(json.loads((folder / RESULT).read_bytes()), figure.keys))
+    return Outcome(lines=tuple(line.rstrip() for line in done.stdout.strip("\n").splitlines()))
 
 
-def put(figure: Figure, body: str) -> bool:
-    """Write a figure into its page, as of now. Returns whether that changed it; an unchanged one keeps its date."""
+def put(figure: Figure, outcomes: tuple[Outcome, ...], pictures: Mapping[str, bytes]) -> bool:
+    """Write a figure into its page, and its pictures and record, as of now.
+
+    Returns whether that changed anything; what is unchanged keeps its commit and date.
+    """
+    assert figure.body is not None
     path = ROOT / figure.page
-    (old,) = [block for block in blocks_of(figure.page) if block.name == figure.name]
-    if old.body == body:
+    body, digests = figure.body(outcomes), {name: record.digest(picture) for name, picture in pictures.items()}
+    (block,) = [block for block in blocks_of(figure.page) if block.name == figure.name]
+    old = record.read(figure.name)
+    if old and block.body == body and (old.commands, old.outcomes, old.pictures) == (figure.commands, outcomes, digests):
         return False
-    today = dt.datetime.now(dt.UTC).date()
-    replaced = f"<!-- figure: {figure.name} -->\n{body}\n*As of commit {commit()}, {today}.*\n<!-- end of figure -->\n"
+    new = Record(commit=commit(), date=str(dt.datetime.now(dt.UTC).date()), commands=figure.commands, outcomes=outcomes, pictures=digests)
+    record.write(figure.name, new)
+    for name, picture in pictures.items():
+        path.with_name(name).write_bytes(picture)
+    replaced = f"<!-- figure: {figure.name} -->\n{body}\n*As of commit {new.commit}, {new.date}.*\n<!-- end of figure -->\n"
     text = path.read_text("utf-8")
     path.write_text(BLOCK.sub(lambda match: replaced if match["name"] == figure.name else match[0], text), "utf-8")
     return True
@@ -126,6 +129,11 @@ def put(figure: Figure, body: str) -> bool:
 def commit() -> str:
     """That the working tree is of."""
     return subprocess.run(["git", "rev-parse", "--short=7", "HEAD"], cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True).stdout.strip()  # noqa: S607
+
+
+def is_committed() -> bool:
+    """Whether what figures are made of is as its commit has it."""
+    return subprocess.run(["git", "diff", "--quiet", "HEAD", "--", "src", "bench"], cwd=ROOT, check=False).returncode == 0  # noqa: S607
 
 
 def table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -138,4 +146,4 @@ def table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def printed(outcomes: Sequence[Outcome]) -> str:
     """What the first command printed, as it stands."""
-    return "".join(f"    {line.rstrip()}".rstrip() + "\n" for line in outcomes[0].text.strip("\n").splitlines())
+    return "".join(f"    {line}".rstrip() + "\n" for line in outcomes[0].lines)

@@ -4,11 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from figure import Cost, Figure, Outcome, printed, table
+from figure import Cost, Figure, printed, table
+from record import Outcome
 
 ADAPTIVE = "docs/adaptive.md"
 TEXT = "--tokens bundled --requests 20 --max-tokens 100 --iterations 1"
 BENCH = "wanspec bench --wan tun --policy colocated,colocated-tree,adaptive --prompts 8 --max-tokens 96 --repeats 1"
+
+
+ALONE = ("plain", "best chain", "best tree")
+
+
+def sharing(outcomes: Sequence[Outcome]) -> str:
+    """The picture, and `adaptive` against the best of plain decoding, chain and tree, at two distances and prices."""
+    rows = []
+    for outcome, question in zip(outcomes, (("30 ms", "10 ms"), ("30 ms", "inf"), ("70 ms", "10 ms"), ("70 ms", "inf")), strict=True):
+        of = {(row["users"], row["kind"]): row for row in outcome.result}
+        everybody = sorted({users for users, _ in of})
+        pairs = [(of[users, "adaptive"], min((of[users, kind] for kind in ALONE), key=lambda row: row["itl_ms"])) for users in everybody]
+        ratios = [", ".join(f"{own[key] / rival[key]:.2f}" for own, rival in pairs) for key in ("itl_ms", "tokens_per_s")]
+        rows.append((*question, *ratios, ", ".join(f"{own['offload']:.2f}" for own, _ in pairs)))
+    return (
+        "![Latency, throughput and tree width against the number of users](adaptive-sharing.png)\n\n"
+        "`adaptive` with 1, 4, 16 and 32 users, in relation to the best of plain decoding, chain and tree:\n\n"
+        + table(("RTT", "price", "latency", "throughput", "offload"), rows)
+    )
 
 
 def virtual_clock(outcomes: Sequence[Outcome]) -> str:
@@ -23,9 +43,10 @@ def virtual_clock(outcomes: Sequence[Outcome]) -> str:
         for row in sorted(outcomes[3].result, key=lambda row: (float(row["policy.redundancy_price_ms"]), row["rtt_ms"]))
     ]  # fmt: skip
     headings = ("price ms", "RTT ms", "of the best chain", "of the best tree", "of `adaptive` alone", "offload")
+    lookup = "with" if tree["scenario"]["policy"]["lookup"] else "without"
     rivals = (
         f"Alone: a chain of {chain['scenario']['policy']['k']} takes {chain['itl_ms']:.1f} ms a token, a tree of"
-        f" {tree['scenario']['policy']['k']} levels {tree['itl_ms']:.1f} ms, `adaptive` {alone['itl_ms']:.1f} ms.\n"
+        f" {tree['scenario']['policy']['k']} levels {lookup} lookup {tree['itl_ms']:.1f} ms, `adaptive` {alone['itl_ms']:.1f} ms.\n"
     )
     return table(headings, rows) + "\n" + rivals
 
@@ -44,7 +65,20 @@ FIGURES = (
         body=printed,
     ),
     _by_hand("timeline", ADAPTIVE, f"{BENCH} --rtt 70 --loss 0 --temperature 0 --plot PICTURES"),
-    _by_hand("sharing", ADAPTIVE, "python bench/sharing.py --plot PICTURES/sharing.png", "python bench/sharing.py --price-ms inf"),
+    Figure(
+        name="sharing",
+        page=ADAPTIVE,
+        cost=Cost.MINUTES,
+        commands=(
+            "python bench/sharing.py --plot PICTURES/sharing.png --json RESULT.json",
+            "python bench/sharing.py --price-ms inf --json RESULT.json",
+            "python bench/sharing.py --rtt 70 --json RESULT.json",
+            "python bench/sharing.py --rtt 70 --price-ms inf --json RESULT.json",
+        ),
+        body=sharing,
+        keys=frozenset({"users", "kind", "itl_ms", "tokens_per_s", "offload"}),
+        pictures={"sharing.png": "adaptive-sharing.png"},
+    ),
     _by_hand(
         "real-processes",
         ADAPTIVE,
@@ -59,12 +93,15 @@ FIGURES = (
         cost=Cost.MINUTES,
         commands=(
             f"wanspec simulate {TEXT} --policy colocated -k 1,2,3,4 --rtt 0 --json RESULT.json",
-            f"wanspec simulate {TEXT} --policy colocated-tree -k 2,3,4,5 --rtt 0 --json RESULT.json",
+            f"wanspec simulate {TEXT} --policy colocated-tree -k 2,3,4,5 --set policy.lookup=false,true --rtt 0 --json RESULT.json",
             f"wanspec simulate {TEXT} --policy adaptive --workers 0 --rtt 0 --json RESULT.json",
             f"wanspec simulate {TEXT} --policy adaptive --rtt 15,30,70,150 --set policy.redundancy_price_ms=0,10,inf --json RESULT.json",
         ),
         body=virtual_clock,
+        keys=frozenset({"rtt_ms", "itl_ms", "policy.redundancy_price_ms", "controller_draft_passes", "scenario", "policy", "k", "lookup"}),
     ),
+    _by_hand("overhead", ADAPTIVE, "python bench/overhead.py"),
+    _by_hand("speed", "docs/simulation.md", "python bench/simulation.py"),
     _by_hand("guard", ADAPTIVE, "python bench/guard.py", "python bench/guard.py 1 SEED --requests 32"),
     _by_hand("engine-steps", "docs/engines.md", "python bench/engine_steps.py llamacpp:models/draft.gguf --cpu-time"),
 )

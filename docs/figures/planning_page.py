@@ -6,7 +6,8 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from figure import Cost, Figure, Outcome, table
+from figure import Cost, Figure, table
+from record import Outcome
 
 PAGE = "docs/planning.md"
 SITES = "--controllers us-east-1 --workers us-east-2,us-west-2"
@@ -15,6 +16,15 @@ THE_PAPER_SAW = {
     "us-east-2": "some 50 % of draft steps moved away, latency slightly lower",
     "us-west-2": "little gain, some slow-down; to be switched off",
 }
+PLAN = frozenset(
+    {
+        "placements", "worker", "rtt_ms", "pays", "verdict", "itl_ratio", "itl_ratio_to_chain", "offload_fraction",
+        "controller_s_saved_per_mtoken", "money_per_mtoken", "money_alone_per_mtoken",
+        "settings", "name", "phi", "width", "redundancy_price_ms",
+        "alone", "outcome", "controller_busy_s",
+    }
+)  # fmt: skip
+"""What is read of a plan's JSON."""
 PRICES = "site,target_hour,draft_hour,gb\n*,1.86,0.3,0.02\n"
 
 
@@ -122,6 +132,7 @@ FIGURES = (
         cost=Cost.MINUTES,
         commands=("wanspec plan --plot PICTURES/aws.png --json RESULT.json",),
         body=aws,
+        keys=PLAN,
         pictures={"aws.png": "planning-aws.png"},
     ),
     Figure(
@@ -130,6 +141,7 @@ FIGURES = (
         cost=Cost.MINUTES,
         commands=(f"wanspec plan --policy paper {PAPERS_TEXT} {SITES} --json RESULT.json",),
         body=papers_deployment,
+        keys=PLAN,
     ),
     Figure(
         name="adaptive-deployed",
@@ -137,6 +149,7 @@ FIGURES = (
         cost=Cost.MINUTES,
         commands=(f"wanspec plan {PAPERS_TEXT} {SITES} --json RESULT.json",),
         body=against_chain,
+        keys=PLAN,
     ),
     Figure(
         name="adaptive-against-alone",
@@ -147,6 +160,7 @@ FIGURES = (
             "wanspec plan --rank-by offload --controllers us-east-1 --workers us-east-2 --json RESULT.json",
         ),
         body=against_alone,
+        keys=PLAN,
     ),
     Figure(
         name="eight-users",
@@ -156,6 +170,7 @@ FIGURES = (
             "wanspec plan --users 8 --rank-by money --prices prices.csv --controllers us-east-1 --workers us-east-2 --json RESULT.json",
         ),
         body=eight_users,
+        keys=PLAN,
         inputs={"prices.csv": PRICES},
     ),
     Figure(
@@ -164,6 +179,7 @@ FIGURES = (
         cost=Cost.MINUTES,
         commands=("wanspec plan fleet --plot PICTURES/fleet.png --json RESULT.json",),
         body=fleet,
+        keys=frozenset({"home", "lent", "site", "requests", "drafted_away", "ttft_s", "itl_ms"}),
         pictures={"fleet.png": "planning-fleet.png"},
     ),
 )
