@@ -11,6 +11,7 @@ import pytest
 from wanspec.planning import alternatives
 from wanspec.planning.effort import Effort
 from wanspec.planning.mesh import Mesh
+from wanspec.planning.outcome import Outcome
 from wanspec.planning.placements import Alone, Placement, Planner, Rival, Sites
 from wanspec.planning.prices import SitePrices
 from wanspec.planning.runs import Run, Runs
@@ -93,6 +94,34 @@ def test_where_drafts_do_not_pay_plain_decoding_is_what_a_worker_is_held_against
     assert alone.outcome.itl_ms <= 294.0 * 1.001
     assert all(each.itl_ratio == pytest.approx(each.itl_ms / alone.outcome.itl_ms) for each in placements)
     assert not [each for each in placements if each.pays and each.itl_ms > 294.0]
+
+
+class KnownRuns(Runs):
+    """Runs whose pace is given: plain decoding, drafts on the spot, and a worker, in ms a token."""
+
+    def __init__(self, *, plain_ms: float, drafting_ms: float, worker_ms: float) -> None:
+        self._plain_ms, self._drafting_ms, self._worker_ms = plain_ms, drafting_ms, worker_ms
+
+    def make(self, runs: Iterable[Run], what: str) -> None:
+        pass
+
+    def __getitem__(self, run: Run) -> Outcome:
+        alone_ms = self._plain_ms if run.policy.name == alternatives.PLAIN else self._drafting_ms
+        itl_ms = alone_ms if run.rtt_ms is None else self._worker_ms
+        passes = 0.0 if run.policy.name == alternatives.PLAIN else 1.0
+        return Outcome(
+            itl_ms=itl_ms, ttft_ms=itl_ms, token_s=itl_ms / 1000, controller_busy_s=itl_ms / 1000, worker_busy_s=0.1,
+            controller_draft_passes=passes, down_bytes=50.0, up_bytes=50.0,
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize("rival", list(Rival))
+@pytest.mark.parametrize(("plain_ms", "pays", "words"), [(294.0, False, "do not: 24% slower than alone"), (500.0, True, "17% faster")])
+def test_a_worker_that_beats_a_chain_but_not_plain_decoding_does_not_pay(rival: Rival, plain_ms: float, *, pays: bool, words: str) -> None:
+    placements, alone = ranked(KnownRuns(plain_ms=plain_ms, drafting_ms=441.0, worker_ms=366.0), Goal.LATENCY, rival=rival)
+    assert alone.outcome.itl_ms == min(plain_ms, 441.0)
+    assert [each.pays for each in placements] == [pays] * len(PAIRS)
+    assert all(words in each.verdict for each in placements)
 
 
 def test_a_site_without_a_worker_has_every_way_to_decode() -> None:
