@@ -247,3 +247,14 @@ def test_the_worker_branches_only_where_the_draft_is_undecided() -> None:
 def test_impossible_parameters_are_named_with_what_is_allowed(config: PolicyConfig, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         create_policy(config)
+
+
+@pytest.mark.parametrize("name", ["autoregressive", "colocated", "colocated-tree", "remote", "paper"])
+def test_a_local_pass_teaches_nothing_to_policies_that_go_by_rules(name: str) -> None:
+    tree, _ = tree_with_chain(1)
+    policy = create_policy(PolicyConfig(name=name))
+    before = policy.decide(situation(tree), now=10.0)
+    policy.drafted()
+    again = create_policy(PolicyConfig(name=name))
+    again.drafted()
+    assert again.decide(situation(tree), now=10.0) == before

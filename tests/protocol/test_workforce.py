@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 from msgspec import structs
-from tests.protocol.events import arrival, controller, drafts, joined, only, opened, received, verified
+from tests.protocol.events import arrival, controller, drafted, drafts, joined, only, opened, received, verified
 
+from wanspec.policy.registry import PolicyConfig
 from wanspec.protocol.controller import Controller
 from wanspec.protocol.effects import (
     DraftsMerged,
@@ -31,7 +32,7 @@ from wanspec.protocol.messages import (
 )
 from wanspec.protocol.placement import Placement
 from wanspec.protocol.pool import FIRST_REST_S, JUDGED_TOKENS, MAX_HEAD_START_S
-from wanspec.protocol.workforce import WORKER_SILENCE_S
+from wanspec.protocol.workforce import NEWCOMER_TOKENS, WORKER_SILENCE_S
 from wanspec.speculation.types import (
     SessionId,
     TargetChoices,
@@ -325,3 +326,41 @@ def test_a_worker_that_holds_too_many_nodes_over_all_sessions_gets_no_more_and_t
     assert said(1, 90, first=181, now=0.101) == (0, 90)  # counted no more often than need be
     machine.handle(RequestCancelled(session_id=SessionId(1)), now=0.2)
     assert said(honest, 40, first=51, now=0.3) == (40, 0)
+
+
+def write(machine: Controller, passes: int) -> None:
+    """So many passes of one session, which commits a token with each of the target's."""
+    for number in range(1, passes + 1):
+        is_verify = PassKind.VERIFY in machine._passes._in_flight
+        machine.handle(verified(7) if is_verify else drafted(*answers_of_draft(machine)), now=0.02 * number)
+
+
+def answers_of_draft(machine: Controller) -> list[int]:
+    """An 8 for every row of the draft pass in flight."""
+    ((_, rows),) = machine._passes._in_flight[PassKind.DRAFT].rows
+    return [8] * len(rows)
+
+
+def test_a_worker_that_comes_again_is_not_in_doubt_again() -> None:
+    machine = controller(joined(1), arrival(1, policy=PolicyConfig(name="adaptive", lookup=False), max_tokens=5000))
+    write(machine, 300)
+    (first,) = machine._workforce.workers.values()
+    assert first.pace.tokens > NEWCOMER_TOKENS / 2
+    machine.handle(WorkerLost(worker_id=WorkerId(1)), now=5.0)
+    machine.handle(joined(2), now=5.1)
+    (second,) = machine._workforce.workers.values()
+    assert second.pace.token_s == pytest.approx(first.pace.token_s)
+    assert second.pace_alone.token_s == pytest.approx(first.pace_alone.token_s)
+    assert second.pace.tokens <= NEWCOMER_TOKENS
+
+
+def test_a_session_stays_at_a_worker_that_computes_for_long_where_no_other_is_free() -> None:
+    machine = controller(joined(1), arrival(1, policy="remote", max_tokens=5000))
+    (session,) = machine._sessions.values()
+    assert session.link is not None
+    session.link.computes_since = 0.0
+    effects = machine.handle(verified(7), now=WORKER_SILENCE_S - 0.1)
+    assert not [effect for effect in effects if isinstance(effect, SendMessage) and isinstance(effect.message, CloseSession)]
+    effects = machine.handle(verified(7), now=WORKER_SILENCE_S + 0.1)
+    assert not [effect for effect in effects if isinstance(effect, SendMessage) and isinstance(effect.message, CloseSession)]
+    assert session.link is not None

@@ -211,3 +211,7 @@ def test_promises_that_are_none_are_refused_and_a_file_without_any_is_taken(prom
     assert Calibration(CalibrationState(evidence=evidence, tokens=tokens)).trust == Calibration().trust
     with pytest.raises(ConfigError, match="remove the file"):
         Calibration(CalibrationState(evidence=evidence, tokens=tokens, promised=promises, kept=promises))
+
+
+def test_no_rankings_have_no_estimates() -> None:
+    assert Calibration().log_probs([]) == []

@@ -212,3 +212,14 @@ class TreeMachine(RuleBasedStateMachine):
 
 TreeMachine.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
 test_the_tree_means_a_set_of_paths = TreeMachine.TestCase
+
+
+def test_a_draft_below_a_node_that_is_gone_joins_nothing_though_the_node_had_such_a_child() -> None:
+    tree = DraftTree([1], max_position=100)
+    gone = tree.add(tree.head, 5, log_prob=-0.1)
+    assert gone is not None
+    child = tree.add(gone, 6, log_prob=-0.1)
+    tree.commit([7])
+    assert child is not None
+    assert child not in tree
+    assert tree.join(gone, 6, log_prob=-0.1, claim=-0.1, now=1.0) is None

@@ -33,7 +33,7 @@ UNREADABLE_FRAMES: Final = (ValueError, KeyError, IndexError, TypeError, struct.
 def check_installed(where: str) -> None:
     """Raises ConfigError where botocore is missing. `where`: for the message."""
     try:
-        import botocore  # noqa: F401, PLC0415
+        import botocore  # noqa: F401, PLC0415  # whether it is there
     except ImportError as error:
         raise ConfigError(f"{where}: Bedrock needs botocore, AWS's library: {INSTALL}") from error
 

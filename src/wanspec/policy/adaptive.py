@@ -40,7 +40,7 @@ WAIT_COST = 3.0
 DEAR_PACE, CHEAP_PACE = 0.965, 0.975
 """Time per token, as a ratio to that without a worker, up to which a local pass costs the whole price, and from which on nothing."""
 GUESSED_PACE = 0.9
-"""The same ratio for a worker of which nothing is known yet: it has the benefit of the doubt."""
+"""The same ratio where nothing is known of any worker yet: the first has the benefit of the doubt."""
 BELIEVED_SHARE = 0.5
 """A worker's children that cover less than this share of the usual are not all that may follow, whatever it says."""
 SOON_SHARE = 0.4
@@ -116,8 +116,9 @@ class Adaptive:
             return verify
         token_s = self._token_s(situation, leaves, now)
         wait_until, wait_gain_s = self._best_wait(situation, leaves, token_s * situation.worker_share, now)
-        leaves = self._worth_expanding(situation, leaves, min(plain_s, token_s))
-        draft_gain_s = self._draft_gain_s(situation, chosen, leaves, min(plain_s, token_s), now)
+        token_s = min(plain_s, token_s)
+        leaves = self._worth_expanding(situation, leaves, token_s)
+        draft_gain_s = self._draft_gain_s(situation, chosen, leaves, token_s, now)
         if draft_gain_s > max(0.0, wait_gain_s):
             return DraftLocally(tuple([leaf.node for leaf in leaves]), draft_gain_s, verify)
         if arrivals is not None and wait_gain_s > 0.0:
@@ -195,8 +196,8 @@ class Adaptive:
     def _draft_gain_s(self, situation: Situation, chosen: Sequence[Node], leaves: Sequence[_Leaf], token_s: float, now: float) -> float:
         """What a local pass over the leaves is worth, in seconds.
 
-        It takes no longer for the leaves whose children are about to come from the worker: they come along, and count for less. The other
-        sessions will want as much of it, and of the target's pass.
+        Leaves whose children are about to come from the worker count for less. The other sessions will want as much of the pass, and of the
+        target's. A pass that only finds out whether the draft model is still of no use is worth just its time to all.
         """
         duration_s = situation.draft_times.expected_s(situation.num_sessions * len(leaves))
         if situation.arrivals is None and situation.is_draft_due:
@@ -241,6 +242,7 @@ class Adaptive:
         return self._pace_alone.after(situation.pace_alone, self._bare_s)
 
     def _rounds_alone(self, situation: Situation) -> RoundsAlone:
+        """This round without a worker, at each width and number of levels; the other sessions do likewise."""
         sessions = situation.num_sessions
         trees = situation.coverage.trees(self._widths)
         duration_s = _durations_s(situation.target_times, sessions, sessions * trees.verified)

@@ -71,25 +71,30 @@ def _bin(tokens: int) -> int:
 class Pace:
     """Seconds per committed token, over the last rounds."""
 
-    def __init__(self) -> None:
-        self._time_s = self._tokens = 0.0
-
-    @property
-    def token_s(self) -> float | None:
-        """None before the first round."""
-        return self._time_s / self._tokens if self._tokens else None
+    def __init__(self, time_s: float = 0.0, tokens: float = 0.0) -> None:
+        self.time_s, self.tokens = time_s, tokens
 
     def after(self, before: Pace, guess_s: float) -> float:
-        """The same where `before` counts too, as INHERITED_TOKENS tokens at most, and a guess as GUESSED_TOKENS."""
-        share = min(1.0, INHERITED_TOKENS / max(1.0, before._tokens))
-        time_s = self._time_s + share * before._time_s + GUESSED_TOKENS * guess_s
-        return time_s / (self._tokens + share * before._tokens + GUESSED_TOKENS)
+        """Seconds per token where `before` counts too, as INHERITED_TOKENS tokens at most, and a guess as GUESSED_TOKENS."""
+        inherited = before.faded(INHERITED_TOKENS)
+        time_s = self.time_s + inherited.time_s + GUESSED_TOKENS * guess_s
+        return time_s / (self.tokens + inherited.tokens + GUESSED_TOKENS)
+
+    def faded(self, tokens: float) -> Pace:
+        """The same, counting as no more than this many tokens."""
+        share = min(1.0, tokens / max(1.0, self.tokens))
+        return Pace(share * self.time_s, share * self.tokens)
 
     def add(self, duration_s: float, tokens: float) -> None:
         """A round has taken this long and committed so many tokens."""
         fade = 1.0 - 1.0 / PACE_MEMORY_ROUNDS
-        self._time_s = fade * self._time_s + duration_s
-        self._tokens = fade * self._tokens + tokens
+        self.time_s = fade * self.time_s + duration_s
+        self.tokens = fade * self.tokens + tokens
+
+    @property
+    def token_s(self) -> float | None:
+        """None before the first round."""
+        return self.time_s / self.tokens if self.tokens else None
 
 
 NO_PACE = Pace()

@@ -236,8 +236,9 @@ class Controller:
             if reason:  # before its worker is judged: a rest moves those that go on
                 effects += self._end(session.session_id, reason)
             if link is not None:
-                judged = {"took_s": session.round_s, "alone_s": total_alone_s}
-                effects += self._workforce.judge(session, path, **judged, together=together[link.worker_id], now=now)
+                effects += self._workforce.judge(
+                    session, path, took_s=session.round_s, alone_s=total_alone_s, together=together[link.worker_id], now=now
+                )
             if reason:
                 effects += self._workforce.place_waiting(now)
             elif session.link is not None and session.link is link:

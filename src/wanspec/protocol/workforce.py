@@ -15,6 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol, assert_never
 
 from wanspec.errors import RemoteProtocolError
+from wanspec.policy.pass_times import Pace
 from wanspec.protocol.effects import DraftsMerged, DropWorker, Effect, LossCause, RttMeasured, SendMessage
 from wanspec.protocol.events import DraftsReceived, LinkEvent, PongReceived, WorkerJoined, WorkerLost
 from wanspec.protocol.heartbeat import ASLEEP_S, Heartbeat
@@ -27,14 +28,14 @@ from wanspec.speculation.tree import Node
 from wanspec.speculation.types import SessionId, WorkerId
 
 WORKER_SILENCE_S = 10.0
-"""A commit unanswered for this long loses the worker its place: far above any round trip, soon enough for a person. One that answers, but
-is in one pass for this long, loses the session where another worker is free."""
+"""A commit unanswered for this long loses the worker its place, and a pass of this length the session, where another worker is free: far
+above any round trip, soon enough for a person."""
 PROMPT_TOKEN_S = 0.002
 """What a worker may take for each token of a prompt, up to MAX_HEAD_START_S, before it has said that it computes."""
 MAX_COMPUTING_S = 300.0
 """A pass of a worker for this long is believed: the longest prompt, at 400 tokens a second. What it has not proposed counts after that."""
-
-
+NEWCOMER_TOKENS = 100.0
+"""What the pace of the workers before counts for a new one: it is soon judged by its own."""
 MAX_DRAFT_NODES = 1 << 19
 """Nodes that workers have proposed, over all sessions, above which those that hold more than their equal part of it get no more: 250 MB, a
 third more than 1,024 sessions need with trees of 300 nodes, which is wide. The others go on to their parts: twice as many at most."""
@@ -80,6 +81,8 @@ class Workforce:
         self._vocabulary_size = vocabulary_size
         self.workers: dict[WorkerId, PooledWorker] = {}
         self.newest_session_id = SessionId(0)
+        self._pace, self._pace_alone = Pace(), Pace()
+        """Of all workers: what a newcomer begins with, so that nobody is in doubt again by coming again."""
         self._num_nodes = 0
         """Nodes when they were last counted, and those that joined since: no fewer than there are."""
         self._counted_at = -math.inf
@@ -152,8 +155,9 @@ class Workforce:
             session.link = None
             return [*closed, *self.place_waiting(now)]
         if took_s is not None and alone_s is not None:
-            worker.pace.add(took_s, len(path))
-            worker.pace_alone.add(alone_s, len(path))
+            for pace, pace_alone in ((worker.pace, worker.pace_alone), (self._pace, self._pace_alone)):
+                pace.add(took_s, len(path))
+                pace_alone.add(alone_s, len(path))
         computes_since = session.link.computes_since
         settled_at = session.link.opened_at + worker.head_start_s
         if not session.link.has_answered:
@@ -211,6 +215,8 @@ class Workforce:
             event.labels,
             heartbeat,
             context_length=min(event.context_length, MAX_SEQUENCE_TOKENS),
+            pace=self._pace.faded(NEWCOMER_TOKENS),
+            pace_alone=self._pace_alone.faded(NEWCOMER_TOKENS),
         )
         return [self._ping(event.worker_id, now), *self.place_waiting(now)]
 

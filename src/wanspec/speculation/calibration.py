@@ -159,27 +159,20 @@ class Calibration:
         self._inverse_taus: NDArray[np.float64] = _INVERSE_TAUS[self._scales]
         everywhere = (self._kept.sum() + PRIOR_PROMISES) / (self._promised.sum() + PRIOR_PROMISES)
         trust = LENIENCE * (self._kept + PRIOR_PROMISES * everywhere) / (self._promised + PRIOR_PROMISES)
-        self._trust_nats: NDArray[np.float64] = np.log(np.minimum(1.0, trust))
+        self._trust_nats: NDArray[np.float64] = np.log(np.clip(trust, MIN_TAIL, 1.0))
 
     def _restore(self, state: CalibrationState) -> None:
         bins = len(self._tokens)
-        if [len(row) for row in state.evidence] != [len(TAUS)] * bins or len(state.tokens) != bins:
+        counts = [state.tokens, state.promised or (0.0,) * bins, state.kept or (0.0,) * bins]
+        if [len(row) for row in state.evidence] != [len(TAUS)] * bins or [len(each) for each in counts] != [bins] * len(counts):
             raise ConfigError(f"a calibration of another shape than {bins} bins of {len(TAUS)}; remove the file")
-        evidence, tokens = np.array(state.evidence, np.float64), np.array(state.tokens, np.float64)
-        if not np.isfinite(evidence).all() or not np.isfinite(tokens).all() or tokens.min() < 0.0:
+        evidence, tokens, promised, kept = (np.array(each, np.float64) for each in (state.evidence, *counts))
+        if (
+            not all(np.isfinite(each).all() for each in (evidence, tokens, promised, kept))
+            or min(map(np.min, (tokens, promised, kept))) < 0.0
+        ):
             raise ConfigError("a calibration with numbers that are not finite, or negative counts; remove the file")
-        self._evidence, self._tokens = evidence, tokens
-        if state.promised or state.kept:
-            self._restore_promises(state)
-
-    def _restore_promises(self, state: CalibrationState) -> None:
-        promised, kept = np.array(state.promised, np.float64), np.array(state.kept, np.float64)
-        bins = len(self._tokens)
-        if len(promised) != bins or len(kept) != bins:
-            raise ConfigError(f"a calibration with promises of another shape than {bins} bins; remove the file")
-        if not np.isfinite(promised).all() or not np.isfinite(kept).all() or min(promised.min(), kept.min()) < 0.0:
-            raise ConfigError("a calibration with promises that are not finite, or negative; remove the file")
-        self._promised, self._kept = promised, kept
+        self._evidence, self._tokens, self._promised, self._kept = evidence, tokens, promised, kept
 
 
 class CalibrationBook:
