@@ -88,14 +88,13 @@ def test_asking_a_draft_model_again_costs_a_hundredth_of_the_time_and_all_that_i
     passes = machine._passes
     for size in (1, 100):
         passes.draft_times.add(size, 0.01 * size)
-    passes._drafted_at, passes._drafted_s = 10.0, 0.02
-    unseen = session.draft_tokens([session.tree.head])
-    assert unseen == session.num_prompt_tokens > 2
-    assert not passes.is_draft_due(session, now=10.0 + unseen - 0.1)
-    assert passes.is_draft_due(session, now=10.0 + unseen + 0.1)
-    session.draft_view.plan(session.tree, [])
+    passes._drafted_at, passes._drafted_s = 10.0, 0.015
+    assert session.draft_tokens([session.tree.head]) == session.num_prompt_tokens == 2
     assert not passes.is_draft_due(session, now=10.0 + 1.9)
     assert passes.is_draft_due(session, now=10.0 + 2.1)
+    session.draft_view.plan(session.tree, [])
+    assert not passes.is_draft_due(session, now=10.0 + 1.4)
+    assert passes.is_draft_due(session, now=10.0 + 1.6)
 
 
 @pytest.mark.parametrize(("reuse_key", "expected"), [(None, 64), ("alice", 0)])
