@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from wanspec.policy.adaptive import WAIT_COST, Adaptive
 from wanspec.policy.arrivals import Arrivals
-from wanspec.policy.coverage import MAX_LEVELS, Coverage, Look
+from wanspec.policy.coverage import INITIAL_SHARES, KNOWN_LOOKS, MAX_LEVELS, Coverage, Look
 from wanspec.policy.interface import DraftLocally, Outcome, Situation, Verify, Wait
 from wanspec.policy.pass_times import NO_PACE, Pace, PassTimes
 from wanspec.policy.registry import PolicyConfig, create_policy
@@ -290,15 +290,30 @@ def test_a_local_pass_expands_only_the_leaves_that_are_worth_their_time_in_it() 
     assert decide(adaptive(), replace(asked, draft_times=rising(DRAFT_S, DRAFT_S / 2))) == DraftLocally((nodes[0],))
 
 
-def test_a_draft_model_that_must_catch_up_first_is_charged_for_it_in_parts_that_the_text_can_be_expected_to_repay() -> None:
-    tree = new_tree()
-    seen = replace(situation(tree), draft_times=rising(DRAFT_S, DRAFT_S / 10))
+def usual() -> Coverage:
+    """Of a draft model that is known to cover what the initial guess says."""
+    coverage = Coverage()
+    per_bin = tuple(float(value) for value in coverage._per_bin)
+    for _ in range(KNOWN_LOOKS):
+        coverage.learn(Look(1.0, INITIAL_SHARES, per_bin))
+    return coverage
+
+
+def test_a_draft_model_that_must_catch_up_first_does_so_where_the_text_will_repay_it() -> None:
+    seen = replace(situation(new_tree(), coverage=usual()), draft_times=rising(DRAFT_S, DRAFT_S / 10))
     assert isinstance(decide(adaptive(), seen), DraftLocally)
-    prompt = replace(seen, draft_tokens=lambda nodes: len(nodes) + 1000)
+    prompt = replace(seen, draft_tokens=lambda nodes: len(nodes) + 10_000)
     assert not isinstance(decide(adaptive(), replace(prompt, num_undrafted=1)), DraftLocally)
-    assert not isinstance(decide(adaptive(), replace(prompt, num_undrafted=50)), DraftLocally)
-    assert isinstance(decide(adaptive(), replace(prompt, num_undrafted=500)), DraftLocally)
+    assert isinstance(decide(adaptive(), replace(prompt, num_undrafted=1, coverage=Coverage())), DraftLocally)
+    assert isinstance(decide(adaptive(), replace(prompt, num_undrafted=1000)), DraftLocally)
     assert isinstance(decide(adaptive(), replace(prompt, num_undrafted=1, draft_times=PassTimes(DRAFT_S))), DraftLocally)
+
+
+def test_what_a_draft_model_must_catch_up_with_is_charged_while_a_worker_makes_the_text_faster() -> None:
+    fast, slow = (replace(situation(new_tree(), FRESH, coverage=usual(), pace_s=pace_s), num_undrafted=1000) for pace_s in (0.001, 1.0))
+    for asked, drafts in ((fast, False), (slow, True)):
+        behind = replace(asked, draft_times=rising(DRAFT_S, DRAFT_S / 10), draft_tokens=lambda nodes: len(nodes) + 100)
+        assert isinstance(decide(adaptive(price_s=0.0), behind), DraftLocally) == drafts
 
 
 def test_alone_the_token_that_a_round_ends_with_is_computed_in_the_next() -> None:

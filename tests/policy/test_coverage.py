@@ -9,7 +9,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from wanspec.policy.coverage import INITIAL_SHARES, LIMITS, MAX_LEVELS, REFRESH_LOOKS, Coverage, look_at
+from wanspec.policy.coverage import INITIAL_SHARES, KNOWN_LOOKS, LIMITS, MAX_LEVELS, REFRESH_LOOKS, Coverage, look_at
 from wanspec.speculation.tree import DraftTree, Node
 
 
@@ -126,11 +126,24 @@ def test_a_tree_goes_deeper_where_the_draft_model_is_surer() -> None:
     assert tokens(mixed, 4)[8] > tokens(even, 4)[8]
 
 
-def test_what_trees_are_worth_is_worked_out_again_now_and_then() -> None:
+def test_what_trees_are_worth_is_worked_out_again_at_once_at_first_and_then_now_and_then() -> None:
     coverage, tree = Coverage(), tree_with_children(0.1)
+    for _ in range(REFRESH_LOOKS):
+        before = tokens(coverage, 8)
+        observe(coverage, [tree.head], tree.head)
+        assert tokens(coverage, 8)[-1] < before[-1]
     before = tokens(coverage, 8)
     observe(coverage, [tree.head], tree.head)
     assert tokens(coverage, 8) == before
     for _ in range(REFRESH_LOOKS):
         observe(coverage, [tree.head], tree.head)
     assert tokens(coverage, 8)[-1] < before[-1]
+
+
+def test_a_draft_model_is_known_within_some_thirty_looks_and_the_guess_forgotten() -> None:
+    coverage, tree = Coverage(), tree_with_children(0.99)
+    for _ in range(KNOWN_LOOKS):
+        assert not coverage.is_known
+        observe(coverage, [tree.head], tree.head)
+    assert coverage.is_known
+    assert coverage.total == pytest.approx(0.99, abs=0.02)

@@ -45,6 +45,8 @@ BELIEVED_SHARE = 0.5
 """A worker's children that cover less than this share of the usual are not all that may follow, whatever it says."""
 SOON_SHARE = 0.4
 """By how much less a local pass is credited with what the worker will deliver before its end: that is there for the next round anyway."""
+EXPECTED_TOKENS = 32
+"""How much longer a text is expected to go on, at least."""
 MIN_PROB = 1e-9
 NEVER = math.inf
 
@@ -207,19 +209,23 @@ class Adaptive:
         verified = [math.exp(node.path_log_prob - base) for node in chosen]
         then = situation.coverage.after(fresh, verified, width=self._verify_width)
         gain_s = self._worth_s(situation, then, token_s) - self._worth_s(situation, verified, token_s)
-        return gain_s - duration_s - self._catching_up_s(situation, nodes, token_s) - self._charged_s(situation)
+        return gain_s - duration_s - self._catching_up_s(situation, nodes) - self._charged_s(situation)
 
-    def _catching_up_s(self, situation: Situation, nodes: Sequence[Node], token_s: float) -> float:
-        """What a local pass is charged for what it computes besides the leaves: text that the draft model has not seen.
+    def _catching_up_s(self, situation: Situation, nodes: Sequence[Node]) -> float:
+        """What a local pass over these nodes is charged for what it computes besides them: text that the draft model has not seen.
 
-        That is of use to the rounds to come as well. Text is expected to go on for as many tokens as were generated since the draft model
-        was last asked, and this round bears its part.
+        That is of use to the rounds to come as well: it is free where no worker makes this text faster, and the text will repay it if it
+        goes on for as many tokens as were generated since the draft model was last asked. While little is known of that model, it is free.
         """
-        own = situation.num_sessions * len(nodes)
-        more = max(0, situation.draft_tokens(nodes) - len(nodes))
-        rest_s = situation.draft_times.expected_s(own + more) - situation.draft_times.expected_s(own)
-        tokens = situation.target_times.expected_s(situation.num_sessions) / token_s
-        return rest_s * min(1.0, tokens / max(1, situation.num_undrafted))
+        if not situation.coverage.is_known:
+            return 0.0
+        own, more = situation.num_sessions * len(nodes), max(0, situation.draft_tokens(nodes) - len(nodes))
+        more_s = situation.draft_times.expected_s(own + more) - situation.draft_times.expected_s(own)
+        if situation.arrivals is None or self._ratio_to_alone(situation) >= CHEAP_PACE:
+            saved_s = situation.target_times.expected_s(situation.num_sessions) - self._bare_s
+            if more_s <= saved_s * max(EXPECTED_TOKENS, situation.num_undrafted):
+                return 0.0
+        return more_s
 
     def _worth_s(self, situation: Situation, probs: Sequence[float], token_s: float) -> float:
         """What nodes of these path probabilities, best first, are worth to a round, in seconds; those that are not are left out."""
@@ -233,8 +239,12 @@ class Adaptive:
             return 0.0
         if self._price_s == NEVER:
             return NEVER
-        ratio = self._recent_token_s(situation) / self._alone_token_s(situation)
+        ratio = self._ratio_to_alone(situation)
         return self._price_s * min(1.0, max(0.0, (CHEAP_PACE - ratio) / (CHEAP_PACE - DEAR_PACE)))
+
+    def _ratio_to_alone(self, situation: Situation) -> float:
+        """What a token has cost lately, in relation to what it would have without a worker."""
+        return self._recent_token_s(situation) / self._alone_token_s(situation)
 
     def _token_s(self, situation: Situation, leaves: Sequence[_Leaf], now: float) -> float:
         """What a token is worth."""

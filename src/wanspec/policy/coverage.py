@@ -33,6 +33,10 @@ MIN_TOTAL = 1e-3
 """Least probability that some child follows: it is divided by."""
 SMOOTHING = 0.03
 """How much one look counts. There is one for each pass: text that is drafted deeper, since it is surer, counts as much more."""
+PRIOR_LOOKS = 4
+"""How many looks INITIAL_SHARES count as: the first ones count more than later ones."""
+KNOWN_LOOKS = 32
+"""Looks before which too little is known to give a draft model up."""
 MAX_LEVELS = 16
 """Levels of drafting that are thought about."""
 LIMITS: NDArray[np.float64] = np.array((0.5, 0.3, 0.2, 0.1, 0.05, 0.02, 0.0))
@@ -78,14 +82,20 @@ class Coverage:
         self.total = math.fsum(self._shares)
         """Probability that one of its children follows a node."""
 
+    @property
+    def is_known(self) -> bool:
+        """Whether enough was seen for the shares to be more than a guess."""
+        return self._looks >= KNOWN_LOOKS
+
     def learn(self, look: Look) -> None:
         """Take note of what children have been seen to cover."""
         whole = max(look.weight, math.fsum(look.shares))  # children of several origins may claim more than there is
-        self._shares = tuple([share + SMOOTHING * (seen / whole - share) for share, seen in zip(self._shares, look.shares, strict=True)])
+        smoothing = max(SMOOTHING, 1.0 / (PRIOR_LOOKS + 1 + self._looks))
+        self._shares = tuple([share + smoothing * (seen / whole - share) for share, seen in zip(self._shares, look.shares, strict=True)])
         self.total = min(1.0, max(MIN_TOTAL, math.fsum(self._shares)))
-        self._per_bin += SMOOTHING * (np.array(look.per_bin) / whole - self._per_bin)
+        self._per_bin += smoothing * (np.array(look.per_bin) / whole - self._per_bin)
         self._looks += 1
-        if self._looks % REFRESH_LOOKS == 0:
+        if self._looks % REFRESH_LOOKS == 0 or self._looks < REFRESH_LOOKS:
             self._trees.clear()
 
     def after(self, leaves: Iterable[float], verified: Sequence[float], *, width: int) -> list[float]:
