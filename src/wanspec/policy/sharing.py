@@ -16,8 +16,7 @@ from operator import itemgetter
 from wanspec.policy.pass_times import PassTimes
 
 EVERY_SIZE_UP_TO = 32
-"""Larger sizes are compared this fraction of themselves apart."""
-
+"""Every size up to this is compared; larger ones so many to a doubling."""
 ROUNDING = 1e-9
 
 
@@ -65,7 +64,7 @@ def counts_of(best: Sequence[tuple[float, int]], sessions: int) -> list[int]:
 
 
 def sizes_up_to(most: int) -> list[int]:
-    """From 0 to `most`: every size at first, then EVERY_SIZE_UP_TO to a doubling."""
+    """From 0 to `most`; see EVERY_SIZE_UP_TO."""
     sizes, size = [], 0
     while size < most:
         sizes.append(size)
