@@ -87,6 +87,12 @@ def test_several_end_tokens_are_all_ends(folder: Path) -> None:
     assert load_backend(f"hf:{folder}").info.end_tokens == (0, 7)
 
 
+def test_the_tokenizers_own_end_token_ends_a_text_too(folder: Path) -> None:
+    change(folder, {"eos_token_id": 7}, file="generation_config.json")
+    change(folder, {"eos_token": "<|endoftext|>"}, file="tokenizer_config.json")
+    assert load_backend(f"hf:{folder}").info.end_tokens == (0, 7)
+
+
 def test_a_vocabulary_padded_by_the_model_is_the_tokenizers(folder: Path) -> None:
     backend: Any = load_backend(f"hf:{folder}")
     model = backend._model

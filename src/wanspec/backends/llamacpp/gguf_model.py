@@ -102,6 +102,11 @@ class GgufModel:
         return {name: self.piece(token).decode(errors="replace") for name, token in tokens.items() if token >= 0}
 
     @property
+    def beginning(self) -> list[int]:
+        """The tokens that a text of its own begins with, as llama.cpp has it: BOS, where the file says that the model wants it."""
+        return [int(self.library.llama_vocab_bos(self._vocab))] if self.library.llama_vocab_get_add_bos(self._vocab) else []
+
+    @property
     def end_tokens(self) -> tuple[int, ...]:
         """The tokens that end a text: of a turn, of a document."""
         return tuple(token for token in range(self.vocabulary_size) if self.library.llama_vocab_is_eog(self._vocab, token))
