@@ -93,6 +93,7 @@ def generate(
     seed: options.Seed = 0,
     target: options.TargetModel = "bundled:target",
     draft: options.DraftModel = "bundled:draft",
+    threads: options.Threads = options.AUTO,
     policy: options.Policy = "adaptive",
     draft_tokens: options.DraftTokens = 2,
     branch: options.Branch = 2,
@@ -143,7 +144,7 @@ def generate(
         text = options.read_prompt(prompt)
         with options.trace_sink(trace) as kept:
             sink = Announcer(kept, say=lambda text: stderr.print(text, style="dim")) if listen else kept
-            models = options.load_model(target, preset, "target"), options.load_model(draft, preset, "draft")
+            models = options.load_pair(target, draft, preset, threads=threads)
             tokenizer = load_tokenizer(target)
             with saving(store):
                 run(_generate(text, tokenizer, max_tokens, sampling, config, placement, *models, listen, workers, security, store, sink))
@@ -193,6 +194,7 @@ def worker(
         ),
     ] = None,
     draft: Annotated[str, typer.Option(help="Draft model, with the tokenizer of the controller's target.")] = "bundled:draft",
+    threads: options.Threads = options.AUTO,
     name: Annotated[str, typer.Option(help="How the controller's operator knows this worker; default: the host's name.")] = "",
     max_sessions: Annotated[int, typer.Option(min=1, max=1024, help="Requests to draft for at a time; controllers share them.")] = 16,
     label: Annotated[
@@ -237,7 +239,7 @@ def worker(
             )
             for address, expected in zip(controller, names, strict=True)
         }
-        backend = options.load_model(draft, preset, "draft")
+        backend = options.load_model(draft, preset, "draft", threads=threads)
         work = _work(
             securities, backend, name or socket.gethostname(), max_sessions // len(controller), label or [],
             CalibrationStore(calibration), sink, until_stdin_closes=until_stdin_closes,

@@ -12,7 +12,7 @@ import typer
 from rich.text import Text
 
 from wanspec.cli.application import app
-from wanspec.cli.options import DraftModel, TargetModel, check_writable, load_model, write_json
+from wanspec.cli.options import AUTO, DraftModel, TargetModel, Threads, check_writable, load_model, thread_count, write_json
 from wanspec.cli.running import exit_statuses, stderr, stdout
 from wanspec.cli.simulation import Jobs, tracked
 from wanspec.errors import ConfigError
@@ -120,6 +120,7 @@ def calibrate(
     out: Annotated[Path, typer.Argument(help="The file to write (.json), for `wanspec plan --steps`.")],
     target: TargetModel = "bundled:target",
     draft: DraftModel = "bundled:draft",
+    threads: Threads = AUTO,
     preset: Annotated[str, typer.Option(help="Hold passes to these step times, to try it out; empty: as fast as it goes.")] = "",
     prompt_tokens: Annotated[int, typer.Option(help="Length of the text before.")] = 128,
     passes: Annotated[int, typer.Option(help="Passes timed for each width.")] = 20,
@@ -127,7 +128,7 @@ def calibrate(
     """Time this machine's models at passes of 1 to 64 tokens.
 
     The choice of tokens is timed with the pass, at temperature 0.8 and top_p 0.95.
-    Where other work goes on, the times are that much longer.
+    Where other work goes on, the times are that much longer. Give the --threads that the model will be served with.
     """
     from wanspec.planning.calibrate import choose_as_draft, choose_as_target, medians, time_rounds
     from wanspec.planning.step_times import ModelTimes, StepTimes, write_step_times
@@ -138,13 +139,15 @@ def calibrate(
         check_writable(out)
 
         def timed(spec: str, model: Literal["target", "draft"]) -> ModelTimes:
-            backend = load_model(spec, preset, model)
+            backend = load_model(spec, preset, model, threads=threads)
             choose = choose_as_target if model == "target" else choose_as_draft
             rounds = time_rounds(backend, spec, choose, prompt_tokens=prompt_tokens, passes=passes)
             return ModelTimes(model=spec, pass_ms=medians(tracked(rounds, passes, f"timing the {model}")))
 
         now = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
-        note = f"{platform.machine()}, {platform.node()}, {now}" + (f", held to {preset}" if preset else "")
+        note = f"{platform.machine()}, {platform.node()}, {now}, CPU threads: {thread_count(threads)}" + (
+            f", held to {preset}" if preset else ""
+        )
         times = StepTimes(target=timed(target, "target"), draft=timed(draft, "draft"), note=note)
         write_step_times(times, out)
         for each in (times.target, times.draft):

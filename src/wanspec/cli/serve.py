@@ -77,6 +77,7 @@ def serve(
     target: options.TargetModel = "bundled:target",
     draft: options.DraftModel = "bundled:draft",
     preset: options.Preset = "",
+    threads: options.Threads = options.AUTO,
     model_name: Annotated[str, typer.Option(help="What clients call the model; empty: its own name.")] = "",
     listen: Annotated[str, typer.Option(help="Take workers at this HOST:PORT; empty: draft locally only.")] = "",
     token: options.Token = "",
@@ -159,7 +160,7 @@ def serve(
         bind(settings.api).close()  # where it is taken, that is said now: models may take minutes to load
         _log.info("loading", extra={"fields": {"target": target, "draft": draft}})
         with options.trace_sink(trace) as sink, saving(store):
-            work = _serve(settings, options.load_model(target, preset, "target"), options.load_model(draft, preset, "draft"), store, sink)
+            work = _serve(settings, *options.load_pair(target, draft, preset, threads=threads), store, sink)
             run(while_stdin_is_open(work) if until_stdin_closes else work)
 
 
