@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import socket
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -260,11 +259,11 @@ async def _work(
 ) -> None:  # fmt: skip
     from wanspec.runtime.worker_process import hello_for, run_worker
     from wanspec.testbed.children import while_stdin_is_open
-    from wanspec.transport.grpc_wire import dial
+    from wanspec.transport.grpc_wire import dialler
 
     hello = hello_for(draft.info, worker_name=name, max_sessions=max_sessions, labels=labels)
     work = run_worker(
-        [partial(dial, address, hello, security=security) for address, security in controllers.items()],
+        [dialler(address, hello, security=security) for address, security in controllers.items()],
         draft,
         max_sessions=max_sessions,
         say=lambda text: stderr.print(text, style="dim"),

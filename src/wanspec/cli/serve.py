@@ -57,6 +57,7 @@ class ServeConfig:
     security: ControllerSecurity
     """Of the link to the workers."""
     keys: ApiKeys | None
+    keys_file: Path | None
     limits: ServerLimits
     allow_no_keys: bool
     certificate_file: Path | None
@@ -215,6 +216,7 @@ def serve_config(flags: Mapping[str, Any]) -> ServeConfig:
         policy=policy,
         security=security,
         keys=keys,
+        keys_file=flags["keys_file"],
         limits=limits,
         allow_no_keys=flags["allow_no_keys"],
         certificate_file=flags["api_tls_cert"],
@@ -244,8 +246,10 @@ def _check_exposure(api: Address, flags: Mapping[str, Any], *, has_keys: bool) -
 
 async def _serve(config: ServeConfig, target: Backend, draft: Backend, store: CalibrationStore, sink: TraceSink | None) -> None:
     from wanspec.backends.registry import load_tokenizer
+    from wanspec.runtime.calibration_store import saved_regularly
     from wanspec.runtime.engine import ControllerEngine, expected_of
     from wanspec.server.app import create_app
+    from wanspec.server.keys import watched_keys
     from wanspec.server.listening import ApiServer, bind
     from wanspec.server.service import Service
     from wanspec.transport.grpc_wire import listen
@@ -265,10 +269,19 @@ async def _serve(config: ServeConfig, target: Backend, draft: Backend, store: Ca
         )
         is_private = config.api.is_loopback and config.keys is None and not config.allow_no_keys
         app = create_app(service, keys=config.keys, is_private=is_private, access=config.access)
-        server = ApiServer(app, config.limits, certificate_file=config.certificate_file, key_file=config.key_file, drain_s=config.drain_s)
+        server = ApiServer(
+            app,
+            config.limits,
+            certificate_file=config.certificate_file,
+            key_file=config.key_file,
+            drain_s=config.drain_s,
+            watched=[watched_keys(config.keys, config.keys_file)] if config.keys and config.keys_file else [],
+        )
+        saving = saved_regularly(store, say=_log.warning, count_failure=service.metrics.calibration_not_saved)
         with bind(config.api) as sock:
             scheme = "http" if config.certificate_file is None else "https"
             where = Address(host=config.api.host, port=sock.getsockname()[1])
             fields = {"model": service.model_name, "api": f"{scheme}://{where}/v1", "workers_dial": listener.address if listener else None}
             _log.info("serving", extra={"fields": fields})
-            await server.serve_until_cancelled(service, sock)  # no drain: a server that ends mostly comes back, and so shall its workers
+            async with saving:
+                await server.serve_until_cancelled(service, sock)  # no drain: a server mostly comes back, and so shall its workers

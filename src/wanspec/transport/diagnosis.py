@@ -7,6 +7,7 @@ import socket
 import ssl
 from typing import Final
 
+from wanspec.errors import ConfigError
 from wanspec.transport.security import Address, MutualTls, WorkerSecurity, worker_tls_context
 
 DIAGNOSIS_TIMEOUT_S: Final = 3.0
@@ -22,7 +23,10 @@ async def rejects_our_certificate(where: Address, security: WorkerSecurity) -> b
     """
     if not isinstance(security, MutualTls):
         return False
-    context = worker_tls_context(security)
+    try:
+        context = worker_tls_context(security)
+    except ConfigError:  # the files have become unusable since they were read, and say nothing of what was shown
+        return False
     context.set_alpn_protocols(["h2"])
     name = security.server_name or where.host
     try:
