@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -125,14 +126,18 @@ def generate(
         wanspec worker --controller 127.0.0.1:8500                            # in another
     """
     flags = locals()  # as in `demo`
-    from wanspec.backends.registry import load_tokenizer
+    from wanspec.backends.registry import check_model, load_tokenizer
     from wanspec.cli.announcer import Announcer
     from wanspec.runtime.calibration_store import CalibrationStore
     from wanspec.speculation.sampling import check_sampling
+    from wanspec.transport.diagnosis import check_can_listen
+    from wanspec.transport.security import parse_address
 
     with exit_statuses():
         if workers and not listen:
             raise ConfigError(f"--workers {workers} waits for workers, but without --listen none can come; add --listen HOST:PORT")
+        for model in (target, draft):
+            check_model(model)
         config = options.policy_config(policy, flags)
         store = CalibrationStore(calibration)
         create_policy(config)
@@ -141,6 +146,8 @@ def generate(
         placement = Placement(labels=check_labels(allowed_label or ()))
         security = options.controller_security(token, tls_ca, tls_cert, tls_key, allow_plaintext=allow_plaintext)
         text = options.read_prompt(prompt)
+        if listen:
+            check_can_listen(parse_address(listen))  # before models load, which may take minutes
         with options.trace_sink(trace) as kept:
             sink = Announcer(kept, say=lambda text: stderr.print(text, style="dim")) if listen else kept
             models = options.load_pair(target, draft, preset, threads=threads)
@@ -238,12 +245,16 @@ def worker(
             )
             for address, expected in zip(controller, names, strict=True)
         }
-        backend = options.load_model(draft, preset, "draft", threads=threads)
+        backend = options.load_model(draft, preset, "draft", threads=threads, hear=_say_loaded)
         work = _work(
             securities, backend, name or socket.gethostname(), max_sessions // len(controller), label or [],
             CalibrationStore(calibration), sink, until_stdin_closes=until_stdin_closes,
         )  # fmt: skip
         run(work)
+
+
+def _say_loaded(fields: Mapping[str, object]) -> None:
+    stderr.print("loaded " + " ".join(f"{name}={value}" for name, value in fields.items()), style="dim")
 
 
 def _server_names(given: list[str], number: int) -> list[str]:

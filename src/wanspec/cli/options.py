@@ -7,6 +7,7 @@ import os
 import re
 import shlex
 import sys
+import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -22,7 +23,7 @@ from wanspec.policy.registry import MAX_BRANCH, MAX_DRAFT_TOKENS, MAX_WIDTH, Pol
 from wanspec.presets import preset
 
 if TYPE_CHECKING:
-    from wanspec.backends.interface import Backend
+    from wanspec.backends.interface import Backend, Residence
     from wanspec.telemetry.trace import TraceSink
     from wanspec.transport.security import ControllerSecurity, WorkerSecurity
 
@@ -189,18 +190,35 @@ def thread_count(threads: str) -> int:
     return min(usable_processors(), MAX_THREADS) if threads == AUTO else int(threads)
 
 
-def load_model(spec: str, pace: str, model: Literal["target", "draft"], *, threads: str = "1") -> Backend:
+Hear = Callable[[Mapping[str, object]], None]
+"""Told of a model that has been loaded: where it is run, and how long that took."""
+
+
+def load_model(spec: str, pace: str, model: Literal["target", "draft"], *, threads: str = "1", hear: Hear = lambda _: None) -> Backend:
     """The model that `spec` names, at a preset's pace if there is one. Raises ConfigError or BackendError."""
     from wanspec.backends.paced import PacedBackend
     from wanspec.backends.registry import load_backend
 
+    began = time.perf_counter()
     backend = load_backend(spec, threads=thread_count(threads))
+    hear({"model": spec, **_whereabouts(backend.info.residence), "load_s": round(time.perf_counter() - began, 1)})
     return PacedBackend.from_preset(backend, pace, model) if pace else backend
 
 
-def load_pair(target: str, draft: str, pace: str, *, threads: str) -> tuple[Backend, Backend]:
+def load_pair(target: str, draft: str, pace: str, *, threads: str, hear: Hear = lambda _: None) -> tuple[Backend, Backend]:
     """Both models. Raises as `load_model` does."""
-    return load_model(target, pace, "target", threads=threads), load_model(draft, pace, "draft", threads=threads)
+    return load_model(target, pace, "target", threads=threads, hear=hear), load_model(draft, pace, "draft", threads=threads, hear=hear)
+
+
+def _whereabouts(residence: Residence | None) -> dict[str, object]:
+    if residence is None:
+        return {}
+    return {
+        "device": residence.device,
+        "precision": residence.precision,
+        "weights_gb": round(residence.weight_bytes / 1e9, 2),
+        "threads": residence.threads,
+    }
 
 
 def controller_security(token: str, ca: Path | None, cert: Path | None, key: Path | None, *, allow_plaintext: bool) -> ControllerSecurity:

@@ -153,23 +153,32 @@ def serve(
     from wanspec.server.listening import bind
     from wanspec.server.log import configure_logs
     from wanspec.testbed.children import while_stdin_is_open
+    from wanspec.transport.diagnosis import check_can_listen
+    from wanspec.transport.security import parse_address
 
     with exit_statuses():
         settings = serve_config(flags)
         store = CalibrationStore(calibration)
         configure_logs(as_json=log_json)
         bind(settings.api).close()  # where it is taken, that is said now: models may take minutes to load
+        if listen:
+            check_can_listen(parse_address(listen))
         _log.info("loading", extra={"fields": {"target": target, "draft": draft}})
         with options.trace_sink(trace) as sink, saving(store):
-            work = _serve(settings, *options.load_pair(target, draft, preset, threads=threads), store, sink)
+            work = _serve(settings, *options.load_pair(target, draft, preset, threads=threads, hear=_say_loaded), store, sink)
             run(while_stdin_is_open(work) if until_stdin_closes else work)
+
+
+def _say_loaded(fields: Mapping[str, object]) -> None:
+    _log.info("loaded", extra={"fields": fields})
 
 
 @config_app.command()
 def check(file: Annotated[Path, typer.Argument(help="A settings file for wanspec serve --config.")]) -> None:
     """Say what is wrong with a settings file, or that nothing is.
 
-    The environment counts as it would when serving; nothing is started.
+    The environment counts as it would when serving; nothing is started. What the models need has to be here: their engines' packages, and
+    their files, but for those that are downloaded.
     """
     from wanspec.runtime.calibration_store import CalibrationStore
 
@@ -185,8 +194,7 @@ def check(file: Annotated[Path, typer.Argument(help="A settings file for wanspec
 
 def serve_config(flags: Mapping[str, Any]) -> ServeConfig:
     """What the flags of `serve` ask for. Raises ConfigError when they do not make a whole."""
-    from wanspec.backends.model_spec import parse_spec
-    from wanspec.backends.registry import engine_of
+    from wanspec.backends.registry import check_model
     from wanspec.server.keys import load_keys
     from wanspec.server.limits import ServerLimits
     from wanspec.server.status import Access
@@ -195,7 +203,7 @@ def serve_config(flags: Mapping[str, Any]) -> ServeConfig:
     policy = options.policy_config(flags["policy"], flags)
     create_policy(policy)
     for model in (flags["target"], flags["draft"]):
-        engine_of(parse_spec(model))
+        check_model(model)
     link = ("token", "tls_ca", "tls_cert", "tls_key")
     security = options.controller_security(*[flags[name] for name in link], allow_plaintext=flags["allow_plaintext"])
     if flags["listen"]:

@@ -24,7 +24,7 @@ from wanspec.errors import ConfigError, TransportError
 from wanspec.protocol.messages import Hello, Welcome
 from wanspec.transport.codec import MAX_FRAME_BYTES, decode_controller_frame, encode_frame, printable
 from wanspec.transport.connection import FramedConnection
-from wanspec.transport.diagnosis import rejects_our_certificate, why_not_bound
+from wanspec.transport.diagnosis import check_can_listen, rejects_our_certificate
 from wanspec.transport.handshake import Expected, introduce
 from wanspec.transport.interface import Connection
 from wanspec.transport.limits import WireLimits
@@ -85,7 +85,8 @@ async def listen(address: str, *, expected: Expected, security: ControllerSecuri
     try:
         port = server.add_secure_port(str(where), credentials.credentials) if credentials else server.add_insecure_port(str(where))
     except RuntimeError:
-        raise TransportError(why_not_bound(where)) from None
+        check_can_listen(where)
+        raise TransportError(f"cannot listen on {where}; set GRPC_VERBOSITY=debug for the reason") from None
     await server.start()
     return GrpcListener(server, reception, Address(host=where.host, port=port), limits, [credentials.files] if credentials else [])
 

@@ -141,3 +141,16 @@ def test_a_model_larger_than_the_memory_is_refused_before_it_is_loaded(whole: Pa
     monkeypatch.setattr("wanspec.backends.hf.loading._free_memory", lambda: 1_000_000)
     with pytest.raises(ConfigError, match=r"takes 0\.0 GB for its weights, and cpu has 0\.0 GB free; use dtype=bfloat16"):
         load_backend(f"hf:{whole},device=cpu")
+
+
+def test_a_model_says_where_it_is_run(whole: Path) -> None:
+    before = torch.get_num_threads()
+    try:
+        backend = load_backend(f"hf:{whole},dtype=bfloat16,device=cpu", threads=2)
+    finally:
+        torch.set_num_threads(before)
+    parameters = sum(parameter.numel() for parameter in backend._model.parameters())  # type: ignore[attr-defined]
+    residence = backend.info.residence
+    assert residence is not None
+    assert (residence.device, residence.precision, residence.threads) == ("cpu", "bfloat16", 2)
+    assert residence.weight_bytes == pytest.approx(2 * parameters, rel=0.01)

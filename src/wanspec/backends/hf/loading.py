@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from wanspec.backends.hf.backend import HfBackend, Model
 from wanspec.backends.hf.folder import find_folder, read_json, weight_bytes
 from wanspec.backends.hf.tokenizer import load_folder_tokenizer
-from wanspec.backends.interface import ModelInfo
+from wanspec.backends.interface import ModelInfo, Residence
 from wanspec.backends.model_spec import ModelSpec
 from wanspec.backends.tokenizer import JsonTokenizer
 from wanspec.errors import BackendError, ConfigError
@@ -65,6 +65,7 @@ def load_hf(spec: ModelSpec, *, threads: int) -> HfBackend:
         tokenizer_fingerprint=tokenizer.fingerprint,
         context_length=min(config.get_text_config().max_position_embeddings, MAX_SEQUENCE_TOKENS),
         end_tokens=end_tokens(model, tokenizer),
+        residence=_residence(model),
     )
     backend = HfBackend(model, info)
     check_tree(backend)
@@ -198,6 +199,16 @@ def _explained(spec: ModelSpec) -> Iterator[None]:
         raise ConfigError(f"{spec.name} needs what is not installed: {error}") from error
     except Exception as error:  # whatever a model's own code raises
         raise BackendError(f"transformers cannot load {spec.name}: {error}") from error
+
+
+def _residence(model: Model) -> Residence:
+    devices = sorted({str(parameter.device) for parameter in model.parameters()})
+    return Residence(
+        device=", ".join(devices),
+        precision=str(model.dtype).removeprefix("torch."),
+        weight_bytes=model.get_memory_footprint(),
+        threads=torch.get_num_threads(),
+    )
 
 
 def end_tokens(model: Model, tokenizer: JsonTokenizer) -> tuple[int, ...]:
