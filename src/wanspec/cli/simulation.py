@@ -7,7 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
@@ -319,6 +319,6 @@ def trace(
                 sampling=sampling,
                 advance=lambda: progress.advance(task),
             )
-        write_token_trace(recorded, out)
+        write_token_trace(replace(recorded, target=target, draft=draft), out)
         share = float((recorded.rank == 1).mean())
         typer.echo(f"{len(recorded.token)} tokens of {len(texts)} texts in {out}; the draft's first choice is the target's in {share:.3f}")
