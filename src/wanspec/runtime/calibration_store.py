@@ -104,7 +104,7 @@ async def saved_regularly(
 async def _save_regularly(
     store: CalibrationStore, lock: AbstractContextManager[object], say: Callable[[str], None], count_failure: Callable[[], None]
 ) -> None:
-    written, is_failing = store.encoded(), False
+    written, is_failing = b"", False
     while True:
         await asyncio.sleep(SAVE_PERIOD_S)
         with lock:
