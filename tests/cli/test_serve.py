@@ -87,7 +87,13 @@ def test_what_a_model_lacks_here_is_said_before_anything_is_loaded(
     monkeypatch.setattr("wanspec.backends.registry.is_installed", lambda module: module != missing)
     file = tmp_path / "wanspec.toml"
     file.write_text(f'[serve]\n{role} = "{model}"\n', "utf-8")
-    for command in (["config", "check", str(file)], ["serve", "--config", str(file)], ["generate", "x", f"--{role}", model]):
+    for command in (
+        ["config", "check", str(file)],
+        ["serve", "--config", str(file)],
+        ["generate", "x", f"--{role}", model],
+        ["trace", str(tmp_path / "t.parquet"), f"--{role}", model],
+        ["plan", "calibrate", str(tmp_path / "s.json"), f"--{role}", model],
+    ):
         check_refused(*command, words=words)
 
 

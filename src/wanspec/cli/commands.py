@@ -126,7 +126,7 @@ def generate(
         wanspec worker --controller 127.0.0.1:8500                            # in another
     """
     flags = locals()  # as in `demo`
-    from wanspec.backends.registry import check_model, load_tokenizer
+    from wanspec.backends.registry import load_tokenizer
     from wanspec.cli.announcer import Announcer
     from wanspec.runtime.calibration_store import CalibrationStore
     from wanspec.speculation.sampling import check_sampling
@@ -136,8 +136,6 @@ def generate(
     with exit_statuses():
         if workers and not listen:
             raise ConfigError(f"--workers {workers} waits for workers, but without --listen none can come; add --listen HOST:PORT")
-        for model in (target, draft):
-            check_model(model)
         config = options.policy_config(policy, flags)
         store = CalibrationStore(calibration)
         create_policy(config)

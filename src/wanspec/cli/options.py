@@ -205,8 +205,12 @@ def load_model(spec: str, pace: str, model: Literal["target", "draft"], *, threa
     return PacedBackend.from_preset(backend, pace, model) if pace else backend
 
 
-def load_pair(target: str, draft: str, pace: str, *, threads: str, hear: Hear = lambda _: None) -> tuple[Backend, Backend]:
-    """Both models. Raises as `load_model` does."""
+def load_pair(target: str, draft: str, pace: str, *, threads: str = "1", hear: Hear = lambda _: None) -> tuple[Backend, Backend]:
+    """Both models; what one of them lacks is said before the other is loaded. Raises as `load_model` does."""
+    from wanspec.backends.registry import check_model
+
+    for spec in (target, draft):
+        check_model(spec)
     return load_model(target, pace, "target", threads=threads, hear=hear), load_model(draft, pace, "draft", threads=threads, hear=hear)
 
 

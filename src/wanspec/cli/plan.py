@@ -139,6 +139,7 @@ def calibrate(
     The choice of tokens is timed with the pass, at temperature 0.8 and top_p 0.95.
     Where other work goes on, the times are that much longer. Give the --threads that the model will be served with.
     """
+    from wanspec.backends.registry import check_model
     from wanspec.planning.calibrate import choose_as_draft, choose_as_target, medians, time_rounds
     from wanspec.planning.step_times import ModelTimes, StepTimes, write_step_times
 
@@ -146,6 +147,8 @@ def calibrate(
         if out.suffix != ".json":
             raise ConfigError(f"{out}: name a file that ends with .json")
         check_writable(out)
+        for spec in filter(None, (target, draft)):
+            check_model(spec)
 
         def timed(spec: str, model: Literal["target", "draft"]) -> ModelTimes:
             backend = load_model(spec, preset, model, threads=threads)
