@@ -29,10 +29,10 @@ class ListenerCredentials:
         """Raises ConfigError when a file cannot be used."""
         self._security = security
         self._ca_file = security.ca_file if isinstance(security, MutualTls) else None
+        self._newest = self._in_use = self._configuration()
         self.files = WatchedFiles(
             "certificates of the draft link", (self._ca_file, security.certificate_file, security.key_file), self._read
         )
-        self._in_use = self._newest
         self.credentials = grpc.dynamic_ssl_server_credentials(
             self._newest,
             self._change,  # type: ignore[arg-type]  # it may answer None, whatever the types say
@@ -40,15 +40,21 @@ class ListenerCredentials:
         )
 
     def _read(self) -> None:
+        self._newest = self._configuration()
+
+    def _configuration(self) -> grpc.ServerCertificateConfiguration:
         security = self._security
         tls_context(ca_file=self._ca_file, certificate_file=security.certificate_file, key_file=security.key_file)
         pair = security.key_file.read_bytes(), security.certificate_file.read_bytes()
         authority = None if self._ca_file is None else self._ca_file.read_bytes()
-        self._newest = grpc.ssl_server_certificate_configuration([pair], root_certificates=authority)
+        return grpc.ssl_server_certificate_configuration([pair], root_certificates=authority)
 
     def _change(self) -> grpc.ServerCertificateConfiguration | None:
         """Asked by gRPC at each handshake: what is new since the last one."""
-        newest, self._in_use = (None if self._newest is self._in_use else self._newest), self._newest
+        newest = self._newest  # once: the files may be read in another thread meanwhile
+        if newest is self._in_use:
+            return None
+        self._in_use = newest
         return newest
 
 
