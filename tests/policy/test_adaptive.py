@@ -290,6 +290,32 @@ def test_a_local_pass_expands_only_the_leaves_that_are_worth_their_time_in_it() 
     assert decide(adaptive(), replace(asked, draft_times=rising(DRAFT_S, DRAFT_S / 2))) == DraftLocally((nodes[0],))
 
 
+def test_a_draft_model_that_must_catch_up_first_is_charged_for_it_in_parts_that_the_text_can_be_expected_to_repay() -> None:
+    tree = new_tree()
+    seen = replace(situation(tree), draft_times=rising(DRAFT_S, DRAFT_S / 10))
+    assert isinstance(decide(adaptive(), seen), DraftLocally)
+    prompt = replace(seen, draft_tokens=lambda nodes: len(nodes) + 1000)
+    assert not isinstance(decide(adaptive(), replace(prompt, num_undrafted=1)), DraftLocally)
+    assert not isinstance(decide(adaptive(), replace(prompt, num_undrafted=50)), DraftLocally)
+    assert isinstance(decide(adaptive(), replace(prompt, num_undrafted=500)), DraftLocally)
+    assert isinstance(decide(adaptive(), replace(prompt, num_undrafted=1, draft_times=PassTimes(DRAFT_S))), DraftLocally)
+
+
+def test_alone_the_token_that_a_round_ends_with_is_computed_in_the_next() -> None:
+    sure = Coverage()
+    for _ in range(400):
+        sure.learn(Look(1.0, (1.0, *[0.0] * 7), (1.0, *[0.0] * 63)))
+    costs_s = []
+    for token_s in (0.0, DRAFT_S):
+        policy = adaptive(verify_width=1)
+        times = rising(DRAFT_S, token_s)
+        decide(policy, replace(situation(new_tree(), coverage=sure), draft_times=times))
+        policy.committed(Outcome(drafted=1, accepted=1), now=NOW)
+        assert policy.alone_token_s is not None
+        costs_s.append(policy.alone_token_s)
+    assert costs_s == pytest.approx([(TARGET_S + DRAFT_S) / 2, (TARGET_S + 2 * DRAFT_S) / 2])
+
+
 def test_a_draft_model_that_was_of_no_use_is_asked_again_when_that_costs_next_to_nothing() -> None:
     useless = Coverage()
     useless.learn(Look(1.0, (0.0,) * 8, (0.0,) * 64))

@@ -6,9 +6,10 @@ import math
 from collections.abc import Sequence
 from itertools import pairwise
 
+import numpy as np
 import pytest
 
-from wanspec.policy.coverage import INITIAL_SHARES, MAX_LEVELS, REFRESH_LOOKS, Coverage, look_at
+from wanspec.policy.coverage import INITIAL_SHARES, LIMITS, MAX_LEVELS, REFRESH_LOOKS, Coverage, look_at
 from wanspec.speculation.tree import DraftTree, Node
 
 
@@ -27,7 +28,7 @@ def observe(coverage: Coverage, parents: Sequence[Node], head: Node) -> None:
 
 def tokens(coverage: Coverage, width: int) -> list[float]:
     """That a tree of this width adds to a round, for each number of levels."""
-    return [float(value) for value in coverage.trees((width,)).tokens[0]]
+    return [float(value) for value in coverage.trees(width).tokens[-1]]
 
 
 def gain(coverage: Coverage, leaves: Sequence[float], verified: Sequence[float], *, width: int) -> float:
@@ -78,12 +79,20 @@ def test_a_gain_is_what_new_nodes_add_to_the_best_of_a_round() -> None:
     assert coverage.after([0.5], [0.9, 0.01], width=2) == [0.9, pytest.approx(0.5 * first)]
 
 
-def test_a_tree_is_expanded_and_verified_up_to_its_width() -> None:
-    trees = Coverage().trees((32, 1))
-    assert trees.expanded[:, 0].tolist() == [1.0, 1.0]  # the head
-    assert trees.verified[:, 0].tolist() == [0.0, 0.0]
-    assert trees.verified[:, 1].tolist() == [len(INITIAL_SHARES), 1.0]
-    assert trees.expanded.max(axis=1).tolist() == trees.verified.max(axis=1).tolist() == [32.0, 1.0]
+@pytest.mark.parametrize("width", [1, 32])
+def test_a_tree_is_expanded_and_verified_up_to_its_width(width: int) -> None:
+    trees = Coverage().trees(width)
+    assert trees.expanded[-1, 0] == 1.0  # the head
+    assert trees.verified[-1, :2].tolist() == [0.0, min(width, len(INITIAL_SHARES))]
+    assert trees.expanded[-1].max() == trees.verified[-1].max() == width
+
+
+def test_a_tree_of_probable_nodes_has_fewer_of_them_and_they_cover_less() -> None:
+    trees = Coverage().trees(32)
+    for which in (trees.tokens, trees.verified, trees.expanded):
+        assert (np.diff(which, axis=0) >= 0.0).all()
+    assert trees.expanded[:, 1].tolist() == [(np.array(INITIAL_SHARES) >= limit).sum() for limit in LIMITS]
+    assert trees.verified[0].tolist() == [0.0] + [1.0] * MAX_LEVELS  # 0.7 and no more: 0.7 squared is less than LIMITS[0]
 
 
 def test_where_no_child_was_ever_right_next_to_nothing_is_covered() -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 
 from wanspec.policy.pass_times import PassTimes
-from wanspec.policy.sharing import best_rate, best_size, counts_of, ranked
+from wanspec.policy.sharing import best_rate, best_size, counts_of, ranked, sizes_up_to
 
 STEP_S, FREE_TOKENS = 0.02, 200
 
@@ -73,3 +75,20 @@ def test_the_best_of_all_sessions_are_counted_for_each() -> None:
     best = ranked([[0.9, 0.1], [], [0.5, 0.4, 0.3]])[:4]
     assert [gain for gain, _ in best] == [0.9, 0.5, 0.4, 0.3]
     assert counts_of(best, 3) == [1, 0, 3]
+
+
+def test_every_size_of_an_ordinary_tree_is_considered_and_of_a_large_batch_near_ones() -> None:
+    for best in range(32):
+        gains_s = [STEP_S] * best + [0.0] * (40 - best)
+        assert best_size(gains_s, per_token(STEP_S / 2), sure_tokens=1)[0] == best
+    assert best_rate([1.0] * 7 + [0.0] * 30, per_token(STEP_S / 100)) == 7
+    sizes = sizes_up_to(5000)
+    assert sizes[-1] == 5000
+    assert len(sizes) < 250
+    assert all(after - before <= 1 + before / 32 for before, after in pairwise(sizes))
+    assert sizes_up_to(0) == [0]
+
+
+def test_of_sizes_that_are_equally_good_a_step_has_the_smallest_and_of_chances_that_are_none_still_one() -> None:
+    assert best_rate([0.1] * 30, per_token(STEP_S)) == 1
+    assert best_rate([0.0] * 3, per_token(STEP_S)) == 1

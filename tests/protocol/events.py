@@ -36,8 +36,9 @@ def arrival(
     )
 
 
-def joined(worker_id: int, *, max_sessions: int = 4, labels: tuple[str, ...] = ()) -> WorkerJoined:
-    return WorkerJoined(worker_id=WorkerId(worker_id), name=f"worker-{worker_id}", max_sessions=max_sessions, labels=labels)
+def joined(worker_id: int, *, max_sessions: int = 4, labels: tuple[str, ...] = (), identity: str = "") -> WorkerJoined:
+    name = f"worker-{worker_id}"
+    return WorkerJoined(worker_id=WorkerId(worker_id), name=name, max_sessions=max_sessions, labels=labels, identity=identity)
 
 
 def verified(*tokens: int, entropy_nats: float = 0.1, duration_s: float = 0.02) -> VerifyFinished:

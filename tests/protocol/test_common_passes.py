@@ -82,6 +82,33 @@ def test_a_draft_pass_must_gain_its_sessions_more_than_the_others_wait() -> None
     assert not machine._passes._are_drafts_first([Verify()])
 
 
+def test_asking_a_draft_model_again_costs_a_hundredth_of_the_time_and_all_that_it_has_not_seen_is_counted() -> None:
+    machine = machine_with(1)
+    (session,) = machine._sessions.values()
+    passes = machine._passes
+    for size in (1, 100):
+        passes.draft_times.add(size, 0.01 * size)
+    passes._drafted_at, passes._drafted_s = 10.0, 0.015
+    assert session.draft_tokens([session.tree.head]) == session.num_prompt_tokens == 2
+    assert not passes.is_draft_due(session, now=10.0 + 1.9)
+    assert passes.is_draft_due(session, now=10.0 + 2.1)
+    session.draft_view.plan(session.tree, [])
+    assert not passes.is_draft_due(session, now=10.0 + 1.4)
+    assert passes.is_draft_due(session, now=10.0 + 1.6)
+
+
+@pytest.mark.parametrize(("reuse_key", "expected"), [(None, 64), ("alice", 0)])
+def test_a_prompt_that_the_draft_model_may_have_seen_is_not_charged(reuse_key: str | None, expected: int) -> None:
+    machine = Controller(vocabulary_size=100, end_tokens=(0,))
+    policy = PolicyConfig(name="adaptive")
+    arrival = RequestArrived(
+        session_id=SessionId(1), prompt_tokens=(1,) * 64, sampling=SamplingParams(), max_tokens=9, policy=policy, reuse_key=reuse_key
+    )
+    machine.handle(arrival, now=0.0)
+    (session,) = machine._sessions.values()
+    assert session.draft_tokens([session.tree.head]) == expected
+
+
 def test_where_it_does_not_those_who_wanted_it_verify_with_the_others() -> None:
     machine = machine_with(8)
     machine._passes.draft_times.add(1, 10.0)  # so slow that it never pays

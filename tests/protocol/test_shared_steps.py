@@ -17,14 +17,14 @@ RANKING = DraftChoices(
 )
 
 
-def run(machine: Worker, effects: list[Effect], *, steps: int) -> list[list[ScoreItem]]:
-    """Answer so many steps, the items of each."""
+def run(machine: Worker, effects: list[Effect], *, steps: int, free_tokens: int = FREE_TOKENS) -> list[list[ScoreItem]]:
+    """Answer so many steps, the items of each; a step takes longer for more than `free_tokens`."""
     passes = []
     for number in range(steps):
         (items,) = [effect.items for effect in effects if isinstance(effect, StartDraft)]
         passes.append(list(items))
         choices = tuple(tuple(RANKING for _ in item.next_positions) for item in items)
-        duration_s = STEP_S * max(1.0, sum(item.tokens for item in items) / FREE_TOKENS)
+        duration_s = STEP_S * max(1.0, sum(item.tokens for item in items) / free_tokens)
         effects = machine.handle(DraftFinished(choices=choices, duration_s=duration_s), now=float(number))
     return passes
 
@@ -44,7 +44,7 @@ def worker() -> Worker:
 
 def test_alone_a_session_has_the_whole_width_of_a_step() -> None:
     machine = worker()
-    *_, widest = run(machine, opened(machine, 1), steps=8)
+    *_, widest = run(machine, opened(machine, 1), steps=8, free_tokens=32)
     assert len(widest[0].next_positions) == 32
 
 

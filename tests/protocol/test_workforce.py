@@ -31,8 +31,8 @@ from wanspec.protocol.messages import (
     Ping,
 )
 from wanspec.protocol.placement import Placement
-from wanspec.protocol.pool import FIRST_REST_S, JUDGED_TOKENS, MAX_HEAD_START_S
-from wanspec.protocol.workforce import NEWCOMER_TOKENS, WORKER_SILENCE_S
+from wanspec.protocol.pool import FIRST_REST_S, JUDGED_TOKENS, MAX_HEAD_START_S, REVIEW_S, WorkerRecord
+from wanspec.protocol.workforce import MAX_FORMER, NEWCOMER_TOKENS, WORKER_SILENCE_S
 from wanspec.speculation.types import (
     SessionId,
     TargetChoices,
@@ -224,6 +224,44 @@ def test_a_worker_that_is_useless_again_rests_twice_as_long() -> None:
         session_id = 2 + len(expected)
         effects = machine.handle(arrival(session_id, policy="remote"), now=second_rest_at + rest_s)
         assert [effect.worker_id for effect in effects if isinstance(effect, SendMessage)] == expected
+
+
+def test_a_worker_that_hangs_up_and_dials_again_rests_on() -> None:
+    machine = controller(joined(1, identity="CN=a"), arrival(1, policy="remote", max_tokens=5000))
+    rested_at, _ = rounds_until_rest(machine, now=0.1)
+    machine.handle(WorkerLost(worker_id=WorkerId(1)), now=rested_at)
+    assert opened(machine.handle(joined(2, identity="CN=a"), now=rested_at + 1.0)) == []
+    assert opened(machine.handle(joined(3, identity="CN=b"), now=rested_at + 1.0)) == [3]
+    machine.handle(WorkerLost(worker_id=WorkerId(3)), now=rested_at + 2.0)
+    assert opened(time_passes(machine, until=rested_at + FIRST_REST_S - 0.01)) == []
+    assert opened(time_passes(machine, until=rested_at + FIRST_REST_S + 0.01)) == [2]
+
+
+def test_a_rest_is_twice_as_long_though_the_worker_has_dialled_again_since() -> None:
+    machine = controller(joined(1, identity="CN=a"), arrival(1, policy="remote", max_tokens=5000))
+    rested_at, _ = rounds_until_rest(machine, now=0.1)
+    machine.handle(WorkerLost(worker_id=WorkerId(1)), now=rested_at)
+    assert opened(machine.handle(joined(2, identity="CN=a"), now=rested_at + FIRST_REST_S)) == [2]
+    again_at, _ = rounds_until_rest(machine, now=rested_at + FIRST_REST_S)
+    assert machine._workers[WorkerId(2)].rests_until == again_at + 2 * FIRST_REST_S
+
+
+def test_what_a_worker_was_worth_is_forgotten_when_it_stays_away_or_many_others_have_left_since() -> None:
+    machine = controller(joined(1, identity="CN=a"), arrival(1, policy="remote", max_tokens=5000))
+    rested_at, _ = rounds_until_rest(machine, now=0.1)
+    machine.handle(WorkerLost(worker_id=WorkerId(1)), now=rested_at)
+    assert opened(machine.handle(joined(2, identity="CN=a"), now=rested_at + REVIEW_S)) == [2]
+    _, _ = rounds_until_rest(machine, now=rested_at + REVIEW_S)
+    machine.handle(WorkerLost(worker_id=WorkerId(2)), now=rested_at + REVIEW_S + 10.0)
+    former = machine._workforce._former
+    assert list(former) == ["CN=a"]
+    for number in range(MAX_FORMER - 1):
+        former[f"CN={number}"] = WorkerRecord()
+    machine.handle(joined(3, identity="CN=b"), now=400.0)
+    machine._workers[WorkerId(3)].judged_at = 400.0
+    machine.handle(WorkerLost(worker_id=WorkerId(3)), now=400.0)
+    assert len(former) == MAX_FORMER
+    assert ("CN=a" in former, "CN=b" in former) == (False, True)
 
 
 def test_a_worker_that_now_and_then_proposes_what_is_committed_is_not_rested() -> None:

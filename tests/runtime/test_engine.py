@@ -59,7 +59,7 @@ async def send_home(place: Site, *workers: asyncio.Task[None]) -> None:
 class Lingering:
     """A connection that is closed when as many as `closing` has places for are about to be."""
 
-    peer = "lingering"
+    peer = identity = "lingering"
     traffic = Traffic(0, 0)
 
     def __init__(self, closing: asyncio.Barrier) -> None:
@@ -93,7 +93,7 @@ async def test_workers_that_are_slow_to_leave_are_sent_home_together() -> None:
 class Farewell:
     """A connection whose other end asks for drafts, then drains us and is gone before they can be sent."""
 
-    peer = "farewell"
+    peer = identity = "farewell"
     traffic = Traffic(0, 0)
 
     def __init__(self) -> None:

@@ -65,6 +65,19 @@ def test_after_a_divergence_later_commits_are_appended_although_a_node_was_score
     assert view.plan(tree, []).item.append == (8, 9)
 
 
+def test_it_is_known_beforehand_how_much_a_pass_would_compute() -> None:
+    tree, view = started()
+    path = grow(tree, tree.head, 4, 5, 6)
+    sizes = []
+    for wanted in ([tree.head], [path[1], path[0]], [path[1], path[2]], [path[2]]):
+        expected = view.num_to_compute(tree, wanted)
+        assert view.plan(tree, wanted).item.tokens == expected
+        sizes.append(expected)
+    assert sizes == [3, 2, 1, 0]
+    view.committed(tree.commit([4, 9]))
+    assert (view.num_unseen, view.num_to_compute(tree, [tree.head])) == (1, 1)
+
+
 def verdict(tree: DraftTree, view: ModelView, choices: dict[Node, int]) -> list[int]:
     """What is committed where the target verifies these nodes below the head, and chooses so after each; it is asked for no other row."""
     planned = view.plan(tree, [node for node in choices if node is not tree.head])

@@ -60,7 +60,7 @@ class _Leaf(NamedTuple):
 
 
 class RoundsAlone(NamedTuple):
-    """What this round could be without a worker, for each width and number of levels of local drafts [widths, 1 + MAX_LEVELS]."""
+    """What this round could be without a worker, for each of LIMITS and number of levels of local drafts [limits, 1 + MAX_LEVELS]."""
 
     duration_s: NDArray[np.float64]
     tokens: NDArray[np.float64]
@@ -81,8 +81,6 @@ class Adaptive:
         self.local_drafting = drafting
         self.uses_lookup = uses_lookup
         self._verify_width = verify_width
-        self._widths = tuple(verify_width >> halvings for halvings in range(verify_width.bit_length()))
-        """Trees that are thought about where nothing is drafted elsewhere, from wide to a single node."""
         self._width = drafting.leaves
         self._price_s = redundancy_price_s
         self._min_log_prob = math.log(drafting.path_prob_min)
@@ -199,7 +197,8 @@ class Adaptive:
         Leaves whose children are about to come from the worker count for less. The other sessions will want as much of the pass, and of the
         target's. A pass that only finds out whether the draft model is still of no use is worth just its time to all.
         """
-        duration_s = situation.draft_times.expected_s(situation.num_sessions * len(leaves))
+        nodes = [leaf.node for leaf in leaves]
+        duration_s = situation.draft_times.expected_s(situation.num_sessions * len(nodes))
         if situation.arrivals is None and situation.is_draft_due:
             return situation.num_sessions * duration_s
         soon, share = now + duration_s, SOON_SHARE * situation.worker_share
@@ -208,7 +207,19 @@ class Adaptive:
         verified = [math.exp(node.path_log_prob - base) for node in chosen]
         then = situation.coverage.after(fresh, verified, width=self._verify_width)
         gain_s = self._worth_s(situation, then, token_s) - self._worth_s(situation, verified, token_s)
-        return gain_s - duration_s - self._charged_s(situation)
+        return gain_s - duration_s - self._catching_up_s(situation, nodes, token_s) - self._charged_s(situation)
+
+    def _catching_up_s(self, situation: Situation, nodes: Sequence[Node], token_s: float) -> float:
+        """What a local pass is charged for what it computes besides the leaves: text that the draft model has not seen.
+
+        That is of use to the rounds to come as well. Text is expected to go on for as many tokens as were generated since the draft model
+        was last asked, and this round bears its part.
+        """
+        own = situation.num_sessions * len(nodes)
+        more = max(0, situation.draft_tokens(nodes) - len(nodes))
+        rest_s = situation.draft_times.expected_s(own + more) - situation.draft_times.expected_s(own)
+        tokens = situation.target_times.expected_s(situation.num_sessions) / token_s
+        return rest_s * min(1.0, tokens / max(1, situation.num_undrafted))
 
     def _worth_s(self, situation: Situation, probs: Sequence[float], token_s: float) -> float:
         """What nodes of these path probabilities, best first, are worth to a round, in seconds; those that are not are left out."""
@@ -242,11 +253,13 @@ class Adaptive:
         return self._pace_alone.after(situation.pace_alone, self._bare_s)
 
     def _rounds_alone(self, situation: Situation) -> RoundsAlone:
-        """This round without a worker, at each width and number of levels; the other sessions do likewise."""
+        """This round without a worker, for each of LIMITS and number of levels; the other sessions do likewise."""
         sessions = situation.num_sessions
-        trees = situation.coverage.trees(self._widths)
+        trees = situation.coverage.trees(self._verify_width)
         duration_s = _durations_s(situation.target_times, sessions, sessions * trees.verified)
         duration_s[:, 1:] += np.cumsum(_durations_s(situation.draft_times, 0, sessions * trees.expanded), axis=1)
+        unseen = np.diff(trees.tokens, axis=1)  # the last level's token, where it comes true, is computed in the next round
+        duration_s[:, 1:] += _durations_s(situation.draft_times, sessions, sessions * unseen) - situation.draft_times.expected_s(sessions)
         return RoundsAlone(duration_s, 1.0 + trees.tokens)
 
 

@@ -5,7 +5,8 @@ what a round would come to if it were drafted here alone, level by level.
 
 Trees are counted, not built: as expected numbers of nodes by bins of their path's probability. Bins are logarithmic, so a node's children
 lie at fixed distances from it, and a level is the level before, convolved with the children of one node. Only running sums from the most
-probable bin on are kept: cutting them off at a width leaves the best nodes.
+probable bin on are kept: cutting them off at a width leaves the best nodes, and holding them from some bin on leaves those of at least its
+probability. How probable a node must be to be worth its time depends on what passes cost, so trees are counted for several LIMITS.
 """
 
 from __future__ import annotations
@@ -34,6 +35,8 @@ SMOOTHING = 0.03
 """How much one look counts. There is one for each pass: text that is drafted deeper, since it is surer, counts as much more."""
 MAX_LEVELS = 16
 """Levels of drafting that are thought about."""
+LIMITS: NDArray[np.float64] = np.array((0.5, 0.3, 0.2, 0.1, 0.05, 0.02, 0.0))
+"""Least path probabilities of the nodes of a tree, for which trees are counted; 0: none."""
 REFRESH_LOOKS = 16
 """Looks between two computations of what whole trees are worth: the shares move slowly."""
 
@@ -50,14 +53,14 @@ class Look(NamedTuple):
 
 
 class Trees(NamedTuple):
-    """Rounds drafted on the spot, for some widths and from no level of drafting to MAX_LEVELS."""
+    """Rounds drafted on the spot, for each of LIMITS and from no level of drafting to MAX_LEVELS."""
 
     tokens: NDArray[np.float64]
-    """Expected draft tokens of the round that come true [widths, 1 + MAX_LEVELS]."""
+    """Expected draft tokens of the round that come true [limits, 1 + MAX_LEVELS]."""
     verified: NDArray[np.float64]
-    """Nodes that the target verifies [widths, 1 + MAX_LEVELS]."""
+    """Nodes that the target verifies [limits, 1 + MAX_LEVELS]."""
     expanded: NDArray[np.float64]
-    """Nodes that each level's draft pass expands [widths, MAX_LEVELS]."""
+    """Nodes that each level's draft pass expands [limits, MAX_LEVELS]."""
 
 
 class Coverage:
@@ -70,8 +73,8 @@ class Coverage:
         for share in INITIAL_SHARES:
             self._per_bin[_bin(math.log(share))] += 1.0
         self._looks = 0
-        self._trees: dict[tuple[int, ...], Trees] = {}
-        """By widths: many sessions ask for the same."""
+        self._trees: dict[int, Trees] = {}
+        """By width: many sessions ask for the same."""
         self.total = math.fsum(self._shares)
         """Probability that one of its children follows a node."""
 
@@ -91,23 +94,25 @@ class Coverage:
         new = [prob * share for prob in leaves for share in self._shares if prob * share > least]
         return heapq.nlargest(width, [*verified, *new])
 
-    def trees(self, widths: tuple[int, ...]) -> Trees:
-        """Rounds of at most these numbers of nodes a pass."""
-        if widths not in self._trees:
-            self._trees[widths] = self._grow(widths)
-        return self._trees[widths]
+    def trees(self, width: int) -> Trees:
+        """Rounds of at most `width` nodes a pass."""
+        if width not in self._trees:
+            self._trees[width] = self._grow(width)
+        return self._trees[width]
 
-    def _grow(self, widths: Sequence[int]) -> Trees:
-        """Level by level. All arrays but the result are running sums over the bins [widths, BINS]."""
-        most = np.array(widths, np.float64)[:, None]
+    def _grow(self, width: int) -> Trees:
+        """Level by level. All arrays but the result are running sums over the bins [limits, BINS]."""
+        with np.errstate(divide="ignore"):
+            last_bins = np.minimum(-np.log(LIMITS) / BIN_NATS, BINS - 1).astype(np.intp)
+        held = np.minimum(np.arange(BINS), last_bins[:, None])
         shifted = sliding_window_view(np.concatenate((np.zeros(BINS - 1), self._per_bin)), BINS)[::-1]
-        level: NDArray[np.float64] = np.ones((len(widths), BINS))  # the head
+        level: NDArray[np.float64] = np.ones((len(LIMITS), BINS))  # the head
         levels, expanded = [np.zeros_like(level)], []
         for _ in range(MAX_LEVELS):
             expanded.append(level[:, -1])
-            level = np.minimum(level @ shifted, most)
+            level = np.take_along_axis(np.minimum(level @ shifted, width), held, axis=1)
             levels.append(level)
-        trees = np.minimum(np.cumsum(levels, axis=0), most)
+        trees = np.minimum(np.cumsum(levels, axis=0), width)
         return Trees(np.transpose(trees @ BIN_DROPS), np.transpose(trees[:, :, -1]), np.transpose(np.array(expanded)))
 
 

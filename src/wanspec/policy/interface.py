@@ -8,7 +8,7 @@ worker? It sees the tree and the controller's estimates, and it holds no clock. 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from msgspec import Struct
@@ -41,6 +41,10 @@ class Situation(Struct, frozen=True, kw_only=True):
     """Of this machine's own passes."""
     has_drafted: Callable[[Node], bool]
     """Whether the local draft model has expanded a node."""
+    draft_tokens: Callable[[Sequence[Node]], int] = len
+    """How many tokens a local pass computes to expand some nodes: these, what they hang from, and text that it has not seen."""
+    num_undrafted: int = 0
+    """Newest tokens of the text, generated here, that the local draft model has not seen."""
     is_draft_due: bool = False
     """Whether the local draft model has not been asked for so long that asking it once costs next to nothing."""
 

@@ -31,6 +31,8 @@ class PassTimes:
         """For each bin that was seen the mean tokens and the mean time of its passes,"""
         self._known: list[tuple[float, float]] = []
         """and the same from few tokens to many."""
+        self._expected_s: dict[int, float] = {}
+        """Answers since the last measurement: each round asks for the same sizes several times."""
 
     def add(self, tokens: int, duration_s: float) -> None:
         """A pass over `tokens` tokens has taken this long."""
@@ -38,6 +40,7 @@ class PassTimes:
         mean_tokens, mean_s = self._means.get(index, (tokens, duration_s))
         self._means[index] = mean_tokens + SMOOTHING * (tokens - mean_tokens), mean_s + SMOOTHING * (duration_s - mean_s)
         self._known = [means for _, means in sorted(self._means.items())]
+        self._expected_s.clear()
 
     def expected_s(self, tokens: int) -> float:
         """How long a pass over `tokens` tokens takes: between what was measured, or as the nearest that was.
@@ -45,6 +48,12 @@ class PassTimes:
         What is smaller than all that was measured may be taken to be cheaper in proportion, so that it is tried: where trees are wide it
         would never be. Up to KNOWN_AHEAD times the largest is taken to take as long, for the same reason; beyond that, as long per token.
         """
+        expected_s = self._expected_s.get(tokens)
+        if expected_s is None:
+            expected_s = self._expected_s[tokens] = self._interpolated_s(tokens)
+        return expected_s
+
+    def _interpolated_s(self, tokens: int) -> float:
         known = self._known
         if not known:
             return self._initial_s

@@ -15,8 +15,10 @@ from operator import itemgetter
 
 from wanspec.policy.pass_times import PassTimes
 
-FINENESS = 1.25
-"""Sizes that are compared are this factor apart."""
+EVERY_SIZE_UP_TO = 32
+"""Larger sizes are compared this fraction of themselves apart."""
+
+ROUNDING = 1e-9
 
 
 def best_size(gains_s: Sequence[float], times: PassTimes, *, sure_tokens: int, waiting: int = 1, copies: int = 1) -> tuple[int, float]:
@@ -37,11 +39,18 @@ def best_size(gains_s: Sequence[float], times: PassTimes, *, sure_tokens: int, w
 
 
 def best_rate(gains: Sequence[float], times: PassTimes) -> int:
-    """How many candidates to put into a pass that computes nothing else, for the most gain per second; `gains` best first."""
+    """How many candidates to put into a pass that computes nothing else, for the most gain per second; `gains` best first.
+
+    Of sizes that are as good as each other the smallest: what is left out is soon asked for again.
+    """
     sums = [0.0, *accumulate(gains)]
     sizes = sizes_up_to(len(gains))[1:]
-    durations_s = times.durations_s(0, sizes)
-    return max(zip(sizes, durations_s, strict=True), key=lambda pair: (sums[pair[0]] / pair[1], pair[0]), default=(0, 0.0))[0]
+    best, highest = 0, -1.0
+    for size, duration_s in zip(sizes, times.durations_s(0, sizes), strict=True):
+        rate = sums[size] / duration_s
+        if rate > highest * (1.0 + ROUNDING):
+            best, highest = size, rate
+    return best
 
 
 def ranked(gains: Sequence[Sequence[float]]) -> list[tuple[float, int]]:
@@ -56,11 +65,9 @@ def counts_of(best: Sequence[tuple[float, int]], sessions: int) -> list[int]:
 
 
 def sizes_up_to(most: int) -> list[int]:
-    """From 0 to `most`, FINENESS apart."""
-    sizes = [0]
-    size = 1.0
+    """From 0 to `most`: every size at first, then EVERY_SIZE_UP_TO to a doubling."""
+    sizes, size = [], 0
     while size < most:
-        if int(size) > sizes[-1]:
-            sizes.append(int(size))
-        size *= FINENESS
-    return [*sizes, most] if most else sizes
+        sizes.append(size)
+        size += 1 + size // EVERY_SIZE_UP_TO
+    return [*sizes, most]

@@ -196,7 +196,9 @@ class Controller:
             target_times=self._passes.target_times,
             draft_times=self._passes.draft_times,
             has_drafted=session.draft_view.has_scored,
-            is_draft_due=self._passes.is_draft_due(now),
+            draft_tokens=session.draft_tokens,
+            num_undrafted=min(session.draft_view.num_unseen, session.end - session.num_prompt_tokens),
+            is_draft_due=self._passes.is_draft_due(session, now),
         )
 
     def _arrivals(self, session: Session, now: float) -> Arrivals | None:

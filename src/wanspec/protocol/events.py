@@ -46,6 +46,8 @@ class WorkerJoined(Struct, frozen=True, kw_only=True):
     labels: tuple[str, ...] = ()
     context_length: int = MAX_SEQUENCE_TOKENS
     """Longest sequence, in tokens, that its draft model can hold."""
+    identity: str = ""
+    """What the door knows it by, the same when it comes again; empty: each time a newcomer."""
 
 
 class WorkerLost(Struct, frozen=True, kw_only=True):

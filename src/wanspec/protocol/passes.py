@@ -49,9 +49,9 @@ class Passes:
         self._in_flight: dict[PassKind, _Pass] = {}
         self._last_was_verify = False
         self._drafted_at = 0.0
-        """When the newest draft pass ended."""
-        self._drafted_s: float | None = None
-        """How long it took; None before the first."""
+        """When the newest draft pass ended,"""
+        self._drafted_s = 0.0
+        """and how long it took."""
         self.target_times = PassTimes(INITIAL_TARGET_STEP_S, tries_less=True)
         self.draft_times = PassTimes(INITIAL_DRAFT_STEP_S, tries_less=True)
 
@@ -85,10 +85,10 @@ class Passes:
             effects.append(StartDraft(items=self._begin(PassKind.DRAFT, drafts, lambda session: session.draft_view)))
         return effects
 
-    def is_draft_due(self, now: float) -> bool:
-        """Whether the local draft model has not been asked for so long that its last pass would be next to nothing in that time."""
-        took_s = self._drafted_s if self._drafted_s is not None else self.draft_times.expected_s(1)
-        return now >= self._drafted_at + took_s / TRIAL_SHARE
+    def is_draft_due(self, session: Session, now: float) -> bool:
+        """Whether the local draft model was asked so long ago that its last pass, and one for this session, are next to nothing."""
+        coming_s = self.draft_times.expected_s(max(1, session.draft_tokens([session.tree.head])))
+        return now >= self._drafted_at + max(self._drafted_s, coming_s) / TRIAL_SHARE
 
     def end(self, kind: PassKind, duration_s: float | None = None, *, now: float) -> _Rows:
         """The pass in flight is over: its sessions, and the nodes that its rows are about. `duration_s`: None where it failed."""

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 from wanspec.policy.arrivals import REJOIN_STEPS
 from wanspec.policy.pass_times import Pace
@@ -63,27 +63,17 @@ FIRST_REST_S, MAX_REST_S = 10.0, 300.0
 INITIAL_WORKER_STEP_S = 0.01
 
 
-@dataclass(slots=True, eq=False)
-class PooledWorker:
-    """One connection's worker, as the controller knows it."""
+@dataclass(slots=True, eq=False, kw_only=True)
+class WorkerRecord:
+    """What a worker has been worth: it keeps this when it comes again."""
 
-    worker_id: WorkerId
-    name: str
-    max_sessions: int
-    labels: tuple[str, ...]
-    heartbeat: Heartbeat
-    context_length: int = MAX_SEQUENCE_TOKENS
-    """Tokens of the longest text that it can hold, and that can be told it."""
-    rtt: RttEstimate = field(default_factory=RttEstimate)
-    """Of acknowledgements."""
-    step_s: float = INITIAL_WORKER_STEP_S
     reliability: Reliability = field(default_factory=Reliability)
     pace: Pace = field(default_factory=Pace)
     """What a token of its sessions has cost of late."""
     pace_alone: Pace = field(default_factory=Pace)
     """What the same tokens would have cost without a worker."""
     tried: int = 0
-    """Tokens that its sessions committed since it joined or last rested;"""
+    """Tokens that its sessions committed since it first joined or last rested;"""
     committed: float = 0.0
     """of those beyond a session's head start, older ones faded,"""
     useful: float = 0.0
@@ -97,12 +87,35 @@ class PooledWorker:
     draws: float = 0.0
     """The same tokens with those of sessions in one common pass counted as one session's: what luck averages over."""
     judged_at: float = 0.0
-    """When any of them last changed."""
-    busy_until: float = -math.inf
-    """Until when it is taken to be in a long pass, as it has said: others are preferred."""
+    """When any of them last changed; 0: never."""
     rests_until: float | None = None
     """None: it does not rest."""
     rest_s: float = FIRST_REST_S
+
+    def inherit(self, former: WorkerRecord) -> None:
+        """Go on with this record instead."""
+        for each in fields(WorkerRecord):
+            setattr(self, each.name, getattr(former, each.name))
+
+
+@dataclass(slots=True, eq=False)
+class PooledWorker(WorkerRecord):
+    """One connection's worker, as the controller knows it."""
+
+    worker_id: WorkerId
+    name: str
+    max_sessions: int
+    labels: tuple[str, ...]
+    heartbeat: Heartbeat
+    identity: str = ""
+    """What the door knows it by, the same when it comes again; empty: each time a newcomer."""
+    context_length: int = MAX_SEQUENCE_TOKENS
+    """Tokens of the longest text that it can hold, and that can be told it."""
+    rtt: RttEstimate = field(default_factory=RttEstimate)
+    """Of acknowledgements."""
+    step_s: float = INITIAL_WORKER_STEP_S
+    busy_until: float = -math.inf
+    """Until when it is taken to be in a long pass, as it has said: others are preferred."""
     sessions: set[SessionId] = field(default_factory=set)
     reuse_numbers: ReuseNumbers = field(default_factory=ReuseNumbers)
 

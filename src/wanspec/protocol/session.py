@@ -113,6 +113,11 @@ class Session:
         if self._lookup is not None:
             self._lookup.grow(self.tree, path_prob_min=self.policy.local_drafting.path_prob_min)
 
+    def draft_tokens(self, nodes: Sequence[Node]) -> int:
+        """How many tokens the local draft model computes to expand these nodes; a prompt that it may have seen counts for nothing."""
+        tokens = self.draft_view.num_to_compute(self.tree, nodes)
+        return tokens - self.num_prompt_tokens if self.draft_view.is_empty and self.reuse_key is not None else tokens
+
     def merge_local(self, rows: tuple[Node, ...], choices: tuple[DraftChoices, ...]) -> None:
         """Add children to every node that the local draft model has scored."""
         self._local_drafts += 1

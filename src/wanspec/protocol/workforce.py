@@ -22,7 +22,7 @@ from wanspec.protocol.heartbeat import ASLEEP_S, Heartbeat
 from wanspec.protocol.link import SessionLink, proposed_in
 from wanspec.protocol.messages import MAX_SEQUENCE_TOKENS, CloseSession, Commit, Drafts, OpenSession, Ping
 from wanspec.protocol.placement import Placement
-from wanspec.protocol.pool import BUSY_S, MAX_HEAD_START_S, PooledWorker, choose_worker
+from wanspec.protocol.pool import BUSY_S, MAX_HEAD_START_S, REVIEW_S, PooledWorker, WorkerRecord, choose_worker
 from wanspec.speculation.reliability import Reliability
 from wanspec.speculation.tree import Node
 from wanspec.speculation.types import SessionId, WorkerId
@@ -36,6 +36,8 @@ MAX_COMPUTING_S = 300.0
 """A pass of a worker for this long is believed: the longest prompt, at 400 tokens a second. What it has not proposed counts after that."""
 NEWCOMER_TOKENS = 100.0
 """What the pace of the workers before counts for a new one: it is soon judged by its own."""
+MAX_FORMER = 1024
+"""Workers that have left whose records are kept: 1.5 kB each."""
 MAX_DRAFT_NODES = 1 << 19
 """Nodes that workers have proposed, over all sessions, above which those that hold more than their equal part of it get no more: 250 MB, a
 third more than 1,024 sessions need with trees of 300 nodes, which is wide. The others go on to their parts: twice as many at most."""
@@ -83,6 +85,8 @@ class Workforce:
         self.newest_session_id = SessionId(0)
         self._pace, self._pace_alone = Pace(), Pace()
         """Of all workers: what a newcomer begins with, so that nobody is in doubt again by coming again."""
+        self._former: dict[str, WorkerRecord] = {}
+        """Of workers that have left, by identity, in the order in which they left."""
         self._num_nodes = 0
         """Nodes when they were last counted, and those that joined since: no fewer than there are."""
         self._counted_at = -math.inf
@@ -207,24 +211,35 @@ class Workforce:
                 assert_never(event)
 
     def _joined(self, event: WorkerJoined, now: float) -> list[Effect]:
-        heartbeat = Heartbeat(now=now)
-        self.workers[event.worker_id] = PooledWorker(
+        worker = self.workers[event.worker_id] = PooledWorker(
             event.worker_id,
             event.name,
             event.max_sessions,
             event.labels,
-            heartbeat,
+            Heartbeat(now=now),
+            identity=event.identity,
             context_length=min(event.context_length, MAX_SEQUENCE_TOKENS),
             pace=self._pace.faded(NEWCOMER_TOKENS),
             pace_alone=self._pace_alone.faded(NEWCOMER_TOKENS),
         )
+        former = self._former.pop(event.identity, None)
+        if former is not None and now < former.judged_at + REVIEW_S:
+            worker.inherit(former)
         return [self._ping(event.worker_id, now), *self.place_waiting(now)]
 
     def _forget(self, worker_id: WorkerId) -> None:
-        """It is gone, perhaps long since."""
+        """It is gone, perhaps long since; its record stays for a while, should it come again."""
         worker = self.workers.pop(worker_id, None)
-        for session_id in worker.sessions if worker is not None else ():
+        if worker is None:
+            return
+        for session_id in worker.sessions:
             self._sessions[session_id].link = None
+        if worker.identity and worker.judged_at:
+            self._former.pop(worker.identity, None)
+            record = self._former[worker.identity] = WorkerRecord()
+            record.inherit(worker)
+            if len(self._former) > MAX_FORMER:
+                del self._former[next(iter(self._former))]
 
     def _pong_received(self, worker_id: WorkerId, number: int, now: float) -> list[Effect]:
         worker = self.workers.get(worker_id)

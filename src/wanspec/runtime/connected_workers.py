@@ -175,6 +175,7 @@ class ConnectedWorkers:
             max_sessions=hello.max_sessions,
             labels=hello.labels,
             context_length=hello.context_length,
+            identity=connection.identity,
         )
         self._events.put_nowait(joined)
         await self._notify()

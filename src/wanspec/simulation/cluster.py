@@ -82,6 +82,8 @@ class WorkerSite:
     """A worker: its machine, its model, its device and the link to the controller."""
 
     worker_id: WorkerId
+    name: str
+    """The same for each of its connections."""
     machine: Worker
     model: PassModel
     device: Device
@@ -179,9 +181,11 @@ class Cluster:
     ) -> WorkerSite:
         """A worker dials in now; what it sends may go by datagram, what it is told never does. `before`: its last connection."""
         worker_id = WorkerId(len(self.workers) + 1)
+        name = before.name if before else f"worker-{worker_id}"
         down = replace(link, transport=Transport.TCP) if link.transport is Transport.DATAGRAM else link
         site = self.workers[worker_id] = WorkerSite(
             worker_id=worker_id,
+            name=name,
             machine=machine,
             model=model,
             device=device,
@@ -189,7 +193,8 @@ class Cluster:
             up=Link(link, seed=hash((self._seed, worker_id, 1)), troubles=before.up.troubles if before else None),
             tracer=Tracer(self._sink, "worker"),
         )
-        self.tell_controller(WorkerJoined(worker_id=worker_id, name=f"worker-{worker_id}", max_sessions=max_sessions, labels=labels))
+        joined = WorkerJoined(worker_id=worker_id, name=name, max_sessions=max_sessions, labels=labels, identity=name)
+        self.tell_controller(joined)
         return site
 
     def crash(self, site: WorkerSite) -> None:

@@ -56,6 +56,21 @@ class ModelView:
         """Whether `node` is in the model's cache."""
         return node.node_id in self._cached
 
+    @property
+    def num_unseen(self) -> int:
+        """Newest tokens of the committed text that the model has yet to compute."""
+        return len(self._append)
+
+    def num_to_compute(self, tree: DraftTree, wanted: Iterable[Node]) -> int:
+        """How many tokens a pass that scores the `wanted` nodes would compute; see `plan`."""
+        counted: set[NodeId] = set()
+        for node in wanted:
+            step: Node | None = node
+            while step is not tree.head and step is not None and step.node_id not in self._cached and step.node_id not in counted:
+                counted.add(step.node_id)
+                step = step.parent
+        return len(self._append) + len(counted)
+
     def committed(self, nodes: Iterable[Node]) -> None:
         """Note nodes that were committed, in order."""
         for node in nodes:

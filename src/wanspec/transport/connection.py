@@ -76,6 +76,7 @@ class FramedConnection:
         decode: Callable[[bytes], Sequence[Message]],
         limits: WireLimits,
         worker: str = "",
+        identity: str = "",
         on_fault: Callable[[str], object] = _forgive,
         turns: Turns | None = None,
     ) -> None:
@@ -85,7 +86,7 @@ class FramedConnection:
         came through, if it shares one with others.
         """
         self._pipe = pipe
-        self._peer = peer
+        self._peer, self._identity = peer, identity
         self._decode = decode
         self._limits = limits
         self._worker = worker
@@ -114,6 +115,10 @@ class FramedConnection:
     @property
     def peer(self) -> str:
         return self._peer
+
+    @property
+    def identity(self) -> str:
+        return self._identity
 
     @property
     def traffic(self) -> Traffic:

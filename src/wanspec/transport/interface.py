@@ -24,6 +24,11 @@ class Connection(Protocol):
         ...
 
     @property
+    def identity(self) -> str:
+        """What the door knows the peer by, the same when it comes again; empty at a worker."""
+        ...
+
+    @property
     def traffic(self) -> Traffic:
         """What it has carried; it goes on counting while it ends."""
         ...

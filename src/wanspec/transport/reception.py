@@ -49,6 +49,7 @@ class Reception:
         except TransportError as error:
             _log.warning("refused the worker at %s: %s", address, error)
             return
+        known_as = identity(certificate, hello.worker_name, address)
         connection = FramedConnection(
             pipe,
             peer=f"{hello.worker_name} at {address}",
@@ -56,7 +57,8 @@ class Reception:
             limits=self._limits,
             worker=hello.worker_name,
             turns=self._door.turns(),
-            on_fault=lambda reason: self._punish(identity(certificate, hello.worker_name, address), reason),
+            identity=known_as,
+            on_fault=lambda reason: self._punish(known_as, reason),
         )
         self._open.add(connection)
         self._admitted.put_nowait((hello, connection))
