@@ -101,7 +101,7 @@ def test_the_log_says_where_the_models_are_run(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr("wanspec.cli.serve._serve", _nothing)
     status, output = outcome("serve", "--api", "127.0.0.1:0", "--threads", "2")
     assert (status, output.count(" info loaded model=bundled:")) == (0, 2)
-    assert re.search(r"loaded model=bundled:draft device=cpu precision=float32 weights_gb=0\.0\d? threads=2 load_s=\d+\.\d", output)
+    assert re.search(r"loaded model=bundled:draft device=cpu precision=float32 weights_gb=0\.0\d+ threads=2 load_s=\d+\.\d", output)
 
 
 async def _nothing(*_: object) -> None:

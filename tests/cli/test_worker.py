@@ -41,7 +41,7 @@ def test_it_says_where_its_model_is_run(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr("wanspec.cli.commands._work", _nothing)
     status, output = outcome("worker", "--controller", "127.0.0.1:1", "--threads", "2")
     assert status == 0
-    assert re.search(r"loaded model=bundled:draft device=cpu precision=float32 weights_gb=0\.0\d? threads=2 load_s=\d+\.\d", output)
+    assert re.search(r"loaded model=bundled:draft device=cpu precision=float32 weights_gb=0\.0\d+ threads=2 load_s=\d+\.\d", output)
 
 
 async def _nothing(*_: object, **__: object) -> None:

@@ -220,7 +220,7 @@ def _whereabouts(residence: Residence | None) -> dict[str, object]:
     return {
         "device": residence.device,
         "precision": residence.precision,
-        "weights_gb": round(residence.weight_bytes / 1e9, 2),
+        "weights_gb": float(f"{residence.weight_bytes / 1e9:.3g}"),
         "threads": residence.threads,
     }
 
