@@ -1,11 +1,14 @@
-"""One Hypothesis profile for all tests, and signals as a terminal would have them."""
+"""One Hypothesis profile for all tests, one thread for each model, and signals as a terminal would have them."""
 
+import os
 import signal
 
 from hypothesis import settings
 
 settings.register_profile("wanspec", deadline=None, print_blob=True)  # no deadline: a busy machine is no failure
 settings.load_profile("wanspec")
+
+os.environ |= {"WANSPEC_THREADS": "1", "WANSPEC_WORKER_THREADS": "1"}  # processes of a test share the processors, and figures count
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # started in the background, by a script
     signal.signal(signal.SIGINT, lambda *_: None)  # we go on ignoring it, but what we start does not inherit that

@@ -6,11 +6,14 @@ import json
 import math
 from dataclasses import fields
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
+from tests.cli.command import check_refused
 
 from wanspec import __version__
 from wanspec.cli.options import origin, write_json
+from wanspec.errors import ConfigError
 from wanspec.telemetry.metrics import RunRow
 
 
@@ -33,3 +36,26 @@ def test_a_result_says_which_version_and_which_command_made_it(tmp_path: Path, m
     assert json.loads((tmp_path / "plan.json").read_text()) == {
         "price_ms": "inf", "by_rtt": {"15.0": 1}, "version": __version__, "command": "wanspec plan --prices 'my prices.csv'",
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(("threads", "expected"), [("auto", 3), ("1", 1), ("7", 7)])
+def test_every_command_that_runs_a_model_gives_it_the_threads_that_were_asked_for(
+    threads: str, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = []
+
+    def refuse(spec: str, *, threads: int) -> NoReturn:
+        given.append((spec, threads))
+        raise ConfigError("enough")
+
+    monkeypatch.setattr("wanspec.backends.processors.usable_processors", lambda: 3)
+    monkeypatch.setattr("wanspec.backends.registry.load_backend", refuse)
+    flags = ["--threads", threads]
+    for command in (["generate", "x"], ["serve", "--api", "127.0.0.1:0"], ["worker", "--controller", "127.0.0.1:1"]):
+        check_refused(*command, *flags, words="enough")
+    assert given == [("bundled:target", expected), ("bundled:target", expected), ("bundled:draft", expected)]
+
+
+@pytest.mark.parametrize("threads", ["0", "-1", "many", "513", "1.5"])
+def test_threads_that_cannot_be_are_refused(threads: str) -> None:
+    check_refused("generate", "x", "--threads", threads, words=f"'{threads}' is neither auto nor a whole number from 1 to 512.")

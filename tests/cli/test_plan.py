@@ -92,6 +92,26 @@ def test_a_models_passes_are_timed_and_planned_with(tmp_path: Path) -> None:
     assert written["draft"]["model"] == "scripted:draft"
 
 
+@pytest.mark.usefixtures("_brief")
+def test_a_slower_card_at_the_worker_makes_a_placement_slower_and_nothing_else(tmp_path: Path) -> None:
+    steps = tmp_path / "t4.json"
+    result = wanspec("plan", "calibrate", str(steps), "--target", "", "--draft", "scripted:draft", "--passes", "3", "--prompt-tokens", "8")
+    assert result.exit_code == 0, result.output
+    assert json.loads(steps.read_text())["target"] is None
+    rows = {}
+    for worker_steps in ("", "100", str(steps)):
+        path = tmp_path / "plan.json"
+        sites = ("--controllers", "us-east-1", "--workers", "us-east-2")
+        flags = ("--price-ms", "10", "--width", "16", "--steps", "23.4,7.5", "--json", str(path), "--jobs", "1")
+        result = wanspec("plan", *sites, *flags, *(["--worker-steps", worker_steps] if worker_steps else []))
+        assert result.exit_code == 0, result.output
+        rows[worker_steps] = json.loads(path.read_text())
+    assert "(workers: " in result.output
+    assert rows[""]["alone"] == rows["100"]["alone"] == rows[str(steps)]["alone"]
+    same, slow, fast = (row["placements"][0]["itl_ms"] for row in rows.values())
+    assert fast < same < slow
+
+
 def test_a_fleets_day_is_a_table_and_a_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file, rows, picture = tmp_path / "fleet.toml", tmp_path / "day.json", tmp_path / "day.png"
     file.write_text(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
@@ -58,11 +59,53 @@ def test_bad_settings_are_named_and_end_with_status_2(arguments: list[str], word
     check_refused("serve", *arguments, words=words)
 
 
-def test_a_port_in_use_is_named_before_the_models_are_loaded() -> None:
+@pytest.mark.parametrize(("flag", "words"), [("--api", "cannot listen at"), ("--listen", "cannot listen on")])
+def test_a_port_in_use_is_named_before_the_models_are_loaded(flag: str, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("wanspec.cli.options.load_model", pytest.fail)
     with socket.create_server(("127.0.0.1", 0)) as holder:
         port = holder.getsockname()[1]
-        status, output = outcome("serve", "--target", "hf:/nowhere", "--api", f"127.0.0.1:{port}")
-    assert (status, f"cannot listen at 127.0.0.1:{port}: Address already in use; choose" in output) == (1, True)
+        ports = {"--api": "127.0.0.1:0", flag: f"127.0.0.1:{port}"}
+        status, output = outcome("serve", *itertools.chain(*ports.items()))
+    assert (status, f"{words} 127.0.0.1:{port}: Address already in use; choose" in output) == (1, True)
+
+
+@pytest.mark.parametrize(
+    ("model", "missing", "words"),
+    [
+        ("hf:owner/model", "torch", "'hf:owner/model' needs transformers, PyTorch and Jinja (there is no torch): pip install"),
+        ("hf:owner/model", "transformers", "(there is no transformers): pip install"),
+        ("hf:/nowhere", None, "there is no folder '/nowhere'"),
+        ("llamacpp:model.gguf", "llama_cpp", "llama-cpp-python, which is not installed (there is no llama_cpp): pip install"),
+        ("llamacpp:/nowhere.gguf", None, "/nowhere.gguf: No such file or directory; name a GGUF file"),
+    ],
+)
+@pytest.mark.parametrize("role", ["target", "draft"])
+def test_what_a_model_lacks_here_is_said_before_anything_is_loaded(
+    role: str, model: str, missing: str | None, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("wanspec.cli.options.load_model", pytest.fail)
+    monkeypatch.setattr("wanspec.backends.registry.is_installed", lambda module: module != missing)
+    file = tmp_path / "wanspec.toml"
+    file.write_text(f'[serve]\n{role} = "{model}"\n', "utf-8")
+    for command in (
+        ["config", "check", str(file)],
+        ["serve", "--config", str(file)],
+        ["generate", "x", f"--{role}", model],
+        ["trace", str(tmp_path / "t.parquet"), f"--{role}", model],
+        ["plan", "calibrate", str(tmp_path / "s.json"), f"--{role}", model],
+    ):
+        check_refused(*command, words=words)
+
+
+def test_the_log_says_where_the_models_are_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("wanspec.cli.serve._serve", _nothing)
+    status, output = outcome("serve", "--api", "127.0.0.1:0", "--threads", "2")
+    assert (status, output.count(" info loaded model=bundled:")) == (0, 2)
+    assert re.search(r"loaded model=bundled:draft device=cpu precision=float32 weights_gb=0\.0\d+ threads=2 load_s=\d+\.\d", output)
+
+
+async def _nothing(*_: object) -> None:
+    """Serves nobody."""
 
 
 def test_the_flags_defaults_are_the_limits_own() -> None:

@@ -91,3 +91,12 @@ def test_a_draft_model_beside_vllm_and_its_price_are_handed_on() -> None:
 def test_another_version_of_vllm_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(versions, "version", lambda _: "0.99.1")
     check_refused("vllm", "serve", "a/model", words="vLLM 0.99.1 is not supported")
+
+
+def test_what_the_draft_model_lacks_here_is_said_before_vllm_loads_the_target(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("wanspec.backends.registry.is_installed", lambda module: module != "torch")
+    monkeypatch.setattr("os.execve", pytest.fail)
+    check_refused(
+        "vllm", "serve", "a/model", "--draft", "hf:owner/model", words="needs transformers, PyTorch and Jinja (there is no torch)"
+    )
+    assert serve("a/model", "--draft", "hf:owner/model", "--dry-run")[0] == 0  # it may be run elsewhere

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
+import pytest
 import typer
+from tests.cli.command import outcome
 from typer.testing import CliRunner
 
 from wanspec.cli.application import app
@@ -32,3 +35,14 @@ def test_every_flag_is_a_variable_and_a_flag_wins_over_it() -> None:
 def test_a_variable_that_cannot_be_is_named() -> None:
     result = CliRunner().invoke(app, ["worker"], env={"WANSPEC_WORKER_CONTROLLER": "a:1", "WANSPEC_WORKER_MAX_SESSIONS": "many"})
     assert (result.exit_code, "--max-sessions" in result.output) == (2, True)
+
+
+def test_it_says_where_its_model_is_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("wanspec.cli.commands._work", _nothing)
+    status, output = outcome("worker", "--controller", "127.0.0.1:1", "--threads", "2")
+    assert status == 0
+    assert re.search(r"loaded model=bundled:draft device=cpu precision=float32 weights_gb=0\.0\d+ threads=2 load_s=\d+\.\d", output)
+
+
+async def _nothing(*_: object, **__: object) -> None:
+    """Drafts for nobody."""

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from pathlib import Path
 
 import pytest
 from msgspec.structs import replace
+from tests.simulation.test_tokens import token_trace
 from typer.testing import CliRunner
 
 from wanspec.cli.application import app
 from wanspec.planning.outcome import Outcome
 from wanspec.planning.placements import Alone, Placement
-from wanspec.planning.settings_file import settings_text
+from wanspec.planning.settings_file import Models, models_of, settings_text
+from wanspec.planning.step_times import ModelTimes, StepTimes, write_step_times
 from wanspec.simulation.scenario import Policy
+from wanspec.telemetry.token_trace import write_token_trace
 
 OUTCOME = Outcome(
     itl_ms=10.0, ttft_ms=20.0, token_s=0.01, controller_busy_s=0.01, worker_busy_s=0.01, controller_draft_passes=0.5, down_bytes=1.0,
@@ -50,7 +54,7 @@ def alone_with(policy: Policy) -> Alone:
 )
 def test_what_is_written_can_be_served(tmp_path: Path, placement: Placement, alone: Policy, words: str) -> None:
     path = tmp_path / "wanspec.toml"
-    path.write_text(settings_text(placement, alone_with(alone), target="bundled:target", draft="bundled:draft"), "utf-8")
+    path.write_text(settings_text(placement, alone_with(alone), Models()), "utf-8")
     result = CliRunner().invoke(app, ["config", "check", str(path)])
     assert result.exit_code == 0, result.output
     assert words in result.output.replace("\n", " ")
@@ -58,11 +62,52 @@ def test_what_is_written_can_be_served(tmp_path: Path, placement: Placement, alo
 
 def test_a_tree_with_lookup_is_served_with_it() -> None:
     tree = alone_with(Policy(name="colocated-tree", lookup=True))
-    assert "\nlookup = true\n" in settings_text(replace(PLACEMENT, pays=False), tree, target="bundled:target", draft="bundled:draft")
+    assert "\nlookup = true\n" in settings_text(replace(PLACEMENT, pays=False), tree, Models())
 
 
 def test_the_file_says_which_worker_to_start_and_when() -> None:
-    text = settings_text(PLACEMENT, alone_with(Policy(name="adaptive")), target="bundled:target", draft="bundled:draft")
+    text = settings_text(PLACEMENT, alone_with(Policy(name="adaptive")), Models())
     assert "wanspec worker --controller HOST:8500 --draft bundled:draft --label region=b" in text
     assert "in these hours (UTC): 0, 1, 23" in text
     assert "price-ms = inf" in text
+
+
+def recorded(folder: Path, *, target: str, draft: str) -> str:
+    path = folder / "trace.parquet"
+    write_token_trace(dataclasses.replace(token_trace(), target=target, draft=draft), path)
+    return str(path)
+
+
+def timed(folder: Path, *, target: str, draft: str) -> str:
+    path = folder / "steps.json"
+    tables = [ModelTimes(model=model, pass_ms=[(1, 5.0)]) for model in (target, draft)]
+    write_step_times(StepTimes(target=tables[0], draft=tables[1]), path)
+    return str(path)
+
+
+def test_the_models_are_those_of_the_trace(tmp_path: Path) -> None:
+    tokens = recorded(tmp_path, target="hf:big", draft="hf:small,dtype=float32")
+    models = Models(target="hf:big", draft="hf:small,dtype=float32")
+    assert models_of("23.4,7.5", tokens) == models
+    assert models_of(timed(tmp_path, target="hf:big", draft="hf:small,dtype=float32"), tokens) == models
+    text = settings_text(PLACEMENT, alone_with(Policy(name="adaptive")), models)
+    assert '[serve]\ntarget = "hf:big"\ndraft = "hf:small,dtype=float32"\n' in text
+    assert "--draft hf:small,dtype=float32 --label" in text
+
+
+def test_where_trace_and_step_times_are_of_other_models_the_file_says_so(tmp_path: Path) -> None:
+    tokens = recorded(tmp_path, target="hf:big", draft="hf:small")
+    models = models_of(timed(tmp_path, target="hf:huge", draft="hf:small"), tokens)
+    assert (models.target, models.remark) == ("hf:big", "The step times are of hf:huge and hf:small.")
+    assert "\n# The step times are of hf:huge and hf:small.\n[serve]\n" in settings_text(
+        PLACEMENT, alone_with(Policy(name="adaptive")), models
+    )
+
+
+def test_without_a_trace_they_are_those_that_were_timed_or_left_to_the_user(tmp_path: Path) -> None:
+    steps, old = timed(tmp_path, target="hf:big", draft="hf:small"), recorded(tmp_path, target="our model", draft="its draft")
+    for tokens in ("bundled", "iid", old):
+        assert models_of(steps, tokens) == Models(target="hf:big", draft="hf:small")
+    assert models_of("l40s-8b", "bundled") == Models()
+    for tokens in ("mt-bench-like", old):
+        assert models_of("l40s-8b", tokens).remark == "The plan does not say which models it is of: put yours in the place of these."

@@ -8,6 +8,7 @@ import pytest
 
 from wanspec.errors import ConfigError
 from wanspec.planning.step_times import ModelTimes, StepTimes, compute_section, read_step_times, write_step_times
+from wanspec.presets import preset
 from wanspec.simulation.scenario import Compute, parse
 
 TIMES = StepTimes(
@@ -15,8 +16,8 @@ TIMES = StepTimes(
 )
 
 
-def compute_of(steps: str) -> Compute:
-    return parse({"policy": {"name": "adaptive"}, "compute": compute_section(steps)}).compute
+def compute_of(steps: str, worker_steps: str = "") -> Compute:
+    return parse({"policy": {"name": "adaptive"}, "compute": compute_section(steps, worker_steps)}).compute
 
 
 def test_presets_numbers_and_files_become_part_of_a_scenario(tmp_path: Path) -> None:
@@ -26,6 +27,29 @@ def test_presets_numbers_and_files_become_part_of_a_scenario(tmp_path: Path) -> 
     assert from_file.target_times() == [(1, 0.02), (64, 0.03)]
     assert compute_of("23.4,7.5").draft_times() == [(1, 0.0075)]
     assert compute_of("h100-70b").preset == "h100-70b"
+
+
+def test_a_worker_has_times_of_its_own_where_they_are_given_and_the_controllers_drafts_keep_theirs(tmp_path: Path) -> None:
+    path = tmp_path / "t4.json"
+    write_step_times(StepTimes(draft=ModelTimes(model="bundled:draft", pass_ms=[(1, 12.0), (64, 40.0)])), path)
+    for worker_steps, expected in (
+        ("", [(1, 0.0075)]),
+        ("12.5", [(1, 0.0125)]),
+        (str(path), [(1, 0.012), (64, 0.04)]),
+        ("h100-70b", preset("h100-70b").draft),
+    ):
+        compute = compute_of("23.4,7.5", worker_steps)
+        assert compute.draft_times() == [(1, 0.0075)]
+        assert compute.worker_draft_times() == expected
+    assert compute_of("l40s-8b").worker_draft_times() == preset("l40s-8b").draft
+    with pytest.raises(ConfigError, match=r"t4\.json has no times of a target model; give it as --worker-steps"):
+        compute_section(str(path))
+
+
+@pytest.mark.parametrize("steps", ["tpu", "0", "nan", "1e9", "23.4,7.5"])
+def test_absurd_times_of_a_worker_are_refused(steps: str) -> None:
+    with pytest.raises(ConfigError, match=rf"a worker's step times? (is|are) '{steps}'"):
+        compute_section("l40s-8b", steps)
 
 
 @pytest.mark.parametrize("steps", ["tpu", "0,5", "nan,5", "5,1e9", "5,inf", "1,2,3"])

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
 import subprocess
 import sys
+import threading
+from functools import partial
 from pathlib import Path
 
 import msgspec
 import pytest
+from tests.workers import until
 
 from wanspec.errors import ConfigError
-from wanspec.runtime.calibration_store import MAX_PAIRS, CalibrationStore
+from wanspec.runtime import calibration_store
+from wanspec.runtime.calibration_store import MAX_PAIRS, CalibrationStore, saved_regularly
 from wanspec.speculation.types import DraftChoices
 
 
@@ -148,3 +153,67 @@ def test_what_this_user_may_not_see_or_write_is_refused(tmp_path: Path) -> None:
             CalibrationStore(path)
     finally:
         tmp_path.chmod(0o700)
+
+
+@pytest.fixture
+def _often(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(calibration_store, "SAVE_PERIOD_S", 0.01)
+
+
+@pytest.mark.usefixtures("_often")
+async def test_what_is_learned_is_saved_while_the_work_goes_on(tmp_path: Path) -> None:
+    path = tmp_path / "calibration.json"
+    store, said = CalibrationStore(path), list[str]()
+
+    def has(target: str) -> bool:
+        return path.exists() and f"d for {target}" in msgspec.json.decode(path.read_bytes())
+
+    async with saved_regularly(store, say=said.append):
+        for target in ("one", "two"):
+            learn(store, target=target)
+            await until(partial(has, target))
+    assert not said
+
+
+@pytest.mark.usefixtures("_often")
+async def test_a_failure_to_save_is_said_once_counted_and_tried_again(tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    store, said, failures = CalibrationStore(folder / "calibration.json"), list[str](), list[None]()
+    learn(store)
+    async with saved_regularly(store, say=said.append, count_failure=lambda: failures.append(None)):
+        for times in (1, 2):
+            folder.rename(tmp_path / "away")
+            learn(store)
+            failures.clear()
+            await until(lambda: len(failures) >= 3)
+            assert len(said) == times
+            (tmp_path / "away").rename(folder)
+            await until((folder / "calibration.json").exists)
+            await until(lambda: (folder / "calibration.json").read_bytes() == store.encoded())
+    assert said[0] == (
+        f"what was learned is not kept: {folder / 'calibration.json'}: No such file or directory; "
+        "name a file in a folder that you can write; it is tried again every 0.01 s"
+    )
+
+
+@pytest.mark.usefixtures("_often")
+async def test_a_save_under_way_is_over_before_the_last_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, begun, goes_on = CalibrationStore(tmp_path / "calibration.json"), threading.Event(), threading.Event()
+    write = store.write
+
+    def slow(content: bytes) -> None:
+        begun.set()
+        assert goes_on.wait(20)
+        write(content)
+
+    learn(store)
+    monkeypatch.setattr(store, "write", slow)
+    async with saved_regularly(store, say=pytest.fail):
+        await until(begun.is_set)
+        learn(store, target="two")
+        asyncio.get_running_loop().call_later(0.05, goes_on.set)
+    assert goes_on.is_set()
+    monkeypatch.undo()
+    store.save()
+    assert set(msgspec.json.decode((tmp_path / "calibration.json").read_bytes())) == {"d for t", "d for two"}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -32,6 +32,7 @@ from wanspec.transport.certificates import TrialCertificates
 from wanspec.transport.interface import Listener
 from wanspec.transport.memory import MemoryListener
 from wanspec.transport.security import Address
+from wanspec.transport.watched_files import WatchedFiles
 
 MODEL = "scripted-5-0"
 
@@ -119,6 +120,7 @@ async def site(  # noqa: PLR0913  # the parts of a server
     sock: socket.socket | None = None,
     reuses_prompts: bool = True,
     certificates: TrialCertificates | None = None,
+    watched: Sequence[WatchedFiles] = (),
 ) -> AsyncIterator[Site]:
     target, draft, limits = target or model(), draft or model(0.2), limits or ServerLimits()
     tokenizer = load_tokenizer(spec)
@@ -138,6 +140,7 @@ async def site(  # noqa: PLR0913  # the parts of a server
             certificate_file=certificates.controller_certificate_file if certificates is not None else None,
             key_file=certificates.controller_key_file if certificates is not None else None,
             drain_s=0.5,
+            watched=watched,
         )
         sock = sock or bind(Address(host="127.0.0.1", port=0))
         port: int = sock.getsockname()[1]

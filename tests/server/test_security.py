@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 from pathlib import Path
 
 import pytest
-from tests.server.site import bearer, site
+from tests.server.site import bearer, site, slow_target
+from tests.workers import until
 
 from wanspec.errors import ConfigError
-from wanspec.server.keys import ApiKeys, load_keys
+from wanspec.server.keys import ApiKeys, load_keys, watched_keys
 from wanspec.server.limits import ServerLimits
 from wanspec.server.log import JsonLines, PlainLines
+from wanspec.transport import watched_files
 
 ALICE, BOB = "alice-secret-0123456789", "bob-secret-0123456789"
 KEYS = ApiKeys({"alice": ALICE, "bob": BOB})
@@ -50,6 +53,34 @@ async def test_one_key_cannot_use_up_what_is_anothers() -> None:
         statuses = [(await place.client.post("/v1/completions", json=body, headers=bearer(ALICE))).status_code for _ in range(3)]
         assert statuses == [200, 200, 429]
         assert (await place.client.post("/v1/completions", json=body, headers=bearer(BOB))).status_code == 200
+
+
+async def test_the_key_file_is_read_again_while_answers_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(watched_files, "PERIOD_S", 0.01)
+    caplog.set_level("INFO", watched_files.__name__)
+    path = tmp_path / "keys"
+    path.write_text(f"alice:{ALICE}\n")
+    keys = load_keys(path, {})
+    assert keys is not None
+    async with site(keys=keys, watched=[watched_keys(keys, path)], target=slow_target()) as place:
+        body = {"prompt": "x", "max_tokens": 60, "temperature": 0}
+        answer = asyncio.create_task(place.client.post("/v1/completions", json=body, headers=bearer(ALICE)))
+        await until(lambda: place.is_busy)
+
+        async def status(key: str) -> int:
+            return (await place.client.get("/v1/models", headers=bearer(key))).status_code
+
+        path.write_text(f"bob:{BOB}\n")
+        await until(lambda: "new API keys are in force" in caplog.text)
+        assert [await status(key) for key in (ALICE, BOB)] == [401, 200]
+        path.write_text("bob\n")
+        await until(lambda: "the new API keys cannot be used, the old ones stay in force" in caplog.text)
+        assert [await status(key) for key in (ALICE, BOB)] == [401, 200]
+        assert (await answer).status_code == 200
+        assert ALICE not in caplog.text
+        assert BOB not in caplog.text
 
 
 @pytest.mark.parametrize(

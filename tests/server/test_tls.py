@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import ssl
 import time
+from pathlib import Path
 
 import pytest
 from tests.server.site import Site, site
 from tests.workers import until
 
 from wanspec.server.limits import ServerLimits
+from wanspec.transport import watched_files
 from wanspec.transport.certificates import TrialCertificates, create_trial_certificates
 
 HEALTH = b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
@@ -149,3 +152,25 @@ async def test_a_server_that_ends_waits_for_no_handshake(made: TrialCertificates
         await asyncio.wait([place.serving], timeout=5)
         assert place.serving.done()
         writer.close()
+
+
+async def test_new_certificates_are_shown_to_new_connections_and_cut_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(watched_files, "PERIOD_S", 0.01)
+    caplog.set_level("INFO", watched_files.__name__)
+    old, new = (create_trial_certificates(tmp_path / name, ["127.0.0.1"]) for name in ("old", "new"))
+    async with site(certificates=old) as place:
+        kept_reader, kept = await asyncio.open_connection("127.0.0.1", place.port, ssl=trusting(old))
+        shutil.copy(new.controller_certificate_file, old.controller_certificate_file)
+        await until(lambda: "the new certificates of the API cannot be used, the old ones stay in force" in caplog.text)  # its key is old
+        _, writer = await asyncio.open_connection("127.0.0.1", place.port, ssl=trusting(old))
+        writer.close()
+        shutil.copy(new.controller_key_file, old.controller_key_file)
+        await until(lambda: "new certificates of the API are in force" in caplog.text)
+        _, writer = await asyncio.open_connection("127.0.0.1", place.port, ssl=trusting(new))
+        writer.close()
+        kept.write(HEALTH)
+        assert (await heard(kept_reader)).endswith(ALIVE)
+        kept.close()
+        await nobody_is_left(place)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
+import ssl
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,12 +21,14 @@ from tests.transport.test_grpc_wire import (
     listener,
     worker_tls,
 )
+from tests.workers import until
 
 from wanspec.errors import ConfigError, TransportError
+from wanspec.transport import watched_files
 from wanspec.transport.certificates import TrialCertificates
-from wanspec.transport.grpc_wire import dial, listen
+from wanspec.transport.grpc_wire import GrpcListener, dial, dialler, listen
 from wanspec.transport.refusal import WorkerRefusedError
-from wanspec.transport.security import Plaintext, TokenTlsWorker
+from wanspec.transport.security import MutualTls, Plaintext, TokenTlsController, TokenTlsWorker
 
 
 async def test_a_certificate_is_kept_out_whatever_name_its_holder_takes(ours: TrialCertificates, caplog: pytest.LogCaptureFixture) -> None:
@@ -112,3 +117,74 @@ async def test_while_an_authority_is_replaced_workers_of_both_are_let_in_and_the
         with pytest.raises(TransportError):
             await dial(door.address, HELLO, security=worker_tls(old, ca_file=both))
         await exchange(*await joined(door, worker_tls(new, ca_file=both)))
+
+
+async def shown_by(door: GrpcListener, trusted: TrialCertificates) -> bytes:
+    """The certificate that a controller shows to who trusts this authority."""
+    host, _, port = door.address.rpartition(":")
+    context = ssl.create_default_context(cafile=trusted.ca_file)
+    context.set_alpn_protocols(["h2"])
+    _, writer = await asyncio.open_connection(host, int(port), ssl=context)
+    shown: bytes = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
+    writer.transport.abort()
+    return shown
+
+
+def der(file: Path) -> bytes:
+    return ssl.PEM_cert_to_DER_cert(file.read_text())
+
+
+@pytest.fixture
+def renewable(ours: TrialCertificates, tmp_path: Path) -> TrialCertificates:
+    """Copies, which may be replaced."""
+    return TrialCertificates(**{name: Path(shutil.copy(getattr(ours, name), tmp_path)) for name in TrialCertificates.__slots__})
+
+
+def replaced(old: TrialCertificates, by: TrialCertificates) -> None:
+    for name in TrialCertificates.__slots__:
+        shutil.copy(getattr(by, name), getattr(old, name))
+
+
+@pytest.mark.parametrize("security_of", [controller_tls, controller_token])
+async def test_a_controllers_new_certificates_are_shown_to_new_connections_and_cut_none(
+    security_of: Callable[[TrialCertificates], MutualTls | TokenTlsController],
+    renewable: TrialCertificates,
+    theirs: TrialCertificates,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(watched_files, "PERIOD_S", 0.01)
+    caplog.set_level("INFO", watched_files.__name__)
+
+    def worker_of(files: TrialCertificates) -> MutualTls | TokenTlsWorker:
+        return worker_tls(files) if security_of is controller_tls else TokenTlsWorker(token=TOKEN, ca_file=files.ca_file)
+
+    async with listener(security_of(renewable)) as door:
+        before = await joined(door, worker_of(renewable))
+        replaced(renewable, theirs)
+        await until(lambda: "new certificates of the draft link are in force" in caplog.text)
+        assert await shown_by(door, theirs) == der(theirs.controller_certificate_file)
+        await exchange(*await joined(door, worker_of(theirs)))  # of the new authority, which was not trusted before
+        await exchange(*before)
+        renewable.controller_key_file.write_text("half of a")
+        await until(lambda: "the new certificates of the draft link cannot be used, the old ones stay in force" in caplog.text)
+        assert await shown_by(door, theirs) == der(theirs.controller_certificate_file)
+        await exchange(*before)
+
+
+async def test_a_workers_new_certificates_are_shown_when_it_dials_again_and_bad_ones_are_not(
+    renewable: TrialCertificates, theirs: TrialCertificates, caplog: pytest.LogCaptureFixture
+) -> None:
+    security = worker_tls(renewable)
+    async with listener(controller_tls(theirs)) as door:
+        again = dialler(door.address, HELLO, security=security)
+        with pytest.raises(WorkerRefusedError, match="not signed by the authority"):
+            await again()
+        replaced(renewable, theirs)
+        await again()
+        renewable.worker_certificate_file.write_text("half of a")
+        for _ in range(2):
+            await again()
+        assert caplog.text.count("the new certificates cannot be used, the old ones stay in force") == 1
+        with pytest.raises(ConfigError, match="certificate_file"):
+            await dialler(door.address, HELLO, security=security)()  # one that has never had any

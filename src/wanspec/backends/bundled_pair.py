@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from functools import cache
 from importlib.resources import files
 from typing import TYPE_CHECKING, Literal, get_args
 
-from wanspec.backends.interface import ModelInfo
+from wanspec.backends.interface import ModelInfo, Residence
 from wanspec.backends.tokenizer import JsonTokenizer
 from wanspec.errors import BackendError, ConfigError
 
@@ -23,7 +24,9 @@ def load_bundled(model: BundledModel, *, threads: int = 1) -> OnnxBackend:
 
     if model not in get_args(BundledModel):
         raise ConfigError(f"there is no bundled model {model!r}; use one of {', '.join(get_args(BundledModel))}")
-    return OnnxBackend(read(f"{model}.onnx"), bundled_info(model), threads=threads)
+    graph = read(f"{model}.onnx")
+    residence = Residence(device="cpu", precision="float32", weight_bytes=len(graph), threads=threads)
+    return OnnxBackend(graph, replace(bundled_info(model), residence=residence), threads=threads)
 
 
 def bundled_info(model: BundledModel) -> ModelInfo:

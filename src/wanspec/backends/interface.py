@@ -3,13 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from wanspec.speculation.types import ScoreItem, SessionId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Residence:
+    """Where a model is run, for whoever wonders."""
+
+    device: str
+    """Such as `cpu`, `cuda:0`, or several with commas between."""
+    precision: str
+    """Of the weights, as the engine calls it: `bfloat16`, `Q8_0`."""
+    weight_bytes: int
+    """In memory; caches come on top."""
+    threads: int
+    """Of the CPU."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,6 +38,8 @@ class ModelInfo:
     """Longest sequence, in tokens, drafts included."""
     end_tokens: tuple[int, ...]
     """Each of them ends a text; a chat model may have several, for a turn and for the whole. Empty: nothing does."""
+    residence: Residence | None = field(default=None, compare=False)
+    """None: nowhere in particular."""
 
 
 class Backend(Protocol):

@@ -12,6 +12,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from wanspec.backends.model_spec import ModelSpec, parse_spec
@@ -35,6 +37,8 @@ class Engine:
     load: Callable[[ModelSpec, int], Backend]
     """The model, on so many threads."""
     tokenizer: Callable[[ModelSpec], Tokenizer]
+    check: Callable[[ModelSpec], None] = lambda _: None
+    """Raises ConfigError for what can be known without loading the model: packages and files that are not there."""
 
 
 def load_backend(text: str, *, threads: int = 1) -> Backend:
@@ -49,6 +53,12 @@ def load_tokenizer(text: str) -> Tokenizer:
     return engine_of(spec).tokenizer(spec)
 
 
+def check_model(text: str) -> None:
+    """Raise ConfigError where the model that `text` names could not be loaded here, as far as that shows without loading it."""
+    spec = parse_spec(text)
+    engine_of(spec).check(spec)
+
+
 def engine_of(spec: ModelSpec) -> Engine:
     """The engine that runs a model. Raises ConfigError where there is none."""
     engine = ENGINES.get(spec.kind)
@@ -57,6 +67,14 @@ def engine_of(spec: ModelSpec) -> Engine:
         names = [f"{kind}:{model}" for kind, engine in ENGINES.items() for model in engine.models]
         raise ConfigError(f"there is no model {spec.text.partition(',')[0]!r}; use one of {', '.join(names)}")
     return engine
+
+
+def is_installed(module: str) -> bool:
+    """Whether a package could be imported, without doing so."""
+    try:
+        return find_spec(module) is not None
+    except ValueError:  # it is half imported, or barred from being
+        return False
 
 
 def _bundled(spec: ModelSpec, threads: int) -> Backend:
@@ -99,8 +117,23 @@ def _hf(spec: ModelSpec, threads: int) -> Backend:
     try:
         from wanspec.backends.hf.loading import load_hf
     except ImportError as error:
-        raise ConfigError(f"{spec.text!r} needs transformers, PyTorch and Jinja ({error}): pip install 'wanspec[hf]'") from error
+        raise _hf_missing(spec, error) from error
     return load_hf(spec, threads=threads)
+
+
+def _hf_check(spec: ModelSpec) -> None:
+    from wanspec.backends.hf.folder import check_folder, local_folder
+
+    for module in ("torch", "transformers", "jinja2"):
+        if not is_installed(module):
+            raise _hf_missing(spec, f"there is no {module}")
+    folder = local_folder(spec.name)
+    if folder is not None:
+        check_folder(folder)
+
+
+def _hf_missing(spec: ModelSpec, what: object) -> ConfigError:
+    return ConfigError(f"{spec.text!r} needs transformers, PyTorch and Jinja ({what}): pip install 'wanspec[hf]'")
 
 
 def _hf_tokenizer(spec: ModelSpec) -> Tokenizer:
@@ -117,6 +150,15 @@ def _llamacpp(spec: ModelSpec, threads: int) -> Backend:
     return load_llamacpp(spec, threads=threads)
 
 
+def _llamacpp_check(spec: ModelSpec) -> None:
+    from wanspec.backends.llamacpp.gguf_model import check_file
+    from wanspec.backends.llamacpp.library import missing
+
+    if not is_installed("llama_cpp"):
+        raise missing("there is no llama_cpp")
+    check_file(Path(spec.name))
+
+
 def _llamacpp_tokenizer(spec: ModelSpec) -> Tokenizer:
     from wanspec.backends.llamacpp.loading import load_gguf_tokenizer
 
@@ -126,6 +168,6 @@ def _llamacpp_tokenizer(spec: ModelSpec) -> Tokenizer:
 ENGINES: dict[str, Engine] = {
     "bundled": Engine(models=("target", "draft"), load=_bundled, tokenizer=_bundled_tokenizer),
     "scripted": Engine(models=("target", "draft"), load=_scripted, tokenizer=_scripted_tokenizer),
-    "hf": Engine(models=("FOLDER_OR_HUB_NAME",), load=_hf, tokenizer=_hf_tokenizer),
-    "llamacpp": Engine(models=("FILE",), load=_llamacpp, tokenizer=_llamacpp_tokenizer),
+    "hf": Engine(models=("FOLDER_OR_HUB_NAME",), load=_hf, tokenizer=_hf_tokenizer, check=_hf_check),
+    "llamacpp": Engine(models=("FILE",), load=_llamacpp, tokenizer=_llamacpp_tokenizer, check=_llamacpp_check),
 }

@@ -11,6 +11,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import takewhile
 from typing import TYPE_CHECKING, Any, Protocol
 
 from wanspec.errors import ConfigError
@@ -47,15 +48,16 @@ def vocabulary_fingerprint(vocabulary: Mapping[str, int]) -> str:
 class JsonTokenizer:
     """A tokenizer of the `tokenizers` library. Control tokens are neither read from text nor written to it."""
 
-    def __init__(self, definition: str, *, begins_with: Sequence[int] = (), chat_template: ChatTemplate | None = None) -> None:
-        """`definition` is the text of a tokenizer.json, `begins_with` what the model wants before a text of its own.
+    def __init__(self, definition: str, *, end_token: int | None = None, chat_template: ChatTemplate | None = None) -> None:
+        """`definition` is the text of a tokenizer.json; `end_token` ends a text, and the model may know of more.
 
         Raises ConfigError on a definition that is none, or of a kind that has no bytes.
         """
         self._tokenizer = _read(definition)
         self._with_controls = self._tokenizer if chat_template is None else _read(definition)
         self._tokenizer.encode_special_tokens = True  # so that a user's text cannot contain a control token
-        self._begins_with, self._chat_template = list(begins_with), chat_template
+        self._begins_with = _put_before_text(self._tokenizer)
+        self.end_token, self._chat_template = end_token, chat_template
         vocabulary: dict[str, int] = self._tokenizer.get_vocab(with_added_tokens=True)
         self.fingerprint = vocabulary_fingerprint(vocabulary)
         self.vocabulary_size = max(vocabulary.values()) + 1
@@ -68,7 +70,7 @@ class JsonTokenizer:
                 self._bytes[token_id] = token.encode() if token_id in added else to_bytes(token)
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of a text of its own: what the model wants before it, then the text."""
+        """Token ids of a text of its own: what the definition puts before one, such as BOS, then the text."""
         return self._begins_with + self.encode_text(text)
 
     def encode_text(self, text: str) -> list[int]:
@@ -108,10 +110,10 @@ class JsonTokenizer:
         """All of them, by name."""
         return {name: token for token, name in self._control.items()}
 
-    def added_to_nothing(self) -> list[int]:
-        """The control tokens that the definition itself puts around a text."""
-        ids: list[int] = self._tokenizer.encode("").ids
-        return ids
+    def token_of(self, name: str | None) -> int | None:
+        """The id of a token by its name, such as `</s>`; None: there is none."""
+        found: int | None = None if name is None else self._tokenizer.token_to_id(name)
+        return found
 
 
 class TokenBytes(Protocol):
@@ -152,6 +154,12 @@ def byte_reader(decoder: Mapping[str, Any] | None) -> tuple[Callable[[str], byte
 def _sentencepiece_bytes(token: str) -> bytes:
     found = _BYTE.fullmatch(token)
     return bytes((int(found[1], 16),)) if found else token.replace(_SPACE, " ").encode()
+
+
+def _put_before_text(tokenizer: Any) -> list[int]:  # noqa: ANN401  # as below
+    """Tokens that a post-processor puts before a text. What it puts behind one is left out: nothing could follow the end of a text."""
+    encoding = tokenizer.encode("a")
+    return [token for token, _ in takewhile(lambda pair: pair[1], zip(encoding.ids, encoding.special_tokens_mask, strict=True))]
 
 
 def _read(definition: str) -> Any:  # noqa: ANN401  # the library has no types

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from functools import partial
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -93,6 +93,7 @@ def generate(
     seed: options.Seed = 0,
     target: options.TargetModel = "bundled:target",
     draft: options.DraftModel = "bundled:draft",
+    threads: options.Threads = options.AUTO,
     policy: options.Policy = "adaptive",
     draft_tokens: options.DraftTokens = 2,
     branch: options.Branch = 2,
@@ -129,6 +130,8 @@ def generate(
     from wanspec.cli.announcer import Announcer
     from wanspec.runtime.calibration_store import CalibrationStore
     from wanspec.speculation.sampling import check_sampling
+    from wanspec.transport.diagnosis import check_can_listen
+    from wanspec.transport.security import parse_address
 
     with exit_statuses():
         if workers and not listen:
@@ -141,9 +144,11 @@ def generate(
         placement = Placement(labels=check_labels(allowed_label or ()))
         security = options.controller_security(token, tls_ca, tls_cert, tls_key, allow_plaintext=allow_plaintext)
         text = options.read_prompt(prompt)
+        if listen:
+            check_can_listen(parse_address(listen))  # before models load, which may take minutes
         with options.trace_sink(trace) as kept:
             sink = Announcer(kept, say=lambda text: stderr.print(text, style="dim")) if listen else kept
-            models = options.load_model(target, preset, "target"), options.load_model(draft, preset, "draft")
+            models = options.load_pair(target, draft, preset, threads=threads)
             tokenizer = load_tokenizer(target)
             with saving(store):
                 run(_generate(text, tokenizer, max_tokens, sampling, config, placement, *models, listen, workers, security, store, sink))
@@ -193,6 +198,7 @@ def worker(
         ),
     ] = None,
     draft: Annotated[str, typer.Option(help="Draft model, with the tokenizer of the controller's target.")] = "bundled:draft",
+    threads: options.Threads = options.AUTO,
     name: Annotated[str, typer.Option(help="How the controller's operator knows this worker; default: the host's name.")] = "",
     max_sessions: Annotated[int, typer.Option(min=1, max=1024, help="Requests to draft for at a time; controllers share them.")] = 16,
     label: Annotated[
@@ -237,12 +243,16 @@ def worker(
             )
             for address, expected in zip(controller, names, strict=True)
         }
-        backend = options.load_model(draft, preset, "draft")
+        backend = options.load_model(draft, preset, "draft", threads=threads, hear=_say_loaded)
         work = _work(
             securities, backend, name or socket.gethostname(), max_sessions // len(controller), label or [],
             CalibrationStore(calibration), sink, until_stdin_closes=until_stdin_closes,
         )  # fmt: skip
         run(work)
+
+
+def _say_loaded(fields: Mapping[str, object]) -> None:
+    stderr.print("loaded " + " ".join(f"{name}={value}" for name, value in fields.items()), style="dim")
 
 
 def _server_names(given: list[str], number: int) -> list[str]:
@@ -258,11 +268,11 @@ async def _work(
 ) -> None:  # fmt: skip
     from wanspec.runtime.worker_process import hello_for, run_worker
     from wanspec.testbed.children import while_stdin_is_open
-    from wanspec.transport.grpc_wire import dial
+    from wanspec.transport.grpc_wire import dialler
 
     hello = hello_for(draft.info, worker_name=name, max_sessions=max_sessions, labels=labels)
     work = run_worker(
-        [partial(dial, address, hello, security=security) for address, security in controllers.items()],
+        [dialler(address, hello, security=security) for address, security in controllers.items()],
         draft,
         max_sessions=max_sessions,
         say=lambda text: stderr.print(text, style="dim"),

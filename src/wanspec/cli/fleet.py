@@ -9,7 +9,7 @@ import typer
 from rich.text import Text
 
 from wanspec.cli.options import check_writable, write_json
-from wanspec.cli.plan import MatchRate, Rtt, Steps, Tokens, plan_app
+from wanspec.cli.plan import MatchRate, Rtt, Steps, Tokens, WorkerSteps, cards, plan_app
 from wanspec.cli.running import exit_statuses, stdout
 from wanspec.cli.simulation import Jobs, tracked
 
@@ -19,6 +19,7 @@ def fleet(
     file: Annotated[Path | None, typer.Argument(help="The fleet (TOML); default: an example of four sites.")] = None,
     rtt: Rtt = "aws",
     steps: Steps = "l40s-8b",
+    worker_steps: WorkerSteps = "",
     tokens: Tokens = "bundled",
     match_rate: MatchRate = 0.8,
     seed: Annotated[int, typer.Option(help="Of requests and simulated runs; same seed, same day.", min=0)] = 0,
@@ -53,7 +54,7 @@ def fleet(
         described = read_fleet(file)
         cells = cells_between(described, load_mesh(rtt))
         text = {"model": tokens, "match_rate": match_rate}
-        base = parse({"policy": {"name": ADAPTIVE}, "compute": compute_section(steps), "tokens": text, "seed": seed})
+        base = parse({"policy": {"name": ADAPTIVE}, "compute": compute_section(steps, worker_steps), "tokens": text, "seed": seed})
         token_model(base.tokens)
         times = simulate_service(Runs(base, jobs=jobs, track=tracked), cells.values(), slots=described.slots, policy=base.policy)
         days = [
@@ -61,7 +62,7 @@ def fleet(
             for offloads in tracked((False, True), 2, "the day")
         ]
         home, lent = days
-        title = f"a day: {steps}, {tokens}, {described.slots} requests on a target device, seed {seed}"
+        title = f"a day: {cards(steps, worker_steps)}, {tokens}, {described.slots} requests on a target device, seed {seed}"
         print_table(stdout, fleet_table(home, lent, title=title))
         stdout.print(Text(LEGEND, style="dim"))
         write_json({"fleet": described, "service_times": times, "home": home, "lent": lent}, json_path)

@@ -7,6 +7,7 @@ import os
 import re
 import shlex
 import sys
+import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -22,7 +23,7 @@ from wanspec.policy.registry import MAX_BRANCH, MAX_DRAFT_TOKENS, MAX_WIDTH, Pol
 from wanspec.presets import preset
 
 if TYPE_CHECKING:
-    from wanspec.backends.interface import Backend
+    from wanspec.backends.interface import Backend, Residence
     from wanspec.telemetry.trace import TraceSink
     from wanspec.transport.security import ControllerSecurity, WorkerSecurity
 
@@ -31,6 +32,9 @@ MAX_PROMPT_BYTES = 1 << 20
 PROMPT_SEPARATOR = re.compile(r"(?:\A|\n)---(?=\n|\Z)")
 """A line between the prompts of a prompt file; one before the first or after the last is no prompt's."""
 DEMO_PROMPTS = 3
+AUTO = "auto"
+MAX_THREADS = 512
+"""What ggml has room for, and more than pays with any engine."""
 
 
 def _only(is_allowed: Callable[[float], bool], what: str) -> Callable[[float], float]:
@@ -49,6 +53,13 @@ def _up_to(most: int) -> Callable[[float], float]:
 
 
 _nats = _only(lambda value: 0.0 <= value < math.inf, "a finite number, 0 or more")
+
+
+def _threads(text: str) -> str:
+    """A number of threads, or `auto`."""
+    if text != AUTO and not (text.isdecimal() and 1 <= int(text) <= MAX_THREADS):
+        raise typer.BadParameter(f"{text!r} is neither {AUTO} nor a whole number from 1 to {MAX_THREADS}.")
+    return text
 
 
 def _pace(name: str) -> str:
@@ -131,6 +142,13 @@ AllowedLabels = Annotated[
 CalibrationFile = Annotated[
     Path | None, typer.Option("--calibration", help="Begin with what this file knows about the pair of models, and keep it up to date.")
 ]
+Threads = Annotated[
+    str,
+    typer.Option(
+        callback=_threads,
+        help="Of the CPU for each model; auto: all that this process may use. Where a server and a worker share a machine, divide them.",
+    ),
+]
 Preset = Annotated[
     str, typer.Option(callback=_preset, help="Hold every pass to these step times, such as l40s-8b; empty: as fast as it goes.")
 ]
@@ -165,13 +183,46 @@ def words(texts: list[str] | None) -> tuple[str, ...]:
     return tuple([word.strip() for text in texts or [] for word in text.split(",")])
 
 
-def load_model(spec: str, pace: str, model: Literal["target", "draft"]) -> Backend:
+def thread_count(threads: str) -> int:
+    """What the flag means here."""
+    from wanspec.backends.processors import usable_processors
+
+    return min(usable_processors(), MAX_THREADS) if threads == AUTO else int(threads)
+
+
+Hear = Callable[[Mapping[str, object]], None]
+"""Told of a model that has been loaded: where it is run, and how long that took."""
+
+
+def load_model(spec: str, pace: str, model: Literal["target", "draft"], *, threads: str = "1", hear: Hear = lambda _: None) -> Backend:
     """The model that `spec` names, at a preset's pace if there is one. Raises ConfigError or BackendError."""
     from wanspec.backends.paced import PacedBackend
     from wanspec.backends.registry import load_backend
 
-    backend = load_backend(spec)
+    began = time.perf_counter()
+    backend = load_backend(spec, threads=thread_count(threads))
+    hear({"model": spec, **_whereabouts(backend.info.residence), "load_s": round(time.perf_counter() - began, 1)})
     return PacedBackend.from_preset(backend, pace, model) if pace else backend
+
+
+def load_pair(target: str, draft: str, pace: str, *, threads: str = "1", hear: Hear = lambda _: None) -> tuple[Backend, Backend]:
+    """Both models; what one of them lacks is said before the other is loaded. Raises as `load_model` does."""
+    from wanspec.backends.registry import check_model
+
+    for spec in (target, draft):
+        check_model(spec)
+    return load_model(target, pace, "target", threads=threads, hear=hear), load_model(draft, pace, "draft", threads=threads, hear=hear)
+
+
+def _whereabouts(residence: Residence | None) -> dict[str, object]:
+    if residence is None:
+        return {}
+    return {
+        "device": residence.device,
+        "precision": residence.precision,
+        "weights_gb": float(f"{residence.weight_bytes / 1e9:.3g}"),
+        "threads": residence.threads,
+    }
 
 
 def controller_security(token: str, ca: Path | None, cert: Path | None, key: Path | None, *, allow_plaintext: bool) -> ControllerSecurity:

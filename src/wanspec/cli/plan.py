@@ -12,7 +12,7 @@ import typer
 from rich.text import Text
 
 from wanspec.cli.application import app
-from wanspec.cli.options import DraftModel, TargetModel, check_writable, load_model, write_json
+from wanspec.cli.options import AUTO, DraftModel, Threads, check_writable, load_model, thread_count, write_json
 from wanspec.cli.running import exit_statuses, stderr, stdout
 from wanspec.cli.simulation import Jobs, tracked
 from wanspec.errors import ConfigError
@@ -36,6 +36,12 @@ Steps = Annotated[
     str,
     typer.Option(help="Step times: a preset such as l40s-8b, TARGET,DRAFT in ms such as 23.4,7.5, or a file of `wanspec plan calibrate`."),
 ]
+WorkerSteps = Annotated[
+    str,
+    typer.Option(
+        help="Step times of the draft model at workers, where their cards are others: a preset, ms, or a file of `wanspec plan calibrate`."
+    ),
+]
 Tokens = Annotated[str, typer.Option(help="Texts: bundled, mt-bench-like, iid, markov, or a .parquet that `wanspec trace` wrote.")]
 MatchRate = Annotated[float, typer.Option(help="iid, markov: how often the draft's first choice is the target's.")]
 
@@ -47,6 +53,7 @@ def plan(
     controllers: Annotated[str, typer.Option(help="Sites that may hold the target model, with commas between; default: all.")] = "",
     workers: Annotated[str, typer.Option(help="Sites that may draft, with commas between; default: all.")] = "",
     steps: Steps = "l40s-8b",
+    worker_steps: WorkerSteps = "",
     tokens: Tokens = "bundled",
     match_rate: MatchRate = 0.8,
     users: Annotated[int, typer.Option(help="Requests in progress at a time at the controller; one worker drafts for all of them.")] = 1,
@@ -86,7 +93,7 @@ def plan(
         return
     from wanspec.planning.display import LEGEND, alone_words, placement_table
     from wanspec.planning.plots import plot_placements
-    from wanspec.planning.settings_file import settings_text
+    from wanspec.planning.settings_file import models_of, settings_text
     from wanspec.telemetry.picture import check_picture
     from wanspec.telemetry.table import print_table
 
@@ -94,41 +101,45 @@ def plan(
         check_picture(plot)
         check_writable(json_path, plot, config)
         question = {
-            "rtt": rtt, "steps": steps, "tokens": tokens, "match_rate": match_rate, "users": users, "policy": policy, "against": against,
+            "rtt": rtt, "steps": steps, "worker_steps": worker_steps,
+            "tokens": tokens, "match_rate": match_rate, "users": users, "policy": policy, "against": against,
             "rank_by": rank_by, "dearer": dearer, "prices": prices and str(prices), "load": load and str(load), "seed": seed,
         }  # fmt: skip
         base = _base(question)
         places, alone = _answer(question, base, _words(controllers), _words(workers), prices, load, price_ms, width, jobs)
-        title = f"{steps}, {tokens}, users: {users}, ranked by {rank_by}"
+        title = f"{cards(steps, worker_steps)}, {tokens}, users: {users}, ranked by {rank_by}"
         print_table(stdout, placement_table(places[:top], title=title))
         stdout.print(Text(LEGEND, style="dim"))
         stdout.print(Text(alone_words(alone)))
         stdout.print(Text(_summary(places)))
-        if steps in PRESETS:
+        if {steps, worker_steps} & PRESETS.keys():
             stdout.print(Text(ESTIMATE_NOTE, style="dim"))
         write_json({"question": question, "scenario": base, "alone": alone, "placements": places}, json_path)
         if plot is not None:
             plot_placements(places, plot, title=title)
         if config is not None:
-            target, draft = _models(steps)
-            write_whole(config, settings_text(places[0], alone, target=target, draft=draft))
+            write_whole(config, settings_text(places[0], alone, models_of(steps, tokens)))
             stderr.print(f"settings in {config}; try: wanspec config check {config}", style="dim")
 
 
 @plan_app.command()
 def calibrate(
     out: Annotated[Path, typer.Argument(help="The file to write (.json), for `wanspec plan --steps`.")],
-    target: TargetModel = "bundled:target",
+    target: Annotated[str, typer.Option(help="Target model; empty: there is none, as on a worker's machine.")] = "bundled:target",
     draft: DraftModel = "bundled:draft",
+    threads: Threads = AUTO,
     preset: Annotated[str, typer.Option(help="Hold passes to these step times, to try it out; empty: as fast as it goes.")] = "",
     prompt_tokens: Annotated[int, typer.Option(help="Length of the text before.")] = 128,
     passes: Annotated[int, typer.Option(help="Passes timed for each width.")] = 20,
 ) -> None:
     """Time this machine's models at passes of 1 to 64 tokens.
 
+    On a worker's machine leave the target out (--target ''), and give the file to `wanspec plan --worker-steps`.
+
     The choice of tokens is timed with the pass, at temperature 0.8 and top_p 0.95.
-    Where other work goes on, the times are that much longer.
+    Where other work goes on, the times are that much longer. Give the --threads that the model will be served with.
     """
+    from wanspec.backends.registry import check_model
     from wanspec.planning.calibrate import choose_as_draft, choose_as_target, medians, time_rounds
     from wanspec.planning.step_times import ModelTimes, StepTimes, write_step_times
 
@@ -136,18 +147,22 @@ def calibrate(
         if out.suffix != ".json":
             raise ConfigError(f"{out}: name a file that ends with .json")
         check_writable(out)
+        for spec in filter(None, (target, draft)):
+            check_model(spec)
 
         def timed(spec: str, model: Literal["target", "draft"]) -> ModelTimes:
-            backend = load_model(spec, preset, model)
+            backend = load_model(spec, preset, model, threads=threads)
             choose = choose_as_target if model == "target" else choose_as_draft
             rounds = time_rounds(backend, spec, choose, prompt_tokens=prompt_tokens, passes=passes)
             return ModelTimes(model=spec, pass_ms=medians(tracked(rounds, passes, f"timing the {model}")))
 
         now = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
-        note = f"{platform.machine()}, {platform.node()}, {now}" + (f", held to {preset}" if preset else "")
-        times = StepTimes(target=timed(target, "target"), draft=timed(draft, "draft"), note=note)
+        note = f"{platform.machine()}, {platform.node()}, {now}, CPU threads: {thread_count(threads)}" + (
+            f", held to {preset}" if preset else ""
+        )
+        times = StepTimes(target=timed(target, "target") if target else None, draft=timed(draft, "draft"), note=note)
         write_step_times(times, out)
-        for each in (times.target, times.draft):
+        for each in filter(None, (times.target, times.draft)):
             typer.echo(f"{each.model}: " + ", ".join(f"{tokens}: {pass_ms:.2f} ms" for tokens, pass_ms in each.pass_ms))
 
 
@@ -190,7 +205,7 @@ def _base(question: dict[str, Any]) -> Scenario:
     from wanspec.simulation.scenario import parse
 
     text = {"model": question["tokens"], "match_rate": question["match_rate"]}
-    given = {"compute": compute_section(question["steps"]), "tokens": text, "seed": question["seed"]}
+    given = {"compute": compute_section(question["steps"], question["worker_steps"]), "tokens": text, "seed": question["seed"]}
     base = parse(given | {"policy": {"name": question["policy"]}})
     token_model(base.tokens)
     return base
@@ -220,6 +235,11 @@ def _summary(places: list[Placement]) -> str:
     return f"{len(paying)} of {len(places)} placements pay, the first of them {paying[0].controller} with {paying[0].worker}{why}."
 
 
+def cards(steps: str, worker_steps: str) -> str:
+    """Whose step times, for a title."""
+    return f"{steps} (workers: {worker_steps})" if worker_steps else steps
+
+
 def _choice(kind: Any, text: str, flag: str) -> Any:  # noqa: ANN401  # an enumeration and its member
     try:
         return kind(text)
@@ -239,13 +259,3 @@ def _numbers(text: str, flag: str, *, low: float, high: float) -> list[float]:
     if not values or not all(low <= value <= high for value in values):
         raise ConfigError(f"{flag} is {text!r}; give numbers from {low:g} to {high:g}, with commas between")
     return values
-
-
-def _models(steps: str) -> tuple[str, str]:
-    """Those that the step times are of, if they are of any that can be served."""
-    from wanspec.planning.step_times import read_step_times
-
-    if not steps.endswith(".json"):
-        return "bundled:target", "bundled:draft"
-    times = read_step_times(Path(steps))
-    return times.target.model, times.draft.model

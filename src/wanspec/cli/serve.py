@@ -57,6 +57,7 @@ class ServeConfig:
     security: ControllerSecurity
     """Of the link to the workers."""
     keys: ApiKeys | None
+    keys_file: Path | None
     limits: ServerLimits
     allow_no_keys: bool
     certificate_file: Path | None
@@ -77,6 +78,7 @@ def serve(
     target: options.TargetModel = "bundled:target",
     draft: options.DraftModel = "bundled:draft",
     preset: options.Preset = "",
+    threads: options.Threads = options.AUTO,
     model_name: Annotated[str, typer.Option(help="What clients call the model; empty: its own name.")] = "",
     listen: Annotated[str, typer.Option(help="Take workers at this HOST:PORT; empty: draft locally only.")] = "",
     token: options.Token = "",
@@ -151,23 +153,32 @@ def serve(
     from wanspec.server.listening import bind
     from wanspec.server.log import configure_logs
     from wanspec.testbed.children import while_stdin_is_open
+    from wanspec.transport.diagnosis import check_can_listen
+    from wanspec.transport.security import parse_address
 
     with exit_statuses():
         settings = serve_config(flags)
         store = CalibrationStore(calibration)
         configure_logs(as_json=log_json)
         bind(settings.api).close()  # where it is taken, that is said now: models may take minutes to load
+        if listen:
+            check_can_listen(parse_address(listen))
         _log.info("loading", extra={"fields": {"target": target, "draft": draft}})
         with options.trace_sink(trace) as sink, saving(store):
-            work = _serve(settings, options.load_model(target, preset, "target"), options.load_model(draft, preset, "draft"), store, sink)
+            work = _serve(settings, *options.load_pair(target, draft, preset, threads=threads, hear=_say_loaded), store, sink)
             run(while_stdin_is_open(work) if until_stdin_closes else work)
+
+
+def _say_loaded(fields: Mapping[str, object]) -> None:
+    _log.info("loaded", extra={"fields": fields})
 
 
 @config_app.command()
 def check(file: Annotated[Path, typer.Argument(help="A settings file for wanspec serve --config.")]) -> None:
     """Say what is wrong with a settings file, or that nothing is.
 
-    The environment counts as it would when serving; nothing is started.
+    The environment counts as it would when serving; nothing is started. What the models need has to be here: their engines' packages, and
+    their files, but for those that are downloaded.
     """
     from wanspec.runtime.calibration_store import CalibrationStore
 
@@ -183,8 +194,7 @@ def check(file: Annotated[Path, typer.Argument(help="A settings file for wanspec
 
 def serve_config(flags: Mapping[str, Any]) -> ServeConfig:
     """What the flags of `serve` ask for. Raises ConfigError when they do not make a whole."""
-    from wanspec.backends.model_spec import parse_spec
-    from wanspec.backends.registry import engine_of
+    from wanspec.backends.registry import check_model
     from wanspec.server.keys import load_keys
     from wanspec.server.limits import ServerLimits
     from wanspec.server.status import Access
@@ -193,7 +203,7 @@ def serve_config(flags: Mapping[str, Any]) -> ServeConfig:
     policy = options.policy_config(flags["policy"], flags)
     create_policy(policy)
     for model in (flags["target"], flags["draft"]):
-        engine_of(parse_spec(model))
+        check_model(model)
     link = ("token", "tls_ca", "tls_cert", "tls_key")
     security = options.controller_security(*[flags[name] for name in link], allow_plaintext=flags["allow_plaintext"])
     if flags["listen"]:
@@ -214,6 +224,7 @@ def serve_config(flags: Mapping[str, Any]) -> ServeConfig:
         policy=policy,
         security=security,
         keys=keys,
+        keys_file=flags["keys_file"],
         limits=limits,
         allow_no_keys=flags["allow_no_keys"],
         certificate_file=flags["api_tls_cert"],
@@ -243,8 +254,10 @@ def _check_exposure(api: Address, flags: Mapping[str, Any], *, has_keys: bool) -
 
 async def _serve(config: ServeConfig, target: Backend, draft: Backend, store: CalibrationStore, sink: TraceSink | None) -> None:
     from wanspec.backends.registry import load_tokenizer
+    from wanspec.runtime.calibration_store import saved_regularly
     from wanspec.runtime.engine import ControllerEngine, expected_of
     from wanspec.server.app import create_app
+    from wanspec.server.keys import watched_keys
     from wanspec.server.listening import ApiServer, bind
     from wanspec.server.service import Service
     from wanspec.transport.grpc_wire import listen
@@ -264,10 +277,19 @@ async def _serve(config: ServeConfig, target: Backend, draft: Backend, store: Ca
         )
         is_private = config.api.is_loopback and config.keys is None and not config.allow_no_keys
         app = create_app(service, keys=config.keys, is_private=is_private, access=config.access)
-        server = ApiServer(app, config.limits, certificate_file=config.certificate_file, key_file=config.key_file, drain_s=config.drain_s)
+        server = ApiServer(
+            app,
+            config.limits,
+            certificate_file=config.certificate_file,
+            key_file=config.key_file,
+            drain_s=config.drain_s,
+            watched=[watched_keys(config.keys, config.keys_file)] if config.keys and config.keys_file else [],
+        )
+        saving = saved_regularly(store, say=_log.warning, count_failure=service.metrics.calibration_not_saved)
         with bind(config.api) as sock:
             scheme = "http" if config.certificate_file is None else "https"
             where = Address(host=config.api.host, port=sock.getsockname()[1])
             fields = {"model": service.model_name, "api": f"{scheme}://{where}/v1", "workers_dial": listener.address if listener else None}
             _log.info("serving", extra={"fields": fields})
-            await server.serve_until_cancelled(service, sock)  # no drain: a server that ends mostly comes back, and so shall its workers
+            async with saving:
+                await server.serve_until_cancelled(service, sock)  # no drain: a server mostly comes back, and so shall its workers

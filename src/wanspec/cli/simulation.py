@@ -7,7 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
@@ -27,7 +27,7 @@ from wanspec.cli.options import (
     TopK,
     TopP,
     check_writable,
-    load_model,
+    load_pair,
     make_folder,
     origin,
     read_prompts,
@@ -306,19 +306,19 @@ def trace(
         from wanspec.telemetry.token_trace import write_token_trace
 
         texts = read_prompts(prompt or [], prompt_file) or tuple(held_out_prompts())
+        models = load_pair(target, draft, "")
         tokenizer = load_tokenizer(target)
         sampling = SamplingParams(temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
         columns = (TextColumn("recording"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         with Progress(*columns, console=stderr, transient=True) as progress:
             task = progress.add_task("", total=len(texts))
             recorded = record_tokens(
-                load_model(target, "", "target"),
-                load_model(draft, "", "draft"),
+                *models,
                 [tokenizer.encode(text) for text in texts],
                 max_tokens=max_tokens,
                 sampling=sampling,
                 advance=lambda: progress.advance(task),
             )
-        write_token_trace(recorded, out)
+        write_token_trace(replace(recorded, target=target, draft=draft), out)
         share = float((recorded.rank == 1).mean())
         typer.echo(f"{len(recorded.token)} tokens of {len(texts)} texts in {out}; the draft's first choice is the target's in {share:.3f}")

@@ -52,6 +52,7 @@ def serve(
 
     Batching, memory, parallelism and the API are vLLM's: its flags go behind the model. docs/engines.md says the rest.
     """
+    from wanspec.backends.registry import check_model
     from wanspec.runtime.vllm.settings import (
         SETTINGS_VARIABLE,
         TOKEN_VARIABLE,
@@ -84,6 +85,8 @@ def serve(
         if dry_run:
             typer.echo(shlex.join(["env", *[f"{name}={value}" for name, value in environment.items()], *command]))
             return
+        if draft:
+            check_model(draft)
         environment |= {TOKEN_VARIABLE: token} if token else {}
         os.execve(command[0], command, os.environ | environment)  # noqa: S606  # it is vLLM from here on
 

@@ -6,11 +6,13 @@ replaced whole, so that nobody ever reads half of it. Of several processes with 
 
 from __future__ import annotations
 
+import asyncio
 import os
 import secrets
 import shutil
 import stat
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractContextManager, asynccontextmanager, nullcontext, suppress
 from pathlib import Path
 
 import msgspec
@@ -23,6 +25,9 @@ MAX_PAIRS = 64
 """Kept at most, those used last: a controller gives itself its name, and another one each time would fill the disk."""
 MAX_FILE_BYTES = 16 << 20
 """Twice what so many pairs can take, each at every temperature."""
+
+SAVE_PERIOD_S = 180.0
+"""What a process that is killed has learned in vain, at most."""
 
 _States = dict[str, dict[str, CalibrationState]]
 
@@ -54,11 +59,19 @@ class CalibrationStore:
 
     def save(self) -> None:
         """Write the file, if there is one. Raises ConfigError when it cannot be written."""
+        self.write(self.encoded())
+
+    def encoded(self) -> bytes:
+        """The file's content by now."""
+        states: _States = {
+            pair: {f"{temperature:g}": state for temperature, state in book.states.items()} for pair, book in self._books.items()
+        }
+        return msgspec.json.encode({pair: known for pair, known in states.items() if known})
+
+    def write(self, content: bytes) -> None:
+        """Put this into the file, if there is one. From any thread. Raises ConfigError when it cannot be written."""
         if self._path is not None:
-            states: _States = {
-                pair: {f"{temperature:g}": state for temperature, state in book.states.items()} for pair, book in self._books.items()
-            }
-            _replace(self._path, msgspec.json.encode({pair: known for pair, known in states.items() if known}))
+            _replace(self._path, content)
 
     def _keep(self, pair: str, book: CalibrationBook) -> CalibrationBook:
         """Put the book at the end; the one that has not been used for longest may have to go."""
@@ -66,6 +79,49 @@ class CalibrationStore:
         if len(self._books) > MAX_PAIRS:
             del self._books[next(iter(self._books))]
         return book
+
+
+@asynccontextmanager
+async def saved_regularly(
+    store: CalibrationStore,
+    *,
+    lock: AbstractContextManager[object] | None = None,
+    say: Callable[[str], None],
+    count_failure: Callable[[], None] = lambda: None,
+) -> AsyncIterator[None]:
+    """Save what is learned every SAVE_PERIOD_S, meanwhile; the last time is the caller's.
+
+    `lock` is held while the books are read. `say` is told of a failure, and of another one only after a success.
+    """
+    task = asyncio.create_task(_save_regularly(store, nullcontext() if lock is None else lock, say, count_failure))
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def _save_regularly(
+    store: CalibrationStore, lock: AbstractContextManager[object], say: Callable[[str], None], count_failure: Callable[[], None]
+) -> None:
+    written, is_failing = b"", False
+    while True:
+        await asyncio.sleep(SAVE_PERIOD_S)
+        with lock:
+            content = store.encoded()
+        if content == written:
+            continue
+        writing = asyncio.ensure_future(asyncio.to_thread(store.write, content))
+        try:
+            await asyncio.shield(writing)
+            written, is_failing = content, False
+        except ConfigError as error:
+            count_failure()
+            if not is_failing:
+                say(f"what was learned is not kept: {error}; it is tried again every {SAVE_PERIOD_S:g} s")
+            is_failing = True
+        finally:
+            await asyncio.wait([writing])  # or, when we are cancelled, it might replace what is saved after us
 
 
 def _target(path: Path) -> Path:

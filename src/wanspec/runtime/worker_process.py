@@ -28,7 +28,7 @@ from wanspec.protocol.messages import (
 from wanspec.protocol.placement import check_labels, repeated_key
 from wanspec.protocol.redial import FIRST_REDIAL_S, Redial, shortened
 from wanspec.protocol.worker import Worker
-from wanspec.runtime.calibration_store import CalibrationStore
+from wanspec.runtime.calibration_store import CalibrationStore, saved_regularly
 from wanspec.runtime.draft_device import DraftDevice
 from wanspec.runtime.model_runner import rank_drafts
 from wanspec.speculation.calibration import CalibrationBook
@@ -78,7 +78,7 @@ async def run_worker(
     """Draft for the controllers that `dials` reach until all of them have sent us home; `say` tells a person what happens.
 
     While one still wants us, those that sent us home are dialled again: they may have been restarted since. `max_sessions`: for each
-    controller. What is learned goes into `calibrations`, which is saved when a connection ends.
+    controller. What is learned goes into `calibrations`, which is saved now and then, and when a connection ends.
 
     Raises WorkerRefusedError when a controller will not have this worker at all, after the others have sent it home.
     """
@@ -88,11 +88,12 @@ async def run_worker(
     loops = [asyncio.create_task(_serve(dial, wanted, device, store, max_sessions=max_sessions, say=say, trace=trace)) for dial in dials]
     leaving = asyncio.create_task(wanted.by_nobody.wait())
     try:
-        under_way: set[asyncio.Task[object]] = {leaving, *loops}
-        while not leaving.done():
-            finished, under_way = await asyncio.wait(under_way, return_when=asyncio.FIRST_COMPLETED)
-            for task in finished:
-                task.result()  # a bug of ours is raised
+        async with saved_regularly(store, lock=device.lock, say=say):
+            under_way: set[asyncio.Task[object]] = {leaving, *loops}
+            while not leaving.done():
+                finished, under_way = await asyncio.wait(under_way, return_when=asyncio.FIRST_COMPLETED)
+                for task in finished:
+                    task.result()  # a bug of ours is raised
     finally:
         for task in (leaving, *loops):
             task.cancel()

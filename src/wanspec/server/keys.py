@@ -10,6 +10,7 @@ from pathlib import Path
 
 from wanspec.errors import ConfigError
 from wanspec.files import read_bounded
+from wanspec.transport.watched_files import WatchedFiles
 
 ENVIRONMENT_VARIABLE = "WANSPEC_API_KEYS"
 MIN_KEY_CHARACTERS = 16
@@ -40,6 +41,10 @@ class ApiKeys:
                 )
         self._digests = {name: _digest(key.encode()) for name, key in keys.items()}
 
+    def become(self, newer: ApiKeys) -> None:
+        """Let in those whose keys `newer` has, and nobody else from now on."""
+        self._digests = newer._digests
+
     def __len__(self) -> int:
         return len(self._digests)
 
@@ -63,6 +68,11 @@ def load_keys(file: Path | None, environment: Mapping[str, str]) -> ApiKeys | No
         return ApiKeys(_parse(_read(file), str(file)))
     text = environment.get(ENVIRONMENT_VARIABLE, "")
     return ApiKeys(_parse("\n".join(text.split()), ENVIRONMENT_VARIABLE)) if text else None
+
+
+def watched_keys(keys: ApiKeys, file: Path) -> WatchedFiles:
+    """Keeps `keys` as the file has them; requests under way go on. Raises ConfigError."""
+    return WatchedFiles("API keys", [file], lambda: keys.become(ApiKeys(_parse(_read(file), str(file)))))
 
 
 def _parse(text: str, source: str) -> dict[str, str]:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import math
 import socket
-from collections.abc import Iterator
+import ssl
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from http import HTTPStatus
 from pathlib import Path
@@ -27,6 +28,7 @@ from wanspec.server.limits import ServerLimits
 from wanspec.server.service import Service
 from wanspec.server.tls import Handshakes, TlsDoor, server_context
 from wanspec.transport.security import Address
+from wanspec.transport.watched_files import WatchedFiles, watch
 
 BACKLOG = 256
 """Connections that the kernel holds for us while we are busy."""
@@ -138,11 +140,28 @@ class BoundedHttp(H11Protocol):
 class ApiServer(uvicorn.Server):
     """uvicorn, ended by cancellation instead of by signals: those are the command line's."""
 
-    def __init__(self, app: ASGIApp, limits: ServerLimits, *, certificate_file: Path | None, key_file: Path | None, drain_s: float) -> None:
-        """`drain_s`: how long answers under way may take once the server is to end. Raises ConfigError on bad certificates."""
+    def __init__(
+        self,
+        app: ASGIApp,
+        limits: ServerLimits,
+        *,
+        certificate_file: Path | None,
+        key_file: Path | None,
+        drain_s: float,
+        watched: Sequence[WatchedFiles] = (),
+    ) -> None:
+        """`drain_s`: how long answers under way may take once the server is to end. `watched`: what else is read again while it serves.
+
+        Raises ConfigError on bad certificates.
+        """
         self._drain_s = drain_s
         self._limits = limits
-        self._tls = server_context(certificate_file, key_file) if certificate_file is not None else None
+        self._certificate_file, self._key_file = certificate_file, key_file
+        self._tls: ssl.SSLContext | None = None
+        """For new connections."""
+        self._watched = list(watched)
+        if certificate_file is not None:
+            self._watched.append(WatchedFiles("certificates of the API", (certificate_file, key_file), self._read_tls))
         self.handshakes: Handshakes = set()
         """TLS handshakes under way."""
         super().__init__(
@@ -167,6 +186,10 @@ class ApiServer(uvicorn.Server):
         http = BoundedHttp(**parts, limits=self._limits)
         return http if self._tls is None else TlsDoor(http, self._tls, self.handshakes, limits=self._limits)
 
+    def _read_tls(self) -> None:
+        assert self._certificate_file is not None, "there is something to read"
+        self._tls = server_context(self._certificate_file, self._key_file)
+
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
         """Leave signals alone."""
@@ -175,6 +198,7 @@ class ApiServer(uvicorn.Server):
     async def serve_until_cancelled(self, service: Service, sock: socket.socket) -> None:
         """Serve on a bound socket; when cancelled, let nobody new in, finish what is under way, then end."""
         serving = asyncio.create_task(self.serve([sock]))
+        watching = asyncio.create_task(watch(self._watched))
         try:
             await asyncio.shield(serving)
         except asyncio.CancelledError:
@@ -184,6 +208,8 @@ class ApiServer(uvicorn.Server):
             asyncio.get_running_loop().call_later(self._drain_s, service.end)
             await serving
             raise
+        finally:
+            watching.cancel()
 
 
 def bind(address: Address) -> socket.socket:

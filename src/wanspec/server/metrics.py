@@ -44,6 +44,13 @@ class Metrics:
             for name in ("wanspec:e2e_request_latency_seconds", "vllm:e2e_request_latency_seconds")
         ]
         self._model_name = model_name
+        self._save_failures = self._counter("wanspec:calibration_save_failures", "Times that what was learned could not be saved").labels(
+            model_name
+        )
+
+    def calibration_not_saved(self) -> None:
+        """What was learned could not be written."""
+        self._save_failures.inc()
 
     def refused(self, status: int) -> None:
         """A request was not served."""

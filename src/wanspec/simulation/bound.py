@@ -45,7 +45,7 @@ def bound_of(rows: Sequence[SimulatedRow], scenarios: Sequence[Scenario]) -> dic
     if scenario is None:
         return {}
     tokens = token_model(scenario.tokens)
-    step_s = Device(scenario.compute.draft_times(factor=scenario.compute.worker_slowdown)).pass_s(scenario.policy.s)
+    step_s = Device(scenario.compute.worker_draft_times()).pass_s(scenario.policy.s)
     paces: dict[float, list[float]] = {}
     for row in rows:
         if row.policy == "paper" and row.rtt_ms is not None and row.itl_ms is not None:

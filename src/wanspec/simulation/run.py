@@ -115,7 +115,7 @@ class Stage:
     def add_worker(self) -> None:
         """A worker of the scenario's kind dials in."""
         scenario, compute, number = self.scenario, self.scenario.compute, len(self.workers) + 1
-        device = compute.device(compute.draft_times(factor=compute.worker_slowdown), seed=hash((scenario.seed, 3, number)))
+        device = compute.device(compute.worker_draft_times(), seed=hash((scenario.seed, 3, number)))
         link = scenario.link.profile()
 
         def connect(before: WorkerSite | None) -> WorkerSite:

@@ -95,7 +95,11 @@ class Compute(_Section, frozen=True):
     target_ms: Table | None = None
     """Measured times of target passes, instead of the preset's."""
     draft_ms: Table | None = None
-    """Measured times of draft passes, on both sides."""
+    """Measured times of draft passes, on both sides, unless a worker has its own."""
+    worker_preset: str = ""
+    """Whose draft passes are those of a worker; empty: its passes take as long as at the controller."""
+    worker_draft_ms: Table | None = None
+    """Measured times of draft passes at a worker, instead of a preset's."""
     variation: Share = 0.0
     """Standard deviation of a pass's time, as a share of it."""
     overhead_ms: AtLeast0 = 0.0
@@ -103,7 +107,7 @@ class Compute(_Section, frozen=True):
     draft_device: bool = False
     """Whether the controller's draft model has a device of its own."""
     worker_slowdown: Annotated[float, Meta(gt=0.0, le=1000.0)] = 1.0
-    """How much longer a draft pass takes at a worker."""
+    """How much longer a draft pass takes at a worker than these times say."""
 
     def device(self, times: StepTime | list[tuple[int, float]], *, seed: int) -> Device:
         """A device whose passes take these times."""
@@ -113,12 +117,20 @@ class Compute(_Section, frozen=True):
         """Of target passes, in seconds."""
         return preset(self.preset).target if self.target_ms is None else _seconds(self.target_ms)
 
-    def draft_times(self, *, factor: float = 1.0) -> StepTime | list[tuple[int, float]]:
-        """Of draft passes, in seconds, times `factor`."""
-        if self.draft_ms is not None:
-            return [(tokens, factor * time_s) for tokens, time_s in _seconds(self.draft_ms)]
-        times = preset(self.preset).draft
-        return StepTime(step_s=factor * times.step_s, token_s=factor * times.token_s)
+    def draft_times(self) -> StepTime | list[tuple[int, float]]:
+        """Of draft passes at the controller, in seconds."""
+        return preset(self.preset).draft if self.draft_ms is None else _seconds(self.draft_ms)
+
+    def worker_draft_times(self) -> StepTime | list[tuple[int, float]]:
+        """Of draft passes at a worker, in seconds."""
+        times, factor = self.draft_times(), self.worker_slowdown
+        if self.worker_draft_ms is not None:
+            times = _seconds(self.worker_draft_ms)
+        elif self.worker_preset:
+            times = preset(self.worker_preset).draft
+        if isinstance(times, StepTime):
+            return StepTime(step_s=factor * times.step_s, token_s=factor * times.token_s)
+        return [(tokens, factor * time_s) for tokens, time_s in times]
 
 
 class Tokens(_Section, frozen=True):
@@ -221,7 +233,7 @@ def set_value(document: dict[str, Any], path: str, value: object) -> None:
     document[name] = value
 
 
-_NEVER_SWEPT = {"compute.target_ms", "compute.draft_ms", "faults"}
+_NEVER_SWEPT = {"compute.target_ms", "compute.draft_ms", "compute.worker_draft_ms", "faults"}
 _MAY_BE_INFINITE = {"policy.redundancy_price_ms", "link.bandwidth_mbps"}
 _NO_POLICY = ("Object missing required field `policy`", "Object missing required field `name` - at `$.policy`")
 
@@ -267,7 +279,9 @@ def parse(document: Mapping[str, Any]) -> Scenario:
         raise ConfigError(_explain(str(error), document)) from error
     scenario.policy.config()
     preset(scenario.compute.preset)
-    for name in ("target_ms", "draft_ms"):
+    if scenario.compute.worker_preset:
+        preset(scenario.compute.worker_preset)
+    for name in ("target_ms", "draft_ms", "worker_draft_ms"):
         table = getattr(scenario.compute, name)
         if table is not None and (not table or [row[0] for row in table] != sorted({row[0] for row in table})):
             raise ConfigError(f"compute.{name} is {table}; give it at least one [tokens, milliseconds], sorted by tokens")

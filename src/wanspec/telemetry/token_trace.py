@@ -11,7 +11,8 @@ One row for each generated token:
 | `draft_entropy_nats`, `target_entropy_nats` | float | of each model's distribution there, before the noise |
 | `token_log_prob` | float | the draft's natural logarithm of its probability (of its share under the noise where T > 0) |
 | `log_prob_1` to `log_prob_8` | float | the same of the draft's first choices, in order |
-| `vocabulary_size`, `temperature`, `target`, `draft` | | the same in every row: what the trace was recorded with |
+| `vocabulary_size`, `temperature` | | the same in every row: what the trace was recorded with |
+| `target`, `draft` | string | the same in every row: the models, as they were asked for (`hf:FOLDER`) |
 """
 
 from __future__ import annotations
@@ -102,6 +103,12 @@ def read_token_trace(path: Path) -> TokenTrace:
     )
     _check(trace, path)
     return trace
+
+
+def read_models(path: Path) -> tuple[str, str]:
+    """The names of a trace's target and draft. Raises ConfigError."""
+    trace = read_token_trace(path)
+    return trace.target, trace.draft
 
 
 def write_parquet(columns: Columns, path: Path) -> None:

@@ -54,7 +54,8 @@ class Door:
 
     def worker(self, name: str, *arguments: str) -> Child:
         """A process, not started yet, that dials in and drafts until it is sent home or its standard input closes."""
-        command = ["-m", "wanspec", "worker", "--controller", self.address, "--name", name, "--until-stdin-closes", *arguments]
+        command = ["-m", "wanspec", "worker", "--controller", self.address, "--name", name, "--until-stdin-closes"]
+        command += ["--threads", "1", *arguments]  # the processors are shared with the controller and the link
         if self.namespace is not None:
             command.append("--allow-plaintext")  # there is nobody else in these namespaces
         return Child(name, command, environment={TOKEN_VARIABLE: self.token}, namespace=self.namespace)

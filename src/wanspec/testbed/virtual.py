@@ -107,7 +107,7 @@ def _cluster(work: Workload, trace: Trace, *, rtt_s: float | None) -> Cluster:
         cluster.join(
             Worker(vocabulary_size=size, context_length=draft.info.context_length, max_sessions=1),
             RealModel(draft, first_session=WORKERS_SESSIONS),
-            device=compute.device(compute.draft_times(factor=compute.worker_slowdown), seed=hash((seed, 3))),
+            device=compute.device(compute.worker_draft_times(), seed=hash((seed, 3))),
             link=LinkProfile(rtt_s=rtt_s),
             max_sessions=1,
         )

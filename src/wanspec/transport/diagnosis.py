@@ -7,6 +7,7 @@ import socket
 import ssl
 from typing import Final
 
+from wanspec.errors import ConfigError, TransportError
 from wanspec.transport.security import Address, MutualTls, WorkerSecurity, worker_tls_context
 
 DIAGNOSIS_TIMEOUT_S: Final = 3.0
@@ -22,7 +23,10 @@ async def rejects_our_certificate(where: Address, security: WorkerSecurity) -> b
     """
     if not isinstance(security, MutualTls):
         return False
-    context = worker_tls_context(security)
+    try:
+        context = worker_tls_context(security)
+    except ConfigError:  # the files have become unusable since they were read, and say nothing of what was shown
+        return False
     context.set_alpn_protocols(["h2"])
     name = security.server_name or where.host
     try:
@@ -38,8 +42,8 @@ async def rejects_our_certificate(where: Address, security: WorkerSecurity) -> b
         return False
 
 
-def why_not_bound(where: Address) -> str:
-    """Why a listener could not have this address."""
+def check_can_listen(where: Address) -> None:
+    """Raise TransportError, with the reason, where a listener could not have this address now."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(where.host, where.port, type=socket.SOCK_STREAM)[0]
         with socket.socket(family, kind, protocol) as probe:
@@ -47,5 +51,6 @@ def why_not_bound(where: Address) -> str:
             probe.bind(address)
             probe.listen(1)
     except OSError as error:
-        return f"cannot listen on {where}: {error.strerror}; choose another host or port (0 takes a free one), or stop what holds it"
-    return f"cannot listen on {where}; set GRPC_VERBOSITY=debug for the reason"
+        raise TransportError(
+            f"cannot listen on {where}: {error.strerror}; choose another host or port (0 takes a free one), or stop what holds it"
+        ) from error

@@ -13,8 +13,9 @@ import asyncio
 import logging
 import os
 import re
-from collections.abc import AsyncIterator, Iterable, Mapping
-from typing import Final, assert_never, cast
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from functools import partial
+from typing import Final, cast
 from urllib.parse import unquote
 
 from cryptography import x509
@@ -23,7 +24,7 @@ from wanspec.errors import ConfigError, TransportError
 from wanspec.protocol.messages import Hello, Welcome
 from wanspec.transport.codec import MAX_FRAME_BYTES, decode_controller_frame, encode_frame, printable
 from wanspec.transport.connection import FramedConnection
-from wanspec.transport.diagnosis import rejects_our_certificate, why_not_bound
+from wanspec.transport.diagnosis import check_can_listen, rejects_our_certificate
 from wanspec.transport.handshake import Expected, introduce
 from wanspec.transport.interface import Connection
 from wanspec.transport.limits import WireLimits
@@ -34,21 +35,20 @@ from wanspec.transport.security import (
     ControllerSecurity,
     MutualTls,
     Plaintext,
-    TokenTlsController,
-    TokenTlsWorker,
     WorkerSecurity,
     bearer,
     check_security,
     is_authorized,
     parse_address,
-    tls_context,
-    worker_tls_context,
 )
+from wanspec.transport.watched_files import WatchedFiles, watch
 
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # its core writes to stderr what we raise; read once, when grpc is first imported
 
 import grpc
 import grpc.aio
+
+from wanspec.transport.grpc_credentials import WorkerCredentials, listener_credentials
 
 SERVICE: Final = "wanspec.Wire"
 METHOD: Final = f"/{SERVICE}/Exchange"
@@ -78,20 +78,33 @@ async def listen(address: str, *, expected: Expected, security: ControllerSecuri
     limits = limits or WireLimits()
     where = parse_address(address)
     check_security(where, security)
-    credentials = _server_credentials(security)
+    credentials = listener_credentials(security)
     reception = Reception(expected=expected, limits=limits)
     server = grpc.aio.server(options=_server_options(limits), maximum_concurrent_rpcs=limits.max_workers + limits.max_handshakes)
     server.add_generic_rpc_handlers((_handlers(reception, security),))
     try:
-        port = server.add_secure_port(str(where), credentials) if credentials else server.add_insecure_port(str(where))
+        port = server.add_secure_port(str(where), credentials.credentials) if credentials else server.add_insecure_port(str(where))
     except RuntimeError:
-        raise TransportError(why_not_bound(where)) from None
+        check_can_listen(where)
+        raise TransportError(f"cannot listen on {where}; set GRPC_VERBOSITY=debug for the reason") from None
     await server.start()
-    return GrpcListener(server, reception, Address(host=where.host, port=port), limits)
+    return GrpcListener(server, reception, Address(host=where.host, port=port), limits, [credentials.files] if credentials else [])
 
 
-async def dial(address: str, hello: Hello, *, security: WorkerSecurity, limits: WireLimits | None = None) -> tuple[Welcome, Connection]:
-    """Join the controller at HOST:PORT.
+def dialler(address: str, hello: Hello, *, security: WorkerSecurity) -> Callable[[], Awaitable[tuple[Welcome, Connection]]]:
+    """What joins the controller at HOST:PORT, time and again, with the certificates that the files have by then. Raises as `dial` does."""
+    return partial(dial, address, hello, security=security, credentials=WorkerCredentials(security))
+
+
+async def dial(
+    address: str,
+    hello: Hello,
+    *,
+    security: WorkerSecurity,
+    limits: WireLimits | None = None,
+    credentials: WorkerCredentials | None = None,
+) -> tuple[Welcome, Connection]:
+    """Join the controller at HOST:PORT. `credentials`: those of earlier calls, to go on with where their files have become unusable.
 
     Raises ConfigError for an address, credential or plaintext that cannot be used, WorkerRefusedError when the controller (or its
     certificate) will not do and dialling again would change nothing, TransportError when it may be worth another try.
@@ -102,7 +115,7 @@ async def dial(address: str, hello: Hello, *, security: WorkerSecurity, limits: 
         raise ConfigError(f"address {where}: nobody listens on port 0; write the port that the controller listens on")
     check_security(where, security)
     frame = encode_frame([hello])
-    channel = _channel(where, security)
+    channel = _channel(where, security, (credentials or WorkerCredentials(security)).current())
     controller = f"the controller at {where}"
     metadata = () if isinstance(security, MutualTls) or not security.token else (("authorization", bearer(security.token)),)
     pipe = _WorkerPipe(channel, channel.stream_stream(METHOD)(metadata=metadata), controller)
@@ -126,11 +139,14 @@ async def dial(address: str, hello: Hello, *, security: WorkerSecurity, limits: 
 class GrpcListener:
     """A `Listener`; `listen` makes it."""
 
-    def __init__(self, server: grpc.aio.Server, reception: Reception, address: Address, limits: WireLimits) -> None:
+    def __init__(
+        self, server: grpc.aio.Server, reception: Reception, address: Address, limits: WireLimits, files: Sequence[WatchedFiles]
+    ) -> None:
         self._server = server
         self._reception = reception
         self._address = address
         self._limits = limits
+        self._watching = asyncio.create_task(watch(files))
 
     @property
     def address(self) -> str:
@@ -140,6 +156,7 @@ class GrpcListener:
         return self._reception.connections()
 
     async def close(self) -> None:
+        self._watching.cancel()
         await self._reception.close()
         await self._server.stop(self._limits.close_timeout_s)
 
@@ -291,39 +308,12 @@ def _server_options(limits: WireLimits) -> Options:
     ]
 
 
-def _channel(where: Address, security: WorkerSecurity) -> grpc.aio.Channel:
+def _channel(where: Address, security: WorkerSecurity, credentials: grpc.ChannelCredentials | None) -> grpc.aio.Channel:
     options = [*_keepalive(), ("grpc.use_local_subchannel_pool", 1)]
     if where.is_loopback:
         options.append(("grpc.enable_http_proxy", 0))
-    if isinstance(security, Plaintext):
+    if credentials is None or isinstance(security, Plaintext):
         return grpc.aio.insecure_channel(str(where), options=options)
     if security.server_name:
         options.append(("grpc.ssl_target_name_override", security.server_name))
-    return grpc.aio.secure_channel(str(where), _channel_credentials(security), options=options)
-
-
-def _channel_credentials(security: MutualTls | TokenTlsWorker) -> grpc.ChannelCredentials:
-    """Raises ConfigError when a file cannot be used."""
-    worker_tls_context(security)
-    if isinstance(security, MutualTls):
-        return grpc.ssl_channel_credentials(
-            security.ca_file.read_bytes(), security.key_file.read_bytes(), security.certificate_file.read_bytes()
-        )
-    return grpc.ssl_channel_credentials(security.ca_file.read_bytes() if security.ca_file else None)
-
-
-def _server_credentials(security: ControllerSecurity) -> grpc.ServerCredentials | None:
-    """None for plaintext. Raises ConfigError when a file cannot be used."""
-    match security:
-        case Plaintext():
-            return None
-        case MutualTls():
-            tls_context(ca_file=security.ca_file, certificate_file=security.certificate_file, key_file=security.key_file)
-            authority: bytes | None = security.ca_file.read_bytes()
-        case TokenTlsController():
-            tls_context(certificate_file=security.certificate_file, key_file=security.key_file)
-            authority = None
-        case _:
-            assert_never(security)
-    pair = (security.key_file.read_bytes(), security.certificate_file.read_bytes())
-    return grpc.ssl_server_credentials([pair], authority, authority is not None)
+    return grpc.aio.secure_channel(str(where), credentials, options=options)

@@ -77,12 +77,34 @@ def test_control_tokens_are_no_text_and_other_added_tokens_are() -> None:
     assert ours.vocabulary_size == 260
 
 
-def test_a_text_begins_as_the_tokenizer_says(tmp_path: Path) -> None:
-    assert write(tmp_path, byte_level(), bos_token=BEGIN).encode("a")[0] == 256
-    assert 256 not in write(tmp_path, byte_level(), bos_token={"content": BEGIN}, add_bos_token=False).encode("a")
-    assert 256 not in write(tmp_path, byte_level(begins=False), bos_token=BEGIN).encode("a")
-    assert write(tmp_path, byte_level(begins=False), bos_token=BEGIN, add_bos_token=True).encode("a")[0] == 256
-    assert 256 not in write(tmp_path, byte_level()).encode("a")
+def test_a_text_begins_with_all_that_the_post_processor_puts_before_it_whatever_the_settings_name(tmp_path: Path) -> None:
+    several = byte_level()
+    several.post_processor = processors.TemplateProcessing(
+        single=f"{BEGIN} {TURN} $A {END}", special_tokens=[(BEGIN, 256), (END, 257), (TURN, 258)]
+    )
+    assert write(tmp_path, byte_level(), bos_token=BEGIN).encode("a") == [256, 97]
+    assert write(tmp_path, byte_level()).encode("a") == [256, 97]
+    assert write(tmp_path, several, bos_token=BEGIN).encode("a") == [256, 258, 97]  # and no end: a text goes on
+    assert write(tmp_path, byte_level(begins=False), bos_token=BEGIN).encode("a") == [97]
+    assert write(tmp_path, sentencepiece()).encode("a") == [1, 6]
+
+
+@pytest.mark.parametrize("adds", [True, False, None])
+@pytest.mark.parametrize("begins", [True, False])
+def test_a_text_begins_as_in_transformers(begins: bool, adds: bool | None, tmp_path: Path) -> None:  # noqa: FBT001
+    transformers = pytest.importorskip("transformers")
+    settings = {"bos_token": BEGIN, "eos_token": END} | ({} if adds is None else {"add_bos_token": adds})
+    ours = write(tmp_path, byte_level(begins=begins), **settings)
+    assert ours.encode("a") == transformers.AutoTokenizer.from_pretrained(tmp_path)("a").input_ids
+
+
+def test_control_tokens_are_named_by_either_file(tmp_path: Path) -> None:
+    (tmp_path / "special_tokens_map.json").write_text(json.dumps({"bos_token": {"content": BEGIN}, "eos_token": END}))
+    tokenizer = write(tmp_path, byte_level(), chat_template=TEMPLATE)
+    assert tokenizer.end_token == 257
+    assert (tokenizer.encode_chat([("user", "hi")]) or [])[:2] == [256, 258]
+    assert write(tmp_path, byte_level(), added_tokens_decoder={}, eos_token=TURN).end_token == 258
+    assert write(tmp_path, byte_level(), added_tokens_decoder={}).end_token is None
 
 
 @pytest.mark.parametrize("place", ["settings", "named", "file"])

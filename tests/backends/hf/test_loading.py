@@ -87,6 +87,12 @@ def test_several_end_tokens_are_all_ends(folder: Path) -> None:
     assert load_backend(f"hf:{folder}").info.end_tokens == (0, 7)
 
 
+def test_the_tokenizers_own_end_token_ends_a_text_too(folder: Path) -> None:
+    change(folder, {"eos_token_id": 7}, file="generation_config.json")
+    change(folder, {"eos_token": "<|endoftext|>"}, file="tokenizer_config.json")
+    assert load_backend(f"hf:{folder}").info.end_tokens == (0, 7)
+
+
 def test_a_vocabulary_padded_by_the_model_is_the_tokenizers(folder: Path) -> None:
     backend: Any = load_backend(f"hf:{folder}")
     model = backend._model
@@ -135,3 +141,16 @@ def test_a_model_larger_than_the_memory_is_refused_before_it_is_loaded(whole: Pa
     monkeypatch.setattr("wanspec.backends.hf.loading._free_memory", lambda: 1_000_000)
     with pytest.raises(ConfigError, match=r"takes 0\.0 GB for its weights, and cpu has 0\.0 GB free; use dtype=bfloat16"):
         load_backend(f"hf:{whole},device=cpu")
+
+
+def test_a_model_says_where_it_is_run(whole: Path) -> None:
+    before = torch.get_num_threads()
+    try:
+        backend = load_backend(f"hf:{whole},dtype=bfloat16,device=cpu", threads=2)
+    finally:
+        torch.set_num_threads(before)
+    parameters = sum(parameter.numel() for parameter in backend._model.parameters())  # type: ignore[attr-defined]
+    residence = backend.info.residence
+    assert residence is not None
+    assert (residence.device, residence.precision, residence.threads) == ("cpu", "bfloat16", 2)
+    assert residence.weight_bytes == pytest.approx(2 * parameters, rel=0.01)

@@ -49,6 +49,27 @@ def test_its_tokenizer_is_the_one_that_it_was_written_with(draft: Path) -> None:
     assert "".join(stream.push([token]) for token in own.encode("größe")) + stream.finish() == "größe"
 
 
+def test_a_text_begins_as_llama_cpp_itself_has_it(draft: Path, tmp_path: Path) -> None:
+    llama_cpp = pytest.importorskip("llama_cpp")
+    key = b"tokenizer.ggml.add_bos_token\x07\0\0\0"
+    for adds in (b"\0", b"\x01"):
+        path = tmp_path / "beginning.gguf"
+        path.write_bytes(draft.read_bytes().replace(key + b"\0", key + adds))
+        theirs = llama_cpp.Llama(str(path), vocab_only=True, verbose=False)
+        ours = load_tokenizer(f"llamacpp:{path}")
+        for text in ("def f(x):", ""):
+            assert ours.encode(text) == theirs.tokenize(text.encode(), add_bos=True, special=False)
+        assert len(ours.encode("")) == adds[0]
+
+
+@pytest.mark.parametrize(("options", "threads"), [("", 2), (",threads=1", 1)])
+def test_a_model_says_where_it_is_run(draft: Path, options: str, threads: int) -> None:
+    residence = load_backend(f"llamacpp:{draft}{options}", threads=2).info.residence
+    assert residence is not None
+    assert (residence.device, residence.precision, residence.threads) == ("cpu", "all F32", threads)
+    assert 4e6 < residence.weight_bytes < draft.stat().st_size
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -27,15 +27,19 @@ Json = dict[str, Any]
 @cache
 def find_folder(name: str, revision: str | None) -> Path:
     """The folder of that name, or a copy of the hub's repository of that name, complete. Raises ConfigError."""
-    local = Path(name).expanduser()
-    if local.is_dir():
-        folder = local
-    elif local.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
-        raise ConfigError(f"there is no folder {name!r}; name one with a model in Hugging Face's format, or the hub's OWNER/MODEL")
-    else:
-        folder = _downloaded(name, revision)
+    folder = local_folder(name) or _downloaded(name, revision)
     check_folder(folder)
     return folder
+
+
+def local_folder(name: str) -> Path | None:
+    """The folder of that name; None: it may be a name on the hub. Raises ConfigError where it can be neither."""
+    local = Path(name).expanduser()
+    if local.is_dir():
+        return local
+    if local.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
+        raise ConfigError(f"there is no folder {name!r}; name one with a model in Hugging Face's format, or the hub's OWNER/MODEL")
+    return None
 
 
 def check_folder(folder: Path) -> None:

@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 from wanspec.backends.hf.backend import HfBackend, Model
 from wanspec.backends.hf.folder import find_folder, read_json, weight_bytes
 from wanspec.backends.hf.tokenizer import load_folder_tokenizer
-from wanspec.backends.interface import ModelInfo
+from wanspec.backends.interface import ModelInfo, Residence
 from wanspec.backends.model_spec import ModelSpec
+from wanspec.backends.tokenizer import JsonTokenizer
 from wanspec.errors import BackendError, ConfigError
 from wanspec.protocol.messages import MAX_SEQUENCE_TOKENS
 from wanspec.speculation.types import NodeId, NodeSpec, SamplingParams, ScoreItem, SessionId
@@ -63,7 +64,8 @@ def load_hf(spec: ModelSpec, *, threads: int) -> HfBackend:
         vocabulary_size=tokenizer.vocabulary_size,
         tokenizer_fingerprint=tokenizer.fingerprint,
         context_length=min(config.get_text_config().max_position_embeddings, MAX_SEQUENCE_TOKENS),
-        end_tokens=_end_tokens(model, tokenizer.vocabulary_size),
+        end_tokens=end_tokens(model, tokenizer),
+        residence=_residence(model),
     )
     backend = HfBackend(model, info)
     check_tree(backend)
@@ -199,11 +201,21 @@ def _explained(spec: ModelSpec) -> Iterator[None]:
         raise BackendError(f"transformers cannot load {spec.name}: {error}") from error
 
 
-def _end_tokens(model: Model, vocabulary_size: int) -> tuple[int, ...]:
-    """Those of generation_config.json, or else of config.json: a token or several."""
+def _residence(model: Model) -> Residence:
+    devices = sorted({str(parameter.device) for parameter in model.parameters()})
+    return Residence(
+        device=", ".join(devices),
+        precision=str(model.dtype).removeprefix("torch."),
+        weight_bytes=model.get_memory_footprint(),
+        threads=torch.get_num_threads(),
+    )
+
+
+def end_tokens(model: Model, tokenizer: JsonTokenizer) -> tuple[int, ...]:
+    """The model's own (generation_config.json, else config.json), and the tokenizer's, which ends a turn of many a chat model."""
     ends = model.generation_config.eos_token_id
-    listed = [ends] if isinstance(ends, int) else ends or []
-    return tuple(sorted({token for token in listed if 0 <= token < vocabulary_size}))
+    listed = [*([ends] if isinstance(ends, int) else ends or []), tokenizer.end_token]
+    return tuple(sorted({token for token in listed if token is not None and 0 <= token < tokenizer.vocabulary_size}))
 
 
 def _name(name: str) -> str:

@@ -1,4 +1,4 @@
-"""The tokenizer of a model's folder: tokenizer.json, with what tokenizer_config.json says of beginnings and chats."""
+"""The tokenizer of a model's folder: tokenizer.json, with what the files beside it say of ends and chats."""
 
 from __future__ import annotations
 
@@ -12,6 +12,9 @@ from wanspec.errors import ConfigError
 
 DEFAULT_TEMPLATE = "default"
 """Of several, the one for chats without tools."""
+SETTINGS_FILES = ("tokenizer_config.json", "special_tokens_map.json")
+NAMED_TOKENS = ("bos_token", "eos_token", "pad_token", "unk_token")
+"""What templates, and we, ask for."""
 
 
 def load_hf_tokenizer(spec: ModelSpec) -> JsonTokenizer:
@@ -24,27 +27,24 @@ def load_folder_tokenizer(folder: Path) -> JsonTokenizer:
     try:
         definition = (folder / "tokenizer.json").read_text("utf-8")
         plain = JsonTokenizer(definition)
-        settings = read_json(folder / "tokenizer_config.json") if (folder / "tokenizer_config.json").exists() else {}
+        settings = _settings(folder)
+        named = {name: content for name in NAMED_TOKENS if (content := _content(settings, name))}
         source = _template(folder, settings)
-        variables = {
-            name: content for name in ("bos_token", "eos_token", "pad_token", "unk_token") if (content := _content(settings, name))
-        }
-        controls = plain.control_tokens
-        template = ChatTemplate(source, control_tokens=controls, variables=variables) if source else None
-        return JsonTokenizer(definition, begins_with=_beginning(plain, settings, variables.get("bos_token")), chat_template=template)
+        return JsonTokenizer(
+            definition,
+            end_token=plain.token_of(named.get("eos_token")),
+            chat_template=ChatTemplate(source, control_tokens=plain.control_tokens, variables=named) if source else None,
+        )
     except ConfigError as error:
         raise ConfigError(f"{folder}: {error}") from error
     except (OSError, ValueError) as error:
         raise ConfigError(f"{folder / 'tokenizer.json'} cannot be read: {error}") from error
 
 
-def _beginning(plain: JsonTokenizer, settings: Json, bos_token: str | None) -> list[int]:
-    """The token that begins a text, where the tokenizer adds one: of itself, or because tokenizer_config.json says so."""
-    bos = plain.control_tokens.get(bos_token) if bos_token else None
-    if bos is None:
-        return []
-    adds = settings.get("add_bos_token")
-    return [bos] if (bos in plain.added_to_nothing() if adds is None else adds) else []
+def _settings(folder: Path) -> Json:
+    """What the files beside tokenizer.json say. As in transformers, a configuration that lists its added tokens needs no older file."""
+    settings, older = (read_json(folder / name) if (folder / name).exists() else {} for name in SETTINGS_FILES)
+    return settings if "added_tokens_decoder" in settings else settings | older
 
 
 def _template(folder: Path, settings: Json) -> str | None:

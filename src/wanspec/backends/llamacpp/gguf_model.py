@@ -30,7 +30,7 @@ class GgufModel:
     def __init__(self, path: Path, *, gpu_layers: int = 0, vocabulary_only: bool = False) -> None:
         """`gpu_layers`: how many go to the GPU. Raises ConfigError on what is no whole GGUF file that this llama.cpp can run."""
         library = llama_cpp()
-        _check_file(path)
+        check_file(path)
         params = library.llama_model_default_params()
         params.n_gpu_layers = gpu_layers
         params.vocab_only = vocabulary_only
@@ -57,6 +57,18 @@ class GgufModel:
     def trained_context(self) -> int:
         """Tokens."""
         return int(self.library.llama_model_n_ctx_train(self.pointer))
+
+    @property
+    def weight_bytes(self) -> int:
+        """Of all tensors."""
+        return int(self.library.llama_model_size(self.pointer))
+
+    @property
+    def precision(self) -> str:
+        """What llama.cpp calls it, behind the architecture and the size: `Q8_0`, `all F32`."""
+        buffer = ctypes.create_string_buffer(_METADATA_BYTES)
+        self.library.llama_model_desc(self.pointer, buffer, len(buffer))
+        return buffer.value.decode(errors="replace").split(" ", 2)[-1]
 
     @property
     def cached_values(self) -> int:
@@ -100,6 +112,11 @@ class GgufModel:
         """What a chat template calls the tokens that begin and end a text, where there are such."""
         tokens = {name: int(getattr(self.library, function)(self._vocab)) for name, function in _BEGINNINGS_AND_ENDS.items()}
         return {name: self.piece(token).decode(errors="replace") for name, token in tokens.items() if token >= 0}
+
+    @property
+    def beginning(self) -> list[int]:
+        """The tokens that a text of its own begins with, as llama.cpp has it: BOS, where the file says that the model wants it."""
+        return [int(self.library.llama_vocab_bos(self._vocab))] if self.library.llama_vocab_get_add_bos(self._vocab) else []
 
     @property
     def end_tokens(self) -> tuple[int, ...]:
@@ -151,7 +168,8 @@ class GgufModel:
         return int(self.library.llama_vocab_get_attr(self._vocab, token))
 
 
-def _check_file(path: Path) -> None:
+def check_file(path: Path) -> None:
+    """Raise ConfigError where this is no GGUF file, by its first bytes."""
     try:
         with path.open("rb") as file:
             magic = file.read(len(GGUF_MAGIC))

@@ -24,12 +24,17 @@ def llama_cpp() -> Any:  # noqa: ANN401  # the bindings have no types
     try:
         import llama_cpp as bindings
     except ImportError as error:
-        raise ConfigError(f"llamacpp models are run by llama-cpp-python, which is not installed ({error}): {INSTALL}") from error
+        raise missing(error) from error
     except (OSError, RuntimeError) as error:  # its library was built for another machine, or lacks one that it needs
         raise ConfigError(f"llama-cpp-python is installed but does not load ({error}); build it here: {INSTALL}") from error
     bindings.llama_log_set(_log_callback, ctypes.c_void_p())
     bindings.llama_backend_init()
     return bindings
+
+
+def missing(what: object) -> ConfigError:
+    """The bindings are not there, as `what` says."""
+    return ConfigError(f"llamacpp models are run by llama-cpp-python, which is not installed ({what}): {INSTALL}")
 
 
 def complaints() -> str:

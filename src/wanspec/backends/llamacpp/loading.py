@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
-from wanspec.backends.interface import ModelInfo
+from wanspec.backends.interface import ModelInfo, Residence
 from wanspec.backends.llamacpp.backend import LlamaCppBackend
 from wanspec.backends.llamacpp.context import Context
 from wanspec.backends.llamacpp.gguf_model import GgufModel
@@ -48,14 +48,19 @@ def load_llamacpp(spec: ModelSpec, *, threads: int = 1) -> LlamaCppBackend:
             f"{spec.text!r}: {options['sessions']} sessions with {options['leaves']} leaves each need {sequences} sequence ids, "
             f"llama.cpp has {most}; lower sessions= or leaves="
         )
+    threads = options["threads"] or threads
     context = Context(
         model,
         cells=options["sessions"] * context_length,
         sequences=sequences,
-        threads=options["threads"] or threads,
+        threads=threads,
         is_on_gpu=options["gpu_layers"] > 0,
     )
-    return LlamaCppBackend(context, _info(model, context_length))
+    layers = options["gpu_layers"]
+    residence = Residence(
+        device=f"gpu ({layers} layers)" if layers else "cpu", precision=model.precision, weight_bytes=model.weight_bytes, threads=threads
+    )
+    return LlamaCppBackend(context, _info(model, context_length, residence))
 
 
 def load_gguf_tokenizer(spec: ModelSpec) -> GgufTokenizer:
@@ -63,13 +68,14 @@ def load_gguf_tokenizer(spec: ModelSpec) -> GgufTokenizer:
     return GgufTokenizer(Path(spec.name))
 
 
-def _info(model: GgufModel, context_length: int) -> ModelInfo:
+def _info(model: GgufModel, context_length: int, residence: Residence) -> ModelInfo:
     return ModelInfo(
         name=model.name,
         vocabulary_size=model.vocabulary_size,
         tokenizer_fingerprint=model.fingerprint,
         context_length=context_length,
         end_tokens=model.end_tokens,
+        residence=residence,
     )
 
 

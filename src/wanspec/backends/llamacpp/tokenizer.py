@@ -21,13 +21,16 @@ class GgufTokenizer:
         """Raises ConfigError on what is no GGUF file, or has a chat template that cannot be read."""
         self._model = GgufModel(path, vocabulary_only=True)
         self.fingerprint = self._model.fingerprint
+        self._beginning = self._model.beginning
         self._template = self._chat_template(path)
 
     def encode(self, text: str) -> list[int]:
+        """Token ids of a text of its own: what the file wants before one, such as BOS, then the text."""
+        return self._beginning + self.encode_text(text)
+
+    def encode_text(self, text: str) -> list[int]:
         """Token ids of `text`, nothing added."""
         return self._model.encode(text)
-
-    encode_text = encode
 
     def encode_with_controls(self, text: str) -> list[int]:
         """See `ChatEncoder`."""

@@ -186,7 +186,7 @@ def _server_process(server: OwnServer, link: LinkProcess, token: str, api_key: s
                 heard.set_result(fields)
 
     arguments = ["-m", "wanspec", "serve", "--api", "127.0.0.1:0", "--listen", f"{link.host}:0", "--log-json", "--until-stdin-closes"]
-    arguments += ["--drain-s", str(DRAIN_S)]
+    arguments += ["--drain-s", str(DRAIN_S), "--threads", "1"]  # its workers and the load share the processors with it
     if server.preset:
         arguments += ["--preset", server.preset]
     if link.is_beyond_this_machine:
