@@ -177,7 +177,7 @@ async def test_choices_of_a_stream_are_told_apart_by_their_index() -> None:
 
 async def test_a_seed_may_be_negative_or_large_and_a_missing_one_differs_each_time() -> None:
     async with site() as place:
-        assert await text_of(place, prompt="x", seed=-1) == await text_of(place, prompt="x", seed=2**64 - 1)
+        assert await text_of(place, prompt="x", seed=-2) == await text_of(place, prompt="x", seed=2**64 - 2)
         seeds = [(await place.post(prompt="x", max_tokens=1)).json()["choices"][0]["wanspec"]["seed"] for _ in range(3)]
         assert len(set(seeds)) == 3
 
@@ -231,3 +231,19 @@ async def test_it_says_that_it_is_alive_and_ready_but_without_workers() -> None:
         answer = await place.client.get("/ready")
         detail = "requests are served with the local draft model alone until a worker connects"
         assert (answer.status_code, answer.json()) == (200, {"status": "degraded", "workers": 0, "detail": detail})
+
+
+@pytest.mark.parametrize("fields", [{"temperature": 1e-8}, {"temperature": 9.9e-4}, {"top_p": 0}, {"temperature": 0.7, "top_p": 0}])
+async def test_what_can_only_mean_the_most_probable_token_is_greedy(fields: dict[str, object]) -> None:
+    async with site() as place:
+        assert await text_of(place, prompt="x", max_tokens=30, seed=3, **fields) == plain_text("x", max_tokens=30)
+
+
+async def test_a_seed_of_minus_one_is_drawn_at_random_and_told() -> None:
+    async with site() as place:
+        body = {"prompt": "x", "max_tokens": 30, "temperature": 1.0, "seed": -1}
+        answers = [(await place.post(**body)).json()["choices"][0] for _ in range(2)]
+        seeds = [answer["wanspec"]["seed"] for answer in answers]
+        assert seeds[0] != seeds[1]
+        for answer in answers:
+            assert answer["text"] == plain_text("x", max_tokens=30, temperature=1.0, seed=answer["wanspec"]["seed"])

@@ -52,7 +52,7 @@ BAD_COMPLETIONS: list[tuple[dict[str, object], str]] = [
     ({"prompt": "x", "temperature": -0.1}, "temperature"),
     ({"prompt": "x", "temperature": 2.1}, "temperature"),
     ({"prompt": "x", "temperature": "hot"}, "temperature"),
-    ({"prompt": "x", "top_p": 0}, "top_p"),
+    ({"prompt": "x", "top_p": -0.1}, "top_p"),
     ({"prompt": "x", "top_p": 1.1}, "top_p"),
     ({"prompt": "x", "top_k": -2}, "top_k"),
     ({"prompt": "x", "seed": 2**64}, "seed"),

@@ -67,9 +67,9 @@ def _preset(name: str) -> str:
 TargetModel = Annotated[str, typer.Option("--target", help="Target model: bundled:target, hf:FOLDER, ...; docs/engines.md has all.")]
 DraftModel = Annotated[str, typer.Option("--draft", help="Draft model, with the target's tokenizer.")]
 Policy = Annotated[str, typer.Option(help=f"When to be redundant: {', '.join(policy_names())}.")]
-Temperature = Annotated[float, typer.Option(help="0 is greedy; above it, sampling that depends on the seed alone.")]
+Temperature = Annotated[float, typer.Option(help="Below 0.001 greedy; above, sampling that depends on the seed alone.")]
 TopK = Annotated[int, typer.Option(help="Sample from this many most probable tokens; 0: from all.")]
-TopP = Annotated[float, typer.Option(help="Sample from the smallest set of tokens that has this probability.")]
+TopP = Annotated[float, typer.Option(help="Sample from the smallest set of tokens that has this probability; 0: greedy.")]
 Seed = Annotated[int, typer.Option(help="Same prompt, parameters and seed: same text, whatever the network does.")]
 DraftTokens = Annotated[
     int,

@@ -18,6 +18,8 @@ from wanspec.speculation.sampling import check_sampling
 from wanspec.speculation.types import SamplingParams
 
 NUM_SEEDS = 2**64
+RANDOM_SEEDS = (None, -1)
+"""What asks for one: vLLM, llama.cpp and their clients write -1."""
 RANDOM_SEED_BITS = 53
 """Of a seed drawn for a client: as many as survive JSON in a language whose numbers are doubles."""
 LOCAL_POLICY = "colocated-tree"
@@ -68,7 +70,7 @@ def make_orders(
 
     Choice i is drawn with the seed plus i, so that each can be repeated alone. Raises ApiError (400), naming the field.
     """
-    seed = parameters.seed if parameters.seed is not None else secrets.randbits(RANDOM_SEED_BITS)
+    seed = secrets.randbits(RANDOM_SEED_BITS) if parameters.seed in RANDOM_SEEDS else parameters.seed
     sampling = _sampling(parameters)
     placement = _placement(parameters)
     if not placement.offload:

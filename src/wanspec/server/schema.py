@@ -106,10 +106,11 @@ class Parameters(BaseModel):
     model: str | None = None
     max_tokens: Annotated[int, Field(ge=1, le=MAX_NUMBER)] | None = None
     temperature: Annotated[float, Field(ge=0.0, le=MAX_TEMPERATURE)] | None = None
-    top_p: Annotated[float, Field(gt=0.0, le=1.0)] | None = None
+    top_p: Annotated[float, Field(ge=0.0, le=1.0)] | None = None
     top_k: Annotated[int, Field(ge=-1, le=MAX_VOCABULARY)] | None = None
     """0 and -1 keep all."""
     seed: Annotated[int, Field(ge=-(2**63), lt=2**64)] | None = None
+    """-1 is drawn at random, as None is."""
     stop: (
         Annotated[
             list[Annotated[str, StringConstraints(min_length=1, max_length=MAX_STOP_CHARACTERS)]],
