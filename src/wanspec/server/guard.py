@@ -104,6 +104,7 @@ class Guard:
         except ApiError as error:
             await error_response(error)(scope, receive, send)
             return
+        scope["path"] = scope["path"].rstrip("/") or "/"  # a slash at the end makes no other route; nor does it open one
         await self._app(scope, self._bounded(receive), send)
 
     def _check(self, scope: Scope) -> None:
