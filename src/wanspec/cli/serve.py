@@ -99,6 +99,10 @@ def serve(
     key_streams: Annotated[int, typer.Option(help="Requests of one API key at a time; 0: no limit.")] = 0,
     key_requests_per_minute: Annotated[int, typer.Option(help="Requests of one API key in a minute; 0: no limit.")] = 0,
     slow_reader_s: Annotated[float, typer.Option(help="Cut a client that takes nothing for so long.")] = 20.0,
+    keep_alive_s: Annotated[
+        float,
+        typer.Option(help="Keep an idle connection for so long: longer than a proxy in front does, or it will write into closed ones."),
+    ] = 75.0,
     coalesce_ms: Annotated[
         float,
         typer.Option(

@@ -38,6 +38,9 @@ class ServerLimits:
     """TLS handshakes under way: whoever comes beyond them is cut off. Each holds some 50 kB for `head_timeout_s` at most."""
     head_timeout_s: float = 10.0
     """From the first to the last byte of a request's head, and from the opening of a connection; as much for a TLS handshake."""
+    keep_alive_s: float = 75.0
+    """How long a connection is kept between two requests: longer than proxies keep theirs, most of them for 60 s. Where there are
+    `max_connections`, the one that has been idle for longest makes room for a new one."""
     body_timeout_s: float = 30.0
     """For all of a request's body."""
     slow_reader_s: float = 20.0
