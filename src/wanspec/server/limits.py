@@ -45,6 +45,8 @@ class ServerLimits:
     """For all of a request's body."""
     slow_reader_s: float = 20.0
     """How long a connection may stay too full to be written to; then it is cut."""
+    quiet_s: float = 5.0
+    """How long a stream says nothing: then its head, or a comment, tells proxies that it goes on; they give up after 30 s and more."""
     max_unread_characters: int = 1 << 18
     """Text of one choice of a stream that its client has not taken yet; beyond it the generation is cancelled."""
     coalesce_s: float = 0.0

@@ -100,8 +100,8 @@ async def _answer(
         stack.callback(batch.abort)
         try:
             if body.stream:
-                await unless_gone(batch.wait_for_beginning(), request.receive)
-                return EventStream(batch, writer, stack.pop_all(), coalesce_s=service.limits.coalesce_s)
+                await unless_gone(batch.wait_for_beginning(service.limits.quiet_s), request.receive)
+                return EventStream(batch, writer, stack.pop_all(), limits=service.limits)
             await unless_gone(batch.wait_for_end(), request.receive)
         except ClientGoneError:
             return Response(status_code=CLIENT_CLOSED_REQUEST)

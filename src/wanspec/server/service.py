@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http import HTTPStatus
 from typing import Final
 from weakref import WeakSet
@@ -62,9 +62,11 @@ class Batch:
             await self.wait_for_news()
         self.check()
 
-    async def wait_for_beginning(self) -> None:
-        """Return when there is a first piece of text. Raises the ApiError that they failed with before."""
-        await self._news.wait()  # left set: the piece has yet to be taken
+    async def wait_for_beginning(self, at_most_s: float) -> None:
+        """Return when there is a first piece of text, or the time is over. Raises the ApiError that they failed with before."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(at_most_s):
+                await self._news.wait()  # left set: the piece has yet to be taken
         self.check()
 
     def check(self) -> None:
