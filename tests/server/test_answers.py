@@ -83,6 +83,11 @@ async def test_a_chat_is_a_transcript_that_the_target_continues() -> None:
         ({"content": []}, ""),
         ({"content": None, "refusal": "No."}, "No."),
         ({"content": "Yes.", "refusal": None, "tool_calls": None}, "Yes."),
+        ({"content": [{"type": "text", "text": "Yes. "}, {"type": "refusal", "refusal": "No."}]}, "Yes. No."),
+        (
+            {"content": "Yes.", "annotations": [], "audio": None, "function_call": None, "reasoning_content": "Hm.", "reasoning": "Hm."},
+            "Yes.",
+        ),
     ],
 )
 async def test_a_turn_of_the_assistant_comes_back_as_clients_have_it(said: dict[str, object], text: str) -> None:
@@ -91,6 +96,30 @@ async def test_a_turn_of_the_assistant_comes_back_as_clients_have_it(said: dict[
         answer = await place.post("/v1/chat/completions", messages=messages, max_completion_tokens=20, temperature=0)
         assert answer.status_code == 200, answer.text
         prompt = f"user: a?\n\nassistant: {text}\n\nuser: b?\n\nassistant:"
+        assert answer.json()["choices"][0]["message"]["content"] == plain_text(prompt, max_tokens=20)
+
+
+@pytest.mark.parametrize(
+    ("fields", "prompt"),
+    [
+        ({"add_generation_prompt": False}, "user: a?\n\nassistant: b"),
+        ({"continue_final_message": True, "add_generation_prompt": False}, "user: a?\n\nassistant: b"),
+        ({"continue_final_message": True}, "user: a?\n\nassistant: b"),
+        ({"reasoning_effort": "none"}, "user: a?\n\nassistant: b\n\nassistant:"),
+    ],
+)
+async def test_a_chat_may_be_continued_where_it_ends(fields: dict[str, object], prompt: str) -> None:
+    messages = [{"role": "user", "content": "a?"}, {"role": "assistant", "content": "b"}]
+    async with site() as place:
+        answer = await place.post("/v1/chat/completions", messages=messages, max_tokens=20, temperature=0, **fields)
+        assert answer.json()["choices"][0]["message"]["content"] == plain_text(prompt, max_tokens=20)
+
+
+async def test_speakers_are_told_apart_by_their_names() -> None:
+    messages = [{"role": "user", "name": "ann", "content": "a?"}, {"role": "user", "name": "bob", "content": "b?"}]
+    async with site() as place:
+        answer = await place.post("/v1/chat/completions", messages=messages, max_tokens=20, temperature=0)
+        prompt = "user (ann): a?\n\nuser (bob): b?\n\nassistant:"
         assert answer.json()["choices"][0]["message"]["content"] == plain_text(prompt, max_tokens=20)
 
 
@@ -237,6 +266,26 @@ async def test_it_says_that_it_is_alive_and_ready_but_without_workers() -> None:
 async def test_what_can_only_mean_the_most_probable_token_is_greedy(fields: dict[str, object]) -> None:
     async with site() as place:
         assert await text_of(place, prompt="x", max_tokens=30, seed=3, **fields) == plain_text("x", max_tokens=30)
+
+
+@pytest.mark.parametrize("is_stream", [False, True])
+async def test_a_stop_string_may_be_part_of_the_text(*, is_stream: bool) -> None:
+    text = plain_text("x", max_tokens=30)
+    async with site() as place:
+        body = {"prompt": "x", "max_tokens": 30, "temperature": 0, "stop": text[10:13], "include_stop_str_in_output": True}
+        answer = await place.post(**body, stream=is_stream)
+        found = streamed_text(events_of(answer)) if is_stream else answer.json()["choices"][0]["text"]
+        assert found == text[: text.index(text[10:13]) + 3]
+
+
+async def test_every_event_of_a_stream_may_have_the_numbers_of_tokens() -> None:
+    options = {"include_usage": True, "continuous_usage_stats": True}
+    async with site() as place:
+        events = events_of(await place.post(prompt="abc", max_tokens=20, temperature=0, stream=True, stream_options=options))
+        counts = [event["usage"]["completion_tokens"] for event in events]
+        assert counts == sorted(counts)
+        assert counts[0] < counts[-1] == 20
+        assert {event["usage"]["prompt_tokens"] for event in events} == {3}
 
 
 async def test_a_seed_of_minus_one_is_drawn_at_random_and_told() -> None:

@@ -63,6 +63,7 @@ class ServeConfig:
     key_file: Path | None
     drain_s: float
     reuse_prompts: bool
+    literal_prompts: bool
     access: Access
     """To what the status page shows."""
 
@@ -113,6 +114,13 @@ def serve(
     reuse_prompts: Annotated[
         bool, typer.Option(help="Begin from what finished requests of the same API key have computed, where a prompt begins like theirs.")
     ] = True,
+    literal_prompts: Annotated[
+        bool,
+        typer.Option(
+            "--literal-prompts",
+            help="Read what looks like a control token in a prompt of /v1/completions as text: where prompts come from strangers.",
+        ),
+    ] = False,
     operators: Annotated[
         str, typer.Option(help="Names of API keys, with spaces between, that see every request on the status page; others see their own.")
     ] = "",
@@ -224,6 +232,7 @@ def serve_config(flags: Mapping[str, Any]) -> ServeConfig:
         key_file=flags["api_tls_key"],
         drain_s=flags["drain_s"],
         reuse_prompts=flags["reuse_prompts"],
+        literal_prompts=flags["literal_prompts"],
         access=Access.checked(flags["operators"], shows_text=flags["status_text"], keys=keys),
     )
 
@@ -265,6 +274,7 @@ async def _serve(config: ServeConfig, target: Backend, draft: Backend, store: Ca
             limits=config.limits,
             model_name=config.model_name,
             reuses_prompts=config.reuse_prompts,
+            has_literal_prompts=config.literal_prompts,
         )
         is_private = config.api.is_loopback and config.keys is None and not config.allow_no_keys
         app = create_app(service, keys=config.keys, is_private=is_private, access=config.access)

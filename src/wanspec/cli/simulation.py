@@ -314,7 +314,7 @@ def trace(
             recorded = record_tokens(
                 load_model(target, "", "target"),
                 load_model(draft, "", "draft"),
-                [tokenizer.encode(text) for text in texts],
+                [tokenizer.encode(text, reads_controls=True) for text in texts],
                 max_tokens=max_tokens,
                 sampling=sampling,
                 advance=lambda: progress.advance(task),

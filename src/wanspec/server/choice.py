@@ -68,7 +68,7 @@ class Choice:
         self._unread = [order.prompt.echo] if order.prompt.echo and not order.prompt.echo_offsets else []
         self._num_unread = 0
         self._stream = context.tokenizer.stream()
-        self._stops = StopStrings(order.stops)
+        self._stops = StopStrings(order.stops, includes_stop=order.includes_stop)
         self._log_probs = LogProbStream(context.tokenizer)
         self._num_decoded = self._num_given = 0
         """Characters that the tokens so far have completed, and those of them that are text: the others may yet become a stop string."""

@@ -47,6 +47,8 @@ class Order:
     policy: PolicyConfig
     placement: Placement
     stops: tuple[str, ...]
+    includes_stop: bool
+    """Whether the text ends behind a stop string, not before it."""
     reuse_key: str | None
     """Whose finished requests it may begin from; None: nobody's."""
     num_log_probs: int | None
@@ -88,6 +90,7 @@ def make_orders(
                 policy=policy,
                 placement=placement,
                 stops=tuple(parameters.stop or ()),
+                includes_stop=bool(parameters.include_stop_str_in_output),
                 reuse_key=reuse_key,
                 num_log_probs=parameters.num_log_probs,
                 is_streamed=bool(parameters.stream),

@@ -12,7 +12,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.responses import Response
 
 from wanspec.server.answers import CHAT, COMPLETION, AnswerWriter, Dialect, usage_of
-from wanspec.server.chat import Conversation
+from wanspec.server.chat import Conversation, conversation_of
 from wanspec.server.guard import STATUS_PATH, Visit
 from wanspec.server.schema import DEFAULT_MAX_TOKENS, ChatRequest, CompletionRequest, Parameters
 from wanspec.server.service import Batch, Service
@@ -38,7 +38,7 @@ def make_router(service: Service, access: Access) -> APIRouter:
     async def chat_completions(body: ChatRequest, request: Request) -> Response:
         """Continue a conversation."""
         max_tokens = body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens
-        return await _answer(service, CHAT, request, body, [Conversation(body.messages)], max_tokens, prompt_field="messages")
+        return await _answer(service, CHAT, request, body, [conversation_of(body)], max_tokens, prompt_field="messages")
 
     @router.get("/v1/models")
     async def models() -> Response:
@@ -89,10 +89,10 @@ async def _answer(
     """The life of a request here: check, wait for a place, generate, answer whole or in pieces. Raises ApiError."""
     visit = Visit.of(request.scope)
     service.check(body, num_prompts=len(texts))
-    writer = AnswerWriter(dialect, request_id=visit.request_id, model_name=service.model_name, includes_usage=body.includes_usage)
+    writer = AnswerWriter(dialect, body, request_id=visit.request_id, model_name=service.model_name)
     with ExitStack() as stack:
         stack.enter_context(service.request(visit.key_name))
-        prompts = await service.prompts(texts, prompt_field=prompt_field, echo=echo, scores_echo=body.num_log_probs is not None)
+        prompts = await service.prompts(texts, body, prompt_field=prompt_field, echo=echo)
         batch = service.batch(
             body, prompts, max_tokens=max_tokens, prompt_field=prompt_field, request_id=visit.request_id, key_name=visit.key_name
         )
