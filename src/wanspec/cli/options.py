@@ -17,7 +17,7 @@ import typer
 
 from wanspec import __version__
 from wanspec.errors import ConfigError, WanspecError
-from wanspec.files import read_bounded
+from wanspec.files import read_bounded, text_of
 from wanspec.policy.registry import MAX_BRANCH, MAX_DRAFT_TOKENS, MAX_WIDTH, PolicyConfig, policy_names
 from wanspec.presets import preset
 
@@ -273,10 +273,7 @@ def _text(argument: str) -> str:
 def _decoded(data: bytes, source: str) -> str:
     if len(data) > MAX_PROMPT_BYTES:
         raise ConfigError(f"{source} has more than {MAX_PROMPT_BYTES} bytes (MAX_PROMPT_BYTES); shorten it")
-    try:
-        return data.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{source} is not UTF-8 (byte {error.start}); convert it, for instance with iconv") from error
+    return text_of(data, source)
 
 
 def demo_prompts() -> tuple[str, ...]:

@@ -22,7 +22,7 @@ def load_hf_tokenizer(spec: ModelSpec) -> JsonTokenizer:
 def load_folder_tokenizer(folder: Path) -> JsonTokenizer:
     """Raises ConfigError, naming the folder, where the tokenizer cannot be used."""
     try:
-        definition = (folder / "tokenizer.json").read_text("utf-8")
+        definition = (folder / "tokenizer.json").read_text("utf-8-sig")
         plain = JsonTokenizer(definition)
         settings = read_json(folder / "tokenizer_config.json") if (folder / "tokenizer_config.json").exists() else {}
         source = _template(folder, settings)
@@ -51,7 +51,7 @@ def _template(folder: Path, settings: Json) -> str | None:
     """In a file of its own, or in the settings, alone or by name."""
     file = folder / "chat_template.jinja"
     if file.exists():
-        return file.read_text("utf-8")
+        return file.read_text("utf-8-sig")
     found = settings.get("chat_template")
     if isinstance(found, list):
         named = {entry.get("name"): entry.get("template") for entry in found if isinstance(entry, dict)}
