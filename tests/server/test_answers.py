@@ -278,6 +278,33 @@ async def test_a_stop_string_may_be_part_of_the_text(*, is_stream: bool) -> None
         assert found == text[: text.index(text[10:13]) + 3]
 
 
+@pytest.mark.parametrize("is_stream", [False, True])
+@pytest.mark.parametrize("includes_stop", [False, True])
+async def test_a_text_ends_at_a_stop_token(*, is_stream: bool, includes_stop: bool) -> None:
+    text = plain_text("x", max_tokens=40)
+    async with site(policy=PolicyConfig(name="colocated")) as place:
+        (token,) = place.tokenizer.encode(text[12])
+        body = {"prompt": "x", "max_tokens": 40, "temperature": 0, "logprobs": 0, "stop_token_ids": [token, 0]}
+        answer = await place.post(**body, stream=is_stream, include_stop_str_in_output=includes_stop)
+        pieces = [event["choices"][0] for event in events_of(answer)] if is_stream else answer.json()["choices"]
+        end = min(text.index(text[12]), (text + " ").index(" "))
+        assert "".join(piece["text"] for piece in pieces) == text[: end + includes_stop]
+        assert sum(len(piece["logprobs"]["tokens"]) for piece in pieces if piece["logprobs"]) == end + includes_stop
+        assert pieces[-1]["finish_reason"] == "stop"
+        await place.idle()
+
+
+async def test_what_might_have_become_a_stop_string_is_given_out_before_a_stop_token() -> None:
+    text = plain_text("x", max_tokens=40)
+    async with site() as place:
+        (token,) = place.tokenizer.encode(text[5])
+        end = text.index(text[5])
+        body = {"prompt": "x", "max_tokens": 40, "temperature": 0, "stop": text[end - 2 : end + 4], "stop_token_ids": [token]}
+        answer = (await place.post(**body)).json()
+        assert answer["choices"][0]["text"] == text[:end]
+        assert answer["usage"]["completion_tokens"] == end + 1
+
+
 async def test_every_event_of_a_stream_may_have_the_numbers_of_tokens() -> None:
     options = {"include_usage": True, "continuous_usage_stats": True}
     async with site() as place:

@@ -99,6 +99,17 @@ BAD_COMPLETIONS += [
     ({"prompt": "x", "max_completion_tokens": 5}, "max_completion_tokens"),
     ({"prompt": "x", "wanspec": {"literal_prompt": "yes"}}, "wanspec.literal_prompt"),
     ({"prompt": "x", "include_stop_str_in_output": 1}, "include_stop_str_in_output"),
+    ({"prompt": "x", "stop_token_ids": [95]}, "stop_token_ids"),
+    ({"prompt": "x", "stop_token_ids": [0, -1]}, "stop_token_ids"),
+    ({"prompt": "x", "stop_token_ids": [2**63]}, "stop_token_ids"),
+    ({"prompt": "x", "stop_token_ids": [True]}, "stop_token_ids.0"),
+    ({"prompt": "x", "stop_token_ids": [0] * 129}, "stop_token_ids"),
+    ({"prompt": "x", "logit_bias": {"-1": 5, "99999999999": 5}}, "logit_bias"),
+    ({"prompt": "x", "allowed_token_ids": [-1]}, "allowed_token_ids"),
+    ({"prompt": "x", "logprob_token_ids": [2**40]}, "logprob_token_ids"),
+    ({"prompt": [0, 10**4000]}, "prompt"),
+    ({"prompt": [[0], [95]]}, "prompt"),
+    ({"prompt": [94, 95], "echo": True, "logprobs": 1}, "prompt"),
 ]
 BAD_CHATS: list[tuple[dict[str, object], str]] = [
     ({}, "messages"),

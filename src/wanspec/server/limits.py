@@ -10,6 +10,8 @@ MAX_STOPS = 4
 """Stop strings of a request: as many as OpenAI takes."""
 MAX_STOP_CHARACTERS = 256
 """Of one stop string: text is held back, and searched at every token, for as long as it might become one."""
+MAX_STOP_TOKENS = 128
+"""Stop tokens of a request: many more than any model has control tokens that end something."""
 MAX_ENCODINGS = 2
 """Prompts tokenised at a time, each in a thread: a crowd of long ones must not starve the passes."""
 

@@ -47,8 +47,9 @@ class Order:
     policy: PolicyConfig
     placement: Placement
     stops: tuple[str, ...]
+    stop_tokens: frozenset[int]
     includes_stop: bool
-    """Whether the text ends behind a stop string, not before it."""
+    """Whether the text ends behind the stop string or token, not before it."""
     reuse_key: str | None
     """Whose finished requests it may begin from; None: nobody's."""
     num_log_probs: int | None
@@ -75,6 +76,7 @@ def make_orders(
     seed = secrets.randbits(RANDOM_SEED_BITS) if parameters.seed in RANDOM_SEEDS else parameters.seed
     sampling = _sampling(parameters)
     placement = _placement(parameters)
+    stop_tokens = _stop_tokens(parameters, info)
     if not placement.offload:
         policy = without_worker(policy)
     orders = []
@@ -90,6 +92,7 @@ def make_orders(
                 policy=policy,
                 placement=placement,
                 stops=tuple(parameters.stop or ()),
+                stop_tokens=stop_tokens,
                 includes_stop=bool(parameters.include_stop_str_in_output),
                 reuse_key=reuse_key,
                 num_log_probs=parameters.num_log_probs,
@@ -128,6 +131,14 @@ def _placement(parameters: Parameters) -> Placement:
         return Placement(offload=options.offload, labels=check_labels(options.allowed_labels or ()))
     except ConfigError as error:
         raise bad_request(str(error), param="wanspec.allowed_labels") from error
+
+
+def _stop_tokens(parameters: Parameters, info: ModelInfo) -> frozenset[int]:
+    """Raises ApiError (400) on what is no token."""
+    outside = next((token for token in parameters.stop_token_ids or () if not 0 <= token < info.vocabulary_size), None)
+    if outside is not None:
+        raise bad_request(f"token {outside} is outside the vocabulary of {info.vocabulary_size}", param="stop_token_ids")
+    return frozenset(parameters.stop_token_ids or ())
 
 
 def _sampling(parameters: Parameters) -> SamplingParams:

@@ -25,7 +25,7 @@ from pydantic_core import PydanticCustomError
 
 from wanspec.backends.turns import RESERVED
 from wanspec.protocol.placement import MAX_LABELS
-from wanspec.server.limits import MAX_STOP_CHARACTERS, MAX_STOPS
+from wanspec.server.limits import MAX_STOP_CHARACTERS, MAX_STOP_TOKENS, MAX_STOPS
 from wanspec.speculation.types import MAX_VOCABULARY
 
 DEFAULT_TEMPERATURE = 1.0
@@ -166,8 +166,10 @@ class Parameters(BaseModel):
         ]
         | None
     ) = None
+    stop_token_ids: Annotated[list[int], Field(max_length=MAX_STOP_TOKENS, fail_fast=True)] | None = None
+    """vLLM's: the text ends before any of these tokens, too."""
     include_stop_str_in_output: bool | None = None
-    """vLLM's: the text ends behind the stop string, not before it."""
+    """vLLM's: the text ends behind the stop string or token, not before it."""
     n: Annotated[int, Field(ge=1, le=MAX_NUMBER)] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
