@@ -84,7 +84,10 @@ class ControllerEngine:
         check_pair(target.info, draft.info)
         self._target, self._draft, self._listener = target, draft, listener
         self._machine = Controller(
-            vocabulary_size=target.info.vocabulary_size, end_tokens=target.info.end_tokens, calibrations=calibrations
+            vocabulary_size=target.info.vocabulary_size,
+            end_tokens=target.info.end_tokens,
+            draft_context_length=draft.info.context_length,
+            calibrations=calibrations,
         )
         self._tracer = Tracer(trace or NoTrace(), "controller")
         self._events: asyncio.Queue[ControllerEvent] = asyncio.Queue()
