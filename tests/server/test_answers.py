@@ -236,7 +236,8 @@ async def test_sampling_parameters_reach_the_target() -> None:
         narrow = await text_of(place, prompt="x", top_k=1, seed=9)
         assert narrow == plain_text("x", max_tokens=16)
         assert await text_of(place, prompt="x", top_p=1e-9, seed=9) == narrow
-        assert await text_of(place, prompt="x", top_k=-1, seed=9) == plain_text("x", max_tokens=16, temperature=1.0, seed=9)
+        for everything in (-1, 0, 96, 10**9):
+            assert await text_of(place, prompt="x", top_k=everything, seed=9) == plain_text("x", max_tokens=16, temperature=1.0, seed=9)
 
 
 async def test_null_and_unknown_fields_are_as_good_as_absent() -> None:
@@ -252,6 +253,16 @@ async def test_the_model_is_listed_by_the_name_it_is_asked_by() -> None:
         assert (await place.client.get(f"/v1/models/{MODEL}")).json() == listed
         missing = await place.client.get("/v1/models/some/other")
         assert (missing.status_code, missing.json()["error"]["code"]) == (404, "model_not_found")
+
+
+async def test_a_head_has_what_a_get_has_but_its_body() -> None:
+    async with site() as place:
+        for path in ("/health", "/ready", "/v1/models", "/"):
+            answer, whole = await place.client.head(path), await place.client.get(path)
+            assert (answer.status_code, answer.content) == (200, b""), path
+            assert answer.headers["content-length"] == whole.headers["content-length"]
+        assert (await place.client.head("/nowhere")).status_code == 404
+        assert (await place.client.head("/v1/completions")).status_code == 405
 
 
 async def test_it_says_that_it_is_alive_and_ready_but_without_workers() -> None:

@@ -15,7 +15,7 @@ from wanspec.server.errors import bad_request
 from wanspec.server.limits import ServerLimits
 from wanspec.server.schema import DEFAULT_TEMPERATURE, ChatRequest, CompletionRequest, Parameters
 from wanspec.speculation.sampling import check_sampling
-from wanspec.speculation.types import SamplingParams
+from wanspec.speculation.types import MAX_VOCABULARY, SamplingParams
 
 NUM_SEEDS = 2**64
 RANDOM_SEEDS = (None, -1)
@@ -144,7 +144,7 @@ def _stop_tokens(parameters: Parameters, info: ModelInfo) -> frozenset[int]:
 def _sampling(parameters: Parameters) -> SamplingParams:
     sampling = SamplingParams(
         temperature=DEFAULT_TEMPERATURE if parameters.temperature is None else parameters.temperature,
-        top_k=max(0, parameters.top_k or 0),
+        top_k=min(max(0, parameters.top_k or 0), MAX_VOCABULARY),
         top_p=1.0 if parameters.top_p is None else parameters.top_p,
     )
     try:

@@ -26,7 +26,6 @@ from pydantic_core import PydanticCustomError
 from wanspec.backends.turns import RESERVED
 from wanspec.protocol.placement import MAX_LABELS
 from wanspec.server.limits import MAX_STOP_CHARACTERS, MAX_STOP_TOKENS, MAX_STOPS
-from wanspec.speculation.types import MAX_VOCABULARY
 
 DEFAULT_TEMPERATURE = 1.0
 """OpenAI's."""
@@ -154,8 +153,8 @@ class Parameters(BaseModel):
     max_tokens: Annotated[int, Field(ge=1, le=MAX_NUMBER)] | None = None
     temperature: Annotated[float, Field(ge=0.0, le=MAX_TEMPERATURE)] | None = None
     top_p: Annotated[float, Field(ge=0.0, le=1.0)] | None = None
-    top_k: Annotated[int, Field(ge=-1, le=MAX_VOCABULARY)] | None = None
-    """0 and -1 keep all."""
+    top_k: Annotated[int, Field(ge=-1, le=MAX_NUMBER)] | None = None
+    """0 and -1 keep all, as does any number above the vocabulary."""
     seed: Annotated[int, Field(ge=-(2**63), lt=2**64)] | None = None
     """-1 is drawn at random, as None is."""
     stop: (
