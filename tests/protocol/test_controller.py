@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 from tests.protocol.events import arrival, controller, drafted, drafts, joined, only, opened, received, verified
 
 from wanspec.errors import LocalProtocolError
@@ -96,6 +97,15 @@ def test_the_text_ends_at_the_end_token_even_in_the_middle_of_a_round() -> None:
     assert only(effects, EmitTokens).tokens == (0,)
     assert only(effects, FinishRequest).reason is FinishReason.END
     assert only(effects, ReleaseSession).session_id == 1
+
+
+def test_a_text_goes_on_behind_an_end_token_where_that_is_asked_for() -> None:
+    machine = controller(replace(arrival(1), ignores_end=True))
+    for event in (verified(7), drafted(0), drafted(9)):
+        machine.handle(event, now=0.0)
+    effects = machine.handle(verified(0, 9, 6), now=0.0)
+    assert only(effects, EmitTokens).tokens == (0, 9, 6)
+    assert [effect for effect in effects if isinstance(effect, FinishRequest)] == []
 
 
 def test_of_several_end_tokens_the_first_to_come_ends_the_text() -> None:

@@ -9,6 +9,8 @@ import httpx
 import pytest
 from tests.server.site import MODEL, Site, model, plain_text, site
 
+from wanspec.backends.registry import load_tokenizer
+from wanspec.backends.scripted import ScriptedBackend
 from wanspec.policy.registry import PolicyConfig
 from wanspec.server.limits import ServerLimits
 
@@ -128,6 +130,12 @@ async def test_a_chat_goes_on_to_the_end_of_the_context_and_a_completion_for_16_
         chat = (await place.post("/v1/chat/completions", messages=[{"role": "user", "content": "x"}])).json()
         assert chat["usage"]["total_tokens"] == 100
         assert (await place.post(prompt="x")).json()["usage"]["completion_tokens"] == 16
+
+
+async def test_a_completion_may_be_bounded_by_the_newer_name_too() -> None:
+    async with site() as place:
+        answer = (await place.post(prompt="x", max_completion_tokens=5, max_tokens=9)).json()
+        assert answer["usage"]["completion_tokens"] == 5
 
 
 async def test_a_whole_answer_may_be_as_long_as_the_context() -> None:
@@ -303,6 +311,16 @@ async def test_a_text_ends_at_a_stop_token(*, is_stream: bool, includes_stop: bo
         assert sum(len(piece["logprobs"]["tokens"]) for piece in pieces if piece["logprobs"]) == end + includes_stop
         assert pieces[-1]["finish_reason"] == "stop"
         await place.idle()
+
+
+async def test_a_text_may_go_on_behind_an_end_token() -> None:
+    text = plain_text("x", max_tokens=40)
+    end_tokens = tuple(load_tokenizer("scripted:target,vocabulary=95").encode(text[7]))
+    target = ScriptedBackend(vocabulary_size=95, seed=5, end_tokens=end_tokens)
+    async with site(target=target) as place:
+        body = {"prompt": "x", "max_tokens": 40, "temperature": 0}
+        assert await text_of(place, **body) == text[: text.index(text[7]) + 1]
+        assert await text_of(place, **body, ignore_eos=True) == text
 
 
 async def test_what_might_have_become_a_stop_string_is_given_out_before_a_stop_token() -> None:

@@ -96,7 +96,8 @@ BAD_COMPLETIONS: list[tuple[dict[str, object], str]] = [
     ({"prompt": "x", "wanspec": {"\ud800": 1}}, "wanspec"),
 ]
 BAD_COMPLETIONS += [
-    ({"prompt": "x", "max_completion_tokens": 5}, "max_completion_tokens"),
+    ({"prompt": "x", "max_completion_tokens": 0}, "max_completion_tokens"),
+    ({"prompt": "x", "ignore_eos": 1}, "ignore_eos"),
     ({"prompt": "x", "wanspec": {"literal_prompt": "yes"}}, "wanspec.literal_prompt"),
     ({"prompt": "x", "include_stop_str_in_output": 1}, "include_stop_str_in_output"),
     ({"prompt": "x", "stop_token_ids": [95]}, "stop_token_ids"),

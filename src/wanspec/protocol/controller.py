@@ -237,7 +237,8 @@ class Controller:
             if session.session_id not in self._sessions:
                 continue
             link = session.link
-            outcome, reason, path = session.commit(rows, choices, self._end_tokens, now=now)
+            end_tokens = () if session.ignores_end else self._end_tokens
+            outcome, reason, path = session.commit(rows, choices, end_tokens, now=now)
             effects.append(session.finished_round(outcome, path, verified_at=now - event.duration_s))
             tokens, log_probs = tuple([node.token for node in path]), choices.log_probs[: len(path)]
             effects.append(EmitTokens(session_id=session.session_id, position=path[0].position, tokens=tokens, log_probs=log_probs))

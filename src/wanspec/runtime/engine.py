@@ -150,11 +150,13 @@ class ControllerEngine:
         placement: Placement = ANYWHERE,
         reuse_key: str | None = None,
         num_log_probs: int | None = None,
+        ignores_end: bool = False,
     ) -> Generation:
         """Start generating; workers that `placement` does not allow never hear of it.
 
         `reuse_key`: the models here may begin from what they have computed for finished requests with this key, and only for those.
         `num_log_probs`, 0 or more: `Generation.rounds` has log probabilities too, of each token and of so many of the most probable.
+        `ignores_end`: go on behind the model's end tokens.
         Raises ConfigError, naming the value and the limit, on a request that cannot be served.
         """
         if self._failure is not None:
@@ -175,6 +177,7 @@ class ControllerEngine:
                 placement=placement,
                 reuse_key=reuse_key,
                 num_log_probs=num_log_probs,
+                ignores_end=ignores_end,
             )
         )
         return generation

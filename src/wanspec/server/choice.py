@@ -174,6 +174,7 @@ class Choice:
             placement=order.placement,
             reuse_key=order.reuse_key,
             num_log_probs=order.num_log_probs,
+            ignores_end=order.ignores_end,
         )
         self._context.metrics.started(len(order.prompt.tokens))
         async for news in self._generation.rounds():

@@ -48,6 +48,8 @@ class Order:
     placement: Placement
     stops: tuple[str, ...]
     stop_tokens: frozenset[int]
+    ignores_end: bool
+    """Whether the text goes on behind the model's own end tokens."""
     includes_stop: bool
     """Whether the text ends behind the stop string or token, not before it."""
     reuse_key: str | None
@@ -93,6 +95,7 @@ def make_orders(
                 placement=placement,
                 stops=tuple(parameters.stop or ()),
                 stop_tokens=stop_tokens,
+                ignores_end=bool(parameters.ignore_eos),
                 includes_stop=bool(parameters.include_stop_str_in_output),
                 reuse_key=reuse_key,
                 num_log_probs=parameters.num_log_probs,
@@ -113,7 +116,7 @@ def check_log_probs(parameters: Parameters) -> None:
     """Raise ApiError (400) where log probabilities are asked for that there are none of, or nothing at all is."""
     if isinstance(parameters, ChatRequest) and parameters.top_logprobs and not parameters.logprobs:
         raise bad_request("top_logprobs go with logprobs: true only", param="top_logprobs")
-    if isinstance(parameters, CompletionRequest) and parameters.max_tokens == 0 and not parameters.echo:
+    if isinstance(parameters, CompletionRequest) and parameters.most_tokens == 0 and not parameters.echo:
         raise bad_request("max_tokens of 0 goes with echo: true only", param="max_tokens")
 
 

@@ -31,14 +31,13 @@ def make_router(service: Service, access: Access) -> APIRouter:
     @router.post("/v1/completions")
     async def completions(body: CompletionRequest, request: Request) -> Response:
         """Continue a text."""
-        max_tokens = DEFAULT_MAX_TOKENS if body.max_tokens is None else body.max_tokens
+        max_tokens = DEFAULT_MAX_TOKENS if body.most_tokens is None else body.most_tokens
         return await _answer(service, COMPLETION, request, body, body.prompt, max_tokens, prompt_field="prompt", echo=bool(body.echo))
 
     @router.post("/v1/chat/completions")
     async def chat_completions(body: ChatRequest, request: Request) -> Response:
         """Continue a conversation."""
-        max_tokens = body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens
-        return await _answer(service, CHAT, request, body, [conversation_of(body)], max_tokens, prompt_field="messages")
+        return await _answer(service, CHAT, request, body, [conversation_of(body)], body.most_tokens, prompt_field="messages")
 
     @router.get("/v1/models")
     async def models() -> Response:

@@ -151,6 +151,8 @@ class Parameters(BaseModel):
 
     model: str | None = None
     max_tokens: Annotated[int, Field(ge=1, le=MAX_NUMBER)] | None = None
+    max_completion_tokens: Annotated[int, Field(ge=1, le=MAX_NUMBER)] | None = None
+    """The newer name of `max_tokens`; it wins."""
     temperature: Annotated[float, Field(ge=0.0, le=MAX_TEMPERATURE)] | None = None
     top_p: Annotated[float, Field(ge=0.0, le=1.0)] | None = None
     top_k: Annotated[int, Field(ge=-1, le=MAX_NUMBER)] | None = None
@@ -167,12 +169,19 @@ class Parameters(BaseModel):
     ) = None
     stop_token_ids: Annotated[list[int], Field(max_length=MAX_STOP_TOKENS, fail_fast=True)] | None = None
     """vLLM's: the text ends before any of these tokens, too."""
+    ignore_eos: bool | None = None
+    """vLLM's: the text goes on behind the model's own end tokens."""
     include_stop_str_in_output: bool | None = None
     """vLLM's: the text ends behind the stop string or token, not before it."""
     n: Annotated[int, Field(ge=1, le=MAX_NUMBER)] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     wanspec: Annotated[WanspecOptions | None, BeforeValidator(_known)] = None
+
+    @property
+    def most_tokens(self) -> int | None:
+        """How many to generate, by whichever name that is asked for; None: it is not."""
+        return self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
 
     @property
     def includes_usage(self) -> bool:
@@ -253,8 +262,6 @@ class ChatRequest(Parameters):
     """`POST /v1/chat/completions`."""
 
     messages: Annotated[list[Message], Field(min_length=1, max_length=MAX_MESSAGES, fail_fast=True)]
-    max_completion_tokens: Annotated[int, Field(ge=1, le=MAX_NUMBER)] | None = None
-    """The newer name of `max_tokens`; it wins."""
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=MAX_CHAT_LOG_PROBS)] | None = None
     reasoning_effort: Annotated[str, StringConstraints(max_length=MAX_NAME_CHARACTERS), AfterValidator(_text)] | None = None

@@ -37,7 +37,6 @@ REFUSED: Harmless = {
     "add_generation_prompt": (True,),
     "chat_template_kwargs": ({},),
     "continue_final_message": (False,),
-    "max_completion_tokens": (),
     "reasoning_effort": ("none",),
     # of completions, in a chat
     "add_special_tokens": (False,),
@@ -53,7 +52,6 @@ REFUSED: Harmless = {
     "guided_grammar": (),
     "guided_json": (),
     "guided_regex": (),
-    "ignore_eos": (False,),
     "include_reasoning": (True,),
     "kv_transfer_params": (),
     "length_penalty": (1,),
