@@ -22,14 +22,26 @@ def read_bounded(path: Path, *, max_bytes: int, what: str) -> bytes:
     return data
 
 
+def read_text(path: Path, *, max_bytes: int, what: str) -> str:
+    """A file of text, as `text_of` takes it. `what` it should be is named with its article. Raises ConfigError."""
+    return text_of(read_bounded(path, max_bytes=max_bytes, what=what), str(path))
+
+
+def text_of(data: bytes, source: str) -> str:
+    """UTF-8 as text, without the byte order mark that some editors and shells put before it. Raises ConfigError, which names `source`."""
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        is_utf_16 = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+        fix = ": it is UTF-16; save it as UTF-8" if is_utf_16 else "; convert it, for instance with iconv"
+        raise ConfigError(f"{source} is not UTF-8 (byte {error.start}){fix}") from error
+
+
 def read_toml(path: Path, *, max_bytes: int, what: str) -> dict[str, Any]:
     """A TOML file. `what` it should be is named with its article. Raises ConfigError."""
-    data = read_bounded(path, max_bytes=max_bytes, what=what)
-    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        raise ConfigError(f"{path} is not TOML: it is UTF-16; save it as UTF-8")
     try:
-        return tomllib.loads(data.decode("utf-8-sig"))
-    except (ValueError, RecursionError) as error:  # bytes that are no text, numbers of thousands of digits, lists within lists
+        return tomllib.loads(read_text(path, max_bytes=max_bytes, what=what))
+    except (ValueError, RecursionError) as error:  # numbers of thousands of digits, lists within lists
         raise ConfigError(f"{path} is not TOML: {error}") from error
 
 

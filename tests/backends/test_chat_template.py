@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from wanspec.backends.chat_template import ChatTemplate, Turn
+from wanspec.backends.chat_template import ChatTemplate
+from wanspec.backends.turns import ASK, ChatOptions, Turn
 from wanspec.errors import ConfigError
 
 CONTROLS = {"<|begin|>": 1000, "<|end|>": 1001, "<|turn|>": 1002, "[INST]": 1003}
@@ -45,8 +46,8 @@ def shown(tokens: list[int]) -> str:
     return "".join(names.get(token) or chr(token) for token in tokens)
 
 
-def encoded(*turns: Turn, source: str = SOURCE) -> str:
-    return shown(template(source).encode(turns, Letters()))
+def encoded(*turns: tuple[str, str] | Turn, source: str = SOURCE, options: ChatOptions = ASK) -> str:
+    return shown(template(source).encode(turns, Letters(), options))
 
 
 def test_a_conversation_is_written_as_the_template_says() -> None:
@@ -66,7 +67,54 @@ def test_a_control_token_that_the_template_puts_together_is_text_too() -> None:
     assert encoded(("user", "<|e"), ("user", "nd|>"), source=halves) == "<|end|>{E}"
 
 
-def test_the_mark_is_a_character_that_no_message_has() -> None:
+@pytest.mark.parametrize(
+    "look",
+    [
+        "message.content | length",
+        "message.content.startswith('<tool>')",
+        "'</think>' in message.content",
+        "message.content[0] == '<'",
+        "message.content.split('<') | length",
+    ],
+)
+def test_a_template_sees_messages_as_they_are_whatever_another_one_names(look: str) -> None:
+    source = "{% for message in messages %}<|turn|>{{ " + look + " }}{{ message.content }}{% endfor %}"
+    thought = "<tool><think>x</think>[y]"
+    plain = encoded(("user", thought), ("user", "hi"), source=source)
+    assert encoded(("user", thought), ("user", "<|end|>"), source=source).split("{T}")[1] == plain.split("{T}")[1]
+
+
+def test_a_name_that_comes_to_light_when_another_is_disguised_is_text_too() -> None:
+    controls = {"<<a>": 1, "<a>": 2, "<b<<a>": 3}
+    text = "<b<<a> <<a>"
+    made = ChatTemplate("{{ messages[0].content }}<a>", control_tokens=controls, variables={})
+    assert made.encode([("user", text)], Letters()) == [*map(ord, text), 2]
+
+
+def test_a_conversation_may_end_within_its_last_message() -> None:
+    turns = [("user", "hi"), ("assistant", "I say <|end|> ")]
+    continued = ChatOptions(continues_final=True)
+    assert encoded(*turns, options=continued) == "{B}{T}user\nhi{E}{T}assistant\nI say <|end|>"  # this template trims messages
+    whole = SOURCE.replace(" | trim", "")
+    assert encoded(*turns, source=whole, options=continued) == "{B}{T}user\nhi{E}{T}assistant\nI say <|end|> "
+    with pytest.raises(ConfigError, match="leaves out the last message"):
+        encoded(*turns, source="{{ messages[0].content }}", options=continued)
+
+
+def test_a_conversation_may_end_with_its_last_message() -> None:
+    assert encoded(("user", "hi"), options=ChatOptions(adds_generation_prompt=False)) == "{B}{T}user\nhi{E}"
+
+
+def test_what_a_client_tells_the_template_besides_is_text_as_messages_are() -> None:
+    source = "{{ messages[0].name }}{{ messages[0].content }}{% if not thinks %}<|turn|>{% endif %}{{ told | tojson }}<|end|>"
+    options = ChatOptions(variables={"thinks": False, "told": [{"<|turn|>": "<|begin|>"}, 1]})
+    expected = '<|end|>hi{T}[{"<|turn|>": "<|begin|>"}, 1]{E}'
+    assert encoded(Turn("user", "hi", {"name": "<|end|>"}), source=source, options=options) == expected
+    halves = "{{ messages[0].content + tail }}<|end|>"
+    assert encoded(("user", "<|e"), source=halves, options=ChatOptions(variables={"tail": "nd|>"})) == "<|end|>{E}"
+
+
+def test_the_disguise_is_a_character_that_no_message_has() -> None:
     assert encoded(("user", "\U000f0000<|end|>")) == "{B}{T}user\n\U000f0000<|end|>{E}{T}assistant\n"
     with pytest.raises(ConfigError, match="private character"):
         encoded(("user", "".join(map(chr, range(0xF0000, 0xF0400)))))

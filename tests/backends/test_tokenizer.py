@@ -45,8 +45,9 @@ def test_half_a_character_at_the_end_is_replaced() -> None:
     assert stream.finish() == "\ufffd"
 
 
-def test_a_user_cannot_write_a_control_token() -> None:
+def test_a_control_token_is_written_only_where_that_is_asked_for() -> None:
     assert 0 not in TOKENIZER.encode("x <|endoftext|> y")
+    assert TOKENIZER.encode("x <|endoftext|> y", reads_controls=True) == [*TOKENIZER.encode("x "), 0, *TOKENIZER.encode(" y")]
     assert TOKENIZER.decode([0]) == ""
 
 

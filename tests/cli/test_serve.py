@@ -163,6 +163,14 @@ def test_prompts_are_reused_unless_the_operator_says_no(arguments: list[str], *,
         assert serve_config(context.params).reuse_prompts is expected
 
 
+@pytest.mark.parametrize(("arguments", "expected"), [([], False), (["--literal-prompts"], True)])
+def test_control_tokens_in_prompts_count_unless_the_operator_says_no(arguments: list[str], *, expected: bool) -> None:
+    group = typer.main.get_command(app)
+    assert isinstance(group, typer.core.TyperGroup)
+    with group.commands["serve"].make_context("serve", arguments) as context:
+        assert serve_config(context.params).literal_prompts is expected
+
+
 class Running:
     """A server process."""
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 from tests.protocol.events import arrival, controller, drafted, drafts, joined, only, opened, received, verified
 
 from wanspec.errors import LocalProtocolError
@@ -57,6 +58,37 @@ def test_a_round_goes_draft_draft_verify_and_commits_what_was_accepted() -> None
     assert (emitted.position, emitted.tokens) == (4, (8, 5))
 
 
+def test_a_draft_model_is_asked_for_nothing_beyond_its_context() -> None:
+    machine = Controller(vocabulary_size=100, end_tokens=(0,), draft_context_length=5)
+    machine.handle(arrival(1), now=0.0)
+    (item,) = only(machine.handle(verified(7), now=0.1), StartDraft).items
+    assert item.append == (1, 2, 3, 7)
+    (item,) = only(machine.handle(drafted(8), now=0.2), StartDraft).items
+    assert [node.token for node in item.nodes] == [8]  # the fifth token
+    (item,) = only(machine.handle(drafted(9), now=0.3), StartVerify).items
+    assert [node.token for node in item.nodes] == [8, 9]
+    for tokens in ((8, 5), (6,)):  # from here on the text is too long
+        (item,) = only(machine.handle(verified(*tokens), now=0.4), StartVerify).items
+        assert item.nodes == ()
+
+
+def test_of_several_nodes_those_within_the_context_are_drafted_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    machine = Controller(vocabulary_size=100, end_tokens=(0,), draft_context_length=5)
+    for event in (arrival(1), verified(7)):
+        machine.handle(event, now=0.0)
+    session = machine._sessions[SessionId(1)]
+
+    def both(*_: object, **__: object) -> DraftLocally:
+        child = session.tree.head.children[8]
+        below = session.tree.add(child, 9, log_prob=0.0)
+        assert below is not None
+        return DraftLocally((child, below))
+
+    monkeypatch.setattr(session.policy, "decide", both)
+    (item,) = only(machine.handle(drafted(8), now=0.1), StartDraft).items
+    assert [node.token for node in item.nodes] == [8]
+
+
 def test_the_text_ends_at_the_end_token_even_in_the_middle_of_a_round() -> None:
     machine = controller()
     for event in (arrival(1), verified(7), drafted(0), drafted(9)):
@@ -65,6 +97,15 @@ def test_the_text_ends_at_the_end_token_even_in_the_middle_of_a_round() -> None:
     assert only(effects, EmitTokens).tokens == (0,)
     assert only(effects, FinishRequest).reason is FinishReason.END
     assert only(effects, ReleaseSession).session_id == 1
+
+
+def test_a_text_goes_on_behind_an_end_token_where_that_is_asked_for() -> None:
+    machine = controller(replace(arrival(1), ignores_end=True))
+    for event in (verified(7), drafted(0), drafted(9)):
+        machine.handle(event, now=0.0)
+    effects = machine.handle(verified(0, 9, 6), now=0.0)
+    assert only(effects, EmitTokens).tokens == (0, 9, 6)
+    assert [effect for effect in effects if isinstance(effect, FinishRequest)] == []
 
 
 def test_of_several_end_tokens_the_first_to_come_ends_the_text() -> None:

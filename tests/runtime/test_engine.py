@@ -301,6 +301,14 @@ async def test_a_request_that_cannot_be_served_is_refused_at_once(prompt: list[i
             engine.submit(prompt, max_tokens=max_tokens, sampling=GREEDY, policy=PolicyConfig())
 
 
+@pytest.mark.parametrize("policy", policy_names())
+async def test_a_draft_model_of_a_shorter_context_changes_no_text(policy: str) -> None:
+    short = ScriptedBackend(vocabulary_size=32, seed=5, disagreement=0.2, context_length=len(PROMPT) + 20)
+    async with ControllerEngine(target=model(), draft=short) as engine, asyncio.timeout(20):
+        generation = engine.submit(PROMPT, max_tokens=60, sampling=GREEDY, policy=PolicyConfig(name=policy))
+        assert await collect(generation) == plainly(max_tokens=60)
+
+
 async def test_models_of_different_tokenizers_are_refused() -> None:
     with pytest.raises(ConfigError, match="do not share a tokenizer"):
         ControllerEngine(target=model(), draft=ScriptedBackend(vocabulary_size=64))

@@ -119,6 +119,7 @@ async def site(  # noqa: PLR0913  # the parts of a server
     access: Access | None = None,
     sock: socket.socket | None = None,
     reuses_prompts: bool = True,
+    has_literal_prompts: bool = False,
     certificates: TrialCertificates | None = None,
     watched: Sequence[WatchedFiles] = (),
 ) -> AsyncIterator[Site]:
@@ -132,6 +133,7 @@ async def site(  # noqa: PLR0913  # the parts of a server
             policy=policy or PolicyConfig(),
             limits=limits,
             reuses_prompts=reuses_prompts,
+            has_literal_prompts=has_literal_prompts,
         )
         app = create_app(service, keys=keys, is_private=is_private, access=access)
         server = ApiServer(

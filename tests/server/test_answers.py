@@ -9,6 +9,8 @@ import httpx
 import pytest
 from tests.server.site import MODEL, Site, model, plain_text, site
 
+from wanspec.backends.registry import load_tokenizer
+from wanspec.backends.scripted import ScriptedBackend
 from wanspec.policy.registry import PolicyConfig
 from wanspec.server.limits import ServerLimits
 
@@ -83,6 +85,11 @@ async def test_a_chat_is_a_transcript_that_the_target_continues() -> None:
         ({"content": []}, ""),
         ({"content": None, "refusal": "No."}, "No."),
         ({"content": "Yes.", "refusal": None, "tool_calls": None}, "Yes."),
+        ({"content": [{"type": "text", "text": "Yes. "}, {"type": "refusal", "refusal": "No."}]}, "Yes. No."),
+        (
+            {"content": "Yes.", "annotations": [], "audio": None, "function_call": None, "reasoning_content": "Hm.", "reasoning": "Hm."},
+            "Yes.",
+        ),
     ],
 )
 async def test_a_turn_of_the_assistant_comes_back_as_clients_have_it(said: dict[str, object], text: str) -> None:
@@ -94,11 +101,41 @@ async def test_a_turn_of_the_assistant_comes_back_as_clients_have_it(said: dict[
         assert answer.json()["choices"][0]["message"]["content"] == plain_text(prompt, max_tokens=20)
 
 
+@pytest.mark.parametrize(
+    ("fields", "prompt"),
+    [
+        ({"add_generation_prompt": False}, "user: a?\n\nassistant: b"),
+        ({"continue_final_message": True, "add_generation_prompt": False}, "user: a?\n\nassistant: b"),
+        ({"continue_final_message": True}, "user: a?\n\nassistant: b"),
+        ({"reasoning_effort": "none"}, "user: a?\n\nassistant: b\n\nassistant:"),
+    ],
+)
+async def test_a_chat_may_be_continued_where_it_ends(fields: dict[str, object], prompt: str) -> None:
+    messages = [{"role": "user", "content": "a?"}, {"role": "assistant", "content": "b"}]
+    async with site() as place:
+        answer = await place.post("/v1/chat/completions", messages=messages, max_tokens=20, temperature=0, **fields)
+        assert answer.json()["choices"][0]["message"]["content"] == plain_text(prompt, max_tokens=20)
+
+
+async def test_speakers_are_told_apart_by_their_names() -> None:
+    messages = [{"role": "user", "name": "ann", "content": "a?"}, {"role": "user", "name": "bob", "content": "b?"}]
+    async with site() as place:
+        answer = await place.post("/v1/chat/completions", messages=messages, max_tokens=20, temperature=0)
+        prompt = "user (ann): a?\n\nuser (bob): b?\n\nassistant:"
+        assert answer.json()["choices"][0]["message"]["content"] == plain_text(prompt, max_tokens=20)
+
+
 async def test_a_chat_goes_on_to_the_end_of_the_context_and_a_completion_for_16_tokens() -> None:
     async with site(target=model(context_length=100), draft=model(0.2, context_length=100)) as place:
         chat = (await place.post("/v1/chat/completions", messages=[{"role": "user", "content": "x"}])).json()
         assert chat["usage"]["total_tokens"] == 100
         assert (await place.post(prompt="x")).json()["usage"]["completion_tokens"] == 16
+
+
+async def test_a_completion_may_be_bounded_by_the_newer_name_too() -> None:
+    async with site() as place:
+        answer = (await place.post(prompt="x", max_completion_tokens=5, max_tokens=9)).json()
+        assert answer["usage"]["completion_tokens"] == 5
 
 
 async def test_a_whole_answer_may_be_as_long_as_the_context() -> None:
@@ -177,7 +214,7 @@ async def test_choices_of_a_stream_are_told_apart_by_their_index() -> None:
 
 async def test_a_seed_may_be_negative_or_large_and_a_missing_one_differs_each_time() -> None:
     async with site() as place:
-        assert await text_of(place, prompt="x", seed=-1) == await text_of(place, prompt="x", seed=2**64 - 1)
+        assert await text_of(place, prompt="x", seed=-2) == await text_of(place, prompt="x", seed=2**64 - 2)
         seeds = [(await place.post(prompt="x", max_tokens=1)).json()["choices"][0]["wanspec"]["seed"] for _ in range(3)]
         assert len(set(seeds)) == 3
 
@@ -207,7 +244,8 @@ async def test_sampling_parameters_reach_the_target() -> None:
         narrow = await text_of(place, prompt="x", top_k=1, seed=9)
         assert narrow == plain_text("x", max_tokens=16)
         assert await text_of(place, prompt="x", top_p=1e-9, seed=9) == narrow
-        assert await text_of(place, prompt="x", top_k=-1, seed=9) == plain_text("x", max_tokens=16, temperature=1.0, seed=9)
+        for everything in (-1, 0, 96, 10**9):
+            assert await text_of(place, prompt="x", top_k=everything, seed=9) == plain_text("x", max_tokens=16, temperature=1.0, seed=9)
 
 
 async def test_null_and_unknown_fields_are_as_good_as_absent() -> None:
@@ -225,9 +263,92 @@ async def test_the_model_is_listed_by_the_name_it_is_asked_by() -> None:
         assert (missing.status_code, missing.json()["error"]["code"]) == (404, "model_not_found")
 
 
+async def test_a_head_has_what_a_get_has_but_its_body() -> None:
+    async with site() as place:
+        for path in ("/health", "/ready", "/v1/models", "/"):
+            answer, whole = await place.client.head(path), await place.client.get(path)
+            assert (answer.status_code, answer.content) == (200, b""), path
+            assert answer.headers["content-length"] == whole.headers["content-length"]
+        assert (await place.client.head("/nowhere")).status_code == 404
+        assert (await place.client.head("/v1/completions")).status_code == 405
+
+
 async def test_it_says_that_it_is_alive_and_ready_but_without_workers() -> None:
     async with site() as place:
         assert (await place.client.get("/health")).json() == {"status": "alive"}
         answer = await place.client.get("/ready")
         detail = "requests are served with the local draft model alone until a worker connects"
         assert (answer.status_code, answer.json()) == (200, {"status": "degraded", "workers": 0, "detail": detail})
+
+
+@pytest.mark.parametrize("fields", [{"temperature": 1e-8}, {"temperature": 9.9e-4}, {"top_p": 0}, {"temperature": 0.7, "top_p": 0}])
+async def test_what_can_only_mean_the_most_probable_token_is_greedy(fields: dict[str, object]) -> None:
+    async with site() as place:
+        assert await text_of(place, prompt="x", max_tokens=30, seed=3, **fields) == plain_text("x", max_tokens=30)
+
+
+@pytest.mark.parametrize("is_stream", [False, True])
+async def test_a_stop_string_may_be_part_of_the_text(*, is_stream: bool) -> None:
+    text = plain_text("x", max_tokens=30)
+    async with site() as place:
+        body = {"prompt": "x", "max_tokens": 30, "temperature": 0, "stop": text[10:13], "include_stop_str_in_output": True}
+        answer = await place.post(**body, stream=is_stream)
+        found = streamed_text(events_of(answer)) if is_stream else answer.json()["choices"][0]["text"]
+        assert found == text[: text.index(text[10:13]) + 3]
+
+
+@pytest.mark.parametrize("is_stream", [False, True])
+@pytest.mark.parametrize("includes_stop", [False, True])
+async def test_a_text_ends_at_a_stop_token(*, is_stream: bool, includes_stop: bool) -> None:
+    text = plain_text("x", max_tokens=40)
+    async with site(policy=PolicyConfig(name="colocated")) as place:
+        (token,) = place.tokenizer.encode(text[12])
+        body = {"prompt": "x", "max_tokens": 40, "temperature": 0, "logprobs": 0, "stop_token_ids": [token, 0]}
+        answer = await place.post(**body, stream=is_stream, include_stop_str_in_output=includes_stop)
+        pieces = [event["choices"][0] for event in events_of(answer)] if is_stream else answer.json()["choices"]
+        end = min(text.index(text[12]), (text + " ").index(" "))
+        assert "".join(piece["text"] for piece in pieces) == text[: end + includes_stop]
+        assert sum(len(piece["logprobs"]["tokens"]) for piece in pieces if piece["logprobs"]) == end + includes_stop
+        assert pieces[-1]["finish_reason"] == "stop"
+        await place.idle()
+
+
+async def test_a_text_may_go_on_behind_an_end_token() -> None:
+    text = plain_text("x", max_tokens=40)
+    end_tokens = tuple(load_tokenizer("scripted:target,vocabulary=95").encode(text[7]))
+    target = ScriptedBackend(vocabulary_size=95, seed=5, end_tokens=end_tokens)
+    async with site(target=target) as place:
+        body = {"prompt": "x", "max_tokens": 40, "temperature": 0}
+        assert await text_of(place, **body) == text[: text.index(text[7]) + 1]
+        assert await text_of(place, **body, ignore_eos=True) == text
+
+
+async def test_what_might_have_become_a_stop_string_is_given_out_before_a_stop_token() -> None:
+    text = plain_text("x", max_tokens=40)
+    async with site() as place:
+        (token,) = place.tokenizer.encode(text[5])
+        end = text.index(text[5])
+        body = {"prompt": "x", "max_tokens": 40, "temperature": 0, "stop": text[end - 2 : end + 4], "stop_token_ids": [token]}
+        answer = (await place.post(**body)).json()
+        assert answer["choices"][0]["text"] == text[:end]
+        assert answer["usage"]["completion_tokens"] == end + 1
+
+
+async def test_every_event_of_a_stream_may_have_the_numbers_of_tokens() -> None:
+    options = {"include_usage": True, "continuous_usage_stats": True}
+    async with site() as place:
+        events = events_of(await place.post(prompt="abc", max_tokens=20, temperature=0, stream=True, stream_options=options))
+        counts = [event["usage"]["completion_tokens"] for event in events]
+        assert counts == sorted(counts)
+        assert counts[0] < counts[-1] == 20
+        assert {event["usage"]["prompt_tokens"] for event in events} == {3}
+
+
+async def test_a_seed_of_minus_one_is_drawn_at_random_and_told() -> None:
+    async with site() as place:
+        body = {"prompt": "x", "max_tokens": 30, "temperature": 1.0, "seed": -1}
+        answers = [(await place.post(**body)).json()["choices"][0] for _ in range(2)]
+        seeds = [answer["wanspec"]["seed"] for answer in answers]
+        assert seeds[0] != seeds[1]
+        for answer in answers:
+            assert answer["text"] == plain_text("x", max_tokens=30, temperature=1.0, seed=answer["wanspec"]["seed"])

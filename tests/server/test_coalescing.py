@@ -8,9 +8,10 @@ import json
 from tests.server.site import MODEL, Site, model, plain_text, site, slow_target
 from tests.server.test_abort import request_bytes
 from tests.server.test_clients import sdk
+from tests.workers import until
 
 from wanspec.server.limits import ServerLimits
-from wanspec.server.stream import SMALLEST_BEAT_BYTES
+from wanspec.server.stream import COMMENT, SMALLEST_BEAT_BYTES
 
 BODY = {"prompt": "abc", "temperature": 0, "stream": True}
 
@@ -91,3 +92,33 @@ async def test_the_sdk_passes_over_what_fills_up() -> None:
     ):
         stream = await client.completions.create(model=MODEL, prompt="abc", max_tokens=60, temperature=0, stream=True)
         assert "".join([chunk.choices[0].text async for chunk in stream]) == plain_text("abc", max_tokens=60)
+
+
+async def test_a_stream_that_waits_for_its_turn_says_that_somebody_is_there() -> None:
+    limits = ServerLimits(max_running=1, quiet_s=0.1)
+    async with site(target=slow_target(step_s=0.02), limits=limits) as place:
+        first = asyncio.create_task(place.post(prompt="x", max_tokens=90))
+        await until(lambda: place.service.admission.running == 1)
+        chunks = await sent(place, max_tokens=8)
+        assert chunks[0] == COMMENT
+        assert chunks.count(COMMENT) >= 3
+        assert text_of(chunks) == plain_text("abc", max_tokens=8)
+        assert (await first).status_code == 200
+
+
+async def test_a_stream_that_has_text_says_nothing_else() -> None:
+    async with site(target=slow_target()) as place:
+        chunks = await sent(place, max_tokens=20)
+        assert text_of(chunks) == plain_text("abc", max_tokens=20)
+        assert not any(chunk.startswith(b":") for chunk in chunks)
+
+
+async def test_what_ends_a_stream_that_has_begun_to_wait_is_told_in_it() -> None:
+    limits = ServerLimits(max_running=1, quiet_s=0.1, max_queue_wait_s=0.4)
+    async with site(target=slow_target(step_s=0.02), limits=limits) as place:
+        first = asyncio.create_task(place.post(prompt="x", max_tokens=90))
+        await until(lambda: place.service.admission.running == 1)
+        chunks = await sent(place, max_tokens=8)
+        assert chunks[0] == COMMENT
+        assert json.loads(chunks[-1].removeprefix(b"data: "))["error"]["code"] == "queue_timeout"
+        assert (await first).status_code == 200

@@ -220,6 +220,47 @@ async def test_connections_beyond_the_limit_are_told_so() -> None:
         await place.goes_on()
 
 
+async def alive(port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """A connection that has had one answer, and is idle."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    await reader.readuntil(b'{"status":"alive"}')
+    return reader, writer
+
+
+async def test_an_idle_connection_is_kept_for_longer_than_a_head_may_take_and_not_for_ever() -> None:
+    async with site(limits=ServerLimits(head_timeout_s=0.1, keep_alive_s=0.6)) as place:
+        began_at = time.monotonic()
+        reader, writer = await alive(place.port)
+        async with asyncio.timeout(10):
+            assert await reader.read() == b""
+        assert time.monotonic() - began_at > 0.5
+        writer.close()
+        reader, writer = await alive(place.port)
+        writer.write(b"GET /hea")
+        async with asyncio.timeout(0.5):  # the second head has begun
+            await asyncio.gather(reader.read(), return_exceptions=True)
+        writer.close()
+        assert not place.server._idle
+        await place.goes_on()
+
+
+def test_a_proxy_that_keeps_its_connections_for_a_minute_finds_them_open() -> None:
+    assert ServerLimits().keep_alive_s > 60.0
+
+
+async def test_who_is_idle_for_longest_makes_room_for_who_comes() -> None:
+    async with site(limits=ServerLimits(max_connections=2, keep_alive_s=60.0)) as place:
+        (first, gone), (second, kept) = await alive(place.port), await alive(place.port)
+        _, newest = await alive(place.port)
+        assert await first.read() == b""
+        kept.write(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        await second.readuntil(b'{"status":"alive"}')
+        for writer in (gone, kept, newest):
+            writer.close()
+        await until(lambda: not place.server.server_state.connections)
+
+
 async def test_requests_that_come_together_are_answered_in_turn() -> None:
     body = b'{"prompt": "x", "max_tokens": 3, "temperature": 0}'
     async with site(limits=IMPATIENT) as place:

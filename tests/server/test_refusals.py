@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, get_args
 
 import httpx
 import pytest
+from openai.types import chat, completion_create_params
+from pydantic import BaseModel
 from tests.runtime.scripted import Failing
 from tests.server.site import Site, site, slow_target
 from tests.workers import until
@@ -15,6 +18,8 @@ from tests.workers import until
 from wanspec.backends.paced import PacedBackend
 from wanspec.errors import BackendError
 from wanspec.server.limits import ServerLimits
+from wanspec.server.schema import ChatRequest, CompletionRequest, Message, StreamOptions, TextPart
+from wanspec.server.unsupported import IGNORED, IGNORED_IN_PARTS, IGNORED_IN_STREAM_OPTIONS, REFUSED, REFUSED_IN_MESSAGES
 
 CHAT = {"messages": [{"role": "user", "content": "x"}]}
 
@@ -52,7 +57,7 @@ BAD_COMPLETIONS: list[tuple[dict[str, object], str]] = [
     ({"prompt": "x", "temperature": -0.1}, "temperature"),
     ({"prompt": "x", "temperature": 2.1}, "temperature"),
     ({"prompt": "x", "temperature": "hot"}, "temperature"),
-    ({"prompt": "x", "top_p": 0}, "top_p"),
+    ({"prompt": "x", "top_p": -0.1}, "top_p"),
     ({"prompt": "x", "top_p": 1.1}, "top_p"),
     ({"prompt": "x", "top_k": -2}, "top_k"),
     ({"prompt": "x", "seed": 2**64}, "seed"),
@@ -90,6 +95,23 @@ BAD_COMPLETIONS: list[tuple[dict[str, object], str]] = [
     ({"prompt": "x", "min_p": 0.1}, "min_p"),
     ({"prompt": "x", "wanspec": {"\ud800": 1}}, "wanspec"),
 ]
+BAD_COMPLETIONS += [
+    ({"prompt": "x", "max_completion_tokens": 0}, "max_completion_tokens"),
+    ({"prompt": "x", "ignore_eos": 1}, "ignore_eos"),
+    ({"prompt": "x", "wanspec": {"literal_prompt": "yes"}}, "wanspec.literal_prompt"),
+    ({"prompt": "x", "include_stop_str_in_output": 1}, "include_stop_str_in_output"),
+    ({"prompt": "x", "stop_token_ids": [95]}, "stop_token_ids"),
+    ({"prompt": "x", "stop_token_ids": [0, -1]}, "stop_token_ids"),
+    ({"prompt": "x", "stop_token_ids": [2**63]}, "stop_token_ids"),
+    ({"prompt": "x", "stop_token_ids": [True]}, "stop_token_ids.0"),
+    ({"prompt": "x", "stop_token_ids": [0] * 129}, "stop_token_ids"),
+    ({"prompt": "x", "logit_bias": {"-1": 5, "99999999999": 5}}, "logit_bias"),
+    ({"prompt": "x", "allowed_token_ids": [-1]}, "allowed_token_ids"),
+    ({"prompt": "x", "logprob_token_ids": [2**40]}, "logprob_token_ids"),
+    ({"prompt": [0, 10**4000]}, "prompt"),
+    ({"prompt": [[0], [95]]}, "prompt"),
+    ({"prompt": [94, 95], "echo": True, "logprobs": 1}, "prompt"),
+]
 BAD_CHATS: list[tuple[dict[str, object], str]] = [
     ({}, "messages"),
     ({"messages": []}, "messages"),
@@ -113,7 +135,69 @@ BAD_CHATS: list[tuple[dict[str, object], str]] = [
     ({**CHAT, "logprobs": False, "top_logprobs": 1}, "top_logprobs"),
     ({**CHAT, "top_logprobs": 1}, "top_logprobs"),
     ({**CHAT, "modalities": ["audio"]}, "modalities"),
+    ({**CHAT, "echo": True}, "echo"),
+    ({**CHAT, "reasoning_effort": "low"}, "reasoning_effort"),
+    ({**CHAT, "chat_template_kwargs": {"enable_thinking": False}}, "chat_template_kwargs"),
+    ({**CHAT, "chat_template_kwargs": {"enable_thinking": False}, "reasoning_effort": "none"}, "chat_template_kwargs"),
+    ({**CHAT, "chat_template_kwargs": {"bos_token": "x"}}, "chat_template_kwargs"),
+    ({**CHAT, "chat_template_kwargs": {"a b": 1}}, "chat_template_kwargs"),
+    ({**CHAT, "chat_template_kwargs": {"a": "\ud800"}}, "chat_template_kwargs"),
+    ({**CHAT, "chat_template_kwargs": {"a": json.loads("[" * 400 + "1" + "]" * 400)}}, "chat_template_kwargs"),
+    ({**CHAT, "continue_final_message": True, "add_generation_prompt": True}, "continue_final_message"),
+    ({"messages": [{"role": "user", "content": "x", "name": "a" * 65}]}, "messages.0.name"),
+    ({"messages": [{"role": "user", "content": "x", "name": "\ud800"}]}, "messages.0.name"),
+    ({"messages": [{"role": "assistant", "content": [{"type": "refusal"}]}]}, "messages.0.content.0.text"),
+    ({"messages": [*CHAT["messages"], {"role": "assistant", "tool_calls": [{"id": "x"}]}]}, "messages.1.tool_calls"),
+    ({"messages": [{"role": "assistant", "function_call": {"name": "x"}}]}, "messages.0.function_call"),
+    ({"messages": [{"role": "assistant", "audio": {"id": "x"}}]}, "messages.0.audio"),
+    ({"messages": [{"role": "assistant", "content": "x", "prefix": True}]}, "messages.0.prefix"),
 ]
+
+
+VLLM_0_32_0 = """
+add_generation_prompt add_special_tokens allowed_token_ids bad_words cache_salt chat_template chat_template_kwargs continue_final_message
+documents ec_transfer_params echo ignore_eos include_reasoning include_stop_str_in_output kv_transfer_params length_penalty
+logprob_token_ids media_io_kwargs min_p min_tokens mm_payload mm_processor_kwargs priority prompt_embeds prompt_logprobs
+reasoning_effort repetition_detection repetition_penalty request_id response_format return_mm_kwargs return_prompt_text return_token_ids
+return_token_offsets return_tokens_as_token_ids routed_experts_prompt_start session_id skip_special_tokens
+spaces_between_special_tokens stop_token_ids stream_interval structured_outputs thinking_token_budget top_k truncate_prompt_tokens
+truncation_side use_beam_search vllm_xargs watermarking
+"""
+"""The fields of its completions and chats that OpenAI does not have, or has for the other of the two only."""
+
+
+def unsettled(shape: type, model: type[BaseModel], *settled: Iterable[str]) -> set[str]:
+    """Fields of the SDK's `shape` that nobody has thought of: honour them in `model`, or say in `unsupported` what becomes of them."""
+    return set(shape.__annotations__) - set(model.model_fields).union(*settled)
+
+
+def test_every_field_of_openais_sdk_is_honoured_or_refused_or_changes_no_text() -> None:
+    assert not unsettled(completion_create_params.CompletionCreateParamsStreaming, CompletionRequest, REFUSED, IGNORED)
+    assert not unsettled(chat.completion_create_params.CompletionCreateParamsStreaming, ChatRequest, REFUSED, IGNORED)
+    assert not unsettled(chat.ChatCompletionStreamOptionsParam, StreamOptions, IGNORED_IN_STREAM_OPTIONS)
+    for shape in get_args(chat.ChatCompletionMessageParam):
+        assert not unsettled(shape, Message, REFUSED_IN_MESSAGES), shape
+    assert not unsettled(chat.ChatCompletionContentPartTextParam, TextPart, IGNORED_IN_PARTS)
+    assert {"type", "refusal"} == set(chat.ChatCompletionContentPartRefusalParam.__annotations__)
+
+
+def test_every_field_of_vllm_is_honoured_or_refused_or_changes_no_text() -> None:
+    for model in (CompletionRequest, ChatRequest):
+        assert not set(VLLM_0_32_0.split()) - set(model.model_fields).union(REFUSED, IGNORED)
+
+
+@pytest.mark.parametrize("path", ["/v1/completions", "/v1/chat/completions"])
+async def test_a_field_that_is_refused_is_so_by_name_and_one_that_is_ignored_changes_nothing(path: str) -> None:
+    model = CompletionRequest if path == "/v1/completions" else ChatRequest
+    body = {"prompt": "x", **CHAT, "max_tokens": 5, "temperature": 0}
+    async with site() as place:
+        for name in sorted(set(REFUSED) - set(model.model_fields)):
+            assert error_of(await place.post(path, **body, **{name: ["something"]}))["param"] == name
+            for harmless in (None, *REFUSED[name]):
+                assert (await place.post(path, **body, **{name: harmless})).status_code == 200, (name, harmless)
+        plain = (await place.post(path, **body)).json()["choices"][0]
+        answer = (await place.post(path, **body, **dict.fromkeys(IGNORED, "x"))).json()["choices"][0]
+        assert {**answer, "wanspec": None} == {**plain, "wanspec": None}
 
 
 @pytest.mark.parametrize(("path", "cases"), [("/v1/completions", BAD_COMPLETIONS), ("/v1/chat/completions", BAD_CHATS)])

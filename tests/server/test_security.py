@@ -40,6 +40,19 @@ async def test_nothing_but_health_and_readiness_is_told_without_a_key() -> None:
             assert (await place.client.get(path)).status_code == 200
 
 
+async def test_a_slash_at_the_end_is_no_redirect_and_opens_nothing() -> None:
+    proxied = {"Host": "llm.example.org", "X-Forwarded-Proto": "https", "X-Forwarded-Host": "llm.example.org"}
+    async with site(keys=KEYS) as place:
+        for path in ("/v1/completions/", "/v1/chat/completions//"):
+            body = {"prompt": "x", "messages": [{"role": "user", "content": "x"}], "max_tokens": 1}
+            assert (await place.client.post(path, json=body, headers=proxied | bearer(ALICE))).status_code == 200
+        for path in ("/v1/models/", "/health/", "/metrics/", "/status.json/", "/openapi.json/"):
+            assert (await place.client.get(path, headers=proxied | bearer(ALICE))).status_code == 200
+        for path in ("//", "/v1", "//llm.example.net/", "/v1//models/", "/nowhere/"):
+            answer = await place.client.get(f"http://127.0.0.1:{place.port}{path}", headers=proxied | bearer(ALICE))
+            assert (answer.status_code, answer.headers.get("location")) == (404 if path != "//" else 200, None), path
+
+
 async def test_every_key_lets_in_by_its_name() -> None:
     async with site(keys=KEYS) as place:
         for key in (ALICE, BOB):

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from wanspec.server.stop import StopStrings
 
 
-def cut(text: str, stops: list[str], sizes: list[int]) -> tuple[str, bool]:
+def cut(text: str, stops: list[str], sizes: list[int], *, includes_stop: bool = False) -> tuple[str, bool]:
     """All that is given out of a text that comes in pieces of these sizes, then a character at a time."""
-    watch, given_out = StopStrings(stops), ""
+    watch, given_out = StopStrings(stops, includes_stop=includes_stop), ""
     while text:
         size = sizes.pop(0) if sizes else 1
         piece, text = text[:size], text[size:]
@@ -38,6 +38,15 @@ def cut(text: str, stops: list[str], sizes: list[int]) -> tuple[str, bool]:
 def test_the_text_ends_before_the_stop_string_that_is_complete_first(text: str, stops: list[str], expected: str) -> None:
     assert cut(text, stops, [])[0] == expected
     assert cut(text, stops, [len(text)])[0] == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "stops", "expected"),
+    [("one\n\ntwo", ["\n\n"], "one\n\n"), ("abcd", ["abcd", "bc"], "abc"), ("one\n", ["\n\n"], "one\n"), ("xabc", ["bc", "abc"], "xabc")],
+)
+def test_the_text_ends_behind_the_stop_string_where_that_is_asked_for(text: str, stops: list[str], expected: str) -> None:
+    for sizes in ([], [2, 2, 2, 2], [len(text)]):
+        assert cut(text, stops, sizes, includes_stop=True)[0] == expected
 
 
 @given(

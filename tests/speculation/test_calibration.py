@@ -154,8 +154,11 @@ def test_a_ragged_state_is_refused_too() -> None:
         Calibration(ragged)
 
 
-def test_a_state_of_negative_tokens_is_refused() -> None:
-    negative = CalibrationState(evidence=((0.0,) * len(TAUS),) * BINS, tokens=(-30.0 / BINS,) * BINS)
+@pytest.mark.parametrize("count", [-30.0 / BINS, 2100.0, math.nan, math.inf])
+@pytest.mark.parametrize("name", ["tokens", "promised", "kept"])
+def test_a_state_of_counts_that_cannot_be_is_refused(name: str, count: float) -> None:
+    counts = {"tokens": (0.0,) * BINS, name: (count,) * BINS}
+    negative = CalibrationState(evidence=((0.0,) * len(TAUS),) * BINS, **counts)
     with pytest.raises(ConfigError, match="remove the file"):
         Calibration(negative)
 

@@ -14,6 +14,7 @@ from wanspec.speculation.sampling import (
     draft_choices,
     draft_scores,
     gumbel_noise,
+    is_greedy,
     log_probs_of,
     target_entropy_nats,
     target_token,
@@ -226,10 +227,10 @@ def test_coupling_beats_guessing_the_mode() -> None:
     [
         (SamplingParams(temperature=-0.1), "temperature must be between 0 and 100, not -0.1"),
         (SamplingParams(temperature=float("nan")), "temperature must be"),
-        (SamplingParams(temperature=5e-324), "temperature 5e-324 is below 0.001; give 0 for greedy decoding"),
         (SamplingParams(top_k=-1), r"top_k must be between 0 \(keep all\) and 1048576, not -1"),
         (SamplingParams(top_k=2**20 + 1), "top_k must be between"),
-        (SamplingParams(top_p=0.0), "top_p must be above 0"),
+        (SamplingParams(top_p=-0.1), "top_p must be between 0 and 1, not -0.1"),
+        (SamplingParams(top_p=float("nan")), "top_p must be"),
         (SamplingParams(seed=2**64), "seed must be between"),
     ],
 )
@@ -240,6 +241,7 @@ def test_impossible_parameters_are_named(params: SamplingParams, message: str) -
 
 def test_the_extremes_of_what_is_allowed_are_allowed() -> None:
     check_sampling(SamplingParams(temperature=100.0, top_k=1, top_p=1.0, seed=2**64 - 1))
+    check_sampling(SamplingParams(temperature=5e-324, top_p=0.0))
     check_sampling(SamplingParams())
 
 
@@ -257,3 +259,18 @@ def test_of_equally_probable_tokens_the_first_are_named() -> None:
     assert [token for token, _ in found.top] == [0, 1, 2]
     assert [token for token, _ in log_probs_of(level, [0], count=100)[0].top] == list(range(40))
     assert log_probs_of(level, [0], count=0)[0].top == ()
+
+
+@pytest.mark.parametrize(
+    "params", [SamplingParams(temperature=t) for t in (5e-324, 1e-8, 9.9e-4)] + [SamplingParams(temperature=2.0, top_p=0.0, top_k=3)]
+)
+def test_next_to_no_temperature_and_no_nucleus_are_greedy_and_take_no_noise(params: SamplingParams) -> None:
+    logits = np.array([1.0, 3e38, 2.0, 3e38], np.float32)
+    assert is_greedy(params)
+    assert target_token(logits, params, None) == target_token(logits, SamplingParams(), None) == 1
+    assert draft_choices(logits, params, None, count=4) == draft_choices(logits, SamplingParams(), None, count=4)
+
+
+def test_a_low_temperature_is_not_yet_greedy() -> None:
+    assert not is_greedy(SamplingParams(temperature=1e-3))
+    assert not is_greedy(SamplingParams(temperature=1.0, top_p=1e-9))

@@ -99,7 +99,7 @@ samplings = st.builds(
     SamplingParams,
     temperature=st.floats(0, allow_nan=False, allow_infinity=False),
     top_k=st.integers(0, MAX_VOCABULARY),
-    top_p=st.floats(0, 1, exclude_min=True),
+    top_p=st.floats(0, 1),
     seed=st.integers(0, 2**64 - 1),
 )
 draftings = st.builds(
@@ -255,7 +255,7 @@ def test_the_longest_prompt_fits_a_frame() -> None:
         (OPEN_SESSION, {"sampling": SamplingParams(temperature=-0.1)}, "OpenSession.sampling.temperature"),
         (OPEN_SESSION, {"sampling": SamplingParams(temperature=float("inf"))}, "OpenSession.sampling.temperature"),
         (OPEN_SESSION, {"sampling": SamplingParams(top_k=-1)}, "OpenSession.sampling.top_k"),
-        (OPEN_SESSION, {"sampling": SamplingParams(top_p=0.0)}, "OpenSession.sampling.top_p"),
+        (OPEN_SESSION, {"sampling": SamplingParams(top_p=-0.1)}, "OpenSession.sampling.top_p"),
         (OPEN_SESSION, {"sampling": SamplingParams(top_p=1.1)}, "OpenSession.sampling.top_p"),
         (OPEN_SESSION, {"sampling": SamplingParams(seed=-1)}, "OpenSession.sampling.seed"),
         (OPEN_SESSION, {"sampling": SamplingParams(seed=2**64)}, "OpenSession"),

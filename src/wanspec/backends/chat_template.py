@@ -1,9 +1,10 @@
 """A model's own chat template: Jinja, as Hugging Face's models carry it, in a sandbox, for a template comes with a download.
 
-The template's control tokens are read as such; what looks like one in a message is text. Mostly no message has any, and the rendered text
-is encoded as it is. Where one has, or where a template puts one together out of what it is given, the messages are marked: behind every
-character that a control token begins with comes one that is in no message. Between the control tokens that are then left, the template's
-own, the marks go and text is encoded as text.
+The template's control tokens are read as such; what looks like one in a message is text. The template sees messages as they are, but that
+the first character of a control token's name in them is disguised as one that is in no message. A template may also put a name together out
+of the pieces of messages. So it is rendered once more, with every character disguised that a name begins with: where it then writes the
+same control tokens, they are its own, and the first rendering counts; where not, the second does. Between the control tokens text is
+encoded as text, with its own characters again.
 """
 
 from __future__ import annotations
@@ -18,12 +19,11 @@ import jinja2
 from jinja2.ext import Extension
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from wanspec.backends.turns import ASK, ChatOptions, Turn
 from wanspec.errors import ConfigError
 
-Turn = tuple[str, str]
-"""A message: its role and its text."""
-MARKS = range(0xF0000, 0xF0400)
-"""Where a mark is looked for: code points for private use, of which no conversation has them all by accident."""
+DISGUISES = range(0xF0000, 0xF0400)
+"""Code points for private use, of which no conversation has them all by accident."""
 
 
 class ChatEncoder(Protocol):
@@ -46,7 +46,7 @@ class ChatTemplate:
         self._control_tokens = control_tokens
         names = sorted(control_tokens, key=len, reverse=True)
         self._controls = re.compile("|".join(map(re.escape, names)) if names else r"(?!)")
-        self._first_characters = re.compile("[" + re.escape("".join(sorted({name[0] for name in names}))) + "]" if names else r"(?!)")
+        self._first_characters = sorted({name[0] for name in names})
         self._knows_developers = "developer" in source
         self._variables = dict(variables)
         try:
@@ -54,35 +54,88 @@ class ChatTemplate:
         except jinja2.TemplateError as error:
             raise ConfigError(f"the model's chat template cannot be read: {error}") from error
 
-    def encode(self, turns: Sequence[Turn], encoder: ChatEncoder) -> list[int]:
-        """The tokens that ask for the assistant's next message. Raises ConfigError where the template will not have these messages."""
-        text, marked, mark = self._render(turns), *self._marked(turns)
-        if self._controls.findall(text) == self._controls.findall(marked):
+    def encode(self, turns: Sequence[tuple[str, str] | Turn], encoder: ChatEncoder, options: ChatOptions = ASK) -> list[int]:
+        """The tokens of a conversation. Raises ConfigError where the template will not have these messages."""
+        told = [Turn(*turn) for turn in turns]
+        disguise, end_mark = self._disguises(told, options.variables)
+        text = self._render(told, options, self._without_names(disguise), end_mark)
+        guarded = self._render(told, options, lambda text: text.translate(disguise), end_mark)
+        if self._controls.findall(text) != self._controls.findall(guarded):
+            text = guarded
+        undisguise = {ord(mark): character for character, mark in disguise.items()}
+        if text.translate(undisguise) == text:
             return encoder.encode_with_controls(text)
         tokens: list[int] = []
         end = 0
-        for found in self._controls.finditer(marked):
-            tokens += [*encoder.encode_text(marked[end : found.start()].replace(mark, "")), self._control_tokens[found[0]]]
+        for found in self._controls.finditer(text):
+            tokens += [*encoder.encode_text(text[end : found.start()].translate(undisguise)), self._control_tokens[found[0]]]
             end = found.end()
-        return tokens + encoder.encode_text(marked[end:].replace(mark, ""))
+        return tokens + encoder.encode_text(text[end:].translate(undisguise))
 
-    def _marked(self, turns: Sequence[Turn]) -> tuple[str, str]:
-        """The text with no control token but the template's own, and the mark that sees to that."""
-        mark = next((chr(code) for code in MARKS if not any(chr(code) in text for _, text in turns)), None)
-        if mark is None:
+    def _disguises(self, turns: Sequence[Turn], variables: Mapping[str, object]) -> tuple[dict[int, str], str]:
+        """For each character that a control token begins with one that nobody has said, as `str.translate` takes them, and one more."""
+        said = set(json.dumps([turns, variables], ensure_ascii=False))
+        free = [character for character in map(chr, DISGUISES) if character not in said]
+        if len(free) <= len(self._first_characters):
             raise ConfigError("the messages have every private character that there is; leave some out")
-        marked = [(role, self._first_characters.sub(lambda found: found[0] + mark, text)) for role, text in turns]
-        return self._render(marked), mark
+        return {ord(character): mark for character, mark in zip(self._first_characters, free, strict=False)}, free[-1]
 
-    def _render(self, turns: Sequence[Turn]) -> str:
-        messages = [{"role": self._role(role), "content": text} for role, text in turns]
+    def _without_names(self, disguise: Mapping[int, str]) -> Callable[[str], str]:
+        """What disguises the control tokens that a text names, also those that come to light when another is disguised."""
+
+        def disguised(text: str) -> str:
+            while self._controls.search(text):
+                text = self._controls.sub(lambda found: disguise[ord(found[0][0])] + found[0][1:], text)
+            return text
+
+        return disguised
+
+    def _render(self, turns: Sequence[Turn], options: ChatOptions, guard: Callable[[str], str], end_mark: str) -> str:
+        end = end_mark + " " if options.continues_final else ""
+        texts = [*(guard(turn.text) for turn in turns[:-1]), guard(turns[-1].text) + end]
+        messages = [
+            {"role": self._role(turn.role), "content": text, **_guarded(turn.more, guard)} for turn, text in zip(turns, texts, strict=True)
+        ]
         try:
-            return self._template.render(messages=messages, add_generation_prompt=True, tools=None, documents=None, **self._variables)
+            text = self._template.render(
+                messages=messages,
+                add_generation_prompt=options.adds_generation_prompt and not options.continues_final,
+                tools=None,
+                documents=None,
+                **_guarded(options.variables, guard),
+                **self._variables,
+            )
         except Exception as error:  # a template can fail in any way
             raise ConfigError(f"the model's chat template does not take these messages: {error}") from error
+        return _cut(text, end_mark) if options.continues_final else text
 
     def _role(self, role: str) -> str:
         return "system" if role == "developer" and not self._knows_developers else role
+
+
+def _cut(text: str, end_mark: str) -> str:
+    """What comes before the end of the last message; without its last spaces where the template trims messages."""
+    kept, found, rest = text.rpartition(end_mark)
+    if not found:
+        raise ConfigError("the model's chat template leaves out the last message, so that it cannot be continued")
+    return kept if rest.startswith(" ") else kept.rstrip()
+
+
+def _guarded(variables: Mapping[str, object], guard: Callable[[str], str]) -> dict[str, object]:
+    """The same with every text in the values guarded."""
+    return {name: _guarded_value(value, guard) for name, value in variables.items()}
+
+
+def _guarded_value(value: object, guard: Callable[[str], str]) -> object:
+    match value:
+        case str():
+            return guard(value)
+        case dict():
+            return {guard(name): _guarded_value(part, guard) for name, part in value.items()}
+        case list():
+            return [_guarded_value(part, guard) for part in value]
+        case _:
+            return value
 
 
 class Generation(Extension):

@@ -18,6 +18,7 @@ from wanspec.backends.interface import ModelInfo
 from wanspec.backends.slot_cache import Extension, SessionCaches, SlotCache
 from wanspec.backends.slots import NumpySlots
 from wanspec.backends.tokenizer import TextStream
+from wanspec.backends.turns import ASK, ChatOptions, Turn
 from wanspec.errors import ConfigError
 from wanspec.protocol.messages import MAX_SEQUENCE_TOKENS
 from wanspec.speculation.types import ScoreItem, SessionId
@@ -118,7 +119,7 @@ class ScriptedTokenizer:
     def __init__(self, vocabulary_size: int) -> None:
         self._vocabulary_size = vocabulary_size
 
-    def encode(self, text: str) -> list[int]:
+    def encode(self, text: str, *, reads_controls: bool = False, adds_beginning: bool = True) -> list[int]:
         """A token for each byte; those beyond the vocabulary begin again."""
         return [(byte - _PRINTABLE[0]) % len(_PRINTABLE) % self._vocabulary_size for byte in text.encode()]
 
@@ -137,7 +138,7 @@ class ScriptedTokenizer:
     def control_name(self, token: int) -> str | None:
         """None: there are no control tokens."""
 
-    def encode_chat(self, turns: Sequence[tuple[str, str]]) -> list[int] | None:
+    def encode_chat(self, turns: Sequence[tuple[str, str] | Turn], options: ChatOptions = ASK) -> list[int] | None:
         """None: there is no template."""
 
 

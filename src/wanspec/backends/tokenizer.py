@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import takewhile
 from typing import TYPE_CHECKING, Any, Protocol
 
+from wanspec.backends.turns import ASK, ChatOptions, Turn
 from wanspec.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ _SPACE = "\N{LOWER ONE EIGHTH BLOCK}"
 class Tokenizer(Protocol):
     """What the server and the command line need of a tokenizer."""
 
-    def encode(self, text: str) -> list[int]: ...
+    def encode(self, text: str, *, reads_controls: bool = False, adds_beginning: bool = True) -> list[int]: ...
 
     def decode(self, tokens: Sequence[int]) -> str: ...
 
@@ -36,7 +37,7 @@ class Tokenizer(Protocol):
 
     def control_name(self, token: int) -> str | None: ...
 
-    def encode_chat(self, turns: Sequence[tuple[str, str]]) -> list[int] | None: ...
+    def encode_chat(self, turns: Sequence[tuple[str, str] | Turn], options: ChatOptions = ASK) -> list[int] | None: ...
 
 
 def vocabulary_fingerprint(vocabulary: Mapping[str, int]) -> str:
@@ -45,8 +46,13 @@ def vocabulary_fingerprint(vocabulary: Mapping[str, int]) -> str:
     return hashlib.sha256(json.dumps(entries, separators=(",", ":")).encode()).hexdigest()
 
 
+def begun(tokens: list[int], beginning: list[int]) -> list[int]:
+    """These tokens with a beginning, unless they have it already."""
+    return tokens if tokens[: len(beginning)] == beginning else beginning + tokens
+
+
 class JsonTokenizer:
-    """A tokenizer of the `tokenizers` library. Control tokens are neither read from text nor written to it."""
+    """A tokenizer of the `tokenizers` library. Control tokens are read from text only where that is asked for, and never written to it."""
 
     def __init__(self, definition: str, *, end_token: int | None = None, chat_template: ChatTemplate | None = None) -> None:
         """`definition` is the text of a tokenizer.json; `end_token` ends a text, and the model may know of more.
@@ -54,7 +60,7 @@ class JsonTokenizer:
         Raises ConfigError on a definition that is none, or of a kind that has no bytes.
         """
         self._tokenizer = _read(definition)
-        self._with_controls = self._tokenizer if chat_template is None else _read(definition)
+        self._with_controls = _read(definition)
         self._tokenizer.encode_special_tokens = True  # so that a user's text cannot contain a control token
         self._begins_with = _put_before_text(self._tokenizer)
         self.end_token, self._chat_template = end_token, chat_template
@@ -69,24 +75,25 @@ class JsonTokenizer:
             if token_id not in self._control:
                 self._bytes[token_id] = token.encode() if token_id in added else to_bytes(token)
 
-    def encode(self, text: str) -> list[int]:
-        """Token ids of a text of its own: what the definition puts before one, such as BOS, then the text."""
-        return self._begins_with + self.encode_text(text)
+    def encode(self, text: str, *, reads_controls: bool = False, adds_beginning: bool = True) -> list[int]:
+        """Token ids of a text of its own: what the definition puts before one, such as BOS, unless it begins so itself, then the text.
+
+        `reads_controls`: the names of control tokens count as such.
+        """
+        tokens = self.encode_with_controls(text) if reads_controls else self.encode_text(text)
+        return begun(tokens, self._begins_with if adds_beginning else [])
 
     def encode_text(self, text: str) -> list[int]:
         """Token ids of `text`, nothing added."""
-        (encoding,) = self._tokenizer.encode_batch_fast([text], add_special_tokens=False)  # a single `encode` would keep the GIL
-        ids: list[int] = encoding.ids
-        return ids
+        return _ids(self._tokenizer, text)
 
     def encode_with_controls(self, text: str) -> list[int]:
         """The same, where control tokens count as such."""
-        ids: list[int] = self._with_controls.encode(text, add_special_tokens=False).ids
-        return ids
+        return _ids(self._with_controls, text)
 
-    def encode_chat(self, turns: Sequence[tuple[str, str]]) -> list[int] | None:
+    def encode_chat(self, turns: Sequence[tuple[str, str] | Turn], options: ChatOptions = ASK) -> list[int] | None:
         """A conversation, by the model's own template; None: it has none. Raises ConfigError where that does not take it."""
-        return None if self._chat_template is None else self._chat_template.encode(turns, self)
+        return None if self._chat_template is None else self._chat_template.encode(turns, self, options)
 
     def decode(self, tokens: Sequence[int]) -> str:
         """The text of `tokens`; what is not UTF-8 becomes U+FFFD."""
@@ -169,6 +176,12 @@ def _read(definition: str) -> Any:  # noqa: ANN401  # the library has no types
         return tokenizers.Tokenizer.from_str(definition)
     except Exception as error:  # the library raises plain ones
         raise ConfigError(f"tokenizer.json cannot be read: {error}") from error
+
+
+def _ids(tokenizer: Any, text: str) -> list[int]:  # noqa: ANN401  # as above
+    (encoding,) = tokenizer.encode_batch_fast([text], add_special_tokens=False)  # a single `encode` would keep the GIL
+    ids: list[int] = encoding.ids
+    return ids
 
 
 def byte_alphabet() -> dict[str, int]:

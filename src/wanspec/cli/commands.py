@@ -163,7 +163,7 @@ async def _generate(
     from wanspec.transport.grpc_wire import listen
 
     output = standard_output()
-    tokens = tokenizer.encode(text)
+    tokens = tokenizer.encode(text, reads_controls=True)
     check_request(target.info, tokens, max_tokens=max_tokens)  # now: nobody should wait for workers and then be refused
     listener = await listen(listen_at, expected=expected_of(target.info), security=security) if listen_at else None
     async with ControllerEngine(

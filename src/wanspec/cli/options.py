@@ -18,7 +18,7 @@ import typer
 
 from wanspec import __version__
 from wanspec.errors import ConfigError, WanspecError
-from wanspec.files import read_bounded
+from wanspec.files import read_bounded, text_of
 from wanspec.policy.registry import MAX_BRANCH, MAX_DRAFT_TOKENS, MAX_WIDTH, PolicyConfig, policy_names
 from wanspec.presets import preset
 
@@ -78,9 +78,9 @@ def _preset(name: str) -> str:
 TargetModel = Annotated[str, typer.Option("--target", help="Target model: bundled:target, hf:FOLDER, ...; docs/engines.md has all.")]
 DraftModel = Annotated[str, typer.Option("--draft", help="Draft model, with the target's tokenizer.")]
 Policy = Annotated[str, typer.Option(help=f"When to be redundant: {', '.join(policy_names())}.")]
-Temperature = Annotated[float, typer.Option(help="0 is greedy; above it, sampling that depends on the seed alone.")]
+Temperature = Annotated[float, typer.Option(help="Below 0.001 greedy; above, sampling that depends on the seed alone.")]
 TopK = Annotated[int, typer.Option(help="Sample from this many most probable tokens; 0: from all.")]
-TopP = Annotated[float, typer.Option(help="Sample from the smallest set of tokens that has this probability.")]
+TopP = Annotated[float, typer.Option(help="Sample from the smallest set of tokens that has this probability; 0: greedy.")]
 Seed = Annotated[int, typer.Option(help="Same prompt, parameters and seed: same text, whatever the network does.")]
 DraftTokens = Annotated[
     int,
@@ -324,10 +324,7 @@ def _text(argument: str) -> str:
 def _decoded(data: bytes, source: str) -> str:
     if len(data) > MAX_PROMPT_BYTES:
         raise ConfigError(f"{source} has more than {MAX_PROMPT_BYTES} bytes (MAX_PROMPT_BYTES); shorten it")
-    try:
-        return data.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{source} is not UTF-8 (byte {error.start}); convert it, for instance with iconv") from error
+    return text_of(data, source)
 
 
 def demo_prompts() -> tuple[str, ...]:

@@ -64,6 +64,7 @@ class ServeConfig:
     key_file: Path | None
     drain_s: float
     reuse_prompts: bool
+    literal_prompts: bool
     access: Access
     """To what the status page shows."""
 
@@ -101,6 +102,10 @@ def serve(
     key_streams: Annotated[int, typer.Option(help="Requests of one API key at a time; 0: no limit.")] = 0,
     key_requests_per_minute: Annotated[int, typer.Option(help="Requests of one API key in a minute; 0: no limit.")] = 0,
     slow_reader_s: Annotated[float, typer.Option(help="Cut a client that takes nothing for so long.")] = 20.0,
+    keep_alive_s: Annotated[
+        float,
+        typer.Option(help="Keep an idle connection for so long: longer than a proxy in front does, or it will write into closed ones."),
+    ] = 75.0,
     coalesce_ms: Annotated[
         float,
         typer.Option(
@@ -111,6 +116,13 @@ def serve(
     reuse_prompts: Annotated[
         bool, typer.Option(help="Begin from what finished requests of the same API key have computed, where a prompt begins like theirs.")
     ] = True,
+    literal_prompts: Annotated[
+        bool,
+        typer.Option(
+            "--literal-prompts",
+            help="Read what looks like a control token in a prompt of /v1/completions as text: where prompts come from strangers.",
+        ),
+    ] = False,
     operators: Annotated[
         str, typer.Option(help="Names of API keys, with spaces between, that see every request on the status page; others see their own.")
     ] = "",
@@ -231,6 +243,7 @@ def serve_config(flags: Mapping[str, Any]) -> ServeConfig:
         key_file=flags["api_tls_key"],
         drain_s=flags["drain_s"],
         reuse_prompts=flags["reuse_prompts"],
+        literal_prompts=flags["literal_prompts"],
         access=Access.checked(flags["operators"], shows_text=flags["status_text"], keys=keys),
     )
 
@@ -274,6 +287,7 @@ async def _serve(config: ServeConfig, target: Backend, draft: Backend, store: Ca
             limits=config.limits,
             model_name=config.model_name,
             reuses_prompts=config.reuse_prompts,
+            has_literal_prompts=config.literal_prompts,
         )
         is_private = config.api.is_loopback and config.keys is None and not config.allow_no_keys
         app = create_app(service, keys=config.keys, is_private=is_private, access=config.access)

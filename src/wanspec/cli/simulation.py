@@ -314,7 +314,7 @@ def trace(
             task = progress.add_task("", total=len(texts))
             recorded = record_tokens(
                 *models,
-                [tokenizer.encode(text) for text in texts],
+                [tokenizer.encode(text, reads_controls=True) for text in texts],
                 max_tokens=max_tokens,
                 sampling=sampling,
                 advance=lambda: progress.advance(task),

@@ -11,7 +11,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from wanspec.errors import ConfigError
-from wanspec.files import read_bounded, write_whole
+from wanspec.files import read_text, write_whole
 from wanspec.presets import PRESETS, preset
 
 FORMAT = "wanspec step times 1"
@@ -83,10 +83,10 @@ def _worker_section(steps: str) -> dict[str, object]:
 
 def read_step_times(path: Path) -> StepTimes:
     """What `write_step_times` wrote. Raises ConfigError."""
-    data = read_bounded(path, max_bytes=MAX_FILE_BYTES, what="a file of step times")
+    text = read_text(path, max_bytes=MAX_FILE_BYTES, what="a file of step times")
     try:
-        times = msgspec.json.decode(data, type=StepTimes)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        times = msgspec.json.decode(text, type=StepTimes)
+    except (msgspec.DecodeError, RecursionError) as error:
         raise ConfigError(f"{path} holds no step times: {error}; `wanspec plan calibrate` writes such a file") from error
     for name, model in (("target", times.target), ("draft", times.draft)):
         table = [] if model is None else model.pass_ms

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from wanspec.errors import ConfigError
-from wanspec.files import read_bounded
+from wanspec.files import read_text
 
 MAX_TABLE_BYTES = 16 << 20
 """A mesh of a hundred sites with its quantiles has one."""
@@ -59,11 +59,7 @@ def read_rows(path: Path, *, columns: Sequence[str], what: str) -> list[Row]:
 
     Raises ConfigError where it cannot be read or lacks one of `columns`.
     """
-    data = read_bounded(path, max_bytes=MAX_TABLE_BYTES, what=what)
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path} is not UTF-8 (byte {error.start}); name {what}") from error
+    text = read_text(path, max_bytes=MAX_TABLE_BYTES, what=what)
     rows = list(_json_rows(text, path, what) if path.suffix == ".json" else _csv_rows(text, path))
     if not rows:
         raise ConfigError(f"{path} has no rows; name {what}, with columns {', '.join(columns)}")

@@ -16,6 +16,8 @@ from collections import Counter, defaultdict
 from collections.abc import Collection
 from typing import assert_never
 
+from msgspec.structs import replace
+
 from wanspec.errors import LocalProtocolError
 from wanspec.policy.arrivals import Arrivals
 from wanspec.policy.coverage import Coverage
@@ -37,6 +39,7 @@ from wanspec.protocol.events import (
     WorkerJoined,
     WorkerLost,
 )
+from wanspec.protocol.messages import MAX_SEQUENCE_TOKENS
 from wanspec.protocol.passes import Passes
 from wanspec.protocol.session import Session
 from wanspec.protocol.snapshot import Snapshot, take_snapshot
@@ -62,10 +65,14 @@ class Controller:
         vocabulary_size: int,
         end_tokens: Collection[int],
         has_draft_device: bool = False,
+        draft_context_length: int = MAX_SEQUENCE_TOKENS,
         calibrations: CalibrationBook | None = None,
     ) -> None:
-        """`has_draft_device`: the local draft model does not share the target's device. `calibrations`: what is known of it."""
-        self._end_tokens = end_tokens
+        """`has_draft_device`: the local draft model does not share the target's device. `calibrations`: what is known of it.
+
+        `draft_context_length`: of the local draft model, in tokens; a text that is longer is drafted for by others, or not.
+        """
+        self._end_tokens, self._draft_context_length = end_tokens, draft_context_length
         self._sessions: dict[SessionId, Session] = {}
         self._workforce = Workforce(self._sessions, vocabulary_size=vocabulary_size)
         self._workers = self._workforce.workers
@@ -178,8 +185,11 @@ class Controller:
         match decision:
             case Wait(until=until):
                 session.wait(until, now=now)
-            case DraftLocally(nodes=nodes) if all(map(session.draft_view.has_scored, nodes)):
-                return Verify(tuple(session.tree.path_to(nodes[0])))  # the tree is full: there is nothing more to be had
+            case DraftLocally(nodes=nodes):
+                fitting = tuple([node for node in nodes if node.position < self._draft_context_length])
+                if all(map(session.draft_view.has_scored, fitting)):  # the tree is full, or the context: there is nothing more to be had
+                    return Verify(tuple(session.tree.path_to(nodes[0])))
+                return decision if len(fitting) == len(nodes) else replace(decision, nodes=fitting)
         return decision
 
     def _situation(self, session: Session, now: float) -> Situation:
@@ -229,7 +239,8 @@ class Controller:
             if session.session_id not in self._sessions:
                 continue
             link = session.link
-            outcome, reason, path = session.commit(rows, choices, self._end_tokens, now=now)
+            end_tokens = () if session.ignores_end else self._end_tokens
+            outcome, reason, path = session.commit(rows, choices, end_tokens, now=now)
             effects.append(session.finished_round(outcome, path, verified_at=now - event.duration_s))
             tokens, log_probs = tuple([node.token for node in path]), choices.log_probs[: len(path)]
             effects.append(EmitTokens(session_id=session.session_id, position=path[0].position, tokens=tokens, log_probs=log_probs))

@@ -29,6 +29,8 @@ class RequestArrived(Struct, frozen=True, kw_only=True):
     """This site's models may begin from what they have computed for finished requests with this key; None: they may not."""
     num_log_probs: int | None = None
     """Of how many tokens, the most probable ones, the log probabilities are wanted besides that of each token; None: of none at all."""
+    ignores_end: bool = False
+    """Whether the text goes on behind the model's end tokens, to `max_tokens`: benchmarks ask for that."""
 
 
 class RequestCancelled(Struct, frozen=True, kw_only=True):

@@ -28,6 +28,7 @@ class Session:
         self.session_id = session_id = request.session_id
         self.placement = request.placement
         self.sampling = sampling = request.sampling
+        self.ignores_end = request.ignores_end
         self.policy = policy
         self.reuse_key = reuse_key = request.reuse_key
         prompt_tokens = request.prompt_tokens

@@ -7,6 +7,7 @@ replaced whole, so that nobody ever reads half of it. Of several processes with 
 from __future__ import annotations
 
 import asyncio
+import codecs
 import os
 import secrets
 import shutil
@@ -146,7 +147,7 @@ def _read(path: Path) -> _States:
     """What the file says; nothing, where there is none or it is empty."""
     if not path.exists():
         return {}
-    data = read_bounded(path, max_bytes=MAX_FILE_BYTES, what="a calibration file")
+    data = read_bounded(path, max_bytes=MAX_FILE_BYTES, what="a calibration file").removeprefix(codecs.BOM_UTF8)  # an editor's
     try:
         return msgspec.json.decode(data, type=_States) if data else {}
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:

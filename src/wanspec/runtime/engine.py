@@ -84,7 +84,10 @@ class ControllerEngine:
         check_pair(target.info, draft.info)
         self._target, self._draft, self._listener = target, draft, listener
         self._machine = Controller(
-            vocabulary_size=target.info.vocabulary_size, end_tokens=target.info.end_tokens, calibrations=calibrations
+            vocabulary_size=target.info.vocabulary_size,
+            end_tokens=target.info.end_tokens,
+            draft_context_length=draft.info.context_length,
+            calibrations=calibrations,
         )
         self._tracer = Tracer(trace or NoTrace(), "controller")
         self._events: asyncio.Queue[ControllerEvent] = asyncio.Queue()
@@ -147,11 +150,13 @@ class ControllerEngine:
         placement: Placement = ANYWHERE,
         reuse_key: str | None = None,
         num_log_probs: int | None = None,
+        ignores_end: bool = False,
     ) -> Generation:
         """Start generating; workers that `placement` does not allow never hear of it.
 
         `reuse_key`: the models here may begin from what they have computed for finished requests with this key, and only for those.
         `num_log_probs`, 0 or more: `Generation.rounds` has log probabilities too, of each token and of so many of the most probable.
+        `ignores_end`: go on behind the model's end tokens.
         Raises ConfigError, naming the value and the limit, on a request that cannot be served.
         """
         if self._failure is not None:
@@ -172,6 +177,7 @@ class ControllerEngine:
                 placement=placement,
                 reuse_key=reuse_key,
                 num_log_probs=num_log_probs,
+                ignores_end=ignores_end,
             )
         )
         return generation

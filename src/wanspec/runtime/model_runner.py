@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from wanspec.backends.interface import Backend
 from wanspec.runtime.noise_cache import NoiseCache
-from wanspec.speculation.sampling import Logits, Noise, draft_choices, log_probs_of, target_entropy_nats, target_token
+from wanspec.speculation.sampling import Logits, Noise, draft_choices, is_greedy, log_probs_of, target_entropy_nats, target_token
 from wanspec.speculation.types import DraftChoices, Position, SamplingParams, ScoreItem, SessionId, TargetChoices
 from wanspec.speculation.verification import walk
 
@@ -73,6 +73,6 @@ def decode_plainly(
 
 def position_noise(item: ScoreItem, row: int, vocabulary_size: int) -> Noise | None:
     """The noise [vocabulary] of the position that a row's choice is for; None for greedy decoding."""
-    if item.sampling.temperature == 0.0:
+    if is_greedy(item.sampling):
         return None
     return _noise(item.sampling.seed, item.next_positions[row], vocabulary_size)

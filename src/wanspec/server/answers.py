@@ -15,6 +15,7 @@ from msgspec import UNSET, Struct, UnsetType
 from wanspec import __version__
 from wanspec.server.choice import LENGTH, STOP, Choice, News
 from wanspec.server.logprobs import ChatLogProbs, CompletionLogProbs, chat_log_probs, completion_log_probs
+from wanspec.server.schema import Parameters
 
 FINGERPRINT = f"wanspec-{__version__}"
 """Texts repeat with the same seed as long as this and the model are the same."""
@@ -139,9 +140,10 @@ COMPLETION, CHAT = Dialect(is_chat=False), Dialect(is_chat=True)
 class AnswerWriter:
     """Writes the answer to one request, whole or in pieces."""
 
-    def __init__(self, dialect: Dialect, *, request_id: str, model_name: str, includes_usage: bool) -> None:
-        """`includes_usage`: of a stream; a whole answer always does."""
-        self._dialect, self._model_name, self._includes_usage = dialect, model_name, includes_usage
+    def __init__(self, dialect: Dialect, request: Parameters, *, request_id: str, model_name: str) -> None:
+        """Streams have usage where `request` says so; a whole answer always does."""
+        self._dialect, self._model_name = dialect, model_name
+        self._includes_usage, self._repeats_usage = request.includes_usage, request.repeats_usage
         self._id, self._created = dialect.answer_id(request_id), int(time.time())
         self._begun: set[int] = set()
         self._done: set[int] = set()
@@ -158,10 +160,10 @@ class AnswerWriter:
             news, is_first = choice.take(), choice.index not in self._begun
             if news.text or news.log_probs or (is_first and self._dialect.is_chat):
                 self._begun.add(choice.index)
-                events.append(self._event([self._dialect.piece(choice, news, is_first=is_first)]))
+                events.append(self._event([self._dialect.piece(choice, news, is_first=is_first)], choices))
             if choice.finish_reason in {STOP, LENGTH} and choice.index not in self._done:
                 self._done.add(choice.index)
-                events.append(self._event([self._dialect.last(choice)]))
+                events.append(self._event([self._dialect.last(choice)], choices))
         return events
 
     def end(self, choices: Sequence[Choice]) -> list[bytes]:
@@ -169,8 +171,9 @@ class AnswerWriter:
         usage = [_event(self._answer([], is_piece=True, usage=usage_of(choices)))] if self._includes_usage else []
         return [*usage, DONE]
 
-    def _event(self, pieces: Sequence[TextChoice | ChatChoice]) -> bytes:
-        return _event(self._answer(pieces, is_piece=True, usage=None if self._includes_usage else UNSET))
+    def _event(self, pieces: Sequence[TextChoice | ChatChoice], choices: Sequence[Choice]) -> bytes:
+        usage = usage_of(choices) if self._repeats_usage else None if self._includes_usage else UNSET
+        return _event(self._answer(pieces, is_piece=True, usage=usage))
 
     def _answer(self, choices: Sequence[TextChoice | ChatChoice], *, is_piece: bool, usage: Usage | UnsetType | None) -> Answer:
         return Answer(

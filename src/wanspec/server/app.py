@@ -24,6 +24,7 @@ from wanspec.server.status_page import make_page_router
 def create_app(service: Service, *, keys: ApiKeys | None, is_private: bool, access: Access | None = None) -> ASGIApp:
     """The whole server as an ASGI application. `is_private`: see `Guard`. `access`: to what the status page shows."""
     app = FastAPI(title="WANSpec", version=__version__, docs_url=None, redoc_url=None)  # their pages load scripts from elsewhere
+    app.router.redirect_slashes = False  # to this server's own scheme and host, which behind a proxy are not the client's
     app.include_router(make_router(service, access or Access()))
     app.include_router(make_page_router())
     app.add_exception_handler(HTTPException, on_http_exception)

@@ -6,8 +6,8 @@
 
     assistant:
 
-A `developer` message is a `system` message. The roles are plain text to the model: a message that contains such a line looks to it like
-another turn. Models that were trained on a template know better, by control tokens.
+A `developer` message is a `system` message; a speaker's name stands in parentheses behind the role. Roles are plain text to the model: a
+message that contains such a line looks to it like another turn. Models that were trained on a template know better, by control tokens.
 """
 
 from __future__ import annotations
@@ -16,8 +16,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from wanspec.backends.tokenizer import Tokenizer
-from wanspec.server.schema import Message
+from wanspec.backends.turns import ASK, ChatOptions, Turn
+from wanspec.server.errors import bad_request
+from wanspec.server.schema import ChatRequest, Message
 
+NO_EFFORT = "none"
+"""Of a model that thinks: let it not."""
 _ROLES = {"developer": "system"}
 
 
@@ -26,14 +30,45 @@ class Conversation:
     """What a chat's answer is to continue."""
 
     messages: Sequence[Message]
+    options: ChatOptions = ASK
+    told_by: str = ""
+    """The field of the request that only a template can honour; empty: there is none."""
 
     def encode(self, tokenizer: Tokenizer) -> list[int]:
-        """The tokens that ask for the assistant's next message. Raises ConfigError where the model's template does not take these."""
-        tokens = tokenizer.encode_chat([(message.role, message.text) for message in self.messages])
-        return tokenizer.encode(render_transcript(self.messages)) if tokens is None else tokens
+        """The prompt's tokens. Raises ConfigError where the model's template does not take these messages.
+
+        Raises ApiError (400) where there is no template, and something to be told to it.
+        """
+        tokens = tokenizer.encode_chat([_turn(message) for message in self.messages], self.options)
+        if tokens is None and self.told_by:
+            raise bad_request(f"{self.told_by} is told to a chat template, and this model has none; leave it out", param=self.told_by)
+        return tokenizer.encode(render_transcript(self.messages, self.options)) if tokens is None else tokens
 
 
-def render_transcript(messages: Sequence[Message]) -> str:
-    """The prompt that asks for the assistant's next message."""
-    turns = [f"{_ROLES.get(message.role, message.role)}: {message.text}" for message in messages]
-    return "\n\n".join([*turns, "assistant:"])
+def conversation_of(request: ChatRequest) -> Conversation:
+    """What a request for a chat asks to be continued, and how."""
+    effort, variables = request.reasoning_effort, request.chat_template_kwargs or {}
+    efforts = {} if effort is None else {"reasoning_effort": effort, "enable_thinking": effort != NO_EFFORT}  # as vLLM tells templates
+    options = ChatOptions(
+        adds_generation_prompt=request.add_generation_prompt is not False,
+        continues_final=bool(request.continue_final_message),
+        variables={**efforts, **variables},
+    )
+    told_by = "chat_template_kwargs" if variables else "" if effort in {None, NO_EFFORT} else "reasoning_effort"
+    return Conversation(request.messages, options, told_by)
+
+
+def render_transcript(messages: Sequence[Message], options: ChatOptions = ASK) -> str:
+    """The prompt that asks for the assistant's next message, or ends with or within the last one."""
+    turns = [f"{_ROLES.get(message.role, message.role)}{_named(message)}: {message.text}" for message in messages]
+    is_asked = options.adds_generation_prompt and not options.continues_final
+    return "\n\n".join([*turns, "assistant:"] if is_asked else turns)
+
+
+def _turn(message: Message) -> Turn:
+    more = {"name": message.name, "reasoning_content": message.reasoning_content, "reasoning": message.reasoning}
+    return Turn(message.role, message.text, {name: text for name, text in more.items() if text is not None})
+
+
+def _named(message: Message) -> str:
+    return "" if message.name is None else f" ({message.name})"

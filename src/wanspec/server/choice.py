@@ -68,7 +68,7 @@ class Choice:
         self._unread = [order.prompt.echo] if order.prompt.echo and not order.prompt.echo_offsets else []
         self._num_unread = 0
         self._stream = context.tokenizer.stream()
-        self._stops = StopStrings(order.stops)
+        self._stops = StopStrings(order.stops, includes_stop=order.includes_stop)
         self._log_probs = LogProbStream(context.tokenizer)
         self._num_decoded = self._num_given = 0
         """Characters that the tokens so far have completed, and those of them that are text: the others may yet become a stop string."""
@@ -174,6 +174,7 @@ class Choice:
             placement=order.placement,
             reuse_key=order.reuse_key,
             num_log_probs=order.num_log_probs,
+            ignores_end=order.ignores_end,
         )
         self._context.metrics.started(len(order.prompt.tokens))
         async for news in self._generation.rounds():
@@ -184,11 +185,11 @@ class Choice:
                 case FinishReason.CANCELLED:
                     self._finish(ABORT)
                 case reason:
-                    self._give(self._stops.push(self._stream.finish())[0] + self._stops.finish())
                     self._end_text(LENGTH if reason is FinishReason.LENGTH else STOP)
 
     def _end_text(self, reason: str) -> None:
         """It has come to its end, and met no stop string."""
+        self._give(self._stops.push(self._stream.finish())[0] + self._stops.finish())
         self._num_given += bool(self.order.prompt.echo_offsets)  # who scores prompts counts on an entry for each token, the end's too
         self._finish(reason)
 
@@ -197,19 +198,27 @@ class Choice:
         before = self.completion_tokens
         for index, token in enumerate(tokens):
             self.completion_tokens += 1
-            if log_probs:
-                self._log_probs.push(token, log_probs[index], offset=self._num_decoded)
-                self._num_unread += CHARACTERS_PER_TOKEN * (1 + len(log_probs[index].top))
-            decoded = self._stream.push([token])
-            self._num_decoded += len(decoded)
-            text, has_stopped = self._stops.push(decoded)
-            self._give(text)
-            if has_stopped:
-                self._finish(STOP)
+            is_last = token in self.order.stop_tokens
+            if not is_last or self.order.includes_stop:
+                self._add_token(token, log_probs[index] if log_probs else None)
+            if is_last and self.finish_reason is None:
+                self._end_text(STOP)
                 self.abort()
             if self.finish_reason is not None:
                 break
         self._measure(self.completion_tokens - before, is_first=before == 0)
+
+    def _add_token(self, token: int, log_probs: LogProbs | None) -> None:
+        if log_probs is not None:
+            self._log_probs.push(token, log_probs, offset=self._num_decoded)
+            self._num_unread += CHARACTERS_PER_TOKEN * (1 + len(log_probs.top))
+        decoded = self._stream.push([token])
+        self._num_decoded += len(decoded)
+        text, has_stopped = self._stops.push(decoded)
+        self._give(text)
+        if has_stopped:
+            self._finish(STOP)
+            self.abort()
 
     def _give(self, text: str) -> None:
         if not text:

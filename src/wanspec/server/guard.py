@@ -104,7 +104,11 @@ class Guard:
         except ApiError as error:
             await error_response(error)(scope, receive, send)
             return
-        await self._app(scope, self._bounded(receive), send)
+        asked = _routed(scope)
+        try:
+            await self._app(asked, self._bounded(receive), send)
+        finally:
+            scope["route"] = asked.get("route")
 
     def _check(self, scope: Scope) -> None:
         """Raise ApiError for a request that need not be read."""
@@ -165,6 +169,12 @@ class Guard:
         return ApiError(
             HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"the body has more than {self._limits.max_body_bytes} bytes", ends_connection=True
         )
+
+
+def _routed(scope: Scope) -> Scope:
+    """The request as the routes know it. A slash at the end makes no other one; a HEAD is a GET whose body uvicorn keeps to itself."""
+    method = "GET" if scope["method"] == "HEAD" else scope["method"]
+    return {**scope, "path": scope["path"].rstrip("/") or "/", "method": method}
 
 
 def _check_host(host: bytes) -> None:

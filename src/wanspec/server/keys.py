@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from wanspec.errors import ConfigError
-from wanspec.files import read_bounded
+from wanspec.files import read_text
 from wanspec.transport.watched_files import WatchedFiles
 
 ENVIRONMENT_VARIABLE = "WANSPEC_API_KEYS"
@@ -91,11 +91,10 @@ def _parse(text: str, source: str) -> dict[str, str]:
 
 
 def _read(file: Path) -> str:
-    data = read_bounded(file, max_bytes=MAX_FILE_BYTES, what="a file of API keys, one NAME:KEY a line")
-    try:
-        return data.decode("ascii")
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{file} is not ASCII (byte {error.start}); write one NAME:KEY a line") from error
+    text = read_text(file, max_bytes=MAX_FILE_BYTES, what="a file of API keys, one NAME:KEY a line")
+    if not text.isascii():
+        raise ConfigError(f"{file} is not ASCII; write one NAME:KEY a line")
+    return text
 
 
 def _digest(key: bytes) -> bytes:

@@ -10,6 +10,8 @@ MAX_STOPS = 4
 """Stop strings of a request: as many as OpenAI takes."""
 MAX_STOP_CHARACTERS = 256
 """Of one stop string: text is held back, and searched at every token, for as long as it might become one."""
+MAX_STOP_TOKENS = 128
+"""Stop tokens of a request: many more than any model has control tokens that end something."""
 MAX_ENCODINGS = 2
 """Prompts tokenised at a time, each in a thread: a crowd of long ones must not starve the passes."""
 
@@ -38,10 +40,15 @@ class ServerLimits:
     """TLS handshakes under way: whoever comes beyond them is cut off. Each holds some 50 kB for `head_timeout_s` at most."""
     head_timeout_s: float = 10.0
     """From the first to the last byte of a request's head, and from the opening of a connection; as much for a TLS handshake."""
+    keep_alive_s: float = 75.0
+    """How long a connection is kept between two requests: longer than proxies keep theirs, most of them for 60 s. Where there are
+    `max_connections`, the one that has been idle for longest makes room for a new one."""
     body_timeout_s: float = 30.0
     """For all of a request's body."""
     slow_reader_s: float = 20.0
     """How long a connection may stay too full to be written to; then it is cut."""
+    quiet_s: float = 5.0
+    """How long a stream says nothing: then its head, or a comment, tells proxies that it goes on; they give up after 30 s and more."""
     max_unread_characters: int = 1 << 18
     """Text of one choice of a stream that its client has not taken yet; beyond it the generation is cancelled."""
     coalesce_s: float = 0.0

@@ -34,8 +34,6 @@ BACKLOG = 256
 """Connections that the kernel holds for us while we are busy."""
 LAST_WORDS_S = 2
 """For telling those whose answers took too long; then uvicorn cuts them off."""
-KEEP_ALIVE_S = 5
-"""An idle connection is kept for so long."""
 SMALL_PIECE_BYTES, MAX_SMALL_PIECES = 512, 4096
 """Pieces of a body that are smaller, and how many of them one request may have: taking them apart costs some 20 us each, during which
 nobody else's tokens go out. Packets and the chunks of honest clients are larger."""
@@ -60,27 +58,39 @@ class PatientParser(h11.Connection):
         return event
 
 
+IdleConnections = dict["BoundedHttp", None]
+"""In order: the one that has been idle for longest comes first."""
+
+
 class BoundedHttp(H11Protocol):
     """One connection."""
 
-    def __init__(self, *arguments: Any, limits: ServerLimits, **named: Any) -> None:  # noqa: ANN401  # uvicorn's affair
+    def __init__(self, *arguments: Any, limits: ServerLimits, idle: IdleConnections, **named: Any) -> None:  # noqa: ANN401  # uvicorn's affair
+        """`idle`: the port's connections between two requests, which this one joins and leaves."""
         super().__init__(*arguments, **named)
         self.conn = PatientParser(max_header_bytes=limits.max_header_bytes)
-        self._limits = limits
+        self.timeout_keep_alive = limits.keep_alive_s  # type: ignore[assignment]  # seconds, for `call_later`
+        self._limits, self._idle = limits, idle
         self._head_timer: asyncio.TimerHandle | None = None
         self._write_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in uvicorn
-        """Take it, unless there are too many."""
+        """Take it. Where there are too many, the one that has been idle for longest makes room; where none is idle, refuse."""
         super().connection_made(transport)
         transport.set_write_buffer_limits(high=1, low=0)  # so that we hear of what is not taken; TLS never resumes with 0
         self._watch_head()
         if len(self.connections) > self._limits.max_connections:
+            if self._idle:
+                longest = next(iter(self._idle))
+                del self._idle[longest]
+                longest.shutdown()
+                return
             self._refuse(HTTPStatus.SERVICE_UNAVAILABLE, "too many connections; try again", (f"Retry-After: {RETRY_AFTER_S:.0f}",))
 
     def connection_lost(self, exc: Exception | None) -> None:
         """It is gone."""
         super().connection_lost(exc)
+        self._idle.pop(self, None)
         for timer in (self._head_timer, self._write_timer):
             if timer is not None:
                 timer.cancel()
@@ -88,13 +98,17 @@ class BoundedHttp(H11Protocol):
     def data_received(self, data: bytes) -> None:
         """Some of a request."""
         if not self.transport.is_closing():
+            self._idle.pop(self, None)
             super().data_received(data)
             self._watch_head()
 
     def on_response_complete(self) -> None:
-        """The next request may begin."""
+        """The next request may begin: until then the connection is idle, and uvicorn counts the time."""
         super().on_response_complete()
-        self._watch_head()
+        if self.conn.their_state is h11.IDLE and not self.conn.trailing_data[0] and not self.transport.is_closing():
+            self._idle[self] = None
+        else:
+            self._watch_head()
 
     def pause_writing(self) -> None:
         """The client does not take what we send."""
@@ -162,6 +176,7 @@ class ApiServer(uvicorn.Server):
         self._watched = list(watched)
         if certificate_file is not None:
             self._watched.append(WatchedFiles("certificates of the API", (certificate_file, key_file), self._read_tls))
+        self._idle: IdleConnections = {}
         self.handshakes: Handshakes = set()
         """TLS handshakes under way."""
         super().__init__(
@@ -176,14 +191,13 @@ class ApiServer(uvicorn.Server):
                 proxy_headers=False,
                 server_header=False,
                 backlog=BACKLOG,
-                timeout_keep_alive=KEEP_ALIVE_S,
                 timeout_graceful_shutdown=math.ceil(drain_s) + LAST_WORDS_S,
             )
         )
 
     def _connection(self, **parts: Any) -> asyncio.Protocol:  # noqa: ANN401  # uvicorn's affair
         """What takes a new connection."""
-        http = BoundedHttp(**parts, limits=self._limits)
+        http = BoundedHttp(**parts, limits=self._limits, idle=self._idle)
         return http if self._tls is None else TlsDoor(http, self._tls, self.handshakes, limits=self._limits)
 
     def _read_tls(self) -> None:

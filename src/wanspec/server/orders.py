@@ -15,9 +15,11 @@ from wanspec.server.errors import bad_request
 from wanspec.server.limits import ServerLimits
 from wanspec.server.schema import DEFAULT_TEMPERATURE, ChatRequest, CompletionRequest, Parameters
 from wanspec.speculation.sampling import check_sampling
-from wanspec.speculation.types import SamplingParams
+from wanspec.speculation.types import MAX_VOCABULARY, SamplingParams
 
 NUM_SEEDS = 2**64
+RANDOM_SEEDS = (None, -1)
+"""What asks for one: vLLM, llama.cpp and their clients write -1."""
 RANDOM_SEED_BITS = 53
 """Of a seed drawn for a client: as many as survive JSON in a language whose numbers are doubles."""
 LOCAL_POLICY = "colocated-tree"
@@ -45,6 +47,11 @@ class Order:
     policy: PolicyConfig
     placement: Placement
     stops: tuple[str, ...]
+    stop_tokens: frozenset[int]
+    ignores_end: bool
+    """Whether the text goes on behind the model's own end tokens."""
+    includes_stop: bool
+    """Whether the text ends behind the stop string or token, not before it."""
     reuse_key: str | None
     """Whose finished requests it may begin from; None: nobody's."""
     num_log_probs: int | None
@@ -68,9 +75,10 @@ def make_orders(
 
     Choice i is drawn with the seed plus i, so that each can be repeated alone. Raises ApiError (400), naming the field.
     """
-    seed = parameters.seed if parameters.seed is not None else secrets.randbits(RANDOM_SEED_BITS)
+    seed = secrets.randbits(RANDOM_SEED_BITS) if parameters.seed in RANDOM_SEEDS else parameters.seed
     sampling = _sampling(parameters)
     placement = _placement(parameters)
+    stop_tokens = _stop_tokens(parameters, info)
     if not placement.offload:
         policy = without_worker(policy)
     orders = []
@@ -86,6 +94,9 @@ def make_orders(
                 policy=policy,
                 placement=placement,
                 stops=tuple(parameters.stop or ()),
+                stop_tokens=stop_tokens,
+                ignores_end=bool(parameters.ignore_eos),
+                includes_stop=bool(parameters.include_stop_str_in_output),
                 reuse_key=reuse_key,
                 num_log_probs=parameters.num_log_probs,
                 is_streamed=bool(parameters.stream),
@@ -105,7 +116,7 @@ def check_log_probs(parameters: Parameters) -> None:
     """Raise ApiError (400) where log probabilities are asked for that there are none of, or nothing at all is."""
     if isinstance(parameters, ChatRequest) and parameters.top_logprobs and not parameters.logprobs:
         raise bad_request("top_logprobs go with logprobs: true only", param="top_logprobs")
-    if isinstance(parameters, CompletionRequest) and parameters.max_tokens == 0 and not parameters.echo:
+    if isinstance(parameters, CompletionRequest) and parameters.most_tokens == 0 and not parameters.echo:
         raise bad_request("max_tokens of 0 goes with echo: true only", param="max_tokens")
 
 
@@ -125,10 +136,18 @@ def _placement(parameters: Parameters) -> Placement:
         raise bad_request(str(error), param="wanspec.allowed_labels") from error
 
 
+def _stop_tokens(parameters: Parameters, info: ModelInfo) -> frozenset[int]:
+    """Raises ApiError (400) on what is no token."""
+    outside = next((token for token in parameters.stop_token_ids or () if not 0 <= token < info.vocabulary_size), None)
+    if outside is not None:
+        raise bad_request(f"token {outside} is outside the vocabulary of {info.vocabulary_size}", param="stop_token_ids")
+    return frozenset(parameters.stop_token_ids or ())
+
+
 def _sampling(parameters: Parameters) -> SamplingParams:
     sampling = SamplingParams(
         temperature=DEFAULT_TEMPERATURE if parameters.temperature is None else parameters.temperature,
-        top_k=max(0, parameters.top_k or 0),
+        top_k=min(max(0, parameters.top_k or 0), MAX_VOCABULARY),
         top_p=1.0 if parameters.top_p is None else parameters.top_p,
     )
     try:

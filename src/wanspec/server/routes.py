@@ -12,7 +12,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.responses import Response
 
 from wanspec.server.answers import CHAT, COMPLETION, AnswerWriter, Dialect, usage_of
-from wanspec.server.chat import Conversation
+from wanspec.server.chat import Conversation, conversation_of
 from wanspec.server.guard import STATUS_PATH, Visit
 from wanspec.server.schema import DEFAULT_MAX_TOKENS, ChatRequest, CompletionRequest, Parameters
 from wanspec.server.service import Batch, Service
@@ -31,14 +31,13 @@ def make_router(service: Service, access: Access) -> APIRouter:
     @router.post("/v1/completions")
     async def completions(body: CompletionRequest, request: Request) -> Response:
         """Continue a text."""
-        max_tokens = DEFAULT_MAX_TOKENS if body.max_tokens is None else body.max_tokens
+        max_tokens = DEFAULT_MAX_TOKENS if body.most_tokens is None else body.most_tokens
         return await _answer(service, COMPLETION, request, body, body.prompt, max_tokens, prompt_field="prompt", echo=bool(body.echo))
 
     @router.post("/v1/chat/completions")
     async def chat_completions(body: ChatRequest, request: Request) -> Response:
         """Continue a conversation."""
-        max_tokens = body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens
-        return await _answer(service, CHAT, request, body, [Conversation(body.messages)], max_tokens, prompt_field="messages")
+        return await _answer(service, CHAT, request, body, [conversation_of(body)], body.most_tokens, prompt_field="messages")
 
     @router.get("/v1/models")
     async def models() -> Response:
@@ -89,10 +88,10 @@ async def _answer(
     """The life of a request here: check, wait for a place, generate, answer whole or in pieces. Raises ApiError."""
     visit = Visit.of(request.scope)
     service.check(body, num_prompts=len(texts))
-    writer = AnswerWriter(dialect, request_id=visit.request_id, model_name=service.model_name, includes_usage=body.includes_usage)
+    writer = AnswerWriter(dialect, body, request_id=visit.request_id, model_name=service.model_name)
     with ExitStack() as stack:
         stack.enter_context(service.request(visit.key_name))
-        prompts = await service.prompts(texts, prompt_field=prompt_field, echo=echo, scores_echo=body.num_log_probs is not None)
+        prompts = await service.prompts(texts, body, prompt_field=prompt_field, echo=echo)
         batch = service.batch(
             body, prompts, max_tokens=max_tokens, prompt_field=prompt_field, request_id=visit.request_id, key_name=visit.key_name
         )
@@ -100,8 +99,8 @@ async def _answer(
         stack.callback(batch.abort)
         try:
             if body.stream:
-                await unless_gone(batch.wait_for_beginning(), request.receive)
-                return EventStream(batch, writer, stack.pop_all(), coalesce_s=service.limits.coalesce_s)
+                await unless_gone(batch.wait_for_beginning(service.limits.quiet_s), request.receive)
+                return EventStream(batch, writer, stack.pop_all(), limits=service.limits)
             await unless_gone(batch.wait_for_end(), request.receive)
         except ClientGoneError:
             return Response(status_code=CLIENT_CLOSED_REQUEST)

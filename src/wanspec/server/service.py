@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http import HTTPStatus
 from typing import Final
 from weakref import WeakSet
@@ -22,7 +22,7 @@ from wanspec.server.errors import ApiError, bad_request
 from wanspec.server.limits import MAX_ENCODINGS, ServerLimits
 from wanspec.server.metrics import Metrics
 from wanspec.server.orders import Order, Prompt, check_choices, check_log_probs, make_orders
-from wanspec.server.schema import Parameters
+from wanspec.server.schema import CompletionRequest, Parameters
 from wanspec.server.status_history import History
 from wanspec.server.unsupported import check_supported
 
@@ -62,9 +62,11 @@ class Batch:
             await self.wait_for_news()
         self.check()
 
-    async def wait_for_beginning(self) -> None:
-        """Return when there is a first piece of text. Raises the ApiError that they failed with before."""
-        await self._news.wait()  # left set: the piece has yet to be taken
+    async def wait_for_beginning(self, at_most_s: float) -> None:
+        """Return when there is a first piece of text, or the time is over. Raises the ApiError that they failed with before."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(at_most_s):
+                await self._news.wait()  # left set: the piece has yet to be taken
         self.check()
 
     def check(self) -> None:
@@ -92,11 +94,15 @@ class Service:
         limits: ServerLimits,
         model_name: str = "",
         reuses_prompts: bool = True,
+        has_literal_prompts: bool = False,
     ) -> None:
-        """`model_name`: what clients call it; empty: its own name. `reuses_prompts`: requests may begin from earlier ones of their key."""
+        """`model_name`: what clients call it; empty: its own name. `reuses_prompts`: requests may begin from earlier ones of their key.
+
+        `has_literal_prompts`: what looks like a control token in a completion's prompt is text, unless a request says otherwise.
+        """
         self.engine, self.info, self.limits, self._tokenizer, self._policy = engine, info, limits, tokenizer, policy
         self.model_name = model_name or info.name
-        self._reuses_prompts = reuses_prompts
+        self._reuses_prompts, self._has_literal_prompts = reuses_prompts, has_literal_prompts
         self.created = int(time.time())
         self.admission = Admission(max_running=limits.max_running, max_queued=limits.max_queued)
         self.key_limits = KeyLimits(max_open=limits.key_streams, requests_per_minute=limits.key_requests_per_minute)
@@ -152,30 +158,30 @@ class Service:
             self.key_limits.end(key_name)
 
     async def prompts(
-        self, texts: Sequence[str | list[int] | Conversation], *, prompt_field: str, echo: bool = False, scores_echo: bool = False
+        self, texts: Sequence[str | list[int] | Conversation], request: Parameters, *, prompt_field: str, echo: bool = False
     ) -> list[Prompt]:
-        """Tokenise what is no tokens. `scores_echo`: log probabilities of what is echoed are wanted.
-
-        Raises ApiError (400) on a conversation that the model's template does not take.
-        """
+        """Tokenise what is no tokens. Raises ApiError (400) on a conversation that the model's template does not take."""
         prompts = []
         for text in texts:
             try:
-                tokens = text if isinstance(text, list) else await self._encode(text)
+                tokens = text if isinstance(text, list) else await self._encode(text, request)
             except ConfigError as error:
                 raise bad_request(str(error), param=prompt_field) from error
             is_echoed = echo and len(tokens) < self.info.context_length  # what is too long is about to be refused, not to be taken apart
             echoed = "" if not is_echoed else text if isinstance(text, str) else self.decode(tokens)
-            offsets = self._offsets(tokens) if is_echoed and scores_echo else ()
+            offsets = self._offsets(tokens, echoed) if is_echoed and request.num_log_probs is not None else ()
             prompts.append(Prompt(tokens=tuple(tokens), echo=echoed, echo_offsets=offsets))
         return prompts
 
-    def _offsets(self, tokens: Sequence[int]) -> tuple[int, ...]:
-        """The character of the tokens' text that each of them begins in."""
+    def _offsets(self, tokens: Sequence[int], text: str) -> tuple[int, ...]:
+        """The character of their `text` that each of the tokens begins in."""
         stream, offsets, offset = self._tokenizer.stream(), [], 0
         for token in tokens:
             offsets.append(offset)
-            offset += len(stream.push([token])) if 0 <= token < self.info.vocabulary_size else 0
+            if 0 <= token < self.info.vocabulary_size:
+                offset += len(stream.push([token]))
+                name = self._tokenizer.control_name(token)  # which the text has where it was read from it
+                offset += len(name) if name is not None and text.startswith(name, offset) else 0
         return tuple(offsets)
 
     def batch(
@@ -212,7 +218,7 @@ class Service:
     def check(self, parameters: Parameters, *, num_prompts: int) -> None:
         """Raise ApiError (400, 404) for what cannot be served whatever the prompts say."""
         self.check_model(parameters.model)
-        check_supported(parameters.model_extra)
+        check_supported(parameters)
         if parameters.stream_options is not None and not parameters.stream:
             raise bad_request("stream_options go with stream: true only", param="stream_options")
         check_log_probs(parameters)
@@ -222,8 +228,11 @@ class Service:
         """The text of tokens; of what is none, nothing."""
         return self._tokenizer.decode([token for token in tokens if 0 <= token < self.info.vocabulary_size])
 
-    async def _encode(self, text: str | Conversation) -> list[int]:
+    async def _encode(self, text: str | Conversation, request: Parameters) -> list[int]:
         async with self._encoding:
             if isinstance(text, Conversation):
                 return await asyncio.to_thread(text.encode, self._tokenizer)
-            return await asyncio.to_thread(self._tokenizer.encode, text)
+            asked = None if request.wanspec is None else request.wanspec.literal_prompt
+            reads_controls = not (self._has_literal_prompts if asked is None else asked)
+            adds_beginning = not (isinstance(request, CompletionRequest) and request.add_special_tokens is False)
+            return await asyncio.to_thread(self._tokenizer.encode, text, reads_controls=reads_controls, adds_beginning=adds_beginning)

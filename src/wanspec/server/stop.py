@@ -1,7 +1,8 @@
 """Stop strings in a text that comes piece by piece.
 
 The text ends before the stop string that is the first to be complete (of those complete at the same character, the one that began first),
-so that the result does not depend on how the text was cut into pieces. What might be the beginning of a stop string is held back.
+or behind it where that is asked for, so that the result does not depend on how the text was cut into pieces. What might be the beginning of
+a stop string is held back.
 """
 
 from __future__ import annotations
@@ -12,9 +13,9 @@ from collections.abc import Sequence
 class StopStrings:
     """Watches one text."""
 
-    def __init__(self, stops: Sequence[str]) -> None:
-        """`stops`: none of them empty."""
-        self._stops = tuple(stops)
+    def __init__(self, stops: Sequence[str], *, includes_stop: bool = False) -> None:
+        """`stops`: none of them empty. `includes_stop`: the text ends behind one, not before it."""
+        self._stops, self._includes_stop = tuple(stops), includes_stop
         self._longest_held = max((len(stop) for stop in stops), default=1) - 1
         self._held = ""
 
@@ -23,8 +24,8 @@ class StopStrings:
         self._held += text
         found = [(begin + len(stop), begin) for stop in self._stops if (begin := self._held.find(stop)) >= 0]
         if found:
-            _, begin = min(found)
-            return self._give(begin), True
+            end, begin = min(found)
+            return self._give(end if self._includes_stop else begin), True
         return self._give(len(self._held) - self._num_to_hold()), False
 
     def finish(self) -> str:

@@ -2,14 +2,15 @@
 
 Events come as their text does, one a round; sizes and times of rounds tell something of the text even when it is encrypted. Where the
 operator wants them coalesced, they come at even intervals instead, whatever has been committed, and each time as many bytes: what is
-missing is filled up with a comment, which readers of server-sent events pass over. Only the end comes at once.
+missing is filled up with a comment, which readers of server-sent events pass over. Only the end comes at once. Otherwise a comment goes out
+where there has been nothing to tell for a while, in the queue or in a long pass: proxies cut what is silent.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager
 from typing import TypeVar
 
 from starlette.responses import Response
@@ -17,12 +18,13 @@ from starlette.types import Receive, Scope, Send
 
 from wanspec.protocol.frame_length import next_length
 from wanspec.server.answers import AnswerWriter, error_event
+from wanspec.server.limits import ServerLimits
 from wanspec.server.service import Batch
 
 SMALLEST_BEAT_BYTES = 1024
 """Of what is sent at a time where events are coalesced: an event is some 250 bytes without its text, and the end of a choice twice that."""
-COMMENT_BYTES = len(": \n\n")
-"""Of an empty one."""
+COMMENT = b": \n\n"
+"""An empty one."""
 
 T = TypeVar("T")
 
@@ -36,11 +38,12 @@ class EventStream(Response):
 
     media_type = "text/event-stream"
 
-    def __init__(self, batch: Batch, writer: AnswerWriter, request: AbstractContextManager[object], *, coalesce_s: float) -> None:
+    def __init__(self, batch: Batch, writer: AnswerWriter, request: AbstractContextManager[object], *, limits: ServerLimits) -> None:
         """`request` is entered already."""
         super().__init__(headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
         del self.headers["content-length"]
-        self._batch, self._writer, self._request, self._coalesce_s = batch, writer, request, coalesce_s
+        self._batch, self._writer, self._request = batch, writer, request
+        self._coalesce_s, self._quiet_s = limits.coalesce_s, limits.quiet_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send all of it, unless the client hangs up."""
@@ -54,6 +57,7 @@ class EventStream(Response):
 
     async def _send(self, send: Send) -> None:
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        filler = COMMENT
         while True:
             choices, has_finished = self._batch.choices, self._batch.has_finished
             events = self._writer.events(choices)
@@ -62,28 +66,28 @@ class EventStream(Response):
             elif has_finished:
                 events += self._writer.end(choices)
             body = b"".join(events)
-            if self._coalesce_s:
-                body = _filled_up(body)
+            body = _filled_up(body) if self._coalesce_s else body or filler
             if body or has_finished:
                 await send({"type": "http.response.body", "body": body, "more_body": not has_finished})
             if has_finished:
                 return
-            await self._wait()
+            filler = await self._wait()
 
-    async def _wait(self) -> None:
-        """Return when there may be something to send."""
-        if not self._coalesce_s:
-            await self._batch.wait_for_news()
-            return
-        with suppress(TimeoutError):
-            async with asyncio.timeout(self._coalesce_s):
-                while not self._batch.has_finished:
+    async def _wait(self) -> bytes:
+        """Return when there may be something to send; what is to be sent where there is nothing."""
+        try:
+            async with asyncio.timeout(self._coalesce_s or self._quiet_s):
+                await self._batch.wait_for_news()
+                while self._coalesce_s and not self._batch.has_finished:
                     await self._batch.wait_for_news()
+        except TimeoutError:
+            return COMMENT
+        return b""
 
 
 def _filled_up(events: bytes) -> bytes:
     """The same behind a comment, of one of few lengths; [DONE] stays last."""
-    length = next_length(len(events) + COMMENT_BYTES, smallest=SMALLEST_BEAT_BYTES)
+    length = next_length(len(events) + len(COMMENT), smallest=SMALLEST_BEAT_BYTES)
     return b": ".ljust(length - len(events) - len(b"\n\n"), b" ") + b"\n\n" + events
 
 

@@ -167,11 +167,12 @@ class Calibration:
         if [len(row) for row in state.evidence] != [len(TAUS)] * bins or [len(each) for each in counts] != [bins] * len(counts):
             raise ConfigError(f"a calibration of another shape than {bins} bins of {len(TAUS)}; remove the file")
         evidence, tokens, promised, kept = (np.array(each, np.float64) for each in (state.evidence, *counts))
-        if (
-            not all(np.isfinite(each).all() for each in (evidence, tokens, promised, kept))
-            or min(map(np.min, (tokens, promised, kept))) < 0.0
-        ):
-            raise ConfigError("a calibration with numbers that are not finite, or negative counts; remove the file")
+        most = (MEMORY_TOKENS, MEMORY_PROMISES, MEMORY_PROMISES)  # what fades cannot have become more, but for rounding
+        are_counts = all(
+            each.min() >= 0.0 and each.max() <= limit + 1.0 for each, limit in zip((tokens, promised, kept), most, strict=True)
+        )
+        if not are_counts or not np.isfinite(evidence).all():
+            raise ConfigError("a calibration with numbers that are not finite, or counts that cannot be; remove the file")
         self._evidence, self._tokens, self._promised, self._kept = evidence, tokens, promised, kept
 
 

@@ -2,8 +2,8 @@
 
 For position i the noise is a vector of Gumbel variables computed from (seed, i) alone. The target's token is
 argmax(logits / T + noise), which is distributed as softmax(logits / T) (the Gumbel-max trick); the draft model ranks its guesses by the
-same expression over its own logits, so that where the two distributions agree, the two choices do (arXiv 2408.07978). At T = 0 there is
-no noise and both are greedy.
+same expression over its own logits, so that where the two distributions agree, the two choices do (arXiv 2408.07978). At T = 0, or next to
+it, and with top_p = 0 there is no noise and both are greedy.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ Tokens = NDArray[np.intp]
 
 MAX_TEMPERATURE = 100.0
 """Above it every token is as good as any other, and logits / T loses its digits."""
-MIN_TEMPERATURE = 0.001
-"""Below it logits / T leaves what floats can hold; 0 says what is meant."""
+GREEDY_TEMPERATURE = 0.001
+"""Below it decoding is greedy, as at 0: some clients send 1e-8 where they mean 0, and logits / T would leave what floats can hold."""
 NUCLEUS_TOKENS = 1024
 """That hold a nucleus as a rule: so many of the most probable are sorted first."""
 DOUBT = 1e-12
@@ -38,18 +38,20 @@ def check_sampling(params: SamplingParams) -> None:
     if not 0.0 <= params.temperature <= MAX_TEMPERATURE:
         msg = f"temperature must be between 0 and {MAX_TEMPERATURE:g}, not {params.temperature}"
         raise ConfigError(msg)
-    if 0.0 < params.temperature < MIN_TEMPERATURE:
-        msg = f"temperature {params.temperature} is below {MIN_TEMPERATURE:g}; give 0 for greedy decoding"
-        raise ConfigError(msg)
     if not 0 <= params.top_k <= MAX_VOCABULARY:
         msg = f"top_k must be between 0 (keep all) and {MAX_VOCABULARY}, not {params.top_k}"
         raise ConfigError(msg)
-    if not 0.0 < params.top_p <= 1.0:
-        msg = f"top_p must be above 0 and at most 1, not {params.top_p}"
+    if not 0.0 <= params.top_p <= 1.0:
+        msg = f"top_p must be between 0 and 1, not {params.top_p}"
         raise ConfigError(msg)
     if not 0 <= params.seed < 2**64:
         msg = f"seed must be between 0 and 2**64 - 1, not {params.seed}"
         raise ConfigError(msg)
+
+
+def is_greedy(params: SamplingParams) -> bool:
+    """Whether the most probable token is always taken, so that there is no noise."""
+    return params.temperature < GREEDY_TEMPERATURE or params.top_p == 0.0
 
 
 def gumbel_noise(seed: int, position: int, size: int) -> Noise:
@@ -62,7 +64,7 @@ def gumbel_noise(seed: int, position: int, size: int) -> Noise:
 
 
 def target_token(logits: Logits, params: SamplingParams, noise: Noise | None) -> int:
-    """The target's token after one row of `logits` [vocabulary], under the `noise` [vocabulary] of the token's position; None at T = 0."""
+    """The target's token after one row of `logits` [vocabulary], under the `noise` [vocabulary] of the token's position; None if greedy."""
     kept, scores = _distribution(logits, params, np.float64)
     if noise is not None:
         scores = scores + (noise if kept is None else noise[kept])
@@ -119,9 +121,9 @@ def _draft_scores(logits: Logits, params: SamplingParams, noise: Noise | None) -
 def _distribution(logits: Logits, params: SamplingParams, dtype: type[np.floating]) -> tuple[Tokens | None, Scores]:
     """What is sampled from: temperature, then top-k, then top-p.
 
-    Returns the tokens that can be drawn, ascending (None: all), and their unnormalised logarithms, of this `dtype` unless T is 0.
+    Returns the tokens that can be drawn, ascending (None: all), and their unnormalised logarithms: logits if greedy, else of this `dtype`.
     """
-    if params.temperature == 0.0:
+    if is_greedy(params):
         return None, logits
     with np.errstate(over="ignore"):  # what is as low as that cannot be drawn
         scaled: Scores = np.divide(logits, dtype(params.temperature), dtype=dtype)

@@ -27,11 +27,11 @@ class SamplingParams(Struct, frozen=True, kw_only=True):
     """How a target token is chosen. The output is a function of prompt, these parameters and the seed alone."""
 
     temperature: float = 0.0
-    """At least 0; 0 is greedy decoding and ignores the other fields."""
+    """0 to 100; below 0.001 decoding is greedy and ignores the other fields."""
     top_k: int = 0
     """Keep only the top_k largest target logits; 0 keeps all."""
     top_p: float = 1.0
-    """Keep the smallest set of tokens whose probability reaches top_p, in (0, 1]."""
+    """Keep the smallest set of tokens whose probability reaches top_p, in [0, 1]; 0 is greedy decoding."""
     seed: int = 0
     """Seed of the Gumbel noise shared by both sides, in [0, 2**64)."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Iterable
 from os import PathLike
 from pathlib import Path
@@ -93,7 +94,7 @@ def read_trace(path: str | PathLike[str]) -> list[Record]:
     A last line without an end is what a killed process leaves; it is dropped. Raises ConfigError naming the line and what is wrong.
     """
     try:
-        lines = Path(path).read_bytes().split(b"\n")
+        lines = Path(path).read_bytes().removeprefix(codecs.BOM_UTF8).split(b"\n")  # a mark is an editor's
     except OSError as error:
         raise ConfigError(f"cannot read the trace {path}: {error.strerror}") from error
     decoder: msgspec.json.Decoder[Record] = msgspec.json.Decoder(Record)

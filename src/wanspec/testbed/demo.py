@@ -110,7 +110,7 @@ def check(config: DemoConfig, info: ModelInfo) -> list[list[int]]:
     for policy in config.policies:
         create_policy(policy)
     tokenizer = load_bundled_tokenizer()
-    prompts = [tokenizer.encode(text) for text in config.prompts]
+    prompts = [tokenizer.encode(text, reads_controls=True) for text in config.prompts]
     for prompt in prompts:
         check_request(info, prompt, max_tokens=config.max_tokens)
     return prompts

@@ -100,7 +100,7 @@ class SamplingFields(Struct, array_like=True, frozen=True, forbid_unknown_fields
 
     temperature: Annotated[float, Meta(ge=0.0, le=sys.float_info.max)]
     top_k: Annotated[int, Meta(ge=0, le=MAX_VOCABULARY)]
-    top_p: Annotated[float, Meta(gt=0.0, le=1.0)]
+    top_p: Annotated[float, Meta(ge=0.0, le=1.0)]
     seed: Annotated[int, Meta(ge=0)]
     """MessagePack itself ends at 2**64 - 1."""
 

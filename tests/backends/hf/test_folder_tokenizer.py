@@ -107,6 +107,13 @@ def test_control_tokens_are_named_by_either_file(tmp_path: Path) -> None:
     assert write(tmp_path, byte_level(), added_tokens_decoder={}).end_token is None
 
 
+def test_a_text_that_begins_as_the_model_wants_it_gets_no_second_beginning(tmp_path: Path) -> None:
+    tokenizer = write(tmp_path, byte_level(), bos_token=BEGIN)
+    assert tokenizer.encode(f"{BEGIN}a", reads_controls=True) == tokenizer.encode("a")
+    assert tokenizer.encode(f"{BEGIN}a").count(256) == 1
+    assert tokenizer.encode("a", adds_beginning=False) == tokenizer.encode_text("a")
+
+
 @pytest.mark.parametrize("place", ["settings", "named", "file"])
 def test_a_chat_is_written_by_the_template_of_the_folder(place: str, tmp_path: Path) -> None:
     settings: dict[str, object] = {"bos_token": BEGIN}

@@ -25,7 +25,7 @@ def load_hf_tokenizer(spec: ModelSpec) -> JsonTokenizer:
 def load_folder_tokenizer(folder: Path) -> JsonTokenizer:
     """Raises ConfigError, naming the folder, where the tokenizer cannot be used."""
     try:
-        definition = (folder / "tokenizer.json").read_text("utf-8")
+        definition = (folder / "tokenizer.json").read_text("utf-8-sig")
         plain = JsonTokenizer(definition)
         settings = _settings(folder)
         named = {name: content for name in NAMED_TOKENS if (content := _content(settings, name))}
@@ -51,7 +51,7 @@ def _template(folder: Path, settings: Json) -> str | None:
     """In a file of its own, or in the settings, alone or by name."""
     file = folder / "chat_template.jinja"
     if file.exists():
-        return file.read_text("utf-8")
+        return file.read_text("utf-8-sig")
     found = settings.get("chat_template")
     if isinstance(found, list):
         named = {entry.get("name"): entry.get("template") for entry in found if isinstance(entry, dict)}

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from wanspec.backends.chat_template import ChatTemplate
 from wanspec.backends.llamacpp.gguf_model import GgufModel
-from wanspec.backends.tokenizer import TextStream
+from wanspec.backends.tokenizer import TextStream, begun
+from wanspec.backends.turns import ASK, ChatOptions, Turn
 from wanspec.errors import ConfigError
 
 TEMPLATE_KEY = "tokenizer.chat_template"
@@ -15,7 +16,7 @@ TEMPLATE_KEY = "tokenizer.chat_template"
 
 
 class GgufTokenizer:
-    """The tokenizer in a GGUF file; the weights are not read. Control tokens are neither read from text nor written to it."""
+    """The tokenizer in a GGUF file; the weights are not read. Control tokens are read from text only when asked for, and never written."""
 
     def __init__(self, path: Path) -> None:
         """Raises ConfigError on what is no GGUF file, or has a chat template that cannot be read."""
@@ -24,24 +25,27 @@ class GgufTokenizer:
         self._beginning = self._model.beginning
         self._template = self._chat_template(path)
 
-    def encode(self, text: str) -> list[int]:
-        """Token ids of a text of its own: what the file wants before one, such as BOS, then the text."""
-        return self._beginning + self.encode_text(text)
+    def encode(self, text: str, *, reads_controls: bool = False, adds_beginning: bool = True) -> list[int]:
+        """Token ids of a text of its own: what the file wants before one, such as BOS, unless the text begins so itself, then the text.
+
+        `reads_controls`: the names of control tokens count as such.
+        """
+        return begun(self._model.encode(text, reads_controls=reads_controls), self._beginning if adds_beginning else [])
 
     def encode_text(self, text: str) -> list[int]:
-        """Token ids of `text`, nothing added."""
+        """See `ChatEncoder`."""
         return self._model.encode(text)
 
     def encode_with_controls(self, text: str) -> list[int]:
         """See `ChatEncoder`."""
         return self._model.encode(text, reads_controls=True)
 
-    def encode_chat(self, turns: Sequence[tuple[str, str]]) -> list[int] | None:
-        """The tokens that ask for the assistant's next message, by the file's chat template; None: it has none.
+    def encode_chat(self, turns: Sequence[tuple[str, str] | Turn], options: ChatOptions = ASK) -> list[int] | None:
+        """The tokens of a conversation, by the file's chat template; None: it has none.
 
         Raises ConfigError where the template does not take these messages.
         """
-        return None if self._template is None else self._template.encode(turns, self)
+        return None if self._template is None else self._template.encode(turns, self, options)
 
     def _chat_template(self, path: Path) -> ChatTemplate | None:
         source = self._model.metadata(TEMPLATE_KEY)

@@ -266,7 +266,7 @@ def encode_prompts(info: ModelInfo, config: BenchConfig) -> list[list[int]]:
     if not config.prompts:
         raise ConfigError("there is no prompt; give at least one")
     tokenizer = load_tokenizer(config.target)
-    prompts = [tokenizer.encode(text) for text in config.prompts]
+    prompts = [tokenizer.encode(text, reads_controls=True) for text in config.prompts]
     for prompt in prompts:
         check_request(info, prompt, max_tokens=config.max_tokens)
     return prompts

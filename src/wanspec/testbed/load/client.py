@@ -19,7 +19,7 @@ TIMEOUT: Final = httpx.Timeout(10.0, read=120.0)
 MAX_REQUEST_S: Final = 600.0
 """All of one request; whoever waits longer has given up."""
 KEEP_ALIVE_S: Final = 2.0
-"""Idle connections are closed before the server closes them (5 s): a request sent into a closing one would fail for no fault of anybody."""
+"""Idle connections are closed before a server closes them (vLLM: after 5 s), for a request sent into a closing one would fail."""
 MAX_ERROR_BYTES: Final = 1 << 16
 """Of the body of a refusal that is read."""
 MAX_REASON_CHARACTERS: Final = 200

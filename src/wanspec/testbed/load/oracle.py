@@ -66,7 +66,7 @@ class Oracle:
 def compute_answers(config: LoadConfig) -> Iterator[tuple[Question, Expected]]:
     """Ask the bundled target every question. Raises ConfigError on a prompt that it cannot continue."""
     target, tokenizer = load_bundled("target"), load_bundled_tokenizer()
-    prompts = [tokenizer.encode(text) for text in config.prompts]
+    prompts = [tokenizer.encode(text, reads_controls=True) for text in config.prompts]
     for index, prompt in enumerate(prompts):
         try:
             check_request(target.info, prompt, max_tokens=config.max_tokens)

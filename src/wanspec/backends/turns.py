@@ -1,0 +1,47 @@
+"""A conversation, as a tokenizer is asked to write it down for its model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+RESERVED = frozenset(
+    {
+        "messages",
+        "add_generation_prompt",
+        "continue_final_message",
+        "tools",
+        "documents",
+        "bos_token",
+        "eos_token",
+        "pad_token",
+        "unk_token",
+    }
+)
+"""What we tell a chat template, and no client may tell it instead."""
+
+
+class Turn(NamedTuple):
+    """A message. A plain pair of role and text will do."""
+
+    role: str
+    text: str
+    more: Mapping[str, str] = {}
+    """What else was said of it that a chat template may look at: its speaker's name, the thinking before it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChatOptions:
+    """How a conversation ends, and what its template is told besides."""
+
+    adds_generation_prompt: bool = True
+    """Whether it ends with what begins the assistant's next message."""
+    continues_final: bool = False
+    """Whether it ends within its last message, which is then to be continued; there is no generation prompt."""
+    variables: Mapping[str, object] = field(default_factory=dict)
+    """JSON's values by name, of the client's own, such as `enable_thinking`."""
+
+
+ASK = ChatOptions()
+"""For the assistant's next message."""
