@@ -1,5 +1,10 @@
 """The exception family. User input raises with the value and the fix; a peer's fault names the worker."""
 
+from __future__ import annotations
+
+import traceback
+from pathlib import Path
+
 
 class WanspecError(Exception):
     """Anything that WANSpec raises on purpose."""
@@ -28,3 +33,22 @@ class BackendError(WanspecError):
 
 class TransportError(WanspecError):
     """A connection could not be made, was refused, or is gone; the message says why."""
+
+
+def bare_cause(error: BaseException) -> str:
+    """What went wrong and where, in one line for a log: without the error's own words, which might quote a prompt.
+
+    What the operating system or the interpreter says is told: of files, modules and memory. An error that stands for another one is
+    followed to that.
+    """
+    while error.__cause__ is not None:
+        error = error.__cause__
+    frames = traceback.extract_tb(error.__traceback__)
+    place = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
+    match error:
+        case OSError(strerror=str(words), filename=filename):
+            return f"{words}: {filename}" if filename else f"{words}{place}"
+        case ImportError() | MemoryError() if str(error):
+            return f"{type(error).__name__}: {error}{place}"
+        case _:
+            return f"{type(error).__name__}{place}"

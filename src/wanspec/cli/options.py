@@ -7,8 +7,8 @@ import os
 import re
 import shlex
 import sys
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -338,8 +338,25 @@ def finite(value: Any) -> Any:  # noqa: ANN401  # JSON's values
             return value
 
 
-def trace_sink(path: Path | None) -> AbstractContextManager[TraceSink | None]:
-    """A context manager for the trace that was asked for, if one was."""
+@contextmanager
+def trace_sink(path: Path | None) -> Iterator[TraceSink | None]:
+    """The trace that was asked for, if one was.
+
+    Raises ConfigError where it cannot be opened. Where it could not be written, the command ends with status 1, unless the work itself has
+    ended with an error: that one counts.
+    """
     from wanspec.telemetry.trace import TraceWriter
 
-    return TraceWriter(path) if path is not None else nullcontext()
+    if path is None:
+        yield None
+        return
+    writer = TraceWriter(path)
+    try:
+        yield writer
+    except BaseException:
+        with suppress(OSError):
+            writer.close()
+        raise
+    writer.close()
+    if writer.failure is not None:
+        raise typer.Exit(1)  # whoever gave it up has said why

@@ -271,3 +271,4 @@ async def _serve(config: ServeConfig, target: Backend, draft: Backend, store: Ca
             fields = {"model": service.model_name, "api": f"{scheme}://{where}/v1", "workers_dial": listener.address if listener else None}
             _log.info("serving", extra={"fields": fields})
             await server.serve_until_cancelled(service, sock)  # no drain: a server that ends mostly comes back, and so shall its workers
+            raise typer.Exit(1)  # the engine has failed, and has told the log why: whatever started this process is to start another

@@ -6,12 +6,12 @@ name themselves, so that only so many are told apart at a time, and a worker's s
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 from math import inf
 from typing import Final
 
-from prometheus_client.core import CounterMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from wanspec.runtime.engine import ControllerEngine
@@ -19,6 +19,8 @@ from wanspec.runtime.figures import ENTROPY_EDGES_NATS, DecisionKind
 from wanspec.runtime.link_metrics import Families, link_metrics
 from wanspec.server.admission import Admission
 
+STATES: Final = ("ok", "degraded", "draining", "failed")
+"""Of a server, in a word: requests are served, with local drafts alone, no more since it ends, or no more since the engine has failed."""
 _ENTROPY_BINS: Final[dict[int | None, str]] = {
     **{index: f"{low:g}-{high:g}" for index, (low, high) in enumerate(pairwise((0.0, *ENTROPY_EDGES_NATS, inf)))},
     None: "unknown",
@@ -28,15 +30,25 @@ _ENTROPY_BINS: Final[dict[int | None, str]] = {
 class LiveMetrics(Collector):
     """See the module's text."""
 
-    def __init__(self, engine: ControllerEngine, admission: Admission, model_name: str) -> None:
-        self._engine, self._admission, self._model_name = engine, admission, model_name
+    def __init__(self, engine: ControllerEngine, admission: Admission, state: Callable[[], str], model_name: str) -> None:
+        self._engine, self._admission, self._state, self._model_name = engine, admission, state, model_name
         self._families = Families(model_name)
 
     def collect(self) -> Iterator[Metric]:
+        yield from self._condition()
         yield from self._load()
         yield from self._rounds()
         yield from self._decisions()
         yield from link_metrics(self._families, self._engine.workers, self._engine.figures)
+
+    def _condition(self) -> Iterator[Metric]:
+        present = self._state()
+        ready = GaugeMetricFamily("wanspec:ready", "1 for the state that the server is in", labels=["model_name", "state"])
+        for state in STATES:
+            ready.add_metric([self._model_name, state], state == present)
+        yield ready
+        lost = self._engine.lost_trace_records
+        yield self._families.count("wanspec:lost_trace_records", "Records missing in --trace, since it could not be written", lost)
 
     def _load(self) -> Iterator[Metric]:
         for name in ("wanspec:requests_running", "vllm:num_requests_running"):

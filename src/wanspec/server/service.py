@@ -100,7 +100,7 @@ class Service:
         self.created = int(time.time())
         self.admission = Admission(max_running=limits.max_running, max_queued=limits.max_queued)
         self.key_limits = KeyLimits(max_open=limits.key_streams, requests_per_minute=limits.key_requests_per_minute)
-        self.metrics = Metrics(engine=engine, admission=self.admission, model_name=self.model_name)
+        self.metrics = Metrics(engine=engine, admission=self.admission, state=lambda: self.state, model_name=self.model_name)
         self.is_draining = False
         """Set when the server is about to end: nobody new is let in."""
         self.history = History(engine.tally)
@@ -110,9 +110,14 @@ class Service:
         self._encoding = asyncio.Semaphore(MAX_ENCODINGS)
 
     @property
+    def has_failed(self) -> bool:
+        """Whether nothing can be served any more, whatever comes: the process is to be started again."""
+        return self.engine.failure is not None
+
+    @property
     def obstacle(self) -> str | None:
         """Why no request can be served now; None: requests are welcome."""
-        if self.engine.failure is not None:
+        if self.has_failed:
             return "failed"
         return "draining" if self.is_draining else None
 
@@ -142,7 +147,10 @@ class Service:
         """A request of this key, from before its prompt is looked at to the end of its answer. Raises ApiError (429, 503)."""
         if self.obstacle is not None:
             raise ApiError(
-                HTTPStatus.SERVICE_UNAVAILABLE, f"the server is {self.obstacle}", code="unavailable", retry_after_s=RETRY_AFTER_S
+                HTTPStatus.SERVICE_UNAVAILABLE,
+                "the server has failed, and is about to end" if self.has_failed else "the server is about to end",
+                code="unavailable",
+                retry_after_s=RETRY_AFTER_S,
             )
         self.admission.check_room(1)
         self.key_limits.begin(key_name, now=asyncio.get_running_loop().time())
