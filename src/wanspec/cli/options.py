@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import re
@@ -9,6 +10,7 @@ import shlex
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
     from wanspec.backends.interface import Backend
     from wanspec.telemetry.trace import TraceSink
     from wanspec.transport.security import ControllerSecurity, WorkerSecurity
+
+_log = logging.getLogger(__name__)
 
 MAX_PROMPT_BYTES = 1 << 20
 """A prompt, or a file of a few; more is a mistake."""
@@ -232,8 +236,12 @@ def check_certificate(flags: str, cert: Path | None, key: Path | None) -> None:
 
 
 def check_tls_files(flags: str, ca: Path | None, cert: Path | None, key: Path | None) -> None:
-    """Raise ConfigError, naming the flags, where these files do not make TLS. `flags`: what their names begin with."""
+    """Raise ConfigError, naming the flags, where these files do not make TLS. `flags`: what their names begin with.
+
+    Raises TransportError where one of them has expired, and warns of one that soon does.
+    """
     from wanspec.transport.security import tls_context
+    from wanspec.transport.validity import check_dates
 
     for names, files in ((f"{flags}-ca", {"ca_file": ca}), (f"{flags}-cert, {flags}-key", {"certificate_file": cert, "key_file": key})):
         try:
@@ -241,6 +249,8 @@ def check_tls_files(flags: str, ca: Path | None, cert: Path | None, key: Path | 
                 tls_context(**files)
         except ConfigError as error:
             raise ConfigError(f"{names}: {error}") from error
+    for warning in check_dates(cert, ca, now=datetime.now(UTC)):
+        _log.warning("%s", warning)
 
 
 def read_prompt(argument: str) -> str:

@@ -66,6 +66,12 @@ class ServeConfig:
     access: Access
     """To what the status page shows."""
 
+    @property
+    def certificates(self) -> dict[str, Path]:
+        """Our own, by where they are shown."""
+        shown = {"api": self.certificate_file, "link": getattr(self.security, "certificate_file", None) if self.listen else None}
+        return {where: file for where, file in shown.items() if file is not None}
+
 
 @app.command(context_settings={"auto_envvar_prefix": "WANSPEC"})
 def serve(
@@ -153,9 +159,9 @@ def serve(
     from wanspec.testbed.children import while_stdin_is_open
 
     with exit_statuses():
+        configure_logs(as_json=log_json)
         settings = serve_config(flags)
         store = CalibrationStore(calibration)
-        configure_logs(as_json=log_json)
         bind(settings.api).close()  # where it is taken, that is said now: models may take minutes to load
         _log.info("loading", extra={"fields": {"target": target, "draft": draft}})
         with options.trace_sink(trace) as sink, saving(store):
@@ -261,6 +267,7 @@ async def _serve(config: ServeConfig, target: Backend, draft: Backend, store: Ca
             limits=config.limits,
             model_name=config.model_name,
             reuses_prompts=config.reuse_prompts,
+            certificates=config.certificates,
         )
         is_private = config.api.is_loopback and config.keys is None and not config.allow_no_keys
         app = create_app(service, keys=config.keys, is_private=is_private, access=config.access)

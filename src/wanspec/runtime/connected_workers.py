@@ -24,7 +24,7 @@ from wanspec.speculation.types import SessionId, WorkerId
 from wanspec.telemetry.tracer import Tracer
 from wanspec.transport.codec import encoded_size
 from wanspec.transport.interface import Connection, Listener, Traffic
-from wanspec.transport.refusal import SlowPeerError
+from wanspec.transport.refusal import RefusalCause, SlowPeerError
 
 _log = logging.getLogger(__name__)
 
@@ -82,6 +82,7 @@ class ConnectedWorkers:
         """Workers that are gone, by cause,"""
         self.quarantines: Counter[LossCause] = Counter()
         """and those of them that the door turns away for a while."""
+        self._doors: list[Listener] = []
 
     @property
     def connected(self) -> list[ConnectedWorker]:
@@ -94,6 +95,11 @@ class ConnectedWorkers:
         carried = [self._gone, *[worker.connection.traffic for worker in self._accountable.values()]]
         return Traffic(sum(traffic.sent_bytes for traffic in carried), sum(traffic.received_bytes for traffic in carried))
 
+    @property
+    def refusals(self) -> Counter[RefusalCause]:
+        """Workers that were not let in, by cause."""
+        return sum((door.refusals for door in self._doors), Counter())
+
     def get(self, worker_id: WorkerId) -> ConnectedWorker | None:
         """The worker, if it is connected."""
         return self._connected.get(worker_id)
@@ -105,6 +111,7 @@ class ConnectedWorkers:
 
     async def accept(self, listener: Listener) -> None:
         """Serve whoever comes through this door, until it closes."""
+        self._doors.append(listener)
         async for hello, connection in listener.connections():
             self._spawn(self._serve(WorkerId(next(self._ids)), hello, connection))
 

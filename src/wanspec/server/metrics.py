@@ -6,7 +6,8 @@ forgotten is recorded here.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from pathlib import Path
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 
@@ -27,11 +28,19 @@ _LABEL = ["model_name"]
 class Metrics:
     """The figures of one server. Every series is there from the start, at 0: of one that is born as 1, no rate shows the first error."""
 
-    def __init__(self, *, engine: ControllerEngine, admission: Admission, state: Callable[[], str], model_name: str) -> None:
-        """`state`: of the server, in a word; see `live_metrics.STATES`."""
+    def __init__(
+        self,
+        *,
+        engine: ControllerEngine,
+        admission: Admission,
+        state: Callable[[], str],
+        certificates: Mapping[str, Path],
+        model_name: str,
+    ) -> None:
+        """`state`: of the server, in a word; see `live_metrics.STATES`. `certificates`: files, by where they are shown: api or link."""
         self._model_name = model_name
         self._registry = CollectorRegistry()
-        self._registry.register(LiveMetrics(engine, admission, state, model_name))
+        self._registry.register(LiveMetrics(engine, admission, state, certificates, model_name))
         self._finished = Counter(
             "wanspec:requests_finished", "Generations that ended, by reason", [*_LABEL, "reason"], registry=self._registry
         )

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from http import HTTPStatus
+from pathlib import Path
 from typing import Final
 from weakref import WeakSet
 
@@ -92,15 +93,21 @@ class Service:
         limits: ServerLimits,
         model_name: str = "",
         reuses_prompts: bool = True,
+        certificates: Mapping[str, Path] | None = None,
     ) -> None:
-        """`model_name`: what clients call it; empty: its own name. `reuses_prompts`: requests may begin from earlier ones of their key."""
+        """`model_name`: what clients call it; empty: its own name. `reuses_prompts`: requests may begin from earlier ones of their key.
+
+        `certificates`: the files whose dates an operator watches, by where they are shown: api or link.
+        """
         self.engine, self.info, self.limits, self._tokenizer, self._policy = engine, info, limits, tokenizer, policy
         self.model_name = model_name or info.name
         self._reuses_prompts = reuses_prompts
         self.created = int(time.time())
         self.admission = Admission(max_running=limits.max_running, max_queued=limits.max_queued)
         self.key_limits = KeyLimits(max_open=limits.key_streams, requests_per_minute=limits.key_requests_per_minute)
-        self.metrics = Metrics(engine=engine, admission=self.admission, state=lambda: self.state, model_name=self.model_name)
+        self.metrics = Metrics(
+            engine=engine, admission=self.admission, state=lambda: self.state, certificates=certificates or {}, model_name=self.model_name
+        )
         self.is_draining = False
         """Set when the server is about to end: nobody new is let in."""
         self.history = History(engine.tally)
