@@ -13,7 +13,7 @@ import typer
 
 from wanspec.cli import options
 from wanspec.cli.application import app
-from wanspec.cli.running import exit_statuses, run, saving
+from wanspec.cli.running import exit_statuses, run, saving, stdout
 from wanspec.errors import ConfigError
 from wanspec.policy.registry import PolicyConfig, create_policy
 
@@ -184,7 +184,7 @@ def check(file: Annotated[Path, typer.Argument(help="A settings file for wanspec
         CalibrationStore(context.params["calibration"])
     link = f"workers dial {settings.listen}" if settings.listen else "no workers"
     guard = f"API keys: {len(settings.keys)}" if settings.keys is not None else "no API keys"
-    typer.echo(f"{file} is fine: {settings.target} at {settings.api}, {guard}, {link}, policy {settings.policy.name}")
+    stdout.print(f"{file} is fine: {settings.target} at {settings.api}, {guard}, {link}, policy {settings.policy.name}")
 
 
 def serve_config(flags: Mapping[str, Any]) -> ServeConfig:
