@@ -35,6 +35,11 @@ class TransportError(WanspecError):
     """A connection could not be made, was refused, or is gone; the message says why."""
 
 
+def how_to_install(extra: str) -> str:
+    """What to type for an extra that is not installed; no package index has WANSpec yet."""
+    return f"pip install '.[{extra}]' in WANSpec's folder"
+
+
 def bare_cause(error: BaseException) -> str:
     """What went wrong and where, in one line for a log: without the error's own words, which might quote a prompt.
 

@@ -38,7 +38,7 @@ async def test_every_alert_and_the_dashboard_ask_for_metrics_that_there_are() ->
 
 @pytest.mark.parametrize("rule", RULES, ids=[rule["alert"] for rule in RULES])
 def test_every_alert_is_promql_and_says_what_it_means(rule: dict[str, str]) -> None:
-    promql = pytest.importorskip("promql_parser", reason="`pip install 'wanspec[deploy]'` has it")
+    promql = pytest.importorskip("promql_parser", reason="`pip install '.[deploy]'` has it")
     assert promql.parse(rule["expr"])
     with pytest.raises(ValueError, match=r"\S"):
         promql.parse(rule["expr"] + ")")

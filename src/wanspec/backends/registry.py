@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
 from wanspec.backends.model_spec import ModelSpec, parse_spec
-from wanspec.errors import ConfigError
+from wanspec.errors import ConfigError, how_to_install
 
 if TYPE_CHECKING:
     from wanspec.backends.bundled_pair import BundledModel
@@ -99,7 +99,7 @@ def _hf(spec: ModelSpec, threads: int) -> Backend:
     try:
         from wanspec.backends.hf.loading import load_hf
     except ImportError as error:
-        raise ConfigError(f"{spec.text!r} needs transformers, PyTorch and Jinja ({error}): pip install 'wanspec[hf]'") from error
+        raise ConfigError(f"{spec.text!r} needs transformers, PyTorch and Jinja ({error}): {how_to_install('hf')}") from error
     return load_hf(spec, threads=threads)
 
 
@@ -107,7 +107,7 @@ def _hf_tokenizer(spec: ModelSpec) -> Tokenizer:
     try:
         from wanspec.backends.hf.tokenizer import load_hf_tokenizer
     except ImportError as error:
-        raise ConfigError(f"{spec.text!r} needs Jinja ({error}): pip install 'wanspec[hf]'") from error
+        raise ConfigError(f"{spec.text!r} needs Jinja ({error}): {how_to_install('hf')}") from error
     return load_hf_tokenizer(spec)
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from wanspec.cli import options
-from wanspec.cli.application import app
+from wanspec.cli.application import app, check_environment
 from wanspec.cli.running import exit_statuses, run, saving, stdout
 from wanspec.errors import ConfigError
 from wanspec.policy.registry import PolicyConfig, create_policy
@@ -160,6 +160,7 @@ def serve(
 
     with exit_statuses():
         configure_logs(as_json=log_json)
+        check_environment("serve")
         settings = serve_config(flags)
         store = CalibrationStore(calibration)
         bind(settings.api).close()  # where it is taken, that is said now: models may take minutes to load
@@ -180,6 +181,7 @@ def check(file: Annotated[Path, typer.Argument(help="A settings file for wanspec
     command = typer.main.get_command(app)
     assert isinstance(command, typer.core.TyperGroup)
     with command.commands["serve"].make_context("wanspec serve", ["--config", str(file)]) as context, exit_statuses():
+        check_environment("serve")
         settings = serve_config(context.params)
         CalibrationStore(context.params["calibration"])
     link = f"workers dial {settings.listen}" if settings.listen else "no workers"

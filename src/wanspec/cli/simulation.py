@@ -51,9 +51,7 @@ SILENCE_S = 20.0
 SHOWN_READINGS = 8
 
 Jobs = Annotated[int, typer.Option(help="Runs at a time; -1: as many as there are cores.")]
-JoblibBackend = Annotated[
-    str, typer.Option("--backend", help="loky: this machine's cores; ray: a Ray cluster (pip install 'wanspec[ray]').")
-]
+JoblibBackend = Annotated[str, typer.Option("--backend", help="loky: this machine's cores; ray: a Ray cluster (pip install '.[ray]').")]
 
 
 @app.command()
