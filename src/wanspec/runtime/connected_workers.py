@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from itertools import count
@@ -28,6 +28,8 @@ from wanspec.transport.refusal import RefusalCause, SlowPeerError
 
 _log = logging.getLogger(__name__)
 
+MAX_DEPARTURES = 10
+"""Remembered for an operator: who looks at night wants to know what happened before."""
 MAX_PENDING_EVENTS = 256
 """Events waiting for the machine above which no worker's next message is taken: a flood then fills the wire's own bounded buffer."""
 CATCH_UP_S = 0.001
@@ -58,6 +60,16 @@ class ConnectedWorker:
     """Whether the door turns it away for a while."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Departure:
+    """A worker that has gone."""
+
+    at: float
+    """By the event loop's clock."""
+    name: str
+    cause: LossCause
+
+
 class LinkEvents(Protocol):
     """Where what workers do goes: a queue that leads to a machine."""
 
@@ -83,6 +95,8 @@ class ConnectedWorkers:
         self.quarantines: Counter[LossCause] = Counter()
         """and those of them that the door turns away for a while."""
         self._doors: list[Listener] = []
+        self.departures: deque[Departure] = deque(maxlen=MAX_DEPARTURES)
+        """The latest, oldest first."""
 
     @property
     def connected(self) -> list[ConnectedWorker]:
@@ -155,6 +169,7 @@ class ConnectedWorkers:
         cause = worker.loss_cause or LossCause.DISCONNECTED
         self.losses[cause] += 1
         self.quarantines[cause] += worker.is_at_fault
+        self.departures.append(Departure(at=self._now(), name=worker.name, cause=cause))
         sent_bytes, received_bytes = worker.connection.traffic
         self._gone = Traffic(self._gone.sent_bytes + sent_bytes, self._gone.received_bytes + received_bytes)
 

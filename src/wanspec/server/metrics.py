@@ -6,6 +6,7 @@ forgotten is recorded here.
 
 from __future__ import annotations
 
+from collections import Counter as Counter_
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -39,6 +40,8 @@ class Metrics:
     ) -> None:
         """`state`: of the server, in a word; see `live_metrics.STATES`. `certificates`: files, by where they are shown: api or link."""
         self._model_name = model_name
+        self.refusals: Counter_[int] = Counter_()
+        """By HTTP status."""
         self._registry = CollectorRegistry()
         self._registry.register(LiveMetrics(engine, admission, state, certificates, model_name))
         self._finished = Counter(
@@ -67,6 +70,7 @@ class Metrics:
 
     def refused(self, status: int) -> None:
         """A request was not served."""
+        self.refusals[status] += 1
         self._refused.labels(str(status)).inc()
 
     def started(self, prompt_tokens: int) -> None:
