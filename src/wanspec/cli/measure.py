@@ -16,7 +16,7 @@ from wanspec.cli.application import app
 from wanspec.cli.options import make_folder
 from wanspec.cli.running import exit_statuses, run, stderr, stdout
 from wanspec.errors import ConfigError, WanspecError
-from wanspec.telemetry.table import print_table
+from wanspec.telemetry.table import counted, print_table
 
 if TYPE_CHECKING:
     from wanspec.measurement.runner import Runner
@@ -62,7 +62,8 @@ def check(file: CampaignFile) -> None:
         campaign = read_campaign(file)
         schedule, round_ = campaign.schedule, of_round(campaign)
         whole = round_.times(len(campaign.probes) * max(1, schedule.rounds))
-        stdout.print(f"{campaign.name}: {len(campaign.probes)} probes, {len(campaign.targets)} targets, {len(campaign.prompts)} prompts")
+        numbers = {"probe": campaign.probes, "target": campaign.targets, "prompt": campaign.prompts}
+        stdout.print(f"{campaign.name}: " + ", ".join(counted(len(things), what) for what, things in numbers.items()))
         stdout.print(
             f"a round every {schedule.interval_s:g} s, {schedule.runs} runs each, "
             + (f"{schedule.rounds} rounds" if schedule.rounds else "until stopped")

@@ -58,6 +58,11 @@ def compact_table(first: str, headings: Iterable[str], *, title: str, padding: i
     return table
 
 
+def counted(number: int, what: str) -> str:
+    """A number of things: 1 probe, 2 probes."""
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
 def number(value: float | None, form: str) -> str:
     """A figure in this format; a dash where there is none."""
     return "-" if value is None else format(value, form)

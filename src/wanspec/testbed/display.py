@@ -5,7 +5,7 @@ from __future__ import annotations
 from rich.console import Console
 from rich.text import Text
 
-from wanspec.telemetry.table import LEGEND, print_prose, print_table, run_table
+from wanspec.telemetry.table import LEGEND, counted, print_prose, print_table, run_table
 from wanspec.testbed.demo import DemoConfig, DemoResult
 from wanspec.testbed.link import MAX_LATENESS_MS
 
@@ -50,7 +50,7 @@ class TerminalStage:
 
 def show_result(console: Console, result: DemoResult, config: DemoConfig) -> None:
     """The table, and what to know when reading it."""
-    title = f"{len(config.prompts)} prompts, {config.preset} step times, T = {config.sampling.temperature:g}"
+    title = f"{counted(len(config.prompts), 'prompt')}, {config.preset} step times, T = {config.sampling.temperature:g}"
     print_table(console, run_table(result.rows, title=title))
     print_prose(console, LEGEND, style="dim")
     for warning in warnings(result):
