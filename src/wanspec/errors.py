@@ -50,10 +50,18 @@ def bare_cause(error: BaseException) -> str:
         error = error.__cause__
     frames = traceback.extract_tb(error.__traceback__)
     place = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
+    words = harmless_words(error)
+    if isinstance(error, OSError) and words:
+        return words if error.filename else words + place
+    return f"{type(error).__name__}: {words}{place}" if words else type(error).__name__ + place
+
+
+def harmless_words(error: BaseException) -> str:
+    """What an error says, where it is of files, modules or memory: no prompt can be in it. Else nothing."""
     match error:
         case OSError(strerror=str(words), filename=filename):
-            return f"{words}: {filename}" if filename else f"{words}{place}"
-        case ImportError() | MemoryError() if str(error):
-            return f"{type(error).__name__}: {error}{place}"
+            return f"{words}: {filename}" if filename else words
+        case ImportError() | MemoryError():
+            return str(error)
         case _:
-            return f"{type(error).__name__}{place}"
+            return ""
