@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from wanspec.telemetry.intervals import Interval
-from wanspec.telemetry.table import compact_table, number, print_prose, print_table
+from wanspec.telemetry.table import compact_table, counted, number, print_prose, print_table
 from wanspec.testbed.bench.plan import CHAIN, LOOKUP_TREE, PLAIN, TREE, BenchConfig, name_of, needs_worker, setting_of
 from wanspec.testbed.bench.rows import BenchRow
 from wanspec.testbed.bench.run import Tried
@@ -114,7 +114,7 @@ def duration(seconds: float) -> str:
 
 def _title(config: BenchConfig, temperature: float) -> str:
     pace = f"{config.preset} step times" if config.preset else "as fast as it goes"
-    return f"{len(config.prompts)} prompts x {config.max_tokens} tokens, {pace}, T = {temperature:g}, {config.emulator}"
+    return f"{counted(len(config.prompts), 'prompt')} x {config.max_tokens} tokens, {pace}, T = {temperature:g}, {config.emulator}"
 
 
 def _sentence(policy: str, temperature: float, loss: float | None, rows: Sequence[BenchRow]) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from rich.console import Console
 from rich.table import Table
 
-from wanspec.telemetry.table import compact_table, number, print_prose, print_table
+from wanspec.telemetry.table import compact_table, counted, number, print_prose, print_table
 from wanspec.testbed.load.plan import LoadConfig, OwnServer
 from wanspec.testbed.load.rows import LevelRow, Percentiles
 from wanspec.testbed.load.vitals import Trend
@@ -49,7 +49,7 @@ def show_load(console: Console, config: LoadConfig, rows: Sequence[LevelRow]) ->
 def title_of(config: LoadConfig) -> str:
     """What was done."""
     server = config.server
-    what = f"{len(config.prompts)} prompts, {config.max_tokens} tokens, {config.duration_s:g} s a level"
+    what = f"{counted(len(config.prompts), 'prompt')}, {config.max_tokens} tokens, {config.duration_s:g} s a level"
     if not isinstance(server, OwnServer):
         return f"{server.model}, {what}"
     pace = f"{server.preset} step times" if server.preset else "no pace"
