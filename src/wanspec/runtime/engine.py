@@ -91,7 +91,7 @@ class ControllerEngine:
         self._machine = Controller(
             vocabulary_size=target.info.vocabulary_size, end_tokens=target.info.end_tokens, calibrations=calibrations
         )
-        self._trace = SparedTrace(trace) if trace is not None else None
+        self._trace = None if trace is None or isinstance(trace, NoTrace) else SparedTrace(trace)
         self._tracer = Tracer(self._trace or NoTrace(), "controller")
         self._events: asyncio.Queue[ControllerEvent] = asyncio.Queue()
         self._passes = ThreadPoolExecutor(max_workers=1, thread_name_prefix="wanspec-pass")

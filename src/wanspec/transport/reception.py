@@ -46,7 +46,8 @@ class Reception:
             hello = await self._greet(pipe, address, certificate)
         except TransportError as error:
             cause = error.cause if isinstance(error, TurnedAwayError) else RefusalCause.LEFT
-            self.refuse(cause, f"refused the worker at {address}: {error}")
+            verb = "turned away" if cause is RefusalCause.QUARANTINED else "refused"
+            self.refuse(cause, f"{verb} the worker at {address}: {error}")
             return
         connection = FramedConnection(
             pipe,
