@@ -22,6 +22,7 @@ WORDS = frozenset(
         ("docs/engines.md", "flag"),
         ("docs/engines.md", "vLLM"),
         ("docs/measuring.md", "column"),
+        ("docs/operating.md", "alert"),
         ("docs/operating.md", "what"),
         ("docs/operating.md", "metric"),
         ("docs/operating.md", "question"),

@@ -10,7 +10,7 @@ as if it stood on the command line.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -19,8 +19,23 @@ from wanspec.files import read_toml
 
 MAX_FILE_BYTES = 1 << 20
 """More is no settings file."""
+SLIP = 0.8
+"""How like a name has to be to count as a slip: about a letter in five is wrong."""
 COMMANDS = ("serve",)
 """The tables that a file may have."""
+
+
+def unknown_variables(environment: Mapping[str, str], prefix: str, names: Collection[str]) -> list[str]:
+    """The variables that begin with `prefix` and are none of `names`: they would be ignored without a word.
+
+    Raises ConfigError for one that is nearly a name. Others may be anybody's; Kubernetes makes some for each service.
+    """
+    unknown = [name for name in environment if name.startswith(prefix) and name not in names]
+    known = [name.removeprefix(prefix) for name in names]
+    for name in unknown:
+        if close := get_close_matches(name.removeprefix(prefix), known, n=1, cutoff=SLIP):
+            raise ConfigError(f"the environment's {name} is no setting; did you mean {prefix}{close[0]}?")
+    return unknown
 
 
 def read_settings(path: Path, command: str, parameters: Mapping[str, str]) -> dict[str, str]:

@@ -1,5 +1,10 @@
 """The exception family. User input raises with the value and the fix; a peer's fault names the worker."""
 
+from __future__ import annotations
+
+import traceback
+from pathlib import Path
+
 
 class WanspecError(Exception):
     """Anything that WANSpec raises on purpose."""
@@ -28,3 +33,35 @@ class BackendError(WanspecError):
 
 class TransportError(WanspecError):
     """A connection could not be made, was refused, or is gone; the message says why."""
+
+
+def how_to_install(extra: str) -> str:
+    """What to type for an extra that is not installed; no package index has WANSpec yet."""
+    return f"pip install '.[{extra}]' in WANSpec's folder"
+
+
+def bare_cause(error: BaseException) -> str:
+    """What went wrong and where, in one line for a log: without the error's own words, which might quote a prompt.
+
+    What the operating system or the interpreter says is told: of files, modules and memory. An error that stands for another one is
+    followed to that.
+    """
+    while error.__cause__ is not None:
+        error = error.__cause__
+    frames = traceback.extract_tb(error.__traceback__)
+    place = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
+    words = harmless_words(error)
+    if isinstance(error, OSError) and words:
+        return words if error.filename else words + place
+    return f"{type(error).__name__}: {words}{place}" if words else type(error).__name__ + place
+
+
+def harmless_words(error: BaseException) -> str:
+    """What an error says, where it is of files, modules or memory: no prompt can be in it. Else nothing."""
+    match error:
+        case OSError(strerror=str(words), filename=filename):
+            return f"{words}: {filename}" if filename else words
+        case ImportError() | MemoryError():
+            return str(error)
+        case _:
+            return ""

@@ -130,6 +130,34 @@ def test_a_flag_wins_over_the_environment_and_that_over_the_file(tmp_path: Path)
     assert outcome("config", "check", str(file))[0] == 0
 
 
+def test_a_bad_value_is_reported_with_the_place_where_it_stands(tmp_path: Path) -> None:
+    file = tmp_path / "wanspec.toml"
+    file.write_text('[serve]\nmax-running = "many"\n', "utf-8")
+    for command in (("serve", "--config"), ("config", "check")):
+        status, output = outcome(*command, str(file))
+        assert (status, output.startswith(f"error: {file}, max-running: 'many'")) == (2, True), output
+    status, output = outcome("serve", WANSPEC_MAX_RUNNING="some")
+    assert (status, output.startswith("error: the environment's WANSPEC_MAX_RUNNING: 'some'")) == (2, True), output
+    status, output = outcome("worker", "--controller", "h:1", WANSPEC_WORKER_WIDTH="3", WANSPEC_WORKER_MAX_SESSIONS="0")
+    assert (status, output.startswith("error: the environment's WANSPEC_WORKER_MAX_SESSIONS: '0'")) == (2, True), output
+
+
+def test_a_slip_in_a_variables_name_is_refused_and_what_is_like_none_is_passed_over_with_a_word(tmp_path: Path) -> None:
+    file = tmp_path / "wanspec.toml"
+    file.write_text("[serve]\n", "utf-8")
+    for command in (("serve",), ("config", "check", str(file))):
+        check_slip(*command, slip="WANSPEC_MAX_RUNING", meant="WANSPEC_MAX_RUNNING")
+    check_slip("serve", slip="WANSPEC_API_KEY", meant="WANSPEC_API_KEYS")
+    check_slip("worker", "--controller", "h:1", slip="WANSPEC_WORKER_LABLE", meant="WANSPEC_WORKER_LABEL")
+    harmless = {"WANSPEC_LINK_SERVICE_HOST": "10.0.0.1", "WANSPEC_WORKER_DRAFT": "bundled:draft", "WANSPEC_TOKEN": "t0ken"}
+    assert outcome("config", "check", str(file), **harmless)[0] == 0
+
+
+def check_slip(*command: str, slip: str, meant: str) -> None:
+    status, output = outcome(*command, **{slip: "3"})
+    assert (status, f"error: the environment's {slip} is no setting; did you mean {meant}?" in output) == (2, True), output
+
+
 @pytest.mark.parametrize(
     ("line", "words"),
     [

@@ -45,7 +45,7 @@ def tool(name: str, *, is_optional: bool = False) -> str:
     """Where a program is, of this environment or of the machine. One that the `dev` extra brings must be there."""
     found = shutil.which(name, path=f"{BIN}{os.pathsep}{os.environ['PATH']}")
     if found is None and is_optional:
-        pytest.skip(f"{name} is not installed; `pip install 'wanspec[deploy]'` or the machine's package manager has it")
+        pytest.skip(f"{name} is not installed; `pip install '.[deploy]'` or the machine's package manager has it")
     assert found is not None, f"{name} is missing: install the dev extra again"
     return found
 

@@ -20,7 +20,7 @@ def at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("at_home")
 @pytest.mark.filterwarnings("default")  # its own
 def test_skypilot_takes_the_tasks() -> None:
-    sky = pytest.importorskip("sky", reason="`pip install 'wanspec[deploy]'` has it")
+    sky = pytest.importorskip("sky", reason="`pip install '.[deploy]'` has it")
     controller = sky.Task.from_yaml(str(TASKS / "controller.yaml"))
     (resources,) = controller.resources
     assert (str(resources.cloud), resources.region, resources.use_spot) == ("AWS", "us-east-1", False)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from typer.testing import CliRunner
 from wanspec.cli.application import app
 from wanspec.errors import ConfigError
 from wanspec.measurement.analysis import TAIL
+from wanspec.measurement.findings import findings
 from wanspec.measurement.journal import read_lines
 from wanspec.measurement.merge import merge_files, merged
 from wanspec.measurement.report import Report, make_report, write_page
@@ -79,6 +81,40 @@ def test_inter_token_latency_and_problems_are_counted(made: Report) -> None:
 def test_the_same_files_give_the_same_report(made: Report, files: list[Path]) -> None:
     again = make_report(list(reversed(files)))
     assert again.findings == made.findings
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Report:
+    """A few hours, in which one of the probes is where no target is."""
+    paths = study(tmp_path_factory.mktemp("small"), days=0.25, runs=2, interval_s=1800.0)
+    text = paths[0].read_text("utf-8").replace('"probe_region":"us-east-1"', '"probe_region":"zurich"')
+    paths[0].write_text(text.replace('"probe":"us-east-1"', '"probe":"campus"').replace("study/us-east-1", "study/campus"), "utf-8")
+    return make_report(paths)
+
+
+def test_the_target_nearest_to_a_probe_without_a_home_is_called_so_and_not_framed(small: Report, tmp_path: Path) -> None:
+    said = answer(small, "median?")
+    assert "From 0 of 2 probes the best p50 is surely abroad." in said
+    assert "of 1 probes without a target at home the best p50 is surely not at the nearest target." in said
+    assert re.search(r"From campus, (us-east-1 \(the nearest\) has the best|.* below that of us-east-1, its nearest)", said)
+    assert not small.analysis.is_at_home("campus", "us-east-1")
+    assert small.analysis.is_at_home("eu-west-2", "eu-west-2")
+    text = write_page(small, tmp_path).read_text("utf-8")
+    assert "us-east-1 (the nearest)" in text
+    assert text.count('class="home"') == 2 * len(re.findall("<tr><th>campus", text))
+
+
+def test_what_too_few_requests_lie_beyond_is_left_out_and_said_to_be(small: Report, tmp_path: Path) -> None:
+    page = write_page(small, tmp_path)
+    assert {path.stem for path in page.parent.glob("ttft-*.png")} == {"ttft-p50"}
+    assert "of each pair, p90 takes 30, p95 takes 60, p99 takes 300." in page.read_text("utf-8")
+    assert answer(small, "network or the queue").startswith("Too few requests to say: it goes by p95")
+
+
+def test_a_correlation_of_a_few_pairs_says_nothing(small: Report) -> None:
+    few = {key: cell for key, cell in small.analysis.cells.items() if key[0] != "ap-northeast-1" and key[1] != "ap-northeast-1"}
+    with_few = findings(replace(small.analysis, cells=few))
+    assert with_few[0].answer.startswith("There are too few pairs to say: their rank correlation, over 4, is")
 
 
 class Tags(HTMLParser):

@@ -47,10 +47,18 @@ def test_an_unknown_site_is_named_with_one_that_may_be_meant() -> None:
 
 
 def test_holes_are_named(tmp_path: Path) -> None:
-    mesh = read_mesh(mesh_file(tmp_path, "a,b,10", "a,c,30", "a,d,5"))
-    with pytest.raises(ConfigError, match=r"no round trip for b to c, b to d, c to b, c to d, d to b and 1 more; measure it, or name"):
+    mesh = read_mesh(mesh_file(tmp_path, "a,b,10", "a,c,30", "a,d,5", "b,b,0"))
+    with pytest.raises(ConfigError, match=r"no round trip for b to c, b to d; measure it, or name"):
         mesh.pairs()
+    with pytest.raises(ConfigError, match=r"no round trip for b to c, b to d, c to b, c to d, d to b and 1 more; measure it, or name"):
+        mesh.pairs(["b", "c", "d"])
     assert mesh.pairs(["a"], ["b", "c"]) == [("a", "b"), ("a", "c")]
+
+
+def test_a_site_that_only_others_measured_to_is_no_controller_unless_all_is_known_of_it(tmp_path: Path) -> None:
+    assert read_mesh(mesh_file(tmp_path, "fra,dub,10", "fra,sto,30")).pairs() == [("fra", "dub"), ("fra", "sto")]
+    triangle = read_mesh(mesh_file(tmp_path, "a,b,10", "a,c,30", "b,c,20"))
+    assert len(triangle.pairs()) == 6
 
 
 @pytest.mark.parametrize(

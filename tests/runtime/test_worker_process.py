@@ -12,17 +12,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from tests.runtime.scripted import door, model
+from tests.runtime.scripted import GREEDY, PROMPT, collect, door, model, plainly
 from tests.workers import WAIT_S, start_worker
 
 from wanspec.backends.scripted import ScriptedBackend
 from wanspec.errors import BackendError, TransportError
+from wanspec.policy.registry import PolicyConfig
 from wanspec.protocol.messages import CloseSession, Drain, OpenSession
 from wanspec.protocol.worker import Worker
 from wanspec.runtime.calibration_store import CalibrationStore
 from wanspec.runtime.engine import ControllerEngine
 from wanspec.runtime.worker_process import hello_for, run_worker
 from wanspec.speculation.types import DraftingConfig, SamplingParams, ScoreItem, SessionId
+from wanspec.telemetry.trace import TraceWriter
 from wanspec.transport.memory import dial_memory
 
 
@@ -37,6 +39,25 @@ class Held(ScriptedBackend):
         self.has_begun.set()
         assert self.may_end.wait(WAIT_S)
         return super().score(items)
+
+
+async def test_a_trace_that_cannot_be_written_costs_the_worker_its_trace_and_nothing_else(caplog: pytest.LogCaptureFixture) -> None:
+    said, listener = list[str](), door()
+    hello = hello_for(model().info, worker_name="w", max_sessions=4)
+    trace = TraceWriter("/dev/full")
+    work = asyncio.create_task(run_worker([lambda: dial_memory(listener, hello)], model(), max_sessions=4, say=said.append, trace=trace))
+    async with asyncio.timeout(WAIT_S), ControllerEngine(target=model(), draft=model(), listener=listener) as engine:
+        await engine.wait_for_workers(1)
+        generation = engine.submit(PROMPT, max_tokens=40, sampling=GREEDY, policy=PolicyConfig(name="remote"))
+        assert await collect(generation) == plainly()
+        assert generation.tally.accepted_worker_tokens > 0
+        await engine.drain("done")
+        await work
+    trace.close()
+    assert [record.getMessage() for record in caplog.records if record.levelname == "WARNING"] == [
+        "the trace is given up, and the work goes on without it: No space left on device: /dev/full"
+    ]
+    assert len([words for words in said if words.startswith("connected")]) == 1
 
 
 async def test_a_calibration_that_cannot_be_saved_does_not_end_the_worker(tmp_path: Path) -> None:

@@ -122,6 +122,7 @@ async def site(  # noqa: PLR0913  # the parts of a server
     has_literal_prompts: bool = False,
     certificates: TrialCertificates | None = None,
     watched: Sequence[WatchedFiles] = (),
+    drain_s: float = 0.5,
 ) -> AsyncIterator[Site]:
     target, draft, limits = target or model(), draft or model(0.2), limits or ServerLimits()
     tokenizer = load_tokenizer(spec)
@@ -141,7 +142,7 @@ async def site(  # noqa: PLR0913  # the parts of a server
             limits,
             certificate_file=certificates.controller_certificate_file if certificates is not None else None,
             key_file=certificates.controller_key_file if certificates is not None else None,
-            drain_s=0.5,
+            drain_s=drain_s,
             watched=watched,
         )
         sock = sock or bind(Address(host="127.0.0.1", port=0))

@@ -85,6 +85,57 @@ async def test_it_fits_a_phone_and_draws_every_part(tmp_path: Path) -> None:
         assert page.problems == []
 
 
+LONG_NAME = "a-quiet-campus-in-the-north-with-a-long-name-worker-17.example.org"
+BROKEN = """[...document.querySelectorAll('th, td:not(:first-child), #load, .badge')].filter((cell) => {
+  if (cell.querySelector('bdi')) return false;
+  const range = document.createRange();
+  range.selectNodeContents(cell);
+  const boxes = [...range.getClientRects()].filter((box) => box.width);
+  return boxes.length > 1 && Math.max(...boxes.map((box) => box.top)) >= Math.min(...boxes.map((box) => box.bottom));
+}).map((cell) => cell.textContent)"""
+"""Cells of figures that stand in more than one line."""
+
+
+@pytest.mark.parametrize("width", [1400, 400])
+async def test_a_long_name_breaks_no_figure_and_no_word(width: int, tmp_path: Path) -> None:
+    labels = ("region=eu-north", "gpu=t4", "rack=12", "owner=physics")
+    async with site_with_a_worker("remote", name=LONG_NAME, labels=labels) as place, under_way(place, number=2), chromium(tmp_path) as page:
+        await page.size(width, 900)
+        await page.go(place.url)
+        await page.until(HAS_TREE)
+        assert await page.look("document.documentElement.scrollWidth") == width
+        assert await page.look(BROKEN) == []
+        assert page.problems == []
+
+
+async def test_the_head_and_the_frame_stay_where_they_are_while_text_is_written(tmp_path: Path) -> None:
+    where = "[document.querySelector('#tree .head').getBoundingClientRect().x, document.querySelector('#tree').clientHeight]"
+    async with site_with_a_worker("remote") as place, under_way(place), chromium(tmp_path) as page:
+        await page.size(1400, 900)
+        await page.go(place.url)
+        await page.until(HAS_TREE)
+        first, text = await page.look(where), await page.look("document.querySelector('#tree').textContent")
+        await page.until(f"document.querySelector('#tree').textContent !== {text!r}")
+        assert await page.look(where) == first
+
+
+async def test_a_failed_engine_says_why_and_what_was_before_is_told(tmp_path: Path) -> None:
+    async with site_with_a_worker("remote", drain_s=30) as place, chromium(tmp_path) as page:
+        await page.go(place.url)
+        await page.until("document.querySelectorAll('#workers tbody tr').length === 1")
+        await place.engine.drain("done")
+        place.service.metrics.refused(429)
+        await page.until(
+            "/worker campus left \\d+ s ago .closed.*by status: 429: 1up for .* version/.test(byId('lately').textContent)".replace(
+                "byId('lately')", "document.getElementById('lately')"
+            )
+        )
+        place.engine._fail(OSError(28, "No space left on device"))
+        await page.until("document.getElementById('failure').textContent.startsWith('The engine has failed: No space left on device.')")
+        assert await page.look("document.getElementById('no-workers').hidden && document.getElementById('state').textContent === 'failed'")
+        assert await page.look("document.getElementById('content').classList.contains('stale')")
+
+
 async def test_another_request_is_chosen_by_its_name(tmp_path: Path) -> None:
     async with site_with_a_worker("remote") as place, under_way(place, number=2), chromium(tmp_path) as page:
         await page.go(place.url)

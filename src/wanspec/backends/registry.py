@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from wanspec.backends.model_spec import ModelSpec, parse_spec
-from wanspec.errors import ConfigError
+from wanspec.errors import ConfigError, how_to_install
 
 if TYPE_CHECKING:
     from wanspec.backends.bundled_pair import BundledModel
@@ -133,14 +133,14 @@ def _hf_check(spec: ModelSpec) -> None:
 
 
 def _hf_missing(spec: ModelSpec, what: object) -> ConfigError:
-    return ConfigError(f"{spec.text!r} needs transformers, PyTorch and Jinja ({what}): pip install 'wanspec[hf]'")
+    return ConfigError(f"{spec.text!r} needs transformers, PyTorch and Jinja ({what}): {how_to_install('hf')}")
 
 
 def _hf_tokenizer(spec: ModelSpec) -> Tokenizer:
     try:
         from wanspec.backends.hf.tokenizer import load_hf_tokenizer
     except ImportError as error:
-        raise ConfigError(f"{spec.text!r} needs Jinja ({error}): pip install 'wanspec[hf]'") from error
+        raise ConfigError(f"{spec.text!r} needs Jinja ({error}): {how_to_install('hf')}") from error
     return load_hf_tokenizer(spec)
 
 

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import logging
+import os
 from typing import Annotated, Any
 
 import typer
 
 from wanspec import __version__
+from wanspec.config import unknown_variables
+from wanspec.errors import ConfigError
+
+OTHER_COMMANDS = ("WANSPEC_WORKER_", "WANSPEC_VLLM", "WANSPEC_PROBE")
+"""Beginnings of the variables of other commands, which share a prefix with those of `serve`."""
+OTHER_VARIABLES = {"WANSPEC_TOKEN", "WANSPEC_API_KEYS"}
+"""Of more than one command, or of no flag."""
+_log = logging.getLogger(__name__)
 
 
 class _Commands(typer.core.TyperGroup):
-    """Says the value that a flag does not take: some versions of typer say only what it takes."""
+    """Says the value that a flag does not take, which some versions of typer leave out, and where it stands if not on the command line."""
 
     def invoke(self, ctx: Any) -> Any:  # noqa: ANN401  # click's affair
         try:
@@ -20,7 +30,39 @@ class _Commands(typer.core.TyperGroup):
 
             if isinstance(error.__cause__, ValidationError):
                 error.message = f"{error.__cause__.errors()[0]['input']!r}: {error.message}"
+            if place := _place_of(error):
+                from wanspec.cli.running import exit_statuses
+
+                with exit_statuses():
+                    raise ConfigError(f"{place}: {error.message.rstrip('.')}") from error
             raise
+
+
+def _place_of(error: typer.BadParameter) -> str:
+    """Where the bad value stands: in which file, or in which variable; empty: on the command line."""
+    ctx, name = error.ctx, getattr(error.param, "name", None)
+    source = ctx.get_parameter_source(name) if ctx is not None and name is not None else None
+    if ctx is None or error.param is None or name is None or source is None:
+        return ""
+    match source.name:
+        case "DEFAULT_MAP":
+            return f"{ctx.params.get('config')}, {name.replace('_', '-')}"
+        case "ENVIRONMENT":
+            return f"the environment's {error.param.envvar or f'{ctx.auto_envvar_prefix}_{name.upper()}'}"
+        case _:
+            return ""
+
+
+def check_environment(command: str) -> None:
+    """Raise ConfigError for a variable that is nearly one of this command's; warn of those that would be ignored."""
+    group = typer.main.get_command(app)
+    assert isinstance(group, typer.core.TyperGroup)
+    own = group.commands[command]
+    prefix = f"{own.context_settings['auto_envvar_prefix']}_"
+    names = {prefix + (parameter.name or "").upper() for parameter in own.params} | OTHER_VARIABLES
+    for name in unknown_variables(os.environ, prefix, names):
+        if command == "worker" or not name.startswith(OTHER_COMMANDS):
+            _log.warning("the environment's %s is no setting of wanspec %s, and is ignored", name, command)
 
 
 app = typer.Typer(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from wanspec.cli import options
-from wanspec.cli.application import app
+from wanspec.cli.application import app, check_environment
 from wanspec.cli.running import exit_statuses, run, saving, standard_output, stderr, stdout
 from wanspec.errors import ConfigError, WanspecError
 from wanspec.policy.registry import PolicyConfig, create_policy, policy_names
@@ -229,6 +229,7 @@ def worker(
     from wanspec.runtime.calibration_store import CalibrationStore
 
     with exit_statuses(), options.trace_sink(trace) as sink:
+        check_environment("worker")
         if not name.isprintable():
             raise ConfigError(f"--name {name!r} has characters that do not print; use letters, digits and hyphens")
         if len(set(controller)) < len(controller) or len(controller) > max_sessions:

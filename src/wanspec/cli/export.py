@@ -24,11 +24,11 @@ def export(
 
     \b
         wanspec export models
-        wanspec generate "def parse(" --target hf:models/target --draft hf:models/draft     # pip install 'wanspec[hf]'
+        wanspec generate "def parse(" --target hf:models/target --draft hf:models/draft     # pip install '.[hf]'
 
     \b
         wanspec export models --gguf
-        wanspec worker --draft llamacpp:models/draft.gguf --controller HOST:PORT     # pip install 'wanspec[llamacpp]'
+        wanspec worker --draft llamacpp:models/draft.gguf --controller HOST:PORT     # pip install '.[llamacpp]'
     """
     from wanspec.backends.bundled_export import export_bundled
     from wanspec.backends.llamacpp.gguf_export import export_gguf

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.text import Text
 
 from wanspec.cli.options import check_writable, write_json
 from wanspec.cli.plan import MatchRate, Rtt, Steps, Tokens, WorkerSteps, cards, plan_app
@@ -46,7 +45,7 @@ def fleet(
     from wanspec.simulation.run import token_model
     from wanspec.simulation.scenario import parse
     from wanspec.telemetry.picture import check_picture
-    from wanspec.telemetry.table import print_table
+    from wanspec.telemetry.table import print_prose, print_table
 
     with exit_statuses():
         check_picture(plot)
@@ -64,7 +63,7 @@ def fleet(
         home, lent = days
         title = f"a day: {cards(steps, worker_steps)}, {tokens}, {described.slots} requests on a target device, seed {seed}"
         print_table(stdout, fleet_table(home, lent, title=title))
-        stdout.print(Text(LEGEND, style="dim"))
+        print_prose(stdout, LEGEND, style="dim")
         write_json({"fleet": described, "service_times": times, "home": home, "lent": lent}, json_path)
         if plot is not None:
             plot_fleet(home, lent, plot, title=title)

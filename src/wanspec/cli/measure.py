@@ -11,13 +11,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 from rich.live import Live
-from rich.text import Text
 
 from wanspec.cli.application import app
 from wanspec.cli.options import make_folder
 from wanspec.cli.running import exit_statuses, run, stderr, stdout
 from wanspec.errors import ConfigError, WanspecError
-from wanspec.telemetry.table import print_table
+from wanspec.telemetry.table import counted, print_table
 
 if TYPE_CHECKING:
     from wanspec.measurement.runner import Runner
@@ -63,18 +62,19 @@ def check(file: CampaignFile) -> None:
         campaign = read_campaign(file)
         schedule, round_ = campaign.schedule, of_round(campaign)
         whole = round_.times(len(campaign.probes) * max(1, schedule.rounds))
-        typer.echo(f"{campaign.name}: {len(campaign.probes)} probes, {len(campaign.targets)} targets, {len(campaign.prompts)} prompts")
-        typer.echo(
+        numbers = {"probe": campaign.probes, "target": campaign.targets, "prompt": campaign.prompts}
+        stdout.print(f"{campaign.name}: " + ", ".join(counted(len(things), what) for what, things in numbers.items()))
+        stdout.print(
             f"a round every {schedule.interval_s:g} s, {schedule.runs} runs each, "
             + (f"{schedule.rounds} rounds" if schedule.rounds else "until stopped")
         )
-        typer.echo(
+        stdout.print(
             f"{'in all' if schedule.rounds else 'in a round'} at most {whole.requests} requests, {whole.tokens} tokens, {whole.usd:.2f} USD"
         )
         check_budget(campaign, schedule.rounds)
         apis = open_apis(campaign.targets, os.environ)
         for target in campaign.targets:
-            typer.echo(f"  {target.name}: {apis[target.name].url}" + (" (routed)" if target.is_routed else ""))
+            stdout.print(f"  {target.name}: {apis[target.name].url}" + (" (routed)" if target.is_routed else ""))
 
 
 @measure.command(name="run")
@@ -151,9 +151,9 @@ def report(
         made = make_report(files, seed=seed)
         page = write_page(made, out)
         for warning in made.warnings:
-            stderr.print(Text(f"warning: {warning}"), style="yellow")
+            stderr.print(f"warning: {warning}", style="yellow")
         for finding in made.findings:
-            typer.echo(f"{finding.question} {finding.answer}")
+            stdout.print(f"{finding.question} {finding.answer}")
         typer.echo(page)
 
 
@@ -170,7 +170,7 @@ def merge(
         from wanspec.measurement.merge import merge_files
 
         requests, rtts = merge_files(files, out)
-        typer.echo(f"{out}: {requests} requests, {rtts} round trips")
+        stdout.print(f"{out}: {requests} requests, {rtts} round trips")
 
 
 @measure.command()
@@ -223,6 +223,6 @@ def rtt(
         else:
             print_table(stdout, mesh_table(links(rows)))
         for problem in dict.fromkeys(f"{row.probe} to {row.peer}: {row.problem}" for row in rows if row.problem):
-            stderr.print(Text(f"warning: {problem}"), style="yellow")
+            stderr.print(f"warning: {problem}", style="yellow")
         if found and all(row.connect_s is None for row in rows):
             raise WanspecError("no connection came about")

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import re
 import shlex
 import sys
 import time
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
     from wanspec.backends.interface import Backend, Residence
     from wanspec.telemetry.trace import TraceSink
     from wanspec.transport.security import ControllerSecurity, WorkerSecurity
+
+_log = logging.getLogger(__name__)
 
 MAX_PROMPT_BYTES = 1 << 20
 """A prompt, or a file of a few; more is a mistake."""
@@ -283,8 +287,12 @@ def check_certificate(flags: str, cert: Path | None, key: Path | None) -> None:
 
 
 def check_tls_files(flags: str, ca: Path | None, cert: Path | None, key: Path | None) -> None:
-    """Raise ConfigError, naming the flags, where these files do not make TLS. `flags`: what their names begin with."""
+    """Raise ConfigError, naming the flags, where these files do not make TLS. `flags`: what their names begin with.
+
+    Raises TransportError where one of them has expired, and warns of one that soon does.
+    """
     from wanspec.transport.security import tls_context
+    from wanspec.transport.validity import check_dates
 
     for names, files in ((f"{flags}-ca", {"ca_file": ca}), (f"{flags}-cert, {flags}-key", {"certificate_file": cert, "key_file": key})):
         try:
@@ -292,6 +300,8 @@ def check_tls_files(flags: str, ca: Path | None, cert: Path | None, key: Path | 
                 tls_context(**files)
         except ConfigError as error:
             raise ConfigError(f"{names}: {error}") from error
+    for warning in check_dates(cert, ca, now=datetime.now(UTC)):
+        _log.warning("%s", warning)
 
 
 def read_prompt(argument: str) -> str:
@@ -386,8 +396,25 @@ def finite(value: Any) -> Any:  # noqa: ANN401  # JSON's values
             return value
 
 
-def trace_sink(path: Path | None) -> AbstractContextManager[TraceSink | None]:
-    """A context manager for the trace that was asked for, if one was."""
+@contextmanager
+def trace_sink(path: Path | None) -> Iterator[TraceSink | None]:
+    """The trace that was asked for, if one was.
+
+    Raises ConfigError where it cannot be opened. Where it could not be written, the command ends with status 1, unless the work itself has
+    ended with an error: that one counts.
+    """
     from wanspec.telemetry.trace import TraceWriter
 
-    return TraceWriter(path) if path is not None else nullcontext()
+    if path is None:
+        yield None
+        return
+    writer = TraceWriter(path)
+    try:
+        yield writer
+    except BaseException:
+        with suppress(OSError):
+            writer.close()
+        raise
+    writer.close()
+    if writer.failure is not None:
+        raise typer.Exit(1)  # whoever gave it up has said why

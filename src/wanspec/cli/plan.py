@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
-from rich.text import Text
 
 from wanspec.cli.application import app
 from wanspec.cli.options import AUTO, DraftModel, Threads, check_writable, load_model, thread_count, write_json
@@ -95,7 +94,7 @@ def plan(
     from wanspec.planning.plots import plot_placements
     from wanspec.planning.settings_file import models_of, settings_text
     from wanspec.telemetry.picture import check_picture
-    from wanspec.telemetry.table import print_table
+    from wanspec.telemetry.table import print_prose, print_table
 
     with exit_statuses():
         check_picture(plot)
@@ -109,11 +108,11 @@ def plan(
         places, alone = _answer(question, base, _words(controllers), _words(workers), prices, load, price_ms, width, jobs)
         title = f"{cards(steps, worker_steps)}, {tokens}, users: {users}, ranked by {rank_by}"
         print_table(stdout, placement_table(places[:top], title=title))
-        stdout.print(Text(LEGEND, style="dim"))
-        stdout.print(Text(alone_words(alone)))
-        stdout.print(Text(_summary(places)))
+        print_prose(stdout, LEGEND, style="dim")
+        print_prose(stdout, alone_words(alone))
+        print_prose(stdout, _summary(places))
         if {steps, worker_steps} & PRESETS.keys():
-            stdout.print(Text(ESTIMATE_NOTE, style="dim"))
+            print_prose(stdout, ESTIMATE_NOTE, style="dim")
         write_json({"question": question, "scenario": base, "alone": alone, "placements": places}, json_path)
         if plot is not None:
             plot_placements(places, plot, title=title)
@@ -163,7 +162,7 @@ def calibrate(
         times = StepTimes(target=timed(target, "target") if target else None, draft=timed(draft, "draft"), note=note)
         write_step_times(times, out)
         for each in filter(None, (times.target, times.draft)):
-            typer.echo(f"{each.model}: " + ", ".join(f"{tokens}: {pass_ms:.2f} ms" for tokens, pass_ms in each.pass_ms))
+            stdout.print(f"{each.model}: " + ", ".join(f"{tokens}: {pass_ms:.2f} ms" for tokens, pass_ms in each.pass_ms))
 
 
 def _answer(

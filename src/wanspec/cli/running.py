@@ -13,12 +13,13 @@ import sys
 from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager, suppress
 from io import TextIOWrapper
-from typing import TYPE_CHECKING, TextIO, TypeVar
+from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
 import typer
 from rich.console import Console
 
 from wanspec.errors import ConfigError, WanspecError
+from wanspec.telemetry.table import between_words
 
 if TYPE_CHECKING:
     from wanspec.runtime.calibration_store import CalibrationStore
@@ -28,8 +29,19 @@ OBJECTS_BETWEEN_COLLECTIONS = 50_000
 
 T = TypeVar("T")
 
-stdout = Console(highlight=False, soft_wrap=True)
-stderr = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
+
+class _Words(Console):
+    """Breaks lines between words on a terminal; a file or a program gets them whole."""
+
+    def print(self, *objects: Any, soft_wrap: bool | None = None, **options: Any) -> None:  # noqa: ANN401  # as rich has it
+        """As rich does."""
+        if self.is_terminal:
+            objects = tuple(between_words(each, self.width) if isinstance(each, str) else each for each in objects)
+        super().print(*objects, soft_wrap=soft_wrap, **options)
+
+
+stdout = _Words(highlight=False, markup=False, soft_wrap=True)
+stderr = _Words(stderr=True, highlight=False, markup=False, soft_wrap=True)
 
 
 @contextmanager

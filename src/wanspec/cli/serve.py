@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from wanspec.cli import options
-from wanspec.cli.application import app
-from wanspec.cli.running import exit_statuses, run, saving
+from wanspec.cli.application import app, check_environment
+from wanspec.cli.running import exit_statuses, run, saving, stdout
 from wanspec.errors import ConfigError
 from wanspec.policy.registry import PolicyConfig, create_policy
 
@@ -67,6 +67,12 @@ class ServeConfig:
     literal_prompts: bool
     access: Access
     """To what the status page shows."""
+
+    @property
+    def certificates(self) -> dict[str, Path]:
+        """Our own, by where they are shown."""
+        shown = {"api": self.certificate_file, "link": getattr(self.security, "certificate_file", None) if self.listen else None}
+        return {where: file for where, file in shown.items() if file is not None}
 
 
 @app.command(context_settings={"auto_envvar_prefix": "WANSPEC"})
@@ -169,9 +175,10 @@ def serve(
     from wanspec.transport.security import parse_address
 
     with exit_statuses():
+        configure_logs(as_json=log_json)
+        check_environment("serve")
         settings = serve_config(flags)
         store = CalibrationStore(calibration)
-        configure_logs(as_json=log_json)
         bind(settings.api).close()  # where it is taken, that is said now: models may take minutes to load
         if listen:
             check_can_listen(parse_address(listen))
@@ -197,11 +204,12 @@ def check(file: Annotated[Path, typer.Argument(help="A settings file for wanspec
     command = typer.main.get_command(app)
     assert isinstance(command, typer.core.TyperGroup)
     with command.commands["serve"].make_context("wanspec serve", ["--config", str(file)]) as context, exit_statuses():
+        check_environment("serve")
         settings = serve_config(context.params)
         CalibrationStore(context.params["calibration"])
     link = f"workers dial {settings.listen}" if settings.listen else "no workers"
     guard = f"API keys: {len(settings.keys)}" if settings.keys is not None else "no API keys"
-    typer.echo(f"{file} is fine: {settings.target} at {settings.api}, {guard}, {link}, policy {settings.policy.name}")
+    stdout.print(f"{file} is fine: {settings.target} at {settings.api}, {guard}, {link}, policy {settings.policy.name}")
 
 
 def serve_config(flags: Mapping[str, Any]) -> ServeConfig:
@@ -288,6 +296,7 @@ async def _serve(config: ServeConfig, target: Backend, draft: Backend, store: Ca
             model_name=config.model_name,
             reuses_prompts=config.reuse_prompts,
             has_literal_prompts=config.literal_prompts,
+            certificates=config.certificates,
         )
         is_private = config.api.is_loopback and config.keys is None and not config.allow_no_keys
         app = create_app(service, keys=config.keys, is_private=is_private, access=config.access)
@@ -307,3 +316,4 @@ async def _serve(config: ServeConfig, target: Backend, draft: Backend, store: Ca
             _log.info("serving", extra={"fields": fields})
             async with saving:
                 await server.serve_until_cancelled(service, sock)  # no drain: a server mostly comes back, and so shall its workers
+            raise typer.Exit(1)  # the engine has failed, and has told the log why: whatever started this process is to start another

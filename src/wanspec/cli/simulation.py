@@ -15,7 +15,6 @@ import typer
 from rich.box import SIMPLE_HEAD
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
-from rich.text import Text
 
 from wanspec.cli.application import app
 from wanspec.cli.options import (
@@ -52,9 +51,7 @@ SILENCE_S = 20.0
 SHOWN_READINGS = 8
 
 Jobs = Annotated[int, typer.Option(help="Runs at a time; -1: as many as there are cores.")]
-JoblibBackend = Annotated[
-    str, typer.Option("--backend", help="loky: this machine's cores; ray: a Ray cluster (pip install 'wanspec[ray]').")
-]
+JoblibBackend = Annotated[str, typer.Option("--backend", help="loky: this machine's cores; ray: a Ray cluster (pip install '.[ray]').")]
 
 
 @app.command()
@@ -148,7 +145,7 @@ def _sweep(
     json_path: Path | None, parquet_path: Path | None, plot_folder: Path | None,
 ) -> None:  # fmt: skip
     from wanspec.simulation.sweep import Sweep, median_rows, rows_to_parquet, title_of
-    from wanspec.telemetry.table import LEGEND, print_table, run_table
+    from wanspec.telemetry.table import LEGEND, print_prose, print_table, run_table
 
     sweep = Sweep(document, iterations=iterations, jobs=jobs, backend=backend)
     rows = sweep.rows(dict(tracked(sweep.runs(), len(sweep), "simulating")))
@@ -156,7 +153,7 @@ def _sweep(
     title = title_of(sweep.scenarios)
     points = [{name: value for name, value in row.point.items() if name not in {"policy.name", "link.rtt_ms"}} for row in medians]
     print_table(stdout, run_table(medians, title=title, points=points))
-    stdout.print(Text(LEGEND, style="dim"))
+    print_prose(stdout, LEGEND, style="dim")
     write_json([row.flat() for row in rows], json_path)
     if parquet_path is not None:
         rows_to_parquet(rows, parquet_path, origin=origin())
@@ -196,9 +193,9 @@ def _soak(first_seed: int, seeds: int, jobs: int, backend: str) -> None:
     results = list(tracked(map_parallel(soak, range(first_seed, first_seed + seeds), jobs=jobs, backend=backend), seeds, "soaking"))
     counts: Counter[str] = sum((result.counts for result in results), Counter())
     failed = [result for result in results if result.failures]
-    typer.echo(f"{seeds} seeds, {sum(result.tokens for result in results)} tokens, {len(failed)} failed")
+    stdout.print(f"{seeds} seeds, {sum(result.tokens for result in results)} tokens, {len(failed)} failed")
     for name in (*FAULT_KINDS, *sorted(set(counts) - set(FAULT_KINDS))):
-        typer.echo(f"  {name}: {counts[name]}")
+        stdout.print(f"  {name}: {counts[name]}")
     for result in failed[:SHOWN_FAILURES]:
         stderr.print(f"seed {result.seed}: {'; '.join(result.failures)}", style="red")
         stderr.print(f"  again: wanspec simulate --faults --seed {result.seed} --seeds 1")
@@ -321,4 +318,6 @@ def trace(
             )
         write_token_trace(replace(recorded, target=target, draft=draft), out)
         share = float((recorded.rank == 1).mean())
-        typer.echo(f"{len(recorded.token)} tokens of {len(texts)} texts in {out}; the draft's first choice is the target's in {share:.3f}")
+        stdout.print(
+            f"{len(recorded.token)} tokens of {len(texts)} texts in {out}; the draft's first choice is the target's in {share:.3f}"
+        )

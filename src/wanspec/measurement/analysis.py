@@ -32,6 +32,13 @@ ALPHA: Final = 0.05
 """Findings are called so where the corrected p is below this."""
 MIN_TAIL: Final = 3
 """Requests beyond a quantile; of fewer, it is only the largest of what was seen, and is not shown."""
+
+
+def least_number(share: float) -> int:
+    """Requests of a pair that it takes to show this quantile."""
+    return 2 if share == MEDIAN else math.ceil(MIN_TAIL / (1 - share) - 1e-9)
+
+
 HOURS: Final = range(24)
 
 HOURLY_DRAWS: Final = 500
@@ -67,6 +74,9 @@ class Comparison:
 
     probe: str
     home: str
+    """Or what is nearest to it,"""
+    is_at_home: bool
+    """where no target is in its own region."""
     abroad: str
     share: float
     gain_s: float
@@ -88,10 +98,15 @@ class Analysis:
     rounds: Rounds
     cells: dict[Key, Cell]
     homes: dict[str, str]
-    """The target of each probe's own region, or else the one with the shortest connect time."""
+    """The target of each probe's own region, or else the one with the shortest connect time: its nearest."""
     comparisons: tuple[Comparison, ...]
     diurnal: dict[str, Diurnal]
     """By target; p corrected."""
+
+    def is_at_home(self, probe: str, target: str) -> bool:
+        """Whether the target is of the probe's own region, and not merely its nearest."""
+        cell = self.cells.get((probe, target))
+        return self.homes.get(probe) == target and cell is not None and cell.pair.is_home
 
 
 def analyse(samples: Samples, *, seed: int = 0) -> Analysis:
@@ -137,7 +152,7 @@ def _figures(pair: Pair, values: Floats, rounds: Rounds, shares: tuple[float, ..
 
 
 def _has_tail(number: int, share: float) -> bool:
-    return number * (1 - share) >= (1 if share == MEDIAN else MIN_TAIL) - 1e-9
+    return number >= least_number(share)
 
 
 def _home(probe: str, cells: dict[Key, Cell]) -> str | None:
@@ -164,11 +179,13 @@ def _compare(cells: dict[Key, Cell], homes: dict[str, str | None], rounds: Round
         low, high = interval(drawn) if rounds.is_enough else (math.nan, math.nan)
         p = p_of_difference(drawn) if rounds.is_enough else math.nan
         gain_s = quantile(home.pair.ttft_s, share) - quantile(cell.pair.ttft_s, share)
-        found.append((probe, home.pair.target, target, gain_s, low, high, p))
+        found.append((probe, home.pair, target, gain_s, low, high, p))
     corrected = holm([p for *_, p in found])
     return [
-        Comparison(probe=probe, home=home_name, abroad=target, share=share, gain_s=gain_s, low_s=low, high_s=high, p=p)
-        for (probe, home_name, target, gain_s, low, high, _), p in zip(found, corrected, strict=True)
+        Comparison(
+            probe=probe, home=home.target, is_at_home=home.is_home, abroad=target, share=share, gain_s=gain_s, low_s=low, high_s=high, p=p
+        )
+        for (probe, home, target, gain_s, low, high, _), p in zip(found, corrected, strict=True)
     ]
 
 

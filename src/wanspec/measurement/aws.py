@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any, Final
 
-from wanspec.errors import ConfigError
+from wanspec.errors import ConfigError, how_to_install
 from wanspec.measurement.answer import CredentialsError, MalformedStreamError
 
 if TYPE_CHECKING:
     from botocore.session import Session
 
-INSTALL: Final = "pip install '.[aws]' in a checkout of WANSpec, or pip install botocore"
+INSTALL: Final = f"{how_to_install('aws')}, or pip install botocore"
 SERVICE, HOST_SERVICE = "bedrock", "bedrock-runtime"
 """In a signature, and in a host's name."""
 CONNECT_S, READ_S, ATTEMPTS = 5.0, 10.0, 2

@@ -29,7 +29,8 @@ def draw_all(analysis: Analysis, folder: Path) -> dict[str, Path]:
     drawn: dict[str, Picture] = {}
     for share in SHARES:
         name = f"p{100 * share:.0f}"
-        drawn[f"ttft-{name}"] = _heat_map(analysis, f"TTFT {name}, ms", partial(Cell.ttft_at, share=share))
+        if any(share in cell.ttft for cell in analysis.cells.values()):
+            drawn[f"ttft-{name}"] = _heat_map(analysis, f"TTFT {name}, ms", partial(Cell.ttft_at, share=share))
     if any(MEDIAN in cell.itl for cell in analysis.cells.values()):
         drawn["itl-p50"] = _heat_map(analysis, "inter-token latency, median, ms", lambda cell: cell.itl.get(MEDIAN))
     if any(MEDIAN in cell.connect for cell in analysis.cells.values()):
@@ -44,7 +45,7 @@ def draw_all(analysis: Analysis, folder: Path) -> dict[str, Path]:
 
 
 def _heat_map(analysis: Analysis, title: str, of: Callable[[Cell], Figure | None]) -> Picture:
-    """Probes down, targets across; the colour's scale is logarithmic. A frame: home. A star: the row's best."""
+    """Probes down, targets across; the colour's scale is logarithmic. A frame: home. A star: the row's best, beyond its interval."""
     from matplotlib.colors import LogNorm  # noqa: PLC0415  # as in `new_picture`
     from matplotlib.patches import Rectangle  # noqa: PLC0415
     from matplotlib.ticker import LogLocator, NullLocator  # noqa: PLC0415
@@ -58,22 +59,32 @@ def _heat_map(analysis: Analysis, title: str, of: Callable[[Cell], Figure | None
     norm = LogNorm(max(0.001, known.min() * 0.95), known.max() * 1.05) if len(known) else None
     image = axes.imshow(values, cmap="cividis_r", norm=norm, aspect="auto")
     for row, probe in enumerate(probes):
-        best = np.nanargmin(values[row]) if np.isfinite(values[row]).any() else -1
+        best = _best([of(cell) if cell else None for cell in found[row]])
         for column, target in enumerate(targets):
             _write(axes, row, column, values[row, column], is_best=column == best, is_dark=bool(norm and norm(values[row, column]) > 0.55))  # noqa: PLR2004
-            if analysis.homes.get(probe) == target:
+            if analysis.is_at_home(probe, target):
                 axes.add_patch(Rectangle((column - 0.48, row - 0.46), 0.96, 0.92, fill=False, edgecolor="#cc0000", linewidth=2))
     axes.set_xticks(range(len(targets)), [_label(analysis, target) for target in targets], rotation=30, ha="right", fontsize=8)
     axes.set_yticks(range(len(probes)), list(probes), fontsize=8)
     axes.set_xlabel("target")
     axes.set_ylabel("asked from")
-    axes.set_title(f"{title}  (frame: home; *: the row's best)", fontsize=9)
+    axes.set_title(f"{title}  (frame: home; *: best of its row, beyond its interval)", fontsize=9)
     bar = picture.colorbar(image)
     bar.ax.tick_params(labelsize=7)
     bar.ax.yaxis.set_major_formatter("{x:g}")
     bar.ax.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
     bar.ax.yaxis.set_minor_locator(NullLocator())
     return picture
+
+
+def _best(figures: Sequence[Figure | None]) -> int:
+    """The place of the smallest, if its interval ends before every other figure; else -1."""
+    known = sorted((figure.value, place) for place, figure in enumerate(figures) if figure is not None and math.isfinite(figure.value))
+    if not known:
+        return -1
+    smallest = figures[known[0][1]]
+    is_sure = len(known) == 1 or (smallest is not None and smallest.high < known[1][0])
+    return known[0][1] if is_sure else -1
 
 
 def _write(axes: Axes, row: int, column: int, value: float, *, is_best: bool, is_dark: bool) -> None:
@@ -141,7 +152,11 @@ def _connect_and_ttft(analysis: Analysis) -> Picture:
         axes.xaxis.set_major_formatter("{x:g}")
         axes.set_yticks(range(len(analysis.samples.targets)), [_label(analysis, target) for target in analysis.samples.targets], fontsize=7)
         axes.invert_yaxis()
-        axes.set_xlabel("ms: median (dot) to p95 (end)", fontsize=7)
+        has_tails = any(
+            TAIL in figures for (source, _), cell in analysis.cells.items() if source == probe for figures in (cell.connect, cell.ttft)
+        )
+        axes.set_xlabel("ms: median (dot) to p95 (end)" if has_tails else "ms: medians; too few requests for p95", fontsize=7)
+        axes.margins(x=0.08)
         axes.set_title(f"from {probe}", fontsize=8)
         axes.tick_params(labelsize=7)
         axes.grid(alpha=0.3, axis="x")

@@ -12,7 +12,7 @@ from typing import Final
 
 import numpy as np
 
-from wanspec.measurement.analysis import ALPHA, MEDIAN, TAIL, Analysis, Cell, Comparison
+from wanspec.measurement.analysis import ALPHA, MEDIAN, TAIL, Analysis, Cell, Comparison, least_number
 from wanspec.measurement.merge import Merged
 
 HEAVY_TAIL: Final = 3.0
@@ -127,8 +127,18 @@ def _distance(analysis: Analysis) -> str:
     if np.ptp(connect) == 0 or np.ptp(ttft) == 0:
         return "All pairs are alike."
     rho = float(np.corrcoef(connect, ttft)[0, 1])
+    low, high = _correlation_interval(rho, len(points))
+    if high - low > 1.0:
+        return f"There are too few pairs to say: their rank correlation, over {len(points)}, is {low:.2f} to {high:.2f}."
     words = "follow it" if rho > 0.7 else "follow it in part" if rho > 0.3 else "do not follow it"  # noqa: PLR2004  # in words
-    return f"Medians of TTFT {words}: their rank correlation with connect times, over {len(points)} pairs, is {rho:.2f}."
+    span = f"95 % interval {low:.2f} to {high:.2f}"
+    return f"Medians of TTFT {words}: their rank correlation with connect times, over {len(points)} pairs, is {rho:.2f} ({span})."
+
+
+def _correlation_interval(rho: float, number: int) -> tuple[float, float]:
+    """95 %, by Fisher's transformation."""
+    middle, half = math.atanh(max(-0.999999, min(0.999999, rho))), 1.96 / math.sqrt(number - 3)
+    return math.tanh(middle - half), math.tanh(middle + half)
 
 
 def _abroad(analysis: Analysis, share: float) -> str:
@@ -140,18 +150,29 @@ def _abroad(analysis: Analysis, share: float) -> str:
         mine = [comparison for comparison in own if comparison.probe == probe]
         if mine:
             sentences.append(_from_probe(probe, mine, share))
-    sure = sum(any(c.is_sure and c.gain_s > 0 for c in own if c.probe == probe) for probe in analysis.samples.probes)
-    return f"From {sure} of {len(sentences)} probes the best p{100 * share:.0f} is surely abroad. " + " ".join(sentences)
+    return " ".join([*_counted(own, share), *sentences])
+
+
+def _counted(own: Sequence[Comparison], share: float) -> list[str]:
+    """From how many probes another target is better beyond doubt; those that have no target at home are counted apart."""
+    counted = []
+    for is_at_home, whose, where in ((True, "", "abroad"), (False, " without a target at home", "not at the nearest target")):
+        probes = {each.probe for each in own if each.is_at_home == is_at_home}
+        sure = {each.probe for each in own if each.probe in probes and each.is_sure and each.gain_s > 0}
+        if probes:
+            counted.append(f"From {len(sure)} of {len(probes)} probes{whose} the best p{100 * share:.0f} is surely {where}.")
+    return counted
 
 
 def _from_probe(probe: str, mine: Sequence[Comparison], share: float) -> str:
     best = max(mine, key=lambda comparison: comparison.gain_s)
     quantile = f"p{100 * share:.0f}"
     if best.gain_s <= 0:
-        return f"From {probe}, {best.home} (home) has the best {quantile}."
+        return f"From {probe}, {best.home} ({'home' if best.is_at_home else 'the nearest'}) has the best {quantile}."
     sureness = "" if best.is_sure else ", which may be chance"
     span = "" if math.isnan(best.low_s) else f", 95 % interval {ms(best.low_s)} to {ms(best.high_s)}"
-    ahead = f"From {probe}, {best.abroad} has a {quantile} {ms(best.gain_s)} below that of {best.home}, its home"
+    place = "home" if best.is_at_home else "nearest"
+    ahead = f"From {probe}, {best.abroad} has a {quantile} {ms(best.gain_s)} below that of {best.home}, its {place}"
     return f"{ahead}{span}, {p_text(best.p)}{sureness}."
 
 
@@ -165,7 +186,9 @@ def _heavy(analysis: Analysis) -> str:
                 heavy.append((ratio, words))
     if not heavy:
         return f"None: seen from its nearest probe, no target has a p95 above {HEAVY_TAIL:g} times its median."
-    return "Seen from where it is home: " + "; ".join(words for _, words in sorted(heavy, reverse=True)) + "."
+    are_home = all(analysis.is_at_home(probe, target) for probe, target in analysis.homes.items())
+    seen_from = "where it is home" if are_home else "where it is home, or from a probe without a home that is nearest to it"
+    return f"Seen from {seen_from}: " + "; ".join(words for _, words in sorted(heavy, reverse=True)) + "."
 
 
 def _diurnal(analysis: Analysis) -> str:
@@ -186,7 +209,9 @@ def _diurnal(analysis: Analysis) -> str:
 def _network(analysis: Analysis) -> str:
     known = [cell for cell in analysis.cells.values() if TAIL in cell.connect and TAIL in cell.ttft]
     if not known:
-        return "There are no connect times to tell by: connections were reused, or there are too few requests."
+        if any(MEDIAN in cell.connect for cell in analysis.cells.values()):
+            return f"Too few requests to say: it goes by p95 of connect time and of TTFT, which take {least_number(TAIL)} of a pair."
+        return "There are no connect times to tell by: connections were reused."
     suspects = [cell for cell in known if _network_share(cell) > NETWORK_SHARE]
     median = float(np.median([_network_share(cell) for cell in known]))
     sentence = (

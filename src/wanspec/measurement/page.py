@@ -11,11 +11,12 @@ from html import escape
 from pathlib import Path
 from typing import Final
 
-from wanspec.measurement.analysis import HOURS, MEDIAN, SHARES, TAIL, Analysis, Cell
+from wanspec.measurement.analysis import HOURS, MEDIAN, SHARES, TAIL, Analysis, Cell, least_number
 from wanspec.measurement.findings import Finding, ms, p_text
 from wanspec.measurement.resampling import CONFIDENCE, Figure
 from wanspec.measurement.rows import Note
 from wanspec.measurement.samples import Pair
+from wanspec.telemetry.table import counted
 
 POLICY: Final = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 MAX_NOTES: Final = 100
@@ -28,12 +29,15 @@ th{background:#f4f4f4;font-weight:600}td:first-child,th:first-child{text-align:l
 small{color:#666;display:block;white-space:nowrap}img{max-width:100%;height:auto;display:block;margin:.6rem 0}
 dt{font-weight:600;margin-top:.7rem}
 dd{margin:0}.warn{background:#fff6d6;padding:.4rem .8rem;border-left:4px solid #e0b000}.wide{overflow-x:auto}
+@media (prefers-color-scheme:dark){body{color:#ddd;background:#16191c}th{background:#23282c}td,th,h2{border-color:#3a4147}
+small{color:#9aa4ab}.warn{background:#3a3216}img{background:#fff;padding:.3rem;border-radius:.3rem}}
+@media (max-width:44rem){body{margin:1rem auto}table{display:block;overflow-x:auto}}
 """
 PICTURES: Final = {
     "hours": "Medians and p90 of TTFT by the target's local hour, as seen from the probe nearest to it, with their intervals; "
     "grey: the medians from the other probes.",
-    "connect-and-ttft": "Connect time beside TTFT, each from its median to its p95. Where connect times are short bars and TTFT "
-    "long ones, requests wait in a queue, not on the way.",
+    "connect-and-ttft": "Connect time beside TTFT, each from its median to its p95, where there are requests enough. "
+    "Where connect times are short bars and TTFT long ones, requests wait in a queue, not on the way.",
 }
 
 
@@ -51,6 +55,7 @@ def render(
         f"<p>{escape(_method(analysis))}</p>",
         "<h2>Time to first token</h2>",
         *[_image(pictures, f"ttft-p{100 * share:.0f}") for share in SHARES],
+        _too_few(analysis),
         *[_matrix(analysis, f"TTFT p{100 * share:.0f}, ms", partial(Cell.ttft_at, share=share)) for share in SHARES],
         "<h2>Home against abroad</h2>",
         _comparisons(analysis),
@@ -86,7 +91,8 @@ def _scope(analysis: Analysis) -> str:
     begin, end = (datetime.fromtimestamp(at_s, UTC).strftime("%Y-%m-%d %H:%M") for at_s in (samples.round_at_s[0], samples.round_at_s[-1]))
     requests = sum(pair.requests for pair in samples.pairs.values())
     return (
-        f"{requests} requests from {len(samples.probes)} probes to {len(samples.targets)} targets in {len(samples.round_at_s)} rounds, "
+        f"{counted(requests, 'request')} from {counted(len(samples.probes), 'probe')} to {counted(len(samples.targets), 'target')} "
+        f"in {counted(len(samples.round_at_s), 'round')}, "
         f"{begin} to {end} UTC."
     )
 
@@ -102,6 +108,13 @@ def _method(analysis: Analysis) -> str:
         "p of differences: from the same draws, two-sided; p of diurnality: the variance that two harmonics of the day explain, against "
         "blocks of six hours shuffled in time; both corrected for their number by Holm's method."
     )
+
+
+def _too_few(analysis: Analysis) -> str:
+    """Which quantiles are not shown, and what they take."""
+    missing = [share for share in SHARES if not any(share in cell.ttft for cell in analysis.cells.values())]
+    takes = ", ".join(f"p{100 * share:.0f} takes {least_number(share)}" for share in missing)
+    return f"<p>There are too few requests for some quantiles: of each pair, {takes}.</p>" if missing else ""
 
 
 def _image(pictures: Mapping[str, Path], name: str) -> str:
@@ -122,7 +135,7 @@ def _matrix(analysis: Analysis, title: str, of: Callable[[Cell], Figure | None])
         row = []
         for target in analysis.samples.targets:
             cell = analysis.cells.get((probe, target))
-            kind = ' class="home"' if analysis.homes.get(probe) == target else ""
+            kind = ' class="home"' if analysis.is_at_home(probe, target) else ""
             row.append(f"<td{kind}>{_figure(of(cell) if cell else None)}</td>")
         lines.append(f"<tr><th>{escape(probe)}</th>{''.join(row)}</tr>")
     return f'<h3>{escape(title)}</h3><div class="wide"><table><tr><th>from \\ to</th>{head}</tr>{"".join(lines)}</table></div>'
@@ -147,7 +160,7 @@ def _comparisons(analysis: Analysis) -> str:
         span = "-" if math.isnan(each.low_s) else f"[{ms(each.low_s)}, {ms(each.high_s)}]"
         cells = (
             each.probe,
-            each.home,
+            each.home if each.is_at_home else f"{each.home} (the nearest)",
             each.abroad,
             f"p{100 * each.share:.0f}",
             ms(each.gain_s),

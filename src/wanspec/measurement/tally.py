@@ -8,6 +8,7 @@ from typing import Final
 
 import numpy as np
 
+from wanspec.measurement.analysis import least_number
 from wanspec.measurement.rows import RequestRow
 
 KEPT: Final = 400
@@ -46,7 +47,8 @@ class TargetTally:
             self.ttft_s.append(row.first_token_s)
 
     def ttft_ms(self, share: float) -> float | None:
-        return 1e3 * float(np.quantile(self.ttft_s, share)) if self.ttft_s else None
+        """None where there are too few for this share, as in the report."""
+        return 1e3 * float(np.quantile(self.ttft_s, share)) if len(self.ttft_s) >= least_number(share) else None
 
     def connect_ms(self) -> float | None:
         return 1e3 * float(np.median(self.connect_s)) if self.connect_s else None

@@ -13,10 +13,10 @@ from wanspec.simulation.scenario import Policy
 from wanspec.telemetry.table import number
 
 LEGEND = (
-    "RTT: round trip in ms. ITL: ms between tokens; of alone, of chain: as a share of that of the site without a worker, and of\n"
-    "ordinary speculative decoding there. offload: share of ordinary speculative decoding's draft passes that leave the controller.\n"
-    "saved: seconds of the controller's device for a million tokens. money: for a million tokens, and alone. price, width: --price-ms,\n"
-    "--width; local: draft passes that the controller still makes, for each token."
+    "RTT: round trip in ms. ITL: ms between tokens; of alone, of chain: as a share of that of the site without a worker, and of "
+    "ordinary speculative decoding there. offload: share of ordinary speculative decoding's draft passes that leave the controller. "
+    "saved: seconds of the controller's device for a million tokens. money: for a million tokens, and alone. price, width: --price-ms, "
+    "--width."
 )
 
 
@@ -24,19 +24,19 @@ def placement_table(placements: Sequence[Placement], *, title: str) -> Table:
     """One line each. Columns that say nothing are left out."""
     has_money = any(placement.money_per_mtoken is not None for placement in placements)
     has_hours = any(len(placement.hours_utc) < HOURS for placement in placements)
-    table = Table(title=title, box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    table = Table(title=title, box=SIMPLE_HEAD, padding=0, pad_edge=False, show_edge=False)
     for heading in ("controller", "worker"):
         table.add_column(heading, no_wrap=True)
     money, hours = ("money", "alone") if has_money else (), ("hours\nUTC",) if has_hours else ()
-    for heading in ("RTT", "ITL", "of\nalone", "of\nchain", "off-\nload", "saved", *money, "settings", "local", *hours, "verdict"):
+    for heading in ("RTT", "ITL", "of\nalone", "of\nchain", "off-\nload", "saved", *money, "settings", *hours, "verdict"):
         side = "left" if heading in {"settings", "hours\nUTC", "verdict"} else "right"
-        table.add_column(heading, justify=side, no_wrap=True)  # type: ignore[arg-type]  # a literal either way
+        table.add_column(heading, justify=side, no_wrap=side == "right")  # type: ignore[arg-type]  # a literal either way
     for each in placements:
         figures = [f"{each.rtt_ms:.1f}", f"{each.itl_ms:.1f}", f"{each.itl_ratio:.2f}", f"{each.itl_ratio_to_chain:.2f}"]
         figures += [f"{each.offload_fraction:.2f}", f"{each.controller_s_saved_per_mtoken:.0f}"]
         if has_money:
             figures += [number(value, ".2f") for value in (each.money_per_mtoken, each.money_alone_per_mtoken)]
-        figures += [settings_words(each.settings), f"{each.local_passes_per_token:.2f}"]
+        figures.append(settings_words(each.settings))
         if has_hours:
             figures.append(hour_ranges(each.hours_utc))
         table.add_row(each.controller, each.worker, *figures, each.verdict, style=None if each.pays else "dim")

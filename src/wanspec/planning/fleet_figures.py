@@ -17,8 +17,8 @@ from wanspec.telemetry.table import compact_table
 QUANTILES = (0.5, 0.95, 0.99)
 HEADINGS = ("requests", "TTFT s\nhome", "TTFT s\nlent", "ITL ms\nhome", "ITL ms\nlent", "waited\nhome", "waited\nlent", "drafted\naway")
 LEGEND = (
-    "TTFT: seconds to the first token, waiting for a place included, p50 / p95 / p99 over the day. ITL: ms between tokens, mean over\n"
-    "requests. waited: share of requests that found no place at once. home: all drafting is done at the target's site; lent: on draft\n"
+    "TTFT: seconds to the first token, waiting for a place included, p50 / p95 / p99 over the day. ITL: ms between tokens, mean over "
+    "requests. waited: share of requests that found no place at once. home: all drafting is done at the target's site; lent: on draft "
     "devices that other sites lend, for the share of requests in the last column."
 )
 

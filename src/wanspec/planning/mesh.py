@@ -31,6 +31,8 @@ class Mesh:
     sites: tuple[str, ...]
     usual_sites: tuple[str, ...]
     """Those to plan for where nobody says for which."""
+    sources: frozenset[str] = frozenset()
+    """Those that round trips were measured from."""
     rtt_ms: dict[tuple[str, str], float]
     """By controller's and worker's site; where one direction was measured, it stands for both."""
 
@@ -43,13 +45,13 @@ class Mesh:
         return site
 
     def pairs(self, controllers: Sequence[str] = (), workers: Sequence[str] = ()) -> list[tuple[str, str]]:
-        """Every pair of two different sites, of the usual or of the named ones. Raises ConfigError for unknown sites and for holes."""
-        chosen = [
-            (controller, worker)
-            for controller in [self.known(site) for site in controllers] or self.usual_sites
-            for worker in [self.known(site) for site in workers] or self.usual_sites
-            if controller != worker
-        ]
+        """Every pair of two different sites, of the usual or of the named ones. Raises ConfigError for unknown sites and for holes.
+
+        Where no controller is named, a site that nobody measured from is none, unless its round trips are known all the same.
+        """
+        ends = [self.known(site) for site in workers] or self.usual_sites
+        starts = [self.known(site) for site in controllers] or [site for site in self.usual_sites if self._may_start(site, ends)]
+        chosen = [(controller, worker) for controller in starts for worker in ends if controller != worker]
         holes = [pair for pair in chosen if pair not in self.rtt_ms]
         if holes:
             shown = ", ".join(f"{source} to {target}" for source, target in holes[:SHOWN_HOLES])
@@ -58,6 +60,9 @@ class Mesh:
         if not chosen:
             raise ConfigError("there are no two different sites to plan for; name another controller's or worker's site")
         return chosen
+
+    def _may_start(self, site: str, ends: Sequence[str]) -> bool:
+        return site in self.sources or all((site, end) in self.rtt_ms for end in ends if end != site)
 
 
 def load_mesh(name: str) -> Mesh:
@@ -82,7 +87,7 @@ def read_mesh(path: Path, *, usual: str = "") -> Mesh:
         raise ConfigError(f"{path} has {len(sites)} sites; a mesh has up to {MAX_SITES} (MAX_SITES)")
     back = {(target, source): rtt_ms for (source, target), rtt_ms in measured.items()}
     usual_sites = tuple(dict.fromkeys(row.text(usual) for row in rows)) if usual else sites
-    return Mesh(sites=sites, usual_sites=usual_sites, rtt_ms=back | measured)
+    return Mesh(sites=sites, usual_sites=usual_sites, sources=frozenset(source for source, _ in measured), rtt_ms=back | measured)
 
 
 def _rtt_ms(row: Row) -> float:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from itertools import count
@@ -24,10 +24,12 @@ from wanspec.speculation.types import SessionId, WorkerId
 from wanspec.telemetry.tracer import Tracer
 from wanspec.transport.codec import encoded_size
 from wanspec.transport.interface import Connection, Listener, Traffic
-from wanspec.transport.refusal import SlowPeerError
+from wanspec.transport.refusal import RefusalCause, SlowPeerError
 
 _log = logging.getLogger(__name__)
 
+MAX_DEPARTURES = 10
+"""Remembered for an operator: who looks at night wants to know what happened before."""
 MAX_PENDING_EVENTS = 256
 """Events waiting for the machine above which no worker's next message is taken: a flood then fills the wire's own bounded buffer."""
 CATCH_UP_S = 0.001
@@ -58,6 +60,16 @@ class ConnectedWorker:
     """Whether the door turns it away for a while."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Departure:
+    """A worker that has gone."""
+
+    at: float
+    """By the event loop's clock."""
+    name: str
+    cause: LossCause
+
+
 class LinkEvents(Protocol):
     """Where what workers do goes: a queue that leads to a machine."""
 
@@ -82,6 +94,9 @@ class ConnectedWorkers:
         """Workers that are gone, by cause,"""
         self.quarantines: Counter[LossCause] = Counter()
         """and those of them that the door turns away for a while."""
+        self._doors: list[Listener] = []
+        self.departures: deque[Departure] = deque(maxlen=MAX_DEPARTURES)
+        """The latest, oldest first."""
 
     @property
     def connected(self) -> list[ConnectedWorker]:
@@ -94,6 +109,11 @@ class ConnectedWorkers:
         carried = [self._gone, *[worker.connection.traffic for worker in self._accountable.values()]]
         return Traffic(sum(traffic.sent_bytes for traffic in carried), sum(traffic.received_bytes for traffic in carried))
 
+    @property
+    def refusals(self) -> Counter[RefusalCause]:
+        """Workers that were not let in, by cause."""
+        return sum((door.refusals for door in self._doors), Counter())
+
     def get(self, worker_id: WorkerId) -> ConnectedWorker | None:
         """The worker, if it is connected."""
         return self._connected.get(worker_id)
@@ -105,6 +125,7 @@ class ConnectedWorkers:
 
     async def accept(self, listener: Listener) -> None:
         """Serve whoever comes through this door, until it closes."""
+        self._doors.append(listener)
         async for hello, connection in listener.connections():
             self._spawn(self._serve(WorkerId(next(self._ids)), hello, connection))
 
@@ -148,6 +169,7 @@ class ConnectedWorkers:
         cause = worker.loss_cause or LossCause.DISCONNECTED
         self.losses[cause] += 1
         self.quarantines[cause] += worker.is_at_fault
+        self.departures.append(Departure(at=self._now(), name=worker.name, cause=cause))
         sent_bytes, received_bytes = worker.connection.traffic
         self._gone = Traffic(self._gone.sent_bytes + sent_bytes, self._gone.received_bytes + received_bytes)
 

@@ -7,17 +7,17 @@ target and the local draft model share a device; everything else happens between
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections import defaultdict
-from collections.abc import Coroutine, Iterator, Sequence
+from collections.abc import Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from itertools import count
 from types import TracebackType
 from typing import Any, Self
 
 from wanspec.backends.interface import Backend, ModelInfo
-from wanspec.errors import BackendError, ConfigError
+from wanspec.errors import BackendError, ConfigError, bare_cause
 from wanspec.policy.registry import PolicyConfig, create_policy
 from wanspec.protocol.controller import Controller
 from wanspec.protocol.effects import (
@@ -50,16 +50,18 @@ from wanspec.protocol.snapshot import Snapshot
 from wanspec.runtime.connected_workers import ConnectedWorkers
 from wanspec.runtime.figures import Figures
 from wanspec.runtime.generation import Generation, Tally
-from wanspec.runtime.model_runner import choose_targets, rank_drafts
+from wanspec.runtime.model_runner import choose_targets, exceptions_only, rank_drafts
 from wanspec.runtime.prompt_scores import Piece, prompt_pieces, score_piece
 from wanspec.speculation.calibration import CalibrationBook
 from wanspec.speculation.sampling import check_sampling
 from wanspec.speculation.types import LogProbs, SamplingParams, ScoreItem, SessionId, WorkerId
 from wanspec.telemetry.records import Model
-from wanspec.telemetry.trace import NoTrace, TraceSink
+from wanspec.telemetry.trace import NoTrace, SparedTrace, TraceSink
 from wanspec.telemetry.tracer import Tracer
 from wanspec.transport.handshake import Expected
 from wanspec.transport.interface import Listener
+
+_log = logging.getLogger(__name__)
 
 
 class ControllerEngine:
@@ -80,7 +82,10 @@ class ControllerEngine:
         trace: TraceSink | None = None,
         calibrations: CalibrationBook | None = None,
     ) -> None:
-        """Take over `listener`: it is closed with the engine. `calibrations`: of this pair; what is learned is written there."""
+        """Take over `listener`: it is closed with the engine. `calibrations`: of this pair; what is learned is written there.
+
+        A `trace` that cannot be written any more is given up with a warning; no request suffers from it.
+        """
         check_pair(target.info, draft.info)
         self._target, self._draft, self._listener = target, draft, listener
         self._machine = Controller(
@@ -89,7 +94,8 @@ class ControllerEngine:
             draft_context_length=draft.info.context_length,
             calibrations=calibrations,
         )
-        self._tracer = Tracer(trace or NoTrace(), "controller")
+        self._trace = None if trace is None or isinstance(trace, NoTrace) else SparedTrace(trace)
+        self._tracer = Tracer(self._trace or NoTrace(), "controller")
         self._events: asyncio.Queue[ControllerEvent] = asyncio.Queue()
         self._passes = ThreadPoolExecutor(max_workers=1, thread_name_prefix="wanspec-pass")
         self._generations: dict[SessionId, Generation] = {}
@@ -99,6 +105,7 @@ class ControllerEngine:
         self._tasks: set[asyncio.Task[None]] = set()
         self._session_ids = count(1)
         self._failure: Exception | None = None
+        self._has_failed = asyncio.Event()
         self._round_began_cpu_s = 0.0
         """CPU time of the loop's thread at the end of the latest round, or at the arrival of the only request."""
 
@@ -110,7 +117,7 @@ class ControllerEngine:
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
-        self._fail(BackendError("the engine was closed"))
+        self._end(BackendError("the engine was closed"))
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -127,6 +134,15 @@ class ControllerEngine:
     def failure(self) -> Exception | None:
         """What has ended every request, and ends every new one: a bug of ours, or that the engine was closed. None while all is well."""
         return self._failure
+
+    @property
+    def lost_trace_records(self) -> int:
+        """Records that are missing in the trace, since it could not be written any more."""
+        return self._trace.lost_records if self._trace is not None else 0
+
+    async def wait_for_failure(self) -> None:
+        """Return when there is a `failure`."""
+        await self._has_failed.wait()
 
     def snapshot(self, session_id: SessionId | None = None) -> Snapshot:
         """What goes on, for an operator to see; of one session also its draft tree."""
@@ -320,6 +336,7 @@ class ControllerEngine:
             self._draft.close_session(session_id)
         except BaseException as error:  # noqa: BLE001  # as in `_run_pass`
             bug = RuntimeError(f"the release of session {session_id} ended with {error!r}").with_traceback(error.__traceback__)
+            bug.__cause__ = error
             self._loop.call_soon_threadsafe(self._fail, bug)
 
     # Tasks.
@@ -330,7 +347,7 @@ class ControllerEngine:
         task.add_done_callback(self._ended)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
-        """Whatever ends a task before the engine is closed, a bug or a trace that cannot be written, leaves nobody waiting."""
+        """Whatever ends a task before the engine is closed leaves nobody waiting."""
         self._tasks.discard(task)
         if task.cancelled():
             self._fail(RuntimeError("a task of the engine was cancelled"))
@@ -338,22 +355,18 @@ class ControllerEngine:
             self._fail(error if isinstance(error, Exception) else RuntimeError(f"a task of the engine ended with {error!r}"))
 
     def _fail(self, error: Exception) -> None:
+        """A bug of ours has come up. It ends the engine, and an operator is to know why: once, as nothing is done after it."""
+        if self._failure is None:
+            _log.critical("the engine has failed, and serves nothing any more: %s", bare_cause(error))
+        self._end(error)
+
+    def _end(self, error: Exception) -> None:
         """End every request with this error, and refuse new ones with it. The first error counts."""
         if self._failure is None:
             self._failure = error
+            self._has_failed.set()
             for generation in self._generations.values():
                 generation.put(error)
-
-
-@contextmanager
-def exceptions_only(work: str) -> Iterator[None]:
-    """What is no Exception, such as an engine's sys.exit(), is made one: it would end the task that waits for this work unseen."""
-    try:
-        yield
-    except Exception:
-        raise
-    except BaseException as error:
-        raise RuntimeError(f"{work} ended with {error!r}") from error
 
 
 def expected_of(info: ModelInfo) -> Expected:

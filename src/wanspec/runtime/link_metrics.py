@@ -18,6 +18,7 @@ from wanspec.protocol.effects import LossCause
 from wanspec.runtime.connected_workers import ConnectedWorker, ConnectedWorkers
 from wanspec.runtime.figures import Figures, Histogram
 from wanspec.telemetry.reliability import BINS, calibration_error
+from wanspec.transport.refusal import RefusalCause
 
 MAX_TOLD_WORKERS: Final = 64
 """Connected workers that have series of their own, the oldest first: as many as a door lets in, each with six series."""
@@ -109,6 +110,8 @@ def _workers(families: Families, workers: ConnectedWorkers) -> Iterator[Metric]:
     losses, quarantines = ([(cause.value, number[cause]) for cause in LossCause] for number in (workers.losses, workers.quarantines))
     yield families.counts("wanspec:workers_lost", "Workers that are no longer connected, by cause", "cause", losses)
     yield families.counts("wanspec:workers_quarantined", "Of these, how many are turned away for a while", "cause", quarantines)
+    refusals = [(cause.value, workers.refusals[cause]) for cause in RefusalCause]
+    yield families.counts("wanspec:workers_refused", "Times that a worker was not let in, by cause", "cause", refusals)
     yield families.count("wanspec:link_sent_bytes", "Bytes of frames sent to workers", workers.traffic.sent_bytes)
     yield families.count("wanspec:link_received_bytes", "Bytes of frames received from workers", workers.traffic.received_bytes)
 

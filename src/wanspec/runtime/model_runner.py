@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from wanspec.backends.interface import Backend
 from wanspec.runtime.noise_cache import NoiseCache
@@ -76,3 +77,14 @@ def position_noise(item: ScoreItem, row: int, vocabulary_size: int) -> Noise | N
     if is_greedy(item.sampling):
         return None
     return _noise(item.sampling.seed, item.next_positions[row], vocabulary_size)
+
+
+@contextmanager
+def exceptions_only(work: str) -> Iterator[None]:
+    """What is no Exception, such as an engine's sys.exit(), is made one: it would end the task that waits for this work unseen."""
+    try:
+        yield
+    except Exception:
+        raise
+    except BaseException as error:
+        raise RuntimeError(f"{work} ended with {error!r}") from error

@@ -33,7 +33,7 @@ from wanspec.runtime.draft_device import DraftDevice
 from wanspec.runtime.model_runner import rank_drafts
 from wanspec.speculation.calibration import CalibrationBook
 from wanspec.speculation.types import ScoreItem, SessionId, WorkerId
-from wanspec.telemetry.trace import NoTrace, TraceSink
+from wanspec.telemetry.trace import NoTrace, SparedTrace, TraceSink
 from wanspec.telemetry.tracer import Tracer
 from wanspec.transport.codec import encoded_size
 from wanspec.transport.interface import Connection
@@ -85,7 +85,8 @@ async def run_worker(
     device = DraftDevice(draft)
     store = calibrations or CalibrationStore()
     wanted = _Wanted(dials)
-    loops = [asyncio.create_task(_serve(dial, wanted, device, store, max_sessions=max_sessions, say=say, trace=trace)) for dial in dials]
+    spared = SparedTrace(trace) if trace is not None else None
+    loops = [asyncio.create_task(_serve(dial, wanted, device, store, max_sessions=max_sessions, say=say, trace=spared)) for dial in dials]
     leaving = asyncio.create_task(wanted.by_nobody.wait())
     try:
         async with saved_regularly(store, lock=device.lock, say=say):
@@ -200,7 +201,7 @@ class _Connected:
         try:
             await self._lost(receiving)
             await (self._failure if self._failure.done() else receiving)
-        except (BackendError, RemoteProtocolError, TransportError, OSError) as error:  # OSError: the trace cannot be written
+        except (BackendError, RemoteProtocolError, TransportError) as error:
             await self._connection.close(str(error))
             if not self._machine.is_draining:
                 raise

@@ -257,7 +257,8 @@ class Choice:
         self._place.leave()
         if self.finish_reason is None:
             if not task.cancelled() and (bug := task.exception()) is not None:
-                _log.error("bug", extra={"fields": {"trace": bare_trace(bug)}})
+                if bug is not self._context.engine.failure:  # which was told, once, when it came up
+                    _log.error("bug", extra={"fields": {"trace": bare_trace(bug)}})
                 self._fail(ApiError(HTTPStatus.INTERNAL_SERVER_ERROR, "an error of ours", code="internal_error"))
             else:
                 self._finish(ABORT)

@@ -20,7 +20,7 @@ from wanspec.server.errors import ApiError, error_response
 from wanspec.server.keys import ANONYMOUS, ApiKeys
 from wanspec.server.limits import ServerLimits
 from wanspec.server.log import bare_trace
-from wanspec.server.metrics import Metrics
+from wanspec.server.metrics import REFUSALS, Metrics
 from wanspec.server.status_page import PAGE_PATHS
 from wanspec.transport.security import Address
 
@@ -32,7 +32,6 @@ QUIET_PATHS = OPEN_PATHS | {STATUS_PATH}
 LINE_BYTES = len(": \r\n")
 """Of a header besides its name and value."""
 JSON_TYPE = b"application/json"
-REFUSALS = (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE)
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 _log = logging.getLogger(__name__)
 

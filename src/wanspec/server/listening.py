@@ -210,20 +210,26 @@ class ApiServer(uvicorn.Server):
         yield
 
     async def serve_until_cancelled(self, service: Service, sock: socket.socket) -> None:
-        """Serve on a bound socket; when cancelled, let nobody new in, finish what is under way, then end."""
+        """Serve on a bound socket; when cancelled, let nobody new in, finish what is under way, then end.
+
+        Returns when the engine has failed: `drain_s` later, so that balancers and monitors get to see it before the port is closed.
+        """
         serving = asyncio.create_task(self.serve([sock]))
-        watching = asyncio.create_task(watch(self._watched))
+        watching, failing = asyncio.create_task(watch(self._watched)), asyncio.create_task(self._outlive(service))
         try:
-            await asyncio.shield(serving)
-        except asyncio.CancelledError:
+            await asyncio.wait({serving, failing}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            failing.cancel()
             service.is_draining = self.should_exit = True
             for handshake in self.handshakes:
                 handshake.cancel()
             asyncio.get_running_loop().call_later(self._drain_s, service.end)
             await serving
-            raise
-        finally:
             watching.cancel()
+
+    async def _outlive(self, service: Service) -> None:
+        await service.engine.wait_for_failure()
+        await asyncio.sleep(self._drain_s)
 
 
 def bind(address: Address) -> socket.socket:

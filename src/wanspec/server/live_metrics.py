@@ -6,19 +6,25 @@ name themselves, so that only so many are told apart at a time, and a worker's s
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from itertools import pairwise
 from math import inf
+from pathlib import Path
 from typing import Final
 
-from prometheus_client.core import CounterMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from wanspec.errors import ConfigError
 from wanspec.runtime.engine import ControllerEngine
 from wanspec.runtime.figures import ENTROPY_EDGES_NATS, DecisionKind
 from wanspec.runtime.link_metrics import Families, link_metrics
 from wanspec.server.admission import Admission
+from wanspec.transport.validity import certificate_validity
 
+STATES: Final = ("ok", "degraded", "draining", "failed")
+"""Of a server, in a word: requests are served, with local drafts alone, no more since it ends, or no more since the engine has failed."""
 _ENTROPY_BINS: Final[dict[int | None, str]] = {
     **{index: f"{low:g}-{high:g}" for index, (low, high) in enumerate(pairwise((0.0, *ENTROPY_EDGES_NATS, inf)))},
     None: "unknown",
@@ -28,15 +34,45 @@ _ENTROPY_BINS: Final[dict[int | None, str]] = {
 class LiveMetrics(Collector):
     """See the module's text."""
 
-    def __init__(self, engine: ControllerEngine, admission: Admission, model_name: str) -> None:
-        self._engine, self._admission, self._model_name = engine, admission, model_name
+    def __init__(
+        self,
+        engine: ControllerEngine,
+        admission: Admission,
+        state: Callable[[], str],
+        certificates: Mapping[str, Path],
+        model_name: str,
+    ) -> None:
+        self._engine, self._admission, self._state, self._model_name = engine, admission, state, model_name
+        self._certificates = certificates
         self._families = Families(model_name)
 
     def collect(self) -> Iterator[Metric]:
+        yield from self._condition()
         yield from self._load()
         yield from self._rounds()
         yield from self._decisions()
         yield from link_metrics(self._families, self._engine.workers, self._engine.figures)
+
+    def _condition(self) -> Iterator[Metric]:
+        present = self._state()
+        ready = GaugeMetricFamily("wanspec:ready", "1 for the state that the server is in", labels=["model_name", "state"])
+        for state in STATES:
+            ready.add_metric([self._model_name, state], state == present)
+        yield ready
+        expiries = GaugeMetricFamily(
+            "wanspec:certificate_expires_seconds", "When it expires, as a Unix time, by where it is shown", labels=["model_name", "of"]
+        )
+        for shown_at, expires in self._expiries():
+            expiries.add_metric([self._model_name, shown_at], expires)
+        yield expiries
+        lost = self._engine.lost_trace_records
+        yield self._families.count("wanspec:lost_trace_records", "Records missing in --trace, since it could not be written", lost)
+
+    def _expiries(self) -> Iterator[tuple[str, float]]:
+        """Of the files as they are now: whoever renews one wants to see it. Of one that is being exchanged nothing is told."""
+        for shown_at, file in self._certificates.items():
+            with suppress(ConfigError):
+                yield shown_at, certificate_validity(file).ends.timestamp()
 
     def _load(self) -> Iterator[Metric]:
         for name in ("wanspec:requests_running", "vllm:num_requests_running"):

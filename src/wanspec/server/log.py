@@ -8,6 +8,8 @@ from datetime import UTC, datetime
 
 import msgspec
 
+from wanspec.errors import harmless_words
+
 
 class JsonLines(logging.Formatter):
     """One JSON object a line."""
@@ -37,8 +39,9 @@ def fields_of(record: logging.LogRecord) -> dict[str, object]:
 
 
 def bare_trace(error: BaseException) -> str:
-    """Where it happened and what kind it is; not what it says, which might quote a prompt."""
-    return "".join(traceback.format_tb(error.__traceback__)) + type(error).__name__
+    """Where it happened and what kind it is; what it says only where that cannot quote a prompt."""
+    words = harmless_words(error)
+    return "".join(traceback.format_tb(error.__traceback__)) + type(error).__name__ + (f": {words}" if words else "")
 
 
 def configure_logs(*, as_json: bool) -> None:

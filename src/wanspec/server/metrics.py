@@ -6,6 +6,10 @@ forgotten is recorded here.
 
 from __future__ import annotations
 
+from collections import Counter as Counter_
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 
 from wanspec.runtime.engine import ControllerEngine
@@ -15,19 +19,39 @@ from wanspec.server.live_metrics import LiveMetrics
 ITL_BUCKETS_S = (0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.04, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0, 2.5)
 TTFT_BUCKETS_S = (0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.15, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0, 20.0, 40.0, 80.0)
 E2E_BUCKETS_S = (0.05, 0.1, 0.2, 0.3, 0.5, 0.8, 1.0, 1.5, 2.0, 2.5, 5.0, 10.0, 15.0, 20.0, 30.0, 40.0, 50.0, 60.0, 120.0, 240.0, 480.0)
+FINISH_REASONS = ("stop", "length", "abort", "error")
+"""Why a generation ends."""
+REFUSALS = (429, 503)
+"""HTTP statuses of requests that were refused: no room, or not now."""
 _LABEL = ["model_name"]
 
 
 class Metrics:
-    """The figures of one server."""
+    """The figures of one server. Every series is there from the start, at 0: of one that is born as 1, no rate shows the first error."""
 
-    def __init__(self, *, engine: ControllerEngine, admission: Admission, model_name: str) -> None:
+    def __init__(
+        self,
+        *,
+        engine: ControllerEngine,
+        admission: Admission,
+        state: Callable[[], str],
+        certificates: Mapping[str, Path],
+        model_name: str,
+    ) -> None:
+        """`state`: of the server, in a word; see `live_metrics.STATES`. `certificates`: files, by where they are shown: api or link."""
+        self._model_name = model_name
+        self.refusals: Counter_[int] = Counter_()
+        """By HTTP status."""
         self._registry = CollectorRegistry()
-        self._registry.register(LiveMetrics(engine, admission, model_name))
+        self._registry.register(LiveMetrics(engine, admission, state, certificates, model_name))
         self._finished = Counter(
             "wanspec:requests_finished", "Generations that ended, by reason", [*_LABEL, "reason"], registry=self._registry
         )
         self._refused = Counter("wanspec:requests_refused", "Requests refused, by HTTP status", ["status"], registry=self._registry)
+        for reason in FINISH_REASONS:
+            self._finished.labels(model_name, reason)
+        for status in REFUSALS:
+            self._refused.labels(str(status))
         self._prompt_tokens = [
             self._counter(name, "Tokens of prompts that reached the engine") for name in ("wanspec:prompt_tokens", "vllm:prompt_tokens")
         ]
@@ -54,6 +78,7 @@ class Metrics:
 
     def refused(self, status: int) -> None:
         """A request was not served."""
+        self.refusals[status] += 1
         self._refused.labels(str(status)).inc()
 
     def started(self, prompt_tokens: int) -> None:
@@ -90,7 +115,11 @@ class Metrics:
             counter.labels(self._model_name).inc(number)
 
     def _counter(self, name: str, text: str) -> Counter:
-        return Counter(name, text, _LABEL, registry=self._registry)
+        counter = Counter(name, text, _LABEL, registry=self._registry)
+        counter.labels(self._model_name)
+        return counter
 
     def _histogram(self, name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
-        return Histogram(name, text, _LABEL, buckets=buckets, registry=self._registry)
+        histogram = Histogram(name, text, _LABEL, buckets=buckets, registry=self._registry)
+        histogram.labels(self._model_name)
+        return histogram

@@ -52,7 +52,9 @@ def make_router(service: Service, access: Access) -> APIRouter:
 
     @router.get("/health")
     async def health() -> Response:
-        """Whether the process is alive."""
+        """Whether this process is of use: 500 when only a new one can serve."""
+        if service.has_failed:
+            return _json({"status": "failed"}, HTTPStatus.INTERNAL_SERVER_ERROR)
         return _json({"status": "alive"})
 
     @router.get("/ready")

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from http import HTTPStatus
+from pathlib import Path
 from typing import Final
 from weakref import WeakSet
 
@@ -84,7 +85,7 @@ class Batch:
 class Service:
     """One model, served."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  # what a server can be told, all by name
         self,
         *,
         engine: ControllerEngine,
@@ -95,10 +96,12 @@ class Service:
         model_name: str = "",
         reuses_prompts: bool = True,
         has_literal_prompts: bool = False,
+        certificates: Mapping[str, Path] | None = None,
     ) -> None:
         """`model_name`: what clients call it; empty: its own name. `reuses_prompts`: requests may begin from earlier ones of their key.
 
         `has_literal_prompts`: what looks like a control token in a completion's prompt is text, unless a request says otherwise.
+        `certificates`: the files whose dates an operator watches, by where they are shown: api or link.
         """
         self.engine, self.info, self.limits, self._tokenizer, self._policy = engine, info, limits, tokenizer, policy
         self.model_name = model_name or info.name
@@ -106,7 +109,9 @@ class Service:
         self.created = int(time.time())
         self.admission = Admission(max_running=limits.max_running, max_queued=limits.max_queued)
         self.key_limits = KeyLimits(max_open=limits.key_streams, requests_per_minute=limits.key_requests_per_minute)
-        self.metrics = Metrics(engine=engine, admission=self.admission, model_name=self.model_name)
+        self.metrics = Metrics(
+            engine=engine, admission=self.admission, state=lambda: self.state, certificates=certificates or {}, model_name=self.model_name
+        )
         self.is_draining = False
         """Set when the server is about to end: nobody new is let in."""
         self.history = History(engine.tally)
@@ -116,9 +121,14 @@ class Service:
         self._encoding = asyncio.Semaphore(MAX_ENCODINGS)
 
     @property
+    def has_failed(self) -> bool:
+        """Whether nothing can be served any more, whatever comes: the process is to be started again."""
+        return self.engine.failure is not None
+
+    @property
     def obstacle(self) -> str | None:
         """Why no request can be served now; None: requests are welcome."""
-        if self.engine.failure is not None:
+        if self.has_failed:
             return "failed"
         return "draining" if self.is_draining else None
 
@@ -148,7 +158,10 @@ class Service:
         """A request of this key, from before its prompt is looked at to the end of its answer. Raises ApiError (429, 503)."""
         if self.obstacle is not None:
             raise ApiError(
-                HTTPStatus.SERVICE_UNAVAILABLE, f"the server is {self.obstacle}", code="unavailable", retry_after_s=RETRY_AFTER_S
+                HTTPStatus.SERVICE_UNAVAILABLE,
+                "the server has failed, and is about to end" if self.has_failed else "the server is about to end",
+                code="unavailable",
+                retry_after_s=RETRY_AFTER_S,
             )
         self.admission.check_room(1)
         self.key_limits.begin(key_name, now=asyncio.get_running_loop().time())

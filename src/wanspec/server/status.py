@@ -15,7 +15,8 @@ from dataclasses import dataclass
 
 from msgspec import Struct
 
-from wanspec.errors import ConfigError
+from wanspec import __version__
+from wanspec.errors import ConfigError, bare_cause
 from wanspec.protocol.snapshot import Snapshot, TreeSnapshot, WorkerSnapshot
 from wanspec.server.choice import Choice
 from wanspec.server.keys import ANONYMOUS, ApiKeys
@@ -83,12 +84,25 @@ class RequestStatus(Struct, frozen=True, kw_only=True):
     """In its tree now."""
 
 
+class Departed(Struct, frozen=True, kw_only=True):
+    """A worker that has gone."""
+
+    name: str
+    cause: str
+    """As in `wanspec:workers_lost_total`."""
+    age_s: float
+    """Since then."""
+
+
 class Status(Struct, frozen=True, kw_only=True):
     """Everything that the page shows."""
 
     model: str
     state: str
     """ok, degraded, draining or failed, as for /ready."""
+    failure: str | None
+    """What has ended the engine, without words that might be a user's; None while all is well."""
+    version: str
     began_at: int
     """When the server began (Unix time, seconds): the numbers of seconds mean something else after a new start."""
     second: int
@@ -100,6 +114,12 @@ class Status(Struct, frozen=True, kw_only=True):
     """Whether `requests` are everybody's."""
     shows_text: bool
     workers: list[WorkerSnapshot]
+    departed: list[Departed]
+    """The latest, newest first."""
+    refused_workers: dict[str, int]
+    """Since the start, by cause; those that there were."""
+    refused_requests: dict[int, int]
+    """Since the start, by HTTP status; those that there were."""
     requests: list[RequestStatus]
     left_out: int
     """Requests that are not listed, since there are too many."""
@@ -120,6 +140,8 @@ def status_of(service: Service, access: Access, viewer: str, *, number: int | No
     return Status(
         model=service.model_name,
         state=service.state,
+        failure=bare_cause(service.engine.failure) if service.engine.failure is not None else None,
+        version=__version__,
         began_at=service.created,
         second=second,
         running=service.admission.running,
@@ -127,6 +149,11 @@ def status_of(service: Service, access: Access, viewer: str, *, number: int | No
         sees_all=access.sees_all(viewer),
         shows_text=access.shows_text,
         workers=list(snapshot.workers[:MAX_SHOWN_WORKERS]),
+        departed=[
+            Departed(name=each.name, cause=each.cause.value, age_s=now - each.at) for each in reversed(service.engine.workers.departures)
+        ],
+        refused_workers={cause.value: number for cause, number in service.engine.workers.refusals.items()},
+        refused_requests=dict(service.metrics.refusals),
         requests=_requests(visible[:MAX_SHOWN_REQUESTS], snapshot, now=now),
         left_out=max(0, len(visible) - MAX_SHOWN_REQUESTS),
         seconds=seconds,

@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
-from wanspec.errors import ConfigError
+from wanspec.errors import ConfigError, how_to_install
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -42,5 +42,5 @@ def _register_ray() -> None:
     try:
         from ray.util.joblib import register_ray  # noqa: PLC0415  # an extra
     except ImportError as error:
-        raise ConfigError("the ray backend needs Ray; pip install 'wanspec[ray]', or leave --backend out") from error
+        raise ConfigError(f"the ray backend needs Ray; {how_to_install('ray')}, or leave --backend out") from error
     register_ray()

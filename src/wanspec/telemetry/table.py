@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 
 from rich.box import SIMPLE_HEAD
+from rich.cells import cell_len
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
+from rich.text import Text
 
 from wanspec.telemetry.metrics import RunRow
 
@@ -24,9 +27,11 @@ HEADINGS = (
 """Beside the policy's name; they fit a terminal of 80 columns, and so do two short parameters more."""
 MAX_WIDTH = 1000
 """No table is as wide."""
+LINE_WIDTH = 120
+"""Of prose, where the terminal is wider: longer lines are hard to read."""
 LEGEND = (
-    "ITL: inter-token latency, and its ratio to colocated; below 1 is faster. local, worker drafts: draft passes made at\n"
-    "the controller and at the worker. offload: share of colocated's draft passes that the controller no longer makes.\n"
+    "ITL: inter-token latency, and its ratio to colocated; below 1 is faster. local, worker drafts: draft passes made at "
+    "the controller and at the worker. offload: share of colocated's draft passes that the controller no longer makes. "
     "exact: every token equals plain target decoding."
 )
 
@@ -47,10 +52,15 @@ def run_table(rows: Sequence[RunRow], *, title: str, points: Sequence[Mapping[st
 def compact_table(first: str, headings: Iterable[str], *, title: str, padding: int = 0) -> Table:
     """An empty table for a narrow terminal: a column of names, then columns of figures."""
     table = Table(title=title, box=SIMPLE_HEAD, padding=(0, padding), pad_edge=False)
-    table.add_column(first, no_wrap=True)
+    table.add_column(first)
     for heading in headings:
         table.add_column(heading, justify="right", no_wrap=True)
     return table
+
+
+def counted(number: int, what: str) -> str:
+    """A number of things: 1 probe, 2 probes."""
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 def number(value: float | None, form: str) -> str:
@@ -59,26 +69,66 @@ def number(value: float | None, form: str) -> str:
 
 
 def print_table(console: Console, table: Table) -> None:
-    """Print every cell whole. rich would cut them to the width of the terminal, and of a pipe it knows no width but 80."""
-    width = console.width
-    console.width = max(width, console.measure(table, options=console.options.update_width(MAX_WIDTH)).maximum)
+    """Print every word whole: where a terminal is too narrow, cells that may be folded are, and else the table is wider than it.
+
+    rich would cut cells to the width of the terminal, and of a pipe it knows no width but 80.
+    """
+    _keep_words(table)
+    width, measured = console.width, console.measure(table, options=console.options.update_width(MAX_WIDTH))
+    room = width if console.is_terminal else MAX_WIDTH
+    console.width = max(measured.minimum, min(measured.maximum, room))
+    if measured.maximum > room:
+        _fold(table, console.width - measured.minimum)
     try:
-        console.print(table)
+        console.print(table, soft_wrap=False)
     finally:
         console.width = width
 
 
+def _keep_words(table: Table) -> None:
+    """Give each column the room that it needs: rich breaks words, and cells that must not be folded, where there is none."""
+    for column in table.columns:
+        column.min_width = _longest(column, "\n" if column.no_wrap else None)
+
+
+def _fold(table: Table, spare: int) -> None:
+    """Share out what is left of a line among the columns that may be folded, by what each would like."""
+    wishes = {id(column): _longest(column, "\n") - (column.min_width or 0) for column in table.columns if not column.no_wrap}
+    for column in table.columns:
+        if wish := wishes.get(id(column)):
+            column.width = (column.min_width or 0) + spare * wish // sum(wishes.values())
+
+
+def _longest(column: Column, between: str | None) -> int:
+    """Cells that the longest piece of a column takes; `between` pieces is this, or any white space."""
+    return max((cell_len(piece) for cell in (column.header, *column.cells) for piece in str(cell).split(between)), default=0)
+
+
+def print_prose(console: Console, text: str, *, style: str = "") -> None:
+    """Print sentences in lines that are broken between words, in a pipe too: somebody may look at its end."""
+    console.print(Text(between_words(text, min(console.width, LINE_WIDTH)), style=style), soft_wrap=True)
+
+
+def between_words(text: str, width: int) -> str:
+    """Break lines between words. A word that is longer, such as a path, stays whole, which rich knows no way to."""
+    return "\n".join(
+        textwrap.fill(line, width, replace_whitespace=False, drop_whitespace=True, break_long_words=False, break_on_hyphens=False)
+        for line in text.split("\n")
+    )
+
+
 def _cells(row: RunRow) -> tuple[str, ...]:
-    """A row of the table as text."""
+    """A row of the table as text. A policy that drafts nothing has nothing to move, and one without a worker sends nothing but pings."""
+    has_drafts = row.controller_draft_passes or row.worker_draft_passes
     return (
         row.policy,
         number(row.rtt_ms, ".0f"),
         number(row.itl_ms, ".1f"),
         number(row.itl_ratio, ".2f"),
         str(row.controller_draft_passes),
-        number(row.offload_fraction, ".2f"),
+        number(row.offload_fraction if has_drafts else None, ".2f"),
         str(row.worker_draft_passes),
-        number(row.bytes_per_token, ".0f"),
+        number(row.bytes_per_token if row.worker_draft_passes else None, ".0f"),
         str(row.tokens),
         {True: "yes", False: "NO", None: "-"}[row.identical],
     )

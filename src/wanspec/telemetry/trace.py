@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import codecs
+import logging
 from collections.abc import Iterable
+from contextlib import suppress
 from os import PathLike
 from pathlib import Path
 from types import TracebackType
@@ -11,8 +13,10 @@ from typing import Protocol, Self
 
 import msgspec
 
-from wanspec.errors import ConfigError
+from wanspec.errors import ConfigError, bare_cause
 from wanspec.telemetry.records import Record
+
+_log = logging.getLogger(__name__)
 
 FLUSH_INTERVAL_S = 1.0
 """A process that is killed loses at most about this much of its trace; a flush for every record would cost a system call each."""
@@ -55,6 +59,8 @@ class TraceWriter:
             raise ConfigError(f"cannot write a trace to {path}: {error.strerror}; name a file in a folder that exists") from error
         self._encoder = msgspec.json.Encoder()
         self._flushed_at: float | None = None
+        self.failure: OSError | None = None
+        """Why a record could not be written. None: all were."""
 
     def record(self, record: Record) -> None:
         try:
@@ -63,7 +69,9 @@ class TraceWriter:
                 self._file.flush()
                 self._flushed_at = record.t
         except OSError as error:
-            error.filename = self._path
+            error.filename, self.failure = self._path, error
+            with suppress(OSError):
+                self._file.close()  # or what is left would be tried again, and end the process with a complaint of the interpreter's
             raise
 
     def close(self) -> None:
@@ -79,6 +87,25 @@ class TraceWriter:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
         self.close()
+
+
+class SparedTrace:
+    """Passes records on until one cannot be written, and then gives the trace up: work that is traced goes on without it."""
+
+    def __init__(self, sink: TraceSink) -> None:
+        self._sink: TraceSink | None = sink
+        self.lost_records = 0
+        """That which could not be written, and all since."""
+
+    def record(self, record: Record) -> None:
+        if self._sink is not None:
+            try:
+                self._sink.record(record)
+            except OSError as error:
+                self._sink = None
+                _log.warning("the trace is given up, and the work goes on without it: %s", bare_cause(error))
+        if self._sink is None:
+            self.lost_records += 1
 
 
 def write_trace(records: Iterable[Record], path: str | PathLike[str]) -> None:

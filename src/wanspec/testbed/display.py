@@ -5,12 +5,13 @@ from __future__ import annotations
 from rich.console import Console
 from rich.text import Text
 
-from wanspec.telemetry.table import LEGEND, print_table, run_table
+from wanspec.telemetry.table import LEGEND, counted, print_prose, print_table, run_table
 from wanspec.testbed.demo import DemoConfig, DemoResult
 from wanspec.testbed.link import MAX_LATENESS_MS
 
 LATE_SHARE = 0.02
 """Share of late passes above which the machine was too busy for the figures to count."""
+LATE_MEANING = "The latencies do not count: they are too long, for all policies alike. Drafts, bytes and exactness do."
 ABOUT = {
     "autoregressive": "the target alone, one token a pass",
     "colocated": "drafts on the spot, as everybody does",
@@ -31,25 +32,29 @@ class TerminalStage:
         self._console.rule(Text(f"{policy}: {ABOUT.get(policy, '')}"), style="dim")
 
     def prompt(self, text: str) -> None:
-        self._console.print(Text(text, style="dim"), end="")
+        self._write(Text(text, style="dim"))
 
     def text(self, accepted: str, own: str) -> None:
-        self._console.print(Text.assemble((accepted, "green"), (own, "bold")), end="")
+        self._write(Text.assemble((accepted, "green"), (own, "bold")))
 
     def end(self) -> None:
         self._console.print("\n")
 
+    def _write(self, piece: Text) -> None:
+        """A piece of a line, which is not to be broken where it ends."""
+        self._console.print(piece, end="", soft_wrap=True)
+
     def notice(self, text: str) -> None:
-        self._console.print(Text(text, style="dim italic"))
+        print_prose(self._console, text, style="dim italic")
 
 
 def show_result(console: Console, result: DemoResult, config: DemoConfig) -> None:
     """The table, and what to know when reading it."""
-    title = f"{len(config.prompts)} prompts, {config.preset} step times, T = {config.sampling.temperature:g}"
+    title = f"{counted(len(config.prompts), 'prompt')}, {config.preset} step times, T = {config.sampling.temperature:g}"
     print_table(console, run_table(result.rows, title=title))
-    console.print(Text(LEGEND, style="dim"))
+    print_prose(console, LEGEND, style="dim")
     for warning in warnings(result):
-        console.print(Text(f"warning: {warning}", style="yellow"))
+        print_prose(console, f"warning: {warning}", style="yellow")
 
 
 def warnings(result: DemoResult) -> list[str]:
@@ -57,7 +62,8 @@ def warnings(result: DemoResult) -> list[str]:
     found = []
     if result.late_passes > LATE_SHARE * result.passes:
         found.append(
-            f"{result.late_passes} of {result.passes} passes were late: this machine is too busy or too slow for the preset's step times"
+            f"{result.late_passes} of {result.passes} passes were late: this machine is too busy or too slow for the preset's step times. "
+            + LATE_MEANING
         )
     if result.lateness_ms_p99 is not None and result.lateness_ms_p99 > MAX_LATENESS_MS:
         found.append(f"the emulated link was up to {result.lateness_ms_p99:.1f} ms late (p99): the round trip was longer than asked for")

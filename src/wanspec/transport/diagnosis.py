@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
+from datetime import UTC, datetime
 from typing import Final
 
 from wanspec.errors import ConfigError, TransportError
 from wanspec.transport.security import Address, MutualTls, WorkerSecurity, worker_tls_context
+from wanspec.transport.validity import certificate_validity, fault_of, shown
 
 DIAGNOSIS_TIMEOUT_S: Final = 3.0
 """The worker has failed to join by then, so nobody waits for much."""
@@ -40,6 +42,19 @@ async def rejects_our_certificate(where: Address, security: WorkerSecurity) -> b
         return "ALERT" in (error.reason or "")
     except (OSError, TimeoutError):
         return False
+
+
+def what_of_our_certificate(security: WorkerSecurity) -> str:
+    """What may be wrong with the certificate that a controller rejects, the dates first, to follow its name."""
+    assert isinstance(security, MutualTls)
+    file = security.certificate_file
+    if fault := fault_of(file):
+        return f" {file}: it {fault}; renew it, or set the clock"
+    ends, now = certificate_validity(file).ends, datetime.now(UTC)
+    return (
+        f" {file}, which is good until {shown(ends)} by this machine's clock ({shown(now)}): "
+        "the controller's clock is wrong, or the authority in its --tls-ca did not sign it, or it is a controller's and no worker's"
+    )
 
 
 def check_can_listen(where: Address) -> None:

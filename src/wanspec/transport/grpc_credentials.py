@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 
 import grpc
 
@@ -25,9 +26,9 @@ _log = logging.getLogger(__name__)
 class ListenerCredentials:
     """A controller's. A handshake gets what was read last; connections that are open keep what they began with."""
 
-    def __init__(self, security: MutualTls | TokenTlsController) -> None:
-        """Raises ConfigError when a file cannot be used."""
-        self._security = security
+    def __init__(self, security: MutualTls | TokenTlsController, *, began: Callable[[], object]) -> None:
+        """`began` is called before each handshake, from gRPC's threads. Raises ConfigError when a file cannot be used."""
+        self._security, self._began = security, began
         self._ca_file = security.ca_file if isinstance(security, MutualTls) else None
         self._newest = self._in_use = self._configuration()
         self.files = WatchedFiles(
@@ -51,6 +52,7 @@ class ListenerCredentials:
 
     def _change(self) -> grpc.ServerCertificateConfiguration | None:
         """Asked by gRPC at each handshake: what is new since the last one."""
+        self._began()
         newest = self._newest  # once: the files may be read in another thread meanwhile
         if newest is self._in_use:
             return None
@@ -58,9 +60,9 @@ class ListenerCredentials:
         return newest
 
 
-def listener_credentials(security: ControllerSecurity) -> ListenerCredentials | None:
-    """None for plaintext. Raises ConfigError when a file cannot be used."""
-    return None if isinstance(security, Plaintext) else ListenerCredentials(security)
+def listener_credentials(security: ControllerSecurity, *, began: Callable[[], object]) -> ListenerCredentials | None:
+    """None for plaintext; see `ListenerCredentials`."""
+    return None if isinstance(security, Plaintext) else ListenerCredentials(security, began=began)
 
 
 class WorkerCredentials:

@@ -10,10 +10,11 @@ streams until its TCP connection ends, which keep-alive bounds only when the wor
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import re
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from datetime import UTC, datetime
 from functools import partial
 from typing import Final, cast
 from urllib.parse import unquote
@@ -24,12 +25,12 @@ from wanspec.errors import ConfigError, TransportError
 from wanspec.protocol.messages import Hello, Welcome
 from wanspec.transport.codec import MAX_FRAME_BYTES, decode_controller_frame, encode_frame, printable
 from wanspec.transport.connection import FramedConnection
-from wanspec.transport.diagnosis import check_can_listen, rejects_our_certificate
+from wanspec.transport.diagnosis import check_can_listen, rejects_our_certificate, what_of_our_certificate
 from wanspec.transport.handshake import Expected, introduce
 from wanspec.transport.interface import Connection
 from wanspec.transport.limits import WireLimits
 from wanspec.transport.reception import Reception
-from wanspec.transport.refusal import WorkerRefusedError
+from wanspec.transport.refusal import RefusalCause, WorkerRefusedError
 from wanspec.transport.security import (
     Address,
     ControllerSecurity,
@@ -41,6 +42,8 @@ from wanspec.transport.security import (
     is_authorized,
     parse_address,
 )
+from wanspec.transport.tls_watch import TlsWatch
+from wanspec.transport.validity import fault_of, shown
 from wanspec.transport.watched_files import WatchedFiles, watch
 
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # its core writes to stderr what we raise; read once, when grpc is first imported
@@ -65,7 +68,6 @@ Options = list[tuple[str, int | str]]
 _Call = grpc.aio.StreamStreamCall[bytes, bytes]
 _Context = grpc.aio.ServicerContext[bytes, bytes]
 
-_log = logging.getLogger(__name__)
 _NOT_CONNECTED = re.compile(r"\Afailed to connect to all addresses; last error: \w+: \S+: (?:Failed to connect to remote host: )?")
 """What gRPC writes before the reason: the address again, in its own words."""
 
@@ -78,10 +80,11 @@ async def listen(address: str, *, expected: Expected, security: ControllerSecuri
     limits = limits or WireLimits()
     where = parse_address(address)
     check_security(where, security)
-    credentials = listener_credentials(security)
     reception = Reception(expected=expected, limits=limits)
+    handshakes = TlsWatch(partial(_complain, reception, security), patience_s=limits.handshake_timeout_s)
+    credentials = listener_credentials(security, began=handshakes.began)
     server = grpc.aio.server(options=_server_options(limits), maximum_concurrent_rpcs=limits.max_workers + limits.max_handshakes)
-    server.add_generic_rpc_handlers((_handlers(reception, security),))
+    server.add_generic_rpc_handlers((_handlers(reception, security, handshakes),))
     try:
         port = server.add_secure_port(str(where), credentials.credentials) if credentials else server.add_insecure_port(str(where))
     except RuntimeError:
@@ -128,9 +131,7 @@ async def dial(
         if isinstance(error, TimeoutError):
             raise TransportError(f"{controller} did not answer within {limits.handshake_timeout_s:g} s (handshake_timeout_s)") from None
         if pipe.unavailable and await rejects_our_certificate(where, security):
-            raise WorkerRefusedError(
-                f"{controller} rejects this worker's certificate; give one that the authority in its --tls-ca signed"
-            ) from None
+            raise WorkerRefusedError(f"{controller} rejects this worker's certificate{what_of_our_certificate(security)}") from None
         raise
     peer = f"controller {welcome.controller_name} at {where}"
     return welcome, FramedConnection(pipe, peer=peer, decode=decode_controller_frame, limits=limits)
@@ -151,6 +152,10 @@ class GrpcListener:
     @property
     def address(self) -> str:
         return str(self._address)
+
+    @property
+    def refusals(self) -> Counter[RefusalCause]:
+        return self._reception.refusals.counts
 
     def connections(self) -> AsyncIterator[tuple[Hello, Connection]]:
         return self._reception.connections()
@@ -218,7 +223,7 @@ class _WorkerPipe:
             case grpc.StatusCode.UNAVAILABLE:
                 for sign, meaning in _TLS_FAILURES.items():
                     if sign in text:
-                        return WorkerRefusedError(f"{self._controller}: {meaning} ({details})")
+                        return WorkerRefusedError(f"{self._controller}: {meaning} ({details}; it is {shown(datetime.now(UTC))} here)")
                 self.unavailable = True
                 if "Socket closed" in text:
                     return TransportError(f"{text}; if it does so every time, check that both sides have the same kind of security")
@@ -254,24 +259,43 @@ class _ControllerPipe:
 
 
 _TLS_FAILURES: Final = {
-    "CERTIFICATE_VERIFY_FAILED": "its certificate is not signed by the authority in --tls-ca, or has expired",
+    "certificate has expired": "its certificate has expired, or this machine's clock is ahead; renew it there, or set the clock here",
+    "certificate is not yet valid": "its certificate is not valid yet: the clock here is behind, or that of whoever made it was ahead",
+    "CERTIFICATE_VERIFY_FAILED": "its certificate is not signed by the authority in --tls-ca",
     "Hostname Verification": "its certificate is for other hosts; dial one that it names, or name one by --server-name",
     "WRONG_VERSION_NUMBER": "it does not speak TLS on this port; configure TLS on both sides or on neither",
 }
 """What gRPC's core says, and what it means for the person who runs the worker: nothing that dialling again would cure."""
 
 
-def _handlers(reception: Reception, security: ControllerSecurity) -> grpc.GenericRpcHandler:
+def _complain(reception: Reception, security: ControllerSecurity) -> None:
+    """A TLS handshake has led nowhere."""
+    own = "" if isinstance(security, Plaintext) else fault_of(security.certificate_file)
+    why = (
+        f"this controller's certificate {own}"
+        if own
+        else "a certificate that has expired or that the authority did not sign, a wrong clock, no TLS, or nobody's worker"
+    )
+    reception.refuse(
+        RefusalCause.TLS, f"a TLS handshake has led nowhere: {why}; GRPC_VERBOSITY=info in the environment has gRPC write each one's reason"
+    )
+
+
+def _handlers(reception: Reception, security: ControllerSecurity, watch: TlsWatch) -> grpc.GenericRpcHandler:
     async def exchange(_requests: AsyncIterator[bytes], context: _Context) -> None:
         address = unquote(context.peer())  # gRPC writes the brackets of IPv6 as %5B and %5D
         authorization = dict(context.invocation_metadata() or ()).get("authorization", "")
         if not is_authorized(authorization, security):
-            _log.warning("refused the worker at %s: no bearer token, or a wrong one", address)
+            reception.refuse(RefusalCause.TOKEN, f"refused the worker at {address}: no bearer token, or a wrong one")
             await context.abort(grpc.StatusCode.UNAUTHENTICATED, "no bearer token, or a wrong one; give the controller's")
         await context.send_initial_metadata(())
         await reception.attend(_ControllerPipe(context), address=address, certificate=_subject(context.auth_context()))
 
-    handler: grpc.RpcMethodHandler[bytes, bytes] = grpc.stream_stream_rpc_method_handler(exchange)
+    async def watched(requests: AsyncIterator[bytes], context: _Context) -> None:
+        with watch.stream(context.peer()):
+            await exchange(requests, context)
+
+    handler: grpc.RpcMethodHandler[bytes, bytes] = grpc.stream_stream_rpc_method_handler(watched)
     return grpc.method_handlers_generic_handler(SERVICE, {METHOD.rpartition("/")[2]: handler})
 
 

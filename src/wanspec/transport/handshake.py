@@ -19,7 +19,7 @@ from wanspec.transport.codec import (
 )
 from wanspec.transport.connection import FramePipe
 from wanspec.transport.limits import WireLimits
-from wanspec.transport.refusal import WorkerRefusedError
+from wanspec.transport.refusal import RefusalCause, TurnedAwayError, WorkerRefusedError
 
 MAX_FRAMES_AFTER_REFUSAL = 16
 """Read from a worker that was refused, until it hangs up: what an honest one had under way; beyond it the controller hangs up first."""
@@ -37,27 +37,36 @@ class Expected:
     """The target's, as in Hello."""
 
 
-def hello_mismatch(hello: Hello, expected: Expected) -> str:
-    """What is wrong with a Hello and how to put it right; empty when it fits."""
+def hello_mismatch(hello: Hello, expected: Expected) -> tuple[RefusalCause, str] | None:
+    """What is wrong with a Hello and how to put it right; None when it fits."""
     if hello.version != PROTOCOL_VERSION:
         return (
-            f"protocol version: the worker speaks {hello.version}, the controller {PROTOCOL_VERSION}; "
-            "install the same WANSpec release on both sides"
+            RefusalCause.VERSION,
+            (
+                f"protocol version: the worker speaks {hello.version}, the controller {PROTOCOL_VERSION}; "
+                "install the same WANSpec release on both sides"
+            ),
         )
     if hello.tokenizer_fingerprint != expected.tokenizer_fingerprint:
         return (
-            f"tokenizer fingerprint: the worker's is {hello.tokenizer_fingerprint} (model {hello.model_name}), "
-            f"the controller's is {expected.tokenizer_fingerprint}; draft with a model that has the target model's tokenizer"
+            RefusalCause.TOKENIZER,
+            (
+                f"tokenizer fingerprint: the worker's is {hello.tokenizer_fingerprint} (model {hello.model_name}), "
+                f"the controller's is {expected.tokenizer_fingerprint}; draft with a model that has the target model's tokenizer"
+            ),
         )
     if hello.vocabulary_size != expected.vocabulary_size:
         return (
-            f"vocabulary size: the worker's is {hello.vocabulary_size} (model {hello.model_name}), "
-            f"the controller's is {expected.vocabulary_size}; draft with a model of the target model's vocabulary"
+            RefusalCause.TOKENIZER,
+            (
+                f"vocabulary size: the worker's is {hello.vocabulary_size} (model {hello.model_name}), "
+                f"the controller's is {expected.vocabulary_size}; draft with a model of the target model's vocabulary"
+            ),
         )
     key = repeated_key(hello.labels)
     if key:
-        return f"labels: the worker gives {key} more than one value; give each key one"
-    return ""
+        return RefusalCause.PROTOCOL, f"labels: the worker gives {key} more than one value; give each key one"
+    return None
 
 
 async def nobody(hello: Hello) -> None:
@@ -69,6 +78,8 @@ async def admit(
 ) -> Hello:
     """The controller's part: read a Hello and answer it. Raises TransportError when the worker was refused, which it has been told.
 
+    It is a TurnedAwayError, with the cause, unless the connection broke.
+
     `turn_away` may raise it too, on a Hello that fits.
     """
     deadline = asyncio.get_running_loop().time() + limits.handshake_timeout_s
@@ -78,21 +89,22 @@ async def admit(
     except TimeoutError:
         reason = f"no Hello within {limits.handshake_timeout_s:g} s (handshake_timeout_s)"
         await refuse(pipe, reason, permanent=False, limits=limits)
-        raise TransportError(reason) from None
+        raise TurnedAwayError(reason, RefusalCause.SLOW) from None
     except RemoteProtocolError as error:
         await refuse(pipe, error.reason, permanent=True, limits=limits)
-        raise TransportError(error.reason) from error
-    reason = hello_mismatch(hello, expected)
-    if reason:
+        raise TurnedAwayError(error.reason, RefusalCause.PROTOCOL) from error
+    mismatch = hello_mismatch(hello, expected)
+    if mismatch is not None:
+        cause, reason = mismatch
         await refuse(pipe, reason, permanent=True, limits=limits)
-        raise TransportError(f"{hello.worker_name}: {reason}")
+        raise TurnedAwayError(f"{hello.worker_name}: {reason}", cause)
     await turn_away(hello)
     try:
         async with asyncio.timeout_at(deadline):
             await pipe.write(encode_frame([Welcome(version=PROTOCOL_VERSION, controller_name=expected.controller_name)]))
     except TimeoutError:
-        raise TransportError(
-            f"{hello.worker_name}: took no Welcome within {limits.handshake_timeout_s:g} s (handshake_timeout_s)"
+        raise TurnedAwayError(
+            f"{hello.worker_name}: took no Welcome within {limits.handshake_timeout_s:g} s (handshake_timeout_s)", RefusalCause.SLOW
         ) from None
     return hello
 

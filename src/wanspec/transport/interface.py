@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from typing import NamedTuple, Protocol
 
 from wanspec.protocol.messages import Hello, Message
+from wanspec.transport.refusal import RefusalCause
 
 
 class Traffic(NamedTuple):
@@ -59,6 +61,11 @@ class Listener(Protocol):
     @property
     def address(self) -> str:
         """HOST:PORT where workers dial in, with the port that was in fact bound."""
+        ...
+
+    @property
+    def refusals(self) -> Counter[RefusalCause]:
+        """How many workers were not let in, by cause."""
         ...
 
     def connections(self) -> AsyncIterator[tuple[Hello, Connection]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator
 
 from wanspec.errors import TransportError
@@ -13,6 +14,7 @@ from wanspec.transport.handshake import Expected, introduce
 from wanspec.transport.interface import Connection
 from wanspec.transport.limits import WireLimits
 from wanspec.transport.reception import Reception
+from wanspec.transport.refusal import RefusalCause
 
 MAX_FRAMES_UNDER_WAY = 1024
 """Frames one way between write and read; beyond it the writer waits, as on a wire with flow control."""
@@ -84,6 +86,10 @@ class MemoryListener:
     @property
     def address(self) -> str:
         return _ADDRESS
+
+    @property
+    def refusals(self) -> Counter[RefusalCause]:
+        return self._reception.refusals.counts
 
     def connections(self) -> AsyncIterator[tuple[Hello, Connection]]:
         return self._reception.connections()

@@ -15,7 +15,7 @@ from wanspec.transport.handshake import Expected, admit, decode_admitted_worker_
 from wanspec.transport.interface import Connection
 from wanspec.transport.limits import WireLimits
 from wanspec.transport.quarantine import Quarantine, identity
-from wanspec.transport.refusal import QuarantinedError
+from wanspec.transport.refusal import RefusalCause, Refusals, TurnedAwayError
 
 _log = logging.getLogger(__name__)
 
@@ -35,6 +35,7 @@ class Reception:
         self._quarantine = Quarantine()
         self._being_told: set[str] = set()
         """Who is in quarantine and being told so."""
+        self.refusals = Refusals()
 
     async def attend(self, pipe: FramePipe, *, address: str, certificate: str = "") -> None:
         """Greet a worker and stay until its connection has ended; a refused one is told, logged and forgotten. Raises nothing.
@@ -43,11 +44,10 @@ class Reception:
         """
         try:
             hello = await self._greet(pipe, address, certificate)
-        except QuarantinedError as error:
-            _log.debug("turned away the worker at %s: %s", address, error)  # no warning: it may dial again as fast as it can
-            return
         except TransportError as error:
-            _log.warning("refused the worker at %s: %s", address, error)
+            cause = error.cause if isinstance(error, TurnedAwayError) else RefusalCause.LEFT
+            verb = "turned away" if cause is RefusalCause.QUARANTINED else "refused"
+            self.refuse(cause, f"{verb} the worker at {address}: {error}")
             return
         known_as = identity(certificate, hello.worker_name, address)
         connection = FramedConnection(
@@ -72,6 +72,11 @@ class Reception:
         finally:
             self._open.discard(connection)
 
+    def refuse(self, cause: RefusalCause, text: str) -> None:
+        """Take note of a worker that was not let in."""
+        if not self._closed:
+            self.refusals.add(cause, text, now=asyncio.get_running_loop().time())
+
     async def connections(self) -> AsyncIterator[tuple[Hello, Connection]]:
         """Workers as they are let in; ends when the reception is closed."""
         while (admitted := await self._admitted.get()) is not None:
@@ -89,7 +94,7 @@ class Reception:
         reason = self._no_room()
         if reason:
             await refuse(pipe, reason, permanent=False, limits=self._limits)
-            raise TransportError(reason)
+            raise TurnedAwayError(reason, RefusalCause.FULL)
         if certificate:
             await self._turn_away(pipe, certificate)
         self._handshakes += 1
@@ -108,7 +113,7 @@ class Reception:
         _log.warning("quarantined %s for %g s: %s", peer, length_s, reason)
 
     async def _turn_away(self, pipe: FramePipe, peer: str) -> None:
-        """Raises QuarantinedError when the peer is in quarantine; it is told so once at a time, however often it dials."""
+        """Raises TurnedAwayError when the peer is in quarantine; it is told so once at a time, however often it dials."""
         reason = self._quarantine.verdict(peer, now=asyncio.get_running_loop().time())
         if not reason:
             return
@@ -121,7 +126,7 @@ class Reception:
         else:
             with contextlib.suppress(TransportError):
                 await pipe.end()
-        raise QuarantinedError(reason)
+        raise TurnedAwayError(reason, RefusalCause.QUARANTINED)
 
     def _no_room(self) -> str:
         if self._closed:

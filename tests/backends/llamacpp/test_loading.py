@@ -18,7 +18,7 @@ from wanspec.errors import ConfigError
 def test_a_missing_binding_is_named_with_its_command(monkeypatch: pytest.MonkeyPatch) -> None:
     library.llama_cpp.cache_clear()
     monkeypatch.setitem(sys.modules, "llama_cpp", None)
-    with pytest.raises(ConfigError, match=r"not installed \(.*\): pip install 'wanspec\[llamacpp\]'"):
+    with pytest.raises(ConfigError, match=r"not installed \(.*\): pip install '\.\[llamacpp\]'"):
         load_backend("llamacpp:model.gguf")
     library.llama_cpp.cache_clear()
 

@@ -12,14 +12,14 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from wanspec.errors import ConfigError
+from wanspec.errors import ConfigError, how_to_install
 
 DOWNLOADED = ["*.json", "*.safetensors", "*.jinja"]
 """Of a repository: no weights in other formats, which are as large again."""
 MAX_HEADER_BYTES = 100_000_000
 """Of a file of weights: the format's own limit."""
 LARGE_FILE_POINTER = b"version https://git-lfs"
-INSTALL = "pip install 'wanspec[hf]'"
+INSTALL = how_to_install("hf")
 
 Json = dict[str, Any]
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from wanspec.backends.bundled_export import RMS_NORM_EPS, ROPE_THETA
 from wanspec.backends.bundled_pair import BundledModel, read
 from wanspec.backends.bundled_weights import bundled_weights
-from wanspec.errors import ConfigError
+from wanspec.errors import ConfigError, how_to_install
 
 if TYPE_CHECKING:
     import gguf
@@ -54,7 +54,7 @@ def write_gguf(model: BundledModel, path: Path) -> None:
         import gguf
     except ImportError:
         raise ConfigError(
-            "GGUF files are written by a package that is not installed: pip install 'wanspec[llamacpp]', or gguf alone"
+            f"GGUF files are written by a package that is not installed: {how_to_install('llamacpp')}, or pip install gguf"
         ) from None
 
     pair = json.loads(read("pair.json"))

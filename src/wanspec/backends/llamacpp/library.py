@@ -7,9 +7,9 @@ from collections import deque
 from functools import cache
 from typing import Any, Final
 
-from wanspec.errors import ConfigError
+from wanspec.errors import ConfigError, how_to_install
 
-INSTALL: Final = "pip install 'wanspec[llamacpp]'"
+INSTALL: Final = how_to_install("llamacpp")
 MAX_COMPLAINTS = 3
 """Of what llama.cpp has logged as errors: the last ones are those that say why."""
 _ERROR_LEVEL: Final = 4

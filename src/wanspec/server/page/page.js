@@ -14,6 +14,7 @@ let newest = -1; // number of the newest second that we know
 let beganAt = 0; // of the server; another one counts anew
 let chosen = null; // the session whose tree the reader wants; null: the oldest
 let shown = null; // the session that is asked for
+let asked = null; // the one that was asked for last
 let isPaused = false;
 let timer = 0;
 
@@ -24,17 +25,19 @@ async function poll() {
     const answer = await ask();
     if (answer.status === 401) return askForKey();
     if (!answer.ok) throw new Error(`the server answers with status ${answer.status}`);
-    show(await answer.json());
+    const status = await answer.json();
     notice("");
+    show(status);
   } catch (error) {
     const reason = error.name === "TimeoutError" ? "it takes too long" : error.message;
     notice(`No news from the server: ${reason}. Trying again.`);
   }
   clearTimeout(timer); // the reader may have woken us meanwhile
-  timer = setTimeout(poll, PERIOD_MS);
+  timer = setTimeout(poll, shown === asked ? PERIOD_MS : 0); // another one is to be shown, now and not in a second
 }
 
 function ask() {
+  asked = shown;
   const query = new URLSearchParams({ since: newest });
   if (shown !== null) query.set("request", shown);
   const key = sessionStorage.getItem(KEY);
@@ -64,10 +67,14 @@ function show(status) {
   byId("state").textContent = status.state;
   byId("state").className = `badge ${status.state}`;
   byId("load").textContent = `${status.running} running, ${status.waiting} waiting`;
+  byId("failure").hidden = !status.failure;
+  byId("failure").textContent = `The engine has failed: ${status.failure}. Nothing is served any more, and the server is about to end; it has to be started again.`;
+  byId("content").classList.toggle("stale", Boolean(status.failure));
   drawCharts(byId("charts"), seconds, status.second);
-  showWorkers(status.workers);
+  showWorkers(status);
   showTree(status);
   showRequests(status);
+  showLately(status);
 }
 
 /** Keep the figures of the last minutes; forget everything about a server that is no more. */
@@ -84,15 +91,15 @@ function remember(status) {
   for (const number of seconds.keys()) if (number < status.second - KEPT_S) seconds.delete(number);
 }
 
-function showWorkers(workers) {
-  byId("no-workers").hidden = workers.length > 0;
+function showWorkers({ workers, failure }) {
+  byId("no-workers").hidden = workers.length > 0 || Boolean(failure);
   table(byId("workers"), ["Worker", "RTT", "Proposed", "Draft step", "Requests", "State"], workers.map((worker) => [
     html("span", {}, foreign(worker.name), ...worker.labels.map((label) => html("span", { class: "label" }, foreign(label)))),
     worker.rtt_s === null ? "–" : ms(worker.rtt_s),
     worker.share === null ? "–" : meter(worker.share),
     ms(worker.step_s),
     `${worker.sessions} of ${worker.max_sessions}`,
-    worker.rests_s > 0 ? `rests ${Math.ceil(worker.rests_s)} s` : worker.sessions ? "drafts" : "idle",
+    failure ? "–" : worker.rests_s > 0 ? `rests ${Math.ceil(worker.rests_s)} s` : worker.sessions ? "drafts" : "idle",
   ]));
 }
 
@@ -133,8 +140,9 @@ function showTree(status) {
   if (status.tree) {
     const request = status.requests.find((one) => one.number === status.tree.session_id);
     byId("tree-of").replaceChildren("of ", foreign(request?.id ?? String(status.tree.session_id)));
-    drawTree(byId("tree"), status.tree, status.texts);
-    byId("tree-rest").textContent = status.tree.left_out ? `and ${status.tree.left_out} less probable drafts` : "";
+    const before = drawTree(byId("tree"), status.tree, status.texts);
+    const rest = [before && `${before} more committed tokens before`, status.tree.left_out && `${status.tree.left_out} less probable drafts`];
+    byId("tree-rest").textContent = rest.some(Boolean) ? `and ${rest.filter(Boolean).join(", ")}` : "";
     byId("tree-section").hidden = false;
   } else if (shown !== null && !numbers.includes(shown)) {
     byId("tree-rest").textContent = "This request has ended.";
@@ -142,6 +150,17 @@ function showTree(status) {
   byId("tree").classList.toggle("stale", !status.tree);
   if (chosen !== null && !numbers.includes(chosen)) chosen = null;
   shown = chosen ?? (numbers.includes(shown) ? shown : (numbers[0] ?? null));
+}
+
+/** What happened before anybody looked. */
+function showLately(status) {
+  const ago = (seconds) => (seconds < 90 ? `${seconds.toFixed(0)} s` : seconds < 5400 ? `${(seconds / 60).toFixed(0)} min` : `${(seconds / 3600).toFixed(0)} h`);
+  const counts = (numbers) => Object.entries(numbers).map(([name, number]) => `${name}: ${number}`).join(", ");
+  const lines = status.departed.map((worker) => ["worker ", foreign(worker.name), ` left ${ago(worker.age_s)} ago (${worker.cause})`]);
+  if (counts(status.refused_workers)) lines.push([`workers not let in since the start: ${counts(status.refused_workers)}`]);
+  if (counts(status.refused_requests)) lines.push([`requests refused since the start, by status: ${counts(status.refused_requests)}`]);
+  lines.push([`up for ${ago(Math.max(0, Date.now() / 1e3 - status.began_at))}, version ${status.version}`]);
+  byId("lately").replaceChildren(...lines.map((line) => html("li", {}, ...line)));
 }
 
 /** Fill a table; on a narrow screen each row becomes a card, with the names of its columns in it. */

@@ -5,34 +5,31 @@ import { html, marked, svg } from "./elements.js";
 const COLUMN = 86, ROW = 40, WIDTH = 70, HEIGHT = 30, MARGIN = 18;
 const MAX_LABEL = 9; // characters that fit into a node
 
-let drawnSession = null;
-let headColumn = 0; // of the tree that was drawn last
+const NARROW = 700; // below this, in pixels, there is room for one committed token before the head
+const BEFORE_HEAD = 3;
 
-/** `texts`: of the nodes, where the server tells them. */
+let drawnSession = null;
+
+/** `texts`: of the nodes, where the server tells them. Returns how many committed tokens have no room before the head. */
 export function drawTree(place, tree, texts) {
-  const nodes = layOut(tree.nodes.map((node, index) => ({ ...node, text: texts?.[index] ?? null, children: [] })));
-  const scroll = settle(nodes, tree);
+  const all = layOut(tree.nodes.map((node, index) => ({ ...node, text: texts?.[index] ?? null, children: [] })));
+  const nodes = pinned(all, tree.head_id, innerWidth < NARROW ? 1 : BEFORE_HEAD);
   const width = MARGIN * 2 + COLUMN * Math.max(...nodes.map((node) => node.column)) + WIDTH;
   const height = MARGIN * 2 + ROW * Math.max(...nodes.map((node) => node.row)) + HEIGHT;
   const canvas = svg("svg", { width, height, viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": summary(tree) });
   canvas.append(...nodes.filter((node) => node.parent).map(edge), ...nodes.map((node) => drawn(node, tree.head_id)));
   place.replaceChildren(canvas);
-  scroll(place);
+  if (tree.session_id !== drawnSession) place.scrollTo(0, 0);
+  drawnSession = tree.session_id;
+  return all.length - nodes.length;
 }
 
-/** Keep the head where it was, however many committed tokens are before it now. Returns what is to be done once it is drawn. */
-function settle(nodes, tree) {
-  const isNew = tree.session_id !== drawnSession;
-  const column = nodes.find((node) => node.node_id === tree.head_id).column;
-  const kept = Math.max(isNew ? 0 : headColumn, column);
-  const shift = isNew ? 0 : kept - headColumn;
-  for (const node of nodes) node.column += kept - column;
-  drawnSession = tree.session_id;
-  headColumn = kept;
-  return (place) => {
-    if (isNew) place.scrollTo(COLUMN * Math.max(0, kept - 1), 0);
-    else place.scrollLeft += COLUMN * shift;
-  };
+/** The nodes that stay when the head keeps its place: column `before`, whatever has been committed meanwhile. */
+function pinned(nodes, headId, before) {
+  const shift = before - nodes.find((node) => node.node_id === headId).column;
+  for (const node of nodes) node.column += shift;
+  for (const node of nodes) if (node.parent?.column < 0) node.parent = null;
+  return nodes.filter((node) => node.column >= 0);
 }
 
 const summary = (tree) => `${tree.nodes.filter((node) => !node.is_committed).length} drafts below the head`;
@@ -113,6 +110,6 @@ export function drawLegend(place) {
     sample("committed", "committed, not yet acknowledged by the worker", 2),
     sample("worker", "draft of the worker", 6),
     sample("local", "draft made here", 2),
-    html("span", {}, "The darker, the more probable from the head on."),
+    html("span", {}, "The stronger the colour, the more probable from the head on."),
   );
 }

@@ -6,14 +6,13 @@ from collections.abc import Iterable, Sequence
 
 from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
 from wanspec.telemetry.intervals import Interval
-from wanspec.telemetry.table import compact_table, number, print_table
-from wanspec.testbed.bench.plan import CHAIN, LOOKUP_TREE, TREE, BenchConfig, name_of, needs_worker, setting_of
+from wanspec.telemetry.table import compact_table, counted, number, print_prose, print_table
+from wanspec.testbed.bench.plan import CHAIN, LOOKUP_TREE, PLAIN, TREE, BenchConfig, name_of, needs_worker, setting_of
 from wanspec.testbed.bench.rows import BenchRow
 from wanspec.testbed.bench.run import Tried
-from wanspec.testbed.display import LATE_SHARE
+from wanspec.testbed.display import LATE_MEANING, LATE_SHARE
 from wanspec.testbed.link import MAX_LATENESS_MS
 
 GAINS = (
@@ -26,12 +25,12 @@ COSTS = (
 )  # fmt: skip
 """Likewise."""
 LEGEND = (
-    "ITL: inter-token latency; then its ratio to that of the best co-located chain, and of the best of all that one\n"
-    "site can do, with its 95 % interval; below 1 is faster. offload: share of the chain's draft passes that the\n"
-    "controller no longer makes; local: those that it makes, for each token. runs/void: those that count, and those\n"
-    "that do not, for the emulated link was late. exact: every token equals plain decoding. RTT any: it has no\n"
-    "worker. TTFT: time to first token. busy: the controller's device, for each token. drafts: draft passes in one\n"
-    "repeat; step: how long the worker's take. cal. error: by how much estimated acceptance is off. our ms: CPU time\n"
+    "ITL: inter-token latency; then its ratio to that of the best co-located chain, and of the best of all that one "
+    "site can do, with its 95 % interval; below 1 is faster. offload: share of the chain's draft passes that the "
+    "controller no longer makes; local: those that it makes, for each token. runs/void: those that count, and those "
+    "that do not, for the emulated link was late. exact: every token equals plain decoding. RTT any: it has no "
+    "worker. TTFT: time to first token. busy: the controller's device, for each token. drafts: draft passes in one "
+    "repeat; step: how long the worker's take. cal. error: by how much estimated acceptance is off. our ms: CPU time "
     "of our own code at the controller in each round, p95."
 )
 
@@ -39,20 +38,20 @@ LEGEND = (
 def show_bench(console: Console, config: BenchConfig, rows: Sequence[BenchRow], tried: Sequence[Tried]) -> None:
     """All that there is to say."""
     if not rows:
-        console.print(Text("nothing was measured", style="yellow"))
+        print_prose(console, "nothing was measured", style="yellow")
         return
     for line in search_lines(tried):
-        console.print(Text(line, style="dim"))
+        print_prose(console, line, style="dim")
     for temperature in config.temperatures:
         own = once(row for row in rows if row.temperature == temperature)
         print_table(console, _table(GAINS, [(row.policy, *_link(row), *_gains(row)) for row in own], title=_title(config, temperature)))
         print_table(console, _table(COSTS, [(row.policy, *_link(row), *_costs(row)) for row in own], title="at what cost"))
-    console.print(Text(LEGEND, style="dim"))
+    print_prose(console, LEGEND, style="dim")
     console.print()
     for line in verdict(rows):
-        console.print(Text(line))
+        print_prose(console, line)
     for warning in warnings(rows):
-        console.print(Text(f"warning: {warning}", style="yellow"))
+        print_prose(console, f"warning: {warning}", style="yellow")
 
 
 def once(rows: Iterable[BenchRow]) -> list[BenchRow]:
@@ -101,7 +100,7 @@ def warnings(rows: Sequence[BenchRow]) -> list[str]:
         names = ", ".join(dict.fromkeys(row.policy for row in late))
         found.append(
             f"up to {worst:.0%} of the controller's passes ({names}) were late: "
-            "this machine is too busy or too slow for the preset's step times"
+            f"this machine is too busy or too slow for the preset's step times. {LATE_MEANING}"
         )
     return found
 
@@ -115,7 +114,7 @@ def duration(seconds: float) -> str:
 
 def _title(config: BenchConfig, temperature: float) -> str:
     pace = f"{config.preset} step times" if config.preset else "as fast as it goes"
-    return f"{len(config.prompts)} prompts x {config.max_tokens} tokens, {pace}, T = {temperature:g}, {config.emulator}"
+    return f"{counted(len(config.prompts), 'prompt')} x {config.max_tokens} tokens, {pace}, T = {temperature:g}, {config.emulator}"
 
 
 def _sentence(policy: str, temperature: float, loss: float | None, rows: Sequence[BenchRow]) -> str:
@@ -164,7 +163,7 @@ def _gains(row: BenchRow) -> tuple[str, ...]:
         number(row.itl_ratio, ".2f"),
         number(row.itl_ratio_best, ".2f"),
         "-" if row.itl_ratio_best_interval is None else "{:.2f}-{:.2f}".format(*row.itl_ratio_best_interval),
-        number(row.offload_fraction, ".2f"),
+        number(row.offload_fraction if row.policy != PLAIN else None, ".2f"),
         number(row.local_passes_per_token, ".2f"),
         f"{row.repeats}/{row.void_runs}",
         "yes" if row.identical else "NO",

@@ -6,9 +6,8 @@ from collections.abc import Iterable, Sequence
 
 from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
-from wanspec.telemetry.table import compact_table, number
+from wanspec.telemetry.table import compact_table, counted, number, print_prose, print_table
 from wanspec.testbed.load.plan import LoadConfig, OwnServer
 from wanspec.testbed.load.rows import LevelRow, Percentiles
 from wanspec.testbed.load.vitals import Trend
@@ -23,10 +22,10 @@ VITALS = ("wor-\nkers", "RSS MB\nfirst", "\nlast", "\nmost", "\nper hour", "open
 MEGABYTE = 1e6
 SHOWN_FAILURES = 5
 LEGEND = (
-    "req/s, tok/s: answered while requests were sent. drafts/token: the controller's own draft passes. TTFT, ITL, gap in\n"
-    "ms, as clients see them: TTFT from when a request was due; tokens of one event share the gap before it. starvation:\n"
-    "p99 / median of the requests' mean ITL, 1 where all are served alike. late: of the load generator, p99. void: figures\n"
-    "left out, since the generator or the emulated link was late. RSS, open: the server's memory and file descriptors;\n"
+    "req/s, tok/s: answered while requests were sent. drafts/token: the controller's own draft passes. TTFT, ITL, gap in "
+    "ms, as clients see them: TTFT from when a request was due; tokens of one event share the gap before it. starvation: "
+    "p99 / median of the requests' mean ITL, 1 where all are served alike. late: of the load generator, p99. void: figures "
+    "left out, since the generator or the emulated link was late. RSS, open: the server's memory and file descriptors; "
     "per hour: slope of the later half, where it has samples enough."
 )
 
@@ -34,23 +33,23 @@ LEGEND = (
 def show_load(console: Console, config: LoadConfig, rows: Sequence[LevelRow]) -> None:
     """All that there is to say."""
     if not rows:
-        console.print(Text("nothing was measured", style="yellow"))
+        print_prose(console, "nothing was measured", style="yellow")
         return
-    console.print(_table(COUNTS, rows, [_counts(row) for row in rows], title=title_of(config)))
-    console.print(_table(LATENCIES, rows, [_latencies(row) for row in rows], title="what users see, ms"))
+    print_table(console, _table(COUNTS, rows, [_counts(row) for row in rows], title=title_of(config)))
+    print_table(console, _table(LATENCIES, rows, [_latencies(row) for row in rows], title="what users see, ms"))
     if any(row.rss_bytes is not None for row in rows):
-        console.print(_table(VITALS, rows, [_vitals(row) for row in rows], title="how the server fares"))
-    console.print(Text(LEGEND, style="dim"))
+        print_table(console, _table(VITALS, rows, [_vitals(row) for row in rows], title="how the server fares"))
+    print_prose(console, LEGEND, style="dim")
     console.print()
-    console.print(Text(verdict(rows)))
+    print_prose(console, verdict(rows))
     for warning in warnings(rows):
-        console.print(Text(f"warning: {warning}", style="yellow"))
+        print_prose(console, f"warning: {warning}", style="yellow")
 
 
 def title_of(config: LoadConfig) -> str:
     """What was done."""
     server = config.server
-    what = f"{len(config.prompts)} prompts, {config.max_tokens} tokens, {config.duration_s:g} s a level"
+    what = f"{counted(len(config.prompts), 'prompt')}, {config.max_tokens} tokens, {config.duration_s:g} s a level"
     if not isinstance(server, OwnServer):
         return f"{server.model}, {what}"
     pace = f"{server.preset} step times" if server.preset else "no pace"
