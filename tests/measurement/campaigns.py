@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
+
+import pytest
+
 from wanspec.measurement.campaign import Campaign, Limits, Probe, Prompt, Schedule, Target, check_campaign
+
+needs_botocore = pytest.mark.skipif(find_spec("botocore") is None, reason="`make test-aws` has botocore")
 
 
 def target(port: int, name: str = "here", **fields: object) -> Target:

@@ -19,7 +19,7 @@ from tests.measurement.test_runner import once
 from wanspec.measurement.answer import MalformedStreamError
 from wanspec.measurement.aws import FrameReader, Message
 
-session = pytest.importorskip("botocore.session")  # `make test-aws` has it
+session = pytest.importorskip("botocore.session", reason="`make test-aws` has botocore")
 
 KEYS = {"AWS_ACCESS_KEY_ID": "AKIDEXAMPLE", "AWS_SECRET_ACCESS_KEY": "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY"}
 MODEL = "anthropic.claude-3-haiku-20240307-v1:0"

@@ -15,6 +15,8 @@ from tests.testbed.processes import WAIT_S, child_of, is_running, needs_root, wa
 
 pytestmark = pytest.mark.slow  # whole deployments
 
+pytestmark = pytest.mark.slow  # whole deployments
+
 SMALL = ("bench", "--serve", "--prompts", "3", "--max-tokens", "16", "--rtt", "10")
 
 

@@ -17,6 +17,8 @@ import pytest
 
 from wanspec.backends.bundled_export import export_bundled
 
+pytestmark = pytest.mark.slow  # each look is a process that imports the library of the hub
+
 COMMIT = "0123456789012345678901234567890123456789"
 NAME = "wanspec/tiny-draft"
 FIND = "import sys; from wanspec.backends.hf.folder import find_folder; print(find_folder(sys.argv[1], sys.argv[2] or None))"
