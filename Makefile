@@ -34,8 +34,8 @@ test-aws: .venv-aws/.installed  ## Bedrock targets of `wanspec measure`, with AW
 test-clients: .venv-clients/.installed  ## libraries that people ask `wanspec serve` with
 	.venv-clients/bin/$(PYTEST) tests/server/test_clients.py tests/server/test_client_libraries.py $(ARGS)
 
-test-lowest: .venv-lowest/.installed  ## the tests of `make test` with the oldest dependencies that pyproject.toml allows
-	.venv-lowest/bin/$(PYTEST) -m "not slow" $(ARGS)
+test-lowest: .venv-lowest/.installed  ## `make test` with the oldest dependencies that pyproject.toml allows, which newer ones may call deprecated
+	.venv-lowest/bin/$(PYTEST) -m "not slow" -W ignore::DeprecationWarning $(ARGS)
 
 check: $(INSTALLED)  ## format, lint, types, layers
 	$(BIN)/ruff format --check --quiet
