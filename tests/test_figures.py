@@ -66,6 +66,7 @@ def test_every_record_is_of_a_figure_that_is_written() -> None:
     assert {path.stem for path in RECORDS.iterdir()} <= set(WRITTEN)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name, figure in WRITTEN.items() if figure.cost is Cost.SECONDS])
 def test_the_quickest_figures_are_what_their_commands_give_now(name: str) -> None:
     figure = WRITTEN[name]

@@ -163,11 +163,12 @@ def wanspec(*arguments: str, redirect: str = "", **environment: str) -> subproce
     [
         (["generate", "x", "--max-tokens", "2"], "> /dev/full", "error: No space left on device"),
         (["generate", "x", "--max-tokens", "2"], ">&-", "standard output is closed"),
-        (["generate", "-"], "<&-", "standard input is closed"),
-        (
+        pytest.param(["generate", "-"], "<&-", "standard input is closed", marks=pytest.mark.slow),
+        pytest.param(
             ["generate", "x", "--max-tokens", "2", "--trace", "/dev/full"],
             "",
             "given up, and the work goes on without it: No space left on device",
+            marks=pytest.mark.slow,
         ),
     ],
 )
@@ -177,7 +178,13 @@ def test_streams_that_are_full_or_closed_are_named_in_one_line(arguments: list[s
     assert words in run.stderr
 
 
-@pytest.mark.parametrize("environment", [{"PYTHONIOENCODING": "ascii"}, {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}])
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {"PYTHONIOENCODING": "ascii"},
+        pytest.param({"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}, marks=pytest.mark.slow),
+    ],
+)
 def test_what_the_terminal_cannot_show_is_replaced(environment: dict[str, str]) -> None:
     run = wanspec("generate", "é", "--max-tokens", "2", **environment)
     assert (run.returncode, run.stdout[:1], run.stderr) == (0, "?", "")

@@ -96,6 +96,7 @@ def answered_by(running: Running, ca: Path) -> str | None:
         return worker
 
 
+@pytest.mark.slow
 def test_a_slurm_job_drafts_over_tls_by_certificates_made_later_and_ends_with_sigterm(
     made: TrialCertificates, running: Running, tmp_path: Path
 ) -> None:
@@ -110,6 +111,7 @@ def test_a_slurm_job_drafts_over_tls_by_certificates_made_later_and_ends_with_si
         assert job.wait(timeout=PATIENCE_S) == 143
 
 
+@pytest.mark.slow
 def test_a_slurm_job_that_is_refused_holds_no_node(running: Running, tmp_path: Path) -> None:
     strangers = create_trial_certificates(tmp_path / "strangers", [])
     with slurm_job(tmp_path, link_of(running), strangers.ca_file.parent) as job:

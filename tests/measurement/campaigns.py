@@ -1,8 +1,14 @@
-"""Small campaigns for tests."""
+"""Small campaigns for tests; where there is one run, it is due at once."""
 
 from __future__ import annotations
 
+from importlib.util import find_spec
+
+import pytest
+
 from wanspec.measurement.campaign import Campaign, Limits, Probe, Prompt, Schedule, Target, check_campaign
+
+needs_botocore = pytest.mark.skipif(find_spec("botocore") is None, reason="`make test-aws` has botocore")
 
 
 def target(port: int, name: str = "here", **fields: object) -> Target:
@@ -23,7 +29,14 @@ def campaign(
         probes=(Probe(name="us-east-1"),),
         targets=targets,
         prompts=(Prompt(name="short", text="Name a colour.", max_tokens=16),),
-        schedule=Schedule(interval_s=interval_s, runs=runs, rounds=rounds, retries=retries, reuse_connections=reuse_connections),
+        schedule=Schedule(
+            interval_s=interval_s,
+            runs=runs,
+            rounds=rounds,
+            spread=0.9 if runs > 1 else 0.0,
+            retries=retries,
+            reuse_connections=reuse_connections,
+        ),
         limits=Limits(**limits),  # type: ignore[arg-type]
     )
     check_campaign(made)

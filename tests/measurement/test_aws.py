@@ -22,6 +22,8 @@ from wanspec.measurement.answer import CredentialsError
 from wanspec.measurement.aws import Signer, endpoint_of
 from wanspec.measurement.keys import open_apis
 
+pytest.importorskip("botocore", reason="`make test-aws` has botocore")
+
 MODEL = "anthropic.claude-3-haiku-20240307-v1:0"
 Give = Callable[[str, str], tuple[int, str]]
 

@@ -10,7 +10,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from botocore.session import Session
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.measurement.campaigns import campaign, target
@@ -19,6 +18,8 @@ from tests.measurement.test_runner import once
 
 from wanspec.measurement.answer import MalformedStreamError
 from wanspec.measurement.aws import FrameReader, Message
+
+session = pytest.importorskip("botocore.session", reason="`make test-aws` has botocore")
 
 KEYS = {"AWS_ACCESS_KEY_ID": "AKIDEXAMPLE", "AWS_SECRET_ACCESS_KEY": "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY"}
 MODEL = "anthropic.claude-3-haiku-20240307-v1:0"
@@ -112,7 +113,7 @@ async def test_awss_own_client_understands_our_server_and_asks_the_same(tmp_path
         monkeypatch.setenv(name, value)
 
     def ask(port: int) -> tuple[str, dict[str, object]]:
-        client = Session().create_client("bedrock-runtime", region_name="eu-west-2", endpoint_url=f"http://127.0.0.1:{port}")
+        client = session.Session().create_client("bedrock-runtime", region_name="eu-west-2", endpoint_url=f"http://127.0.0.1:{port}")
         answer = client.converse_stream(
             modelId=MODEL, messages=[{"role": "user", "content": [{"text": "Name a colour."}]}], inferenceConfig={"maxTokens": 16}
         )

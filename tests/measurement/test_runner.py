@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from tests.measurement.campaigns import campaign, target
+from tests.measurement.campaigns import campaign, needs_botocore, target
 from tests.measurement.endpoint import Asked, bedrock, bedrock_frames, openai, serving
 from tests.workers import until
 
@@ -207,6 +207,7 @@ async def test_a_throttle_is_tried_again_as_often_as_asked_for_and_counted(tmp_p
     assert (row.status, row.retries, len(server.asked)) == ("ok", 1, 2)
 
 
+@needs_botocore
 async def test_bedrock_is_signed_and_its_own_latency_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in (
         ("AWS_ACCESS_KEY_ID", "AKIDEXAMPLE"), ("AWS_SECRET_ACCESS_KEY", "very-secret"), ("AWS_SESSION_TOKEN", "the-token"),
@@ -227,13 +228,17 @@ async def test_bedrock_is_signed_and_its_own_latency_is_kept(tmp_path: Path, mon
     assert not any(secret in (tmp_path / "p.jsonl").read_text() for secret in ("very-secret", "the-token"))
 
 
-async def test_a_missing_key_is_refused_before_anything_is_sent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_missing_key_is_refused_before_anything_is_sent(tmp_path: Path) -> None:
     made = campaign(target(1, key_env="NOT_SET"))
     with pytest.raises(ConfigError, match="target 'here': the environment variable NOT_SET"):
         await once(made, tmp_path / "p.jsonl")
     with pytest.raises(ConfigError, match="blanks") as found:
         await once(made, tmp_path / "p.jsonl", NOT_SET="two words\n")
     assert "two words" not in str(found.value)
+
+
+@needs_botocore
+async def test_half_a_key_of_aws_is_refused_before_anything_is_sent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKID")
     with pytest.raises(ConfigError, match="missing: AWS_SECRET_ACCESS_KEY"):
         await once(campaign(target(1, api="bedrock", url="")), tmp_path / "p.jsonl")

@@ -38,6 +38,7 @@ def wait_s(clock: FastClock, chance: random.Random, probe: str, place: str) -> f
     return (RTT_S if probe != place else 0.0) + 0.02 + busy_s + stuck_s
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 async def test_a_report_recovers_distances_hours_and_the_bad_tail_of_real_requests(tmp_path: Path) -> None:
     clock, chance = FastClock(start_s=START_S, speed=SPEED), random.Random(3)

@@ -1,4 +1,4 @@
-"""The clients that people use: OpenAI's SDK, LangChain, curl."""
+"""The clients that people use: OpenAI's SDK and curl; `test_client_libraries.py` has more."""
 
 from __future__ import annotations
 
@@ -8,8 +8,6 @@ import shutil
 
 import openai
 import pytest
-from langchain_core.messages import HumanMessage, SystemMessage
-from langchain_openai import ChatOpenAI
 from tests.server.site import MODEL, Site, plain_text, site
 
 from wanspec.server.keys import ApiKeys
@@ -95,15 +93,6 @@ async def test_a_stream_closed_by_the_sdk_ends_the_generation() -> None:
         await stream.close()
         await place.idle()
         assert place.engine.tally.committed_tokens < 4000
-
-
-async def test_langchain_chats() -> None:
-    async with site(keys=KEYS) as place:
-        chat = ChatOpenAI(model=MODEL, base_url=f"{place.url}/v1", api_key=KEY, temperature=0, max_tokens=20)  # type: ignore[call-arg, arg-type]
-        messages = [SystemMessage("Be terse."), HumanMessage("What is a heap?")]
-        expected = plain_text("system: Be terse.\n\n" + TURNS, max_tokens=20)
-        assert (await chat.ainvoke(messages)).content == expected
-        assert "".join([str(piece.content) async for piece in chat.astream(messages)]) == expected
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")

@@ -96,9 +96,11 @@ async def test_a_stream_has_the_same_ones_each_with_its_text(stop: str | None) -
         pieces = [event["choices"][0] for event in events_of(await place.post(**body, stream=True))]
     assert whole["text"] == "".join(piece["text"] for piece in pieces) == (plain if stop is None else plain[: plain.index(plain[30:36])])
     assert "".join(whole["logprobs"]["tokens"]) == whole["text"]  # none of the stop string's
-    told = [piece for piece in pieces if piece["text"]]
+    told, silent = [piece for piece in pieces if piece["text"]], [piece for piece in pieces if not piece["text"]]
+    assert len(told) > 1
+    assert silent
     assert all("".join(piece["logprobs"]["tokens"]) == piece["text"] for piece in told)
-    assert all(piece["logprobs"] is None for piece in pieces if not piece["text"])
+    assert all(piece["logprobs"] is None for piece in silent)
     for name, values in whole["logprobs"].items():
         assert [value for piece in told for value in piece["logprobs"][name]] == values
 

@@ -14,7 +14,7 @@ TARGET_MS, DRAFT_MS = 39.0, 2.3
 TOLERANCE = 0.05
 
 
-@pytest.mark.parametrize("match_rate", [0.2, 0.55, 0.88])
+@pytest.mark.parametrize("match_rate", [0.2, 0.55, pytest.param(0.88, marks=pytest.mark.slow)])
 def test_what_a_token_costs_alone_is_worked_out_without_bias(match_rate: float, monkeypatch: pytest.MonkeyPatch) -> None:
     estimates_s = []
     work_out = Adaptive._rounds_alone

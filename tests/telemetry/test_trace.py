@@ -84,11 +84,13 @@ def test_a_trace_in_memory_keeps_the_records_in_order() -> None:
     assert trace.records == ONE_OF_EACH
 
 
-def test_every_sink_takes_records(tmp_path: Path) -> None:
-    with TraceWriter(tmp_path / "trace.jsonl") as writer:
-        sinks: list[TraceSink] = [NoTrace(), Trace(), writer]
+def test_every_sink_takes_records_and_all_but_one_keep_them(tmp_path: Path) -> None:
+    kept, path = Trace(), tmp_path / "trace.jsonl"
+    with TraceWriter(path) as writer:
+        sinks: list[TraceSink] = [NoTrace(), kept, writer]
         for sink in sinks:
             sink.record(ONE_OF_EACH[0])
+    assert kept.records == read_trace(path) == [ONE_OF_EACH[0]]
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from tests.testbed.processes import WAIT_S, child_of, needs_root, wanspec
 
 TINY = ("bench", "--policy", "colocated,adaptive", "--rtt", "10", "--prompts", "2", "--max-tokens", "12", "--repeats", "1")
@@ -35,6 +36,7 @@ def test_a_small_benchmark_over_the_relay(tmp_path: Path) -> None:
     assert {"rtt-T0.png", "timeline.png"} <= {picture.name for picture in pictures.iterdir()}
 
 
+@pytest.mark.slow
 @needs_root
 def test_a_small_benchmark_over_packets_that_are_lost(tmp_path: Path) -> None:
     path = tmp_path / "rows.json"
@@ -43,6 +45,7 @@ def test_a_small_benchmark_over_packets_that_are_lost(tmp_path: Path) -> None:
     assert (ours["loss"], ours["temperature"], ours["identical"]) == (0.02, 0.8, True)
 
 
+@pytest.mark.slow
 async def test_ctrl_c_shows_what_was_measured() -> None:
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "wanspec", *TINY[:-1], "50", "--temperature", "0", "--wan", "relay",
@@ -84,6 +87,7 @@ asyncio.run(main())
 """
 
 
+@pytest.mark.slow
 @needs_root
 def test_whatever_the_controller_starts_lives_in_its_own_namespace() -> None:
     done = subprocess.run([sys.executable, "-c", BORN_INSIDE], check=False, capture_output=True, text=True, timeout=60)

@@ -63,6 +63,7 @@ async def test_the_demo_ends_with_a_table_whose_text_is_exact(tmp_path: Path) ->
     assert {file.name for file in traces.glob("*.jsonl")} == {"controller.jsonl", "worker.jsonl"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("victim", ["worker", "relay"])
 async def test_when_a_child_is_killed_the_text_is_exact_or_the_message_clear(victim: str) -> None:
     process = await start("--max-tokens", "300", "--policy", "paper")
@@ -79,6 +80,7 @@ async def test_when_a_child_is_killed_the_text_is_exact_or_the_message_clear(vic
         assert "the relay process ended" in err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -signal.SIGKILL)])
 async def test_however_the_demo_is_stopped_nothing_is_left_running(number: signal.Signals, status: int) -> None:
     process = await start("--max-tokens", "300", "--policy", "paper")

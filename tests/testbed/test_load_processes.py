@@ -13,6 +13,10 @@ from pathlib import Path
 import pytest
 from tests.testbed.processes import WAIT_S, child_of, is_running, needs_root, wanspec
 
+pytestmark = pytest.mark.slow  # whole deployments
+
+pytestmark = pytest.mark.slow  # whole deployments
+
 SMALL = ("bench", "--serve", "--prompts", "3", "--max-tokens", "16", "--rtt", "10")
 
 

@@ -27,6 +27,7 @@ def trace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rtt", ["0", "40"])
 def test_the_simulator_says_about_what_real_processes_show(trace: Path, tmp_path: Path, rtt: str) -> None:
     real_file, simulated_file = tmp_path / "real.json", tmp_path / "simulated.json"

@@ -5,7 +5,6 @@ import json
 import os
 import signal
 import socket
-import statistics
 import struct
 import sys
 from collections.abc import AsyncIterator, Callable
@@ -94,8 +93,8 @@ async def test_the_round_trip_is_the_one_that_was_set_and_changes_while_it_runs(
     async with wan("--rtt-ms", "70") as link:
         for rtt_ms in (70.0, 20.0):
             await link.says(rtt_ms=rtt_ms, reset=True)
-            medians_ms = [statistics.median([await link.round_trip_ms() for _ in range(15)]) for _ in range(3)]
-            assert rtt_ms <= min(medians_ms) < rtt_ms + 2.0  # what waking two processes takes on a busy machine; others may stall it
+            shortest_ms = min([await link.round_trip_ms() for _ in range(20)])  # others may stall the machine
+            assert rtt_ms <= shortest_ms < rtt_ms + 2.0  # what waking two processes takes
         counters = await link.says()
         assert counters["packets_to_target"] >= 15
         assert 0.0 <= counters["lateness_ms_p50"] <= counters["lateness_ms_p99"]

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import logging
+import sys
+from pathlib import Path
 
-import grpc.aio
 import pytest
-from tests.transport.samples import DRAFTS, EXPECTED, HELLO, OPEN_SESSION, drafts
+from tests.transport.raw_http2 import message, preface, request, until_the_end
+from tests.transport.samples import DRAFTS, EXPECTED, HELLO, OPEN_SESSION, drafts, hello
 from tests.transport.test_grpc_wire import TOKEN, controller_token, exchange, joined, listener, worker_tls
 
 from wanspec.errors import RemoteProtocolError, TransportError
-from wanspec.protocol.messages import Message
+from wanspec.protocol.messages import Hello, Message
 from wanspec.transport.certificates import TrialCertificates
 from wanspec.transport.codec import decode_controller_frame, decode_worker_frame, encode_frame, encode_message, join_padded_frame
 from wanspec.transport.grpc_wire import METHOD, dial, listen
@@ -49,17 +52,60 @@ async def test_who_gives_our_own_words_back_is_no_controller_and_no_worker() -> 
     await mirror.close()
 
 
-async def test_what_inflates_to_more_than_a_frame_is_not_inflated_further() -> None:
-    async with listener() as door, grpc.aio.insecure_channel(door.address, compression=grpc.Compression.Gzip) as channel:
-        call: grpc.aio.StreamStreamCall[bytes, bytes] = channel.stream_stream(METHOD)()
-        await call.write(encode_frame([HELLO]))
+def peak_bytes() -> int:
+    """The most memory that this process has had since `forget_peak`."""
+    (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM:"))
+    return int(line.split()[1]) << 10
+
+
+def forget_peak() -> None:
+    Path("/proc/self/clear_refs").write_text("5")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux alone tells of the peak, and forgets it when asked")
+async def test_a_compressed_message_is_refused_and_not_inflated() -> None:
+    bomb = gzip.compress(bytes(56 << 20))
+    assert len(bomb) < 60_000  # fits into the window that a stream begins with
+    async with listener() as door:
+        await exchange(*await joined(door))
+        reader, writer = await asyncio.open_connection(*door.address.split(":"))
+        forget_peak()
+        before_bytes = peak_bytes()
+        writer.write(preface() + request(1, METHOD, grpc_encoding="gzip") + message(1, bomb, is_compressed=True))
+        async with asyncio.timeout(10):
+            answer = b""
+            while b"is disabled" not in answer:
+                answer += await reader.read(1 << 16)
+        assert peak_bytes() - before_bytes < 8 << 20
+        writer.close()
+        await exchange(*await joined(door))
+
+
+@pytest.mark.parametrize("said", [HELLO, hello(version=1), None], ids=["a Hello", "a Hello that does not fit", "nothing"])
+async def test_who_opens_no_window_is_hung_up_on_and_workers_get_in_again(said: Hello | None) -> None:
+    limits = WireLimits(handshake_timeout_s=0.3, close_timeout_s=0.2, max_workers=4, max_handshakes=4)
+    async with listener(limits=limits) as door:
+        reader, writer = await asyncio.open_connection(*door.address.split(":"))
+        writer.write(preface(window_bytes=0))
+        for stream in (1, 3, 5, 7, 9, 11, 13):
+            writer.write(request(stream, METHOD) + (message(stream, encode_frame([said])) if said else b""))
+        async with asyncio.timeout(10):
+            await until_the_end(reader)
+        writer.close()
+        await exchange(*await joined(door))
+
+
+async def test_a_worker_that_closes_its_window_once_it_is_in_is_hung_up_on_when_it_is_dropped() -> None:
+    async with listener(limits=WireLimits(close_timeout_s=0.2)) as door:
+        reader, writer = await asyncio.open_connection(*door.address.split(":"))
+        writer.write(preface(window_bytes=1024) + request(1, METHOD) + message(1, encode_frame([HELLO])))
         _, controller = await anext(door.connections())
-        await call.read()
-        await call.write(bytes(64 << 20))
-        with pytest.raises(grpc.aio.AioRpcError, match="Decompressed message larger than max"):
-            await call.read()
-        with pytest.raises(TransportError):
-            await controller.receive()
+        for _ in range(3):
+            controller.send([OPEN_SESSION] * 20)
+        await controller.close("it takes nothing")
+        async with asyncio.timeout(10):
+            await until_the_end(reader)
+        writer.close()
         await exchange(*await joined(door))
 
 

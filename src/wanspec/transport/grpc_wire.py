@@ -3,13 +3,14 @@
 The worker dials out; the controller listens. What gRPC reports is translated here: nothing of it travels inward. A stream that broke is
 gone; whoever wants another dials again.
 
-Known limits. gRPC's server cannot reset one stream: a worker that stops reading, and is dropped for it, keeps one of the listener's
-streams until its TCP connection ends, which keep-alive bounds only when the worker's process or link is dead.
+gRPC's server cannot reset one stream, so whoever does not take the end of its own loses the TCP connection below (`hang_up`), with all
+other streams that a proxy may carry over it.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import re
 from collections import Counter
@@ -27,6 +28,7 @@ from wanspec.transport.codec import MAX_FRAME_BYTES, decode_controller_frame, en
 from wanspec.transport.connection import FramedConnection
 from wanspec.transport.diagnosis import check_can_listen, rejects_our_certificate, what_of_our_certificate
 from wanspec.transport.handshake import Expected, introduce
+from wanspec.transport.hang_up import hang_up
 from wanspec.transport.interface import Connection
 from wanspec.transport.limits import WireLimits
 from wanspec.transport.reception import Reception
@@ -52,6 +54,8 @@ import grpc
 import grpc.aio
 
 from wanspec.transport.grpc_credentials import WorkerCredentials, listener_credentials
+
+_log = logging.getLogger(__name__)
 
 SERVICE: Final = "wanspec.Wire"
 METHOD: Final = f"/{SERVICE}/Exchange"
@@ -84,12 +88,12 @@ async def listen(address: str, *, expected: Expected, security: ControllerSecuri
     handshakes = TlsWatch(partial(_complain, reception, security), patience_s=limits.handshake_timeout_s)
     credentials = listener_credentials(security, began=handshakes.began)
     server = grpc.aio.server(options=_server_options(limits), maximum_concurrent_rpcs=limits.max_workers + limits.max_handshakes)
-    server.add_generic_rpc_handlers((_handlers(reception, security, handshakes),))
     try:
         port = server.add_secure_port(str(where), credentials.credentials) if credentials else server.add_insecure_port(str(where))
     except RuntimeError:
         check_can_listen(where)
         raise TransportError(f"cannot listen on {where}; set GRPC_VERBOSITY=debug for the reason") from None
+    server.add_generic_rpc_handlers((_handlers(reception, security, handshakes, port=port, patience_s=limits.close_timeout_s),))
     await server.start()
     return GrpcListener(server, reception, Address(host=where.host, port=port), limits, [credentials.files] if credentials else [])
 
@@ -216,6 +220,8 @@ class _WorkerPipe:
         match code:
             case grpc.StatusCode.INTERNAL:
                 return TransportError(f"{self._controller}: the connection broke")
+            case grpc.StatusCode.RESOURCE_EXHAUSTED:
+                return TransportError(f"{self._controller} refused this worker: {details}")
             case grpc.StatusCode.UNAUTHENTICATED:
                 return WorkerRefusedError(f"{self._controller} refused this worker: {details}")
             case grpc.StatusCode.UNIMPLEMENTED:
@@ -235,9 +241,14 @@ class _ControllerPipe:
 
     def __init__(self, context: _Context) -> None:
         self._context = context
+        self._is_welcome = False
+        """Whether the peer has been told to speak (`_WorkerPipe.opened`)."""
 
     async def read(self) -> bytes | None:
         try:
+            if not self._is_welcome:
+                self._is_welcome = True
+                await self._context.send_initial_metadata(())
             frame = cast(object, await self._context.read())
         except grpc.aio.BaseError as error:
             raise TransportError(f"the connection broke: {error}") from None
@@ -254,8 +265,15 @@ class _ControllerPipe:
 
     async def abort(self, reason: str) -> None:
         if reason:
-            self._context.set_code(grpc.StatusCode.ABORTED)
-            self._context.set_details(reason)
+            self._refuse(grpc.StatusCode.ABORTED, reason)
+
+    async def decline(self, reason: str) -> None:
+        self._refuse(grpc.StatusCode.RESOURCE_EXHAUSTED, reason)
+
+    def _refuse(self, code: grpc.StatusCode, reason: str) -> None:
+        """The stream ends with this when its handler returns. No window is needed for it, unless frames are under way."""
+        self._context.set_code(code)
+        self._context.set_details(reason)
 
 
 _TLS_FAILURES: Final = {
@@ -281,15 +299,29 @@ def _complain(reception: Reception, security: ControllerSecurity) -> None:
     )
 
 
-def _handlers(reception: Reception, security: ControllerSecurity, watch: TlsWatch) -> grpc.GenericRpcHandler:
+def _handlers(
+    reception: Reception, security: ControllerSecurity, watch: TlsWatch, *, port: int, patience_s: float
+) -> grpc.GenericRpcHandler:
+    """`patience_s`: how long whoever is refused or dropped may take until it has taken the end of its stream."""
+
+    def see_off(address: str) -> None:
+        cut = asyncio.get_running_loop().call_later(patience_s, _cut, address, port)
+        task = asyncio.current_task()
+        assert task is not None, "gRPC runs each handler in a task, which ends when the peer has taken the end"
+        task.add_done_callback(lambda _: cut.cancel())
+
     async def exchange(_requests: AsyncIterator[bytes], context: _Context) -> None:
         address = unquote(context.peer())  # gRPC writes the brackets of IPv6 as %5B and %5D
         authorization = dict(context.invocation_metadata() or ()).get("authorization", "")
         if not is_authorized(authorization, security):
             reception.refuse(RefusalCause.TOKEN, f"refused the worker at {address}: no bearer token, or a wrong one")
-            await context.abort(grpc.StatusCode.UNAUTHENTICATED, "no bearer token, or a wrong one; give the controller's")
-        await context.send_initial_metadata(())
-        await reception.attend(_ControllerPipe(context), address=address, certificate=_subject(context.auth_context()))
+            context.set_code(grpc.StatusCode.UNAUTHENTICATED)
+            context.set_details("no bearer token, or a wrong one; give the controller's")
+            return
+        try:
+            await reception.attend(_ControllerPipe(context), address=address, certificate=_subject(context.auth_context()))
+        finally:
+            see_off(address)
 
     async def watched(requests: AsyncIterator[bytes], context: _Context) -> None:
         with watch.stream(context.peer()):
@@ -299,6 +331,11 @@ def _handlers(reception: Reception, security: ControllerSecurity, watch: TlsWatc
     return grpc.method_handlers_generic_handler(SERVICE, {METHOD.rpartition("/")[2]: handler})
 
 
+def _cut(address: str, port: int) -> None:
+    if hang_up(address, port=port):
+        _log.warning("hung up on the worker at %s: it does not take the end of its stream", address)
+
+
 def _subject(properties: Mapping[str, Iterable[bytes]]) -> str:
     """Of the certificate that a worker has shown; empty where none was asked for."""
     for certificate in properties.get("x509_pem_cert", ()):
@@ -306,8 +343,9 @@ def _subject(properties: Mapping[str, Iterable[bytes]]) -> str:
     return ""
 
 
-def _keepalive() -> Options:
+def _both_sides() -> Options:
     return [
+        ("grpc.compression_enabled_algorithms_bitset", 1),  # none: what is compressed is refused, and not inflated first
         ("grpc.keepalive_time_ms", round(KEEPALIVE_PERIOD_S * 1000)),
         ("grpc.keepalive_timeout_ms", round(KEEPALIVE_TIMEOUT_S * 1000)),
         ("grpc.keepalive_permit_without_calls", 1),
@@ -320,7 +358,7 @@ def _keepalive() -> Options:
 
 def _server_options(limits: WireLimits) -> Options:
     return [
-        *_keepalive(),
+        *_both_sides(),
         ("grpc.http2.min_recv_ping_interval_without_data_ms", round(KEEPALIVE_PERIOD_S * 500)),
         ("grpc.http2.max_ping_strikes", 2),
         ("grpc.so_reuseport", 0),
@@ -333,7 +371,7 @@ def _server_options(limits: WireLimits) -> Options:
 
 
 def _channel(where: Address, security: WorkerSecurity, credentials: grpc.ChannelCredentials | None) -> grpc.aio.Channel:
-    options = [*_keepalive(), ("grpc.use_local_subchannel_pool", 1)]
+    options = [*_both_sides(), ("grpc.use_local_subchannel_pool", 1)]
     if where.is_loopback:
         options.append(("grpc.enable_http_proxy", 0))
     if credentials is None or isinstance(security, Plaintext):

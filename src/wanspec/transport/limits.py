@@ -14,7 +14,7 @@ class WireLimits:
     close_timeout_s: float = 2.0
     """How long a closing side waits for its last frames to leave before it cuts the connection."""
     max_workers: int = 64
-    """Connections a listener lets in at a time, over all peers."""
+    """Connections a listener lets in or greets at a time, over all peers; `places` says how many of them may be one peer's."""
     max_handshakes: int = 64
     """Connections a listener is still greeting at a time, over all peers: a whole fleet may come back at once."""
     max_unsent_bytes: int = 8 << 20

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 
 from wanspec.errors import TransportError
 from wanspec.protocol.messages import Hello, Welcome
-from wanspec.transport.codec import decode_controller_frame, encode_frame
+from wanspec.transport.codec import decode_controller_frame, encode_frame, encode_goodbye
 from wanspec.transport.connection import FramedConnection
 from wanspec.transport.handshake import Expected, introduce
 from wanspec.transport.interface import Connection
@@ -64,6 +64,10 @@ class MemoryPipe:
         self._outgoing.end()
 
     async def abort(self, reason: str) -> None:
+        self._outgoing.end()
+
+    async def decline(self, reason: str) -> None:
+        await self._outgoing.put(encode_goodbye(reason))
         self._outgoing.end()
 
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+from wanspec.transport.places import host_of
+
 FIRST_QUARANTINE_S: Final = 10.0
 """Long enough for a person to see it, and for a passing trouble to pass."""
 MAX_QUARANTINE_S: Final = 3600.0
@@ -52,4 +54,4 @@ class Quarantine:
 
 def identity(certificate: str, worker_name: str, address: str) -> str:
     """What a peer is known by: its certificate's subject, where it has shown one, else its name and its host. `address` has a port."""
-    return certificate or f"{worker_name} at {address.rpartition(':')[0] or address}"
+    return certificate or f"{worker_name} at {host_of(address)}"

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator
+from typing import Protocol
 
 from wanspec.errors import TransportError
 from wanspec.protocol.messages import Hello
@@ -14,10 +15,19 @@ from wanspec.transport.door import Door
 from wanspec.transport.handshake import Expected, admit, decode_admitted_worker_frame, refuse
 from wanspec.transport.interface import Connection
 from wanspec.transport.limits import WireLimits
+from wanspec.transport.places import Places, host_of
 from wanspec.transport.quarantine import Quarantine, identity
 from wanspec.transport.refusal import RefusalCause, Refusals, TurnedAwayError
 
 _log = logging.getLogger(__name__)
+
+
+class IncomingPipe(FramePipe, Protocol):
+    """A pipe that somebody opened to us. Nobody speaks on it before the first `read`."""
+
+    async def decline(self, reason: str) -> None:
+        """Refuse the peer, instead of the first `read`, without waiting until it takes the reason."""
+        ...
 
 
 class Reception:
@@ -27,7 +37,8 @@ class Reception:
         self._expected = expected
         self._limits = limits
         self._door = Door(limits)
-        self._handshakes = 0
+        self._places = Places(limits.max_workers, name="max_workers")
+        self._greetings = Places(limits.max_handshakes, name="max_handshakes")
         self._open: set[FramedConnection] = set()
         self._admitted: asyncio.Queue[tuple[Hello, Connection] | None] = asyncio.Queue()
         """Bounded by max_workers, as every element is open; None: the listener is closed."""
@@ -37,17 +48,28 @@ class Reception:
         """Who is in quarantine and being told so."""
         self.refusals = Refusals()
 
-    async def attend(self, pipe: FramePipe, *, address: str, certificate: str = "") -> None:
+    async def attend(self, pipe: IncomingPipe, *, address: str, certificate: str = "") -> None:
         """Greet a worker and stay until its connection has ended; a refused one is told, logged and forgotten. Raises nothing.
 
         `certificate`: the subject of the one that it has shown; empty: none.
         """
+        peer = certificate or host_of(address)
+        cause, reason = RefusalCause.FULL, self._no_room(peer)
+        if not reason and certificate:
+            cause, reason = RefusalCause.QUARANTINED, self._quarantine.verdict(certificate, now=asyncio.get_running_loop().time())
+        if reason:
+            self._note(cause, address, reason)
+            await pipe.decline(reason)
+            return
+        with self._places.taken_by(peer):
+            await self._serve(pipe, address, certificate)
+
+    async def _serve(self, pipe: IncomingPipe, address: str, certificate: str) -> None:
         try:
             hello = await self._greet(pipe, address, certificate)
         except TransportError as error:
             cause = error.cause if isinstance(error, TurnedAwayError) else RefusalCause.LEFT
-            verb = "turned away" if cause is RefusalCause.QUARANTINED else "refused"
-            self.refuse(cause, f"{verb} the worker at {address}: {error}")
+            self._note(cause, address, str(error))
             return
         known_as = identity(certificate, hello.worker_name, address)
         connection = FramedConnection(
@@ -77,6 +99,10 @@ class Reception:
         if not self._closed:
             self.refusals.add(cause, text, now=asyncio.get_running_loop().time())
 
+    def _note(self, cause: RefusalCause, address: str, reason: str) -> None:
+        verb = "turned away" if cause is RefusalCause.QUARANTINED else "refused"
+        self.refuse(cause, f"{verb} the worker at {address}: {reason}")
+
     async def connections(self) -> AsyncIterator[tuple[Hello, Connection]]:
         """Workers as they are let in; ends when the reception is closed."""
         while (admitted := await self._admitted.get()) is not None:
@@ -91,22 +117,13 @@ class Reception:
 
     async def _greet(self, pipe: FramePipe, address: str, certificate: str) -> Hello:
         """Raises TransportError when the worker was refused."""
-        reason = self._no_room()
-        if reason:
-            await refuse(pipe, reason, permanent=False, limits=self._limits)
-            raise TurnedAwayError(reason, RefusalCause.FULL)
-        if certificate:
-            await self._turn_away(pipe, certificate)
-        self._handshakes += 1
-        try:
+        with self._greetings.taken_by(certificate or host_of(address)):
             return await admit(
                 pipe,
                 expected=self._expected,
                 limits=self._limits,
                 turn_away=lambda hello: self._turn_away(pipe, identity(certificate, hello.worker_name, address)),
             )
-        finally:
-            self._handshakes -= 1
 
     def _punish(self, peer: str, reason: str) -> None:
         length_s = self._quarantine.add(peer, reason, now=asyncio.get_running_loop().time())
@@ -128,11 +145,7 @@ class Reception:
                 await pipe.end()
         raise TurnedAwayError(reason, RefusalCause.QUARANTINED)
 
-    def _no_room(self) -> str:
+    def _no_room(self, peer: str) -> str:
         if self._closed:
             return "the controller is shutting down"
-        if len(self._open) + self._handshakes >= self._limits.max_workers:
-            return f"{self._limits.max_workers} workers are connected already (max_workers)"
-        if self._handshakes >= self._limits.max_handshakes:
-            return f"{self._handshakes} workers are being greeted already (max_handshakes)"
-        return ""
+        return self._places.refusal(peer) or self._greetings.refusal(peer)
