@@ -44,7 +44,7 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="No such file"):
         read_settings(tmp_path / "none.toml", "serve", PARAMETERS)
     (tmp_path / "binary").write_bytes(b"\xff\xfe")
-    with pytest.raises(ConfigError, match="is not TOML"):
+    with pytest.raises(ConfigError, match="is not UTF-8"):
         read_settings(tmp_path / "binary", "serve", PARAMETERS)
     with pytest.raises(ConfigError, match="/dev/zero has more than"):
         read_settings(Path("/dev/zero"), "serve", PARAMETERS)
