@@ -316,15 +316,29 @@ def test_what_a_draft_model_must_catch_up_with_is_charged_while_a_worker_makes_t
         assert isinstance(decide(adaptive(price_s=0.0), behind), DraftLocally) == drafts
 
 
-def test_alone_the_token_that_a_round_ends_with_is_computed_in_the_next() -> None:
-    sure = Coverage()
+def test_several_local_passes_may_pay_where_one_does_not() -> None:
+    dear_second_token = PassTimes(TARGET_S)
+    for size, pass_s in ((1, TARGET_S), (2, 1.9 * TARGET_S), (32, 2.2 * TARGET_S)):
+        dear_second_token.add(size, pass_s)
+    asked = replace(situation(new_tree(), coverage=sure()), target_times=dear_second_token)
+    assert isinstance(decide(adaptive(verify_width=32), asked), DraftLocally)
+    assert not isinstance(decide(adaptive(verify_width=1), asked), DraftLocally)
+
+
+def sure() -> Coverage:
+    """Of a draft model whose first choice is always right."""
+    coverage = Coverage()
     for _ in range(400):
-        sure.learn(Look(1.0, (1.0, *[0.0] * 7), (1.0, *[0.0] * 63)))
+        coverage.learn(Look(1.0, (1.0, *[0.0] * 7), (1.0, *[0.0] * 63)))
+    return coverage
+
+
+def test_alone_the_token_that_a_round_ends_with_is_computed_in_the_next() -> None:
     costs_s = []
     for token_s in (0.0, DRAFT_S):
         policy = adaptive(verify_width=1)
         times = rising(DRAFT_S, token_s)
-        decide(policy, replace(situation(new_tree(), coverage=sure), draft_times=times))
+        decide(policy, replace(situation(new_tree(), coverage=sure()), draft_times=times))
         policy.committed(Outcome(drafted=1, accepted=1), now=NOW)
         assert policy.alone_token_s is not None
         costs_s.append(policy.alone_token_s)

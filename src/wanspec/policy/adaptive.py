@@ -208,8 +208,24 @@ class Adaptive:
         base = situation.tree.head.path_log_prob
         verified = [math.exp(node.path_log_prob - base) for node in chosen]
         then = situation.coverage.after(fresh, verified, width=self._verify_width)
-        gain_s = self._worth_s(situation, then, token_s) - self._worth_s(situation, verified, token_s)
-        return gain_s - duration_s - self._catching_up_s(situation, nodes) - self._charged_s(situation)
+        kept, worth_now_s = self._worth(situation, verified, token_s)
+        gain_s = self._worth(situation, then, token_s)[1] - worth_now_s - duration_s
+        if gain_s <= 0.0 and situation.arrivals is None:
+            gain_s = self._gain_of_levels_s(situation, leaves[0].prob, kept, token_s)
+        return gain_s - self._catching_up_s(situation, nodes) - self._charged_s(situation)
+
+    def _gain_of_levels_s(self, situation: Situation, prob: float, verified: int, token_s: float) -> float:
+        """What several local passes below a leaf of this path probability are worth beside `verified` nodes, in seconds; as many as pay most.
+
+        One may not pay where the next do: the first token that is added to a pass costs more than those that follow.
+        """
+        sessions, trees = situation.num_sessions, situation.coverage.trees(self._verify_width)
+        durations_s = _durations_s(situation.target_times, sessions, sessions * (verified + trees.verified[:, 1:]))
+        durations_s += np.cumsum(_durations_s(situation.draft_times, 0, sessions * trees.expanded), axis=1)
+        gains_s = np.where(
+            verified + trees.verified[:, 1:] <= self._verify_width, token_s * prob * trees.tokens[:, 1:] - durations_s, -NEVER
+        )
+        return float(gains_s.max()) + situation.target_times.expected_s(sessions * (1 + verified))
 
     def _catching_up_s(self, situation: Situation, nodes: Sequence[Node]) -> float:
         """What a local pass over these nodes is charged for what it computes besides them: text that the draft model has not seen.
@@ -227,11 +243,11 @@ class Adaptive:
                 return 0.0
         return more_s
 
-    def _worth_s(self, situation: Situation, probs: Sequence[float], token_s: float) -> float:
-        """What nodes of these path probabilities, best first, are worth to a round, in seconds; those that are not are left out."""
+    def _worth(self, situation: Situation, probs: Sequence[float], token_s: float) -> tuple[int, float]:
+        """How many of the nodes of these path probabilities, best first, are worth their time in a round, and what they are, in seconds."""
         sessions = situation.num_sessions
         gains_s = [token_s * prob for prob in probs]
-        return best_size(gains_s, situation.target_times, sure_tokens=sessions, copies=sessions)[1]
+        return best_size(gains_s, situation.target_times, sure_tokens=sessions, copies=sessions)
 
     def _charged_s(self, situation: Situation) -> float:
         """The price of a local pass: as much of it as we can afford and still be faster than without a worker."""
