@@ -5,6 +5,9 @@ the first character of a control token's name in them is disguised as one that i
 of the pieces of messages. So it is rendered once more, with every character disguised that a name begins with: where it then writes the
 same control tokens, they are its own, and the first rendering counts; where not, the second does. Between the control tokens text is
 encoded as text, with its own characters again.
+
+Known limits: a template that begins a name itself and lets a message or variable end it, as in `<|{{ name }}|>`, or that decodes what a
+message encodes (`striptags`), makes a control token of it.
 """
 
 from __future__ import annotations
