@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import shutil
 import ssl
 import time
@@ -13,6 +14,7 @@ from tests.server.site import Site, site
 from tests.workers import until
 
 from wanspec.server.limits import ServerLimits
+from wanspec.server.tls import TlsDoor
 from wanspec.transport import watched_files
 from wanspec.transport.certificates import TrialCertificates, create_trial_certificates
 
@@ -131,6 +133,24 @@ async def test_who_hangs_up_at_any_point_of_the_handshake_leaves_nothing_behind(
                 await asyncio.gather(dialling, return_exceptions=True)
         await place.goes_on()
         await nobody_is_left(place)
+
+
+async def test_a_handshake_that_leads_nowhere_is_forgotten_before_garbage_is_collected(made: TrialCertificates) -> None:
+    """Each takes 300 kB. Strangers who only looked whether the port is open took 700 MB."""
+    async with site(certificates=made) as place:
+        gc.collect()
+        gc.disable()
+        try:
+            for sent in (b"", HEALTH):
+                reader, writer = await connect(place)
+                writer.write(sent)
+                writer.write_eof()
+                await heard(reader)
+                writer.close()
+            await nobody_is_left(place)
+            await until(lambda: not any(isinstance(each, TlsDoor) for each in gc.get_objects()))
+        finally:
+            gc.enable()
 
 
 async def test_connections_beyond_the_limit_are_told_so_under_tls_too(made: TrialCertificates) -> None:

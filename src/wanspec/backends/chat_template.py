@@ -5,14 +5,19 @@ the first character of a control token's name in them is disguised as one that i
 of the pieces of messages. So it is rendered once more, with every character disguised that a name begins with: where it then writes the
 same control tokens, they are its own, and the first rendering counts; where not, the second does. Between the control tokens text is
 encoded as text, with its own characters again.
+
+Known limits: a template that begins a name itself and lets a message or variable end it, as in `<|{{ name }}|>`, or that decodes what a
+message encodes (`striptags`), makes a control token of it.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
+from os.path import commonprefix
 from typing import Any, Protocol
 
 import jinja2
@@ -44,9 +49,8 @@ class ChatTemplate:
     def __init__(self, source: str, *, control_tokens: Mapping[str, int], variables: Mapping[str, str]) -> None:
         """`variables`: `bos_token`, `eos_token` and the like. Raises ConfigError where `source` is no template."""
         self._control_tokens = control_tokens
-        names = sorted(control_tokens, key=len, reverse=True)
-        self._controls = re.compile("|".join(map(re.escape, names)) if names else r"(?!)")
-        self._first_characters = sorted({name[0] for name in names})
+        self._controls = re.compile(_longest_of(control_tokens) if control_tokens else r"(?!)")
+        self._first_characters = sorted({name[0] for name in control_tokens})
         self._knows_developers = "developer" in source
         self._variables = dict(variables)
         try:
@@ -64,13 +68,20 @@ class ChatTemplate:
             text = guarded
         undisguise = {ord(mark): character for character, mark in disguise.items()}
         if text.translate(undisguise) == text:
-            return encoder.encode_with_controls(text)
+            whole = encoder.encode_with_controls(text)
+            if self._has_written(text, whole):
+                return whole
         tokens: list[int] = []
         end = 0
         for found in self._controls.finditer(text):
             tokens += [*encoder.encode_text(text[end : found.start()].translate(undisguise)), self._control_tokens[found[0]]]
             end = found.end()
         return tokens + encoder.encode_text(text[end:].translate(undisguise))
+
+    def _has_written(self, text: str, tokens: Iterable[int]) -> bool:
+        """Whether the control tokens are those that the text names; a tokenizer that takes capitals for small letters finds more."""
+        controls = set(self._control_tokens.values())
+        return [self._control_tokens[name] for name in self._controls.findall(text)] == [token for token in tokens if token in controls]
 
     def _disguises(self, turns: Sequence[Turn], variables: Mapping[str, object]) -> tuple[dict[int, str], str]:
         """For each character that a control token begins with one that nobody has said, as `str.translate` takes them, and one more."""
@@ -111,6 +122,22 @@ class ChatTemplate:
 
     def _role(self, role: str) -> str:
         return "system" if role == "developer" and not self._knows_developers else role
+
+
+def _longest_of(names: Iterable[str]) -> str:
+    """A regular expression for the longest of some names that begins here.
+
+    It looks at each character once; of a plain list it would try all of the names, some models' thousand, at every bracket of a message.
+    """
+    rests: defaultdict[str, list[str]] = defaultdict(list)
+    for name in names:
+        rests[name[:1]].append(name)
+    has_end = bool(rests.pop("", ()))
+    branches = []
+    for found in rests.values():
+        start = commonprefix(found)  # noqa: RUF071  # character by character is what is wanted
+        branches.append(re.escape(start) + _longest_of([name[len(start) :] for name in found]))
+    return f"(?:{'|'.join(branches)}){'?' if has_end else ''}" if branches else ""
 
 
 def _cut(text: str, end_mark: str) -> str:

@@ -37,7 +37,7 @@ class ServerLimits:
     max_connections: int = 1024
     """Open at a time; below the 1,024 files that a process may usually have only if clients behave, so raise `ulimit -n` as well."""
     max_handshakes: int = 256
-    """TLS handshakes under way: whoever comes beyond them is cut off. Each holds some 50 kB for `head_timeout_s` at most."""
+    """TLS handshakes under way: whoever comes beyond them is cut off. Each holds some 300 kB for `head_timeout_s` at most."""
     head_timeout_s: float = 10.0
     """From the first to the last byte of a request's head, and from the opening of a connection; as much for a TLS handshake."""
     keep_alive_s: float = 75.0

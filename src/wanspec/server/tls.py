@@ -70,8 +70,8 @@ class TlsDoor(asyncio.Protocol):
                 ssl_handshake_timeout=self._limits.head_timeout_s,
                 ssl_shutdown_timeout=GOODBYE_S,
             )
-        except OSError:
-            pass  # no TLS, none of ours, not in time, or it went: there is nobody to tell
+        except OSError as error:  # no TLS, none of ours, not in time, or it went: there is nobody to tell
+            error.with_traceback(None)  # it would hold what it came through, 300 kB, until somebody collects garbage
         finally:
             if encrypted is None:
                 transport.abort()
