@@ -54,12 +54,11 @@ class ChatTemplate:
         except jinja2.TemplateError as error:
             raise ConfigError(f"the model's chat template cannot be read: {error}") from error
 
-    def encode(self, turns: Sequence[tuple[str, str] | Turn], encoder: ChatEncoder, options: ChatOptions = ASK) -> list[int]:
+    def encode(self, turns: Sequence[Turn], encoder: ChatEncoder, options: ChatOptions = ASK) -> list[int]:
         """The tokens of a conversation. Raises ConfigError where the template will not have these messages."""
-        told = [Turn(*turn) for turn in turns]
-        disguise, end_mark = self._disguises(told, options.variables)
-        text = self._render(told, options, self._without_names(disguise), end_mark)
-        guarded = self._render(told, options, lambda text: text.translate(disguise), end_mark)
+        disguise, end_mark = self._disguises(turns, options.variables)
+        text = self._render(turns, options, self._without_names(disguise), end_mark)
+        guarded = self._render(turns, options, lambda text: text.translate(disguise), end_mark)
         if self._controls.findall(text) != self._controls.findall(guarded):
             text = guarded
         undisguise = {ord(mark): character for character, mark in disguise.items()}

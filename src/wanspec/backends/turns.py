@@ -23,12 +23,12 @@ RESERVED = frozenset(
 
 
 class Turn(NamedTuple):
-    """A message. A plain pair of role and text will do."""
+    """A message."""
 
     role: str
     text: str
     more: Mapping[str, str] = {}
-    """What else was said of it that a chat template may look at: its speaker's name, the thinking before it."""
+    """Its other fields that a chat template may look at: its speaker's name, the thinking before it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
