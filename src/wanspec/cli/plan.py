@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from wanspec.cli.application import app
-from wanspec.cli.options import AUTO, DraftModel, Threads, check_writable, load_model, thread_count, write_json
+from wanspec.cli.loading import load_model, thread_count
+from wanspec.cli.options import AUTO, DraftModel, Threads, check_writable, write_json
 from wanspec.cli.running import exit_statuses, stderr, stdout
 from wanspec.cli.simulation import Jobs, tracked
 from wanspec.errors import ConfigError

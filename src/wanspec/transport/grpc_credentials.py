@@ -79,7 +79,7 @@ class WorkerCredentials:
             return None
         try:
             self._last_read, self._has_warned = _read(self._security), False
-        except ConfigError as error:
+        except (ConfigError, OSError) as error:  # OSError: a file that goes while it is read
             if self._last_read is None:
                 raise
             if not self._has_warned:

@@ -300,7 +300,7 @@ def _complain(reception: Reception, security: ControllerSecurity) -> None:
 
 
 def _handlers(
-    reception: Reception, security: ControllerSecurity, watch: TlsWatch, *, port: int, patience_s: float
+    reception: Reception, security: ControllerSecurity, handshakes: TlsWatch, *, port: int, patience_s: float
 ) -> grpc.GenericRpcHandler:
     """`patience_s`: how long whoever is refused or dropped may take until it has taken the end of its stream."""
 
@@ -324,7 +324,7 @@ def _handlers(
             see_off(address)
 
     async def watched(requests: AsyncIterator[bytes], context: _Context) -> None:
-        with watch.stream(context.peer()):
+        with handshakes.stream(context.peer()):
             await exchange(requests, context)
 
     handler: grpc.RpcMethodHandler[bytes, bytes] = grpc.stream_stream_rpc_method_handler(watched)
