@@ -6,20 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-RESERVED = frozenset(
-    {
-        "messages",
-        "add_generation_prompt",
-        "continue_final_message",
-        "tools",
-        "documents",
-        "bos_token",
-        "eos_token",
-        "pad_token",
-        "unk_token",
-    }
-)
-"""What we tell a chat template, and no client may tell it instead."""
+NAMED_TOKENS = ("bos_token", "eos_token", "pad_token", "unk_token")
+"""Control tokens that chat templates know by these names."""
+RESERVED = frozenset({"messages", "add_generation_prompt", "continue_final_message", "tools", "documents", *NAMED_TOKENS})
+"""Variables of a chat template that no client may set."""
 
 
 class Turn(NamedTuple):

@@ -157,9 +157,8 @@ def calibrate(
             return ModelTimes(model=spec, pass_ms=medians(tracked(rounds, passes, f"timing the {model}")))
 
         now = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
-        note = f"{platform.machine()}, {platform.node()}, {now}, CPU threads: {thread_count(threads)}" + (
-            f", held to {preset}" if preset else ""
-        )
+        pace = f", held to {preset}" if preset else ""
+        note = f"{platform.machine()}, {platform.node()}, {now}, CPU threads: {thread_count(threads)}{pace}"
         times = StepTimes(target=timed(target, "target") if target else None, draft=timed(draft, "draft"), note=note)
         write_step_times(times, out)
         for each in filter(None, (times.target, times.draft)):

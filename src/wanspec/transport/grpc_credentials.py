@@ -9,7 +9,6 @@ import grpc
 
 from wanspec.errors import ConfigError
 from wanspec.transport.security import (
-    ControllerSecurity,
     MutualTls,
     Plaintext,
     TokenTlsController,
@@ -58,11 +57,6 @@ class ListenerCredentials:
             return None
         self._in_use = newest
         return newest
-
-
-def listener_credentials(security: ControllerSecurity, *, began: Callable[[], object]) -> ListenerCredentials | None:
-    """None for plaintext; see `ListenerCredentials`."""
-    return None if isinstance(security, Plaintext) else ListenerCredentials(security, began=began)
 
 
 class WorkerCredentials:

@@ -53,7 +53,7 @@ os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # its core writes to stderr wha
 import grpc
 import grpc.aio
 
-from wanspec.transport.grpc_credentials import WorkerCredentials, listener_credentials
+from wanspec.transport.grpc_credentials import ListenerCredentials, WorkerCredentials
 
 _log = logging.getLogger(__name__)
 
@@ -86,7 +86,7 @@ async def listen(address: str, *, expected: Expected, security: ControllerSecuri
     check_security(where, security)
     reception = Reception(expected=expected, limits=limits)
     handshakes = TlsWatch(partial(_complain, reception, security), patience_s=limits.handshake_timeout_s)
-    credentials = listener_credentials(security, began=handshakes.began)
+    credentials = None if isinstance(security, Plaintext) else ListenerCredentials(security, began=handshakes.began)
     server = grpc.aio.server(options=_server_options(limits), maximum_concurrent_rpcs=limits.max_workers + limits.max_handshakes)
     try:
         port = server.add_secure_port(str(where), credentials.credentials) if credentials else server.add_insecure_port(str(where))

@@ -9,14 +9,13 @@ from wanspec.backends.chat_template import ChatTemplate
 from wanspec.backends.hf.folder import Json, find_folder, read_json
 from wanspec.backends.model_spec import ModelSpec
 from wanspec.backends.tokenizer import JsonTokenizer
+from wanspec.backends.turns import NAMED_TOKENS
 from wanspec.errors import ConfigError
 from wanspec.files import text_of
 
 DEFAULT_TEMPLATE = "default"
 """Of several, the one for chats without tools."""
 SETTINGS_FILES = ("tokenizer_config.json", "special_tokens_map.json")
-NAMED_TOKENS = ("bos_token", "eos_token", "pad_token", "unk_token")
-"""What templates, and we, ask for."""
 
 
 def load_hf_tokenizer(spec: ModelSpec) -> JsonTokenizer:
