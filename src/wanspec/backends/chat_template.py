@@ -72,7 +72,7 @@ class ChatTemplate:
         return tokens + encoder.encode_text(text[end:].translate(undisguise))
 
     def _disguises(self, turns: Sequence[Turn], variables: Mapping[str, object]) -> tuple[dict[int, str], str]:
-        """For each character that a control token begins with one that nobody has said, as `str.translate` takes them, and one more."""
+        """A character that is in no message for each that a control token begins with, as `str.translate` takes them, and one more."""
         said = set(json.dumps([turns, variables], ensure_ascii=False))
         free = [character for character in map(chr, DISGUISES) if character not in said]
         if len(free) <= len(self._first_characters):
@@ -80,7 +80,7 @@ class ChatTemplate:
         return {ord(character): mark for character, mark in zip(self._first_characters, free, strict=False)}, free[-1]
 
     def _without_names(self, disguise: Mapping[int, str]) -> Callable[[str], str]:
-        """What disguises the control tokens that a text names, also those that come to light when another is disguised."""
+        """A function that disguises the control tokens in a text, also those that come to light when another is disguised."""
 
         def disguised(text: str) -> str:
             while self._controls.search(text):

@@ -23,15 +23,15 @@ class Turn(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChatOptions:
-    """How a conversation ends, and what its template is told besides."""
+    """How a conversation ends, and which variables of its own the chat template gets."""
 
     adds_generation_prompt: bool = True
     """Whether it ends with what begins the assistant's next message."""
     continues_final: bool = False
     """Whether it ends within its last message, which is then to be continued; there is no generation prompt."""
     variables: Mapping[str, object] = field(default_factory=dict)
-    """JSON's values by name, of the client's own, such as `enable_thinking`."""
+    """Given to the chat template by these names, as JSON's values, such as `enable_thinking`."""
 
 
 ASK = ChatOptions()
-"""For the assistant's next message."""
+"""Ask for the assistant's next message."""

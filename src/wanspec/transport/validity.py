@@ -32,7 +32,7 @@ class Validity:
     def fault(self, *, now: datetime) -> str:
         """Why it is no good now, with what the clock says, which may be wrong as well; empty: it is good."""
         if self.ends <= now:
-            return f"has expired on {shown(self.ends)} by this machine's clock ({shown(now)})"
+            return f"expired on {shown(self.ends)} by this machine's clock ({shown(now)})"
         if now < self.begins:
             return f"is good from {shown(self.begins)} on only, and this machine's clock says {shown(now)}"
         return ""
