@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from wanspec import __version__
+from wanspec.cli.running import exit_statuses
 from wanspec.config import unknown_variables
 from wanspec.errors import ConfigError
 
@@ -31,8 +32,6 @@ class _Commands(typer.core.TyperGroup):
             if isinstance(error.__cause__, ValidationError):
                 error.message = f"{error.__cause__.errors()[0]['input']!r}: {error.message}"
             if place := _place_of(error):
-                from wanspec.cli.running import exit_statuses
-
                 with exit_statuses():
                     raise ConfigError(f"{place}: {error.message.rstrip('.')}") from error
             raise

@@ -36,7 +36,7 @@ PROMPT_SEPARATOR = re.compile(r"(?:\A|\n)---(?=\n|\Z)")
 DEMO_PROMPTS = 3
 AUTO = "auto"
 MAX_THREADS = 512
-"""What ggml has room for, and more than pays with any engine."""
+"""ggml takes no more, and no engine gains from so many."""
 
 
 def _only(is_allowed: Callable[[float], bool], what: str) -> Callable[[float], float]:

@@ -30,7 +30,7 @@ class Models(Struct, frozen=True, kw_only=True):
     target: str = "bundled:target"
     draft: str = "bundled:draft"
     remark: str = ""
-    """What the user has to see to; empty: nothing."""
+    """A note on these models for the user; empty: none."""
 
 
 def models_of(steps: str, tokens: str) -> Models:

@@ -212,10 +212,10 @@ class Adaptive:
         return gain_s - duration_s - self._catching_up_s(situation, nodes) - self._charged_s(situation)
 
     def _catching_up_s(self, situation: Situation, nodes: Sequence[Node]) -> float:
-        """What a local pass over these nodes is charged for what it computes besides them: text that the draft model has not seen.
+        """A local pass's charge for text that the draft model has not seen, and has to compute with these nodes.
 
-        That is of use to the rounds to come as well: it is free where no worker makes this text faster, and the text will repay it if it
-        goes on for as many tokens as were generated since the draft model was last asked. While little is known of that model, it is free.
+        That helps later rounds too. So it is free where no worker makes this text faster and the text would repay it by going on for as
+        many tokens as were generated since the draft model was last asked. It is also free while little is known of that model.
         """
         if not situation.coverage.is_known:
             return 0.0

@@ -38,7 +38,7 @@ class Metrics:
         certificates: Mapping[str, Path],
         model_name: str,
     ) -> None:
-        """`state`: of the server, in a word; see `live_metrics.STATES`. `certificates`: files, by where they are shown: api or link."""
+        """`state`: the server's, one of `live_metrics.STATES`. `certificates`: files, by where they are shown: api or link."""
         self._model_name = model_name
         self.refusals: Counter_[int] = Counter_()
         """By HTTP status."""

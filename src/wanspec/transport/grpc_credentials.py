@@ -1,4 +1,4 @@
-"""What gRPC shows and trusts, of both sides, from files that are read again when they change."""
+"""TLS credentials for gRPC, of controllers and of workers, from files that are read again when they change."""
 
 from __future__ import annotations
 

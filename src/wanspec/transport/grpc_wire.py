@@ -26,7 +26,7 @@ from wanspec.errors import ConfigError, TransportError
 from wanspec.protocol.messages import Hello, Welcome
 from wanspec.transport.codec import MAX_FRAME_BYTES, decode_controller_frame, encode_frame, printable
 from wanspec.transport.connection import FramedConnection
-from wanspec.transport.diagnosis import check_can_listen, rejects_our_certificate, what_of_our_certificate
+from wanspec.transport.diagnosis import check_can_listen, rejects_our_certificate, why_rejected
 from wanspec.transport.handshake import Expected, introduce
 from wanspec.transport.hang_up import hang_up
 from wanspec.transport.interface import Connection
@@ -99,7 +99,7 @@ async def listen(address: str, *, expected: Expected, security: ControllerSecuri
 
 
 def dialler(address: str, hello: Hello, *, security: WorkerSecurity) -> Callable[[], Awaitable[tuple[Welcome, Connection]]]:
-    """What joins the controller at HOST:PORT, time and again, with the certificates that the files have by then. Raises as `dial` does."""
+    """A `dial` to call time and again: each call shows the certificates that the files have by then."""
     return partial(dial, address, hello, security=security, credentials=WorkerCredentials(security))
 
 
@@ -135,7 +135,7 @@ async def dial(
         if isinstance(error, TimeoutError):
             raise TransportError(f"{controller} did not answer within {limits.handshake_timeout_s:g} s (handshake_timeout_s)") from None
         if pipe.unavailable and await rejects_our_certificate(where, security):
-            raise WorkerRefusedError(f"{controller} rejects this worker's certificate{what_of_our_certificate(security)}") from None
+            raise WorkerRefusedError(f"{controller} rejects this worker's certificate {why_rejected(security)}") from None
         raise
     peer = f"controller {welcome.controller_name} at {where}"
     return welcome, FramedConnection(pipe, peer=peer, decode=decode_controller_frame, limits=limits)

@@ -66,7 +66,7 @@ def fault_of(certificate_file: Path) -> str:
 
 
 def check_dates(certificate_file: Path | None, ca_file: Path | None, *, now: datetime) -> list[str]:
-    """What a person should know of these files: those that expire soon. Raises TransportError on one that is of no use now.
+    """Warnings of files that expire soon. Raises TransportError on one that is not valid now.
 
     That is no ConfigError: another minute, or another clock, and the same settings are fine.
     """
