@@ -41,10 +41,9 @@ def how_to_install(extra: str) -> str:
 
 
 def bare_cause(error: BaseException) -> str:
-    """What went wrong and where, in one line for a log: without the error's own words, which might quote a prompt.
+    """One line for a log: what went wrong and where, with the error's own words only if they are `harmless_words`.
 
-    What the operating system or the interpreter says is told: of files, modules and memory. An error that stands for another one is
-    followed to that.
+    An error that was raised from another one is followed to that.
     """
     while error.__cause__ is not None:
         error = error.__cause__
@@ -57,7 +56,7 @@ def bare_cause(error: BaseException) -> str:
 
 
 def harmless_words(error: BaseException) -> str:
-    """What an error says, where it is of files, modules or memory: no prompt can be in it. Else nothing."""
+    """An error's own words if they are about files, modules or memory, so that they quote no prompt; else nothing."""
     match error:
         case OSError(strerror=str(words), filename=filename):
             return f"{words}: {filename}" if filename else words

@@ -49,7 +49,7 @@ def shown(tokens: list[int]) -> str:
 
 
 def encoded(*turns: tuple[str, str] | Turn, source: str = SOURCE, options: ChatOptions = ASK) -> str:
-    return shown(template(source).encode(turns, Letters(), options))
+    return shown(template(source).encode([Turn(*turn) for turn in turns], Letters(), options))
 
 
 def test_a_conversation_is_written_as_the_template_says() -> None:
@@ -90,7 +90,7 @@ def test_a_name_that_comes_to_light_when_another_is_disguised_is_text_too() -> N
     controls = {"<<a>": 1, "<a>": 2, "<b<<a>": 3}
     text = "<b<<a> <<a>"
     made = ChatTemplate("{{ messages[0].content }}<a>", control_tokens=controls, variables={})
-    assert made.encode([("user", text)], Letters()) == [*map(ord, text), 2]
+    assert made.encode([Turn("user", text)], Letters()) == [*map(ord, text), 2]
 
 
 def test_a_conversation_may_end_within_its_last_message() -> None:
@@ -124,7 +124,7 @@ def test_the_disguise_is_a_character_that_no_message_has() -> None:
 
 def test_a_conversation_without_such_text_is_encoded_in_one_piece() -> None:
     letters = Letters()
-    template().encode([("user", "a < b, and [1]")], letters)
+    template().encode([Turn("user", "a < b, and [1]")], letters)
     assert letters.calls == []
 
 

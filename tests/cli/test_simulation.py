@@ -10,7 +10,7 @@ from tests.cli.command import check_refused
 from typer.testing import CliRunner, Result
 
 from wanspec.cli.application import app
-from wanspec.telemetry.token_trace import read_models
+from wanspec.telemetry.token_trace import read_token_trace
 
 SMALL = ("--requests", "1", "--max-tokens", "20", "--iterations", "1", "--jobs", "1")
 
@@ -102,7 +102,8 @@ def test_a_recorded_trace_can_be_simulated(tmp_path: Path) -> None:
     result = wanspec("trace", str(trace), *pair, "--prompt", "def f(x):", "--prompt", "class A:", "--max-tokens", "40")
     assert result.exit_code == 0, result.output
     assert "80 tokens of 2 texts" in result.output
-    assert read_models(trace) == (pair[1], pair[3])  # by which they can be asked for again
+    recorded = read_token_trace(trace)
+    assert (recorded.target, recorded.draft) == (pair[1], pair[3])  # by which they can be asked for again
     result = wanspec("simulate", "--tokens", str(trace), "--rtt", "20", "--policy", "paper", *SMALL)
     assert result.exit_code == 0, result.output
     assert "yes" in result.output

@@ -8,12 +8,7 @@ from tests.protocol.events import arrival, controller, drafted, drafts, joined, 
 
 from wanspec.policy.registry import PolicyConfig
 from wanspec.protocol.controller import Controller
-from wanspec.protocol.effects import (
-    DraftsMerged,
-    DropWorker,
-    Effect,
-    SendMessage,
-)
+from wanspec.protocol.effects import DraftsMerged, DropWorker, Effect, SendMessage
 from wanspec.protocol.events import (
     DeadlineReached,
     PassKind,
@@ -24,20 +19,11 @@ from wanspec.protocol.events import (
     WorkerLost,
 )
 from wanspec.protocol.heartbeat import LOST_MIN_S, PING_PERIOD_S
-from wanspec.protocol.messages import (
-    MAX_SEQUENCE_TOKENS,
-    CloseSession,
-    OpenSession,
-    Ping,
-)
+from wanspec.protocol.messages import MAX_SEQUENCE_TOKENS, CloseSession, OpenSession, Ping
 from wanspec.protocol.placement import Placement
 from wanspec.protocol.pool import FIRST_REST_S, JUDGED_TOKENS, MAX_HEAD_START_S, REVIEW_S, WorkerRecord
 from wanspec.protocol.workforce import MAX_FORMER, NEWCOMER_TOKENS, WORKER_SILENCE_S
-from wanspec.speculation.types import (
-    SessionId,
-    TargetChoices,
-    WorkerId,
-)
+from wanspec.speculation.types import SessionId, TargetChoices, WorkerId
 
 
 def time_passes(machine: Controller, *, until: float, is_answered: bool = True) -> list[Effect]:

@@ -236,9 +236,14 @@ async def test_an_idle_connection_is_kept_for_longer_than_a_head_may_take_and_no
             assert await reader.read() == b""
         assert time.monotonic() - began_at > 0.5
         writer.close()
+        await place.goes_on()
+
+
+async def test_an_idle_connection_has_for_its_next_head_what_every_head_has() -> None:
+    async with site(limits=ServerLimits(head_timeout_s=0.1, keep_alive_s=60.0)) as place:
         reader, writer = await alive(place.port)
         writer.write(b"GET /hea")
-        async with asyncio.timeout(0.5):  # the second head has begun
+        async with asyncio.timeout(10):
             await asyncio.gather(reader.read(), return_exceptions=True)
         writer.close()
         assert not place.server._idle

@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 
 from wanspec.protocol.messages import CloseSession, Commit, Drafts, Message, OpenSession
-from wanspec.simulation.cluster import message_bytes
-from wanspec.simulation.link import FRAMING_BYTES, Jitter, Link, LinkProfile, Transport
+from wanspec.simulation.link import FRAMING_BYTES, Jitter, Link, LinkProfile, Transport, message_bytes
 from wanspec.speculation.types import DraftingConfig, NodeId, Position, SamplingParams, SessionId
 from wanspec.transport.codec import encode_message
 

@@ -24,8 +24,9 @@ from tests.transport.test_grpc_wire import (
 from tests.workers import until
 
 from wanspec.errors import ConfigError, TransportError
-from wanspec.transport import watched_files
+from wanspec.transport import grpc_credentials, watched_files
 from wanspec.transport.certificates import TrialCertificates
+from wanspec.transport.grpc_credentials import WorkerCredentials
 from wanspec.transport.grpc_wire import GrpcListener, dial, dialler, listen
 from wanspec.transport.refusal import WorkerRefusedError
 from wanspec.transport.security import MutualTls, Plaintext, TokenTlsController, TokenTlsWorker
@@ -188,3 +189,15 @@ async def test_a_workers_new_certificates_are_shown_when_it_dials_again_and_bad_
         assert caplog.text.count("the new certificates cannot be used, the old ones stay in force") == 1
         with pytest.raises(ConfigError, match="certificate_file"):
             await dialler(door.address, HELLO, security=security)()  # one that has never had any
+
+
+def test_a_file_that_goes_while_a_worker_reads_it_leaves_what_was_read_before(
+    ours: TrialCertificates, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gone(_: object) -> None:
+        raise FileNotFoundError(2, "No such file or directory")
+
+    credentials = WorkerCredentials(worker_tls(ours))
+    before = credentials.current()
+    monkeypatch.setattr(grpc_credentials, "worker_tls_context", gone)
+    assert credentials.current() is before is not None

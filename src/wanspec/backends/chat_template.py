@@ -58,12 +58,11 @@ class ChatTemplate:
         except jinja2.TemplateError as error:
             raise ConfigError(f"the model's chat template cannot be read: {error}") from error
 
-    def encode(self, turns: Sequence[tuple[str, str] | Turn], encoder: ChatEncoder, options: ChatOptions = ASK) -> list[int]:
+    def encode(self, turns: Sequence[Turn], encoder: ChatEncoder, options: ChatOptions = ASK) -> list[int]:
         """The tokens of a conversation. Raises ConfigError where the template will not have these messages."""
-        told = [Turn(*turn) for turn in turns]
-        disguise, end_mark = self._disguises(told, options.variables)
-        text = self._render(told, options, self._without_names(disguise), end_mark)
-        guarded = self._render(told, options, lambda text: text.translate(disguise), end_mark)
+        disguise, end_mark = self._disguises(turns, options.variables)
+        text = self._render(turns, options, self._without_names(disguise), end_mark)
+        guarded = self._render(turns, options, lambda text: text.translate(disguise), end_mark)
         if self._controls.findall(text) != self._controls.findall(guarded):
             text = guarded
         undisguise = {ord(mark): character for character, mark in disguise.items()}
@@ -84,7 +83,7 @@ class ChatTemplate:
         return [self._control_tokens[name] for name in self._controls.findall(text)] == [token for token in tokens if token in controls]
 
     def _disguises(self, turns: Sequence[Turn], variables: Mapping[str, object]) -> tuple[dict[int, str], str]:
-        """For each character that a control token begins with one that nobody has said, as `str.translate` takes them, and one more."""
+        """A character that is in no message for each that a control token begins with, as `str.translate` takes them, and one more."""
         said = set(json.dumps([turns, variables], ensure_ascii=False))
         free = [character for character in map(chr, DISGUISES) if character not in said]
         if len(free) <= len(self._first_characters):
@@ -92,7 +91,7 @@ class ChatTemplate:
         return {ord(character): mark for character, mark in zip(self._first_characters, free, strict=False)}, free[-1]
 
     def _without_names(self, disguise: Mapping[int, str]) -> Callable[[str], str]:
-        """What disguises the control tokens that a text names, also those that come to light when another is disguised."""
+        """A function that disguises the control tokens in a text, also those that come to light when another is disguised."""
 
         def disguised(text: str) -> str:
             while self._controls.search(text):

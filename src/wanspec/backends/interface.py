@@ -14,16 +14,16 @@ from wanspec.speculation.types import ScoreItem, SessionId
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Residence:
-    """Where a model is run, for whoever wonders."""
+    """Where and how a model is run, for an operator to see."""
 
     device: str
     """Such as `cpu`, `cuda:0`, or several with commas between."""
     precision: str
     """Of the weights, as the engine calls it: `bfloat16`, `Q8_0`."""
     weight_bytes: int
-    """In memory; caches come on top."""
+    """Memory of the weights alone, without caches."""
     threads: int
-    """Of the CPU."""
+    """CPU threads that compute its passes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,7 +39,7 @@ class ModelInfo:
     end_tokens: tuple[int, ...]
     """Each of them ends a text; a chat model may have several, for a turn and for the whole. Empty: nothing does."""
     residence: Residence | None = field(default=None, compare=False)
-    """None: nowhere in particular."""
+    """None: it is not a real model, or nobody asked."""
 
 
 class Backend(Protocol):

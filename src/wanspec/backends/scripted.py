@@ -138,7 +138,7 @@ class ScriptedTokenizer:
     def control_name(self, token: int) -> str | None:
         """None: there are no control tokens."""
 
-    def encode_chat(self, turns: Sequence[tuple[str, str] | Turn], options: ChatOptions = ASK) -> list[int] | None:
+    def encode_chat(self, turns: Sequence[Turn], options: ChatOptions = ASK) -> list[int] | None:
         """None: there is no template."""
 
 

@@ -37,7 +37,7 @@ class Tokenizer(Protocol):
 
     def control_name(self, token: int) -> str | None: ...
 
-    def encode_chat(self, turns: Sequence[tuple[str, str] | Turn], options: ChatOptions = ASK) -> list[int] | None: ...
+    def encode_chat(self, turns: Sequence[Turn], options: ChatOptions = ASK) -> list[int] | None: ...
 
 
 def vocabulary_fingerprint(vocabulary: Mapping[str, int]) -> str:
@@ -54,21 +54,29 @@ def begun(tokens: list[int], beginning: list[int]) -> list[int]:
 class JsonTokenizer:
     """A tokenizer of the `tokenizers` library. Control tokens are read from text only where that is asked for, and never written to it."""
 
-    def __init__(self, definition: str, *, end_token: int | None = None, chat_template: ChatTemplate | None = None) -> None:
-        """`definition` is the text of a tokenizer.json; `end_token` ends a text, and the model may know of more.
+    def __init__(
+        self,
+        definition: str,
+        *,
+        end_token: str | None = None,
+        make_template: Callable[..., ChatTemplate] | None = None,
+    ) -> None:
+        """`definition` is the text of a tokenizer.json; the token of the name `end_token` ends a text, and the model may know of more.
 
+        `make_template` makes the model's chat template of its `control_tokens`, which are given by that name.
         Raises ConfigError on a definition that is none, or of a kind that has no bytes.
         """
         self._tokenizer = _read(definition)
         self._with_controls = _read(definition)
         self._tokenizer.encode_special_tokens = True  # so that a user's text cannot contain a control token
         self._begins_with = _put_before_text(self._tokenizer)
-        self.end_token, self._chat_template = end_token, chat_template
+        self.end_token: int | None = None if end_token is None else self._tokenizer.token_to_id(end_token)
         vocabulary: dict[str, int] = self._tokenizer.get_vocab(with_added_tokens=True)
         self.fingerprint = vocabulary_fingerprint(vocabulary)
         self.vocabulary_size = max(vocabulary.values()) + 1
         added = self._tokenizer.get_added_tokens_decoder()
         self._control = {token_id: token.content for token_id, token in added.items() if token.special}
+        self._chat_template = None if make_template is None else make_template(control_tokens=self.control_tokens)
         to_bytes, self._strips_space = byte_reader(json.loads(definition).get("decoder"))
         self._bytes = [b""] * self.vocabulary_size
         for token, token_id in vocabulary.items():
@@ -91,7 +99,7 @@ class JsonTokenizer:
         """The same, where control tokens count as such."""
         return _ids(self._with_controls, text)
 
-    def encode_chat(self, turns: Sequence[tuple[str, str] | Turn], options: ChatOptions = ASK) -> list[int] | None:
+    def encode_chat(self, turns: Sequence[Turn], options: ChatOptions = ASK) -> list[int] | None:
         """A conversation, by the model's own template; None: it has none. Raises ConfigError where that does not take it."""
         return None if self._chat_template is None else self._chat_template.encode(turns, self, options)
 
@@ -116,11 +124,6 @@ class JsonTokenizer:
     def control_tokens(self) -> dict[str, int]:
         """All of them, by name."""
         return {name: token for token, name in self._control.items()}
-
-    def token_of(self, name: str | None) -> int | None:
-        """The id of a token by its name, such as `</s>`; None: there is none."""
-        found: int | None = None if name is None else self._tokenizer.token_to_id(name)
-        return found
 
 
 class TokenBytes(Protocol):

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from wanspec import __version__
+from wanspec.cli.running import exit_statuses
 from wanspec.config import unknown_variables
 from wanspec.errors import ConfigError
 
@@ -31,8 +32,6 @@ class _Commands(typer.core.TyperGroup):
             if isinstance(error.__cause__, ValidationError):
                 error.message = f"{error.__cause__.errors()[0]['input']!r}: {error.message}"
             if place := _place_of(error):
-                from wanspec.cli.running import exit_statuses
-
                 with exit_statuses():
                     raise ConfigError(f"{place}: {error.message.rstrip('.')}") from error
             raise
@@ -40,15 +39,15 @@ class _Commands(typer.core.TyperGroup):
 
 def _place_of(error: typer.BadParameter) -> str:
     """Where the bad value stands: in which file, or in which variable; empty: on the command line."""
-    ctx, name = error.ctx, getattr(error.param, "name", None)
-    source = ctx.get_parameter_source(name) if ctx is not None and name is not None else None
-    if ctx is None or error.param is None or name is None or source is None:
+    ctx, parameter = error.ctx, error.param
+    if ctx is None or parameter is None or parameter.name is None:
         return ""
-    match source.name:
+    source = ctx.get_parameter_source(parameter.name)
+    match source and source.name:
         case "DEFAULT_MAP":
-            return f"{ctx.params.get('config')}, {name.replace('_', '-')}"
+            return f"{ctx.params.get('config')}, {parameter.name.replace('_', '-')}"
         case "ENVIRONMENT":
-            return f"the environment's {error.param.envvar or f'{ctx.auto_envvar_prefix}_{name.upper()}'}"
+            return f"the environment's {parameter.envvar or f'{ctx.auto_envvar_prefix}_{parameter.name.upper()}'}"
         case _:
             return ""
 

@@ -11,6 +11,7 @@ import typer
 
 from wanspec.cli import options
 from wanspec.cli.application import app, check_environment
+from wanspec.cli.loading import load_model, load_pair
 from wanspec.cli.running import exit_statuses, run, saving, standard_output, stderr, stdout
 from wanspec.errors import ConfigError, WanspecError
 from wanspec.policy.registry import PolicyConfig, create_policy, policy_names
@@ -148,7 +149,7 @@ def generate(
             check_can_listen(parse_address(listen))  # before models load, which may take minutes
         with options.trace_sink(trace) as kept:
             sink = Announcer(kept, say=lambda text: stderr.print(text, style="dim")) if listen else kept
-            models = options.load_pair(target, draft, preset, threads=threads)
+            models = load_pair(target, draft, preset, threads=threads)
             tokenizer = load_tokenizer(target)
             with saving(store):
                 run(_generate(text, tokenizer, max_tokens, sampling, config, placement, *models, listen, workers, security, store, sink))
@@ -244,7 +245,7 @@ def worker(
             )
             for address, expected in zip(controller, names, strict=True)
         }
-        backend = options.load_model(draft, preset, "draft", threads=threads, hear=_say_loaded)
+        backend = load_model(draft, preset, "draft", threads=threads, hear=_say_loaded)
         work = _work(
             securities, backend, name or socket.gethostname(), max_sessions // len(controller), label or [],
             CalibrationStore(calibration), sink, until_stdin_closes=until_stdin_closes,

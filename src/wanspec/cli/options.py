@@ -8,12 +8,11 @@ import os
 import re
 import shlex
 import sys
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 import typer
@@ -25,7 +24,6 @@ from wanspec.policy.registry import MAX_BRANCH, MAX_DRAFT_TOKENS, MAX_WIDTH, Pol
 from wanspec.presets import preset
 
 if TYPE_CHECKING:
-    from wanspec.backends.interface import Backend, Residence
     from wanspec.telemetry.trace import TraceSink
     from wanspec.transport.security import ControllerSecurity, WorkerSecurity
 
@@ -38,7 +36,7 @@ PROMPT_SEPARATOR = re.compile(r"(?:\A|\n)---(?=\n|\Z)")
 DEMO_PROMPTS = 3
 AUTO = "auto"
 MAX_THREADS = 512
-"""What ggml has room for, and more than pays with any engine."""
+"""ggml takes no more, and no engine gains from so many."""
 
 
 def _only(is_allowed: Callable[[float], bool], what: str) -> Callable[[float], float]:
@@ -185,48 +183,6 @@ def policy_config(name: str, flags: Mapping[str, Any]) -> PolicyConfig:
 def words(texts: list[str] | None) -> tuple[str, ...]:
     """What is between the commas, of all occurrences of a flag."""
     return tuple([word.strip() for text in texts or [] for word in text.split(",")])
-
-
-def thread_count(threads: str) -> int:
-    """What the flag means here."""
-    from wanspec.backends.processors import usable_processors
-
-    return min(usable_processors(), MAX_THREADS) if threads == AUTO else int(threads)
-
-
-Hear = Callable[[Mapping[str, object]], None]
-"""Told of a model that has been loaded: where it is run, and how long that took."""
-
-
-def load_model(spec: str, pace: str, model: Literal["target", "draft"], *, threads: str = "1", hear: Hear = lambda _: None) -> Backend:
-    """The model that `spec` names, at a preset's pace if there is one. Raises ConfigError or BackendError."""
-    from wanspec.backends.paced import PacedBackend
-    from wanspec.backends.registry import load_backend
-
-    began = time.perf_counter()
-    backend = load_backend(spec, threads=thread_count(threads))
-    hear({"model": spec, **_whereabouts(backend.info.residence), "load_s": round(time.perf_counter() - began, 1)})
-    return PacedBackend.from_preset(backend, pace, model) if pace else backend
-
-
-def load_pair(target: str, draft: str, pace: str, *, threads: str = "1", hear: Hear = lambda _: None) -> tuple[Backend, Backend]:
-    """Both models; what one of them lacks is said before the other is loaded. Raises as `load_model` does."""
-    from wanspec.backends.registry import check_model
-
-    for spec in (target, draft):
-        check_model(spec)
-    return load_model(target, pace, "target", threads=threads, hear=hear), load_model(draft, pace, "draft", threads=threads, hear=hear)
-
-
-def _whereabouts(residence: Residence | None) -> dict[str, object]:
-    if residence is None:
-        return {}
-    return {
-        "device": residence.device,
-        "precision": residence.precision,
-        "weights_gb": float(f"{residence.weight_bytes / 1e9:.3g}"),
-        "threads": residence.threads,
-    }
 
 
 def controller_security(token: str, ca: Path | None, cert: Path | None, key: Path | None, *, allow_plaintext: bool) -> ControllerSecurity:

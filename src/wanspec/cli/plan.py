@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from wanspec.cli.application import app
-from wanspec.cli.options import AUTO, DraftModel, Threads, check_writable, load_model, thread_count, write_json
+from wanspec.cli.loading import load_model, thread_count
+from wanspec.cli.options import AUTO, DraftModel, Threads, check_writable, write_json
 from wanspec.cli.running import exit_statuses, stderr, stdout
 from wanspec.cli.simulation import Jobs, tracked
 from wanspec.errors import ConfigError
@@ -156,9 +157,8 @@ def calibrate(
             return ModelTimes(model=spec, pass_ms=medians(tracked(rounds, passes, f"timing the {model}")))
 
         now = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
-        note = f"{platform.machine()}, {platform.node()}, {now}, CPU threads: {thread_count(threads)}" + (
-            f", held to {preset}" if preset else ""
-        )
+        pace = f", held to {preset}" if preset else ""
+        note = f"{platform.machine()}, {platform.node()}, {now}, CPU threads: {thread_count(threads)}{pace}"
         times = StepTimes(target=timed(target, "target") if target else None, draft=timed(draft, "draft"), note=note)
         write_step_times(times, out)
         for each in filter(None, (times.target, times.draft)):

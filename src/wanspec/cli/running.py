@@ -33,11 +33,11 @@ T = TypeVar("T")
 class _Words(Console):
     """Breaks lines between words on a terminal; a file or a program gets them whole."""
 
-    def print(self, *objects: Any, soft_wrap: bool | None = None, **options: Any) -> None:  # noqa: ANN401  # as rich has it
+    def print(self, *objects: Any, **options: Any) -> None:  # noqa: ANN401  # as rich has it
         """As rich does."""
         if self.is_terminal:
             objects = tuple(between_words(each, self.width) if isinstance(each, str) else each for each in objects)
-        super().print(*objects, soft_wrap=soft_wrap, **options)
+        super().print(*objects, **options)
 
 
 stdout = _Words(highlight=False, markup=False, soft_wrap=True)

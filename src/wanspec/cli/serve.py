@@ -13,6 +13,7 @@ import typer
 
 from wanspec.cli import options
 from wanspec.cli.application import app, check_environment
+from wanspec.cli.loading import load_pair
 from wanspec.cli.running import exit_statuses, run, saving, stdout
 from wanspec.errors import ConfigError
 from wanspec.policy.registry import PolicyConfig, create_policy
@@ -184,7 +185,7 @@ def serve(
             check_can_listen(parse_address(listen))
         _log.info("loading", extra={"fields": {"target": target, "draft": draft}})
         with options.trace_sink(trace) as sink, saving(store):
-            work = _serve(settings, *options.load_pair(target, draft, preset, threads=threads, hear=_say_loaded), store, sink)
+            work = _serve(settings, *load_pair(target, draft, preset, threads=threads, hear=_say_loaded), store, sink)
             run(while_stdin_is_open(work) if until_stdin_closes else work)
 
 

@@ -17,6 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from wanspec.cli.application import app
+from wanspec.cli.loading import load_pair
 from wanspec.cli.options import (
     DraftModel,
     PromptFile,
@@ -26,7 +27,6 @@ from wanspec.cli.options import (
     TopK,
     TopP,
     check_writable,
-    load_pair,
     make_folder,
     origin,
     read_prompts,

@@ -32,13 +32,6 @@ ALPHA: Final = 0.05
 """Findings are called so where the corrected p is below this."""
 MIN_TAIL: Final = 3
 """Requests beyond a quantile; of fewer, it is only the largest of what was seen, and is not shown."""
-
-
-def least_number(share: float) -> int:
-    """Requests of a pair that it takes to show this quantile."""
-    return 2 if share == MEDIAN else math.ceil(MIN_TAIL / (1 - share) - 1e-9)
-
-
 HOURS: Final = range(24)
 
 HOURLY_DRAWS: Final = 500
@@ -74,9 +67,9 @@ class Comparison:
 
     probe: str
     home: str
-    """Or what is nearest to it,"""
+    """The target of its own region; where there is none, the nearest."""
     is_at_home: bool
-    """where no target is in its own region."""
+    """Whether `home` is in its own region."""
     abroad: str
     share: float
     gain_s: float
@@ -109,6 +102,11 @@ class Analysis:
         return self.homes.get(probe) == target and cell is not None and cell.pair.is_home
 
 
+def least_number(share: float) -> int:
+    """Requests of a pair that it takes to show this quantile."""
+    return 2 if share == MEDIAN else math.ceil(MIN_TAIL / (1 - share) - 1e-9)
+
+
 def analyse(samples: Samples, *, seed: int = 0) -> Analysis:
     """Compute everything. The same samples and seed give the same figures."""
     rounds = draw_rounds(samples.round_at_s, comparisons=len(samples.pairs), seed=seed)
@@ -130,7 +128,9 @@ def _cell(pair: Pair, rounds: Rounds, hours: np.ndarray[tuple[int], np.dtype[np.
     return Cell(
         pair=pair,
         ttft={
-            share: figure(pair.ttft_s, share, drawn[:, place], rounds) for place, share in enumerate(SHARES) if _has_tail(pair.ok, share)
+            share: figure(pair.ttft_s, share, drawn[:, place], rounds)
+            for place, share in enumerate(SHARES)
+            if pair.ok >= least_number(share)
         },
         connect=_figures(pair, pair.connect_s, rounds, (MEDIAN, TAIL)),
         itl=_figures(pair, pair.itl_s, rounds, (MEDIAN, TAIL)),
@@ -144,15 +144,11 @@ def _cell(pair: Pair, rounds: Rounds, hours: np.ndarray[tuple[int], np.dtype[np.
 def _figures(pair: Pair, values: Floats, rounds: Rounds, shares: tuple[float, ...]) -> dict[float, Figure]:
     """Of the requests that have this value; a quantile that too few lie beyond is left out."""
     known = np.isfinite(values)
-    own, shown = values[known], [share for share in shares if _has_tail(int(known.sum()), share)]
+    own, shown = values[known], [share for share in shares if int(known.sum()) >= least_number(share)]
     if not shown:
         return {}
     drawn = resampled_quantiles(own, pair.round_of[known], rounds, shown)
     return {share: figure(own, share, drawn[:, place], rounds) for place, share in enumerate(shown)}
-
-
-def _has_tail(number: int, share: float) -> bool:
-    return number >= least_number(share)
 
 
 def _home(probe: str, cells: dict[Key, Cell]) -> str | None:

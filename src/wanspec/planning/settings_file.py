@@ -12,7 +12,7 @@ from wanspec.errors import ConfigError
 from wanspec.planning.placements import Alone, Placement
 from wanspec.planning.step_times import read_step_times
 from wanspec.simulation.scenario import Policy
-from wanspec.telemetry.token_trace import read_models
+from wanspec.telemetry.token_trace import read_token_trace
 
 LINK = """\
 # Workers on other machines need TLS; docs/operating.md has the certificates. Then, instead of the line below:
@@ -30,7 +30,7 @@ class Models(Struct, frozen=True, kw_only=True):
     target: str = "bundled:target"
     draft: str = "bundled:draft"
     remark: str = ""
-    """What the user has to see to; empty: nothing."""
+    """A note on these models for the user; empty: none."""
 
 
 def models_of(steps: str, tokens: str) -> Models:
@@ -57,13 +57,13 @@ def _recorded(tokens: str) -> tuple[str, str] | None:
     """None where it is no trace, or one that names its models as they name themselves."""
     if not tokens.endswith(".parquet"):
         return None
-    models = read_models(Path(tokens))
+    trace = read_token_trace(Path(tokens))
     try:
-        for model in models:
+        for model in (trace.target, trace.draft):
             engine_of(parse_spec(model))
     except ConfigError:
         return None
-    return models
+    return trace.target, trace.draft
 
 
 def settings_text(placement: Placement, alone: Alone, models: Models) -> str:

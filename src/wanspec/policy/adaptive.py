@@ -228,10 +228,10 @@ class Adaptive:
         return float(gains_s.max()) + situation.target_times.expected_s(sessions * (1 + verified))
 
     def _catching_up_s(self, situation: Situation, nodes: Sequence[Node]) -> float:
-        """What a local pass over these nodes is charged for what it computes besides them: text that the draft model has not seen.
+        """A local pass's charge for text that the draft model has not seen, and has to compute with these nodes.
 
-        That is of use to the rounds to come as well: it is free where no worker makes this text faster, and the text will repay it if it
-        goes on for as many tokens as were generated since the draft model was last asked. While little is known of that model, it is free.
+        That helps later rounds too. So it is free where no worker makes this text faster and the text would repay it by going on for as
+        many tokens as were generated since the draft model was last asked. It is also free while little is known of that model.
         """
         if not situation.coverage.is_known:
             return 0.0

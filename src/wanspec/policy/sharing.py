@@ -16,8 +16,9 @@ from operator import itemgetter
 from wanspec.policy.pass_times import PassTimes
 
 EVERY_SIZE_UP_TO = 32
-"""Every size up to this is compared; larger ones so many to a doubling."""
+"""Every size up to this is compared; of larger ones about this many in each doubling."""
 ROUNDING = 1e-9
+"""Rates that differ by less, relative to each other, are equal."""
 
 
 def best_size(gains_s: Sequence[float], times: PassTimes, *, sure_tokens: int, waiting: int = 1, copies: int = 1) -> tuple[int, float]:

@@ -49,7 +49,7 @@ class WorkerJoined(Struct, frozen=True, kw_only=True):
     context_length: int = MAX_SEQUENCE_TOKENS
     """Longest sequence, in tokens, that its draft model can hold."""
     identity: str = ""
-    """What the door knows it by, the same when it comes again; empty: each time a newcomer."""
+    """The same each time that it connects, so that its record is kept; empty: it is new each time."""
 
 
 class WorkerLost(Struct, frozen=True, kw_only=True):

@@ -49,9 +49,9 @@ class Passes:
         self._in_flight: dict[PassKind, _Pass] = {}
         self._last_was_verify = False
         self._drafted_at = 0.0
-        """When the newest draft pass ended,"""
+        """When the newest draft pass ended."""
         self._drafted_s = 0.0
-        """and how long it took."""
+        """How long the newest draft pass took."""
         self.target_times = PassTimes(INITIAL_TARGET_STEP_S, tries_less=True)
         self.draft_times = PassTimes(INITIAL_DRAFT_STEP_S, tries_less=True)
 

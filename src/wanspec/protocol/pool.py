@@ -65,7 +65,7 @@ INITIAL_WORKER_STEP_S = 0.01
 
 @dataclass(slots=True, eq=False, kw_only=True)
 class WorkerRecord:
-    """What a worker has been worth: it keeps this when it comes again."""
+    """A worker's merits so far, which it keeps when it connects again."""
 
     reliability: Reliability = field(default_factory=Reliability)
     pace: Pace = field(default_factory=Pace)
@@ -73,21 +73,21 @@ class WorkerRecord:
     pace_alone: Pace = field(default_factory=Pace)
     """What the same tokens would have cost without a worker."""
     tried: int = 0
-    """Tokens that its sessions committed since it first joined or last rested;"""
+    """Tokens that its sessions committed since it first joined or last rested."""
     committed: float = 0.0
-    """of those beyond a session's head start, older ones faded,"""
+    """Tokens of `tried` beyond a session's head start; older ones are faded."""
     useful: float = 0.0
-    """and those of them that it had proposed."""
+    """Tokens of `committed` that it had proposed."""
     timed: float = 0.0
-    """Tokens of rounds that were timed, faded more slowly,"""
+    """Tokens of rounds that were timed, faded more slowly than `committed`."""
     took_s: float = 0.0
-    """the time that these took,"""
+    """Time that the `timed` tokens took."""
     alone_s: float = 0.0
-    """and what they would have taken without a worker."""
+    """Time that the `timed` tokens would have taken without a worker."""
     draws: float = 0.0
-    """The same tokens with those of sessions in one common pass counted as one session's: what luck averages over."""
+    """The `timed` tokens, those of sessions in one common pass counted as one session's: luck averages over these."""
     judged_at: float = 0.0
-    """When any of them last changed; 0: never."""
+    """When any of these figures last changed; 0: never."""
     rests_until: float | None = None
     """None: it does not rest."""
     rest_s: float = FIRST_REST_S
@@ -108,7 +108,7 @@ class PooledWorker(WorkerRecord):
     labels: tuple[str, ...]
     heartbeat: Heartbeat
     identity: str = ""
-    """What the door knows it by, the same when it comes again; empty: each time a newcomer."""
+    """The same each time that it connects, so that its record is kept; empty: it is new each time."""
     context_length: int = MAX_SEQUENCE_TOKENS
     """Tokens of the longest text that it can hold, and that can be told it."""
     rtt: RttEstimate = field(default_factory=RttEstimate)

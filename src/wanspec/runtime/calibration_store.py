@@ -28,7 +28,7 @@ MAX_FILE_BYTES = 16 << 20
 """Twice what so many pairs can take, each at every temperature."""
 
 SAVE_PERIOD_S = 180.0
-"""What a process that is killed has learned in vain, at most."""
+"""A process that is killed loses at most this much of what it has learned."""
 
 _States = dict[str, dict[str, CalibrationState]]
 

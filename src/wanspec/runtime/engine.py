@@ -94,7 +94,7 @@ class ControllerEngine:
             draft_context_length=draft.info.context_length,
             calibrations=calibrations,
         )
-        self._trace = None if trace is None or isinstance(trace, NoTrace) else SparedTrace(trace)
+        self._trace = SparedTrace(trace) if trace is not None else None
         self._tracer = Tracer(self._trace or NoTrace(), "controller")
         self._events: asyncio.Queue[ControllerEvent] = asyncio.Queue()
         self._passes = ThreadPoolExecutor(max_workers=1, thread_name_prefix="wanspec-pass")

@@ -21,7 +21,7 @@ from wanspec.server.errors import bad_request
 from wanspec.server.schema import ChatRequest, Message
 
 NO_EFFORT = "none"
-"""Of a model that thinks: let it not."""
+"""A `reasoning_effort` of this turns thinking off, which a model without a template does anyway."""
 _ROLES = {"developer": "system"}
 
 
@@ -31,17 +31,19 @@ class Conversation:
 
     messages: Sequence[Message]
     options: ChatOptions = ASK
-    told_by: str = ""
-    """The field of the request that only a template can honour; empty: there is none."""
+    template_field: str = ""
+    """The field of the request that only a chat template can honour; empty: there is none."""
 
     def encode(self, tokenizer: Tokenizer) -> list[int]:
         """The prompt's tokens. Raises ConfigError where the model's template does not take these messages.
 
-        Raises ApiError (400) where there is no template, and something to be told to it.
+        Raises ApiError (400) where the request has something for a template, and there is none.
         """
         tokens = tokenizer.encode_chat([_turn(message) for message in self.messages], self.options)
-        if tokens is None and self.told_by:
-            raise bad_request(f"{self.told_by} is told to a chat template, and this model has none; leave it out", param=self.told_by)
+        if tokens is None and self.template_field:
+            raise bad_request(
+                f"{self.template_field} goes to a chat template, and this model has none; leave it out", param=self.template_field
+            )
         return tokenizer.encode(render_transcript(self.messages, self.options)) if tokens is None else tokens
 
 
@@ -54,8 +56,8 @@ def conversation_of(request: ChatRequest) -> Conversation:
         continues_final=bool(request.continue_final_message),
         variables={**efforts, **variables},
     )
-    told_by = "chat_template_kwargs" if variables else "" if effort in {None, NO_EFFORT} else "reasoning_effort"
-    return Conversation(request.messages, options, told_by)
+    template_field = "chat_template_kwargs" if variables else "" if effort in {None, NO_EFFORT} else "reasoning_effort"
+    return Conversation(request.messages, options, template_field)
 
 
 def render_transcript(messages: Sequence[Message], options: ChatOptions = ASK) -> str:

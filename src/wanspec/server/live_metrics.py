@@ -24,7 +24,7 @@ from wanspec.server.admission import Admission
 from wanspec.transport.validity import certificate_validity
 
 STATES: Final = ("ok", "degraded", "draining", "failed")
-"""Of a server, in a word: requests are served, with local drafts alone, no more since it ends, or no more since the engine has failed."""
+"""A server serves requests, serves them with local drafts alone, serves no more since it ends, or since its engine has failed."""
 _ENTROPY_BINS: Final[dict[int | None, str]] = {
     **{index: f"{low:g}-{high:g}" for index, (low, high) in enumerate(pairwise((0.0, *ENTROPY_EDGES_NATS, inf)))},
     None: "unknown",
@@ -69,7 +69,7 @@ class LiveMetrics(Collector):
         yield self._families.count("wanspec:lost_trace_records", "Records missing in --trace, since it could not be written", lost)
 
     def _expiries(self) -> Iterator[tuple[str, float]]:
-        """Of the files as they are now: whoever renews one wants to see it. Of one that is being exchanged nothing is told."""
+        """When the files as they are now expire; a file that is being replaced is left out."""
         for shown_at, file in self._certificates.items():
             with suppress(ConfigError):
                 yield shown_at, certificate_validity(file).ends.timestamp()

@@ -38,7 +38,7 @@ class Metrics:
         certificates: Mapping[str, Path],
         model_name: str,
     ) -> None:
-        """`state`: of the server, in a word; see `live_metrics.STATES`. `certificates`: files, by where they are shown: api or link."""
+        """`state`: the server's, one of `live_metrics.STATES`. `certificates`: files, by where they are shown: api or link."""
         self._model_name = model_name
         self.refusals: Counter_[int] = Counter_()
         """By HTTP status."""
@@ -67,7 +67,6 @@ class Metrics:
             self._histogram(name, "Arrival of a request to its end", E2E_BUCKETS_S)
             for name in ("wanspec:e2e_request_latency_seconds", "vllm:e2e_request_latency_seconds")
         ]
-        self._model_name = model_name
         self._save_failures = self._counter("wanspec:calibration_save_failures", "Times that what was learned could not be saved").labels(
             model_name
         )

@@ -19,7 +19,7 @@ from wanspec.speculation.types import MAX_VOCABULARY, SamplingParams
 
 NUM_SEEDS = 2**64
 RANDOM_SEEDS = (None, -1)
-"""What asks for one: vLLM, llama.cpp and their clients write -1."""
+"""A request's seeds that ask for a random one: vLLM, llama.cpp and their clients write -1."""
 RANDOM_SEED_BITS = 53
 """Of a seed drawn for a client: as many as survive JSON in a language whose numbers are doubles."""
 LOCAL_POLICY = "colocated-tree"

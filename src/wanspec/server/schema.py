@@ -242,9 +242,9 @@ class Message(BaseModel):
     name: Annotated[str, StringConstraints(max_length=MAX_NAME_CHARACTERS), AfterValidator(_text)] | None = None
     """The speaker's."""
     reasoning_content: Annotated[str, AfterValidator(_text)] | None = None
-    """An assistant's thinking, for templates that look at it,"""
+    """An assistant's thinking, for templates that look at it."""
     reasoning: Annotated[str, AfterValidator(_text)] | None = None
-    """and its newer name."""
+    """The newer name of `reasoning_content`."""
 
     @model_validator(mode="before")
     @classmethod

@@ -1,7 +1,7 @@
 """Fields that clients know and that we do not have: refused where ignoring one would change the text, unless its value asks for nothing.
 
 Together with those of `schema` they are all of OpenAI's, which a test holds against its SDK, all of vLLM's, as of version 0.32.0, and what
-other servers choose tokens by. Fields that nobody is known to mean anything by are ignored.
+other servers choose tokens by. Unknown fields are ignored.
 """
 
 from __future__ import annotations

@@ -44,12 +44,12 @@ from wanspec.protocol.events import (
     WorkerJoined,
     WorkerLost,
 )
-from wanspec.protocol.messages import CloseSession, Commit, ControllerMessage, Drafts, Message, OpenSession, Ping, Pong
+from wanspec.protocol.messages import ControllerMessage, Drafts, Message, Ping, Pong
 from wanspec.protocol.placement import ANYWHERE, Placement
 from wanspec.protocol.worker import Worker
 from wanspec.simulation.compute import Device
 from wanspec.simulation.events import EventQueue
-from wanspec.simulation.link import Link, LinkProfile, Transport
+from wanspec.simulation.link import Link, LinkProfile, Transport, message_bytes
 from wanspec.speculation.types import DraftChoices, SamplingParams, ScoreItem, SessionId, TargetChoices, WorkerId
 from wanspec.telemetry.records import Model
 from wanspec.telemetry.trace import TraceSink
@@ -384,21 +384,6 @@ class Cluster:
         if site.is_alive:
             self._tracer.message_received(site.worker_id, drafts, size, now=self.queue.now)
             self.tell_controller(DraftsReceived(worker_id=site.worker_id, drafts=drafts))
-
-
-def message_bytes(message: Message) -> int:
-    """About what the wire's codec makes of a message; a test holds it to within a quarter of the truth."""
-    match message:
-        case Drafts():
-            return 18 + 5 * len(message.tokens)
-        case Commit():
-            return 8 + 3 * len(message.tokens)
-        case OpenSession():
-            return 30 + 3 * len(message.tokens)
-        case CloseSession() | Ping() | Pong():
-            return 4
-        case _:
-            return 40
 
 
 def _tokens(items: Sequence[ScoreItem]) -> int:

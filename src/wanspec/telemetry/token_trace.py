@@ -105,12 +105,6 @@ def read_token_trace(path: Path) -> TokenTrace:
     return trace
 
 
-def read_models(path: Path) -> tuple[str, str]:
-    """The names of a trace's target and draft. Raises ConfigError."""
-    trace = read_token_trace(path)
-    return trace.target, trace.draft
-
-
 def write_parquet(columns: Columns, path: Path) -> None:
     """Write equally long columns as a Parquet file. Raises ConfigError when it cannot be written."""
     import duckdb  # noqa: PLC0415  # takes a third of a second; most commands do without

@@ -147,7 +147,7 @@ def _read_authority(folder: Path) -> tuple[x509.Certificate, ec.EllipticCurvePri
     if not found or not isinstance(key, ec.EllipticCurvePrivateKey):
         raise ConfigError(f"{ca_key_file} is not the key of {ca_file}; name {where}")
     if found[0].not_valid_after_utc <= datetime.now(UTC):
-        raise ConfigError(f"{ca_file} has expired on {found[0].not_valid_after_utc:%Y-%m-%d}; make an authority in another folder")
+        raise ConfigError(f"{ca_file} expired on {found[0].not_valid_after_utc:%Y-%m-%d}; make an authority in another folder")
     return found[0], key
 
 

@@ -44,15 +44,15 @@ async def rejects_our_certificate(where: Address, security: WorkerSecurity) -> b
         return False
 
 
-def what_of_our_certificate(security: WorkerSecurity) -> str:
-    """What may be wrong with the certificate that a controller rejects, the dates first, to follow its name."""
+def why_rejected(security: WorkerSecurity) -> str:
+    """Our certificate's file, and why a controller may reject it: its dates first."""
     assert isinstance(security, MutualTls)
     file = security.certificate_file
     if fault := fault_of(file):
-        return f" {file}: it {fault}; renew it, or set the clock"
+        return f"{file}: it {fault}; renew it, or set the clock"
     ends, now = certificate_validity(file).ends, datetime.now(UTC)
     return (
-        f" {file}, which is good until {shown(ends)} by this machine's clock ({shown(now)}): "
+        f"{file}, which is good until {shown(ends)} by this machine's clock ({shown(now)}): "
         "the controller's clock is wrong, or the authority in its --tls-ca did not sign it, or it is a controller's and no worker's"
     )
 

@@ -1,4 +1,4 @@
-"""What gRPC shows and trusts, of both sides, from files that are read again when they change."""
+"""TLS credentials for gRPC, of controllers and of workers, from files that are read again when they change."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import grpc
 
 from wanspec.errors import ConfigError
 from wanspec.transport.security import (
-    ControllerSecurity,
     MutualTls,
     Plaintext,
     TokenTlsController,
@@ -60,11 +59,6 @@ class ListenerCredentials:
         return newest
 
 
-def listener_credentials(security: ControllerSecurity, *, began: Callable[[], object]) -> ListenerCredentials | None:
-    """None for plaintext; see `ListenerCredentials`."""
-    return None if isinstance(security, Plaintext) else ListenerCredentials(security, began=began)
-
-
 class WorkerCredentials:
     """A worker's. Its files are read whenever it dials; where they have become unusable, what was read last is shown again."""
 
@@ -79,7 +73,7 @@ class WorkerCredentials:
             return None
         try:
             self._last_read, self._has_warned = _read(self._security), False
-        except ConfigError as error:
+        except (ConfigError, OSError) as error:  # OSError: a file that goes while it is read
             if self._last_read is None:
                 raise
             if not self._has_warned:

@@ -26,7 +26,7 @@ from wanspec.errors import ConfigError, TransportError
 from wanspec.protocol.messages import Hello, Welcome
 from wanspec.transport.codec import MAX_FRAME_BYTES, decode_controller_frame, encode_frame, printable
 from wanspec.transport.connection import FramedConnection
-from wanspec.transport.diagnosis import check_can_listen, rejects_our_certificate, what_of_our_certificate
+from wanspec.transport.diagnosis import check_can_listen, rejects_our_certificate, why_rejected
 from wanspec.transport.handshake import Expected, introduce
 from wanspec.transport.hang_up import hang_up
 from wanspec.transport.interface import Connection
@@ -53,7 +53,7 @@ os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # its core writes to stderr wha
 import grpc
 import grpc.aio
 
-from wanspec.transport.grpc_credentials import WorkerCredentials, listener_credentials
+from wanspec.transport.grpc_credentials import ListenerCredentials, WorkerCredentials
 
 _log = logging.getLogger(__name__)
 
@@ -86,7 +86,7 @@ async def listen(address: str, *, expected: Expected, security: ControllerSecuri
     check_security(where, security)
     reception = Reception(expected=expected, limits=limits)
     handshakes = TlsWatch(partial(_complain, reception, security), patience_s=limits.handshake_timeout_s)
-    credentials = listener_credentials(security, began=handshakes.began)
+    credentials = None if isinstance(security, Plaintext) else ListenerCredentials(security, began=handshakes.began)
     server = grpc.aio.server(options=_server_options(limits), maximum_concurrent_rpcs=limits.max_workers + limits.max_handshakes)
     try:
         port = server.add_secure_port(str(where), credentials.credentials) if credentials else server.add_insecure_port(str(where))
@@ -99,7 +99,7 @@ async def listen(address: str, *, expected: Expected, security: ControllerSecuri
 
 
 def dialler(address: str, hello: Hello, *, security: WorkerSecurity) -> Callable[[], Awaitable[tuple[Welcome, Connection]]]:
-    """What joins the controller at HOST:PORT, time and again, with the certificates that the files have by then. Raises as `dial` does."""
+    """A `dial` to call time and again: each call shows the certificates that the files have by then."""
     return partial(dial, address, hello, security=security, credentials=WorkerCredentials(security))
 
 
@@ -135,7 +135,7 @@ async def dial(
         if isinstance(error, TimeoutError):
             raise TransportError(f"{controller} did not answer within {limits.handshake_timeout_s:g} s (handshake_timeout_s)") from None
         if pipe.unavailable and await rejects_our_certificate(where, security):
-            raise WorkerRefusedError(f"{controller} rejects this worker's certificate{what_of_our_certificate(security)}") from None
+            raise WorkerRefusedError(f"{controller} rejects this worker's certificate {why_rejected(security)}") from None
         raise
     peer = f"controller {welcome.controller_name} at {where}"
     return welcome, FramedConnection(pipe, peer=peer, decode=decode_controller_frame, limits=limits)
@@ -300,7 +300,7 @@ def _complain(reception: Reception, security: ControllerSecurity) -> None:
 
 
 def _handlers(
-    reception: Reception, security: ControllerSecurity, watch: TlsWatch, *, port: int, patience_s: float
+    reception: Reception, security: ControllerSecurity, handshakes: TlsWatch, *, port: int, patience_s: float
 ) -> grpc.GenericRpcHandler:
     """`patience_s`: how long whoever is refused or dropped may take until it has taken the end of its stream."""
 
@@ -324,7 +324,7 @@ def _handlers(
             see_off(address)
 
     async def watched(requests: AsyncIterator[bytes], context: _Context) -> None:
-        with watch.stream(context.peer()):
+        with handshakes.stream(context.peer()):
             await exchange(requests, context)
 
     handler: grpc.RpcMethodHandler[bytes, bytes] = grpc.stream_stream_rpc_method_handler(watched)

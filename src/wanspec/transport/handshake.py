@@ -76,11 +76,9 @@ async def nobody(hello: Hello) -> None:
 async def admit(
     pipe: FramePipe, *, expected: Expected, limits: WireLimits, turn_away: Callable[[Hello], Awaitable[None]] = nobody
 ) -> Hello:
-    """The controller's part: read a Hello and answer it. Raises TransportError when the worker was refused, which it has been told.
+    """The controller's part: read a Hello and answer it. `turn_away` may raise on a Hello that fits.
 
-    It is a TurnedAwayError, with the cause, unless the connection broke.
-
-    `turn_away` may raise it too, on a Hello that fits.
+    Raises TurnedAwayError, with the cause, when the worker was refused, which it has been told; TransportError when the connection broke.
     """
     deadline = asyncio.get_running_loop().time() + limits.handshake_timeout_s
     try:

@@ -27,7 +27,7 @@ class Connection(Protocol):
 
     @property
     def identity(self) -> str:
-        """What the door knows the peer by, the same when it comes again; empty at a worker."""
+        """The peer's certificate, or else its name and host: the same when it connects again. Empty at a worker."""
         ...
 
     @property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections import Counter
 from enum import StrEnum
 from typing import Final
@@ -64,10 +65,10 @@ class Refusals:
         """One more, with the words for the log."""
         self.counts[cause] += 1
         if cause is RefusalCause.QUARANTINED:
-            _log.debug("%s", text)  # no warning: the log has its sentence, and it may dial again as fast as it can
+            _log.debug("%s", text)  # no warning: one was written when the quarantine began
             return
-        told_at, told = self._told.get(cause, (-TELL_EVERY_S, 0))
-        if now - told_at < TELL_EVERY_S and told:
+        told_at, told = self._told.get(cause, (-math.inf, 0))
+        if now - told_at < TELL_EVERY_S:
             return
         self._told[cause] = now, self.counts[cause]
         others = self.counts[cause] - told - 1

@@ -1,7 +1,7 @@
-"""TLS handshakes that lead nowhere. gRPC tells of none of them; but before each it asks whether the certificate has changed.
+"""Counts TLS handshakes that lead nowhere. gRPC tells of none of them; but before each it asks whether the certificate has changed.
 
-Each one counted there has so long to become a stream. Known limits: gRPC says neither whose handshake failed nor why, so that whoever only
-looks whether the port is open counts too.
+Each handshake counted there has a limited time to become a stream. Known limits: gRPC says neither whose handshake failed nor why, and a
+port scan counts too.
 """
 
 from __future__ import annotations

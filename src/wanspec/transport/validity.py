@@ -32,7 +32,7 @@ class Validity:
     def fault(self, *, now: datetime) -> str:
         """Why it is no good now, with what the clock says, which may be wrong as well; empty: it is good."""
         if self.ends <= now:
-            return f"has expired on {shown(self.ends)} by this machine's clock ({shown(now)})"
+            return f"expired on {shown(self.ends)} by this machine's clock ({shown(now)})"
         if now < self.begins:
             return f"is good from {shown(self.begins)} on only, and this machine's clock says {shown(now)}"
         return ""
@@ -66,7 +66,7 @@ def fault_of(certificate_file: Path) -> str:
 
 
 def check_dates(certificate_file: Path | None, ca_file: Path | None, *, now: datetime) -> list[str]:
-    """What a person should know of these files: those that expire soon. Raises TransportError on one that is of no use now.
+    """Warnings of files that expire soon. Raises TransportError on one that is not valid now.
 
     That is no ConfigError: another minute, or another clock, and the same settings are fine.
     """

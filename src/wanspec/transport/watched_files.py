@@ -52,11 +52,11 @@ class WatchedFiles:
             _log.info("new %s are in force", self._what, extra={"fields": fields})
 
     def _stamp(self) -> _Stamp:
-        """What tells a file from another in its place."""
         return tuple(map(_file_stamp, self._files))
 
 
 def _file_stamp(file: Path) -> tuple[int, int, int] | None:
+    """Changes with the file; None where there is none."""
     with suppress(OSError):
         found = file.stat()
         return found.st_ino, found.st_size, found.st_mtime_ns

@@ -13,6 +13,7 @@ from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers
 
 from wanspec.backends.hf.tokenizer import load_folder_tokenizer
 from wanspec.backends.tokenizer import JsonTokenizer, byte_alphabet
+from wanspec.backends.turns import Turn
 from wanspec.errors import ConfigError
 
 BEGIN, END, TURN = "<|begin|>", "<|end|>", "<|turn|>"
@@ -102,7 +103,7 @@ def test_control_tokens_are_named_by_either_file(tmp_path: Path) -> None:
     (tmp_path / "special_tokens_map.json").write_text(json.dumps({"bos_token": {"content": BEGIN}, "eos_token": END}))
     tokenizer = write(tmp_path, byte_level(), chat_template=TEMPLATE)
     assert tokenizer.end_token == 257
-    assert (tokenizer.encode_chat([("user", "hi")]) or [])[:2] == [256, 258]
+    assert (tokenizer.encode_chat([Turn("user", "hi")]) or [])[:2] == [256, 258]
     assert write(tmp_path, byte_level(), added_tokens_decoder={}, eos_token=TURN).end_token == 258
     assert write(tmp_path, byte_level(), added_tokens_decoder={}).end_token is None
 
@@ -125,11 +126,11 @@ def test_a_chat_is_written_by_the_template_of_the_folder(place: str, tmp_path: P
         (tmp_path / "chat_template.jinja").write_text(TEMPLATE)
     tokenizer = write(tmp_path, byte_level(), **settings)
     text = tokenizer.encode_text
-    assert tokenizer.encode_chat([("user", "hi <|end|>")]) == [256, 258, *text("user: hi <|end|>"), 257, 258, *text("assistant: ")]
+    assert tokenizer.encode_chat([Turn("user", "hi <|end|>")]) == [256, 258, *text("user: hi <|end|>"), 257, 258, *text("assistant: ")]
 
 
 def test_a_folder_without_a_template_says_so(tmp_path: Path) -> None:
-    assert write(tmp_path, byte_level(), bos_token=BEGIN).encode_chat([("user", "hi")]) is None
+    assert write(tmp_path, byte_level(), bos_token=BEGIN).encode_chat([Turn("user", "hi")]) is None
 
 
 def test_a_damaged_template_names_the_folder(tmp_path: Path) -> None:
@@ -141,6 +142,12 @@ def test_a_damaged_tokenizer_names_the_folder(tmp_path: Path) -> None:
     (tmp_path / "tokenizer.json").write_text("{}")
     with pytest.raises(ConfigError, match=rf"{tmp_path.name}: tokenizer\.json cannot be read"):
         load_folder_tokenizer(tmp_path)
+
+
+def test_a_template_that_is_no_text_is_named(tmp_path: Path) -> None:
+    (tmp_path / "chat_template.jinja").write_bytes(b"caf\xe9")
+    with pytest.raises(ConfigError, match=rf"{tmp_path.name}: chat_template\.jinja is not UTF-8 \(byte 3\)"):
+        write(tmp_path, byte_level())
 
 
 def test_a_tokenizer_whose_tokens_have_no_bytes_is_refused_by_its_kind() -> None:

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 from wanspec.backends.chat_template import ChatTemplate
 from wanspec.backends.hf.folder import Json, find_folder, read_json
 from wanspec.backends.model_spec import ModelSpec
 from wanspec.backends.tokenizer import JsonTokenizer
+from wanspec.backends.turns import NAMED_TOKENS
 from wanspec.errors import ConfigError
+from wanspec.files import text_of
 
 DEFAULT_TEMPLATE = "default"
 """Of several, the one for chats without tools."""
 SETTINGS_FILES = ("tokenizer_config.json", "special_tokens_map.json")
-NAMED_TOKENS = ("bos_token", "eos_token", "pad_token", "unk_token")
-"""What templates, and we, ask for."""
 
 
 def load_hf_tokenizer(spec: ModelSpec) -> JsonTokenizer:
@@ -25,20 +26,25 @@ def load_hf_tokenizer(spec: ModelSpec) -> JsonTokenizer:
 def load_folder_tokenizer(folder: Path) -> JsonTokenizer:
     """Raises ConfigError, naming the folder, where the tokenizer cannot be used."""
     try:
-        definition = (folder / "tokenizer.json").read_text("utf-8-sig")
-        plain = JsonTokenizer(definition)
         settings = _settings(folder)
         named = {name: content for name in NAMED_TOKENS if (content := _content(settings, name))}
         source = _template(folder, settings)
         return JsonTokenizer(
-            definition,
-            end_token=plain.token_of(named.get("eos_token")),
-            chat_template=ChatTemplate(source, control_tokens=plain.control_tokens, variables=named) if source else None,
+            _text(folder / "tokenizer.json"),
+            end_token=named.get("eos_token"),
+            make_template=partial(ChatTemplate, source, variables=named) if source else None,
         )
     except ConfigError as error:
         raise ConfigError(f"{folder}: {error}") from error
-    except (OSError, ValueError) as error:
+    except ValueError as error:
         raise ConfigError(f"{folder / 'tokenizer.json'} cannot be read: {error}") from error
+
+
+def _text(file: Path) -> str:
+    try:
+        return text_of(file.read_bytes(), file.name)
+    except OSError as error:
+        raise ConfigError(f"{file.name} cannot be read: {error.strerror}") from error
 
 
 def _settings(folder: Path) -> Json:
@@ -51,7 +57,7 @@ def _template(folder: Path, settings: Json) -> str | None:
     """In a file of its own, or in the settings, alone or by name."""
     file = folder / "chat_template.jinja"
     if file.exists():
-        return file.read_text("utf-8-sig")
+        return _text(file)
     found = settings.get("chat_template")
     if isinstance(found, list):
         named = {entry.get("name"): entry.get("template") for entry in found if isinstance(entry, dict)}

@@ -65,7 +65,7 @@ class GgufModel:
 
     @property
     def precision(self) -> str:
-        """What llama.cpp calls it, behind the architecture and the size: `Q8_0`, `all F32`."""
+        """As llama.cpp calls it in its description, behind architecture and size: `Q8_0`, `all F32`."""
         buffer = ctypes.create_string_buffer(_METADATA_BYTES)
         self.library.llama_model_desc(self.pointer, buffer, len(buffer))
         return buffer.value.decode(errors="replace").split(" ", 2)[-1]

@@ -40,7 +40,7 @@ class GgufTokenizer:
         """See `ChatEncoder`."""
         return self._model.encode(text, reads_controls=True)
 
-    def encode_chat(self, turns: Sequence[tuple[str, str] | Turn], options: ChatOptions = ASK) -> list[int] | None:
+    def encode_chat(self, turns: Sequence[Turn], options: ChatOptions = ASK) -> list[int] | None:
         """The tokens of a conversation, by the file's chat template; None: it has none.
 
         Raises ConfigError where the template does not take these messages.
