@@ -215,7 +215,7 @@ class Adaptive:
         return gain_s - self._catching_up_s(situation, nodes) - self._charged_s(situation)
 
     def _gain_of_levels_s(self, situation: Situation, prob: float, verified: int, token_s: float) -> float:
-        """What several local passes below a leaf of this path probability are worth beside `verified` nodes, in seconds; as many as pay most.
+        """What local passes below a leaf of this path probability are worth beside `verified` nodes, in seconds: as many as pay most.
 
         One may not pay where the next do: the first token that is added to a pass costs more than those that follow.
         """
