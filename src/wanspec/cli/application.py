@@ -28,11 +28,14 @@ class _Commands(typer.core.TyperGroup):
         except typer.BadParameter as error:
             from pydantic import ValidationError
 
+            from wanspec.cli.running import exit_statuses
+
+            if error.ctx is not None and error.ctx.info_name == "worker":  # its --controller may be missing for a misspelt variable
+                with exit_statuses():
+                    check_environment("worker")
             if isinstance(error.__cause__, ValidationError):
                 error.message = f"{error.__cause__.errors()[0]['input']!r}: {error.message}"
             if place := _place_of(error):
-                from wanspec.cli.running import exit_statuses
-
                 with exit_statuses():
                     raise ConfigError(f"{place}: {error.message.rstrip('.')}") from error
             raise
