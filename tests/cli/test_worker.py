@@ -37,6 +37,24 @@ def test_a_variable_that_cannot_be_is_named() -> None:
     assert (result.exit_code, "WANSPEC_WORKER_MAX_SESSIONS: 'many'" in result.output) == (2, True)
 
 
+def test_a_misspelt_controller_is_named_rather_than_a_missing_one() -> None:
+    result = CliRunner().invoke(app, ["worker"], env={"WANSPEC_WORKER_CONTROLER": "a:1"})
+    assert (result.exit_code, "did you mean WANSPEC_WORKER_CONTROLLER?" in result.output) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--controller", "nonsense"], "write HOST:PORT"),
+        (["--controller", "192.0.2.1:8500"], "unencrypted; configure TLS"),
+        (["--controller", "127.0.0.1:1", "--label", "europe"], "label 'europe': write KEY=VALUE"),
+    ],
+)
+def test_bad_input_is_named_before_the_model_is_loaded(arguments: list[str], words: str) -> None:
+    status, output = outcome("worker", *arguments)
+    assert (status, words in output, "loaded" in output) == (2, True, False)
+
+
 def test_it_says_where_its_model_is_run(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("wanspec.cli.commands._work", _nothing)
     status, output = outcome("worker", "--controller", "127.0.0.1:1", "--threads", "2")

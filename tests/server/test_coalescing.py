@@ -121,4 +121,6 @@ async def test_what_ends_a_stream_that_has_begun_to_wait_is_told_in_it() -> None
         chunks = await sent(place, max_tokens=8)
         assert chunks[0] == COMMENT
         assert json.loads(chunks[-1].removeprefix(b"data: "))["error"]["code"] == "queue_timeout"
+        await until(lambda: 'wanspec:requests_refused_total{status="503"} 1.0' in place.service.metrics.exposition().decode())
+        assert f'wanspec:requests_finished_total{{model_name="{MODEL}",reason="error"}} 0.0' in place.service.metrics.exposition().decode()
         assert (await first).status_code == 200

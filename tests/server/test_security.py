@@ -21,7 +21,7 @@ ALICE, BOB = "alice-secret-0123456789", "bob-secret-0123456789"
 KEYS = ApiKeys({"alice": ALICE, "bob": BOB})
 PATHS = [
     *("/v1/models", "/v1/completions", "/v1/chat/completions", "/metrics", "/openapi.json", "/status.json"),
-    *("/nowhere", "/health/", "/%2Fhealth", "/status", "/status/page.py"),
+    *("/nowhere", "/health/x", "/%2Fhealth", "/status", "/status/page.py"),
 ]
 
 
@@ -36,7 +36,7 @@ async def test_nothing_but_health_and_readiness_is_told_without_a_key() -> None:
                     answer = await place.client.request(method, path, headers=headers)
                     assert (answer.status_code, answer.json()["error"]["code"]) == (401, "invalid_api_key"), path
                     assert answer.headers["www-authenticate"] == "Bearer"
-        for path in ("/health", "/ready"):
+        for path in ("/health", "/ready", "/health/", "/ready/"):
             assert (await place.client.get(path)).status_code == 200
 
 

@@ -97,6 +97,15 @@ async def test_tls_on_one_side_only_says_so(ours: TrialCertificates) -> None:
             await dial(door.address, HELLO, security=worker_tls(ours))
 
 
+async def test_another_servers_port_is_told_from_a_controllers(ours: TrialCertificates) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(ours.controller_certificate_file, ours.controller_key_file)
+    server = await asyncio.start_server(lambda _, writer: writer.close(), "127.0.0.1", 0, ssl=context)
+    async with server:
+        with pytest.raises(WorkerRefusedError, match="dial the port of --listen, not that of --api"):
+            await dial(f"127.0.0.1:{server.sockets[0].getsockname()[1]}", HELLO, security=worker_tls(ours))
+
+
 async def test_a_bad_certificate_file_is_named(ours: TrialCertificates, tmp_path: Path) -> None:
     missing = tmp_path / "missing.pem"
     with pytest.raises(ConfigError, match=r"ca_file .*missing\.pem: No such file"):

@@ -29,6 +29,12 @@ class _Commands(typer.core.TyperGroup):
         except typer.BadParameter as error:
             from pydantic import ValidationError
 
+            from wanspec.cli.running import exit_statuses
+
+            is_missing = type(error) is not typer.BadParameter  # click's MissingParameter, which typer does not export
+            if is_missing and error.ctx is not None and error.ctx.info_name == "worker":
+                with exit_statuses():
+                    check_environment("worker")  # the variable may be there, misspelt
             if isinstance(error.__cause__, ValidationError):
                 error.message = f"{error.__cause__.errors()[0]['input']!r}: {error.message}"
             if place := _place_of(error):

@@ -227,7 +227,9 @@ def worker(
 
     Every flag is also an environment variable (WANSPEC_WORKER_DRAFT=bundled:draft), with spaces between where it is repeatable.
     """
+    from wanspec.protocol.placement import check_labels
     from wanspec.runtime.calibration_store import CalibrationStore
+    from wanspec.transport.security import check_security, parse_address
 
     with exit_statuses(), options.trace_sink(trace) as sink:
         check_environment("worker")
@@ -245,6 +247,9 @@ def worker(
             )
             for address, expected in zip(controller, names, strict=True)
         }
+        for address, security in securities.items():
+            check_security(parse_address(address), security)
+        check_labels(label or [])
         backend = load_model(draft, preset, "draft", threads=threads, hear=_say_loaded)
         work = _work(
             securities, backend, name or socket.gethostname(), max_sessions // len(controller), label or [],

@@ -148,7 +148,7 @@ Threads = Annotated[
     str,
     typer.Option(
         callback=_threads,
-        help="Of the CPU for each model; auto: all that this process may use. Where a server and a worker share a machine, divide them.",
+        help="CPU threads for each model; auto: all that this process may use. Where a server and a worker share a machine, divide them.",
     ),
 ]
 Preset = Annotated[

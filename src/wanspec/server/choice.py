@@ -22,7 +22,7 @@ from wanspec.server.errors import ApiError
 from wanspec.server.limits import ServerLimits
 from wanspec.server.log import bare_trace
 from wanspec.server.logprobs import CHARACTERS_PER_TOKEN, LogProbStream, Placed
-from wanspec.server.metrics import Metrics
+from wanspec.server.metrics import REFUSALS, Metrics
 from wanspec.server.orders import Order
 from wanspec.server.status_history import History
 from wanspec.server.stop import StopStrings
@@ -263,4 +263,5 @@ class Choice:
             else:
                 self._finish(ABORT)
         assert self.finish_reason is not None
-        self._context.metrics.finished(self.finish_reason, self._loop.time() - self.arrived_at)
+        is_refused = self.error is not None and self.error.status_code in REFUSALS  # which is counted elsewhere: the model has not failed
+        self._context.metrics.finished(ABORT if is_refused else self.finish_reason, self._loop.time() - self.arrived_at)

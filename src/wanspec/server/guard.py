@@ -44,6 +44,8 @@ class Visit:
     key_name: str = ANONYMOUS
     status: int = 0
     """0 while there is no answer."""
+    late_status: int = 0
+    """What the status would have been, had the failure come before the head of the stream; 0: none."""
     notes: dict[str, object] = field(default_factory=dict)
     """For the log."""
 
@@ -81,9 +83,9 @@ class AccessLog:
         except Exception as error:  # noqa: BLE001  # a bug of ours: it ends this request, and no other
             _log.error("bug", extra={"fields": {"request_id": visit.request_id, "trace": bare_trace(error)}})
         finally:
-            if visit.status in REFUSALS:
-                self._metrics.refused(visit.status)
-            level = logging.DEBUG if scope["path"] in QUIET_PATHS and visit.status == HTTPStatus.OK else logging.INFO
+            if (status := visit.late_status or visit.status) in REFUSALS:
+                self._metrics.refused(status)
+            level = logging.DEBUG if _path(scope) in QUIET_PATHS and visit.status == HTTPStatus.OK else logging.INFO
             _log.log(level, "request", extra={"fields": _summary(scope, visit, loop.time() - began_at)})
 
 
@@ -124,7 +126,7 @@ class Guard:
             raise ApiError(HTTPStatus.BAD_REQUEST, "give a Content-Length or a Transfer-Encoding, not both", ends_connection=True)
         if self._is_private:
             _check_host(headers.get(b"host", b""))
-        if self._keys is not None and scope["path"] not in OPEN_PATHS | PAGE_PATHS:
+        if self._keys is not None and _path(scope) not in OPEN_PATHS | PAGE_PATHS:
             name = self._keys.name_of(headers.get(b"authorization", b""))
             if name is None:
                 raise ApiError(
@@ -171,9 +173,15 @@ class Guard:
 
 
 def _routed(scope: Scope) -> Scope:
-    """The request as the routes know it. A slash at the end makes no other one; a HEAD is a GET whose body uvicorn keeps to itself."""
+    """The request as the routes know it. A HEAD is a GET whose body uvicorn keeps to itself."""
     method = "GET" if scope["method"] == "HEAD" else scope["method"]
-    return {**scope, "path": scope["path"].rstrip("/") or "/", "method": method}
+    return {**scope, "path": _path(scope), "method": method}
+
+
+def _path(scope: Scope) -> str:
+    """As the routes know it: a slash at the end makes no other one."""
+    path: str = scope["path"]
+    return path.rstrip("/") or "/"
 
 
 def _check_host(host: bytes) -> None:

@@ -114,6 +114,8 @@ def _remember(visit: Visit, batch: Batch) -> None:
     usage = usage_of(batch.choices)
     visit.notes["prompt_tokens"], visit.notes["completion_tokens"] = usage.prompt_tokens, usage.completion_tokens
     visit.notes["finish_reasons"] = [choice.finish_reason or "abort" for choice in batch.choices]
+    if batch.error is not None:
+        visit.late_status, visit.notes["error"] = batch.error.status_code, batch.error.code
 
 
 def _model(service: Service) -> dict[str, object]:

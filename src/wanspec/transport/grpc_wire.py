@@ -282,6 +282,7 @@ _TLS_FAILURES: Final = {
     "CERTIFICATE_VERIFY_FAILED": "its certificate is not signed by the authority in --tls-ca",
     "Hostname Verification": "its certificate is for other hosts; dial one that it names, or name one by --server-name",
     "WRONG_VERSION_NUMBER": "it does not speak TLS on this port; configure TLS on both sides or on neither",
+    "missing selected ALPN": "it is no WANSpec controller, or behind a proxy without HTTP/2; dial the port of --listen, not that of --api",
 }
 """What gRPC's core says, and what it means for the person who runs the worker: nothing that dialling again would cure."""
 
