@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from array import array
 from collections.abc import Sequence
 from typing import TypeVar
 
 import pytest
-from tests.protocol.events import drafts, joined, only, received
+from tests.protocol.events import Tokens, drafts, joined, only, received
 
 from wanspec.protocol.effects import DraftsMerged, DraftsProposed, DropWorker, Effect, RoundFinished, SendMessage
 from wanspec.protocol.events import DeadlineReached, PongReceived, Row, StepFinished, WorkerLost
@@ -22,18 +21,6 @@ T = TypeVar("T")
 ONE, TWO = WorkerId(1), WorkerId(2)
 VOCABULARY = 1000
 DRAFTING = DraftingConfig(branch=8, leaves=64, max_depth=64, path_prob_min=0.001, is_calibrated=True)
-
-
-class Tokens(tuple[int, ...]):
-    """A row's tokens."""
-
-    __slots__ = ()
-
-    def slice(self, start: int, stop: int) -> tuple[int, ...]:
-        return tuple(self[start:stop])
-
-    def packed(self, start: int, stop: int) -> bytes:
-        return array("i", self[start:stop]).tobytes()
 
 
 class Engine:
