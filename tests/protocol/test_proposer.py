@@ -227,6 +227,16 @@ def test_while_the_engine_does_nothing_texts_are_kept_for_longer() -> None:
     assert engine.machine.num_texts == 0
 
 
+def test_of_texts_that_are_forgotten_together_none_gets_the_place_of_another() -> None:
+    engine = Engine()
+    engine.join(max_sessions=1)
+    engine.step(([1, 2], 1), ([3, 4], 1))
+    engine.draft(1, 1, [])
+    effects = engine.passes(IDLE_S + 1.0)
+    assert engine.machine.num_texts == 0
+    assert sent(effects, OpenSession) == []
+
+
 def test_a_text_without_a_row_gives_its_place_to_one_that_has_one() -> None:
     engine = Engine()
     engine.join(max_sessions=1)
