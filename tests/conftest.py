@@ -1,8 +1,9 @@
-"""One Hypothesis profile for all tests, one thread for each model, and signals as a terminal would have them."""
+"""One Hypothesis profile for all tests, one thread for each model, signals as a terminal would have them, and our own options."""
 
 import os
 import signal
 
+import pytest
 from hypothesis import settings
 
 settings.register_profile("wanspec", deadline=None, print_blob=True)  # no deadline: a busy machine is no failure
@@ -12,3 +13,7 @@ os.environ |= {"WANSPEC_THREADS": "1", "WANSPEC_WORKER_THREADS": "1"}  # process
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # started in the background, by a script
     signal.signal(signal.SIGINT, lambda *_: None)  # we go on ignoring it, but what we start does not inherit that
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--rewrite-transcripts", action="store_true", help="write the answers in tests/protocol/transcripts anew")

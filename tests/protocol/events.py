@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Sequence
 from typing import TypeVar
 
@@ -14,6 +15,18 @@ from wanspec.protocol.placement import ANYWHERE, Placement
 from wanspec.speculation.types import DraftChoices, NodeId, Position, SamplingParams, SessionId, TargetChoices, WorkerId
 
 T = TypeVar("T")
+
+
+class Tokens(tuple[int, ...]):
+    """A row's tokens."""
+
+    __slots__ = ()
+
+    def slice(self, start: int, stop: int) -> tuple[int, ...]:
+        return tuple(self[start:stop])
+
+    def packed(self, start: int, stop: int) -> bytes:
+        return array("i", self[start:stop]).tobytes()
 
 
 def arrival(

@@ -33,6 +33,7 @@ from wanspec.protocol.events import (
     RequestCancelled,
     VerifyFinished,
 )
+from wanspec.protocol.messages import OpenSession
 from wanspec.speculation.types import (
     DraftingConfig,
     SessionId,
@@ -255,3 +256,23 @@ def test_a_request_that_ends_as_its_worker_is_rested_is_opened_nowhere() -> None
     effects = machine.handle(verified(0), now=0.1)
     assert opened(effects) == []
     assert only(effects, FinishRequest).session_id == 1
+
+
+@pytest.mark.parametrize(
+    "end", [VerifyFinished(choices=(TargetChoices(tokens=(4,)),) * 3, duration_s=0.02), PassFailed(kind=PassKind.VERIFY, reason="")]
+)
+def test_of_requests_that_end_in_one_pass_none_gets_the_place_of_another(end: VerifyFinished | PassFailed) -> None:
+    short = [arrival(number, policy="remote", max_tokens=1) for number in (2, 3)]
+    machine = controller(arrival(1, policy="autoregressive"), joined(1, max_sessions=1), *short, verified(7))
+    effects = machine.handle(end, now=0.1)
+    assert {2, 3} <= {effect.session_id for effect in effects if isinstance(effect, FinishRequest)}
+    assert opened(effects) == []
+
+
+def test_a_request_that_goes_on_is_opened_at_a_place_that_becomes_free_with_all_that_the_pass_has_committed() -> None:
+    asked = [arrival(number, policy="remote", max_tokens=number - 1) for number in (2, 3)]
+    machine = controller(arrival(1, policy="autoregressive"), joined(1, max_sessions=1), *asked, verified(7))
+    effects = machine.handle(VerifyFinished(choices=(TargetChoices(tokens=(4,)),) * 3, duration_s=0.02), now=0.1)
+    (_, opening) = [effect.message for effect in effects if isinstance(effect, SendMessage)]
+    assert isinstance(opening, OpenSession)
+    assert (opening.session_id, opening.tokens) == (3, (1, 2, 3, 4))

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 import random
-from array import array
 from collections.abc import Callable, Sequence
 from itertools import count
 
 import numpy as np
 import pytest
+from tests.protocol.events import Tokens
 
 from wanspec.backends.scripted import CONTEXT_TOKENS, ScriptedBackend
 from wanspec.errors import LocalProtocolError
@@ -37,18 +37,6 @@ STEP_S = 0.02
 DRAFTING = DraftingConfig(branch=8, leaves=64, max_depth=64, path_prob_min=0.001, is_calibrated=True)
 ONE = WorkerId(1)
 TARGET = ScriptedBackend(vocabulary_size=VOCABULARY, seed=SEED)
-
-
-class Tokens(tuple[int, ...]):
-    """A row's tokens."""
-
-    __slots__ = ()
-
-    def slice(self, start: int, stop: int) -> tuple[int, ...]:
-        return tuple(self[start:stop])
-
-    def packed(self, start: int, stop: int) -> bytes:
-        return array("i", self[start:stop]).tobytes()
 
 
 def following(tokens: Sequence[int]) -> int:

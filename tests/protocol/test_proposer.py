@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from array import array
 from collections.abc import Sequence
 from typing import TypeVar
 
 import pytest
-from tests.protocol.events import drafts, joined, only, received
+from tests.protocol.events import Tokens, drafts, joined, only, received
 
 from wanspec.protocol.effects import DraftsMerged, DraftsProposed, DropWorker, Effect, RoundFinished, SendMessage
 from wanspec.protocol.events import DeadlineReached, PongReceived, Row, StepFinished, WorkerLost
@@ -22,18 +21,6 @@ T = TypeVar("T")
 ONE, TWO = WorkerId(1), WorkerId(2)
 VOCABULARY = 1000
 DRAFTING = DraftingConfig(branch=8, leaves=64, max_depth=64, path_prob_min=0.001, is_calibrated=True)
-
-
-class Tokens(tuple[int, ...]):
-    """A row's tokens."""
-
-    __slots__ = ()
-
-    def slice(self, start: int, stop: int) -> tuple[int, ...]:
-        return tuple(self[start:stop])
-
-    def packed(self, start: int, stop: int) -> bytes:
-        return array("i", self[start:stop]).tobytes()
 
 
 class Engine:
@@ -238,6 +225,16 @@ def test_while_the_engine_does_nothing_texts_are_kept_for_longer() -> None:
     assert not sent(engine.passes(IDLE_S - 1.0), CloseSession)
     assert len(sent(engine.passes(2.0), CloseSession)) == 1
     assert engine.machine.num_texts == 0
+
+
+def test_of_texts_that_are_forgotten_together_none_gets_the_place_of_another() -> None:
+    engine = Engine()
+    engine.join(max_sessions=1)
+    engine.step(([1, 2], 1), ([3, 4], 1))
+    engine.draft(1, 1, [])
+    effects = engine.passes(IDLE_S + 1.0)
+    assert engine.machine.num_texts == 0
+    assert sent(effects, OpenSession) == []
 
 
 def test_a_text_without_a_row_gives_its_place_to_one_that_has_one() -> None:

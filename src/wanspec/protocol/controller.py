@@ -39,12 +39,14 @@ from wanspec.protocol.events import (
     WorkerJoined,
     WorkerLost,
 )
+from wanspec.protocol.link import SessionLink
 from wanspec.protocol.messages import MAX_SEQUENCE_TOKENS
 from wanspec.protocol.passes import Passes
 from wanspec.protocol.session import Session
 from wanspec.protocol.snapshot import Snapshot, take_snapshot
 from wanspec.protocol.workforce import Workforce
 from wanspec.speculation.calibration import MAX_TEMPERATURE, CalibrationBook
+from wanspec.speculation.tree import Node
 from wanspec.speculation.types import SessionId
 
 WORKER_LATE_RTTS = 4.0
@@ -114,7 +116,7 @@ class Controller:
             case RequestArrived():
                 return self._request_arrived(event, now)
             case RequestCancelled(session_id=session_id):
-                return self._finish(session_id, FinishReason.CANCELLED, now)
+                return [*self._end(session_id, FinishReason.CANCELLED), *self._workforce.place_waiting(now)]
             case DraftsReceived() | PongReceived() | WorkerJoined() | WorkerLost():
                 return self._workforce.handle(event, now)
             case VerifyFinished():
@@ -123,7 +125,8 @@ class Controller:
                 return self._draft_finished(event, now)
             case PassFailed(kind=kind, reason=reason):
                 rows = self._passes.end(kind, now=now)
-                return [effect for session, _ in rows for effect in self._finish(session.session_id, FinishReason.ERROR, now, reason)]
+                ended = [effect for session, _ in rows for effect in self._end(session.session_id, FinishReason.ERROR, reason)]
+                return [*ended, *self._workforce.place_waiting(now)]
             case DeadlineReached():
                 return self._workforce.deadline_reached(now)
             case _:
@@ -144,11 +147,8 @@ class Controller:
         self._sessions[event.session_id] = session
         return self._workforce.begin(session, now)
 
-    def _finish(self, session_id: SessionId, reason: FinishReason, now: float, message: str = "") -> list[Effect]:
-        return [*self._end(session_id, reason, message), *self._workforce.place_waiting(now)]
-
     def _end(self, session_id: SessionId, reason: FinishReason, message: str = "") -> list[Effect]:
-        """Finish a request, and leave its place at a worker free."""
+        """Finish a request, and leave its place at a worker free: it is given away when all that end have ended."""
         session = self._sessions.pop(session_id, None)
         if session is None:
             return []
@@ -235,30 +235,29 @@ class Controller:
         effects: list[Effect] = []
         finished = self._passes.end(PassKind.VERIFY, event.duration_s, now=now)
         together = Counter([session.link.worker_id for session, _ in finished if session.link is not None])
+        committed: list[tuple[Session, SessionLink | None, list[Node]]] = []
         for (session, rows), choices in zip(finished, event.choices, strict=True):
             if session.session_id not in self._sessions:
                 continue
-            link = session.link
             end_tokens = () if session.ignores_end else self._end_tokens
             outcome, reason, path = session.commit(rows, choices, end_tokens, now=now)
             effects.append(session.finished_round(outcome, path, verified_at=now - event.duration_s))
             tokens, log_probs = tuple([node.token for node in path]), choices.log_probs[: len(path)]
             effects.append(EmitTokens(session_id=session.session_id, position=path[0].position, tokens=tokens, log_probs=log_probs))
+            if reason:
+                effects += self._end(session.session_id, reason)
+            committed.append((session, session.link, path))
+        for session, link, path in committed:  # when all that end have ended: a rest moves those that go on
+            if link is None or session.link is not link:  # moved, and told everything
+                continue
             alone_s = session.policy.alone_token_s
             total_alone_s = None if alone_s is None else alone_s * len(path)
-            if reason:  # before its worker is judged: a rest moves those that go on
-                effects += self._end(session.session_id, reason)
-            if link is not None:
-                effects += self._workforce.judge(
-                    session, path, took_s=session.round_s, alone_s=total_alone_s, together=together[link.worker_id], now=now
-                )
-            if reason:
-                effects += self._workforce.place_waiting(now)
-            elif session.link is not None and session.link is link:
+            effects += self._workforce.judge(
+                session, path, took_s=session.round_s, alone_s=total_alone_s, together=together[link.worker_id], now=now
+            )
+            if session.session_id in self._sessions and session.link is link:
                 effects.append(self._workforce.tell(session.session_id, link, path, now))
-            else:  # it has none, or has just been told everything; one may have become free
-                effects += self._workforce.place(session, now)
-        return effects
+        return [*effects, *self._workforce.place_waiting(now)]
 
     def _draft_finished(self, event: DraftFinished, now: float) -> list[Effect]:
         finished = self._passes.end(PassKind.DRAFT, event.duration_s, now=now)

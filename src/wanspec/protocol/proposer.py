@@ -19,6 +19,7 @@ its passes. What concerns workers is the `workforce`'s. The machine has no IO, n
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from itertools import count
 from typing import assert_never
 
@@ -218,8 +219,7 @@ class Proposer:
         return text.seen_at + (ABSENT_S if text.seen_step < self._step else IDLE_S)
 
     def _forget_absent(self, now: float) -> list[Effect]:
-        old = [text for text in self._texts.values() if now >= self._forgotten_at(text)]
-        return [effect for text in old for effect in self._forget(text, now)]
+        return self._forget([text for text in self._texts.values() if now >= self._forgotten_at(text)], now)
 
     def _make_room(self, now: float) -> list[Effect]:
         """Forget texts without a row where they are too many, or hold places that others want."""
@@ -227,13 +227,19 @@ class Proposer:
         excess = absent[: max(0, len(absent) - MAX_ABSENT)]
         wanted = sum([text.lacks_worker for text in self._texts.values() if text.seen_step == self._step])
         idle = [text for text in absent[len(excess) :] if text.link is not None][:wanted]
-        return [effect for text in (*excess, *idle) for effect in self._forget(text, now)]
+        return self._forget([*excess, *idle], now)
 
-    def _forget(self, text: FollowedText, now: float) -> list[Effect]:
-        self._forget_key(text)
-        del self._texts[text.session_id]
-        released = self._local.forget(text) if self._local is not None else []
-        return [*released, *self._workforce.end(text, now)]
+    def _forget(self, texts: Sequence[FollowedText], now: float) -> list[Effect]:
+        """Forget all of these, and then give their places away: none of them gets another's."""
+        if not texts:
+            return []
+        effects: list[Effect] = []
+        for text in texts:
+            self._forget_key(text)
+            del self._texts[text.session_id]
+            effects += self._local.forget(text) if self._local is not None else []
+            effects += self._workforce.close(text)
+        return [*effects, *self._workforce.place_waiting(now)]
 
     def _forget_key(self, text: FollowedText) -> None:
         if self._by_key.get(text.key) is text:  # another that has come to say the same may stand there

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from array import array
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from functools import partial
@@ -15,6 +14,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from prometheus_client.parser import text_string_to_metric_families
+from tests.protocol.events import Tokens
 from tests.runtime.scripted import GREEDY, model, plainly
 
 from wanspec.backends.scripted import ScriptedBackend
@@ -39,16 +39,6 @@ MAX_DRAFT_TOKENS = 4
 WAIT_S = 20.0
 SECURITY = Plaintext(token="a-secret")
 DRAFTING = DraftingConfig(branch=8, leaves=64, max_depth=64, path_prob_min=0.001, is_calibrated=True)
-
-
-class Tokens(tuple[int, ...]):
-    __slots__ = ()
-
-    def slice(self, start: int, stop: int) -> tuple[int, ...]:
-        return tuple(self[start:stop])
-
-    def packed(self, start: int, stop: int) -> bytes:
-        return array("i", self[start:stop]).tobytes()
 
 
 def machine(kind: type[Proposer] = Proposer, local: LocalDrafting | None = None) -> Proposer:
