@@ -9,7 +9,6 @@ from typing import Annotated, Any
 import typer
 
 from wanspec import __version__
-from wanspec.cli.running import exit_statuses
 from wanspec.config import unknown_variables
 from wanspec.errors import ConfigError
 
