@@ -207,6 +207,7 @@ class Failing(ScriptedBackend):
 
 async def test_a_draft_model_that_fails_costs_local_drafts_for_a_while_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(local_drafting, "REST_S", 0.05)
+    monkeypatch.setattr(local_drafting, "TRIAL_SHARE", 1.0)  # so that it is asked, however slow this machine is just now
     draft = Failing(vocabulary_size=model().info.vocabulary_size, seed=5, disagreement=0.2)
     ids = map(SessionId, count(1))
     with link(lambda: beside(ids), LocalModel(draft)) as (made, _):
