@@ -34,6 +34,7 @@ async def said_until_killed(port: int, path: Path, after_rows: int, then_s: floa
     return [*said, *[line for line in rest.decode().split("\n")[:-1] if line]]
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(60 + 10 * KILLS)
 async def test_a_runner_that_is_killed_loses_no_finished_row_and_doubles_none(tmp_path: Path) -> None:
     path, chance, said = tmp_path / "p.jsonl", random.Random(5), []

@@ -95,6 +95,7 @@ def open_files() -> int:
     return sum(1 for _ in Path("/dev/fd").iterdir())
 
 
+@pytest.mark.slow
 async def test_a_thousand_aborted_requests_leave_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> None:
     chance = random.Random(7)
     target, draft, remote = model(), model(0.2), model(0.2)
