@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from wanspec.policy.pass_times import GUESSED_TOKENS, INHERITED_TOKENS, NO_PACE, PACE_MEMORY_ROUNDS, Pace, PassTimes
+from wanspec.policy.pass_times import GUESSED_TOKENS, INHERITED_TOKENS, MAX_ANSWERS, NO_PACE, PACE_MEMORY_ROUNDS, Pace, PassTimes
 
 
 def test_before_any_measurement_the_initial_time_is_assumed() -> None:
@@ -83,3 +83,10 @@ def test_a_pass_that_seems_to_have_taken_no_time_can_be_divided_by() -> None:
     times = PassTimes(0.01)
     times.add(1, 0.0)
     assert times.expected_s(1) > 0.0
+
+
+def test_a_model_that_makes_no_passes_does_not_grow() -> None:
+    times = PassTimes(0.01)
+    for tokens in range(2 * MAX_ANSWERS):
+        assert times.expected_s(tokens) == 0.01
+    assert len(times._expected_s) <= MAX_ANSWERS

@@ -10,6 +10,8 @@ BINS = 18
 """By powers of two of the tokens; the last has the longest prompts."""
 KNOWN_AHEAD = 2.0
 """Passes this much larger than the largest that was measured are tried."""
+MAX_ANSWERS = 4096
+"""Sizes for which an answer is kept: of a model that makes no passes they would grow without end."""
 MIN_PASS_S = 1e-6
 """A pass that seems to have taken less was not timed."""
 PACE_MEMORY_ROUNDS = 400.0
@@ -50,6 +52,8 @@ class PassTimes:
         """
         expected_s = self._expected_s.get(tokens)
         if expected_s is None:
+            if len(self._expected_s) == MAX_ANSWERS:
+                self._expected_s.clear()
             expected_s = self._expected_s[tokens] = self._interpolated_s(tokens)
         return expected_s
 

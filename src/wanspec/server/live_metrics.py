@@ -42,6 +42,7 @@ class LiveMetrics(Collector):
         certificates: Mapping[str, Path],
         model_name: str,
     ) -> None:
+        """`state`: the server's, one of STATES. `certificates`: files, by where they are shown: api or link."""
         self._engine, self._admission, self._state, self._model_name = engine, admission, state, model_name
         self._certificates = certificates
         self._families = Families(model_name)

@@ -7,13 +7,9 @@ forgotten is recorded here.
 from __future__ import annotations
 
 from collections import Counter as Counter_
-from collections.abc import Callable, Mapping
-from pathlib import Path
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 
-from wanspec.runtime.engine import ControllerEngine
-from wanspec.server.admission import Admission
 from wanspec.server.live_metrics import LiveMetrics
 
 ITL_BUCKETS_S = (0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.04, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0, 2.5)
@@ -29,21 +25,13 @@ _LABEL = ["model_name"]
 class Metrics:
     """The figures of one server. Every series is there from the start, at 0: of one that is born as 1, no rate shows the first error."""
 
-    def __init__(
-        self,
-        *,
-        engine: ControllerEngine,
-        admission: Admission,
-        state: Callable[[], str],
-        certificates: Mapping[str, Path],
-        model_name: str,
-    ) -> None:
-        """`state`: the server's, one of `live_metrics.STATES`. `certificates`: files, by where they are shown: api or link."""
+    def __init__(self, live: LiveMetrics, *, model_name: str) -> None:
+        """`live`: what is read whenever somebody asks."""
         self._model_name = model_name
         self.refusals: Counter_[int] = Counter_()
         """By HTTP status."""
         self._registry = CollectorRegistry()
-        self._registry.register(LiveMetrics(engine, admission, state, certificates, model_name))
+        self._registry.register(live)
         self._finished = Counter(
             "wanspec:requests_finished", "Generations that ended, by reason", [*_LABEL, "reason"], registry=self._registry
         )

@@ -96,8 +96,9 @@ def _parts(value: object) -> object:
 
 
 def _refused(value: object) -> object:
-    is_refusal = isinstance(value, dict) and value.get("type") == "refusal"
-    return {"type": "text", "text": value.get("refusal")} if is_refusal else value  # type: ignore[attr-defined]
+    if isinstance(value, dict) and value.get("type") == "refusal":
+        return {"type": "text", "text": value.get("refusal")}
+    return value
 
 
 def _template_variables(value: object) -> object:

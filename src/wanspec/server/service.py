@@ -21,6 +21,7 @@ from wanspec.server.chat import Conversation
 from wanspec.server.choice import Choice, ServingContext
 from wanspec.server.errors import ApiError, bad_request
 from wanspec.server.limits import MAX_ENCODINGS, ServerLimits
+from wanspec.server.live_metrics import LiveMetrics
 from wanspec.server.metrics import Metrics
 from wanspec.server.orders import Order, Prompt, check_choices, check_log_probs, make_orders
 from wanspec.server.schema import CompletionRequest, Parameters
@@ -109,9 +110,8 @@ class Service:
         self.created = int(time.time())
         self.admission = Admission(max_running=limits.max_running, max_queued=limits.max_queued)
         self.key_limits = KeyLimits(max_open=limits.key_streams, requests_per_minute=limits.key_requests_per_minute)
-        self.metrics = Metrics(
-            engine=engine, admission=self.admission, state=lambda: self.state, certificates=certificates or {}, model_name=self.model_name
-        )
+        live = LiveMetrics(engine, self.admission, lambda: self.state, certificates or {}, self.model_name)
+        self.metrics = Metrics(live, model_name=self.model_name)
         self.is_draining = False
         """Set when the server is about to end: nobody new is let in."""
         self.history = History(engine.tally)
