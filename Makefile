@@ -17,7 +17,7 @@ test: check  ## format, lint, types, layers, and the tests that tell most: under
 	$(BIN)/$(PYTEST) -m "not slow" $(ARGS)
 
 test-all: check coverage  ## every test, long samples, and every branch of the pure rooms
-	WANSPEC_TEST_SEEDS=200 $(BIN)/$(PYTEST) $(ARGS)
+	TEST_SEEDS=200 $(BIN)/$(PYTEST) $(ARGS)
 
 test-hf: .venv-hf/.installed  ## transformers and PyTorch on a CPU, with small models made on the spot
 	.venv-hf/bin/$(PYTEST) tests/backends $(ARGS)

@@ -21,7 +21,7 @@ from wanspec.simulation.faults import impossible
 from wanspec.speculation.types import SamplingParams, SessionId, WorkerId
 from wanspec.transport.quarantine import Quarantine
 
-SEEDS = int(os.environ.get("WANSPEC_TEST_SEEDS", "40"))
+SEEDS = int(os.environ.get("TEST_SEEDS", "40"))
 """Schedules of each policy; `make test-all` asks for 200."""
 FOREVER = 1e9
 PLACEMENTS = [ANYWHERE, ANYWHERE, Placement(offload=False), Placement(labels=("region=eu",)), Placement(labels=("region=eu", "region=us"))]
