@@ -91,7 +91,7 @@ def test_what_a_model_lacks_here_is_said_before_anything_is_loaded(
         ["config", "check", str(file)],
         ["serve", "--config", str(file)],
         ["generate", "x", f"--{role}", model],
-        ["trace", str(tmp_path / "t.parquet"), f"--{role}", model],
+        ["trace", str(tmp_path / "t.npz"), f"--{role}", model],
         ["plan", "calibrate", str(tmp_path / "s.json"), f"--{role}", model],
     ):
         check_refused(*command, words=words)

@@ -97,11 +97,11 @@ def test_a_failing_seed_is_printed_with_the_command_that_replays_it(monkeypatch:
 
 
 def test_a_recorded_trace_can_be_simulated(tmp_path: Path) -> None:
-    trace = tmp_path / "trace.parquet"
+    trace = tmp_path / "trace.npz"
     pair = ("--target", "scripted:target,vocabulary=95", "--draft", "scripted:draft,vocabulary=95,disagreement=0.3")
     result = wanspec("trace", str(trace), *pair, "--prompt", "def f(x):", "--prompt", "class A:", "--max-tokens", "40")
     assert result.exit_code == 0, result.output
-    assert "80 tokens of 2 texts" in result.output
+    assert "80 tokens of 2 texts and " in result.output
     recorded = read_token_trace(trace)
     assert (recorded.target, recorded.draft) == (pair[1], pair[3])  # by which they can be asked for again
     result = wanspec("simulate", "--tokens", str(trace), "--rtt", "20", "--policy", "paper", *SMALL)
@@ -115,7 +115,7 @@ def test_a_recorded_trace_can_be_simulated(tmp_path: Path) -> None:
         (["simulate", "--rtt", "-1"], "link.rtt_ms is -1"),
         (["simulate", "--policy", "magic"], "policy.name is 'magic'; known policies"),
         (["simulate", "--tokens", "easy"], "tokens.model is 'easy'; use mt-bench-like"),
-        (["simulate", "--tokens", "/nowhere.parquet"], "there is no file /nowhere.parquet"),
+        (["simulate", "--tokens", "/nowhere.npz"], "there is no file /nowhere.npz"),
         (["simulate", "--preset", "tpu"], "'tpu'"),
         (["simulate", "--set", "link.jitter_ms"], "write it as section.name=value"),
         (["simulate", "--set", "link.warp=9"], "unknown field `warp`"),
@@ -131,10 +131,10 @@ def test_a_recorded_trace_can_be_simulated(tmp_path: Path) -> None:
         (["simulate", "--json", "/nowhere/rows.json"], "/nowhere/rows.json: No such file"),
         (["simulate", "--parquet", "/nowhere/rows.parquet"], "/nowhere/rows.parquet: No such file"),
         (["simulate", "--plot", "/dev/null/pictures"], "/dev/null/pictures: Not a directory"),
-        (["trace", "/nowhere/t.parquet"], "/nowhere/t.parquet: No such file"),
-        (["trace", "t.txt"], "t.txt: name a file that ends with .parquet"),
-        (["trace", "t.parquet", "--draft", "scripted:draft"], "do not share a tokenizer"),
-        (["trace", "t.parquet", "--max-tokens", "100000"], "max_tokens of 100000"),
+        (["trace", "/nowhere/t.npz"], "/nowhere/t.npz: No such file"),
+        (["trace", "t.txt"], "t.txt: name a file that ends with .npz"),
+        (["trace", "t.npz", "--draft", "scripted:draft"], "do not share a tokenizer"),
+        (["trace", "t.npz", "--max-tokens", "100000"], "max_tokens of 100000"),
     ],
 )
 def test_bad_input_is_named_and_ends_with_status_2(

@@ -73,7 +73,7 @@ def test_the_file_says_which_worker_to_start_and_when() -> None:
 
 
 def recorded(folder: Path, *, target: str, draft: str) -> str:
-    path = folder / "trace.parquet"
+    path = folder / "trace.npz"
     write_token_trace(dataclasses.replace(token_trace(), target=target, draft=draft), path)
     return str(path)
 

@@ -58,8 +58,8 @@ def test_the_round_trip_costs_what_the_paper_says_it_costs() -> None:
 
 def test_many_users_share_passes() -> None:
     paper = {"name": "paper"}
-    alone = simulate(scenario(load={"requests": 8, "tokens": 40}, policy=paper))
-    together = simulate(scenario(load={"requests": 8, "tokens": 40, "users": 8}, policy=paper))
+    alone = simulate(scenario(load={"requests": 8, "tokens": 100}, policy=paper))
+    together = simulate(scenario(load={"requests": 8, "tokens": 100, "users": 8}, policy=paper))
     assert together.is_exact
     assert together.metrics.controller_target_passes < alone.metrics.controller_target_passes / 3
     assert together.duration_s < alone.duration_s / 3

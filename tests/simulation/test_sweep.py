@@ -8,6 +8,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import pytest
 from matplotlib.figure import Figure
 
@@ -20,7 +21,6 @@ from wanspec.simulation.sweep import SimulatedRow, Sweep, median_rows, rows_to_p
 from wanspec.simulation.tokens import iid_tokens
 from wanspec.speculation.types import SessionId
 from wanspec.telemetry.metrics import RunRow
-from wanspec.telemetry.token_trace import read_parquet
 
 SMALL = {"requests": 2, "tokens": 30}
 
@@ -89,7 +89,7 @@ def test_medians_are_over_seeds() -> None:
 def test_rows_survive_parquet(tmp_path: Path) -> None:
     rows = rows_of({"policy": {"name": ["paper", "autoregressive"], "phi": [0.5]}})
     rows_to_parquet(rows, tmp_path / "rows.parquet", origin={"version": "1", "command": "wanspec simulate"})
-    columns = read_parquet(tmp_path / "rows.parquet")
+    columns = duckdb.read_parquet(str(tmp_path / "rows.parquet")).fetchnumpy()
     assert list(columns["policy"]) == [row.policy for row in rows]
     assert list(columns["itl_ms"]) == [row.itl_ms for row in rows]
     assert list(columns["seed"]) == [row.seed for row in rows]

@@ -72,10 +72,12 @@ def test_a_position_is_consistent_in_itself() -> None:
 
 
 def token_trace(lengths: tuple[int, ...] = (3, 2)) -> TokenTrace:
-    """Sequences whose positions can be told apart by their entropies."""
+    """Texts whose positions can be told apart by their entropies; after the first wrong guess, 50, two levels were recorded."""
     rows = [(sequence, position) for sequence, length in enumerate(lengths) for position in range(length)]
     count = len(rows)
+    choices = np.array([[token, *range(50, 57)] for token in range(count)])
     return TokenTrace(
+        prompt_tokens=np.concatenate([np.arange(60, 70)] * len(lengths)),
         sequence=np.array([row[0] for row in rows]),
         position=np.array([10 + row[1] for row in rows]),
         token=np.arange(count),
@@ -83,12 +85,44 @@ def token_trace(lengths: tuple[int, ...] = (3, 2)) -> TokenTrace:
         draft_entropy_nats=np.array([10.0 * sequence + position for sequence, position in rows]),
         target_entropy_nats=np.zeros(count),
         token_log_prob=np.full(count, -0.1),
+        choices=choices,
         log_probs=np.tile(-0.1 * np.arange(1, 9), (count, 1)),
+        branch_parent=np.array([0, count]),
+        branch_token=np.array([50, 80]),
+        branch_entropy_nats=np.array([77.0, 78.0]),
+        branch_choices=np.array([[80, 81, *[-1] * 6], range(90, 98)]),
+        branch_log_probs=np.array([[-0.5, -1.0, *[-np.inf] * 6], -0.2 * np.arange(1, 9)]),
         vocabulary_size=100,
-        temperature=0.0,
+        temperature=0.8,
+        seed=3,
         target="t",
         draft="d",
     )
+
+
+def test_a_replay_writes_the_recorded_tokens_after_the_recorded_prompt() -> None:
+    world = TokenWorld(ReplayTokens(token_trace()), seed=1)
+    assert world.sampling == SamplingParams(temperature=0.8)
+    prompt = world.prompt(SessionId(2), 4)
+    assert prompt == tuple(range(60, 70))
+    assert world.open(SessionId(2), prompt, 2) == (3, 4)
+    assert world.open(SessionId(3), world.prompt(SessionId(3), 4), 3) == (0, 1, 2)  # from the first again
+
+
+def test_beside_its_text_the_draft_says_what_was_recorded_there() -> None:
+    world = TokenWorld(ReplayTokens(token_trace()), seed=1)
+    prompt = world.prompt(SessionId(1), 4)
+    world.open(SessionId(1), prompt, 3)
+    guesses = [(1, None, 50), (2, NodeId(1), 80), (3, None, 0), (4, None, 51)]
+    nodes = tuple([NodeSpec(node_id=NodeId(own), parent_id=parent, token=token) for own, parent, token in guesses])
+    ((head, wrong, deeper, right, unknown),) = SimulatedModel(world).rank_drafts([item(prompt, nodes)])
+    assert (head.tokens[:2], head.entropy_nats) == ((0, 50), 0.0)
+    assert (wrong.tokens, wrong.log_probs, wrong.entropy_nats) == ((80, 81), (-0.5, -1.0), 77.0)
+    assert (deeper.tokens, deeper.entropy_nats) == (tuple(range(90, 98)), 78.0)
+    assert (right.tokens[0], right.entropy_nats) == (1, 1.0)
+    assert unknown.entropy_nats in {77.0, 78.0}  # drawn from what was recorded beside texts
+    world.close(SessionId(1))
+    assert world.open_texts == 0
 
 
 def test_a_replay_gives_the_sequences_in_order_and_goes_on_where_one_ends() -> None:

@@ -62,7 +62,7 @@ def simulate(
     loss: Annotated[str, typer.Option(help="link.loss: share of messages lost.")] = "",
     preset: Annotated[str, typer.Option(help="compute.preset: step times, such as l40s-8b.")] = "",
     tokens: Annotated[
-        str, typer.Option(help="tokens.model: mt-bench-like, iid, markov, bundled, or a .parquet that `wanspec trace` wrote.")
+        str, typer.Option(help="tokens.model: mt-bench-like, iid, markov, bundled, or a .npz that `wanspec trace` wrote.")
     ] = "",
     draft_tokens: Annotated[str, typer.Option("--draft-tokens", "-k", help="policy.k: draft tokens verified per target pass.")] = "",
     branch: Annotated[str, typer.Option(help="policy.b: children that the worker offers where the draft is uncertain.")] = "",
@@ -273,7 +273,7 @@ def _told(items: Iterable[T], total: int, what: str) -> Iterator[T]:
 
 @app.command()
 def trace(
-    out: Annotated[Path, typer.Argument(help="The Parquet file to write.")],
+    out: Annotated[Path, typer.Argument(help="The file to write: .npz, or .parquet for the generated tokens alone, to analyse.")],
     prompt: Annotated[
         list[str] | None, typer.Option(help="Continue this; repeatable. Default: the held-out prompts of the bundled pair.")
     ] = None,
@@ -281,6 +281,9 @@ def trace(
     target: TargetModel = "bundled:target",
     draft: DraftModel = "bundled:draft",
     max_tokens: Annotated[int, typer.Option(help="Tokens to generate per prompt.")] = 128,
+    branches: Annotated[
+        int, typer.Option(help="Levels of the draft's wrong guesses after which it is asked too: what it says off the text.", min=0, max=8)
+    ] = 3,
     temperature: Temperature = 0.0,
     top_k: TopK = 0,
     top_p: TopP = 1.0,
@@ -291,11 +294,11 @@ def trace(
     `wanspec simulate --tokens FILE` replays it.
 
     The target continues each prompt; at every token both models' entropies, the token's rank in the draft's order and the draft's first
-    probabilities are written down together.
+    choices are written down together, and what the draft says after wrong ones of these.
     """
     with exit_statuses():
-        if out.suffix != ".parquet":
-            raise ConfigError(f"{out}: name a file that ends with .parquet, by which `wanspec simulate --tokens` knows it")
+        if out.suffix not in {".npz", ".parquet"}:
+            raise ConfigError(f"{out}: name a file that ends with .npz, by which `wanspec simulate --tokens` knows it, or with .parquet")
         check_writable(out)
         from wanspec.backends.bundled_pair import held_out_prompts
         from wanspec.backends.registry import load_tokenizer
@@ -314,10 +317,12 @@ def trace(
                 [tokenizer.encode(text, reads_controls=True) for text in texts],
                 max_tokens=max_tokens,
                 sampling=sampling,
+                branches=branches if out.suffix == ".npz" else 0,
                 advance=lambda: progress.advance(task),
             )
         write_token_trace(replace(recorded, target=target, draft=draft), out)
         share = float((recorded.rank == 1).mean())
         stdout.print(
-            f"{len(recorded.token)} tokens of {len(texts)} texts in {out}; the draft's first choice is the target's in {share:.3f}"
+            f"{len(recorded.token)} tokens of {len(texts)} texts and {len(recorded.branch_token)} branches in {out}; "
+            f"the draft's first choice is the target's in {share:.3f}"
         )

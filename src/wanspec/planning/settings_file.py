@@ -55,7 +55,7 @@ def _timed(steps: str) -> tuple[str, str] | None:
 
 def _recorded(tokens: str) -> tuple[str, str] | None:
     """None where it is no trace, or one that names its models as they name themselves."""
-    if not tokens.endswith(".parquet"):
+    if not tokens.endswith(".npz"):
         return None
     trace = read_token_trace(Path(tokens))
     try:

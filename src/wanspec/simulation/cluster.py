@@ -51,7 +51,7 @@ from wanspec.simulation.compute import Device
 from wanspec.simulation.events import EventQueue
 from wanspec.simulation.link import Link, LinkProfile, Transport, message_bytes
 from wanspec.speculation.types import DraftChoices, SamplingParams, ScoreItem, SessionId, TargetChoices, WorkerId
-from wanspec.telemetry.records import Model
+from wanspec.telemetry.records import LinkBytes, Model
 from wanspec.telemetry.trace import TraceSink
 from wanspec.telemetry.tracer import Tracer
 
@@ -222,6 +222,15 @@ class Cluster:
             else:
                 return
 
+    def record_bytes(self) -> None:
+        """Put down what the links have carried in all."""
+        to_worker_bytes, to_controller_bytes = (
+            sum(link.carried_bytes for link in links)
+            for links in ([site.down for site in self.workers.values()], [site.up for site in self.workers.values()])
+        )
+        carried = LinkBytes(t=self.queue.now, site="link", to_worker_bytes=to_worker_bytes, to_controller_bytes=to_controller_bytes)
+        self._sink.record(carried)
+
     @property
     def pending(self) -> int:
         """What is on the queue beside heartbeats."""
@@ -247,12 +256,12 @@ class Cluster:
             case DraftsMerged() | RttMeasured() | RoundFinished():
                 pass  # the most frequent first
             case StartVerify(items=items):
-                duration_s = self._target_device.pass_s(_tokens(items))
+                duration_s = self._target_device.pass_s(_tokens(items), sessions=len(items))
                 self._tracer.pass_started("target", items, now=now)
                 verified = VerifyFinished(choices=self._target.choose_targets(items), duration_s=duration_s)
                 self.queue.schedule(now + duration_s, self._pass_finished, "target", items, verified)
             case StartDraft(items=items):
-                duration_s = self._draft_device.pass_s(_tokens(items))
+                duration_s = self._draft_device.pass_s(_tokens(items), sessions=len(items))
                 self._tracer.pass_started("draft", items, now=now)
                 drafted = DraftFinished(choices=self._draft.rank_drafts(items), duration_s=duration_s)
                 self.queue.schedule(now + duration_s, self._pass_finished, "draft", items, drafted)
@@ -330,7 +339,7 @@ class Cluster:
         for effect in effects:
             match effect:
                 case StartDraft(items=items):
-                    duration_s = site.device.pass_s(_tokens(items))
+                    duration_s = site.device.pass_s(_tokens(items), sessions=len(items))
                     site.tracer.pass_started("draft", items, now=now)
                     drafted = DraftFinished(choices=site.model.rank_drafts(items), duration_s=duration_s)
                     self.queue.schedule(now + duration_s, self._worker_pass_finished, site, items, drafted)

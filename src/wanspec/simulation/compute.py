@@ -13,24 +13,30 @@ class Device:
     """What a model runs on."""
 
     def __init__(
-        self, times: StepTime | Sequence[tuple[int, float]], *, variation: float = 0.0, overhead_s: float = 0.0, seed: int = 0
+        self,
+        times: StepTime | Sequence[tuple[int, float]],
+        *,
+        variation: float = 0.0,
+        overhead_s: float = 0.0,
+        session_overhead_s: float = 0.0,
+        seed: int = 0,
     ) -> None:
         """`times`: a formula, or a table of (tokens in the pass, seconds), linear in between and beyond its last two entries.
 
         `variation`: standard deviation of a pass's time as a share of it; drawn from a lognormal distribution of that mean. `overhead_s`:
-        added to every pass.
+        added to every pass. `session_overhead_s`: the same for each session in it.
         """
         self._times = times
         self._sigma = variation
-        self._overhead_s = overhead_s
+        self._overhead_s, self._session_overhead_s = overhead_s, session_overhead_s
         self._random = random.Random(seed)
 
-    def pass_s(self, tokens: int) -> float:
-        """How long a pass over `tokens` tokens takes now."""
+    def pass_s(self, tokens: int, *, sessions: int = 1) -> float:
+        """How long a pass over `tokens` tokens of so many sessions takes now."""
         expected_s = self._times.pass_s(tokens) if isinstance(self._times, StepTime) else interpolate(self._times, tokens)
         if self._sigma:
             expected_s *= self._random.lognormvariate(-(self._sigma**2) / 2, self._sigma)
-        return expected_s + self._overhead_s
+        return expected_s + self._overhead_s + sessions * self._session_overhead_s
 
 
 def interpolate(table: Sequence[tuple[int, float]], tokens: int) -> float:

@@ -86,6 +86,8 @@ class Link:
         """By stream."""
         self._is_losing = False
         self.lost = self.retransmitted = 0
+        self.carried_bytes = 0
+        """Padded and framed; what is sent again is counted once."""
 
     def cut(self, begin: float, end: float) -> None:
         """Nothing gets through in this time."""
@@ -124,7 +126,9 @@ class Link:
         content_bytes = self._frame_content_bytes if is_shared else 0
         self._frame_at, self._frame_content_bytes = now, content_bytes + size_bytes
         paid_bytes = frame_bytes(content_bytes) + FRAMING_BYTES if is_shared else 0
-        return frame_bytes(content_bytes + size_bytes) + FRAMING_BYTES - paid_bytes
+        added_bytes = frame_bytes(content_bytes + size_bytes) + FRAMING_BYTES - paid_bytes
+        self.carried_bytes += added_bytes
+        return added_bytes
 
     def _is_lost(self, when: float) -> bool:
         if self.troubles.cuts and self.is_cut(when):

@@ -22,7 +22,7 @@ from wanspec.simulation.models import SimulatedModel, TokenWorld
 from wanspec.simulation.scenario import ORACLE, Scenario, Tokens
 from wanspec.simulation.tokens import PERSISTENCE, ReplayTokens, TokenModel, iid_tokens, markov_tokens
 from wanspec.simulation.workers import SimulatedWorker
-from wanspec.speculation.types import SamplingParams, SessionId
+from wanspec.speculation.types import SessionId
 from wanspec.telemetry.metrics import RunMetrics, measure_run
 from wanspec.telemetry.records import Record
 from wanspec.telemetry.token_trace import read_token_trace
@@ -36,7 +36,7 @@ AFTERMATH_S = 3600.0
 """Virtual time in which what is still under way may arrive: a slow link can hold a long queue."""
 COLLECTION_THRESHOLD = 200_000
 """New objects between two collections; some 50 MiB."""
-BUNDLED_TRACE = resources.files("wanspec.simulation") / "bundled_trace.parquet"
+BUNDLED_TRACE = resources.files("wanspec.simulation") / "bundled_trace.npz"
 """The bundled pair along its own continuations of the held-out prompts, T = 0."""
 
 
@@ -115,7 +115,7 @@ class Stage:
     def add_worker(self) -> None:
         """A worker of the scenario's kind dials in."""
         scenario, compute, number = self.scenario, self.scenario.compute, len(self.workers) + 1
-        device = compute.device(compute.worker_draft_times(), seed=hash((scenario.seed, 3, number)))
+        device = compute.worker_device(seed=hash((scenario.seed, 3, number)))
         link = scenario.link.profile()
 
         def connect(before: WorkerSite | None) -> WorkerSite:
@@ -137,7 +137,7 @@ class Stage:
         prompt = self.world.prompt(session_id, load.prompt_tokens)
         self.texts[session_id] = self.world.open(session_id, prompt, load.tokens)
         policy = self.scenario.policy.config()
-        self.cluster.request(prompt, max_tokens=load.tokens, policy=policy, sampling=SamplingParams(), session_id=session_id)
+        self.cluster.request(prompt, max_tokens=load.tokens, policy=policy, sampling=self.world.sampling, session_id=session_id)
 
     def wrong_sessions(self) -> list[SessionId]:
         """Sessions whose tokens are not those of plain target decoding, to the last one."""
@@ -169,10 +169,10 @@ def token_model(tokens: Tokens) -> TokenModel:
         case "bundled":
             with resources.as_file(BUNDLED_TRACE) as path:
                 return ReplayTokens(read_token_trace(path))
-        case path if path.endswith(".parquet"):
+        case path if path.endswith(".npz"):
             return ReplayTokens(read_token_trace(Path(path)))
         case other:
-            raise ConfigError(f"tokens.model is {other!r}; use mt-bench-like, iid, markov, bundled, or the path of a .parquet token trace")
+            raise ConfigError(f"tokens.model is {other!r}; use mt-bench-like, iid, markov, bundled, or the path of a token trace (.npz)")
 
 
 def _schedule_requests(stage: Stage) -> None:
@@ -206,6 +206,7 @@ def _run_to_the_end(stage: Stage) -> None:
         if not cluster.pending and written() == before:
             break
     cluster.run(until=cluster.queue.now + AFTERMATH_S)
+    cluster.record_bytes()
     for session_id, request in cluster.requests.items():
         if request.reason is not FinishReason.LENGTH:
             raise AssertionError(f"seed {stage.scenario.seed}: session {session_id} hangs at token {len(request.tokens)}")

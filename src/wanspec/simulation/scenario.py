@@ -37,6 +37,8 @@ AtLeast0 = Annotated[float, Meta(ge=0.0)]
 Share = Annotated[float, Meta(ge=0.0, lt=1.0)]
 Table = list[tuple[Annotated[int, Meta(ge=1)], Annotated[float, Meta(gt=0.0)]]]
 """[[tokens in the pass, milliseconds], ...], sorted by tokens."""
+Times = StepTime | list[tuple[int, float]]
+"""A preset's, or a table's in seconds."""
 
 
 FaultKind = Literal["crash", "stall", "garbage", "partition", "slow", "join"]
@@ -53,6 +55,7 @@ class Load(_Section, frozen=True):
     tokens: Annotated[int, Meta(ge=1, le=MAX_TOKENS)] = 100
     """Generated per request."""
     prompt_tokens: Annotated[int, Meta(ge=1, le=MAX_TOKENS)] = 32
+    """In each prompt, where the texts are not recorded ones with prompts of their own."""
     arrivals: Literal["sequential", "poisson"] = "sequential"
     """`sequential`: the next request comes when one ends; `poisson`: at random, at a rate."""
     users: Annotated[int, Meta(ge=1, le=1024)] = 1
@@ -103,25 +106,42 @@ class Compute(_Section, frozen=True):
     variation: Share = 0.0
     """Standard deviation of a pass's time, as a share of it."""
     overhead_ms: AtLeast0 = 0.0
-    """What our own code and the operating system add to every pass."""
+    """What our own code and the operating system add to every pass,"""
+    session_overhead_ms: AtLeast0 = 0.0
+    """and what they add for each session in it."""
+    worker_overhead_ms: AtLeast0 | None = None
+    """The same at a worker, unless it is as at the controller,"""
+    worker_session_overhead_ms: AtLeast0 | None = None
+    """and for each session there."""
     draft_device: bool = False
     """Whether the controller's draft model has a device of its own."""
     worker_slowdown: Annotated[float, Meta(gt=0.0, le=1000.0)] = 1.0
     """How much longer a draft pass takes at a worker than these times say."""
 
-    def device(self, times: StepTime | list[tuple[int, float]], *, seed: int) -> Device:
-        """A device whose passes take these times."""
-        return Device(times, variation=self.variation, overhead_s=self.overhead_ms / 1e3, seed=seed)
+    def device(self, times: Times, *, seed: int) -> Device:
+        """A device of the controller's whose passes take these times."""
+        return self._device(times, self.overhead_ms, self.session_overhead_ms, seed)
 
-    def target_times(self) -> StepTime | list[tuple[int, float]]:
+    def worker_device(self, *, seed: int) -> Device:
+        """A worker's device."""
+        overhead_ms = self.overhead_ms if self.worker_overhead_ms is None else self.worker_overhead_ms
+        session_ms = self.session_overhead_ms if self.worker_session_overhead_ms is None else self.worker_session_overhead_ms
+        return self._device(self.worker_draft_times(), overhead_ms, session_ms, seed)
+
+    def _device(self, times: Times, overhead_ms: float, session_overhead_ms: float, seed: int) -> Device:
+        return Device(
+            times, variation=self.variation, overhead_s=overhead_ms / 1e3, session_overhead_s=session_overhead_ms / 1e3, seed=seed
+        )
+
+    def target_times(self) -> Times:
         """Of target passes, in seconds."""
         return preset(self.preset).target if self.target_ms is None else _seconds(self.target_ms)
 
-    def draft_times(self) -> StepTime | list[tuple[int, float]]:
+    def draft_times(self) -> Times:
         """Of draft passes at the controller, in seconds."""
         return preset(self.preset).draft if self.draft_ms is None else _seconds(self.draft_ms)
 
-    def worker_draft_times(self) -> StepTime | list[tuple[int, float]]:
+    def worker_draft_times(self) -> Times:
         """Of draft passes at a worker, in seconds."""
         times, factor = self.draft_times(), self.worker_slowdown
         if self.worker_draft_ms is not None:
@@ -137,7 +157,7 @@ class Tokens(_Section, frozen=True):
     """How hard the text is."""
 
     model: str = "mt-bench-like"
-    """`mt-bench-like`, `iid`, `markov`, `bundled` (the shipped trace of the bundled pair), or a path to a token trace (Parquet)."""
+    """`mt-bench-like`, `iid`, `markov`, `bundled` (the shipped trace of the bundled pair), or the path of a token trace (.npz)."""
     match_rate: Annotated[float, Meta(ge=0.0, le=0.99)] = 0.8
     """iid, markov: how often the draft's first choice is the target's."""
     persistence: Share = PERSISTENCE

@@ -15,7 +15,7 @@ from wanspec.simulation.parallel import map_parallel
 from wanspec.simulation.run import SimulatedRun, simulate
 from wanspec.simulation.scenario import LinkSection, Policy, Scenario, expand
 from wanspec.telemetry.metrics import RunRow, compare
-from wanspec.telemetry.token_trace import write_parquet
+from wanspec.telemetry.parquet import write_parquet
 
 BASELINE = "colocated"
 

@@ -6,14 +6,13 @@ drawn from its `pool`.
 
 - i.i.d.: every position is drawn by itself from the pool.
 - Markov: a text goes through easy and hard stretches.
-- Replay: the positions of a recorded trace, sequence by sequence.
+- Replay: the texts of a recorded trace, with their prompts and tokens and what the draft was heard to say beside them.
 
 The synthetic pools behind the first two are made, not measured: see `synthetic_pool`.
 """
 
 from __future__ import annotations
 
-import math
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from wanspec.telemetry.token_trace import RANKS, TokenTrace
+from wanspec.telemetry.token_trace import NO_CHOICE, RANKS, TokenTrace
 
 VOCABULARY_SIZE = 32_000
 """Of the synthetic models: large enough that a wrong token is never right by chance."""
@@ -56,6 +55,11 @@ class PositionRecord:
     """The draft's first RANKS natural logarithms of probabilities, in its order."""
     offsets: tuple[int, ...]
     """For each rank, its token - the target's token, modulo the vocabulary."""
+    token: int | None = None
+    """The target's token; None: the text is made up, and what came before decides."""
+    branches: tuple[tuple[int, PositionRecord], ...] = ()
+    """What follows other tokens than the target's, as far as it was recorded. Nobody knows what the target would write there: the draft's
+    first choice stands for it."""
 
 
 def position_record(
@@ -73,8 +77,17 @@ class TokenModel(Protocol):
     def vocabulary_size(self) -> int: ...
 
     @property
+    def temperature(self) -> float:
+        """At which the texts are written."""
+        ...
+
+    @property
     def pool(self) -> Sequence[PositionRecord]:
-        """All positions, whatever came before them."""
+        """Positions off the texts, whatever came before them."""
+        ...
+
+    def prompt(self, index: int) -> tuple[int, ...] | None:
+        """What the `index`-th text (0-based) follows; None: anything."""
         ...
 
     def path(self, index: int, length: int, rng: random.Random) -> list[PositionRecord]:
@@ -82,7 +95,17 @@ class TokenModel(Protocol):
         ...
 
 
-class IidTokens:
+class _MadeUp:
+    """Texts of no particular tokens."""
+
+    temperature = 0.0
+
+    def prompt(self, index: int) -> None:
+        """Any will do."""
+        del index
+
+
+class IidTokens(_MadeUp):
     """Every position by itself."""
 
     def __init__(self, pool: Sequence[PositionRecord], *, vocabulary_size: int = VOCABULARY_SIZE) -> None:
@@ -95,7 +118,7 @@ class IidTokens:
         return rng.choices(self.pool, k=length)
 
 
-class MarkovTokens:
+class MarkovTokens(_MadeUp):
     """Easy and hard stretches."""
 
     def __init__(self, easy: Sequence[PositionRecord], hard: Sequence[PositionRecord], *, easy_share: float, persistence: float) -> None:
@@ -120,24 +143,19 @@ class MarkovTokens:
 
 
 class ReplayTokens:
-    """The sequences of a recorded trace, in order, again from the first when they run out."""
+    """The texts of a recorded trace, in order, again from the first when they run out."""
 
     def __init__(self, trace: TokenTrace) -> None:
-        self.vocabulary_size = trace.vocabulary_size
-        self._sequences = [
-            [
-                position_record(
-                    draft_entropy_nats=float(trace.draft_entropy_nats[row]),
-                    target_entropy_nats=float(trace.target_entropy_nats[row]),
-                    rank=int(trace.rank[row]),
-                    token_log_prob=float(trace.token_log_prob[row]),
-                    log_probs=[float(value) for value in trace.log_probs[row] if value > -math.inf],
-                )
-                for row in rows
-            ]
-            for rows in trace.sequences()
-        ]
-        self.pool = [record for sequence in self._sequences for record in sequence]
+        self.vocabulary_size, self.temperature = trace.vocabulary_size, trace.temperature
+        self._prompts = trace.prompts()
+        branches = _branch_records(trace)
+        self._sequences = [[_text_record(trace, int(row), branches[int(row)]) for row in rows] for rows in trace.sequences()]
+        beside = [record for following in branches for _, record in following]
+        self.pool = beside or [record for sequence in self._sequences for record in sequence]
+
+    def prompt(self, index: int) -> tuple[int, ...]:
+        """Of one text."""
+        return self._prompts[index % len(self._prompts)]
 
     def path(self, index: int, length: int, rng: random.Random) -> list[PositionRecord]:
         """The positions of one sequence; a text longer than it goes on with random stretches of others."""
@@ -146,6 +164,49 @@ class ReplayTokens:
             sequence = rng.choice(self._sequences)
             records += sequence[rng.randrange(len(sequence)) :]
         return records[:length]
+
+
+def _text_record(trace: TokenTrace, row: int, branches: list[tuple[int, PositionRecord]]) -> PositionRecord:
+    """A generated token."""
+    token, size = int(trace.token[row]), trace.vocabulary_size
+    choices, log_probs = _ranking(trace.choices[row], trace.log_probs[row])
+    return PositionRecord(
+        draft_entropy_nats=float(trace.draft_entropy_nats[row]),
+        target_entropy_nats=float(trace.target_entropy_nats[row]),
+        rank=int(trace.rank[row]),
+        token_log_prob=float(trace.token_log_prob[row]),
+        log_probs=log_probs,
+        offsets=tuple([(choice - token) % size for choice in choices]),
+        token=token,
+        branches=tuple(branches),
+    )
+
+
+def _branch_records(trace: TokenTrace) -> list[list[tuple[int, PositionRecord]]]:
+    """For each row of the texts, and then for each branch, what was recorded after other tokens than the target's."""
+    rows, size = len(trace.token), trace.vocabulary_size
+    found: list[list[tuple[int, PositionRecord]]] = [[] for _ in range(rows + len(trace.branch_token))]
+    for number in reversed(range(len(trace.branch_token))):  # a branch comes after what it branches from
+        choices, log_probs = _ranking(trace.branch_choices[number], trace.branch_log_probs[number])
+        entropy = float(trace.branch_entropy_nats[number])
+        record = PositionRecord(
+            draft_entropy_nats=entropy,
+            target_entropy_nats=entropy,
+            rank=1,
+            token_log_prob=log_probs[0],
+            log_probs=log_probs,
+            offsets=tuple([(choice - choices[0]) % size for choice in choices]),
+            token=choices[0],
+            branches=tuple(found[rows + number]),
+        )
+        found[trace.branch_parent[number]].append((int(trace.branch_token[number]), record))
+    return found
+
+
+def _ranking(choices: NDArray[np.int64], log_probs: NDArray[np.float64]) -> tuple[tuple[int, ...], tuple[float, ...]]:
+    """Those that there are."""
+    known = choices != NO_CHOICE
+    return tuple(choices[known].tolist()), tuple(log_probs[known].tolist())
 
 
 def synthetic_pool(match_rate: float, *, seed: int) -> list[PositionRecord]:

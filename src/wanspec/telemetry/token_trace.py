@@ -1,22 +1,31 @@
-"""Token traces: how target and draft see each position of real text, kept in Parquet and replayed by the simulator.
+"""Token traces: how target and draft see each position of real texts, and what the draft says beside them.
 
-One row for each generated token:
+A trace is a NumPy archive (`.npz`) that `numpy.load` opens without pickle. N are the generated tokens of all texts, M the contexts beside
+the texts (*branches*) in which the draft was asked too, RANKS the first choices that are kept:
 
-| column | type | meaning |
+| array | shape | meaning |
 |---|---|---|
-| `sequence` | int | which text, counted from 0 |
-| `position` | int | absolute position of the token |
-| `token` | int | what the target chose |
-| `rank` | int | where the draft has it, 1 is first |
-| `draft_entropy_nats`, `target_entropy_nats` | float | of each model's distribution there, before the noise |
-| `token_log_prob` | float | the draft's natural logarithm of its probability (of its share under the noise where T > 0) |
-| `log_prob_1` to `log_prob_8` | float | the same of the draft's first choices, in order |
-| `vocabulary_size`, `temperature` | | the same in every row: what the trace was recorded with |
-| `target`, `draft` | string | the same in every row: the models, as they were asked for (`hf:FOLDER`) |
+| `prompt_tokens` | [prompts' tokens] | the prompts, one after the other |
+| `sequence` | [N] | which text, counted from 0 |
+| `position` | [N] | absolute position of the token; of a text's first one, its prompt's length |
+| `token` | [N] | what the target chose |
+| `rank` | [N] | where the draft has it, 1 is first |
+| `draft_entropy_nats`, `target_entropy_nats` | [N] | of each model's distribution there, before the noise |
+| `token_log_prob` | [N] | the draft's natural logarithm of its probability (of its share under the noise where T > 0) |
+| `choices`, `log_probs` | [N, RANKS] | the draft's first choices in order, and the same of them; -1 and -inf where there are no more |
+| `branch_parent` | [M] | the context that it branches from: row `n` of the texts, or N + `m` for an earlier branch |
+| `branch_token` | [M] | the token that leads there |
+| `branch_entropy_nats` | [M] | the draft's entropy there |
+| `branch_choices`, `branch_log_probs` | [M, RANKS] | its first choices there |
+| `vocabulary_size`, `temperature`, `seed` | [] | what the trace was recorded with |
+| `target`, `draft` | [] | the models, as they were asked for (`hf:FOLDER`) |
 """
 
 from __future__ import annotations
 
+import io
+import zipfile
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -26,22 +35,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wanspec.errors import ConfigError
+from wanspec.files import write_whole
 from wanspec.speculation.sampling import MAX_TEMPERATURE
 from wanspec.speculation.types import MAX_VOCABULARY
+from wanspec.telemetry.parquet import write_parquet
 
 RANKS = 8
 """First choices of the draft kept: as many children as a policy may offer."""
-MAX_ROWS = 10_000_000
-"""Of a file that is read, some 2 GB in memory: days of recording, and a few kilobytes on disk where every row says the same."""
+MAX_BYTES = 2 << 30
+"""Of a file's arrays in memory: days of recording."""
+NO_CHOICE = -1
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
-Columns = dict[str, NDArray[Any]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenTrace:
-    """The columns; arrays [rows], `log_probs` [rows, RANKS]."""
+    """The arrays; see the module's text."""
 
+    prompt_tokens: Ints
     sequence: Ints
     position: Ints
     token: Ints
@@ -49,130 +61,167 @@ class TokenTrace:
     draft_entropy_nats: Floats
     target_entropy_nats: Floats
     token_log_prob: Floats
+    choices: Ints
     log_probs: Floats
+    branch_parent: Ints
+    branch_token: Ints
+    branch_entropy_nats: Floats
+    branch_choices: Ints
+    branch_log_probs: Floats
     vocabulary_size: int
     temperature: float
+    seed: int
     target: str
     draft: str
 
     def sequences(self) -> Iterator[Ints]:
-        """The rows of each sequence, by position."""
+        """The rows of each text, by position."""
         for number in np.unique(self.sequence):
             rows = np.flatnonzero(self.sequence == number)
             yield rows[np.argsort(self.position[rows])]
 
+    def prompts(self) -> list[tuple[int, ...]]:
+        """Each text's prompt."""
+        lengths = [int(self.position[rows[0]]) for rows in self.sequences()]
+        return [tuple(part.tolist()) for part in np.split(self.prompt_tokens, np.cumsum(lengths)[:-1])]
 
-_LOG_PROBS = tuple(f"log_prob_{rank}" for rank in range(1, RANKS + 1))
-_CONSTANTS = ("vocabulary_size", "temperature", "target", "draft")
-_ARRAYS = tuple(field.name for field in fields(TokenTrace) if field.name not in {*_CONSTANTS, "log_probs"})
-COLUMNS = (*_ARRAYS, *_LOG_PROBS, *_CONSTANTS)
+
+_NAMES = tuple(field.name for field in fields(TokenTrace))
+_TYPES = {field.name: field.type for field in fields(TokenTrace)}
+_WIDE = ("choices", "log_probs", "branch_choices", "branch_log_probs")
+_PER_TOKEN = _NAMES[1:10]
+_PER_BRANCH = _NAMES[10:15]
 
 
 def write_token_trace(trace: TokenTrace, path: Path) -> None:
-    """Write Parquet. Raises ConfigError when the file cannot be written."""
-    columns = {name: getattr(trace, name) for name in _ARRAYS}
-    columns |= {name: trace.log_probs[:, index] for index, name in enumerate(_LOG_PROBS)}
-    columns = {name: column.astype(np.float32 if column.dtype.kind == "f" else np.int32) for name, column in columns.items()}
-    rows = len(trace.token)
-    columns |= {name: np.full(rows, getattr(trace, name)) for name in ("vocabulary_size", "temperature")}
-    columns |= {name: np.full(rows, getattr(trace, name), dtype=object) for name in ("target", "draft")}
-    write_parquet(columns, path)
+    """Write a trace: NumPy's archive, or, where the name ends so, its generated tokens as Parquet, which nothing here reads again.
+
+    Raises ConfigError when the file cannot be written.
+    """
+    if path.suffix == ".parquet":
+        write_parquet(_columns(trace), path)
+        return
+    arrays: dict[str, Any] = {name: np.asarray(getattr(trace, name)) for name in _NAMES}
+    arrays = {name: array.astype(_stored(array.dtype)) if array.ndim else array for name, array in arrays.items()}
+    content = io.BytesIO()
+    np.savez_compressed(content, **arrays)
+    write_whole(path, content.getvalue())
 
 
 def read_token_trace(path: Path) -> TokenTrace:
-    """Read and check a trace. Raises ConfigError naming the column and what is wrong with it."""
-    columns = read_parquet(path)
-    missing = [name for name in COLUMNS if name not in columns]
+    """Read and check a trace. Raises ConfigError naming the array and what is wrong with it."""
+    arrays = _load(path)
+    missing = [name for name in _NAMES if name not in arrays]
     if missing:
-        raise ConfigError(f"{path} is no token trace: it has no column {', '.join(missing)}; `wanspec trace` records one")
-    if not len(columns["token"]):
-        raise ConfigError(f"{path} has no rows; record a trace with at least one token")
-    trace = TokenTrace(
-        sequence=_ints(columns, "sequence", path),
-        position=_ints(columns, "position", path),
-        token=_ints(columns, "token", path),
-        rank=_ints(columns, "rank", path),
-        draft_entropy_nats=_floats(columns, "draft_entropy_nats", path),
-        target_entropy_nats=_floats(columns, "target_entropy_nats", path),
-        token_log_prob=_floats(columns, "token_log_prob", path),
-        log_probs=np.stack([_floats(columns, name, path) for name in _LOG_PROBS], axis=1),
-        vocabulary_size=int(_constant(columns, "vocabulary_size", path, at_most=MAX_VOCABULARY)),
-        temperature=_constant(columns, "temperature", path, at_most=MAX_TEMPERATURE),
-        target=str(columns["target"][0]),
-        draft=str(columns["draft"][0]),
-    )
-    _check(trace, path)
+        raise ConfigError(f"{path} is no token trace: it has no {', '.join(missing)}; `wanspec trace` records one")
+    trace = TokenTrace(**{name: _typed(name, arrays[name], path) for name in _NAMES})
+    for name, what in _faults(trace):
+        raise ConfigError(f"{path}: {name} {what}")
     return trace
 
 
-def write_parquet(columns: Columns, path: Path) -> None:
-    """Write equally long columns as a Parquet file. Raises ConfigError when it cannot be written."""
-    import duckdb  # noqa: PLC0415  # takes a third of a second; most commands do without
-
-    try:
-        with duckdb.connect() as database:
-            database.register("columns", columns)
-            database.table("columns").write_parquet(str(path), compression="zstd")
-    except duckdb.Error as error:
-        raise ConfigError(f"cannot write {path}: {_first_line(error)}; name a file in a folder that you can write") from error
+def _stored(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """Half the width is enough for token ids and logarithms."""
+    return {"f": np.dtype(np.float32), "i": np.dtype(np.int32)}.get(dtype.kind, dtype)
 
 
-def read_parquet(path: Path) -> Columns:
-    """All columns of a Parquet file. Raises ConfigError when it cannot be read."""
-    import duckdb  # noqa: PLC0415  # as above
+def _columns(trace: TokenTrace) -> dict[str, NDArray[Any]]:
+    """One row for each generated token; `choice_1` and `log_prob_1` are of the draft's first choice."""
+    columns = {name: getattr(trace, name) for name in _PER_TOKEN if name not in _WIDE}
+    for rank in range(RANKS):
+        columns |= {f"choice_{rank + 1}": trace.choices[:, rank], f"log_prob_{rank + 1}": trace.log_probs[:, rank]}
+    columns = {name: column.astype(_stored(column.dtype)) for name, column in columns.items()}
+    rows = len(trace.token)
+    columns |= {name: np.full(rows, getattr(trace, name)) for name in ("vocabulary_size", "temperature", "seed")}
+    return columns | {name: np.full(rows, getattr(trace, name), dtype=object) for name in ("target", "draft")}
 
+
+def _load(path: Path) -> dict[str, NDArray[Any]]:
     if not path.is_file():
-        raise ConfigError(f"there is no file {path}; name a Parquet file")
+        raise ConfigError(f"there is no file {path}; name a token trace (.npz), which `wanspec trace` records")
     try:
-        with duckdb.connect() as database:
-            ((rows,),) = database.execute("SELECT count(*) FROM read_parquet(?)", [str(path)]).fetchall()
-            if rows > MAX_ROWS:
-                raise ConfigError(f"{path} has {rows} rows, more than {MAX_ROWS}; give a shorter one")
-            return dict(database.read_parquet(str(path)).fetchnumpy())
-    except duckdb.Error as error:
-        raise ConfigError(f"{path} cannot be read as Parquet: {_first_line(error)}") from error
+        with zipfile.ZipFile(path) as archive:
+            size_bytes = sum(member.file_size for member in archive.infolist())
+        if size_bytes > MAX_BYTES:
+            raise ConfigError(f"{path} holds {size_bytes} bytes, more than {MAX_BYTES}; give a shorter trace")
+        with np.load(path, allow_pickle=False) as archive:
+            return {name: archive[name] for name in _NAMES if name in archive}
+    except (OSError, ValueError, EOFError, MemoryError, NotImplementedError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
+        raise ConfigError(f"{path} cannot be read as a token trace (.npz), which `wanspec trace` records: {error}") from error
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).partition("\n")[0]
+def _typed(name: str, array: NDArray[Any], path: Path) -> Any:  # noqa: ANN401  # what the field of that name takes
+    kinds, dimensions = {"Ints": ("iu", 1), "Floats": ("f", 1), "int": ("iu", 0), "float": ("f", 0), "str": ("U", 0)}[str(_TYPES[name])]
+    dimensions += name in _WIDE
+    if array.dtype.kind not in kinds or array.ndim != dimensions:
+        raise ConfigError(f"{path}: {name} is {array.dtype} in {array.ndim} dimensions, which no token trace has; record it anew")
+    match kinds:
+        case "U" | "iu" | "f" if not array.ndim:
+            return array.item()
+        case "f":
+            return np.asarray(array, np.float64)
+        case _:
+            return np.asarray(array, np.int64)
 
 
-def _ints(columns: Columns, name: str, path: Path) -> Ints:
-    if np.ma.is_masked(columns[name]) or columns[name].dtype.kind not in "iu":
-        raise ConfigError(f"{path}: column {name} has {columns[name].dtype} values or gaps; it takes a whole number in every row")
-    return np.asarray(columns[name], np.int64)
-
-
-def _floats(columns: Columns, name: str, path: Path) -> Floats:
-    if np.ma.is_masked(columns[name]) or columns[name].dtype.kind not in "iuf" or np.isnan(columns[name]).any():
-        raise ConfigError(f"{path}: column {name} has {columns[name].dtype} values or gaps; it takes a number in every row")
-    return np.asarray(columns[name], np.float64)
-
-
-def _constant(columns: Columns, name: str, path: Path, *, at_most: float) -> float:
-    values = np.unique(_floats(columns, name, path))
-    if len(values) != 1:
-        raise ConfigError(f"{path}: column {name} has {len(values)} values; a trace is of one pair of models")
-    if not 0.0 <= values[0] <= at_most:
-        raise ConfigError(f"{path}: column {name} is {values[0]:g}; it is from 0 to {at_most:g}")
-    return float(values[0])
-
-
-def _check(trace: TokenTrace, path: Path) -> None:
-    size = trace.vocabulary_size
+def _faults(trace: TokenTrace) -> Iterator[tuple[str, str]]:
+    """What cannot be, by array."""
+    yield from _wrong_shapes(trace)
+    yield from _wrong_constants(trace)
+    size, rows = trace.vocabulary_size, len(trace.token)
+    earlier = rows + np.arange(len(trace.branch_parent))
     checks = (
-        ("vocabulary_size", size > RANKS, f"is {size}; it is more than {RANKS}"),
-        ("token", bool(np.all((trace.token >= 0) & (trace.token < size))), f"has a token outside the vocabulary of {size}"),
-        ("rank", bool(np.all((trace.rank >= 1) & (trace.rank <= size))), f"has a rank outside 1 to {size}"),
-        ("position", bool(np.all(trace.position >= 0)), "has a negative position"),
-        ("token_log_prob", bool(np.all(trace.token_log_prob <= 0)), "has a value above 0; it is a logarithm of a probability"),
-        ("log_prob_1", bool(np.all(trace.log_probs <= 0)), "or a later one has a value above 0; it is a logarithm of a probability"),
-        ("draft_entropy_nats", _are_entropies(trace.draft_entropy_nats), "has a value that is no entropy"),
-        ("target_entropy_nats", _are_entropies(trace.target_entropy_nats), "has a value that is no entropy"),
+        *((name, _are_tokens(getattr(trace, name), size), f"has a token outside the vocabulary of {size}") for name in _TOKENS),
+        *((name, _are_choices(getattr(trace, name), size), f"has a token outside the vocabulary of {size}") for name in _CHOICES),
+        *((name, _are_log_probs(getattr(trace, name)), "has a value above 0; it is a logarithm of a probability") for name in _LOGS),
+        *((name, _are_entropies(getattr(trace, name)), "has a value that is no entropy") for name in _ENTROPIES),
+        ("rank", _are_within(trace.rank, 1, size), f"has a rank outside 1 to {size}"),
+        ("position", bool(np.all(trace.position >= 1)), "has a position below 1, where no prompt could be"),
+        ("branch_parent", bool(np.all((trace.branch_parent >= 0) & (trace.branch_parent < earlier))), "names a context that comes later"),
     )
-    for name, is_good, what in checks:
-        if not is_good:
-            raise ConfigError(f"{path}: column {name} {what}")
+    yield from ((name, what) for name, is_good, what in checks if not is_good)
+    prompts = sum(int(trace.position[rows[0]]) for rows in trace.sequences())
+    if prompts != len(trace.prompt_tokens):
+        yield "prompt_tokens", f"has {len(trace.prompt_tokens)} tokens; the texts begin after {prompts}"
+
+
+_TOKENS = ("prompt_tokens", "token", "branch_token")
+_CHOICES = ("choices", "branch_choices")
+_LOGS = ("token_log_prob", "log_probs", "branch_log_probs")
+_ENTROPIES = ("draft_entropy_nats", "target_entropy_nats", "branch_entropy_nats")
+
+
+def _wrong_shapes(trace: TokenTrace) -> Iterator[tuple[str, str]]:
+    if not len(trace.token):
+        yield "token", "is empty; record a trace with at least one token"
+    for names, length in ((_PER_TOKEN, len(trace.token)), (_PER_BRANCH, len(trace.branch_parent))):
+        for name in names:
+            wanted = (length, RANKS) if name in _WIDE else (length,)
+            if getattr(trace, name).shape != wanted:
+                yield name, f"has the shape {getattr(trace, name).shape}; it is {wanted}"
+
+
+def _wrong_constants(trace: TokenTrace) -> Iterator[tuple[str, str]]:
+    if not RANKS < trace.vocabulary_size <= MAX_VOCABULARY:
+        yield "vocabulary_size", f"is {trace.vocabulary_size}; it is from {RANKS + 1} to {MAX_VOCABULARY}"
+    if not 0.0 <= trace.temperature <= MAX_TEMPERATURE:
+        yield "temperature", f"is {trace.temperature:g}; it is from 0 to {MAX_TEMPERATURE:g}"
+
+
+def _are_within(values: Ints, least: int, most: int) -> bool:
+    return bool(np.all((values >= least) & (values <= most)))
+
+
+def _are_tokens(values: Ints, size: int) -> bool:
+    return _are_within(values, 0, size - 1)
+
+
+def _are_choices(values: Ints, size: int) -> bool:
+    return _are_within(values, NO_CHOICE, size - 1) and bool(np.all(values[:, 0] != NO_CHOICE))
+
+
+def _are_log_probs(values: Floats) -> bool:
+    return bool(np.all(values <= 0.0))
 
 
 def _are_entropies(values: Floats) -> bool:

@@ -88,6 +88,7 @@ def run_virtually(work: Workload, policy: PolicyConfig, *, rtt_s: float | None =
     with rare_collections():
         cluster = _cluster(work, trace, rtt_s=rtt_s)
         _write(cluster, work, policy)
+        cluster.record_bytes()
         return measure_run(trace.records, frozenset(cluster.requests))
 
 
@@ -107,7 +108,7 @@ def _cluster(work: Workload, trace: Trace, *, rtt_s: float | None) -> Cluster:
         cluster.join(
             Worker(vocabulary_size=size, context_length=draft.info.context_length, max_sessions=1),
             RealModel(draft, first_session=WORKERS_SESSIONS),
-            device=compute.device(compute.worker_draft_times(), seed=hash((seed, 3))),
+            device=compute.worker_device(seed=hash((seed, 3))),
             link=LinkProfile(rtt_s=rtt_s),
             max_sessions=1,
         )

@@ -1,0 +1,72 @@
+"""The simulator beside real runs: the same texts, policies and step times, in processes over sockets and on the virtual clock.
+
+    python -m bench.fidelity [--json FILE] [--markdown FILE] [--log FILE]
+
+Each cell is a policy at a round trip, a temperature and a number of users. It is run first with real models, a worker process and an
+emulated link, then in the simulator, which is told what was measured: the texts, the round trip as the protocol saw it, and what a pass
+took beyond its pace, in all and for each session in it. A cell in which more than LATE_SHARE of the controller's passes were late is void
+and run again at the slower step times of `wan-70b`. Takes about half an hour on two quiet cores; `--log` keeps what is done, so that it can
+go on where it stopped. `make fidelity` writes docs/fidelity.md and docs/fidelity.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import subprocess
+import tempfile
+from datetime import UTC, datetime
+from pathlib import Path
+
+from bench.fidelity.cells import DRAFT, PRESETS, TARGET, prompts, traces_of
+from bench.fidelity.page import page
+from bench.fidelity.real import Log, run_all
+from bench.fidelity.rows import rows_of
+from rich.console import Console
+from rich.progress import Progress
+
+from wanspec import __version__
+from wanspec.backends.registry import load_backend
+
+
+def main() -> None:
+    """Run, and write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--log", type=Path, help="keep what is done in this file, and go on from it")
+    parser.add_argument("--json", type=Path, help="write the rows to this file")
+    parser.add_argument("--markdown", type=Path, help="write the page to this file")
+    arguments = parser.parse_args()
+    log, models = Log(arguments.log), (load_backend(TARGET), load_backend(DRAFT))
+    with Progress(console=Console(stderr=True)) as progress, tempfile.TemporaryDirectory() as folder:
+        for pace in PRESETS:
+            wanted = log.missing(pace)
+            task = progress.add_task(f"real runs at the pace of {pace}", total=len(wanted))
+            if wanted:
+                asyncio.run(run_all(wanted, pace, models, prompts(), log, lambda task=task: progress.advance(task)))  # type: ignore[misc]
+        rows = rows_of(log, traces_of(models, Path(folder)))
+    made_by = origin()
+    text = page(rows, made_by)
+    if arguments.markdown:
+        arguments.markdown.write_text(text, "utf-8")
+    else:
+        print(text)
+    if arguments.json:
+        arguments.json.write_text(json.dumps([row | made_by for row in rows], indent=1) + "\n", "utf-8")
+
+
+def origin() -> dict[str, str]:
+    """What made the rows."""
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()  # noqa: S607
+    cpu = next((line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line), "?")
+    return {
+        "version": __version__,
+        "commit": commit,
+        "date": datetime.now(UTC).date().isoformat(),
+        "machine": f"{os.cpu_count()} cores of {cpu}, Linux",
+    }
+
+
+if __name__ == "__main__":
+    main()

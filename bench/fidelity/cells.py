@@ -1,0 +1,89 @@
+"""What is compared: the cells, and the texts that each of them writes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from wanspec.backends.interface import Backend
+from wanspec.backends.registry import load_tokenizer
+from wanspec.errors import ConfigError
+from wanspec.runtime.token_recorder import record_tokens
+from wanspec.simulation.scenario import Policy
+from wanspec.speculation.types import SamplingParams
+from wanspec.telemetry.metrics import RunMetrics
+from wanspec.telemetry.token_trace import write_token_trace
+from wanspec.testbed.bench.prompts import bench_prompts
+
+TARGET, DRAFT = "bundled:target", "bundled:draft"
+PRESETS = ("l40s-8b", "wan-70b")
+"""The second where the first is too fast for this machine."""
+PROMPTS, MAX_TOKENS = 8, 96
+RTTS_MS, TEMPERATURES, USERS = (15.0, 30.0, 70.0, 150.0), (0.0, 0.8), (1, 4)
+ADAPTED = {"k": 2, "b": 2, "s": 32, "theta": 0.3, "phi": 4.0}
+POLICIES = {
+    "colocated": Policy(name="colocated"),
+    "colocated-tree": Policy(name="colocated-tree", width=32),
+    "alone": Policy(name="adaptive"),
+    "paper": Policy(name="paper", **ADAPTED),  # type: ignore[arg-type]  # numbers of both kinds
+    "remote": Policy(name="remote", **ADAPTED),  # type: ignore[arg-type]
+    "adaptive": Policy(name="adaptive"),
+}
+REMOTE = ("paper", "remote", "adaptive")
+"""Those that have a worker."""
+
+
+Models = tuple[Backend, Backend]
+Prompts = Sequence[Sequence[int]]
+Figures = dict[str, float | None]
+
+
+class Cell(NamedTuple):
+    """What is run."""
+
+    policy: str
+    rtt_ms: float | None
+    """None: there is no worker."""
+    temperature: float
+    users: int
+
+
+def cells() -> list[Cell]:
+    """All of them."""
+    places = [(policy, rtt_ms) for policy in POLICIES for rtt_ms in (RTTS_MS if policy in REMOTE else (None,))]
+    return [Cell(policy, rtt_ms, temperature, users) for temperature in TEMPERATURES for users in USERS for policy, rtt_ms in places]
+
+
+def prompts() -> list[list[int]]:
+    """What is continued."""
+    tokenizer = load_tokenizer(TARGET)
+    return [tokenizer.encode(text, reads_controls=True) for text in bench_prompts(PROMPTS)]
+
+
+def traces_of(models: Models, folder: Path) -> dict[float, Path]:
+    """The texts of each temperature, as both models see them, written into a folder. Raises ConfigError where one ends too early."""
+    traces = {}
+    for temperature in TEMPERATURES:
+        trace = record_tokens(*models, prompts(), max_tokens=MAX_TOKENS, sampling=sampling(temperature), branches=3)
+        if len(trace.token) < PROMPTS * MAX_TOKENS:
+            raise ConfigError(f"a text ends before {MAX_TOKENS} tokens, which the simulator would not know; ask for fewer")
+        traces[temperature] = folder / f"texts-{temperature:g}.npz"
+        write_token_trace(trace, traces[temperature])
+    return traces
+
+
+def sampling(temperature: float) -> SamplingParams:
+    """Of every request."""
+    return SamplingParams(temperature=temperature, seed=0)
+
+
+def figures_of(metrics: RunMetrics) -> Figures:
+    """What is compared."""
+    return {
+        "itl_ms": metrics.itl_ms,
+        "local_draft_passes_per_token": metrics.controller_draft_passes / metrics.tokens,
+        "worker_draft_passes_per_token": metrics.worker_draft_passes / metrics.tokens,
+        "bytes_per_token": metrics.bytes_per_token,
+        "ttft_ms": metrics.ttft_ms,
+    }

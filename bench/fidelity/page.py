@@ -1,0 +1,70 @@
+"""The comparison as a page of the docs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from bench.fidelity.cells import POLICIES, REMOTE, TEMPERATURES, USERS
+from bench.fidelity.rows import NEAR, Row, distance, is_within
+
+
+def page(rows: Sequence[Row], made_by: dict[str, str]) -> str:
+    """Markdown."""
+    valid = [row for row in rows if not row["void"]]
+    lines = [HEAD.format(**made_by, void=len(rows) - len(valid), cells=len(rows)), "<!-- figure: fidelity -->", *summary(valid)]
+    for temperature in TEMPERATURES:
+        for users in USERS:
+            chosen = [row for row in rows if (row["temperature"], row["users"]) == (temperature, users)]
+            lines += ["", f"**T = {temperature:g}, {users} user{'s' * (users > 1)}**", "", *table(chosen)]
+    lines += ["", "*As of commit {commit}, {date}.*".format(**made_by), "<!-- end of figure -->"]
+    return "\n".join(lines) + "\n"
+
+
+HEAD = """# The simulator beside real runs
+
+`make fidelity` runs every policy in real processes over sockets, and in the simulator told of the same texts, step times and measured
+overheads; this was on {machine}.
+
+"Real" is two processes and a delaying relay on one machine, with the bundled pair held to a preset's step times; "sim." is
+`wanspec simulate`. Local and worker passes are draft passes per token; a pass over several users counts once. Offload is one less the local
+passes of those that the chain makes for as many users. A cell in which more than 2 % of the controller's passes were late is void and run
+again at the step times of `wan-70b`, whose target is slower; {void} of {cells} cells stayed void, and are marked.
+"""
+
+
+def summary(rows: Sequence[Row]) -> list[str]:
+    """For each policy, how near the simulator is."""
+    lines = ["| policy | cells | within 5 % and 0.05 | furthest: latency | offload |", "|---|---|---|---|---|"]
+    for policy in POLICIES:
+        own = [row for row in rows if row["policy"] == policy]
+        if own:
+            latency, offload = (max((distance(row)[index] for row in own), key=abs) for index in (0, 1))
+            near = sum(is_within(row, NEAR) for row in own)
+            lines.append(f"| {policy} | {len(own)} | {near} | {latency:+.1%} | {f'{offload:+.2f}' if policy in REMOTE else ''} |")
+    return lines
+
+
+COLUMNS = {
+    "ITL ms": ("itl_ms", ".1f"),
+    "offload": ("offload_fraction", ".2f"),
+    "local passes": ("local_draft_passes_per_token", ".3f"),
+    "worker passes": ("worker_draft_passes_per_token", ".2f"),
+    "bytes": ("bytes_per_token", ".0f"),
+    "TTFT ms": ("ttft_ms", ".0f"),
+}
+
+
+def table(rows: Sequence[Row]) -> list[str]:
+    """Both sides of each cell."""
+    lines = [f"| policy | RTT ms | pace | sim. / real ITL | {' | '.join(f'{name}: real / sim.' for name in COLUMNS)} |"]
+    lines.append("|---" * (4 + len(COLUMNS)) + "|")
+    for row in rows:
+        pairs = [" / ".join(_text(row[f"{side}_{name}"], form) for side in ("real", "simulated")) for name, form in COLUMNS.values()]
+        rtt = "" if row["rtt_ms"] is None else f"{row['rtt_ms']:g}"
+        name = f"{row['policy']} (void)" if row["void"] else row["policy"]
+        lines.append(f"| {name} | {rtt} | {row['preset']} | {1 + distance(row)[0]:.3f} | {' | '.join(pairs)} |")
+    return lines
+
+
+def _text(value: float | None, form: str) -> str:
+    return "-" if value is None else format(value, form)

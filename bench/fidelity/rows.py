@@ -1,0 +1,93 @@
+"""Both sides of each cell: what was measured, and what the simulator says when it is told of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from bench.fidelity.cells import MAX_TOKENS, POLICIES, PROMPTS, Figures, cells, figures_of
+from bench.fidelity.real import LATE_SHARE, Log, Real
+
+from wanspec.simulation.run import simulate
+from wanspec.simulation.scenario import Compute, LinkSection, Load, Scenario, Tokens
+
+Row = dict[str, Any]
+NEAR, FAR = 0.05, 0.10
+"""What is wanted of nine cells in ten, and of all: shares of the latency, and parts of the offload."""
+
+
+def fitted(reals: Iterable[Real], kinds: Sequence[str]) -> tuple[float, float]:
+    """What passes of these kinds take beyond their pace, in ms: in all, and for each session in it. Least squares, neither below 0."""
+    points = np.array([point for real in reals for kind in kinds for point in real.overheads_ms[kind]], float).reshape(-1, 2)
+    if not len(points):
+        return 0.0, 0.0
+    sessions, beyond_ms = points[:, 0], points[:, 1]
+    if len(set(sessions)) > 1:
+        slope, start = np.polyfit(sessions, beyond_ms, 1)
+        if slope >= 0.0 and start >= 0.0:
+            return round(float(start), 3), round(float(slope), 3)
+    return round(max(0.0, float(beyond_ms.mean())), 3), 0.0
+
+
+def told(reals: Sequence[Real]) -> dict[str, float]:
+    """What the simulator is told of our own code's time, as measured in these runs."""
+    own, session = fitted(reals, ("target", "draft"))
+    worker_own, worker_session = fitted(reals, ("worker",))
+    return {
+        "overhead_ms": own,
+        "session_overhead_ms": session,
+        "worker_overhead_ms": worker_own,
+        "worker_session_overhead_ms": worker_session,
+    }
+
+
+def simulated(row: Row, trace: Path) -> Figures:
+    """A row's cell on the virtual clock, told of what the row says was measured."""
+    scenario = Scenario(
+        policy=POLICIES[row["policy"]],
+        load=Load(requests=PROMPTS, tokens=MAX_TOKENS, users=row["users"]),
+        link=LinkSection(rtt_ms=row["measured_rtt_ms"] or 0.0),
+        compute=Compute(preset=row["preset"], **row["told"]),
+        tokens=Tokens(model=str(trace)),
+        workers=0 if row["rtt_ms"] is None else 1,
+    )
+    return figures_of(simulate(scenario).metrics)
+
+
+def rows_of(log: Log, traces: dict[float, Path]) -> list[Row]:
+    """Both sides of every cell that has run."""
+    rows: list[Row] = []
+    for cell in (cell for cell in cells() if cell in log.done):
+        real = log.done[cell][-1]
+        alike = [runs[-1] for other, runs in log.done.items() if (other.temperature, runs[-1].preset) == (cell.temperature, real.preset)]
+        row: Row = cell._asdict() | {
+            "preset": real.preset,
+            "late_share": round(real.late_share, 4),
+            "void": real.late_share > LATE_SHARE,
+            "measured_rtt_ms": real.rtt_ms,
+            "told": told(alike),
+        }
+        row |= {f"real_{name}": value for name, value in real.figures.items()}
+        rows.append(row | {f"simulated_{name}": value for name, value in simulated(row, traces[cell.temperature]).items()})
+    return [row | offloads(row, rows) for row in rows]
+
+
+def offloads(row: Row, rows: Sequence[Row]) -> Row:
+    """Each side's offload fraction: one less local draft passes, of those of the chain for as many users. None without a worker."""
+    chain = next(one for one in rows if one["policy"] == "colocated" and all(one[name] == row[name] for name in ("temperature", "users")))
+    name = "local_draft_passes_per_token"
+    values = {side: 1.0 - row[f"{side}_{name}"] / chain[f"{side}_{name}"] for side in ("real", "simulated")}
+    return {f"{side}_offload_fraction": None if row["rtt_ms"] is None else value for side, value in values.items()}
+
+
+def distance(row: Row) -> tuple[float, float]:
+    """How far the simulator is off: in latency, as a share, and in the offload fraction."""
+    latency = row["simulated_itl_ms"] / row["real_itl_ms"] - 1.0
+    return latency, 0.0 if row["rtt_ms"] is None else row["simulated_offload_fraction"] - row["real_offload_fraction"]
+
+
+def is_within(row: Row, limit: float) -> bool:
+    """Whether neither is further off."""
+    return all(abs(value) <= limit for value in distance(row))
