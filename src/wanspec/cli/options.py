@@ -353,8 +353,8 @@ def finite(value: Any) -> Any:  # noqa: ANN401  # JSON's values
 
 
 @contextmanager
-def trace_sink(path: Path | None) -> Iterator[TraceSink | None]:
-    """The trace that was asked for, if one was.
+def trace_sink(path: Path | None, *, keeps_events: bool = True) -> Iterator[TraceSink | None]:
+    """The trace that was asked for, if one was; with the events of machines, or only what figures are computed from.
 
     Raises ConfigError where it cannot be opened. Where it could not be written, the command ends with status 1, unless the work itself has
     ended with an error: that one counts.
@@ -364,7 +364,7 @@ def trace_sink(path: Path | None) -> Iterator[TraceSink | None]:
     if path is None:
         yield None
         return
-    writer = TraceWriter(path)
+    writer = TraceWriter(path, keeps_events=keeps_events)
     try:
         yield writer
     except BaseException:

@@ -60,10 +60,9 @@ class TraceWriter:
     Raises ConfigError when the file cannot be opened, and OSError, with the file's name, when the disk is full.
     """
 
-    keeps_events = True
-
-    def __init__(self, path: str | PathLike[str]) -> None:
-        self._path = path
+    def __init__(self, path: str | PathLike[str], *, keeps_events: bool = True) -> None:
+        """`keeps_events`: those of machines too; no figure needs them."""
+        self._path, self.keeps_events = path, keeps_events
         try:
             self._file = Path(path).open("wb")  # noqa: SIM115 - open until close()
         except OSError as error:
