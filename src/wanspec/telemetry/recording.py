@@ -13,14 +13,16 @@ from itertools import count
 from typing import Any, ParamSpec, Protocol, TypeVar
 
 import msgspec
+from msgspec.structs import replace
 
 from wanspec import __version__
 from wanspec.protocol.effects import Effect, StartDraft, StartVerify
-from wanspec.protocol.events import DraftFinished, PassFailed, PassKind, VerifyFinished
+from wanspec.protocol.events import DraftFinished, PassFailed, PassKind, StepFinished, VerifyFinished
 from wanspec.speculation.types import ScoreItem
 from wanspec.telemetry.fact_codec import Facts
 from wanspec.telemetry.facts import Event, Machine, event_facts, machine_facts
 from wanspec.telemetry.records import EventHandled, MachineBegan, PassAsked, Site
+from wanspec.telemetry.row_memory import RowWriter
 from wanspec.telemetry.trace import TraceSink
 
 _numbers = count(1)
@@ -58,6 +60,7 @@ class _Recorder:
         """None: they are written."""
         self._machine = f"{os.getpid()}-{next(_numbers)}"
         self._asked = PassesAsked()
+        self._rows = RowWriter()
 
     def handle(self, event: Event, *, now: float) -> list[Effect]:
         if self._settings is not None:
@@ -65,10 +68,15 @@ class _Recorder:
             self._sink.record(began)
             self._settings = None
         asked = self._asked.answered(event)
-        self._sink.record(EventHandled(t=now, site=self._site, machine=self._machine, event=event_facts(event), asked=asked))
+        self._sink.record(EventHandled(t=now, site=self._site, machine=self._machine, event=self._facts_of(event), asked=asked))
         effects = self._handle(event, now=now)
         self._asked.note(effects)
         return effects
+
+    def _facts_of(self, event: Event) -> Facts:
+        if not isinstance(event, StepFinished):
+            return event_facts(event)
+        return {**event_facts(replace(event, rows=())), "rows": self._rows.write(event.rows)}
 
 
 class PassesAsked:

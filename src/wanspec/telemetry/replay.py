@@ -20,9 +20,10 @@ import msgspec
 from wanspec.errors import ConfigError
 from wanspec.speculation.calibration import CalibrationBook
 from wanspec.telemetry.fact_codec import Facts
-from wanspec.telemetry.facts import Machine, effect_facts, event_of, machine_of
+from wanspec.telemetry.facts import Event, Machine, effect_facts, event_of, machine_of
 from wanspec.telemetry.recording import Handle, PassesAsked
 from wanspec.telemetry.records import EventHandled, MachineBegan, PassAsked
+from wanspec.telemetry.row_memory import RowReader
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,46 +47,44 @@ class Answer:
 class Replay:
     """Machines made and told as a recording says. Iterate for their answers.
 
-    Raises ConfigError on a file that cannot be read, holds no events or says what this version does not know.
+    Raises ConfigError on a file that cannot be read, or that says what this version does not know.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._machines: dict[str, Machine] = {}
-        self._asked: dict[str, PassesAsked] = {}
-        self._over: set[str] = set()
-        """Machines that are told no more: they have departed from the recording, or failed."""
+        self._machines: dict[str, _Machine] = {}
         self._books: dict[str, CalibrationBook] = {}
 
     def __iter__(self) -> Iterator[Answer]:
         for line, record in read_recording(self._path):
             if isinstance(record, MachineBegan):
-                self._machines[record.machine] = machine_of(record.settings, self._books)
-                self._asked[record.machine] = PassesAsked()
+                self._machines[record.machine] = _Machine(machine_of(record.settings, self._books))
             elif record.machine not in self._machines:
                 raise ConfigError(f"{self._path}, line {line}: how machine {record.machine} was made is missing; record anew")
-            elif record.machine not in self._over:
-                yield self._tell(line, record)
+            elif not (machine := self._machines[record.machine]).is_over:
+                yield machine.tell(line, record)
 
-    def _tell(self, line: int, record: EventHandled) -> Answer:
-        machine, event = self._machines[record.machine], event_of(record.event)
-        asked = self._asked[record.machine].answered(event)
-        departed = "" if asked == record.asked else f"it asked for {_pass_words(asked)}, and the result is of {_pass_words(record.asked)}"
-        effects: list[Facts] = []
-        deadline, cpu_s = None, 0.0
-        if not departed:
-            began = time.thread_time()
-            try:
-                done = cast("Handle", machine.handle)(event, now=record.t)
-                deadline = machine.next_deadline()
-                cpu_s = time.thread_time() - began
-                effects = [effect_facts(effect) for effect in done]
-                self._asked[record.machine].note(done)
-            except Exception as error:  # noqa: BLE001  # whatever it is, another version may say the same
-                effects = [{"kind": "raised", "error": type(error).__name__, "text": str(error)}]
-                self._over.add(record.machine)
+
+class _Machine:
+    """One machine of a recording."""
+
+    def __init__(self, machine: Machine) -> None:
+        self._machine = machine
+        self._asked = PassesAsked()
+        self._rows = RowReader()
+        self.is_over = False
+        """Whether it is told no more: it has departed from the recording, or failed."""
+
+    def tell(self, line: int, record: EventHandled) -> Answer:
+        """Tell it, unless that fits no more."""
+        event = event_of(self._whole(record.event))
+        asked = self._asked.answered(event)
+        departed, effects, deadline, cpu_s = "", list[Facts](), None, 0.0
+        if asked != record.asked:
+            departed = f"it asked for {_pass_words(asked)}, and the result is of {_pass_words(record.asked)}"
+            self.is_over = True
         else:
-            self._over.add(record.machine)
+            effects, deadline, cpu_s = self._handle(event, record.t)
         return Answer(
             line=line,
             machine=record.machine,
@@ -96,6 +95,22 @@ class Replay:
             cpu_s=cpu_s,
             departed=departed,
         )
+
+    def _handle(self, event: Event, now: float) -> tuple[list[Facts], float | None, float]:
+        """Effects, deadline and CPU seconds."""
+        began = time.thread_time()
+        try:
+            effects = cast("Handle", self._machine.handle)(event, now=now)
+            deadline = self._machine.next_deadline()
+        except Exception as error:  # noqa: BLE001  # whatever it is, another version may say the same
+            self.is_over = True
+            return [{"kind": "raised", "error": type(error).__name__, "text": str(error)}], None, 0.0
+        cpu_s = time.thread_time() - began
+        self._asked.note(effects)
+        return [effect_facts(effect) for effect in effects], deadline, cpu_s
+
+    def _whole(self, event: Facts) -> Facts:
+        return {**event, "rows": self._rows.read(event["rows"])} if "rows" in event else event
 
 
 def _pass_words(asked: PassAsked | None) -> str:
