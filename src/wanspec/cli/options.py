@@ -155,7 +155,7 @@ Preset = Annotated[
     str, typer.Option(callback=_preset, help="Hold every pass to these step times, such as l40s-8b; empty: as fast as it goes.")
 ]
 Pace = Annotated[str, typer.Option("--preset", callback=_pace, help="Hold every pass to these step times: l40s-8b, h100-70b, ...")]
-TraceFile = Annotated[Path | None, typer.Option("--trace", help="Write down everything that happens, as JSON lines.")]
+TraceFile = Annotated[Path | None, typer.Option("--trace", help="Write down everything that happens, prompts too, as JSON lines.")]
 Token = Annotated[str, typer.Option(envvar="WANSPEC_TOKEN", help="Bearer token. Better in the environment, where ps does not show it.")]
 TlsCa = Annotated[Path | None, typer.Option(help="Authority that signs the peers' certificates, PEM.")]
 TlsCert = Annotated[Path | None, typer.Option(help="This side's certificate, PEM.")]
