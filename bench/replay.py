@@ -84,9 +84,8 @@ class Comparison:
         """Compare until the end, or the first difference. Raises ReplayError."""
         before: defaultdict[str, deque[Answer]] = defaultdict(lambda: deque(maxlen=EVENTS_BEFORE))
         with answers(old, self.recording) as olds, answers(NEW, self.recording) as news:
-            for of_old in olds:
-                of_new = next(news, None)
-                if of_new is None or of_old.comparable != of_new.comparable:
+            for of_old, of_new in zip(olds, news, strict=True):
+                if of_old.comparable != of_new.comparable:
                     self.difference = "\n".join([self._alike(), *shown(before[of_old.machine], of_old, of_new, old)])
                     return
                 self._add(of_old, of_new)
@@ -120,29 +119,29 @@ def answers(checkout: Path, recording: Path) -> Iterator[Iterator[Answer]]:
         assert child.stdout is not None
         assert child.stderr is not None
         try:
-            yield read_answers(child.stdout, child.stderr, checkout)
+            yield read_answers(child, child.stdout, child.stderr, checkout)
         finally:
             child.kill()  # where a difference was found it has more to say
 
 
-def read_answers(stdout: IO[bytes], stderr: IO[bytes], checkout: Path) -> Iterator[Answer]:
-    """One by one. Raises ReplayError on an end with a complaint."""
+def read_answers(child: subprocess.Popen[bytes], stdout: IO[bytes], stderr: IO[bytes], checkout: Path) -> Iterator[Answer]:
+    """One by one. Raises ReplayError where the process fails."""
     decoder = msgspec.json.Decoder(Answer)
     for line in stdout:
         yield decoder.decode(line)
-    if complaint := stderr.read().decode().strip():
-        raise ReplayError(f"{checkout}: {complaint.splitlines()[-1]}")
+    complaint = stderr.read().decode().strip()
+    if status := child.wait():
+        raise ReplayError(f"{checkout}: {complaint.splitlines()[-1] if complaint else f'status {status}'}")
 
 
-def shown(before: deque[Answer], of_old: Answer, of_new: Answer | None, old: Path) -> list[str]:
+def shown(before: deque[Answer], of_old: Answer, of_new: Answer, old: Path) -> list[str]:
     """A difference, for a person to read."""
-    found = of_new or Answer(line=of_old.line, machine="", t=0.0, event={}, asks=[], departed="the recording ended before", cpu_s=0.0)
     return [
         *[f"  before: {event_words(each)}" for each in before],
         f"  event:  {event_words(of_old)}",
         f"--- {old}",
         f"+++ {NEW}",
-        *list(difflib.unified_diff(ask_lines(of_old), ask_lines(found), lineterm="", n=2))[2:],
+        *list(difflib.unified_diff(ask_lines(of_old), ask_lines(of_new), lineterm="", n=2))[2:],
     ]
 
 
@@ -157,13 +156,18 @@ def ask_lines(answer: Answer) -> list[str]:
     """What a machine asks for, a line for each value."""
     if answer.departed:
         return [f"nothing: {answer.departed}"]
-    return [line for number, asked in enumerate(answer.asks, start=1) for line in value_lines(f"{number} {asked['kind']}", asked)]
+    return [
+        line
+        for number, asked in enumerate(answer.asks, start=1)
+        for name, value in asked.items()
+        for line in value_lines(f"{number} {asked['kind']}.{name}", value)
+    ]
 
 
 def value_lines(path: str, value: Any) -> Iterator[str]:  # noqa: ANN401  # of JSON
-    """The values within a value, with the way to each."""
+    """The values within a value, with the way to each; what holds but numbers and words is shown whole."""
     match value:
-        case dict():
+        case dict() if any(isinstance(each, dict | list) for each in value.values()):
             for name, each in value.items():
                 yield from value_lines(f"{path}.{name}", each)
         case [dict() | list(), *_]:

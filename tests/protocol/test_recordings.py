@@ -7,6 +7,8 @@ of the text that this test compares is empty all the same.
 from __future__ import annotations
 
 import gzip
+import subprocess
+import sys
 from collections import defaultdict
 from collections.abc import Sequence
 from functools import lru_cache
@@ -23,6 +25,7 @@ from wanspec.telemetry.replay import Answer, Replay
 
 FOLDER = Path(__file__).parent / "recordings"
 FILES = sorted(FOLDER.glob("*.jsonl.gz"))
+COMMAND = Path(__file__).parents[2] / "bench" / "record.py"
 MAX_BYTES = 2_000_000
 """Of all of them: a checkout holds every version of each."""
 ANEW = "if that is meant, record anew: python bench/record.py tests/protocol/recordings (and its --help, for vllm)"
@@ -81,6 +84,26 @@ def test_a_changed_constant_is_found(module: object, name: str, monkeypatch: pyt
 def test_every_kind_of_event_is_in_a_recording() -> None:
     seen = {answer.event["kind"] for path in FILES for answer in answers_to(path)}
     assert seen == {line.partition(":")[0] for line in EVENTS.values()} - UNSEEN
+
+
+def run_command(*arguments: object) -> tuple[int, str]:
+    command = [sys.executable, str(COMMAND), *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=100)
+    return done.returncode, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("run", ["virtual", pytest.param("faults", marks=pytest.mark.slow)])
+def test_the_command_makes_recordings_that_fit(run: str, tmp_path: Path) -> None:
+    status, said = run_command(tmp_path / "new", run)
+    assert status == 0, said
+    answers = list(Replay(tmp_path / "new" / f"{run}.jsonl.gz"))
+    assert len(answers) > 100
+    assert not [answer for answer in answers if answer.departed]
+
+
+def test_a_run_that_is_unknown_is_refused_by_name(tmp_path: Path) -> None:
+    status, said = run_command(tmp_path, "marathon")
+    assert (status, "there is no run marathon; choose from one-user" in said) == (1, True)
 
 
 def test_the_recordings_are_small() -> None:

@@ -64,9 +64,12 @@ def test_events_and_times_are_those_that_the_machine_was_given(recording: Path) 
     assert [(answer.t, answer.event) for answer in Replay(recording)] == [(each.t, each.event) for each in told]
 
 
-def test_a_trace_for_figures_holds_no_events() -> None:
-    trace = Trace()
+def test_a_trace_for_figures_holds_no_events(tmp_path: Path) -> None:
+    trace, path = Trace(), tmp_path / "run.jsonl"
     play(random_scenario(SEED), trace)
+    with TraceWriter(path, keeps_events=False) as written:
+        play(random_scenario(SEED), written)
+    assert trace.records == read_trace(path)
     assert trace.records
     assert not [record for record in trace.records if isinstance(record, EventHandled | MachineBegan)]
 

@@ -1,8 +1,8 @@
 """The facts of the protocol: what machines are made with, told and ask for, in words that stay when classes and fields get other names.
 
-The adapter between recordings and the machines of this version. **When an event, an effect, a message, a setting or a field of them is
-renamed, change the right side here and leave the left one**: older recordings can then be replayed, and versions be compared
-(`bench/replay.py`). A test holds the table to every class and every field.
+The adapter between recordings and the machines of this version, with `row_memory` for an engine's steps. **When an event, an effect, a
+message, a setting or a field of them is renamed, change the class or the right side here and leave the left one**: older recordings can
+then be replayed, and versions be compared (`bench/replay.py`). A test holds the table to every class and every field.
 """
 
 from __future__ import annotations
@@ -105,6 +105,8 @@ EFFECTS: Final[dict[Callable[..., Any], str]] = {
     effects.DraftsMerged: "merged: session=session_id worker=worker_id joined late duplicates stale refused",
     effects.RttMeasured: "rtt: worker=worker_id rtt_s",
 }
+PASSES: Final = frozenset({"verify", "draft"})
+"""Kinds of effects that are answered by a result."""
 MESSAGES: Final[dict[Callable[..., Any], str]] = {
     messages.Welcome: "welcome: version name=controller_name",
     messages.OpenSession: "open: session=session_id opening tokens sampling drafting reuse=reuse_number",
@@ -177,6 +179,11 @@ def event_facts(event: Event) -> Facts:
 def effect_facts(effect: Effect) -> Facts:
     """What is asked for."""
     return _CODEC.write(effect)
+
+
+def is_pass(effect: Effect) -> bool:
+    """Whether it asks for a pass of a model."""
+    return EFFECTS[type(effect)].partition(":")[0] in PASSES
 
 
 def event_of(facts: Facts) -> Event:

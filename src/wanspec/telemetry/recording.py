@@ -13,14 +13,11 @@ from itertools import count
 from typing import Any, ParamSpec, Protocol, TypeVar
 
 import msgspec
-from msgspec.structs import replace
 
 from wanspec import __version__
-from wanspec.protocol.effects import Effect, StartDraft, StartVerify
-from wanspec.protocol.events import DraftFinished, PassFailed, PassKind, StepFinished, VerifyFinished
-from wanspec.speculation.types import ScoreItem
-from wanspec.telemetry.fact_codec import Facts
-from wanspec.telemetry.facts import Event, Machine, event_facts, machine_facts
+from wanspec.protocol.effects import Effect
+from wanspec.telemetry.fact_codec import KIND, Facts
+from wanspec.telemetry.facts import PASSES, Event, Machine, effect_facts, event_facts, is_pass, machine_facts
 from wanspec.telemetry.records import EventHandled, MachineBegan, PassAsked, Site
 from wanspec.telemetry.row_memory import RowWriter
 from wanspec.telemetry.trace import TraceSink
@@ -67,49 +64,46 @@ class _Recorder:
             began = MachineBegan(t=now, site=self._site, machine=self._machine, settings=self._settings, version=__version__)
             self._sink.record(began)
             self._settings = None
-        asked = self._asked.answered(event)
-        self._sink.record(EventHandled(t=now, site=self._site, machine=self._machine, event=self._facts_of(event), asked=asked))
+        facts = self._rows.write(event) or event_facts(event)
+        asked = self._asked.answered(facts)
+        self._sink.record(EventHandled(t=now, site=self._site, machine=self._machine, event=facts, asked=asked))
         effects = self._handle(event, now=now)
-        self._asked.note(effects)
+        for effect in effects:
+            if is_pass(effect):
+                self._asked.note(effect_facts(effect))
         return effects
-
-    def _facts_of(self, event: Event) -> Facts:
-        if not isinstance(event, StepFinished):
-            return event_facts(event)
-        return {**event_facts(replace(event, rows=())), "rows": self._rows.write(event.rows)}
 
 
 class PassesAsked:
-    """The passes that a machine has asked for: which one a result is of."""
+    """The passes that a machine has asked for, to tell which one a result is of."""
 
     def __init__(self) -> None:
-        self._asked: dict[PassKind, PassAsked] = {}
+        self._asked: dict[str, PassAsked] = {}
+        """By kind."""
 
-    def note(self, effects: Sequence[Effect]) -> None:
-        for effect in effects:
-            if isinstance(effect, StartVerify):
-                self._asked[PassKind.VERIFY] = _asked(effect.items)
-            elif isinstance(effect, StartDraft):
-                self._asked[PassKind.DRAFT] = _asked(effect.items)
+    def note(self, effect: Facts) -> None:
+        if effect[KIND] in PASSES:
+            self._asked[effect[KIND]] = _asked(effect["items"])
 
-    def answered(self, event: Event) -> PassAsked | None:
+    def answered(self, event: Facts) -> PassAsked | None:
         """The pass whose end this event is; None where it is another event, or no pass was asked for."""
-        match event:
-            case VerifyFinished():
-                return self._asked.pop(PassKind.VERIFY, None)
-            case DraftFinished():
-                return self._asked.pop(PassKind.DRAFT, None)
-            case PassFailed(kind=kind):
-                return self._asked.pop(kind, None)
+        match event[KIND]:
+            case "verified":
+                return self._asked.pop("verify", None)
+            case "drafted":
+                return self._asked.pop("draft", None)
+            case "pass_failed":
+                return self._asked.pop(event["pass"], None)
         return None
 
 
-def _asked(items: Sequence[ScoreItem]) -> PassAsked:
+def _asked(items: Sequence[Facts]) -> PassAsked:
     question = [
-        (item.session_id, item.commit, item.append, [(node.node_id, node.parent_id, node.token) for node in item.nodes]) for item in items
+        (item["session"], item["commit"], item["append"], [(node["node"], node["parent"], node["token"]) for node in item["nodes"]])
+        for item in items
     ]
     return PassAsked(
-        sessions=tuple([item.session_id for item in items]),
-        rows=tuple([bool(item.append) + len(item.nodes) for item in items]),
+        sessions=tuple([item["session"] for item in items]),
+        rows=tuple([bool(item["append"]) + len(item["nodes"]) for item in items]),
         digest=zlib.crc32(msgspec.json.encode(question)),
     )

@@ -9,7 +9,7 @@ The drivers write them, real and simulated alike; `trace` stores them and reads 
 1. A record says what happened, never what it means: figures are computed later.
 2. Every record stands alone and none depends on the order, so that traces of several processes are merged by putting them together.
    Their clocks must agree; on one machine the monotonic clock does. Two kinds are an exception, in a file only: what a machine was made
-   with and told, in its order, for `recording` to do it all again. No figure is computed from them.
+   with and told, in its order, for `replay` to do it all again. No figure is computed from them.
 3. Reading checks every field; a trace that reads without an error is well-formed.
 
 Protocol events bear some of the same names, so import this module as a whole: `records.PassStarted(...)`.

@@ -77,8 +77,8 @@ class _Machine:
 
     def tell(self, line: int, record: EventHandled) -> Answer:
         """Tell it, unless that fits no more."""
-        event = event_of(self._whole(record.event))
-        asked = self._asked.answered(event)
+        event = event_of(self._rows.read(record.event))
+        asked = self._asked.answered(record.event)
         departed, effects, deadline, cpu_s = "", list[Facts](), None, 0.0
         if asked != record.asked:
             departed = f"it asked for {_pass_words(asked)}, and the result is of {_pass_words(record.asked)}"
@@ -106,11 +106,10 @@ class _Machine:
             self.is_over = True
             return [{"kind": "raised", "error": type(error).__name__, "text": str(error)}], None, 0.0
         cpu_s = time.thread_time() - began
-        self._asked.note(effects)
-        return [effect_facts(effect) for effect in effects], deadline, cpu_s
-
-    def _whole(self, event: Facts) -> Facts:
-        return {**event, "rows": self._rows.read(event["rows"])} if "rows" in event else event
+        facts = [effect_facts(effect) for effect in effects]
+        for each in facts:
+            self._asked.note(each)
+        return facts, deadline, cpu_s
 
 
 def _pass_words(asked: PassAsked | None) -> str:

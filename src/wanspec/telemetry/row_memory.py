@@ -6,12 +6,9 @@ tokens. Both directions remember one step.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
-
-from wanspec.protocol.events import Row
-
-RowFacts = dict[str, Any]
+from wanspec.protocol.events import Row, StepFinished
+from wanspec.telemetry.fact_codec import Facts
+from wanspec.telemetry.facts import Event, event_facts
 
 
 class RowWriter:
@@ -21,13 +18,15 @@ class RowWriter:
         self._before: dict[bytes, int] = {}
         """The number of each text."""
 
-    def write(self, rows: Sequence[Row]) -> list[RowFacts]:
-        """A step's rows, which are read at once."""
-        facts = [self._facts_of(row) for row in rows]
-        self._before = {row.tokens.packed(0, len(row.tokens)): number for number, row in enumerate(rows)}
-        return facts
+    def write(self, event: Event) -> Facts | None:
+        """The facts of a step, whose rows are read at once; None: it is another event."""
+        if not isinstance(event, StepFinished):
+            return None
+        rows = [self._facts_of(row) for row in event.rows]
+        self._before = {row.tokens.packed(0, len(row.tokens)): number for number, row in enumerate(event.rows)}
+        return {**event_facts(StepFinished(rows=())), "rows": rows}
 
-    def _facts_of(self, row: Row) -> RowFacts:
+    def _facts_of(self, row: Row) -> Facts:
         tokens, end = row.tokens, len(row.tokens)
         after = self._before.get(tokens.packed(0, end - row.num_new))
         if after is None:
@@ -41,8 +40,10 @@ class RowReader:
     def __init__(self) -> None:
         self._before: list[list[int]] = []
 
-    def read(self, facts: Sequence[RowFacts]) -> list[RowFacts]:
-        """The rows with all of their tokens."""
-        texts = [[*(self._before[row["after"]] if "after" in row else ()), *row["tokens"]] for row in facts]
-        self._before = texts
-        return [{"tokens": text, "new": row["new"]} for text, row in zip(texts, facts, strict=True)]
+    def read(self, facts: Facts) -> Facts:
+        """The same facts, and where they are a step's, with all tokens of its rows."""
+        if "rows" not in facts:
+            return facts
+        rows = facts["rows"]
+        self._before = [[*(self._before[row["after"]] if "after" in row else ()), *row["tokens"]] for row in rows]
+        return {**facts, "rows": [{"tokens": text, "new": row["new"]} for text, row in zip(self._before, rows, strict=True)]}
