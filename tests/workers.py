@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from wanspec.backends.interface import Backend
 from wanspec.runtime.engine import ControllerEngine
 from wanspec.runtime.worker_process import hello_for, run_worker
+from wanspec.telemetry.trace import TraceSink
 from wanspec.transport.memory import MemoryListener, dial_memory
 
 WAIT_S = 20.0
@@ -31,12 +32,13 @@ def start_worker(
     max_sessions: int = 4,
     labels: Sequence[str] = (),
     say: Callable[[str], None] = lambda _: None,
+    trace: TraceSink | None = None,
 ) -> asyncio.Task[None]:
     """A worker that dials in at these doors, until it is sent home from all of them."""
     hello = hello_for(draft.info, worker_name=name, max_sessions=max_sessions, labels=labels)
     listeners = [doors] if isinstance(doors, MemoryListener) else doors
     dials = [lambda place=place: dial_memory(listeners[place], hello) for place in range(len(listeners))]  # who is there by then
-    return asyncio.create_task(run_worker(dials, draft, max_sessions=max_sessions, say=say))
+    return asyncio.create_task(run_worker(dials, draft, max_sessions=max_sessions, say=say, trace=trace))
 
 
 @asynccontextmanager

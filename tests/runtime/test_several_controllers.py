@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from collections import defaultdict
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from itertools import groupby
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,6 +23,9 @@ from wanspec.runtime import worker_process
 from wanspec.runtime.draft_device import SESSIONS_PER_SHARE, DraftDevice, DraftShare
 from wanspec.runtime.engine import ControllerEngine
 from wanspec.speculation.types import Position, ScoreItem, SessionId
+from wanspec.telemetry.records import EventHandled
+from wanspec.telemetry.replay import Replay
+from wanspec.telemetry.trace import Trace, write_trace
 from wanspec.transport.handshake import Expected
 from wanspec.transport.memory import MemoryListener
 from wanspec.transport.refusal import WorkerRefusedError
@@ -42,9 +48,9 @@ class Watched(ScriptedBackend):
 
 
 @asynccontextmanager
-async def controller(listener: MemoryListener) -> AsyncIterator[ControllerEngine]:
+async def controller(listener: MemoryListener, trace: Trace | None = None) -> AsyncIterator[ControllerEngine]:
     target = PacedBackend(model(), step_s=0.004, token_s=0.0)
-    async with ControllerEngine(target=target, draft=model(), listener=listener) as engine:
+    async with ControllerEngine(target=target, draft=model(), listener=listener, trace=trace) as engine:
         yield engine
 
 
@@ -77,6 +83,36 @@ async def test_two_controllers_get_their_own_text_and_turn_about_the_model(monke
         f"the controller needs no more drafts; dialling again in {LONG_S:.2g} s",
         "the controller needs no more drafts; goodbye",
     ]
+
+
+async def test_what_a_worker_of_two_controllers_drafted_comes_again_from_its_trace(tmp_path: Path) -> None:
+    """Its machines learn into one calibration, in turn."""
+    traces, doors = [Trace(keeps_events=True) for _ in range(3)], [door(), door()]
+    async with controller(doors[0], traces[0]) as one, controller(doors[1], traces[1]) as other, asyncio.timeout(60):
+        worker = start_worker(doors, PacedBackend(model(0.3), step_s=0.001, token_s=0.0), trace=traces[2])
+        await asyncio.gather(one.wait_for_workers(1), other.wait_for_workers(1))
+        texts = [
+            engine.submit(prompt, max_tokens=120, sampling=GREEDY, policy=PolicyConfig(width=4))
+            for engine, prompt in zip((one, other), PROMPTS, strict=True)
+        ]
+        await asyncio.gather(*map(collect, texts))
+        await asyncio.gather(one.drain("done"), other.drain("done"))
+        await worker
+    drafts: defaultdict[str, list[tuple[int, ...]]] = defaultdict(list)
+    write_trace(traces[2].records, tmp_path / "worker.jsonl")
+    for answer in Replay(tmp_path / "worker.jsonl"):
+        assert not answer.departed
+        drafts[answer.machine] += drafts_in([effect["message"] for effect in answer.effects if effect["kind"] == "send"])
+    for trace in traces[:2]:
+        events = [record.event for record in trace.records if isinstance(record, EventHandled)]
+        received = drafts_in([event["drafts"] for event in events if event["kind"] == "drafts_received"])
+        assert len(received) > 20
+        assert any(sent[: len(received)] == received for sent in drafts.values())
+
+
+def drafts_in(messages: Sequence[dict[str, Any]]) -> list[tuple[int, ...]]:
+    """First id and tokens of each."""
+    return [(message["first"], *message["tokens"]) for message in messages if message["kind"] == "drafts"]
 
 
 async def test_a_controller_that_sent_the_worker_home_gets_it_back_once_restarted_while_another_keeps_it(

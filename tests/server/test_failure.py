@@ -43,6 +43,8 @@ async def test_an_engine_that_has_failed_says_why_once_and_ends_the_server_after
 class FullAfter:
     """A sink whose disk is full after so many records."""
 
+    keeps_events = False
+
     def __init__(self, room: int) -> None:
         self.room, self.records = room, 0
 

@@ -11,9 +11,12 @@ from wanspec.errors import ConfigError
 from wanspec.speculation.types import Position, SessionId, WorkerId
 from wanspec.telemetry.records import (
     DraftsReceived,
+    EventHandled,
     LinkBytes,
+    MachineBegan,
     MessageReceived,
     MessageSent,
+    PassAsked,
     PassFinished,
     PassStarted,
     Record,
@@ -45,6 +48,14 @@ ONE_OF_EACH: list[Record] = [
     WorkerLost(t=3.0, site="controller", worker=WORKER, name="campus-1", reason="connection reset"),
     RttSample(t=0.9, site="controller", worker=WORKER, rtt_s=0.07),
     LinkBytes(t=4.0, site="link", to_worker_bytes=300, to_controller_bytes=900),
+    MachineBegan(t=0.0, site="worker", machine="4711-1", settings={"kind": "worker", "max_sessions": 4}, version="0.1.0"),
+    EventHandled(
+        t=0.1 + 0.2,
+        site="worker",
+        machine="4711-1",
+        event={"kind": "drafted", "choices": [], "took_s": 0.1},
+        asked=PassAsked(sessions=(SESSION,), rows=(3,), digest=7),
+    ),
 ]
 
 GOOD_LINE = '{"kind":"rtt_sample","t":1,"site":"controller","worker":1,"rtt_s":0.07}'

@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 from tests.testbed.processes import WAIT_S, child_of, gone
 
+from wanspec.telemetry.replay import Replay
+
 KEYS = [
     "policy", "rtt_ms", "itl_ms", "itl_ratio", "controller_draft_passes", "offload_fraction", "worker_draft_passes", "bytes_per_token",
     "identical", "tokens", "version", "command",
@@ -61,6 +63,7 @@ async def test_the_demo_ends_with_a_table_whose_text_is_exact(tmp_path: Path) ->
     assert paper["tokens"] == colocated["tokens"] == 24
     assert "def visit(self, node):" in out
     assert {file.name for file in traces.glob("*.jsonl")} == {"controller.jsonl", "worker.jsonl"}
+    assert all(len(list(Replay(file))) > 24 for file in traces.glob("*.jsonl"))
 
 
 @pytest.mark.slow

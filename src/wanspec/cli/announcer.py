@@ -13,6 +13,7 @@ class Announcer:
 
     def __init__(self, sink: TraceSink | None, *, say: Callable[[str], None]) -> None:
         self._sink, self._say = sink, say
+        self.keeps_events = sink is not None and sink.keeps_events
 
     def record(self, record: Record) -> None:
         if isinstance(record, WorkerJoined):

@@ -213,6 +213,7 @@ def worker(
     preset: options.Preset = "",
     calibration: options.CalibrationFile = None,
     trace: options.TraceFile = None,
+    only_figures: Annotated[bool, typer.Option("--only-figures", hidden=True, help="Leave the machine's events out of --trace.")] = False,
     until_stdin_closes: Annotated[bool, typer.Option("--until-stdin-closes", hidden=True)] = False,
 ) -> None:
     """Draft for controllers, from anywhere.
@@ -231,7 +232,7 @@ def worker(
     from wanspec.runtime.calibration_store import CalibrationStore
     from wanspec.transport.security import check_security, parse_address
 
-    with exit_statuses(), options.trace_sink(trace) as sink:
+    with exit_statuses(), options.trace_sink(trace, keeps_events=not only_figures) as sink:
         check_environment("worker")
         if not name.isprintable():
             raise ConfigError(f"--name {name!r} has characters that do not print; use letters, digits and hyphens")

@@ -155,7 +155,7 @@ Preset = Annotated[
     str, typer.Option(callback=_preset, help="Hold every pass to these step times, such as l40s-8b; empty: as fast as it goes.")
 ]
 Pace = Annotated[str, typer.Option("--preset", callback=_pace, help="Hold every pass to these step times: l40s-8b, h100-70b, ...")]
-TraceFile = Annotated[Path | None, typer.Option("--trace", help="Write down everything that happens, as JSON lines.")]
+TraceFile = Annotated[Path | None, typer.Option("--trace", help="Write down everything that happens, prompts too, as JSON lines.")]
 Token = Annotated[str, typer.Option(envvar="WANSPEC_TOKEN", help="Bearer token. Better in the environment, where ps does not show it.")]
 TlsCa = Annotated[Path | None, typer.Option(help="Authority that signs the peers' certificates, PEM.")]
 TlsCert = Annotated[Path | None, typer.Option(help="This side's certificate, PEM.")]
@@ -353,8 +353,8 @@ def finite(value: Any) -> Any:  # noqa: ANN401  # JSON's values
 
 
 @contextmanager
-def trace_sink(path: Path | None) -> Iterator[TraceSink | None]:
-    """The trace that was asked for, if one was.
+def trace_sink(path: Path | None, *, keeps_events: bool = True) -> Iterator[TraceSink | None]:
+    """The trace that was asked for, if one was; with the events of machines, or only what figures are computed from.
 
     Raises ConfigError where it cannot be opened. Where it could not be written, the command ends with status 1, unless the work itself has
     ended with an error: that one counts.
@@ -364,7 +364,7 @@ def trace_sink(path: Path | None) -> Iterator[TraceSink | None]:
     if path is None:
         yield None
         return
-    writer = TraceWriter(path)
+    writer = TraceWriter(path, keeps_events=keeps_events)
     try:
         yield writer
     except BaseException:

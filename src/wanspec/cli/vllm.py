@@ -41,6 +41,7 @@ def serve(
     tls_key: TlsKey = None,
     allow_plaintext: AllowPlaintext = False,
     metrics: Annotated[str, typer.Option(help="Figures of the drafts at this HOST:PORT of this machine, /metrics; empty: nowhere.")] = "",
+    trace: Annotated[Path | None, typer.Option(help="Write down what our machine is told, prompts too, to replay it; JSON lines.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the environment and the command, and do nothing.")] = False,
 ) -> None:
     """Serve a model with vLLM, which verifies what workers draft.
@@ -76,6 +77,7 @@ def serve(
             draft=draft,
             price_ms=price_ms if math.isfinite(price_ms) else None,
             metrics=metrics,
+            trace=_absolute(trace),
         ).checked(token)
         _check_flags(context.args)
         flags = ["--speculative-config", speculative_config(draft_tokens), *context.args]

@@ -88,14 +88,14 @@ class ControllerEngine:
         """
         check_pair(target.info, draft.info)
         self._target, self._draft, self._listener = target, draft, listener
-        self._machine = Controller(
+        self._trace = SparedTrace(trace) if trace is not None else None
+        self._tracer = Tracer(self._trace or NoTrace(), "controller")
+        self._machine = self._tracer.recorded(Controller)(
             vocabulary_size=target.info.vocabulary_size,
             end_tokens=target.info.end_tokens,
             draft_context_length=draft.info.context_length,
             calibrations=calibrations,
         )
-        self._trace = SparedTrace(trace) if trace is not None else None
-        self._tracer = Tracer(self._trace or NoTrace(), "controller")
         self._events: asyncio.Queue[ControllerEvent] = asyncio.Queue()
         self._passes = ThreadPoolExecutor(max_workers=1, thread_name_prefix="wanspec-pass")
         self._generations: dict[SessionId, Generation] = {}

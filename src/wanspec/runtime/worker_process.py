@@ -183,14 +183,14 @@ class _Connected:
         self._device, self._connection = device, connection
         self._draft = device.share()
         self._loop = asyncio.get_running_loop()
-        self._machine = Worker(
+        self._tracer = Tracer(trace or NoTrace(), "worker")
+        self._machine = self._tracer.recorded(Worker)(
             vocabulary_size=device.info.vocabulary_size,
             context_length=device.info.context_length,
             max_sessions=max_sessions,
             calibrations=calibrations,
             connected_at=self._loop.time(),
         )
-        self._tracer = Tracer(trace or NoTrace(), "worker")
         self._is_over = False
         self._failure: asyncio.Future[None] = self._loop.create_future()
         """Of a pass, or of what was done about its end."""

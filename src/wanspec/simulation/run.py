@@ -27,6 +27,7 @@ from wanspec.telemetry.metrics import RunMetrics, measure_run
 from wanspec.telemetry.records import Record
 from wanspec.telemetry.token_trace import read_token_trace
 from wanspec.telemetry.trace import Trace, TraceSink
+from wanspec.telemetry.tracer import Tracer
 
 MAX_SESSIONS, MAX_CONTEXT = 1024, 1 << 20
 """Of a simulated worker: no limit worth the name."""
@@ -89,7 +90,7 @@ class Stage:
 
     def __init__(self, scenario: Scenario, sink: TraceSink) -> None:
         seed, compute = scenario.seed, scenario.compute
-        self.scenario = scenario
+        self.scenario, self._sink = scenario, sink
         self.world = TokenWorld(token_model(scenario.tokens), seed=seed)
         self.target, self.draft = SimulatedModel(self.world), SimulatedModel(self.world)
         self.workers: list[SimulatedWorker] = []
@@ -101,7 +102,9 @@ class Stage:
         self.faults: Counter[str] = Counter()
         """Faults that were injected, by kind."""
         self.cluster = Cluster(
-            controller=Controller(vocabulary_size=self.world.vocabulary_size, end_tokens=(), has_draft_device=compute.draft_device),
+            controller=Tracer(sink, "controller").recorded(Controller)(
+                vocabulary_size=self.world.vocabulary_size, end_tokens=(), has_draft_device=compute.draft_device
+            ),
             target=self.target,
             draft=self.draft,
             target_device=compute.device(compute.target_times(), seed=hash((seed, 1))),
@@ -114,14 +117,16 @@ class Stage:
 
     def add_worker(self) -> None:
         """A worker of the scenario's kind dials in."""
-        scenario, compute, number = self.scenario, self.scenario.compute, len(self.workers) + 1
+        scenario, compute, sink, number = self.scenario, self.scenario.compute, self._sink, len(self.workers) + 1
         device = compute.worker_device(seed=hash((scenario.seed, 3, number)))
         link = scenario.link.profile()
 
         def connect(before: WorkerSite | None) -> WorkerSite:
             model = SimulatedModel(self.world, is_oracle=scenario.policy.name == ORACLE)
             self.worker_models.append(model)
-            machine = Worker(vocabulary_size=self.world.vocabulary_size, context_length=MAX_CONTEXT, max_sessions=MAX_SESSIONS)
+            machine = Tracer(sink, "worker").recorded(Worker)(
+                vocabulary_size=self.world.vocabulary_size, context_length=MAX_CONTEXT, max_sessions=MAX_SESSIONS
+            )
             return self.cluster.join(machine, model, device=device, link=link, max_sessions=MAX_SESSIONS, before=before)
 
         self.workers.append(SimulatedWorker(self.cluster, connect, rtt_s=link.rtt_s, seed=hash((scenario.seed, 5, number))))
@@ -144,7 +149,7 @@ class Stage:
         return [session_id for session_id, text in self.texts.items() if tuple(self.cluster.requests[session_id].tokens) != text]
 
 
-def play(scenario: Scenario, trace: Trace) -> Stage:
+def play(scenario: Scenario, trace: TraceSink) -> Stage:
     """Set up what a scenario describes and let it run to its end. Raises AssertionError when it hangs, naming the seed."""
     stage = Stage(scenario, trace)
     for _ in range(scenario.workers):

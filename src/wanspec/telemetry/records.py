@@ -8,7 +8,8 @@ The drivers write them, real and simulated alike; `trace` stores them and reads 
 
 1. A record says what happened, never what it means: figures are computed later.
 2. Every record stands alone and none depends on the order, so that traces of several processes are merged by putting them together.
-   Their clocks must agree; on one machine the monotonic clock does.
+   Their clocks must agree; on one machine the monotonic clock does. Two kinds are an exception, in a file only: what a machine was made
+   with and told, in its order, for `replay` to do it all again. No figure is computed from them.
 3. Reading checks every field; a trace that reads without an error is well-formed.
 
 Protocol events bear some of the same names, so import this module as a whole: `records.PassStarted(...)`.
@@ -19,7 +20,7 @@ They are msgspec structs and not dataclasses, because a tagged union of structs 
 from __future__ import annotations
 
 import re
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct
 
@@ -183,6 +184,40 @@ class LinkBytes(_Record, frozen=True, kw_only=True):
     to_controller_bytes: Count
 
 
+class _MachineRecord(_Record, frozen=True, kw_only=True, omit_defaults=True):
+    """What the records of one machine share."""
+
+    machine: str
+    """Its name, unlike that of any other machine of this or another process."""
+
+
+class MachineBegan(_MachineRecord, frozen=True, kw_only=True):
+    """A machine was made."""
+
+    settings: dict[str, Any]
+    """What it was made with, as `facts` has it."""
+    version: str
+    """WANSpec's."""
+
+
+class PassAsked(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The pass whose result an event is: the result fits no other."""
+
+    sessions: tuple[SessionId, ...]
+    rows: tuple[Count, ...]
+    """In the answer for each of these."""
+    digest: Count
+    """Of all tokens and nodes of the question."""
+
+
+class EventHandled(_MachineRecord, frozen=True, kw_only=True):
+    """A machine was told of an event; `t` is the very time that it was given."""
+
+    event: dict[str, Any]
+    """As `facts` has it."""
+    asked: PassAsked | None = None
+
+
 Record = (
     RequestArrived
     | TokensEmitted
@@ -198,5 +233,7 @@ Record = (
     | WorkerLost
     | RttSample
     | LinkBytes
+    | MachineBegan
+    | EventHandled
 )
 """Any record of a trace."""

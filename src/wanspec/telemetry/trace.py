@@ -25,11 +25,18 @@ FLUSH_INTERVAL_S = 1.0
 class TraceSink(Protocol):
     """Takes records as they happen, from any thread."""
 
+    @property
+    def keeps_events(self) -> bool:
+        """Whether it is to have what machines are made with and told: much, and of no use to figures."""
+        ...
+
     def record(self, record: Record) -> None: ...
 
 
 class NoTrace:
     """Keeps nothing."""
+
+    keeps_events = False
 
     def record(self, record: Record) -> None:
         """Forget it."""
@@ -38,7 +45,9 @@ class NoTrace:
 class Trace:
     """Keeps the records in memory, without a bound: for tests, demos and simulations, not for servers."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, keeps_events: bool = False) -> None:
+        """`keeps_events`: those of machines too, for a file that will be written."""
+        self.keeps_events = keeps_events
         self.records: list[Record] = []
 
     def record(self, record: Record) -> None:
@@ -51,8 +60,9 @@ class TraceWriter:
     Raises ConfigError when the file cannot be opened, and OSError, with the file's name, when the disk is full.
     """
 
-    def __init__(self, path: str | PathLike[str]) -> None:
-        self._path = path
+    def __init__(self, path: str | PathLike[str], *, keeps_events: bool = True) -> None:
+        """`keeps_events`: those of machines too; no figure needs them."""
+        self._path, self.keeps_events = path, keeps_events
         try:
             self._file = Path(path).open("wb")  # noqa: SIM115 - open until close()
         except OSError as error:
@@ -94,6 +104,7 @@ class SparedTrace:
 
     def __init__(self, sink: TraceSink) -> None:
         self._sink: TraceSink | None = sink
+        self.keeps_events = sink.keeps_events
         self.lost_records = 0
         """That which could not be written, and all since."""
 

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import ParamSpec, TypeVar
 
 from wanspec.protocol.effects import DraftsMerged, Effect, EmitTokens, FinishRequest, RoundFinished, RttMeasured
 from wanspec.protocol.events import RequestArrived
 from wanspec.protocol.messages import Message
 from wanspec.speculation.types import ScoreItem, SessionId, WorkerId
 from wanspec.telemetry import records
+from wanspec.telemetry.facts import Machine
+from wanspec.telemetry.recording import recorded
 from wanspec.telemetry.trace import NoTrace, TraceSink
+
+P = ParamSpec("P")
+M = TypeVar("M", bound=Machine)
 
 
 class Tracer:
@@ -20,6 +26,10 @@ class Tracer:
         self._site: records.Site = site
         self.is_kept = not isinstance(sink, NoTrace)
         """Whether anybody will read it: if not, what only it needs may be left undone."""
+
+    def recorded(self, made: Callable[P, M]) -> Callable[P, M]:
+        """The same class of machines, whose settings and events are written down where the sink keeps them."""
+        return recorded(made, self._sink, self._site)
 
     def request_arrived(self, event: RequestArrived, *, now: float) -> None:
         self._sink.record(

@@ -81,7 +81,9 @@ async def run_demo(config: DemoConfig, stage: Stage) -> DemoResult:
     oracle: Outputs = tuple([tuple(decode_plainly(target, p, max_tokens=config.max_tokens, sampling=config.sampling)) for p in prompts])
     async with AsyncExitStack() as stack:
         folder = config.trace_folder or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="wanspec-")))
-        deployment = await stack.enter_async_context(deploy(target, draft, preset=config.preset))
+        deployment = await stack.enter_async_context(
+            deploy(target, draft, preset=config.preset, keeps_events=config.trace_folder is not None)
+        )
         await deployment.set_link(rtt_ms=config.rtt_ms)
         async with deployment.worker(folder / "worker.jsonl"):
             for policy in config.policies:

@@ -163,7 +163,8 @@ class Deployment:
     @asynccontextmanager
     async def worker(self, trace_file: Path, *, draft: str = "bundled:draft") -> AsyncIterator[Child]:
         """A worker process with this model that has dialled in; sent home at the end, its trace complete. Raises TransportError."""
-        arguments = ("--draft", draft, "--preset", self._preset, "--trace", str(trace_file))
+        arguments = ["--draft", draft, "--preset", self._preset, "--trace", str(trace_file)]
+        arguments += [] if self._trace.keeps_events else ["--only-figures"]
         async with self._door.worker("worker", *arguments) as child:
             await child.before_its_end(self.engine.wait_for_workers(1), otherwise="no worker dialled in")
             yield child
@@ -199,12 +200,14 @@ def check_once(flag: str, values: Sequence[object]) -> None:
 
 
 @asynccontextmanager
-async def deploy(target: Backend, draft: Backend, *, preset: str, emulator: Emulator = "relay") -> AsyncIterator[Deployment]:
+async def deploy(
+    target: Backend, draft: Backend, *, preset: str, emulator: Emulator = "relay", keeps_events: bool = False
+) -> AsyncIterator[Deployment]:
     """An engine with these models at the preset's pace, if it has a name, and a link in front of it; workers come later.
 
-    Raises TransportError when something will not start.
+    `keeps_events`: whether traces are to have the events of machines, for replay. Raises TransportError when something will not start.
     """
-    token, trace = secrets.token_hex(16), Trace()
+    token, trace = secrets.token_hex(16), Trace(keeps_events=keeps_events)
     paced_target, paced_draft = PacedBackend.from_preset(target, preset, "target"), PacedBackend.from_preset(draft, preset, "draft")
     async with AsyncExitStack() as stack:
         link = LinkProcess(stack)

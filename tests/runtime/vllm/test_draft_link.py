@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from itertools import count
+from pathlib import Path
 
 import httpx
 import numpy as np
@@ -32,6 +33,10 @@ from wanspec.runtime.vllm.figures_server import serve_figures
 from wanspec.runtime.vllm.local_model import LocalModel, load_local_model
 from wanspec.runtime.worker_process import hello_for, run_worker
 from wanspec.speculation.types import DraftingConfig, ScoreItem, SessionId
+from wanspec.telemetry.facts import LocalSettings, create_proposer
+from wanspec.telemetry.replay import Replay
+from wanspec.telemetry.trace import Trace, write_trace
+from wanspec.telemetry.tracer import Tracer
 from wanspec.transport.grpc_wire import dial
 from wanspec.transport.security import Plaintext, parse_address
 
@@ -125,6 +130,30 @@ async def test_drafts_arrive_are_accepted_and_counted() -> None:
     assert figures["wanspec:committed_tokens_total"] == made.tally.committed_tokens
     assert figures["wanspec:propose_seconds_count"] > 0
     assert figures["wanspec:link_received_bytes_total"] > 0
+
+
+async def test_what_the_machine_was_told_is_written_down_and_told_again(tmp_path: Path) -> None:
+    trace = Trace(keeps_events=True)
+    create_machine = partial(
+        Tracer(trace, "controller").recorded(create_proposer),
+        vocabulary_size=model().info.vocabulary_size,
+        max_length=1000,
+        max_draft_tokens=MAX_DRAFT_TOKENS,
+        path_prob_min=0.01,
+        drafting=DRAFTING,
+        local=LocalSettings(context_length=1000, redundancy_price_s=0.0, first_session_id=SessionId(1)),
+    )
+    with link(create_machine, LocalModel(model(0.2))) as (made, address):
+        engine = Engine(made, [1, 2, 3])
+        async with worker(address):
+            await engine.accept(40)
+    write_trace(trace.records[:], tmp_path / "trace.jsonl")
+    answers = list(Replay(tmp_path / "trace.jsonl"))
+    assert not [answer for answer in answers if answer.departed]
+    assert {"step", "drafts_received", "drafted"} <= {answer.event["kind"] for answer in answers}
+    chains = [effect["chains"] for answer in answers for effect in answer.effects if effect["kind"] == "propose"]
+    assert len(chains) == sum(answer.event["kind"] == "step" for answer in answers)
+    assert sum(len(chain) for (chain,) in chains) >= engine.accepted
 
 
 async def test_workers_come_and_go_and_the_text_is_the_same() -> None:

@@ -12,12 +12,11 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import count
 from typing import Any, Final
 
 from wanspec.protocol.events import Row
-from wanspec.protocol.local_drafting import LocalDrafting
 from wanspec.protocol.proposer import Proposer
 from wanspec.runtime.vllm.draft_link import DraftLink
 from wanspec.runtime.vllm.figures_server import serve_figures
@@ -26,11 +25,16 @@ from wanspec.runtime.vllm.local_model import LocalModel, load_local_model
 from wanspec.runtime.vllm.settings import ProposerSettings, read_settings
 from wanspec.runtime.vllm.versions import installed_vllm, needs_sampler_repair, repair_sampler
 from wanspec.speculation.types import SessionId
+from wanspec.telemetry.facts import LocalSettings, create_proposer
+from wanspec.telemetry.trace import NoTrace, SparedTrace, TraceWriter
+from wanspec.telemetry.tracer import Tracer
 
 _log = logging.getLogger(f"vllm.{__name__}")  # vLLM shows what is said under its own name, and of others only warnings
 
 MAX_LOGGED_FAULTS: Final = 10
 """Of ours in `propose`, each with its traceback; the engine may ask a hundred times a second."""
+SESSIONS_A_LIFE: Final = 1 << 40
+"""Ids for one machine's sessions at the local model, which may still have some of the machine before."""
 
 
 class WanProposer:
@@ -93,17 +97,19 @@ def _open_link(hosting: Hosting) -> DraftLink:
     """Raises ConfigError or TransportError."""
     settings, token = read_settings(os.environ)
     local = load_local_model(settings.draft, hosting.expected) if settings.draft else None
-    local_ids = map(SessionId, count(1))
+    lives = count()
+    path = settings.trace_of(hosting.engine)
+    tracer = Tracer(SparedTrace(TraceWriter(path)) if path else NoTrace(), "controller")
 
     def create_machine() -> Proposer:
-        return Proposer(
+        return tracer.recorded(create_proposer)(
             vocabulary_size=hosting.expected.vocabulary_size,
             max_length=hosting.max_length,
             max_draft_tokens=hosting.max_draft_tokens,
             path_prob_min=settings.path_prob_min,
             drafting=settings.drafting(),
             placement=settings.placement(),
-            local=_local_drafting(settings, local, local_ids) if local is not None else None,
+            local=_local_settings(settings, local, life=next(lives)) if local is not None else None,
         )
 
     link = DraftLink(
@@ -121,5 +127,9 @@ def _open_link(hosting: Hosting) -> DraftLink:
     return link
 
 
-def _local_drafting(settings: ProposerSettings, local: LocalModel, session_ids: Iterator[SessionId]) -> LocalDrafting:
-    return LocalDrafting(context_length=local.context_length, redundancy_price_s=settings.redundancy_price_s, session_ids=session_ids)
+def _local_settings(settings: ProposerSettings, local: LocalModel, *, life: int) -> LocalSettings:
+    return LocalSettings(
+        context_length=local.context_length,
+        redundancy_price_s=settings.redundancy_price_s,
+        first_session_id=SessionId(1 + life * SESSIONS_A_LIFE),
+    )

@@ -58,6 +58,8 @@ class ProposerSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """What a pass of it costs beyond its time for a text that a worker drafts for, at least 0; null: more than it is ever worth."""
     metrics: str = ""
     """HOST:PORT of the figures for Prometheus; empty: nowhere."""
+    trace: str = ""
+    """File for what our machine is told, to replay it; data-parallel engines but the first add `.NUMBER`. Empty: none."""
 
     def checked(self, token: str) -> ProposerSettings:
         """Itself. Raises ConfigError, naming the value and the fix, where something of it cannot be used."""
@@ -101,6 +103,10 @@ class ProposerSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     def address_of(self, engine: int) -> Address:
         """Where the workers of data-parallel engine `engine`, counted from 0, dial in. Raises ConfigError beyond the last port."""
         return _nth(self.listen, engine)
+
+    def trace_of(self, engine: int) -> str:
+        """The trace file of data-parallel engine `engine`, counted from 0; empty: none."""
+        return f"{self.trace}.{engine}" if self.trace and engine else self.trace
 
     def metrics_of(self, engine: int) -> Address:
         """The same of its figures."""

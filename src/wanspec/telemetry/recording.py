@@ -1,0 +1,109 @@
+"""Recordings: what machines are made with and told, written into a trace file.
+
+A machine is a function of its settings and of its events with their times, so these are all that is written; `facts` has the words. Drivers
+make their machines by `Tracer.recorded`; a trace that is a file then has `MachineBegan` and `EventHandled` records, which `replay` reads.
+"""
+
+from __future__ import annotations
+
+import os
+import zlib
+from collections.abc import Callable, Sequence
+from itertools import count
+from typing import Any, ParamSpec, Protocol, TypeVar
+
+import msgspec
+
+from wanspec import __version__
+from wanspec.protocol.effects import Effect
+from wanspec.telemetry.fact_codec import KIND, Facts
+from wanspec.telemetry.facts import PASSES, Event, Machine, effect_facts, event_facts, is_pass, machine_facts
+from wanspec.telemetry.records import EventHandled, MachineBegan, PassAsked, Site
+from wanspec.telemetry.row_memory import RowWriter
+from wanspec.telemetry.trace import TraceSink
+
+_numbers = count(1)
+"""Of this process's machines."""
+
+P = ParamSpec("P")
+M = TypeVar("M", bound=Machine)
+
+
+class Handle(Protocol):
+    """A machine's method."""
+
+    def __call__(self, event: Any, *, now: float) -> list[Effect]: ...  # noqa: ANN401  # one of the machine's
+
+
+def recorded(made: Callable[P, M], sink: TraceSink, site: Site) -> Callable[P, M]:
+    """A class or function of `facts.MACHINES`; what its machines are made with and told goes to the sink, if that keeps events."""
+
+    def make(*args: P.args, **settings: P.kwargs) -> M:
+        facts = machine_facts(made, settings)  # before anything is told: a calibration goes on learning
+        machine = made(*args, **settings)
+        recorder = _Recorder(machine.handle, sink, site, facts)
+        machine.handle = recorder.handle  # type: ignore[method-assign]  # so that drivers know nothing of it, and it costs them nothing
+        return machine
+
+    return make if sink.keeps_events else made
+
+
+class _Recorder:
+    """Writes down what one machine is told, before it is told."""
+
+    def __init__(self, handle: Handle, sink: TraceSink, site: Site, settings: Facts) -> None:
+        self._handle, self._sink, self._site = handle, sink, site
+        self._settings: Facts | None = settings
+        """None: they are written."""
+        self._machine = f"{os.getpid()}-{next(_numbers)}"
+        self._asked = PassesAsked()
+        self._rows = RowWriter()
+
+    def handle(self, event: Event, *, now: float) -> list[Effect]:
+        if self._settings is not None:
+            began = MachineBegan(t=now, site=self._site, machine=self._machine, settings=self._settings, version=__version__)
+            self._sink.record(began)
+            self._settings = None
+        facts = self._rows.write(event) or event_facts(event)
+        asked = self._asked.answered(facts)
+        self._sink.record(EventHandled(t=now, site=self._site, machine=self._machine, event=facts, asked=asked))
+        effects = self._handle(event, now=now)
+        for effect in effects:
+            if is_pass(effect):
+                self._asked.note(effect_facts(effect))
+        return effects
+
+
+class PassesAsked:
+    """The passes that a machine has asked for, to tell which one a result is of."""
+
+    def __init__(self) -> None:
+        self._asked: dict[str, PassAsked] = {}
+        """By kind."""
+
+    def note(self, effect: Facts) -> None:
+        if effect[KIND] in PASSES:
+            self._asked[effect[KIND]] = _asked(effect["items"])
+
+    def answered(self, event: Facts) -> PassAsked | None:
+        """The pass whose end this event is; None where it is another event, or no pass was asked for."""
+        match event[KIND]:
+            case "verified":
+                return self._asked.pop("verify", None)
+            case "drafted":
+                return self._asked.pop("draft", None)
+            case "pass_failed":
+                return self._asked.pop(event["pass"], None)
+        return None
+
+
+def _asked(items: Sequence[Facts]) -> PassAsked:
+    question = [
+        (item["session"], item["commit"], item["append"], [(node["node"], node["parent"], node["token"]) for node in item["nodes"]])
+        for item in items
+    ]
+    return PassAsked(
+        sessions=tuple([item["session"] for item in items]),
+        rows=tuple([bool(item["append"]) + len(item["nodes"]) for item in items]),
+        digest=zlib.crc32(msgspec.json.encode(question)),
+    )
