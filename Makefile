@@ -8,7 +8,7 @@ JOBS ?= 2
 PYTEST := python -m pytest --quiet -n $(JOBS) --dist loadfile
 
 .DELETE_ON_ERROR:
-.PHONY: demo test test-all test-hf test-llamacpp test-vllm test-aws test-clients test-lowest check coverage bench figures clean
+.PHONY: demo test test-all test-hf test-llamacpp test-vllm test-aws test-clients test-lowest check coverage bench figures fidelity clean
 
 demo: $(INSTALLED)  ## two processes and an emulated WAN, on this machine
 	$(BIN)/wanspec demo $(ARGS)
@@ -53,6 +53,9 @@ bench: $(INSTALLED)  ## the cost of our own code
 
 figures: $(INSTALLED)  ## the figures of the docs that follow from the code alone, written into their pages; docs/figures has the dear ones
 	$(BIN)/python docs/figures $(ARGS)
+
+fidelity: $(INSTALLED)  ## the simulator beside real runs, into docs/fidelity.md and .json: most of an hour on a quiet machine
+	$(BIN)/python -m bench.fidelity --json docs/fidelity.json --markdown docs/fidelity.md $(ARGS)
 
 clean:
 	rm -rf .venv .venv-* .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from bench.fidelity.cells import MAX_TOKENS, POLICIES, PROMPTS, Figures, cells, figures_of
+from bench.fidelity.cells import MAX_TOKENS, POLICIES, PROMPTS, Cell, Figures, cells, figures_of
 from bench.fidelity.real import LATE_SHARE, Log, Real
 
 from wanspec.simulation.run import simulate
@@ -61,7 +61,7 @@ def rows_of(log: Log, traces: dict[float, Path]) -> list[Row]:
     rows: list[Row] = []
     for cell in (cell for cell in cells() if cell in log.done):
         real = log.done[cell][-1]
-        alike = [runs[-1] for other, runs in log.done.items() if (other.temperature, runs[-1].preset) == (cell.temperature, real.preset)]
+        alike = [runs[-1] for other, runs in log.done.items() if is_alike(other, cell) and runs[-1].preset == real.preset]
         row: Row = cell._asdict() | {
             "preset": real.preset,
             "late_share": round(real.late_share, 4),
@@ -72,6 +72,11 @@ def rows_of(log: Log, traces: dict[float, Path]) -> list[Row]:
         row |= {f"real_{name}": value for name, value in real.figures.items()}
         rows.append(row | {f"simulated_{name}": value for name, value in simulated(row, traces[cell.temperature]).items()})
     return [row | offloads(row, rows) for row in rows]
+
+
+def is_alike(one: Cell, other: Cell) -> bool:
+    """Whether our own code does the same work in both, for however many users and at whatever distance."""
+    return (one.policy, one.temperature, one.rtt_ms is None) == (other.policy, other.temperature, other.rtt_ms is None)
 
 
 def offloads(row: Row, rows: Sequence[Row]) -> Row:

@@ -1,0 +1,60 @@
+"""The simulator against real runs, by the table that `make fidelity` has written."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from bench.fidelity.cells import DRAFT, TARGET, traces_of
+from bench.fidelity.page import page
+from bench.fidelity.real import Real
+from bench.fidelity.rows import FAR, NEAR, Row, distance, fitted, is_within, offloads, simulated
+
+from wanspec.backends.registry import load_backend
+
+ROOT = Path(__file__).parents[1]
+ROWS: list[Row] = json.loads((ROOT / "docs/fidelity.json").read_text("utf-8"))
+VALID = [row for row in ROWS if not row["void"]]
+DRIFT = 1 / 20
+
+
+def test_the_page_shows_the_rows() -> None:
+    shown = (ROOT / "docs/fidelity.md").read_text("utf-8")
+    assert page(ROWS, ROWS[0]) in shown
+
+
+def test_the_simulator_is_as_near_as_the_page_says() -> None:
+    assert sum(is_within(row, NEAR) for row in VALID) >= 0.9 * len(VALID)
+    assert [row for row in VALID if not is_within(row, FAR)] == []
+
+
+@pytest.mark.slow
+def test_the_simulator_has_not_moved_away_from_the_table(tmp_path: Path) -> None:
+    traces = traces_of((load_backend(TARGET), load_backend(DRAFT)), tmp_path)
+    again = [row | {f"simulated_{name}": value for name, value in simulated(row, traces[row["temperature"]]).items()} for row in ROWS]
+    moved = []
+    for old, new in zip(ROWS, [row | offloads(row, again) for row in again], strict=True):
+        latency = new["simulated_itl_ms"] / old["simulated_itl_ms"] - 1.0
+        offload = 0.0 if old["rtt_ms"] is None else new["simulated_offload_fraction"] - old["simulated_offload_fraction"]
+        if abs(latency) > DRIFT or abs(offload) > DRIFT:
+            moved.append((old["policy"], old["rtt_ms"], old["temperature"], old["users"], round(latency, 3), round(offload, 3)))
+    assert not moved, f"judge the simulator anew, by make fidelity: {moved}"
+
+
+def test_the_time_of_our_own_code_has_a_part_for_each_session() -> None:
+    def real(*passes: tuple[int, float]) -> Real:
+        return Real("l40s-8b", {}, 0.0, None, {"target": list(passes), "draft": [], "worker": []})
+
+    assert fitted([real((1, 1.5), (1, 1.5)), real((4, 3.0), (4, 3.0))], ("target", "draft")) == (1.0, 0.5)
+    assert fitted([real((1, 1.0), (1, 2.0))], ("target",)) == (1.5, 0.0)
+    assert fitted([real((1, 4.0), (4, 1.0))], ("target",)) == (2.5, 0.0)  # no session makes a pass shorter
+    assert fitted([real()], ("worker",)) == (0.0, 0.0)
+
+
+def test_a_distance_is_a_share_of_the_latency_and_a_part_of_the_offload() -> None:
+    row = {"rtt_ms": 15.0, "real_itl_ms": 10.0, "simulated_itl_ms": 10.4, "real_offload_fraction": 0.5, "simulated_offload_fraction": 0.44}
+    assert distance(row) == pytest.approx((0.04, -0.06))
+    assert not is_within(row, NEAR)
+    assert is_within(row, FAR)
+    assert is_within(row | {"rtt_ms": None}, NEAR)
