@@ -126,7 +126,7 @@ def test_a_worker_that_beats_a_chain_but_not_plain_decoding_does_not_pay(rival: 
 
 def test_a_site_without_a_worker_has_every_way_to_decode() -> None:
     ways = {(policy.name, policy.lookup) for policy in alternatives.alone(users=1)}
-    assert ways == {("autoregressive", None), ("colocated", None), ("colocated-tree", False), ("colocated-tree", True), ("adaptive", None)}
+    assert ways == {("autoregressive", None), ("colocated", None), ("colocated-tree", False), ("colocated-tree", True), ("alone", None)}
 
 
 def test_money_counts_the_workers_device_and_the_bytes(runs: Runs) -> None:

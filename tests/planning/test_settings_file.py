@@ -49,7 +49,7 @@ def alone_with(policy: Policy) -> Alone:
         (replace(PLACEMENT, pays=False, verdict="do not: slower"), Policy(name="colocated-tree", k=4), "no workers, policy colocated-tree"),
         (replace(PLACEMENT, pays=False, verdict="do not: slower"), Policy(name="colocated-tree", lookup=True), "policy colocated-tree"),
         (replace(PLACEMENT, pays=False, verdict="do not: slower"), Policy(name="autoregressive"), "no workers, policy autoregressive"),
-        (replace(PLACEMENT, pays=False, verdict="do not: slower"), Policy(name="adaptive"), "no workers, policy adaptive"),
+        (replace(PLACEMENT, pays=False, verdict="do not: slower"), Policy(name="alone"), "no workers, policy adaptive"),
     ],
 )
 def test_what_is_written_can_be_served(tmp_path: Path, placement: Placement, alone: Policy, words: str) -> None:

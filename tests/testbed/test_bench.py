@@ -21,10 +21,10 @@ from wanspec.runtime.engine import ControllerEngine
 from wanspec.speculation.types import SessionId, WorkerId
 from wanspec.telemetry.metrics import RunRow
 from wanspec.telemetry.records import MessageReceived, MessageSent, Record, RequestArrived, Site, TokensEmitted
+from wanspec.telemetry.run_names import ALONE
 from wanspec.telemetry.trace import Trace
 from wanspec.testbed.bench.display import duration, once, verdict, warnings
 from wanspec.testbed.bench.plan import (
-    ALONE,
     LOOKUP_TREE,
     MAX_DEPTH,
     TREE,
@@ -93,6 +93,13 @@ def test_adaptive_brings_itself_without_a_worker_and_the_tree_the_one_with_looku
     assert [(cell.policy.num_draft_tokens, cell.policy.lookup) for cell in cells[1:3]] == [(4, None), (3, True)]
     assert cells[3].policy == cells[4].policy == SMALL.adaptive
     assert (cells[3].link, needs_worker(ALONE), needs_worker(LOOKUP_TREE)) == (None, False, False)
+
+
+def test_alone_may_be_asked_for_by_its_name_and_is_run_once() -> None:
+    for policies in ((ALONE,), (ALONE, "adaptive"), ("adaptive", ALONE)):
+        config = replace(SMALL, policies=policies)
+        check_config(config)
+        assert [cell.label for cell in cells_of(config, []) if cell.name == ALONE] == ["alone, T = 0"]
 
 
 def test_a_repeat_runs_every_cell_once_over_its_own_link() -> None:

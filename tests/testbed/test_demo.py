@@ -63,6 +63,17 @@ async def test_the_demo_ends_with_a_table_whose_text_is_exact(tmp_path: Path) ->
     assert {file.name for file in traces.glob("*.jsonl")} == {"controller.jsonl", "worker.jsonl"}
 
 
+async def test_alone_is_told_apart_from_adaptive_and_no_worker_hears_of_it(tmp_path: Path) -> None:
+    path = tmp_path / "rows.json"
+    status, _, err = await ended(await start("--max-tokens", "24", "--policy", "colocated,alone,adaptive", "--json", str(path)))
+    assert (status, err) == (0, "")
+    _, alone, ours = json.loads(path.read_text())
+    assert (alone["policy"], ours["policy"]) == ("alone", "adaptive")
+    assert alone["identical"] is ours["identical"] is True
+    assert alone["controller_draft_passes"] > alone["worker_draft_passes"] == 0
+    assert ours["worker_draft_passes"] > 0
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("victim", ["worker", "relay"])
 async def test_when_a_child_is_killed_the_text_is_exact_or_the_message_clear(victim: str) -> None:

@@ -46,6 +46,8 @@ def placement_table(placements: Sequence[Placement], *, title: str) -> Table:
 def settings_words(policy: Policy) -> str:
     """What a policy is set to, in a few words."""
     match policy.name:
+        case "alone":
+            return "adaptive without a worker"
         case "adaptive":
             return f"price {policy.redundancy_price_ms:g}, width {policy.width}"
         case "colocated":
@@ -60,7 +62,7 @@ def settings_words(policy: Policy) -> str:
 
 def alone_words(alone: Alone) -> str:
     """What a site does without a worker, in a sentence."""
-    name = "adaptive without a worker" if alone.policy.name == "adaptive" else settings_words(alone.policy)
+    name = settings_words(alone.policy)
     return (
         f"alone: {name}, {alone.outcome.itl_ms:.1f} ms between tokens, {alone.outcome.controller_busy_s * 1e6:.0f} s of the device for a "
         f"million; ordinary speculative decoding ({settings_words(alone.chain)}): {alone.chain_outcome.itl_ms:.1f} ms"

@@ -24,6 +24,7 @@ from wanspec.planning.prices import SitePrices
 from wanspec.planning.runs import Run, Runs
 from wanspec.planning.verdict import SLOWER, Figures, Goal, verdict
 from wanspec.simulation.scenario import Policy
+from wanspec.telemetry.run_names import CHAIN
 
 MTOKEN = 1_000_000
 ALIKE = 0.01
@@ -38,7 +39,7 @@ class Rival(StrEnum):
     """What placements are held against."""
 
     BEST = "best"
-    """The best that one site can do: plain decoding, a chain, a tree drafted on the spot, or `adaptive` without a worker."""
+    """The best that one site can do: plain decoding, a chain, a tree drafted on the spot, or `alone`."""
     CHAIN = "chain"
     """The best chain, or plain decoding where that is faster: where the site's engine verifies nothing else."""
 
@@ -112,8 +113,8 @@ class Planner:
         def fastest(*names: str) -> Policy:
             return min((policy for policy in outcomes if policy.name in names), key=lambda policy: outcomes[policy].itl_ms)
 
-        chain = fastest(alternatives.CHAIN)
-        in_line = fastest(alternatives.PLAIN, alternatives.CHAIN)
+        chain = fastest(CHAIN)
+        in_line = fastest(alternatives.PLAIN, CHAIN)
         best = in_line if against is Rival.CHAIN else min(outcomes, key=lambda policy: outcomes[policy].itl_ms)
         return Alone(policy=best, outcome=outcomes[best], chain=chain, chain_outcome=outcomes[chain])
 

@@ -85,8 +85,9 @@ def settings_text(placement: Placement, alone: Alone, models: Models) -> str:
 
 
 def _policy_lines(policy: Policy) -> list[str]:
-    lines = [f'policy = "{policy.name}"']
-    match policy.name:
+    name = policy.config().name
+    lines = [f'policy = "{name}"']
+    match name:
         case "adaptive":
             lines += [f"width = {policy.width}", f"verify-width = {policy.verify_width}", f"price-ms = {policy.redundancy_price_ms:g}"]
         case "colocated":

@@ -5,6 +5,7 @@ from __future__ import annotations
 from rich.console import Console
 from rich.text import Text
 
+from wanspec.telemetry.run_names import ALONE
 from wanspec.telemetry.table import LEGEND, counted, print_prose, print_table, run_table
 from wanspec.testbed.demo import DemoConfig, DemoResult
 from wanspec.testbed.link import MAX_LATENESS_MS
@@ -18,6 +19,7 @@ ABOUT = {
     "colocated-tree": "drafts a tree on the spot",
     "remote": "drafts at the worker only",
     "paper": "drafts at the worker, and locally where a disagreement is predicted",
+    ALONE: "drafts a tree on the spot, as deep as pays, and looks things up: `adaptive` without a worker",
     "adaptive": "drafts at the worker, and locally where that is worth its time",
 }
 

@@ -8,8 +8,9 @@ from rich.console import Console
 from rich.table import Table
 
 from wanspec.telemetry.intervals import Interval
+from wanspec.telemetry.run_names import CHAIN
 from wanspec.telemetry.table import compact_table, counted, number, print_prose, print_table
-from wanspec.testbed.bench.plan import CHAIN, LOOKUP_TREE, PLAIN, TREE, BenchConfig, name_of, needs_worker, setting_of
+from wanspec.testbed.bench.plan import LOOKUP_TREE, PLAIN, TREE, BenchConfig, name_of, needs_worker, setting_of
 from wanspec.testbed.bench.rows import BenchRow
 from wanspec.testbed.bench.run import Tried
 from wanspec.testbed.display import LATE_MEANING, LATE_SHARE

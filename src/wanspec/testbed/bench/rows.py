@@ -16,7 +16,8 @@ import numpy as np
 from wanspec.telemetry.intervals import Interval, ratio_interval
 from wanspec.telemetry.metrics import RunMetrics, RunRow
 from wanspec.telemetry.reliability import ReliabilityBins, calibration_error, merged
-from wanspec.testbed.bench.plan import ALONE, CHAIN, RIVALS, TREE, BenchConfig, Cell, Link, setting_of
+from wanspec.telemetry.run_names import ALONE, CHAIN
+from wanspec.testbed.bench.plan import RIVALS, TREE, BenchConfig, Cell, Link, setting_of
 
 SEARCH = -1
 """The repeat that the runs of a search count as."""
