@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from functools import lru_cache
 
 import msgspec
@@ -34,7 +35,9 @@ def test_every_policy_writes_what_plain_decoding_writes(name: str, rtt_ms: float
 def test_alone_is_adaptive_without_a_worker_however_many_there_are() -> None:
     alone = scenario(policy={"name": "alone"}, workers=2, faults=[{"kind": "crash", "at_ms": 1.0}])
     assert (alone.workers, alone.faults) == (0, ())
-    assert simulate(alone) == simulate(scenario(workers=0))
+    own, adaptive = simulate(alone).metrics, simulate(scenario(workers=0)).metrics
+    assert (own.policy, adaptive.policy) == ("alone", "adaptive")
+    assert replace(own, policy="adaptive") == adaptive
 
 
 def test_a_run_is_a_function_of_its_seed() -> None:

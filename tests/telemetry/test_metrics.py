@@ -207,6 +207,13 @@ def test_runs_are_set_in_relation_to_the_baseline() -> None:
     assert all(row.identical and row.rtt_ms == 70.0 and row.tokens == 2 for row in rows)
 
 
+def test_runs_are_set_in_relation_to_alone_too_where_it_was_run() -> None:
+    runs = [run_of("colocated", itl_ms=10.0), run_of("alone", itl_ms=6.0), run_of("adaptive", itl_ms=3.0, controller_draft_passes=1)]
+    assert [row.itl_ratio_alone for row in compare(runs)] == [10.0 / 6.0, 1.0, 0.5]
+    assert [row.local_draft_passes_per_token for row in compare(runs)] == [2.0, 2.0, 0.5]
+    assert [row.itl_ratio_alone for row in compare(runs[::2])] == [None, None]
+
+
 def test_without_the_baseline_or_an_oracle_nothing_is_claimed() -> None:
     (row,) = compare([run_of("paper")])
     assert (row.itl_ratio, row.offload_fraction, row.identical, row.rtt_ms) == (None, None, None, None)

@@ -13,8 +13,8 @@ import pytest
 from tests.testbed.processes import WAIT_S, child_of, gone
 
 KEYS = [
-    "policy", "rtt_ms", "itl_ms", "itl_ratio", "controller_draft_passes", "offload_fraction", "worker_draft_passes", "bytes_per_token",
-    "identical", "tokens", "version", "command",
+    "policy", "rtt_ms", "itl_ms", "itl_ratio", "itl_ratio_alone", "controller_draft_passes", "local_draft_passes_per_token",
+    "offload_fraction", "worker_draft_passes", "bytes_per_token", "identical", "tokens", "version", "command",
 ]  # fmt: skip
 
 
@@ -65,13 +65,16 @@ async def test_the_demo_ends_with_a_table_whose_text_is_exact(tmp_path: Path) ->
 
 async def test_alone_is_told_apart_from_adaptive_and_no_worker_hears_of_it(tmp_path: Path) -> None:
     path = tmp_path / "rows.json"
-    status, _, err = await ended(await start("--max-tokens", "24", "--policy", "colocated,alone,adaptive", "--json", str(path)))
+    status, out, err = await ended(await start("--max-tokens", "24", "--policy", "colocated,alone,adaptive", "--json", str(path)))
     assert (status, err) == (0, "")
     _, alone, ours = json.loads(path.read_text())
     assert (alone["policy"], ours["policy"]) == ("alone", "adaptive")
     assert alone["identical"] is ours["identical"] is True
     assert alone["controller_draft_passes"] > alone["worker_draft_passes"] == 0
     assert ours["worker_draft_passes"] > 0
+    assert (alone["itl_ratio_alone"], ours["itl_ratio_alone"]) == (1.0, pytest.approx(ours["itl_ms"] / alone["itl_ms"]))
+    assert ours["local_draft_passes_per_token"] == ours["controller_draft_passes"] / ours["tokens"]
+    assert "The worker, 10 ms away, beside alone: " in out
 
 
 @pytest.mark.slow
