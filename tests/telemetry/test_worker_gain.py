@@ -31,8 +31,10 @@ def test_where_the_site_drafts_nothing_there_is_nothing_to_move(local_passes: fl
 
 
 def test_both_figures_are_said() -> None:
-    words = [WorkerGain(itl_ratio=ratio, local_passes=0.1, local_passes_without=0.5).words for ratio in (0.93, 1.04)]
+    figures = ((0.93, 0.1, 0.5), (1.04, 0.6, 0.5), (1.0, 0.1, 0.0))
+    words = [WorkerGain(itl_ratio=ratio, local_passes=own, local_passes_without=without).words for ratio, own, without in figures]
     assert words == [
-        "7% less latency, 0.10 local draft passes a token instead of 0.50",
-        "4% more latency, 0.10 local draft passes a token instead of 0.50",
+        "7% less latency, 80% of the local drafting moved",
+        "4% more latency, 20% more local drafting",
+        "0% less latency, 0.10 local draft passes a token instead of none",
     ]

@@ -32,13 +32,24 @@ class WorkerGain:
         return 1.0 - self.local_passes / self.local_passes_without if self.local_passes_without else 0.0
 
     @property
+    def is_faster(self) -> bool:
+        """Whether it is faster with no more work at home."""
+        return self.itl_ratio <= FASTER and self.local_passes <= self.local_passes_without
+
+    @property
+    def offloads(self) -> bool:
+        """Whether it moves half of the work at home, at hardly more latency."""
+        return self.itl_ratio <= AS_FAST and self.moved >= MOVED
+
+    @property
     def is_enough(self) -> bool:
-        """Whether it is faster with no more work at home, or moves half of that work at hardly more latency."""
-        is_faster = self.itl_ratio <= FASTER and self.local_passes <= self.local_passes_without
-        return is_faster or (self.itl_ratio <= AS_FAST and self.moved >= MOVED)
+        """Whether that is worth a worker."""
+        return self.is_faster or self.offloads
 
     @property
     def words(self) -> str:
         """Both figures, for a person."""
         change = f"{abs(self.itl_ratio - 1.0):.0%} {'less' if self.itl_ratio <= 1.0 else 'more'} latency"
-        return f"{change}, {self.local_passes:.2f} local draft passes a token instead of {self.local_passes_without:.2f}"
+        if not self.local_passes_without:
+            return f"{change}, {self.local_passes:.2f} local draft passes a token instead of none"
+        return f"{change}, {abs(self.moved):.0%} {'of the local drafting moved' if self.moved >= 0.0 else 'more local drafting'}"
