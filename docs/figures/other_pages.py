@@ -45,12 +45,13 @@ def virtual_clock(outcomes: Sequence[Outcome]) -> str:
     ]  # fmt: skip
     headings = ("price ms", "RTT ms", "of `alone`", "of the best chain", "of the best tree", "local passes a token", "offload")
     lookup = "with" if tree["scenario"]["policy"]["lookup"] else "without"
-    rivals = (
-        f"Without a worker: `alone` takes {alone['itl_ms']:.1f} ms and {alone['local_draft_passes_per_token']:.2f} local draft passes a token;"
-        f" a chain of {chain['scenario']['policy']['k']} {chain['itl_ms']:.1f} ms and {chain['local_draft_passes_per_token']:.2f}; a tree of"
-        f" {tree['scenario']['policy']['k']} levels {lookup} lookup {tree['itl_ms']:.1f} ms and"
-        f" {tree['local_draft_passes_per_token']:.2f}.\n"
-    )
+    names = {
+        "`alone`": alone,
+        f"a chain of {chain['scenario']['policy']['k']}": chain,
+        f"a tree of {tree['scenario']['policy']['k']} levels {lookup} lookup": tree,
+    }
+    told = [f"{name} takes {row['itl_ms']:.1f} ms and {row['local_draft_passes_per_token']:.2f} passes" for name, row in names.items()]
+    rivals = f"Without a worker, for a token: {', '.join(told)}.\n"
     return table(headings, rows) + "\n" + rivals
 
 

@@ -75,8 +75,8 @@ def against_alone(outcomes: Sequence[Outcome]) -> str:
     ]  # fmt: skip
     (near,) = _placements(outcomes[1])
     words = (
-        f"`--rank-by offload` finds settings for us-east-2 ({_settings(near)}) with {near['local_draft_passes_per_token']:.2f} local draft\n"
-        f"passes a token, at {near['itl_ratio_alone']:.2f} of the latency of `alone`.\n"
+        f"`--rank-by offload` finds settings for us-east-2 ({_settings(near)}) with {near['local_draft_passes_per_token']:.2f} local\n"
+        f"draft passes a token, at {near['itl_ratio_alone']:.2f} of the latency of `alone`.\n"
     )
     return (
         table(("worker in", "latency / alone", "latency / chain", "local passes a token", "offload", "saved", "verdict"), rows)
