@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
 import pytest
+from msgspec.structs import replace
 
 from wanspec.planning import alternatives
 from wanspec.planning.effort import Effort
@@ -167,3 +168,24 @@ def test_a_run_is_made_once() -> None:
     own.make([run], "again")
     assert made == [1]
     assert own[run].itl_ms > 0.0
+
+
+class PricedRuns(KnownRuns):
+    """A worker that saves more time at a price of 0, with more drafts at home than before, than with none."""
+
+    def __init__(self) -> None:
+        super().__init__(plain_ms=30.0, drafting_ms=20.0, worker_ms=15.0)
+
+    def __getitem__(self, run: Run) -> Outcome:
+        outcome = super().__getitem__(run)
+        if run.rtt_ms is None:
+            return outcome
+        is_dear = run.policy.redundancy_price_ms == math.inf
+        return replace(outcome, itl_ms=17.0 if is_dear else 15.0, controller_draft_passes=0.0 if is_dear else 1.1)
+
+
+def test_settings_that_pay_come_before_faster_ones_that_do_not() -> None:
+    placements, _ = ranked(PricedRuns(), Goal.LATENCY)
+    assert {each.settings.redundancy_price_ms for each in placements} == {math.inf}
+    assert {each.verdict for each in placements} == {"faster and offloads: 15% less latency, 100% of the local drafting moved"}
+    assert {(each.itl_ratio_alone, each.local_draft_passes_per_token) for each in placements} == {(0.85, 0.0)}
