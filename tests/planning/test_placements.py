@@ -121,7 +121,7 @@ class KnownRuns(Runs):
 @pytest.mark.parametrize("rival", list(Rival))
 @pytest.mark.parametrize(
     ("plain_ms", "pays", "words"),
-    [(294.0, False, "do not: slower (24% more latency, "), (500.0, True, "faster: 17% less latency")],
+    [(294.0, False, "do not: slower (24.5% more latency, "), (500.0, True, "faster: 17.0% less latency")],
 )
 def test_a_worker_that_beats_a_chain_but_not_plain_decoding_does_not_pay(rival: Rival, plain_ms: float, *, pays: bool, words: str) -> None:
     placements, home = ranked(KnownRuns(plain_ms=plain_ms, drafting_ms=441.0, worker_ms=366.0), Goal.LATENCY, rival=rival)
@@ -187,5 +187,5 @@ class PricedRuns(KnownRuns):
 def test_settings_that_pay_come_before_faster_ones_that_do_not() -> None:
     placements, _ = ranked(PricedRuns(), Goal.LATENCY)
     assert {each.settings.redundancy_price_ms for each in placements} == {math.inf}
-    assert {each.verdict for each in placements} == {"faster and offloads: 15% less latency, 100% of the local drafting moved"}
+    assert {each.verdict for each in placements} == {"faster and offloads: 15.0% less latency, 100% of the local drafting moved"}
     assert {(each.itl_ratio_alone, each.local_draft_passes_per_token) for each in placements} == {(0.85, 0.0)}

@@ -34,7 +34,7 @@ def test_both_figures_are_said() -> None:
     figures = ((0.93, 0.1, 0.5), (1.04, 0.6, 0.5), (1.0, 0.1, 0.0))
     words = [WorkerGain(itl_ratio=ratio, local_passes=own, local_passes_without=without).words for ratio, own, without in figures]
     assert words == [
-        "7% less latency, 80% of the local drafting moved",
-        "4% more latency, 20% more local drafting",
-        "0% less latency, 0.10 local draft passes a token instead of none",
+        "7.0% less latency, 80% of the local drafting moved",
+        "4.0% more latency, 20% more local drafting",
+        "0.0% less latency, 0.10 local draft passes a token instead of none",
     ]

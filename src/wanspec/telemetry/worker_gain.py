@@ -49,7 +49,7 @@ class WorkerGain:
     @property
     def words(self) -> str:
         """Both figures, for a person."""
-        change = f"{abs(self.itl_ratio - 1.0):.0%} {'less' if self.itl_ratio <= 1.0 else 'more'} latency"
+        change = f"{abs(self.itl_ratio - 1.0):.1%} {'less' if self.itl_ratio <= 1.0 else 'more'} latency"
         if not self.local_passes_without:
             return f"{change}, {self.local_passes:.2f} local draft passes a token instead of none"
         return f"{change}, {abs(self.moved):.0%} {'of the local drafting moved' if self.moved >= 0.0 else 'more local drafting'}"
