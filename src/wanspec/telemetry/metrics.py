@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TypeVar, cast
 
 from wanspec.errors import ConfigError
@@ -116,18 +116,10 @@ class RunRow:
     tokens: int
 
 
-def sessions_by_policy(records: Iterable[Record]) -> dict[str, frozenset[SessionId]]:
-    """The runs of a trace: the sessions under each policy, in the order in which the policies first appear in time."""
-    arrivals = sorted((record for record in records if isinstance(record, RequestArrived)), key=lambda arrival: arrival.t)
-    runs: defaultdict[str, set[SessionId]] = defaultdict(set)
-    for arrival in arrivals:
-        runs[arrival.policy].add(arrival.session)
-    return {policy: frozenset(sessions) for policy, sessions in runs.items()}
-
-
-def measure_policies(records: Sequence[Record]) -> list[RunMetrics]:
-    """Measure every run of a trace, one for each policy, in the order in which they began."""
-    return [measure_run(records, sessions) for sessions in sessions_by_policy(records).values()]
+def measure_runs(runs: Mapping[str, Sequence[Record]], records: Sequence[Record]) -> list[RunMetrics]:
+    """The figures of each run. `runs`: by name, what the controller recorded meanwhile; `records`: of all runs and sites."""
+    sessions = {name: frozenset(record.session for record in own if isinstance(record, RequestArrived)) for name, own in runs.items()}
+    return [replace(measure_run(records, own), policy=name) for name, own in sessions.items()]
 
 
 def measure_run(records: Sequence[Record], sessions: frozenset[SessionId]) -> RunMetrics:

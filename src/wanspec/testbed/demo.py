@@ -8,9 +8,9 @@ compared with plain target decoding, token for token; the figures come from the 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -24,8 +24,8 @@ from wanspec.runtime.engine import check_request
 from wanspec.runtime.model_runner import decode_plainly
 from wanspec.speculation.sampling import check_sampling
 from wanspec.speculation.types import SamplingParams
-from wanspec.telemetry.metrics import Outputs, RunMetrics, RunRow, compare, measure_run
-from wanspec.telemetry.records import Record, RequestArrived
+from wanspec.telemetry.metrics import Outputs, RunRow, compare, measure_runs
+from wanspec.telemetry.records import Record
 from wanspec.telemetry.run_names import ALONE, policy_of_run
 from wanspec.telemetry.trace import read_trace, write_trace
 from wanspec.testbed.deployment import MAX_RTT_MS, Deployment, check_once, deploy
@@ -104,12 +104,6 @@ async def run_demo(config: DemoConfig, stage: Stage) -> DemoResult:
         passes=deployment.passes,
         lateness_ms_p99=counters["lateness_ms_p99"],
     )
-
-
-def measure_runs(runs: Mapping[str, Sequence[Record]], records: Sequence[Record]) -> list[RunMetrics]:
-    """The figures of each run. `runs`: by name, what the controller recorded meanwhile; `records`: of all runs and processes."""
-    sessions = {name: frozenset(record.session for record in own if isinstance(record, RequestArrived)) for name, own in runs.items()}
-    return [replace(measure_run(records, own), policy=name) for name, own in sessions.items()]
 
 
 def check(config: DemoConfig, info: ModelInfo) -> list[list[int]]:
