@@ -60,10 +60,11 @@ def show_result(console: Console, result: DemoResult, config: DemoConfig) -> Non
     title = f"{prompts}, {config.preset} step times, T = {config.sampling.temperature:g}"
     print_table(console, run_table(result.rows, title=title))
     print_prose(console, LEGEND, style="dim")
-    if words := verdict(result.rows):
-        print_prose(console, words)
-    for warning in warnings(result):
+    found = warnings(result)
+    for warning in found:
         print_prose(console, f"warning: {warning}", style="yellow")
+    if not found and (words := verdict(result.rows)):
+        print_prose(console, words)
 
 
 def verdict(rows: Sequence[RunRow]) -> str:
