@@ -37,13 +37,14 @@ from wanspec.simulation.scenario import Compute
 from wanspec.speculation.sampling import check_sampling
 from wanspec.speculation.types import SamplingParams
 from wanspec.telemetry.metrics import Outputs
+from wanspec.telemetry.run_names import ALONE
 from wanspec.testbed.bench.prompts import bench_prompts
 from wanspec.testbed.virtual import Workload, loaded, run_virtually, texts_of
 
 MAX_DEPTH = 6
 """The deepest chain and tree that are tried."""
 TREE_WIDTH = 32
-PLAIN, CHAIN, TREE, LOOKUP_TREE, ALONE, WORKER = "plain", "chain", "tree", "tree with lookup", "alone", "worker"
+PLAIN, CHAIN, TREE, LOOKUP_TREE, WORKER = "plain", "chain", "tree", "tree with lookup", "worker"
 RIVALS = (ALONE, CHAIN, TREE, LOOKUP_TREE, PLAIN)
 
 

@@ -3,10 +3,10 @@
     python bench/sharing.py [--rtt MS] [--price-ms MS] [--preset NAME] [--plot FILE] [--json FILE]
 
 The bundled pair's recorded text, at a preset's step times with their cost per token, on the virtual clock. For each number of users:
-plain decoding, the best chain and the best tree that the site drafts alone (depth, width and lookup searched), `adaptive` without a worker,
-and `adaptive` with one worker for all of them. Printed: inter-token latency, tokens a second over all users, draft passes moved away from
-the site (in relation to the better of chain and tree), and tokens that a target pass computes for each user. About two minutes on two
-cores.
+plain decoding, the best chain and the best tree that the site drafts alone (depth, width and lookup searched), `alone` (`adaptive` without
+a worker), and `adaptive` with one worker for all of them. Printed: inter-token latency, tokens a second over all users, draft passes moved
+away from the site (in relation to the better of chain and tree), and tokens that a target pass computes for each user. About two minutes
+on two cores.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from wanspec.simulation.run import simulate_traced
 from wanspec.simulation.scenario import parse
 from wanspec.telemetry.picture import new_picture, save_picture
 from wanspec.telemetry.records import PassFinished
+from wanspec.telemetry.run_names import ALONE
 
 USERS = (1, 4, 16, 32)
 TOKENS = 64
@@ -38,8 +39,8 @@ TREES = tuple(
     for levels, width in SHAPES
     for lookup in (False, True)
 )
-ALONE = {"workers": 0, "link": {}}
-SHOWN = ("plain", "best chain", "best tree", "adaptive, no worker", "adaptive")
+NO_WORKER = {"workers": 0, "link": {}}
+SHOWN = ("plain", "best chain", "best tree", ALONE, "adaptive")
 
 
 class Result(NamedTuple):
@@ -75,10 +76,10 @@ def jobs(rtt_ms: float, price_ms: float) -> list[tuple[str, int, dict[str, Any],
     """Everything to be run."""
     found: list[tuple[str, int, dict[str, Any], dict[str, Any]]] = []
     for users in USERS:
-        found.append(("plain", users, {"name": "autoregressive"}, ALONE))
-        found += [("best chain", users, policy, ALONE) for policy in CHAINS]
-        found += [("best tree", users, policy, ALONE) for policy in TREES]
-        found.append(("adaptive, no worker", users, {"name": "adaptive"}, ALONE))
+        found.append(("plain", users, {"name": "autoregressive"}, NO_WORKER))
+        found += [("best chain", users, policy, NO_WORKER) for policy in CHAINS]
+        found += [("best tree", users, policy, NO_WORKER) for policy in TREES]
+        found.append((ALONE, users, {"name": ALONE}, NO_WORKER))
         policy = {"name": "adaptive", "redundancy_price_ms": price_ms}
         found.append(("adaptive", users, policy, {"workers": 1, "link": {"rtt_ms": rtt_ms}}))
     return found

@@ -82,7 +82,7 @@ def figures_of(metrics: RunMetrics) -> Figures:
     """What is compared."""
     return {
         "itl_ms": metrics.itl_ms,
-        "local_draft_passes_per_token": metrics.controller_draft_passes / metrics.tokens,
+        "local_draft_passes_per_token": metrics.local_draft_passes_per_token,
         "worker_draft_passes_per_token": metrics.worker_draft_passes / metrics.tokens,
         "bytes_per_token": metrics.bytes_per_token,
         "ttft_ms": metrics.ttft_ms,

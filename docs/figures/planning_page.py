@@ -18,10 +18,11 @@ THE_PAPER_SAW = {
 }
 PLAN = frozenset(
     {
-        "placements", "worker", "rtt_ms", "pays", "verdict", "itl_ratio", "itl_ratio_to_chain", "offload_fraction",
+        "placements", "worker", "rtt_ms", "pays", "verdict", "itl_ratio", "itl_ratio_alone", "itl_ratio_to_chain", "offload_fraction",
+        "local_draft_passes_per_token",
         "controller_s_saved_per_mtoken", "money_per_mtoken", "money_alone_per_mtoken",
         "settings", "name", "phi", "width", "redundancy_price_ms",
-        "alone", "outcome", "controller_busy_s",
+        "one_site", "best_outcome", "alone_outcome", "controller_busy_s", "controller_draft_passes",
     }
 )  # fmt: skip
 """What is read of a plan's JSON."""
@@ -61,21 +62,27 @@ def against_chain(outcomes: Sequence[Outcome]) -> str:
 
 
 def against_alone(outcomes: Sequence[Outcome]) -> str:
-    """Against the best alone, and what --rank-by offload finds."""
-    device_s = outcomes[0].result["alone"]["outcome"]["controller_busy_s"] * 1e6
+    """Against `alone`, and what --rank-by offload finds."""
+    home = outcomes[0].result["one_site"]
+    device_s, passes = home["best_outcome"]["controller_busy_s"] * 1e6, home["alone_outcome"]["controller_draft_passes"]
     rows = [
         (
-            place["worker"], f"{place['itl_ratio']:.2f}", f"{place['itl_ratio_to_chain']:.2f}", f"{place['offload_fraction']:.2f}",
+            place["worker"], f"{place['itl_ratio_alone']:.2f}", f"{place['itl_ratio_to_chain']:.2f}",
+            f"{place['local_draft_passes_per_token']:.2f} for {passes:.2f}", f"{place['offload_fraction']:.2f}",
             f"{place['controller_s_saved_per_mtoken']:,.0f} s of {device_s:,.0f}", place["verdict"],
         )
         for place in _placements(outcomes[0])
     ]  # fmt: skip
     (near,) = _placements(outcomes[1])
     words = (
-        f"`--rank-by offload` finds settings for us-east-2 ({_settings(near)}) that move {near['offload_fraction']:.2f} of the\n"
-        f"draft passes away, at {near['itl_ratio']:.2f} of the latency.\n"
+        f"`--rank-by offload` finds settings for us-east-2 ({_settings(near)}) with {near['local_draft_passes_per_token']:.2f} local\n"
+        f"draft passes a token, at {near['itl_ratio_alone']:.2f} of the latency of `alone`.\n"
     )
-    return table(("worker in", "latency / alone", "latency / chain", "offload", "saved", "verdict"), rows) + "\n" + words
+    return (
+        table(("worker in", "latency / alone", "latency / chain", "local passes a token", "offload", "saved", "verdict"), rows)
+        + "\n"
+        + words
+    )
 
 
 def eight_users(outcomes: Sequence[Outcome]) -> str:

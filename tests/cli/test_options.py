@@ -19,8 +19,8 @@ from wanspec.telemetry.metrics import RunRow
 
 def test_rows_become_a_list_of_objects_with_their_fields_and_null_where_nothing_is_defined(tmp_path: Path) -> None:
     row = RunRow(
-        policy="paper", rtt_ms=70.0, itl_ms=8.0, itl_ratio=None, controller_draft_passes=4, offload_fraction=None,
-        worker_draft_passes=9, bytes_per_token=1010.5, identical=True, tokens=2,
+        policy="paper", rtt_ms=70.0, itl_ms=8.0, itl_ratio=None, itl_ratio_alone=None, controller_draft_passes=4,
+        local_draft_passes_per_token=2.0, offload_fraction=None, worker_draft_passes=9, bytes_per_token=1010.5, identical=True, tokens=2,
     )  # fmt: skip
     write_json([row], tmp_path / "rows.json")
     text = (tmp_path / "rows.json").read_text()

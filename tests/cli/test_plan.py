@@ -107,7 +107,7 @@ def test_a_slower_card_at_the_worker_makes_a_placement_slower_and_nothing_else(t
         assert result.exit_code == 0, result.output
         rows[worker_steps] = json.loads(path.read_text())
     assert "(workers: " in result.output
-    assert rows[""]["alone"] == rows["100"]["alone"] == rows[str(steps)]["alone"]
+    assert rows[""]["one_site"] == rows["100"]["one_site"] == rows[str(steps)]["one_site"]
     same, slow, fast = (row["placements"][0]["itl_ms"] for row in rows.values())
     assert fast < same < slow
 

@@ -44,6 +44,7 @@ KEYS = "me:secret-secret-secret"
         (["--price-ms", "-1"], "'--price-ms': -1.0 is not 0 or more"),
         (["--listen", "0.0.0.0:8500"], "unencrypted; configure TLS"),
         (["--policy", "magic"], "unknown policy 'magic'"),
+        (["--policy", "alone"], "alone is adaptive without a worker: give adaptive, and leave --listen out."),
         (["--max-running", "0"], "max_running must be 1 or more, not 0"),
         (["--coalesce-ms", "nan"], "coalesce_s must be 0 or more, not nan"),
         (["--keys-file", "/nowhere"], "/nowhere: No such file"),

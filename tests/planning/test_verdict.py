@@ -6,21 +6,36 @@ import pytest
 from msgspec.structs import replace
 
 from wanspec.planning.verdict import Figures, Goal, verdict
+from wanspec.telemetry.worker_gain import WorkerGain
 
-GOOD = Figures(itl_ratio=0.9, offload=0.8, saved_s=0.001, alone_s=0.01, money=None, money_alone=None, day=1.0)
+GAIN = WorkerGain(itl_ratio=0.9, local_passes=0.4, local_passes_without=0.5)
+GOOD = Figures(gain=GAIN, gain_on_best=GAIN, offload=0.8, saved_s=0.001, alone_s=0.01, money=None, money_alone=None, day=1.0)
+
+
+def gaining(itl_ratio: float, local_passes: float) -> Figures:
+    gain = WorkerGain(itl_ratio=itl_ratio, local_passes=local_passes, local_passes_without=0.5)
+    return replace(GOOD, gain=gain, gain_on_best=gain)
+
+
+def beside_plain(itl_ratio: float) -> Figures:
+    return replace(GOOD, gain_on_best=WorkerGain(itl_ratio=itl_ratio, local_passes=0.4, local_passes_without=0.0))
 
 
 @pytest.mark.parametrize(
     ("figures", "pays", "words"),
     [
-        (GOOD, True, "10% faster, 10% of the controller's time saved"),
-        (replace(GOOD, itl_ratio=1.1), False, "do not: 10% slower than alone"),
-        (replace(GOOD, itl_ratio=1.01), True, "10% of the controller's time saved"),
-        (replace(GOOD, itl_ratio=0.97, saved_s=0.0003), False, "do not: too little gained"),
-        (replace(GOOD, money=12.0, money_alone=10.0), False, "do not: 20% dearer than alone"),
-        (replace(GOOD, money=8.0, money_alone=10.0), True, "10% faster, 10% of the controller's time saved, 20% cheaper"),
+        (GOOD, True, "faster: 10.0% less latency, 20% of the local drafting moved"),
+        (gaining(1.01, 0.25), True, "offloads: 1.0% more latency, 50% of the local drafting moved"),
+        (gaining(0.9, 0.0), True, "faster and offloads: 10.0% less latency, 100% of the local drafting moved"),
+        (gaining(1.1, 0.0), False, "do not: slower (10.0% more latency, 100% of the local drafting moved)"),
+        (gaining(0.99, 0.3), False, "do not: too little gained (1.0% less latency, 40% of the local drafting moved)"),
+        (gaining(0.9, 0.6), False, "do not: too little gained (10.0% less latency, 20% more local drafting)"),
+        (beside_plain(1.05), False, "do not: slower (5.0% more latency, 0.40 local draft passes a token instead of none)"),
+        (beside_plain(0.99), False, "do not: too little gained (1.0% less latency, 0.40 local draft passes a token instead of none)"),
+        (beside_plain(0.95), True, "faster: 10.0% less latency, 20% of the local drafting moved"),
+        (replace(GOOD, money=12.0, money_alone=10.0), False, "do not: dearer (20%)"),
+        (replace(GOOD, money=8.0, money_alone=10.0), True, "faster: 10.0% less latency, 20% of the local drafting moved, 20% cheaper"),
         (replace(GOOD, day=0.0), False, "do not: the worker is busy whenever the controller is"),
-        (replace(GOOD, day=0.25, saved_s=0.0), False, "do not: too little gained"),
     ],
 )
 def test_the_reason_is_said(figures: Figures, *, pays: bool, words: str) -> None:

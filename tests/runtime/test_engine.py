@@ -23,7 +23,8 @@ from wanspec.runtime.engine import ControllerEngine
 from wanspec.runtime.generation import Generation
 from wanspec.runtime.worker_process import hello_for, run_worker
 from wanspec.speculation.types import DraftingConfig, SamplingParams, SessionId, WorkerId
-from wanspec.telemetry.metrics import measure_policies
+from wanspec.telemetry.metrics import measure_run
+from wanspec.telemetry.records import RequestArrived
 from wanspec.telemetry.trace import Trace
 from wanspec.transport.interface import Connection, Traffic
 from wanspec.transport.memory import MemoryListener, dial_memory
@@ -143,10 +144,11 @@ async def test_every_policy_writes_what_the_target_alone_writes(temperature: flo
             assert await collect(generation) == plainly(sampling=sampling)
             assert generation.finish_reason is FinishReason.LENGTH
         await send_home(place, worker)
-    runs = {run.policy: run for run in measure_policies(trace.records)}
-    assert runs["remote"].controller_draft_passes == 0
-    assert runs["remote"].acceptance_rate
-    assert runs["remote"].wire_bytes > 0
+    sessions = frozenset(record.session for record in trace.records if isinstance(record, RequestArrived) and record.policy == "remote")
+    remote = measure_run(trace.records, sessions)
+    assert remote.controller_draft_passes == 0
+    assert remote.acceptance_rate
+    assert remote.wire_bytes > 0
     assert any("goodbye" in words for words in place.said)
 
 

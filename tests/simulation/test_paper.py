@@ -18,7 +18,7 @@ BEST = Reading(k=4, s=2, first_three="paper")
 
 @pytest.fixture
 def played(monkeypatch: pytest.MonkeyPatch) -> list[Scenario]:
-    """Every scenario that is run, baselines included; what one run comes to stands for all."""
+    """Every scenario that is run, rivals included; what one run comes to stands for all."""
     scenarios: list[Scenario] = []
     any_run = simulate(paper.cloud_scenario(BEST, rtt_ms=15.0, seed=0))
 
@@ -27,7 +27,7 @@ def played(monkeypatch: pytest.MonkeyPatch) -> list[Scenario]:
         return any_run
 
     monkeypatch.setattr(paper, "simulate", record)
-    monkeypatch.setattr(paper, "_baseline", record)
+    monkeypatch.setattr(paper, "_rival", record)
     return scenarios
 
 
@@ -50,8 +50,8 @@ def test_every_scenario_of_a_reading_runs_the_policy_that_it_names(reading: Read
 @pytest.mark.parametrize("reading", READINGS, ids=lambda reading: reading.text)
 def test_all_is_relative_to_a_chain_of_the_same_depth_without_a_worker(reading: Reading, played: list[Scenario]) -> None:
     evaluate((reading, (RTT_MS,), 1))
-    alone = Counter((scenario.policy.name, scenario.policy.k) for scenario in played if not scenario.workers)
-    assert alone == Counter({("colocated", reading.k): len(VARIANTS)}) + Counter({("colocated", 2): len(paper.CLOUD_RTTS_MS)})
+    chains = Counter((scenario.policy.name, scenario.policy.k) for scenario in played if scenario.policy.name == "colocated")
+    assert chains == Counter({("colocated", reading.k): len(VARIANTS)}) + Counter({("colocated", 2): len(paper.CLOUD_RTTS_MS)})
 
 
 def test_figure_8_sweeps_phi_of_the_papers_policy(played: list[Scenario]) -> None:
@@ -63,7 +63,7 @@ def test_figure_8_sweeps_phi_of_the_papers_policy(played: list[Scenario]) -> Non
 
 
 def test_the_clouds_worker_takes_over_a_third_at_15_ms_and_costs_nothing() -> None:
-    rows = paper.rows_with_baseline([paper.cloud_scenario(BEST, rtt_ms=15.0, seed=seed) for seed in range(paper.ITERATIONS)], {})
+    rows = paper.rows_with_rivals([paper.cloud_scenario(BEST, rtt_ms=15.0, seed=seed) for seed in range(paper.ITERATIONS)], {})
     assert {row.policy for row in rows} == {"paper"}
     assert paper.median(row.offload_fraction for row in rows) == pytest.approx(0.34, abs=0.02)
     assert paper.median(row.itl_ratio for row in rows) == pytest.approx(0.95, abs=0.02)

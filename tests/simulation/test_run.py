@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from functools import lru_cache
 
 import msgspec
 import pytest
 
-from wanspec.policy.registry import policy_names
 from wanspec.simulation.run import play, simulate
 from wanspec.simulation.scenario import ORACLE, Scenario, parse
 from wanspec.simulation.soak import FAULT_KINDS, failures_of, random_scenario, soak
 from wanspec.telemetry.records import PassFinished, PassStarted
+from wanspec.telemetry.run_names import run_names
 from wanspec.telemetry.trace import Trace
 
 FAST = {"preset": "h100-70b"}
@@ -23,12 +24,20 @@ def scenario(**sections: object) -> Scenario:
     return parse({"policy": {"name": "adaptive"}, "load": {"requests": 4, "tokens": 60}} | sections)
 
 
-@pytest.mark.parametrize("name", [*policy_names(), ORACLE])
+@pytest.mark.parametrize("name", [*run_names(), ORACLE])
 @pytest.mark.parametrize("rtt_ms", [0, 40])
 def test_every_policy_writes_what_plain_decoding_writes(name: str, rtt_ms: float) -> None:
     run = simulate(scenario(policy={"name": name}, link={"rtt_ms": rtt_ms}))
     assert run.is_exact
     assert run.metrics.tokens == 240
+
+
+def test_alone_is_adaptive_without_a_worker_however_many_there_are() -> None:
+    alone = scenario(policy={"name": "alone"}, workers=2, faults=[{"kind": "crash", "at_ms": 1.0}])
+    assert (alone.workers, alone.faults) == (0, ())
+    own, adaptive = simulate(alone).metrics, simulate(scenario(workers=0)).metrics
+    assert (own.policy, adaptive.policy) == ("alone", "adaptive")
+    assert replace(own, policy="adaptive") == adaptive
 
 
 def test_a_run_is_a_function_of_its_seed() -> None:

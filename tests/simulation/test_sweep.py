@@ -30,10 +30,10 @@ def rows_of(document: dict[str, Any], *, iterations: int = 2) -> list[SimulatedR
     return sweep.rows(dict(sweep.runs()))
 
 
-def test_every_combination_is_run_and_set_beside_one_baseline() -> None:
+def test_every_combination_is_run_and_set_beside_one_chain_and_alone() -> None:
     sweep = Sweep({"load": SMALL, "policy": {"name": ["paper", "remote"]}, "link": {"rtt_ms": [0, 20, 40]}}, iterations=2, jobs=1)
     rows = sweep.rows(dict(sweep.runs()))
-    assert len(sweep) == 2 * 3 * 2 + 2
+    assert len(sweep) == 2 * 3 * 2 + 2 * 2
     assert len(rows) == 12
     assert all(row.identical and row.itl_ratio is not None and row.offload_fraction is not None for row in rows)
     assert [row.seed for row in rows[:2]] == [0, 1]
@@ -41,6 +41,17 @@ def test_every_combination_is_run_and_set_beside_one_baseline() -> None:
 
 def test_colocated_beside_itself_is_1() -> None:
     assert {(row.itl_ratio, row.offload_fraction) for row in rows_of({"policy": {"name": "colocated"}})} == {(1.0, 0.0)}
+
+
+def test_alone_beside_itself_is_1_and_is_set_as_the_adaptive_that_is_beside_it() -> None:
+    rows = rows_of({"policy": {"name": ["alone", "adaptive"], "verify_width": [1, 32]}}, iterations=1)
+    alone, adaptive = ({row.scenario.policy.verify_width: row for row in rows if row.policy == name} for name in ("alone", "adaptive"))
+    assert {row.itl_ratio_alone for row in alone.values()} == {1.0}
+    assert alone[1].itl_ms != alone[32].itl_ms
+    for width, row in adaptive.items():
+        assert row.itl_ms is not None
+        assert row.itl_ratio_alone == pytest.approx(row.itl_ms / (alone[width].itl_ms or 0.0))
+        assert row.local_draft_passes_per_token == row.controller_draft_passes / row.tokens
 
 
 def test_a_row_has_the_keys_of_a_real_run_then_preset_and_seed_then_what_was_swept_then_the_scenario() -> None:

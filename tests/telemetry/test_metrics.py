@@ -8,7 +8,7 @@ from msgspec.structs import replace as replaced
 
 from wanspec.errors import ConfigError
 from wanspec.speculation.types import Position, SessionId, WorkerId
-from wanspec.telemetry.metrics import RunMetrics, compare, measure_policies, measure_run, sessions_by_policy
+from wanspec.telemetry.metrics import RunMetrics, compare, measure_run, measure_runs
 from wanspec.telemetry.records import (
     LinkBytes,
     MessageReceived,
@@ -170,13 +170,14 @@ def test_the_order_of_the_records_does_not_matter(data: st.DataObject) -> None:
         *[started(1), started(1, 2), verified(1, drafted=2, accepted=1), returned(2, duration_s=0.5)],
         carried(2.5, to_worker_bytes=10, to_controller_bytes=30),
     ]
-    assert measure_policies(data.draw(st.permutations(records))) == measure_policies(records)
+    shuffled = data.draw(st.permutations(records))
+    assert [measure(shuffled, session) for session in (1, 2)] == [measure(records, session) for session in (1, 2)]
 
 
-def test_the_runs_of_a_trace_are_its_policies_in_the_order_of_their_first_arrival() -> None:
-    records = [arrived(3, 3.0, "paper"), arrived(1, 1.0, "colocated"), arrived(2, 2.0, "paper"), arrived(4, 4.0, "colocated")]
-    assert sessions_by_policy(records) == {"colocated": {1, 4}, "paper": {2, 3}}
-    assert [run.policy for run in measure_policies(records)] == ["colocated", "paper"]
+def test_runs_of_one_policy_are_told_apart_by_their_names() -> None:
+    alone, ours = ([*request(number, begin=2.0 * number, times=[2.0 * number + 1], tokens=[[number]])] for number in (1, 2))
+    rows = measure_runs({"alone": alone, "adaptive": ours}, [*alone, *ours])
+    assert [(row.policy, row.outputs) for row in rows] == [("alone", ((1,),)), ("adaptive", ((2,),))]
 
 
 def test_a_session_that_never_arrived_is_refused() -> None:
@@ -205,6 +206,13 @@ def test_runs_are_set_in_relation_to_the_baseline() -> None:
         ("paper", 0.8, 0.75),
     ]
     assert all(row.identical and row.rtt_ms == 70.0 and row.tokens == 2 for row in rows)
+
+
+def test_runs_are_set_in_relation_to_alone_too_where_it_was_run() -> None:
+    runs = [run_of("colocated", itl_ms=10.0), run_of("alone", itl_ms=6.0), run_of("adaptive", itl_ms=3.0, controller_draft_passes=1)]
+    assert [row.itl_ratio_alone for row in compare(runs)] == [10.0 / 6.0, 1.0, 0.5]
+    assert [row.local_draft_passes_per_token for row in compare(runs)] == [2.0, 2.0, 0.5]
+    assert [row.itl_ratio_alone for row in compare(runs[::2])] == [None, None]
 
 
 def test_without_the_baseline_or_an_oracle_nothing_is_claimed() -> None:

@@ -74,10 +74,23 @@ def test_a_path_is_never_broken() -> None:
 def test_who_drafts_nothing_has_a_dash_for_what_is_moved_and_who_has_no_worker_for_bytes() -> None:
     def row(policy: str, local: int, remote: int) -> RunRow:
         return RunRow(
-            policy=policy, rtt_ms=70.0, itl_ms=10.0, itl_ratio=1.0, controller_draft_passes=local, offload_fraction=0.25,
-            worker_draft_passes=remote, bytes_per_token=30.0, tokens=9, identical=True,
+            policy=policy, rtt_ms=70.0, itl_ms=10.0, itl_ratio=1.0, itl_ratio_alone=1.0, controller_draft_passes=local,
+            local_draft_passes_per_token=local / 9, offload_fraction=0.25, worker_draft_passes=remote, bytes_per_token=30.0, tokens=9,
+            identical=True,
         )  # fmt: skip
 
     rows = [row("autoregressive", 0, 0), row("colocated", 5, 0), row("adaptive", 2, 7)]
     cells = [line.split() for line in printed(100, run_table(rows, title="")) if " 70 " in line]
-    assert [(line[5], line[7]) for line in cells] == [("-", "-"), ("0.25", "-"), ("0.25", "30")]
+    assert [(line[6], line[8]) for line in cells] == [("-", "-"), ("0.25", "-"), ("0.25", "30")]
+
+
+def test_a_table_of_runs_fits_80_columns_with_two_short_parameters_more() -> None:
+    row = RunRow(
+        policy="autoregressive", rtt_ms=150.0, itl_ms=124.5, itl_ratio=10.25, itl_ratio_alone=12.5, controller_draft_passes=1000,
+        local_draft_passes_per_token=12.25, offload_fraction=-0.001, worker_draft_passes=10000, bytes_per_token=10000.0, tokens=1000,
+        identical=True,
+    )  # fmt: skip
+    for points in ((), ({"policy.width": 64, "policy.k": 2},)):
+        lines = printed(80, run_table([row], title="", points=points))
+        assert max(map(len, lines)) <= 80
+        assert {"150", "124.5", "10.25", "12.50", "12.25", "0.00", "10000", "yes"} <= set(" ".join(lines).split())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -12,6 +13,7 @@ from typing import Any, cast
 
 import msgspec
 import pytest
+from rich.console import Console
 
 from wanspec.backends.bundled_pair import load_bundled
 from wanspec.backends.paced import PacedBackend
@@ -21,10 +23,10 @@ from wanspec.runtime.engine import ControllerEngine
 from wanspec.speculation.types import SessionId, WorkerId
 from wanspec.telemetry.metrics import RunRow
 from wanspec.telemetry.records import MessageReceived, MessageSent, Record, RequestArrived, Site, TokensEmitted
+from wanspec.telemetry.run_names import ALONE
 from wanspec.telemetry.trace import Trace
-from wanspec.testbed.bench.display import duration, once, verdict, warnings
+from wanspec.testbed.bench.display import duration, once, show_bench, verdict, warnings
 from wanspec.testbed.bench.plan import (
-    ALONE,
     LOOKUP_TREE,
     MAX_DEPTH,
     TREE,
@@ -93,6 +95,13 @@ def test_adaptive_brings_itself_without_a_worker_and_the_tree_the_one_with_looku
     assert [(cell.policy.num_draft_tokens, cell.policy.lookup) for cell in cells[1:3]] == [(4, None), (3, True)]
     assert cells[3].policy == cells[4].policy == SMALL.adaptive
     assert (cells[3].link, needs_worker(ALONE), needs_worker(LOOKUP_TREE)) == (None, False, False)
+
+
+def test_alone_may_be_asked_for_by_its_name_and_is_run_once() -> None:
+    for policies in ((ALONE,), (ALONE, "adaptive"), ("adaptive", ALONE)):
+        config = replace(SMALL, policies=policies)
+        check_config(config)
+        assert [cell.label for cell in cells_of(config, []) if cell.name == ALONE] == ["alone, T = 0"]
 
 
 def test_a_repeat_runs_every_cell_once_over_its_own_link() -> None:
@@ -369,13 +378,33 @@ def test_whatever_one_site_does_best_is_what_a_worker_is_held_against(example: M
     assert row.best_alone == best
     assert row.itl_ratio_best == pytest.approx(7.0 / itl_ms)
     assert (row.itl_ratio_alone, row.moved_of_alone) == ((row.itl_ratio_best, 0.5) if best == ALONE else (None, None))
-    assert row.local_passes_per_token == 1 / row.tokens
-    assert f"{7.0 / itl_ms:.2f} of the latency of {best}, the best of one site (slower at all)" in verdict(list(rows.values()))[0]
+    assert row.local_draft_passes_per_token == 1 / row.tokens
+    named = f"{best}, which has no worker" if best == ALONE else f"{best}, the best of one site"
+    ours = verdict(list(rows.values()))[0]
+    assert f"{7.0 / itl_ms:.2f} of the latency of {named} (slower at all)" in ours
+    assert ("0.50 of its local draft passes moved" in ours) == (best == ALONE)
 
 
 def test_without_a_rival_nothing_is_compared(example: MeasuredRun) -> None:
     row = table(measured(example, cell=cell("adaptive", link=LINK), repeat=0))["adaptive", 15.0]
     assert (row.best_alone, row.itl_ratio_best, row.itl_ratio_best_interval, row.itl_ratio_alone) == (None, None, None, None)
+
+
+def test_the_tables_fit_80_columns_and_show_alone_and_local_passes(example: MeasuredRun) -> None:
+    rows = table(
+        measured(example, cell=cell("autoregressive"), repeat=0, itl_ms=24.5),
+        measured(example, cell=cell("colocated"), repeat=0),
+        measured(example, cell=cell(ALONE), repeat=0, itl_ms=8.0),
+        measured(example, cell=cell("adaptive", link=LINK), repeat=0, itl_ms=7.0, drafts=2),
+    )
+    console = Console(file=io.StringIO(), width=80, force_terminal=True, color_system=None)
+    show_bench(console, SMALL, list(rows.values()), [])
+    assert isinstance(console.file, io.StringIO)
+    lines = console.file.getvalue().splitlines()
+    assert max(map(len, lines)) <= 80
+    ours = next(line.split() for line in lines if "adaptive" in line)
+    assert ours[:6] == ["adaptive", "15", "0", "7.0", "0.70", "0.88"]
+    assert ours[8:] == ["0.25", "0.50", "yes"]
 
 
 # The timeline.

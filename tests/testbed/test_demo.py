@@ -12,11 +12,13 @@ from pathlib import Path
 import pytest
 from tests.testbed.processes import WAIT_S, child_of, gone
 
+from wanspec.telemetry.metrics import RunRow
 from wanspec.telemetry.replay import Replay
+from wanspec.testbed.display import verdict
 
 KEYS = [
-    "policy", "rtt_ms", "itl_ms", "itl_ratio", "controller_draft_passes", "offload_fraction", "worker_draft_passes", "bytes_per_token",
-    "identical", "tokens", "version", "command",
+    "policy", "rtt_ms", "itl_ms", "itl_ratio", "itl_ratio_alone", "controller_draft_passes", "local_draft_passes_per_token",
+    "offload_fraction", "worker_draft_passes", "bytes_per_token", "identical", "tokens", "version", "command",
 ]  # fmt: skip
 
 
@@ -64,6 +66,37 @@ async def test_the_demo_ends_with_a_table_whose_text_is_exact(tmp_path: Path) ->
     assert "def visit(self, node):" in out
     assert {file.name for file in traces.glob("*.jsonl")} == {"controller.jsonl", "worker.jsonl"}
     assert all(len(list(Replay(file))) > 24 for file in traces.glob("*.jsonl"))
+
+
+async def test_alone_is_told_apart_from_adaptive_and_no_worker_hears_of_it(tmp_path: Path) -> None:
+    path = tmp_path / "rows.json"
+    status, out, err = await ended(await start("--max-tokens", "24", "--policy", "colocated,alone,adaptive", "--json", str(path)))
+    assert (status, err) == (0, "")
+    _, alone, ours = json.loads(path.read_text())
+    assert (alone["policy"], ours["policy"]) == ("alone", "adaptive")
+    assert alone["identical"] is ours["identical"] is True
+    assert alone["controller_draft_passes"] > alone["worker_draft_passes"] == 0
+    assert ours["worker_draft_passes"] > 0
+    assert (alone["itl_ratio_alone"], ours["itl_ratio_alone"]) == (1.0, pytest.approx(ours["itl_ms"] / alone["itl_ms"]))
+    assert ours["local_draft_passes_per_token"] == ours["controller_draft_passes"] / ours["tokens"]
+    assert "The worker, 10 ms away, beside alone: " in out or "warning: " in out  # a busy machine
+
+
+def row(policy: str, *, itl_ratio_alone: float | None, drafts: int) -> RunRow:
+    return RunRow(
+        policy=policy, rtt_ms=15.0, itl_ms=10.0, itl_ratio=0.5, itl_ratio_alone=itl_ratio_alone, controller_draft_passes=drafts,
+        local_draft_passes_per_token=drafts / 100, offload_fraction=0.5, worker_draft_passes=9, bytes_per_token=30.0, tokens=100,
+        identical=True,
+    )  # fmt: skip
+
+
+def test_what_the_worker_adds_is_said_and_judged_where_both_were_run() -> None:
+    alone = row("alone", itl_ratio_alone=1.0, drafts=50)
+    assert verdict([alone, row("adaptive", itl_ratio_alone=0.9, drafts=5)]) == (
+        "The worker, 15 ms away, beside alone: 10.0% less latency, 90% of the local drafting moved. That is worth having."
+    )
+    assert "That is too little" in verdict([alone, row("adaptive", itl_ratio_alone=1.1, drafts=5)])
+    assert verdict([row("adaptive", itl_ratio_alone=None, drafts=5)]) == verdict([alone]) == ""
 
 
 @pytest.mark.slow

@@ -29,6 +29,7 @@ from wanspec.cli.options import (
 from wanspec.cli.running import exit_statuses, run, stderr, stdout
 from wanspec.errors import ConfigError, WanspecError
 from wanspec.policy.registry import PolicyConfig, policy_names
+from wanspec.telemetry.run_names import run_names
 
 if TYPE_CHECKING:
     from wanspec.testbed.bench.plan import BenchConfig
@@ -59,7 +60,7 @@ class _Bench(typer.core.TyperCommand):
 
 @app.command(cls=_Bench)
 def bench(
-    policy: Annotated[list[str] | None, typer.Option(help=f"Any of {', '.join(policy_names())}; commas. Default: all.")] = None,
+    policy: Annotated[list[str] | None, typer.Option(help=f"Any of {', '.join(run_names())}; commas. Default: all.")] = None,
     rtt: Annotated[list[str] | None, typer.Option(help="Round trips in ms, with commas. Default: 0.5,15,30,70,100,150.")] = None,
     loss: Annotated[
         list[str] | None, typer.Option(help="Shares of packets lost, with commas. Default: 0,0.01 where packets are emulated, else 0.")

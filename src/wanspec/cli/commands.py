@@ -14,9 +14,10 @@ from wanspec.cli.application import app, check_environment
 from wanspec.cli.loading import load_model, load_pair
 from wanspec.cli.running import exit_statuses, run, saving, standard_output, stderr, stdout
 from wanspec.errors import ConfigError, WanspecError
-from wanspec.policy.registry import PolicyConfig, create_policy, policy_names
+from wanspec.policy.registry import PolicyConfig, create_policy
 from wanspec.protocol.placement import Placement, check_labels
 from wanspec.speculation.types import SamplingParams
+from wanspec.telemetry.run_names import run_names
 
 if TYPE_CHECKING:
     from wanspec.backends.interface import Backend
@@ -34,7 +35,7 @@ def demo(
         list[str] | None, typer.Option(help="Continue this; repeatable. Default: prompts the models have never seen.")
     ] = None,
     prompt_file: options.PromptFile = None,
-    policy: Annotated[list[str] | None, typer.Option(help=f"Any of {', '.join(policy_names())}; commas. Default: all.")] = None,
+    policy: Annotated[list[str] | None, typer.Option(help=f"Any of {', '.join(run_names())}; commas. Default: all.")] = None,
     max_tokens: Annotated[int, typer.Option(help="Tokens to generate per prompt.")] = 96,
     temperature: options.Temperature = 0.0,
     top_k: options.TopK = 0,
@@ -72,7 +73,7 @@ def demo(
             rtt_ms=rtt,
             preset=preset,
             prompts=options.read_prompts(prompt or [], prompt_file) or options.demo_prompts(),
-            policies=tuple([options.policy_config(name, flags) for name in options.words(policy) or policy_names()]),
+            policies=tuple([options.policy_config(name, flags) for name in options.words(policy) or run_names()]),
             max_tokens=max_tokens,
             sampling=SamplingParams(temperature=temperature, top_k=top_k, top_p=top_p, seed=seed),
             trace_folder=trace_folder,

@@ -33,7 +33,6 @@ def fleet(
     Requests queue for places on target devices; how fast they go there, with whom they share a device, and with a worker how far away, is
     taken from the token-level simulator. docs/planning.md has the fleet file and what is assumed.
     """
-    from wanspec.planning.alternatives import ADAPTIVE
     from wanspec.planning.fleet import FleetDay
     from wanspec.planning.fleet_figures import LEGEND, figures_of, fleet_table
     from wanspec.planning.fleet_file import read_fleet
@@ -45,6 +44,7 @@ def fleet(
     from wanspec.simulation.run import token_model
     from wanspec.simulation.scenario import parse
     from wanspec.telemetry.picture import check_picture
+    from wanspec.telemetry.run_names import ADAPTIVE
     from wanspec.telemetry.table import print_prose, print_table
 
     with exit_statuses():

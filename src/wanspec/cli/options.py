@@ -22,6 +22,7 @@ from wanspec.errors import ConfigError, WanspecError
 from wanspec.files import read_bounded, text_of
 from wanspec.policy.registry import MAX_BRANCH, MAX_DRAFT_TOKENS, MAX_WIDTH, PolicyConfig, policy_names
 from wanspec.presets import preset
+from wanspec.telemetry.run_names import ALONE
 
 if TYPE_CHECKING:
     from wanspec.telemetry.trace import TraceSink
@@ -77,9 +78,16 @@ def _preset(name: str) -> str:
     return name and _pace(name)
 
 
+def _policy(name: str) -> str:
+    """The name of a policy; whether there is one of that name, `create_policy` says."""
+    if name == ALONE:
+        raise typer.BadParameter(f"{ALONE} is adaptive without a worker: give adaptive, and leave --listen out.")
+    return name
+
+
 TargetModel = Annotated[str, typer.Option("--target", help="Target model: bundled:target, hf:FOLDER, ...; docs/engines.md has all.")]
 DraftModel = Annotated[str, typer.Option("--draft", help="Draft model, with the target's tokenizer.")]
-Policy = Annotated[str, typer.Option(help=f"When to be redundant: {', '.join(policy_names())}.")]
+Policy = Annotated[str, typer.Option(callback=_policy, help=f"When to be redundant: {', '.join(policy_names())}.")]
 Temperature = Annotated[float, typer.Option(help="Below 0.001 greedy; above, sampling that depends on the seed alone.")]
 TopK = Annotated[int, typer.Option(help="Sample from this many most probable tokens; 0: from all.")]
 TopP = Annotated[float, typer.Option(help="Sample from the smallest set of tokens that has this probability; 0: greedy.")]

@@ -22,7 +22,7 @@ from wanspec.presets import ESTIMATE_NOTE, PRESETS
 
 if TYPE_CHECKING:
     from wanspec.planning.mesh import Mesh
-    from wanspec.planning.placements import Alone, Placement, Sites
+    from wanspec.planning.placements import OneSite, Placement, Sites
     from wanspec.simulation.scenario import Scenario
 
 MAX_USERS = 64
@@ -91,7 +91,7 @@ def plan(
     """
     if context.invoked_subcommand is not None:
         return
-    from wanspec.planning.display import LEGEND, alone_words, placement_table
+    from wanspec.planning.display import LEGEND, one_site_words, placement_table
     from wanspec.planning.plots import plot_placements
     from wanspec.planning.settings_file import models_of, settings_text
     from wanspec.telemetry.picture import check_picture
@@ -106,19 +106,19 @@ def plan(
             "rank_by": rank_by, "dearer": dearer, "prices": prices and str(prices), "load": load and str(load), "seed": seed,
         }  # fmt: skip
         base = _base(question)
-        places, alone = _answer(question, base, _words(controllers), _words(workers), prices, load, price_ms, width, jobs)
+        places, home = _answer(question, base, _words(controllers), _words(workers), prices, load, price_ms, width, jobs)
         title = f"{cards(steps, worker_steps)}, {tokens}, users: {users}, ranked by {rank_by}"
         print_table(stdout, placement_table(places[:top], title=title))
         print_prose(stdout, LEGEND, style="dim")
-        print_prose(stdout, alone_words(alone))
+        print_prose(stdout, one_site_words(home))
         print_prose(stdout, _summary(places))
         if {steps, worker_steps} & PRESETS.keys():
             print_prose(stdout, ESTIMATE_NOTE, style="dim")
-        write_json({"question": question, "scenario": base, "alone": alone, "placements": places}, json_path)
+        write_json({"question": question, "scenario": base, "one_site": home, "placements": places}, json_path)
         if plot is not None:
             plot_placements(places, plot, title=title)
         if config is not None:
-            write_whole(config, settings_text(places[0], alone, models_of(steps, tokens)))
+            write_whole(config, settings_text(places[0], home, models_of(steps, tokens)))
             stderr.print(f"settings in {config}; try: wanspec config check {config}", style="dim")
 
 
@@ -168,7 +168,7 @@ def calibrate(
 def _answer(
     question: dict[str, Any], base: Scenario, controllers: list[str], workers: list[str], prices: Path | None, load: Path | None,
     price_ms: str, width: str, jobs: int,
-) -> tuple[list[Placement], Alone]:  # fmt: skip
+) -> tuple[list[Placement], OneSite]:  # fmt: skip
     from wanspec.planning.alternatives import with_worker
     from wanspec.planning.effort import Effort
     from wanspec.planning.mesh import load_mesh
@@ -193,8 +193,8 @@ def _answer(
     sites = _sites(mesh, pairs, prices, load)
     runs = Runs(base, jobs=jobs, track=tracked)
     planner = Planner(runs, candidates, users=question["users"], goal=goal, dearer=question["dearer"], effort=Effort())
-    alone = planner.alone(rival)
-    return planner.rank(pairs, sites, alone), alone
+    home = planner.one_site(rival)
+    return planner.rank(pairs, sites, home), home
 
 
 def _base(question: dict[str, Any]) -> Scenario:
@@ -225,7 +225,7 @@ def _sites(mesh: Mesh, pairs: list[tuple[str, str]], prices: Path | None, load: 
 
 def _summary(places: list[Placement]) -> str:
     paying = [place for place in places if place.pays]
-    reasons = Counter(place.verdict.partition(": ")[2].lstrip("0123456789% ") for place in places if not place.pays)
+    reasons = Counter(place.verdict.partition(": ")[2].partition(" (")[0] for place in places if not place.pays)
     why = "; of the others: " + ", ".join(f"{count} {reason}" for reason, count in reasons.most_common()) if reasons else ""
     if not paying:
         return (

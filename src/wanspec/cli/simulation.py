@@ -34,8 +34,8 @@ from wanspec.cli.options import (
 )
 from wanspec.cli.running import exit_statuses, stderr, stdout
 from wanspec.errors import ConfigError, WanspecError
-from wanspec.policy.registry import policy_names
 from wanspec.speculation.types import SamplingParams
+from wanspec.telemetry.run_names import run_names
 
 if TYPE_CHECKING:
     from wanspec.simulation.paper import Claim, Evaluation
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from wanspec.simulation.sweep import SimulatedRow
 
 T = TypeVar("T")
-DEFAULT_SWEEP = {"policy.name": "autoregressive,colocated,colocated-tree,remote,paper,adaptive,oracle", "link.rtt_ms": "0,15,30,70"}
+DEFAULT_SWEEP = {"policy.name": ",".join((*run_names(), "oracle")), "link.rtt_ms": "0,15,30,70"}
 """What is swept when nothing is asked for."""
 SHOWN_FAILURES = 5
 SILENCE_S = 20.0
@@ -57,7 +57,7 @@ JoblibBackend = Annotated[str, typer.Option("--backend", help="loky: this machin
 @app.command()
 def simulate(
     scenario: Annotated[Path | None, typer.Argument(help="A scenario (TOML); what the flags say wins over it.")] = None,
-    policy: Annotated[str, typer.Option(help=f"policy.name: {', '.join(policy_names())}, or oracle, which is never wrong.")] = "",
+    policy: Annotated[str, typer.Option(help=f"policy.name: {', '.join(run_names())}, or oracle, which is never wrong.")] = "",
     rtt: Annotated[str, typer.Option(help="link.rtt_ms: round trip in ms.")] = "",
     loss: Annotated[str, typer.Option(help="link.loss: share of messages lost.")] = "",
     preset: Annotated[str, typer.Option(help="compute.preset: step times, such as l40s-8b.")] = "",

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 
 from wanspec.errors import ConfigError
 from wanspec.simulation.scenario import Policy
+from wanspec.telemetry.run_names import ADAPTIVE, ALONE, CHAIN
 
-PLAIN, CHAIN, TREE, ADAPTIVE, PAPER = "autoregressive", "colocated", "colocated-tree", "adaptive", "paper"
+PLAIN, TREE, PAPER = "autoregressive", "colocated-tree", "paper"
 CHAIN_DEPTHS = (1, 2, 3, 4, 6)
 TREE_LEVELS = (2, 3, 4, 5)
 NARROW = 8
@@ -21,9 +22,9 @@ PAPER_PHIS = (0.5, 2.0, 8.0)
 
 
 def alone(*, users: int) -> list[Policy]:
-    """The ways of a site without a worker: plain decoding, chains, trees with and without the lookup, and `adaptive`."""
-    adaptive = Policy(name=ADAPTIVE)
-    widths = (adaptive.verify_width,) if users == 1 else (NARROW, adaptive.verify_width)
+    """The ways of a site without a worker: plain decoding, chains, trees with and without the lookup, and `alone`."""
+    own = Policy(name=ALONE)
+    widths = (own.verify_width,) if users == 1 else (NARROW, own.verify_width)
     chains = [Policy(name=CHAIN, k=k) for k in CHAIN_DEPTHS]
     trees = [
         Policy(name=TREE, k=levels, verify_width=width, lookup=lookup)
@@ -31,7 +32,7 @@ def alone(*, users: int) -> list[Policy]:
         for width in widths
         for lookup in (False, True)
     ]
-    return [Policy(name=PLAIN), *chains, *trees, adaptive]
+    return [Policy(name=PLAIN), *chains, *trees, own]
 
 
 def with_worker(policy: str, *, prices_ms: Sequence[float] = PRICES_MS, widths: Sequence[int] = WIDTHS) -> list[Policy]:

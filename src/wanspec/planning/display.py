@@ -8,15 +8,16 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from wanspec.planning.load import HOURS
-from wanspec.planning.placements import Alone, Placement
+from wanspec.planning.placements import OneSite, Placement
 from wanspec.simulation.scenario import Policy
+from wanspec.telemetry.run_names import ALONE
 from wanspec.telemetry.table import number
 
 LEGEND = (
-    "RTT: round trip in ms. ITL: ms between tokens; of alone, of chain: as a share of that of the site without a worker, and of "
-    "ordinary speculative decoding there. offload: share of ordinary speculative decoding's draft passes that leave the controller. "
-    "saved: seconds of the controller's device for a million tokens. money: for a million tokens, and alone. price, width: --price-ms, "
-    "--width."
+    "RTT: round trip in ms. ITL: ms between tokens; of alone, of chain: as a share of that of alone, which is adaptive without a worker, "
+    "and of ordinary speculative decoding. local/token: draft passes that the controller makes itself, for each token. offload: share of "
+    "ordinary speculative decoding's that it no longer makes. saved: seconds of the controller's device for a million tokens. money: for a "
+    "million tokens, and without a worker. price, width: --price-ms, --width."
 )
 
 
@@ -27,13 +28,13 @@ def placement_table(placements: Sequence[Placement], *, title: str) -> Table:
     table = Table(title=title, box=SIMPLE_HEAD, padding=0, pad_edge=False, show_edge=False)
     for heading in ("controller", "worker"):
         table.add_column(heading, no_wrap=True)
-    money, hours = ("money", "alone") if has_money else (), ("hours\nUTC",) if has_hours else ()
-    for heading in ("RTT", "ITL", "of\nalone", "of\nchain", "off-\nload", "saved", *money, "settings", *hours, "verdict"):
+    money, hours = ("money", "with-\nout") if has_money else (), ("hours\nUTC",) if has_hours else ()
+    for heading in ("RTT", "ITL", "of\nalone", "of\nchain", "local/\ntoken", "off-\nload", "saved", *money, "settings", *hours, "verdict"):
         side = "left" if heading in {"settings", "hours\nUTC", "verdict"} else "right"
         table.add_column(heading, justify=side, no_wrap=side == "right")  # type: ignore[arg-type]  # a literal either way
     for each in placements:
-        figures = [f"{each.rtt_ms:.1f}", f"{each.itl_ms:.1f}", f"{each.itl_ratio:.2f}", f"{each.itl_ratio_to_chain:.2f}"]
-        figures += [f"{each.offload_fraction:.2f}", f"{each.controller_s_saved_per_mtoken:.0f}"]
+        figures = [f"{each.rtt_ms:.1f}", f"{each.itl_ms:.1f}", f"{each.itl_ratio_alone:.2f}", f"{each.itl_ratio_to_chain:.2f}"]
+        figures += [f"{each.local_draft_passes_per_token:.2f}", f"{each.offload_fraction:.2f}", f"{each.controller_s_saved_per_mtoken:.0f}"]
         if has_money:
             figures += [number(value, ".2f") for value in (each.money_per_mtoken, each.money_alone_per_mtoken)]
         figures.append(settings_words(each.settings))
@@ -54,17 +55,21 @@ def settings_words(policy: Policy) -> str:
             return f"tree of {policy.k} levels, {policy.verify_width} verified" + (", with lookup" if policy.lookup else "")
         case "autoregressive":
             return "plain decoding"
-        case _:
+        case "paper":
             return f"k {policy.k}, b {policy.b}, phi {policy.phi:g}"
+        case name:
+            return name
 
 
-def alone_words(alone: Alone) -> str:
+def one_site_words(home: OneSite) -> str:
     """What a site does without a worker, in a sentence."""
-    name = "adaptive without a worker" if alone.policy.name == "adaptive" else settings_words(alone.policy)
-    return (
-        f"alone: {name}, {alone.outcome.itl_ms:.1f} ms between tokens, {alone.outcome.controller_busy_s * 1e6:.0f} s of the device for a "
-        f"million; ordinary speculative decoding ({settings_words(alone.chain)}): {alone.chain_outcome.itl_ms:.1f} ms"
-    )
+    ways = {ALONE: home.alone_outcome, settings_words(home.chain): home.chain_outcome, settings_words(home.best): home.best_outcome}
+    told = [
+        f"{name} {outcome.itl_ms:.1f} ms between tokens, with {outcome.controller_draft_passes:.2f} draft passes a token"
+        for name, outcome in ways.items()
+    ]
+    device_s = home.best_outcome.controller_busy_s * 1e6
+    return f"Without a worker: {'; '.join(told)}. The device works {device_s:.0f} s for a million tokens."
 
 
 def hour_ranges(hours: Sequence[int]) -> str:

@@ -1,4 +1,4 @@
-"""The planner: for every pair of sites the settings that serve best, as simulated, beside what the controller's site would do alone.
+"""The planner: for every pair of sites the settings that serve best, as simulated, beside what the controller's site does without a worker.
 
 Coarse to fine. Nothing in a run depends on the names of sites, so round trips that are close share a run (`effort`). First everything
 that a site can do alone is run. Then all settings are compared at a few round trips; between these, and only to choose settings, figures
@@ -22,36 +22,45 @@ from wanspec.planning.mesh import Mesh
 from wanspec.planning.outcome import Outcome
 from wanspec.planning.prices import SitePrices
 from wanspec.planning.runs import Run, Runs
-from wanspec.planning.verdict import SLOWER, Figures, Goal, verdict
+from wanspec.planning.verdict import Figures, Goal, verdict
 from wanspec.simulation.scenario import Policy
+from wanspec.telemetry.run_names import ALONE, CHAIN
+from wanspec.telemetry.worker_gain import WorkerGain
 
 MTOKEN = 1_000_000
 ALIKE = 0.01
 """Costs, as shares of the site's alone, that are no different: runs cannot tell them apart."""
-MAYBE, SHORTLIST = 0.04, 3
-"""By how much more short runs, read between the anchors, may show a cost and it be the best; and how many settings are looked at again."""
-NEXT_TO_NOTHING = 0.025
-"""Half of the gain that a verdict asks for: where short runs show less, long ones will not show twice as much."""
+SHORTLIST = 3
+"""Settings that are looked at again: short runs, read between the anchors, do not tell the best from the next."""
 
 
 class Rival(StrEnum):
     """What placements are held against."""
 
     BEST = "best"
-    """The best that one site can do: plain decoding, a chain, a tree drafted on the spot, or `adaptive` without a worker."""
+    """The best that one site can do: plain decoding, a chain, a tree drafted on the spot, or `alone`."""
     CHAIN = "chain"
     """The best chain, or plain decoding where that is faster: where the site's engine verifies nothing else."""
 
 
-class Alone(Struct, frozen=True, kw_only=True):
+class OneSite(Struct, frozen=True, kw_only=True):
     """What a site does without a worker."""
 
-    policy: Policy
-    """What placements are held against."""
-    outcome: Outcome
+    against: Rival
+    best: Policy
+    """The fastest of what `against` allows."""
+    best_outcome: Outcome
+    alone: Policy
+    """`adaptive` without a worker."""
+    alone_outcome: Outcome
     chain: Policy
     """The best of chains: ordinary speculative decoding, against which offload is counted."""
     chain_outcome: Outcome
+
+    @property
+    def base_outcome(self) -> Outcome:
+        """What a worker must add something to."""
+        return self.chain_outcome if self.against is Rival.CHAIN else self.alone_outcome
 
 
 class Placement(Struct, frozen=True, kw_only=True):
@@ -68,12 +77,15 @@ class Placement(Struct, frozen=True, kw_only=True):
     itl_ms: float
     """While the worker is used."""
     itl_ratio: float
-    """To the site alone; below 1 is faster. While the worker is used."""
+    """To the fastest that the site does without a worker; below 1 is faster. While the worker is used."""
+    itl_ratio_alone: float
+    """To `alone`, in the same way."""
     itl_ratio_to_chain: float
     """To ordinary speculative decoding, in the same way."""
+    local_draft_passes_per_token: float
+    """Of the controller, while the worker is used."""
     offload_fraction: float
     """Share of ordinary speculative decoding's draft passes that the controller no longer makes."""
-    local_passes_per_token: float
     controller_s_saved_per_mtoken: float
     """Seconds of the controller's device for a million tokens, against the site alone."""
     worker_s_per_mtoken: float
@@ -103,7 +115,7 @@ class Planner:
         self._runs, self._candidates = runs, candidates
         self._users, self._goal, self._dearer, self._effort = users, goal, dearer, effort
 
-    def alone(self, against: Rival) -> Alone:
+    def one_site(self, against: Rival) -> OneSite:
         """What is done without a worker."""
         runs = {policy: self._fine(policy, None) for policy in alternatives.alone(users=self._users)}
         self._runs.make(runs.values(), "alone")
@@ -112,22 +124,30 @@ class Planner:
         def fastest(*names: str) -> Policy:
             return min((policy for policy in outcomes if policy.name in names), key=lambda policy: outcomes[policy].itl_ms)
 
-        chain = fastest(alternatives.CHAIN)
-        in_line = fastest(alternatives.PLAIN, alternatives.CHAIN)
+        chain, alone = fastest(CHAIN), fastest(ALONE)
+        in_line = fastest(alternatives.PLAIN, CHAIN)
         best = in_line if against is Rival.CHAIN else min(outcomes, key=lambda policy: outcomes[policy].itl_ms)
-        return Alone(policy=best, outcome=outcomes[best], chain=chain, chain_outcome=outcomes[chain])
+        return OneSite(
+            against=against,
+            best=best,
+            best_outcome=outcomes[best],
+            alone=alone,
+            alone_outcome=outcomes[alone],
+            chain=chain,
+            chain_outcome=outcomes[chain],
+        )
 
-    def rank(self, pairs: Sequence[tuple[str, str]], sites: Sites, alone: Alone) -> list[Placement]:
+    def rank(self, pairs: Sequence[tuple[str, str]], sites: Sites, home: OneSite) -> list[Placement]:
         """The placements, the best first; those that do not pay last."""
         cells = cells_of([sites.mesh.rtt_ms[pair] for pair in pairs], self._effort)
         anchors = anchors_of(cells, self._effort)
         self._runs.make([self._coarse(policy, rtt_ms) for policy in self._candidates for rtt_ms in anchors], "comparing settings")
         fine = {
-            pair: [self._fine(policy, rtt_ms) for policy in self._shortlist(pair, rtt_ms, anchors, sites, alone)]
+            pair: [self._fine(policy, rtt_ms) for policy in self._shortlist(pair, rtt_ms, anchors, sites, home)]
             for pair, rtt_ms in zip(pairs, cells, strict=True)
         }
         self._runs.make([run for own in fine.values() for run in own], "placements")
-        placements = [self._placement(pair, own, sites, alone) for pair, own in fine.items()]
+        placements = [self._placement(pair, own, sites, home) for pair, own in fine.items()]
         return sorted(placements, key=lambda each: (not each.pays, round(each.cost, 6), each.rtt_ms))
 
     def _fine(self, policy: Policy, rtt_ms: float | None) -> Run:
@@ -141,28 +161,27 @@ class Planner:
         requests = _each(effort.coarse_requests, self._users)
         return Run(policy=policy, rtt_ms=rtt_ms, requests=requests, tokens=effort.coarse_tokens, users=self._users)
 
-    def _shortlist(self, pair: tuple[str, str], rtt_ms: float, anchors: Sequence[float], sites: Sites, alone: Alone) -> list[Policy]:
-        """Settings that are worth a longer run: those that may be the best; only one where even that gains next to nothing."""
+    def _shortlist(self, pair: tuple[str, str], rtt_ms: float, anchors: Sequence[float], sites: Sites, home: OneSite) -> list[Policy]:
+        """Settings that are worth a longer run: those that may be the best."""
         expected = {policy: self._expected(policy, rtt_ms, anchors) for policy in self._candidates}
-        figures = {policy: self._figures(pair, outcome, sites, alone) for policy, outcome in expected.items()}
-        costs = {policy: own.cost(self._goal) for policy, own in figures.items() if own.itl_ratio <= SLOWER}
-        if not costs:
-            return [self._choose(figures)]
-        ordered = sorted(costs, key=lambda policy: costs[policy])
-        if costs[ordered[0]] > 1.0 - NEXT_TO_NOTHING:
-            return ordered[:1]
-        return [policy for policy in ordered if costs[policy] <= costs[ordered[0]] + MAYBE][:SHORTLIST]
+        figures = {policy: self._figures(pair, outcome, sites, home) for policy, outcome in expected.items()}
+        return sorted(figures, key=lambda policy: (self._grade(figures[policy]), figures[policy].cost(self._goal)))[:SHORTLIST]
+
+    def _grade(self, figures: Figures) -> int:
+        """0: it pays; 1: it is at least not slower than without a worker; 2: neither."""
+        return 0 if verdict(figures, dearer=self._dearer)[0] else 1 if figures.itl_ratio <= 1.0 else 2
 
     def _choose(self, figures: Mapping[Policy, Figures]) -> Policy:
-        """Of the settings that are not slower than alone those that serve the goal best, and of these the one that drafts least at home.
+        """Of the settings of the best grade those that serve the goal best, and of these the one that drafts least at home.
 
         Of several such the fastest. Where all are slower, the fastest.
         """
-        quick = [policy for policy, own in figures.items() if own.itl_ratio <= 1.0]
-        if not quick:
+        best = min(map(self._grade, figures.values()))
+        if best == 2:  # noqa: PLR2004  # see `_grade`
             return min(figures, key=lambda policy: figures[policy].itl_ratio)
-        least = min(figures[policy].cost(self._goal) for policy in quick)
-        good = [policy for policy in quick if figures[policy].cost(self._goal) <= least + ALIKE]
+        first = [policy for policy, own in figures.items() if self._grade(own) == best]
+        least = min(figures[policy].cost(self._goal) for policy in first)
+        good = [policy for policy in first if figures[policy].cost(self._goal) <= least + ALIKE]
         return max(good, key=lambda policy: (round(figures[policy].offload, 2), -figures[policy].itl_ratio))
 
     def _expected(self, policy: Policy, rtt_ms: float, anchors: Sequence[float]) -> Outcome:
@@ -170,26 +189,27 @@ class Planner:
         values = [float(np.interp(rtt_ms, anchors, column)) for column in zip(*at, strict=True)]
         return Outcome(**dict(zip(Outcome.__struct_fields__, values, strict=True)))
 
-    def _figures(self, pair: tuple[str, str], outcome: Outcome, sites: Sites, alone: Alone) -> Figures:
+    def _figures(self, pair: tuple[str, str], outcome: Outcome, sites: Sites, home: OneSite) -> Figures:
         controller, worker = pair
         day = 1.0 if sites.load is None else share_of_day(sites.load[controller], open_hours(sites.load, worker))
         money = money_alone = None
         if sites.prices is not None:
             prices = sites.prices[controller], sites.prices[worker]
-            money_alone = MTOKEN * alone.outcome.cost(has_worker=False).money(*prices)
+            money_alone = MTOKEN * home.best_outcome.cost(has_worker=False).money(*prices)
             money = day * MTOKEN * outcome.cost(has_worker=True).money(*prices) + (1.0 - day) * money_alone
         return Figures(
-            itl_ratio=outcome.itl_ms / alone.outcome.itl_ms,
-            offload=day * (1.0 - outcome.controller_draft_passes / alone.chain_outcome.controller_draft_passes),
-            saved_s=day * (alone.outcome.controller_busy_s - outcome.controller_busy_s),
-            alone_s=alone.outcome.controller_busy_s,
+            gain=_gain(outcome, home.base_outcome),
+            gain_on_best=_gain(outcome, home.best_outcome),
+            offload=day * (1.0 - outcome.controller_draft_passes / home.chain_outcome.controller_draft_passes),
+            saved_s=day * (home.best_outcome.controller_busy_s - outcome.controller_busy_s),
+            alone_s=home.best_outcome.controller_busy_s,
             money=money,
             money_alone=money_alone,
             day=day,
         )
 
-    def _placement(self, pair: tuple[str, str], runs: Sequence[Run], sites: Sites, alone: Alone) -> Placement:
-        every = {run.policy: self._figures(pair, self._runs[run], sites, alone) for run in runs}
+    def _placement(self, pair: tuple[str, str], runs: Sequence[Run], sites: Sites, home: OneSite) -> Placement:
+        every = {run.policy: self._figures(pair, self._runs[run], sites, home) for run in runs}
         chosen = self._choose(every)
         run = next(run for run in runs if run.policy == chosen)
         outcome, figures = self._runs[run], every[chosen]
@@ -205,9 +225,10 @@ class Planner:
             verdict=why,
             itl_ms=outcome.itl_ms,
             itl_ratio=figures.itl_ratio,
-            itl_ratio_to_chain=outcome.itl_ms / alone.chain_outcome.itl_ms,
+            itl_ratio_alone=outcome.itl_ms / home.alone_outcome.itl_ms,
+            itl_ratio_to_chain=outcome.itl_ms / home.chain_outcome.itl_ms,
             offload_fraction=figures.offload,
-            local_passes_per_token=outcome.controller_draft_passes,
+            local_draft_passes_per_token=outcome.controller_draft_passes,
             controller_s_saved_per_mtoken=MTOKEN * figures.saved_s,
             worker_s_per_mtoken=MTOKEN * figures.day * outcome.worker_busy_s,
             bytes_per_token=outcome.down_bytes + outcome.up_bytes,
@@ -216,6 +237,14 @@ class Planner:
             hours_utc=tuple(range(HOURS)) if sites.load is None else open_hours(sites.load, pair[1]),
             cost=figures.cost(self._goal),
         )
+
+
+def _gain(outcome: Outcome, without: Outcome) -> WorkerGain:
+    return WorkerGain(
+        itl_ratio=outcome.itl_ms / without.itl_ms,
+        local_passes=outcome.controller_draft_passes,
+        local_passes_without=without.controller_draft_passes,
+    )
 
 
 def _each(requests: int, users: int) -> int:

@@ -19,7 +19,7 @@ LOW, HIGH = 0.7, 1.3
 
 
 def plot_placements(placements: Sequence[Placement], path: Path, *, title: str) -> None:
-    """Controllers against workers: the colour is latency in relation to the site alone, a frame marks what pays.
+    """Controllers against workers: the colour is latency in relation to the site without a worker, a frame marks what pays.
 
     Sites stand by their names, or of a single controller, by their distance from it.
     """
@@ -48,7 +48,7 @@ def plot_placements(placements: Sequence[Placement], path: Path, *, title: str) 
     axes.set_ylabel("controller in")
     axes.set_facecolor("#eeeeec")
     side = "bottom" if len(controllers) < FEW_CONTROLLERS else "right"  # its title needs the room
-    figure.colorbar(image, ax=axes, label="inter-token latency / the site alone", shrink=0.8, location=side)
+    figure.colorbar(image, ax=axes, label="inter-token latency / the best without a worker", shrink=0.8, location=side)
     told = "; in each cell: that ratio, draft passes moved, round trip" if len(workers) <= MANY_SITES else ""
     axes.set_title(f"{title}\nframed: it pays{told}", fontsize=9)
     save_picture(figure, path)

@@ -9,7 +9,7 @@ from msgspec import Struct
 from wanspec.backends.model_spec import parse_spec
 from wanspec.backends.registry import engine_of
 from wanspec.errors import ConfigError
-from wanspec.planning.placements import Alone, Placement
+from wanspec.planning.placements import OneSite, Placement
 from wanspec.planning.step_times import read_step_times
 from wanspec.simulation.scenario import Policy
 from wanspec.telemetry.token_trace import read_token_trace
@@ -66,7 +66,7 @@ def _recorded(tokens: str) -> tuple[str, str] | None:
     return trace.target, trace.draft
 
 
-def settings_text(placement: Placement, alone: Alone, models: Models) -> str:
+def settings_text(placement: Placement, home: OneSite, models: Models) -> str:
     """TOML that `wanspec config check` accepts: with the worker where it pays, without one where it does not."""
     where = f"controller in {placement.controller}, worker in {placement.worker}, {placement.rtt_ms:g} ms away"
     lines = [f"# Written by `wanspec plan`: {where}.", f"# {placement.verdict[0].upper()}{placement.verdict[1:]}."]
@@ -78,15 +78,16 @@ def settings_text(placement: Placement, alone: Alone, models: Models) -> str:
         if len(placement.hours_utc) < 24:  # noqa: PLR2004  # of a day
             hours = ", ".join(map(str, placement.hours_utc))
             lines.append(f"# The worker's site has something to spare in these hours (UTC): {hours}. Start and stop the worker by them.")
-    policy = placement.settings if placement.pays else alone.policy
+    policy = placement.settings if placement.pays else home.best
     lines += ["", *([f"# {models.remark}"] if models.remark else []), "[serve]"]
     lines += [f"target = {_quoted(models.target)}", f"draft = {_quoted(models.draft)}", *_policy_lines(policy)]
     return "\n".join(lines) + "\n" + (LINK if placement.pays else "")
 
 
 def _policy_lines(policy: Policy) -> list[str]:
-    lines = [f'policy = "{policy.name}"']
-    match policy.name:
+    name = policy.config().name
+    lines = [f'policy = "{name}"']
+    match name:
         case "adaptive":
             lines += [f"width = {policy.width}", f"verify-width = {policy.verify_width}", f"price-ms = {policy.redundancy_price_ms:g}"]
         case "colocated":

@@ -1,4 +1,4 @@
-"""Whether a placement pays: no slower than the site alone, no dearer than allowed, and something gained that can be told from luck."""
+"""Whether a placement pays: its worker adds something to what the site does without one, and a token is no dearer than allowed."""
 
 from __future__ import annotations
 
@@ -7,10 +7,7 @@ from typing import assert_never
 
 from msgspec import Struct
 
-SLOWER = 1.02
-"""ITL ratio above which a placement is slower, not unlucky: what `adaptive` promises to keep."""
-GAIN = 0.05
-"""The least gain that counts, as a share: runs of a thousand tokens differ by two or three hundredths."""
+from wanspec.telemetry.worker_gain import AS_FAST, FASTER, WorkerGain
 
 
 class Goal(StrEnum):
@@ -26,8 +23,10 @@ class Goal(StrEnum):
 class Figures(Struct, frozen=True, kw_only=True):
     """Of a placement, against its controller's site alone; for each token where nothing else is said."""
 
-    itl_ratio: float
-    """While the worker is used."""
+    gain: WorkerGain
+    """Beside `alone`, or the chain where the site has nothing else. While the worker is used,"""
+    gain_on_best: WorkerGain
+    """and beside the fastest that the site does without one."""
     offload: float
     saved_s: float
     """Of the controller's device,"""
@@ -37,6 +36,11 @@ class Figures(Struct, frozen=True, kw_only=True):
     money_alone: float | None
     day: float
     """Share of the controller's work that falls into hours at which the worker is used."""
+
+    @property
+    def itl_ratio(self) -> float:
+        """To the fastest that the site does without a worker."""
+        return self.gain_on_best.itl_ratio
 
     def cost(self, goal: Goal) -> float:
         """What is left of what it costs alone; smaller is better."""
@@ -60,18 +64,18 @@ class Figures(Struct, frozen=True, kw_only=True):
 
 def verdict(figures: Figures, *, dearer: float) -> tuple[bool, str]:
     """Whether it pays, and why or why not. `dearer`: by what share a token may cost more than alone."""
+    gain, on_best = figures.gain, figures.gain_on_best
     if not figures.day:
         return False, "do not: the worker is busy whenever the controller is"
-    if figures.itl_ratio > SLOWER:
-        return False, f"do not: {figures.itl_ratio - 1.0:.0%} slower than alone"
+    slowest = max(gain, on_best, key=lambda each: each.itl_ratio)
+    if slowest.itl_ratio > AS_FAST:
+        return False, f"do not: slower ({slowest.words})"
     if figures.money_ratio > 1.0 + dearer:
-        return False, f"do not: {figures.money_ratio - 1.0:.0%} dearer than alone"
-    gains = {
-        "faster": figures.day * (1.0 - figures.itl_ratio),
-        "of the controller's time saved": figures.saved_s / figures.alone_s,
-        "cheaper": 1.0 - figures.money_ratio,
-    }
-    counting = [f"{gain:.0%} {what}" for what, gain in gains.items() if gain >= GAIN]
-    if not counting:
-        return False, "do not: too little gained"
-    return True, ", ".join(counting)
+        return False, f"do not: dearer ({figures.money_ratio - 1.0:.0%})"
+    if not gain.is_enough:
+        return False, f"do not: too little gained ({gain.words})"
+    if on_best.itl_ratio > FASTER and not on_best.offloads:  # as where plain decoding is as fast as `alone`
+        return False, f"do not: too little gained ({on_best.words})"
+    cheaper = f", {1.0 - figures.money_ratio:.0%} cheaper" if figures.money_ratio < 1.0 else ""
+    kinds = " and ".join(kind for kind, is_so in (("faster", gain.is_faster), ("offloads", gain.offloads)) if is_so)
+    return True, f"{kinds}: {gain.words}{cheaper}"

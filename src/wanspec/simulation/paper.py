@@ -24,7 +24,7 @@ import numpy as np
 from wanspec.simulation.parallel import map_parallel
 from wanspec.simulation.run import simulate
 from wanspec.simulation.scenario import Compute, LinkSection, Load, Policy, Scenario, Tokens
-from wanspec.simulation.sweep import SimulatedRow, baseline_of, row_of
+from wanspec.simulation.sweep import SimulatedRow, rivals_of, row_of
 
 ITERATIONS = 20
 TRIAL_ITERATIONS = 6
@@ -119,12 +119,12 @@ def cloud_scenario(reading: Reading, *, rtt_ms: float, seed: int) -> Scenario:
     return scenario_of(policy, rtt_ms=rtt_ms, preset="l40s-8b", seed=seed, match_rate=0.75)
 
 
-def rows_with_baseline(scenarios: Sequence[Scenario], point: Mapping[str, Any]) -> list[SimulatedRow]:
-    """Run scenarios, each beside its baseline."""
-    return [row_of(point, scenario, simulate(scenario), _baseline(baseline_of(scenario))) for scenario in scenarios]
+def rows_with_rivals(scenarios: Sequence[Scenario], point: Mapping[str, Any]) -> list[SimulatedRow]:
+    """Run scenarios, each beside its rivals."""
+    return [row_of(point, scenario, simulate(scenario), [_rival(each) for each in rivals_of(scenario)]) for scenario in scenarios]
 
 
-_baseline = lru_cache(maxsize=1024)(simulate)
+_rival = lru_cache(maxsize=1024)(simulate)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,7 +150,7 @@ def evaluate(job: tuple[Reading, tuple[float, ...], int]) -> Evaluation:
     """Run figure 7 and the cloud table under a reading, at these round trips, with so many iterations."""
     reading, rtts_ms, iterations = job
     figure_7 = {
-        (variant, rtt_ms): rows_with_baseline(
+        (variant, rtt_ms): rows_with_rivals(
             [scenario_of(variant_policy(reading, variant), rtt_ms=rtt_ms, preset=reading.preset, seed=seed) for seed in range(iterations)],
             {"variant": variant},
         )
@@ -158,7 +158,7 @@ def evaluate(job: tuple[Reading, tuple[float, ...], int]) -> Evaluation:
         for rtt_ms in rtts_ms
     }
     cloud = {
-        rtt_ms: rows_with_baseline([cloud_scenario(reading, rtt_ms=rtt_ms, seed=seed) for seed in range(iterations)], {})
+        rtt_ms: rows_with_rivals([cloud_scenario(reading, rtt_ms=rtt_ms, seed=seed) for seed in range(iterations)], {})
         for rtt_ms in CLOUD_RTTS_MS
     }
     return Evaluation(reading=reading, figure_7=figure_7, cloud=cloud)
@@ -222,7 +222,7 @@ def _figure_8_point(job: tuple[Reading, float, float, int]) -> list[SimulatedRow
     reading, phi, rtt_ms, iterations = job
     policy = msgspec.structs.replace(variant_policy(reading, VARIANTS[-1]), phi=reading.threshold(phi))
     scenarios = [scenario_of(policy, rtt_ms=rtt_ms, preset=reading.preset, seed=seed) for seed in range(iterations)]
-    return rows_with_baseline(scenarios, {"policy.phi": phi, "link.rtt_ms": rtt_ms})
+    return rows_with_rivals(scenarios, {"policy.phi": phi, "link.rtt_ms": rtt_ms})
 
 
 def named(rows: Sequence[SimulatedRow], variant: str) -> list[SimulatedRow]:

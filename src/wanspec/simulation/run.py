@@ -7,7 +7,7 @@ import random
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from importlib import resources
 from pathlib import Path
@@ -64,7 +64,7 @@ def simulate_traced(scenario: Scenario) -> tuple[SimulatedRun, list[Record]]:
     trace = Trace()
     with rare_collections():
         stage = play(scenario, trace)
-        metrics = measure_run(trace.records, frozenset(stage.cluster.requests))
+        metrics = replace(measure_run(trace.records, frozenset(stage.cluster.requests)), policy=scenario.policy.name)
     run = SimulatedRun(
         metrics=metrics,
         is_exact=not stage.wrong_sessions(),

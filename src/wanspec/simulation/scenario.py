@@ -19,11 +19,12 @@ from msgspec import Meta, Struct
 
 from wanspec.errors import ConfigError
 from wanspec.files import read_toml
-from wanspec.policy.registry import MAX_BRANCH, MAX_DRAFT_TOKENS, MAX_WIDTH, PolicyConfig, create_policy, policy_names
+from wanspec.policy.registry import MAX_BRANCH, MAX_DRAFT_TOKENS, MAX_WIDTH, PolicyConfig, create_policy
 from wanspec.presets import StepTime, preset
 from wanspec.simulation.compute import Device
 from wanspec.simulation.link import Jitter, LinkProfile, Transport
 from wanspec.simulation.tokens import PERSISTENCE
+from wanspec.telemetry.run_names import ALONE, policy_of_run, run_names
 
 ORACLE = "oracle"
 """The policy of a worker that is never wrong; only a simulator can have one."""
@@ -170,7 +171,7 @@ class Policy(_Section, frozen=True):
     """What decides, and its parameters, under their published letters where they have one."""
 
     name: str
-    """No default: a run whose policy nobody named shows another's figures."""
+    """No default: a run whose policy nobody named shows another's figures. `alone` has no workers, whatever `workers` says."""
     k: Annotated[int, Meta(ge=1, le=MAX_DRAFT_TOKENS)] = 2
     b: Annotated[int, Meta(ge=1, le=MAX_BRANCH)] = 2
     s: Annotated[int, Meta(ge=1, le=MAX_WIDTH)] = 2
@@ -188,7 +189,7 @@ class Policy(_Section, frozen=True):
 
     def config(self) -> PolicyConfig:
         """As the production code wants it. Raises ConfigError."""
-        known = (*policy_names(), ORACLE)
+        known = (*run_names(), ORACLE)
         if self.name not in known:
             raise ConfigError(f"policy.name is {self.name!r}; known policies: {', '.join(known)}")
         config = PolicyConfig(
@@ -206,6 +207,7 @@ class Policy(_Section, frozen=True):
             lookup=self.lookup,
             redundancy_price_s=self.redundancy_price_ms / 1e3,
         )
+        config = policy_of_run(config)
         create_policy(config)
         return config
 
@@ -297,6 +299,8 @@ def parse(document: Mapping[str, Any]) -> Scenario:
         scenario = msgspec.convert(document, Scenario)
     except msgspec.ValidationError as error:
         raise ConfigError(_explain(str(error), document)) from error
+    if scenario.policy.name == ALONE:
+        scenario = msgspec.structs.replace(scenario, workers=0, faults=())
     scenario.policy.config()
     preset(scenario.compute.preset)
     if scenario.compute.worker_preset:
@@ -326,7 +330,7 @@ def _not_finite(value: object, path: str = "") -> Iterator[tuple[str, float]]:
 def _explain(message: str, document: Mapping[str, Any]) -> str:
     """A validation message with the field's name and its value in front."""
     if message in _NO_POLICY:
-        return f"policy.name is missing; say which policy is to be run: {', '.join((*policy_names(), ORACLE))}"
+        return f"policy.name is missing; say which policy is to be run: {', '.join((*run_names(), ORACLE))}"
     what, _, where = message.partition(" - at `$.")
     if not where:
         return f"scenario: {message}"

@@ -1,4 +1,4 @@
-"""Sweeps: every combination of the values asked for, several seeds each, set beside co-located drafting on the same tokens."""
+"""Sweeps: every combination of the values asked for, several seeds each, set beside what one site does alone with the same tokens."""
 
 from __future__ import annotations
 
@@ -16,8 +16,7 @@ from wanspec.simulation.run import SimulatedRun, simulate
 from wanspec.simulation.scenario import LinkSection, Policy, Scenario, expand
 from wanspec.telemetry.metrics import RunRow, compare
 from wanspec.telemetry.parquet import write_parquet
-
-BASELINE = "colocated"
+from wanspec.telemetry.run_names import ADAPTIVE, ALONE, CHAIN
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,16 +51,16 @@ class Sweep:
             for point, scenario in expand(document)
             for iteration in range(iterations)
         ]
-        scenarios = [*(baseline_of(scenario) for _, scenario in self._points), *(scenario for _, scenario in self._points)]
+        scenarios = [*(rival for _, scenario in self._points for rival in rivals_of(scenario)), *self.scenarios]
         self._unique = {_key(scenario): scenario for scenario in scenarios}
 
     def __len__(self) -> int:
-        """Runs, those of the baseline included."""
+        """Runs, those of the rivals included."""
         return len(self._unique)
 
     @property
     def scenarios(self) -> list[Scenario]:
-        """Every scenario asked for, without baselines."""
+        """Every scenario asked for, without its rivals."""
         return [scenario for _, scenario in self._points]
 
     def runs(self) -> Iterator[tuple[str, SimulatedRun]]:
@@ -72,19 +71,28 @@ class Sweep:
 
     def rows(self, runs: Mapping[str, SimulatedRun]) -> list[SimulatedRow]:
         """The table, from all that `runs()` gave."""
-        return [row_of(point, scenario, runs[_key(scenario)], runs[_key(baseline_of(scenario))]) for point, scenario in self._points]
+        return [
+            row_of(point, scenario, runs[_key(scenario)], [runs[_key(rival)] for rival in rivals_of(scenario)])
+            for point, scenario in self._points
+        ]
 
 
-def baseline_of(scenario: Scenario) -> Scenario:
-    """Standard speculative decoding at the controller alone, on the same tokens with the same devices and the same depth k."""
-    return msgspec.structs.replace(scenario, policy=Policy(name=BASELINE, k=scenario.policy.k), link=LinkSection(), workers=0, faults=())
+def rivals_of(scenario: Scenario) -> tuple[Scenario, Scenario]:
+    """What the controller's site does by itself, with the same tokens and devices: a chain of the same depth k, and `alone`.
+
+    `alone` is set as `adaptive` is, where the scenario is one of it.
+    """
+    own = scenario.policy
+    chain = Policy(name=CHAIN, k=own.k)
+    alone = msgspec.structs.replace(own, name=ALONE) if own.name in {ADAPTIVE, ALONE} else Policy(name=ALONE)
+    at_one_site = msgspec.structs.replace(scenario, link=LinkSection(), workers=0, faults=())
+    return msgspec.structs.replace(at_one_site, policy=chain), msgspec.structs.replace(at_one_site, policy=alone)
 
 
-def row_of(point: Mapping[str, Any], scenario: Scenario, run: SimulatedRun, baseline: SimulatedRun) -> SimulatedRow:
+def row_of(point: Mapping[str, Any], scenario: Scenario, run: SimulatedRun, rivals: Sequence[SimulatedRun]) -> SimulatedRow:
     """One line of the table."""
-    _, row = compare([baseline.metrics, run.metrics], baseline=BASELINE, rtt_ms=scenario.link.rtt_ms)
-    row = replace(row, policy=scenario.policy.name, identical=run.is_exact)
-    fields = {name: getattr(row, name) for name in RunRow.__dataclass_fields__}
+    *_, row = compare([*(rival.metrics for rival in rivals), run.metrics], rtt_ms=scenario.link.rtt_ms)
+    fields = {name: getattr(row, name) for name in RunRow.__dataclass_fields__} | {"identical": run.is_exact}
     return SimulatedRow(**fields, preset=scenario.compute.preset, seed=scenario.seed, point=point, scenario=scenario)
 
 
@@ -98,6 +106,8 @@ def median_rows(rows: Sequence[SimulatedRow]) -> list[SimulatedRow]:
             group[0],
             itl_ms=_median([row.itl_ms for row in group]),
             itl_ratio=_median([row.itl_ratio for row in group]),
+            itl_ratio_alone=_median([row.itl_ratio_alone for row in group]),
+            local_draft_passes_per_token=_median([row.local_draft_passes_per_token for row in group]),
             offload_fraction=_median([row.offload_fraction for row in group]),
             bytes_per_token=_median([row.bytes_per_token for row in group]),
             controller_draft_passes=round(float(np.median([row.controller_draft_passes for row in group]))),

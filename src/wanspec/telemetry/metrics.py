@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TypeVar, cast
 
 from wanspec.errors import ConfigError
@@ -34,6 +34,7 @@ from wanspec.telemetry.records import (
     Verified,
 )
 from wanspec.telemetry.reliability import ReliabilityBins, calibration_error, reliability_bins
+from wanspec.telemetry.run_names import ALONE, CHAIN
 
 _R = TypeVar("_R", bound=Record)
 Outputs = tuple[tuple[int, ...], ...]
@@ -81,6 +82,11 @@ class RunMetrics:
         return _ratio(self.controller_busy_s, self.tokens)
 
     @property
+    def local_draft_passes_per_token(self) -> float | None:
+        """Draft passes at the controller for each generated token."""
+        return _ratio(self.controller_draft_passes, self.tokens)
+
+    @property
     def bytes_per_token(self) -> float | None:
         """Bytes on the wire for each generated token."""
         return _ratio(self.wire_bytes, self.tokens)
@@ -96,7 +102,11 @@ class RunRow:
     itl_ms: float | None
     itl_ratio: float | None
     """Inter-token latency / that of the baseline; below 1 is faster."""
+    itl_ratio_alone: float | None
+    """Inter-token latency / that of `alone`; below 1 is faster."""
     controller_draft_passes: int
+    local_draft_passes_per_token: float | None
+    """Those, for each token."""
     offload_fraction: float | None
     """1 - controller draft passes / those of the baseline, where both wrote the same tokens."""
     worker_draft_passes: int
@@ -106,18 +116,10 @@ class RunRow:
     tokens: int
 
 
-def sessions_by_policy(records: Iterable[Record]) -> dict[str, frozenset[SessionId]]:
-    """The runs of a trace: the sessions under each policy, in the order in which the policies first appear in time."""
-    arrivals = sorted((record for record in records if isinstance(record, RequestArrived)), key=lambda arrival: arrival.t)
-    runs: defaultdict[str, set[SessionId]] = defaultdict(set)
-    for arrival in arrivals:
-        runs[arrival.policy].add(arrival.session)
-    return {policy: frozenset(sessions) for policy, sessions in runs.items()}
-
-
-def measure_policies(records: Sequence[Record]) -> list[RunMetrics]:
-    """Measure every run of a trace, one for each policy, in the order in which they began."""
-    return [measure_run(records, sessions) for sessions in sessions_by_policy(records).values()]
+def measure_runs(runs: Mapping[str, Sequence[Record]], records: Sequence[Record]) -> list[RunMetrics]:
+    """The figures of each run. `runs`: by name, what the controller recorded meanwhile; `records`: of all runs and sites."""
+    sessions = {name: frozenset(record.session for record in own if isinstance(record, RequestArrived)) for name, own in runs.items()}
+    return [replace(measure_run(records, own), policy=name) for name, own in sessions.items()]
 
 
 def measure_run(records: Sequence[Record], sessions: frozenset[SessionId]) -> RunMetrics:
@@ -154,23 +156,25 @@ def measure_run(records: Sequence[Record], sessions: frozenset[SessionId]) -> Ru
 def compare(
     runs: Sequence[RunMetrics],
     *,
-    baseline: str = "colocated",
+    baseline: str = CHAIN,
     oracle: Outputs | None = None,
     rtt_ms: float | None = None,
 ) -> list[RunRow]:
     """Set runs of the same prompts side by side: one row each, in order.
 
-    The baseline is the first run under that policy; without one, nothing is set in relation. The oracle is the output of
-    plain target decoding; without it, `identical` is None.
+    The baseline is the first run under that name; without one, nothing is set in relation to it, and likewise without `alone`. The oracle
+    is the output of plain target decoding; without it, `identical` is None.
     """
-    base = next((run for run in runs if run.policy == baseline), None)
+    base, alone = (next((run for run in runs if run.policy == name), None) for name in (baseline, ALONE))
     return [
         RunRow(
             policy=run.policy,
             rtt_ms=rtt_ms,
             itl_ms=run.itl_ms,
             itl_ratio=_ratio(run.itl_ms, base.itl_ms) if base else None,
+            itl_ratio_alone=_ratio(run.itl_ms, alone.itl_ms) if alone else None,
             controller_draft_passes=run.controller_draft_passes,
+            local_draft_passes_per_token=run.local_draft_passes_per_token,
             offload_fraction=_offload_fraction(run, base) if base else None,
             worker_draft_passes=run.worker_draft_passes,
             bytes_per_token=run.bytes_per_token,

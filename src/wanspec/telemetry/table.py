@@ -16,12 +16,12 @@ from wanspec.telemetry.metrics import RunRow
 HEADINGS = (
     "RTT\nms",
     "ITL\nms",
-    "ITL\nratio",
-    "local\ndrafts",
+    "of the\nchain",
+    "of\nalone",
+    "local/\ntoken",
     "off-\nload",
     "worker\ndrafts",
     "bytes/\ntoken",
-    "tokens",
     "exact",
 )
 """Beside the policy's name; they fit a terminal of 80 columns, and so do two short parameters more."""
@@ -30,9 +30,10 @@ MAX_WIDTH = 1000
 LINE_WIDTH = 120
 """Of prose, where the terminal is wider: longer lines are hard to read."""
 LEGEND = (
-    "ITL: inter-token latency, and its ratio to colocated; below 1 is faster. local, worker drafts: draft passes made at "
-    "the controller and at the worker. offload: share of colocated's draft passes that the controller no longer makes. "
-    "exact: every token equals plain target decoding."
+    "ITL: inter-token latency, then as a share of that of colocated (the chain), and of that of alone: adaptive without a "
+    "worker, the best that one site does by itself; below 1 is faster. local/token: draft passes that the controller makes "
+    "itself, for each token. offload: share of colocated's draft passes that the controller no longer makes. worker drafts: "
+    "draft passes made at the worker. exact: every token equals plain target decoding."
 )
 
 
@@ -125,10 +126,10 @@ def _cells(row: RunRow) -> tuple[str, ...]:
         number(row.rtt_ms, ".0f"),
         number(row.itl_ms, ".1f"),
         number(row.itl_ratio, ".2f"),
-        str(row.controller_draft_passes),
-        number(row.offload_fraction if has_drafts else None, ".2f"),
+        number(row.itl_ratio_alone, ".2f"),
+        number(row.local_draft_passes_per_token, ".2f"),
+        number(row.offload_fraction if has_drafts else None, "z.2f"),
         str(row.worker_draft_passes),
         number(row.bytes_per_token if row.worker_draft_passes else None, ".0f"),
-        str(row.tokens),
         {True: "yes", False: "NO", None: "-"}[row.identical],
     )

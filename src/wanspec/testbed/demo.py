@@ -19,11 +19,14 @@ from wanspec.backends.interface import ModelInfo
 from wanspec.errors import ConfigError
 from wanspec.policy.registry import PolicyConfig, create_policy
 from wanspec.presets import preset
+from wanspec.protocol.placement import Placement
 from wanspec.runtime.engine import check_request
 from wanspec.runtime.model_runner import decode_plainly
 from wanspec.speculation.sampling import check_sampling
 from wanspec.speculation.types import SamplingParams
-from wanspec.telemetry.metrics import Outputs, RunRow, compare, measure_policies
+from wanspec.telemetry.metrics import Outputs, RunRow, compare, measure_runs
+from wanspec.telemetry.records import Record
+from wanspec.telemetry.run_names import ALONE, policy_of_run
 from wanspec.telemetry.trace import read_trace, write_trace
 from wanspec.testbed.deployment import MAX_RTT_MS, Deployment, check_once, deploy
 
@@ -36,6 +39,7 @@ class DemoConfig:
     preset: str
     prompts: tuple[str, ...]
     policies: tuple[PolicyConfig, ...]
+    """Under the names of their runs (`telemetry.run_names`)."""
     max_tokens: int
     sampling: SamplingParams
     trace_folder: Path | None = None
@@ -86,16 +90,18 @@ async def run_demo(config: DemoConfig, stage: Stage) -> DemoResult:
         )
         await deployment.set_link(rtt_ms=config.rtt_ms)
         async with deployment.worker(folder / "worker.jsonl"):
+            runs: dict[str, list[Record]] = {}
             for policy in config.policies:
                 stage.begin(policy.name)
                 await run_policy(deployment, policy, prompts, config, stage)
+                runs[policy.name] = deployment.take_trace()
             counters = await deployment.link_counters()
-        records = deployment.take_trace()
+        records = [record for own in runs.values() for record in own] + deployment.take_trace()
         if config.trace_folder is not None:
             write_trace(records, folder / "controller.jsonl")
         records += read_trace(folder / "worker.jsonl")
     return DemoResult(
-        rows=compare(measure_policies(records), oracle=oracle, rtt_ms=config.rtt_ms),
+        rows=compare(measure_runs(runs, records), oracle=oracle, rtt_ms=config.rtt_ms),
         late_passes=deployment.late_passes,
         passes=deployment.passes,
         lateness_ms_p99=counters["lateness_ms_p99"],
@@ -110,7 +116,7 @@ def check(config: DemoConfig, info: ModelInfo) -> list[list[int]]:
     check_sampling(config.sampling)
     check_once("--policy", [policy.name for policy in config.policies])
     for policy in config.policies:
-        create_policy(policy)
+        create_policy(policy_of_run(policy))
     tokenizer = load_bundled_tokenizer()
     prompts = [tokenizer.encode(text, reads_controls=True) for text in config.prompts]
     for prompt in prompts:
@@ -122,13 +128,16 @@ async def run_policy(
     deployment: Deployment, policy: PolicyConfig, prompts: Sequence[Sequence[int]], config: DemoConfig, stage: Stage
 ) -> None:
     """Every prompt in turn under one policy."""
-    tokenizer = load_bundled_tokenizer()
+    tokenizer, decides = load_bundled_tokenizer(), policy_of_run(policy)
+    placement = Placement(offload=policy.name != ALONE)
     for text, prompt in zip(config.prompts, prompts, strict=True):
         stage.prompt(text)
         stream = tokenizer.stream()
-        async for tokens in deployment.generate(prompt, max_tokens=config.max_tokens, sampling=config.sampling, policy=policy):
+        async for tokens in deployment.generate(
+            prompt, max_tokens=config.max_tokens, sampling=config.sampling, policy=decides, placement=placement
+        ):
             stage.text(stream.push(tokens[:-1]), stream.push(tokens[-1:]))
         stage.text("", stream.finish())
         stage.end()
-        if create_policy(policy).drafting is not None and not deployment.has_worker:
+        if placement.offload and create_policy(decides).drafting is not None and not deployment.has_worker:
             stage.notice("the worker is gone: this ran without it")

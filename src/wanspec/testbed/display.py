@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from rich.console import Console
 from rich.text import Text
 
+from wanspec.telemetry.metrics import RunRow
+from wanspec.telemetry.run_names import ADAPTIVE, ALONE
 from wanspec.telemetry.table import LEGEND, counted, print_prose, print_table, run_table
+from wanspec.telemetry.worker_gain import WorkerGain
 from wanspec.testbed.demo import DemoConfig, DemoResult
 from wanspec.testbed.link import MAX_LATENESS_MS
 
@@ -18,7 +23,8 @@ ABOUT = {
     "colocated-tree": "drafts a tree on the spot",
     "remote": "drafts at the worker only",
     "paper": "drafts at the worker, and locally where a disagreement is predicted",
-    "adaptive": "drafts at the worker, and locally where that is worth its time",
+    ALONE: "drafts a tree on the spot, as deep as pays, and looks things up: `adaptive` without a worker",
+    ADAPTIVE: "drafts at the worker, and locally where that is worth its time",
 }
 
 
@@ -50,11 +56,30 @@ class TerminalStage:
 
 def show_result(console: Console, result: DemoResult, config: DemoConfig) -> None:
     """The table, and what to know when reading it."""
-    title = f"{counted(len(config.prompts), 'prompt')}, {config.preset} step times, T = {config.sampling.temperature:g}"
+    prompts = f"{counted(len(config.prompts), 'prompt')} x {config.max_tokens} tokens"
+    title = f"{prompts}, {config.preset} step times, T = {config.sampling.temperature:g}"
     print_table(console, run_table(result.rows, title=title))
     print_prose(console, LEGEND, style="dim")
-    for warning in warnings(result):
+    found = warnings(result)
+    for warning in found:
         print_prose(console, f"warning: {warning}", style="yellow")
+    if not found and (words := verdict(result.rows)):
+        print_prose(console, words)
+
+
+def verdict(rows: Sequence[RunRow]) -> str:
+    """What the worker adds to `alone`, in words; nothing where one of the two was not run."""
+    runs = {row.policy: row for row in rows}
+    ours, alone = runs.get(ADAPTIVE), runs.get(ALONE)
+    if ours is None or alone is None or ours.itl_ratio_alone is None:
+        return ""
+    gain = WorkerGain(
+        itl_ratio=ours.itl_ratio_alone,
+        local_passes=ours.controller_draft_passes / ours.tokens,
+        local_passes_without=alone.controller_draft_passes / alone.tokens,
+    )
+    judged = "worth having" if gain.is_enough else "too little to be worth a worker; over a shorter round trip it adds more"
+    return f"The worker, {ours.rtt_ms:g} ms away, beside {ALONE}: {gain.words}. That is {judged}."
 
 
 def warnings(result: DemoResult) -> list[str]:

@@ -8,30 +8,31 @@ from rich.console import Console
 from rich.table import Table
 
 from wanspec.telemetry.intervals import Interval
+from wanspec.telemetry.run_names import ALONE, CHAIN
 from wanspec.telemetry.table import compact_table, counted, number, print_prose, print_table
-from wanspec.testbed.bench.plan import CHAIN, LOOKUP_TREE, PLAIN, TREE, BenchConfig, name_of, needs_worker, setting_of
+from wanspec.testbed.bench.plan import LOOKUP_TREE, PLAIN, TREE, BenchConfig, name_of, needs_worker, setting_of
 from wanspec.testbed.bench.rows import BenchRow
 from wanspec.testbed.bench.run import Tried
 from wanspec.testbed.display import LATE_MEANING, LATE_SHARE
 from wanspec.testbed.link import MAX_LATENESS_MS
 
 GAINS = (
-    "RTT\nms", "loss\n%", "ITL\nms", "of the\nchain", "of the\nbest", "\n95 %", "off-\nload", "local/\ntoken", "runs/\nvoid", "exact",
+    "RTT\nms", "loss\n%", "ITL\nms", "of the\nchain", "of\nalone", "of the\nbest", "\n95 %", "local/\ntoken", "off-\nload", "exact",
 )  # fmt: skip
 """Beside the policy's name; they fit a terminal of 80 columns."""
 COSTS = (
-    "RTT\nms", "loss\n%", "TTFT\nms", "busy\nms", "local\ndrafts", "worker\ndrafts", "step\nms", "bytes/\ntoken", "tokens/\nround",
-    "cal.\nerror", "our\nms",
+    "RTT\nms", "loss\n%", "TTFT\nms", "busy\nms", "worker\ndrafts", "step\nms", "bytes/\ntoken", "tokens/\nround", "cal.\nerror", "our\nms",
+    "runs/\nvoid",
 )  # fmt: skip
 """Likewise."""
 LEGEND = (
-    "ITL: inter-token latency; then its ratio to that of the best co-located chain, and of the best of all that one "
-    "site can do, with its 95 % interval; below 1 is faster. offload: share of the chain's draft passes that the "
-    "controller no longer makes; local: those that it makes, for each token. runs/void: those that count, and those "
-    "that do not, for the emulated link was late. exact: every token equals plain decoding. RTT any: it has no "
-    "worker. TTFT: time to first token. busy: the controller's device, for each token. drafts: draft passes in one "
-    "repeat; step: how long the worker's take. cal. error: by how much estimated acceptance is off. our ms: CPU time "
-    "of our own code at the controller in each round, p95."
+    "ITL: inter-token latency; then its ratio to that of the best co-located chain, of alone (adaptive without a worker), "
+    "and of the best of all that one site can do, with its 95 % interval; below 1 is faster. local: draft passes that "
+    "the controller makes itself, for each token. offload: share of the chain's that it no longer makes. exact: every "
+    "token equals plain decoding. RTT any: it has no worker. TTFT: time to first token. busy: the controller's device, "
+    "for each token. worker drafts: draft passes in one repeat; step: how long they take. cal. error: by how much "
+    "estimated acceptance is off. our ms: CPU time of our own code at the controller in each round, p95. runs/void: "
+    "those that count, and those that do not, for the emulated link was late."
 )
 
 
@@ -120,13 +121,15 @@ def _title(config: BenchConfig, temperature: float) -> str:
 def _sentence(policy: str, temperature: float, loss: float | None, rows: Sequence[BenchRow]) -> str:
     rtts = ", ".join(f"{row.rtt_ms:g}" for row in rows)
     where = f"{policy}, T = {temperature:g}" + (f", {loss:.1%} of packets lost" if loss else "") + f", at {rtts} ms"
+    best = f"{rows[0].best_alone}, the best of one site"
     parts = [
-        _against(f"{rows[0].best_alone}, the best of one site", [(r.rtt_ms, r.itl_ratio_best, r.itl_ratio_best_interval) for r in rows]),
+        _against(f"{ALONE}, which has no worker", [(row.rtt_ms, row.itl_ratio_alone, row.itl_ratio_alone_interval) for row in rows]),
+        _shares("{} of its local draft passes moved", [row.moved_of_alone for row in rows]),
+        "" if rows[0].best_alone == ALONE else _against(best, [(r.rtt_ms, r.itl_ratio_best, r.itl_ratio_best_interval) for r in rows]),
         _against("the best chain", [(row.rtt_ms, row.itl_ratio, row.itl_ratio_interval) for row in rows]),
         _against("the best tree", [(row.rtt_ms, row.itl_ratio_tree, row.itl_ratio_tree_interval) for row in rows]),
+        _shares("offload {}", [row.offload_fraction for row in rows]),
     ]
-    if any(row.offload_fraction is not None for row in rows):
-        parts.append("offload " + ", ".join(number(row.offload_fraction, ".2f") for row in rows))
     return f"{where}: " + ("; ".join(part for part in parts if part) or "nothing to compare with") + "."
 
 
@@ -141,8 +144,15 @@ def _against(name: str, figures: Sequence[tuple[float | None, float | None, Inte
         for what, where in (("faster", faster), ("slower", slower))
         if where
     ]
-    ratios = ", ".join(number(ratio, ".2f") for _, ratio, _ in figures)
-    return f"{ratios} of the latency of {name} ({'; '.join(places) or 'no clear difference'})"
+    return f"{_each([ratio for _, ratio, _ in figures])} of the latency of {name} ({'; '.join(places) or 'no clear difference'})"
+
+
+def _shares(words: str, shares: Sequence[float | None]) -> str:
+    return "" if all(share is None for share in shares) else words.format(_each(shares))
+
+
+def _each(figures: Sequence[float | None]) -> str:
+    return ", ".join(number(figure, ".2f") for figure in figures)
 
 
 def _table(headings: Sequence[str], rows: Iterable[Sequence[str]], *, title: str) -> Table:
@@ -161,11 +171,11 @@ def _gains(row: BenchRow) -> tuple[str, ...]:
     return (
         number(row.itl_ms, ".1f"),
         number(row.itl_ratio, ".2f"),
+        number(row.itl_ratio_alone, ".2f"),
         number(row.itl_ratio_best, ".2f"),
         "-" if row.itl_ratio_best_interval is None else "{:.2f}-{:.2f}".format(*row.itl_ratio_best_interval),
-        number(row.offload_fraction if row.policy != PLAIN else None, ".2f"),
-        number(row.local_passes_per_token, ".2f"),
-        f"{row.repeats}/{row.void_runs}",
+        number(row.local_draft_passes_per_token, ".2f"),
+        number(row.offload_fraction if row.policy != PLAIN else None, "z.2f"),
         "yes" if row.identical else "NO",
     )
 
@@ -175,11 +185,11 @@ def _costs(row: BenchRow) -> tuple[str, ...]:
     return (
         number(row.ttft_ms, ".0f"),
         number(None if busy_s is None else 1000 * busy_s, ".1f"),
-        str(row.controller_draft_passes),
         str(row.worker_draft_passes),
         number(row.worker_step_ms, ".1f"),
         number(row.bytes_per_token if is_linked else None, ".0f"),
         number(row.mean_acceptance_length, ".1f"),
         number(row.calibration_error, ".3f"),
         number(row.overhead_ms_per_round_p95, ".1f"),
+        f"{row.repeats}/{row.void_runs}",
     )

@@ -17,15 +17,15 @@ from wanspec.policy.registry import PolicyConfig, create_policy
 from wanspec.presets import preset
 from wanspec.speculation.sampling import check_sampling
 from wanspec.speculation.types import SamplingParams
+from wanspec.telemetry.run_names import ADAPTIVE, ALONE, CHAIN, policy_of_run
 from wanspec.testbed.deployment import MAX_RTT_MS, SETTLE_RTTS, Emulator, check_once
 from wanspec.testbed.link import LinkSettings
 
 T = TypeVar("T")
 
-PLAIN, CHAIN, TREE, ADAPTIVE = "autoregressive", "colocated", "colocated-tree", "adaptive"
+PLAIN, TREE = "autoregressive", "colocated-tree"
 LOOKUP_TREE = "tree with lookup"
 """The tree that takes the text's own past for drafts too: what `adaptive` does is not to be its advantage."""
-ALONE = "adaptive, no worker"
 SEARCHED = (CHAIN, TREE, LOOKUP_TREE)
 """Whose best settings are searched."""
 RIVALS = (PLAIN, *SEARCHED, ALONE)
@@ -130,7 +130,7 @@ def check_config(config: BenchConfig) -> None:
             raise ConfigError(f"--{what}: give at least one")
         check_once(f"--{what}", values)
     for name in config.policies:
-        create_policy(config.adaptive if name == "adaptive" else policy_of(name))
+        create_policy(config.adaptive if name == ADAPTIVE else policy_of(name))
     for rtt_ms in config.rtts_ms:
         if not 0.0 <= rtt_ms <= MAX_RTT_MS:
             raise ConfigError(f"--rtt: {rtt_ms:g} ms; give 0 to {MAX_RTT_MS:g}")
@@ -163,10 +163,8 @@ def policy_of(name: str, *, depth: int = 2) -> PolicyConfig:
             return PolicyConfig(name=name, num_draft_tokens=depth, width=TREE_WIDTH, verify_width=TREE_WIDTH)
         case "tree with lookup":
             return replace(policy_of(TREE, depth=depth), lookup=True)
-        case "adaptive, no worker":
-            return policy_of(ADAPTIVE)
         case _:
-            return PolicyConfig(name=name)
+            return policy_of_run(PolicyConfig(name=name))
 
 
 def name_of(policy: PolicyConfig) -> str:
@@ -175,9 +173,9 @@ def name_of(policy: PolicyConfig) -> str:
 
 
 def names_of(config: BenchConfig) -> list[str]:
-    """What is measured: the policies asked for, with `adaptive` the same without a worker, and with the tree the one with lookup."""
+    """What is measured: the policies asked for, with `adaptive` also `alone`, and with the tree the one with lookup."""
     several = {TREE: (TREE, LOOKUP_TREE), ADAPTIVE: (ALONE, ADAPTIVE)}
-    return [name for asked in config.policies for name in several.get(asked, (asked,))]
+    return list(dict.fromkeys(name for asked in config.policies for name in several.get(asked, (asked,))))
 
 
 def setting_of(policy: PolicyConfig) -> str:

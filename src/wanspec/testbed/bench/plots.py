@@ -14,7 +14,8 @@ from wanspec.telemetry.intervals import Interval
 from wanspec.telemetry.picture import new_picture, save_picture
 from wanspec.telemetry.records import MessageReceived, MessageSent, Record, RequestArrived
 from wanspec.telemetry.reliability import ReliabilityBins, calibration_error
-from wanspec.testbed.bench.plan import ALONE, LOOKUP_TREE, needs_worker
+from wanspec.telemetry.run_names import ALONE
+from wanspec.testbed.bench.plan import LOOKUP_TREE, needs_worker
 from wanspec.testbed.bench.rows import BenchRow, reliability_of
 from wanspec.testbed.bench.run import Bench
 

@@ -16,7 +16,8 @@ import numpy as np
 from wanspec.telemetry.intervals import Interval, ratio_interval
 from wanspec.telemetry.metrics import RunMetrics, RunRow
 from wanspec.telemetry.reliability import ReliabilityBins, calibration_error, merged
-from wanspec.testbed.bench.plan import ALONE, CHAIN, RIVALS, TREE, BenchConfig, Cell, Link, setting_of
+from wanspec.telemetry.run_names import ALONE, CHAIN
+from wanspec.testbed.bench.plan import RIVALS, TREE, BenchConfig, Cell, Link, setting_of
 
 SEARCH = -1
 """The repeat that the runs of a search count as."""
@@ -52,13 +53,9 @@ class BenchRow(RunRow):
     itl_ratio_tree: float | None
     """Inter-token latency / that of the best co-located tree."""
     itl_ratio_tree_interval: Interval | None
-    itl_ratio_alone: float | None
-    """Inter-token latency / that of `adaptive` without a worker."""
     itl_ratio_alone_interval: Interval | None
     moved_of_alone: float | None
-    """1 - controller draft passes / those of `adaptive` without a worker."""
-    local_passes_per_token: float | None
-    """Controller draft passes, of all repeats that count."""
+    """1 - controller draft passes / those of `alone`."""
     best_alone: str | None
     """The fastest of what one site can do (`plan.RIVALS`), as far as it was measured."""
     itl_ratio_best: float | None
@@ -147,7 +144,9 @@ def _row(
         rtt_ms=link.rtt_ms,
         itl_ms=_median(each.itl_ms for each in metrics),
         itl_ratio=of_chain[0],
+        itl_ratio_alone=of_alone[0],
         controller_draft_passes=_median_count(each.controller_draft_passes for each in metrics),
+        local_draft_passes_per_token=_share(sum(each.controller_draft_passes for each in metrics), sum(each.tokens for each in metrics)),
         offload_fraction=offload,
         worker_draft_passes=_median_count(each.worker_draft_passes for each in metrics),
         bytes_per_token=_median(each.bytes_per_token for each in metrics),
@@ -156,10 +155,8 @@ def _row(
         itl_ratio_interval=of_chain[1],
         itl_ratio_tree=of_tree[0],
         itl_ratio_tree_interval=of_tree[1],
-        itl_ratio_alone=of_alone[0],
         itl_ratio_alone_interval=of_alone[1],
         moved_of_alone=_offload(pairs[ALONE])[0],
-        local_passes_per_token=_share(sum(each.controller_draft_passes for each in metrics), sum(each.tokens for each in metrics)),
         best_alone=best,
         itl_ratio_best=of_best[0],
         itl_ratio_best_interval=of_best[1],

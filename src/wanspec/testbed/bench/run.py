@@ -22,9 +22,9 @@ from wanspec.runtime.model_runner import decode_plainly
 from wanspec.speculation.types import SessionId
 from wanspec.telemetry.metrics import Outputs, measure_run
 from wanspec.telemetry.records import PassFinished, PassStarted, Record, RequestArrived
+from wanspec.telemetry.run_names import ADAPTIVE
 from wanspec.telemetry.trace import read_trace
 from wanspec.testbed.bench.plan import (
-    ADAPTIVE,
     BLOCK_START_S,
     MAX_DEPTH,
     SEARCHED,
