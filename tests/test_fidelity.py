@@ -42,14 +42,15 @@ def test_the_simulator_has_not_moved_away_from_the_table(tmp_path: Path) -> None
     assert not moved, f"judge the simulator anew, by make fidelity: {moved}"
 
 
-def test_the_time_of_our_own_code_has_a_part_for_each_session() -> None:
-    def real(*passes: tuple[int, float]) -> Real:
+def test_the_time_of_our_own_code_has_parts_for_sessions_and_tokens() -> None:
+    def real(*passes: tuple[int, int, float]) -> Real:
         return Real("l40s-8b", {}, 0.0, None, {"target": list(passes), "draft": [], "worker": []})
 
-    assert fitted([real((1, 1.5), (1, 1.5)), real((4, 3.0), (4, 3.0))], ("target", "draft")) == (1.0, 0.5)
-    assert fitted([real((1, 1.0), (1, 2.0))], ("target",)) == (1.5, 0.0)
-    assert fitted([real((1, 4.0), (4, 1.0))], ("target",)) == (2.5, 0.0)  # no session makes a pass shorter
-    assert fitted([real()], ("worker",)) == (0.0, 0.0)
+    passes = [(sessions, tokens, 1.0 + 0.5 * sessions + 0.01 * tokens) for sessions in (1, 2, 4) for tokens in (1, 30, 90)]
+    assert fitted([real(*passes[:4]), real(*passes[4:])], ("target", "draft")) == pytest.approx([1.0, 0.5, 0.01])
+    assert fitted([real((1, 5, 1.0), (1, 10, 2.0))], ("target",)) == pytest.approx([0.0, 0.0, 0.2])
+    assert fitted([real((1, 1, 4.0), (4, 1, 1.0))], ("target",))[1] == 0.0  # no session makes a pass shorter
+    assert fitted([real()], ("worker",)) == [0.0, 0.0, 0.0]
 
 
 def test_a_distance_is_a_share_of_the_latency_and_a_part_of_the_offload() -> None:

@@ -5,8 +5,8 @@
 Each cell is a policy at a round trip, a temperature and a number of users. It is run first with real models, a worker process and an
 emulated link, then in the simulator, which is told what was measured: the texts, the round trip as the protocol saw it, and what a pass
 took beyond its pace, in all and for each session in it. A cell in which more than LATE_SHARE of the controller's passes were late is void
-and run again at the slower step times of `wan-70b`. Takes about half an hour on two quiet cores; `--log` keeps what is done, so that it can
-go on where it stopped. `make fidelity` writes docs/fidelity.md and docs/fidelity.json.
+and run again, in the end at the step times of `wan-70b`. Takes about half an hour on two quiet cores. `--log` keeps what is done, so that
+it can go on where it stopped. `make fidelity` writes docs/fidelity.md and docs/fidelity.json.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from pathlib import Path
 
 from bench.fidelity.cells import DRAFT, PRESETS, TARGET, prompts, traces_of
 from bench.fidelity.page import page
-from bench.fidelity.real import Log, run_all
+from bench.fidelity.real import ATTEMPTS, Log, run_all
 from bench.fidelity.rows import rows_of
 from rich.console import Console
 from rich.progress import Progress
@@ -40,10 +40,10 @@ def main() -> None:
     arguments = parser.parse_args()
     log, models = Log(arguments.log), (load_backend(TARGET), load_backend(DRAFT))
     with Progress(console=Console(stderr=True)) as progress, tempfile.TemporaryDirectory() as folder:
-        for pace in PRESETS:
+        for pace in (pace for pace in PRESETS for _ in range(ATTEMPTS)):
             wanted = log.missing(pace)
-            task = progress.add_task(f"real runs at the pace of {pace}", total=len(wanted))
             if wanted:
+                task = progress.add_task(f"real runs at the pace of {pace}", total=len(wanted))
                 asyncio.run(run_all(wanted, pace, models, prompts(), log, lambda task=task: progress.advance(task)))  # type: ignore[misc]
         rows = rows_of(log, traces_of(models, Path(folder)))
     made_by = origin()

@@ -7,6 +7,7 @@ import json
 import statistics
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,8 +15,6 @@ from bench.fidelity.cells import (
     MAX_TOKENS,
     POLICIES,
     PRESETS,
-    RTTS_MS,
-    TEMPERATURES,
     Cell,
     Figures,
     Models,
@@ -25,6 +24,7 @@ from bench.fidelity.cells import (
     sampling,
 )
 
+from wanspec.policy.registry import PolicyConfig
 from wanspec.presets import preset
 from wanspec.protocol.placement import Placement
 from wanspec.telemetry.metrics import measure_run
@@ -34,8 +34,10 @@ from wanspec.testbed.deployment import SETTLE_RTTS, Deployment, deploy
 
 LATE_SHARE = 0.02
 """Of a cell's passes at the controller, beyond which it is void."""
-WARM_UP_TOKENS = 32
-"""Written, and not counted, over each new connection."""
+ATTEMPTS = 3
+"""At each pace, until a run of the cell counts."""
+PLAIN, WARM_UP_TOKENS = PolicyConfig(name="autoregressive"), 32
+"""What is written first."""
 
 
 class Real(NamedTuple):
@@ -46,29 +48,32 @@ class Real(NamedTuple):
     late_share: float
     rtt_ms: float | None
     """As the protocol measured it: the median."""
-    overheads_ms: dict[str, list[tuple[int, float]]]
-    """Of each kind of pass: for each, the sessions in it and what it took beyond its pace."""
+    beyond_ms: dict[str, list[tuple[int, int, float]]]
+    """Of each kind of pass: for each, the sessions in it, the tokens that it computed, and what it took beyond its pace."""
+
+    @property
+    def is_void(self) -> bool:
+        """Whether the machine was too slow for the pace."""
+        return self.late_share > LATE_SHARE
 
 
 class Site:
-    """One deployment at one preset's pace, and the texts that every cell writes."""
+    """A deployment for one cell, which knows nothing of others: its machines begin as the simulator's do."""
 
-    def __init__(self, deployment: Deployment, pace: str, prompts: Sequence[Sequence[int]]) -> None:
-        self._deployment, self._pace, self._prompts = deployment, pace, prompts
+    def __init__(self, deployment: Deployment, pace: str, texts: Prompts) -> None:
+        self._deployment, self._pace, self._texts = deployment, pace, texts
 
-    async def run(self, wanted: Sequence[Cell]) -> dict[Cell, Real]:
-        """These cells, which have one round trip, over one connection of a worker."""
-        (rtt_ms,) = {cell.rtt_ms for cell in wanted}
-        runs: dict[Cell, tuple[list[Record], float]] = {}
+    async def run(self, cell: Cell) -> Real:
+        """The cell. What is written first, by the target alone, warms up the processes and is not counted."""
         with tempfile.TemporaryDirectory(prefix="wanspec-") as folder:
             trace_file = Path(folder, "worker.jsonl")
-            await self._deployment.set_link(rtt_ms=rtt_ms or 0.0)
-            async with self._deployment.worker(trace_file):
-                await self._write(wanted[0], self._prompts[:1], WARM_UP_TOKENS)
-                for cell in wanted:
-                    runs[cell] = await self._run(cell)
-            worker_records = trace_of(trace_file)
-        return {cell: self._real(records, worker_records, late_share) for cell, (records, late_share) in runs.items()}
+            await self._deployment.set_link(rtt_ms=cell.rtt_ms or 0.0)
+            async with AsyncExitStack() as stack:
+                if cell.rtt_ms is not None:
+                    await stack.enter_async_context(self._deployment.worker(trace_file))
+                await self._write(cell, PLAIN, self._texts[:1], WARM_UP_TOKENS)
+                records, late_share = await self._run(cell)
+            return self._real(records, trace_of(trace_file), late_share)
 
     async def _run(self, cell: Cell) -> tuple[list[Record], float]:
         """What was recorded at the controller and the link, and the share of passes that were late."""
@@ -76,7 +81,7 @@ class Site:
         deployment.take_trace()
         await deployment.reset_link()
         passes, late_passes = deployment.passes, deployment.late_passes
-        await self._write(cell, self._prompts, MAX_TOKENS)
+        await self._write(cell, POLICIES[cell.policy].config(), self._texts, MAX_TOKENS)
         await asyncio.sleep(SETTLE_RTTS * (cell.rtt_ms or 0.0) / 1e3)
         counters = await deployment.link_counters()
         carried = LinkBytes(
@@ -87,7 +92,7 @@ class Site:
         )
         return [*deployment.take_trace(), carried], (deployment.late_passes - late_passes) / (deployment.passes - passes)
 
-    async def _write(self, cell: Cell, prompts: Sequence[Sequence[int]], max_tokens: int) -> None:
+    async def _write(self, cell: Cell, policy: PolicyConfig, prompts: Prompts, max_tokens: int) -> None:
         """Continue the prompts in order, as many at a time as there are users."""
         waiting = iter(prompts)
 
@@ -97,8 +102,8 @@ class Site:
                     prompt,
                     max_tokens=max_tokens,
                     sampling=sampling(cell.temperature),
-                    policy=POLICIES[cell.policy].config(),
-                    placement=Placement(offload=cell.rtt_ms is not None),
+                    policy=policy,
+                    placement=Placement(offload=policy is not PLAIN and cell.rtt_ms is not None),
                     ignores_end=True,
                 )
                 async for _ in generation:
@@ -115,33 +120,28 @@ class Site:
             figures=figures_of(measure_run(records, sessions)),
             late_share=late_share,
             rtt_ms=1e3 * statistics.median(rtts_s) if rtts_s else None,
-            overheads_ms=overheads_ms(records, self._pace),
+            beyond_ms=beyond_ms(records, self._pace),
         )
 
 
-def overheads_ms(records: Iterable[Record], pace: str) -> dict[str, list[tuple[int, float]]]:
-    """Of each kind of pass: for each, the sessions in it and what it took beyond its pace."""
-    found: dict[str, list[tuple[int, float]]] = {"target": [], "draft": [], "worker": []}
+def beyond_ms(records: Iterable[Record], pace: str) -> dict[str, list[tuple[int, int, float]]]:
+    """See `Real.beyond_ms`."""
+    found: dict[str, list[tuple[int, int, float]]] = {"target": [], "draft": [], "worker": []}
     for record in records:
         if isinstance(record, PassFinished):
             times = preset(pace).target if record.model == "target" else preset(pace).draft
             kind = "worker" if record.site == "worker" else record.model
-            beyond_ms = 1e3 * (record.duration_s - times.pass_s(record.tokens))
-            found[kind].append((len(record.sessions), round(beyond_ms, 3)))
+            late_ms = 1e3 * (record.duration_s - times.pass_s(record.tokens))
+            found[kind].append((len(record.sessions), record.tokens, round(late_ms, 3)))
     return found
 
 
 async def run_all(wanted: Sequence[Cell], pace: str, models: Models, texts: Prompts, log: Log, advance: Callable[[], object]) -> None:
-    """Run cells at a preset's pace, those of one round trip together; the log has them as soon as they are done."""
-    async with deploy(*models, preset=pace) as deployment:
-        for temperature in TEMPERATURES:
-            site = Site(deployment, pace, texts)
-            for rtt_ms in (None, *RTTS_MS):
-                block = [cell for cell in wanted if (cell.rtt_ms, cell.temperature) == (rtt_ms, temperature)]
-                if block:
-                    log.add(await site.run(block))
-                    for _ in block:
-                        advance()
+    """Run cells at a preset's pace, one after the other; the log has each as soon as it is done."""
+    for cell in wanted:
+        async with deploy(*models, preset=pace) as deployment:
+            log.add(cell, await Site(deployment, pace, texts).run(cell))
+        advance()
 
 
 class Log:
@@ -156,17 +156,23 @@ class Log:
                 cell, real = json.loads(line)
                 self.done.setdefault(Cell(*cell), []).append(Real(*real))
 
-    def add(self, runs: dict[Cell, Real]) -> None:
-        """These are done."""
-        for cell, real in runs.items():
-            self.done.setdefault(cell, []).append(real)
-            if self._path is not None:
-                with self._path.open("a", encoding="utf-8") as file:
-                    file.write(json.dumps([cell, real]) + "\n")
+    def add(self, cell: Cell, real: Real) -> None:
+        """This one is done."""
+        self.done.setdefault(cell, []).append(real)
+        if self._path is not None:
+            with self._path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps([cell, real]) + "\n")
 
     def missing(self, pace: str) -> list[Cell]:
-        """What has not run at this pace, and is to: all of them at the first, those that were void there at the next."""
-        earlier = PRESETS[: PRESETS.index(pace)]
-        return [
-            cell for cell in cells() if all(real.preset in earlier and real.late_share > LATE_SHARE for real in self.done.get(cell, []))
-        ]
+        """What is to be run at this pace: what has no run that counts, neither here nor so often that another would be no better."""
+        return [cell for cell in cells() if not self._counts(cell) and len(self._runs(cell, pace)) < ATTEMPTS]
+
+    def best(self, cell: Cell) -> Real | None:
+        """Of a cell's runs the one that counts, or else the least late one; None: it has not run."""
+        return min(self.done.get(cell, []), key=lambda real: (real.is_void, PRESETS.index(real.preset), real.late_share), default=None)
+
+    def _counts(self, cell: Cell) -> bool:
+        return any(not real.is_void for real in self.done.get(cell, []))
+
+    def _runs(self, cell: Cell, pace: str) -> list[Real]:
+        return [real for real in self.done.get(cell, []) if real.preset == pace]

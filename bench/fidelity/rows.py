@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 from bench.fidelity.cells import MAX_TOKENS, POLICIES, PROMPTS, Cell, Figures, cells, figures_of
-from bench.fidelity.real import LATE_SHARE, Log, Real
+from bench.fidelity.real import Log, Real
 
 from wanspec.simulation.run import simulate
 from wanspec.simulation.scenario import Compute, LinkSection, Load, Scenario, Tokens
@@ -18,29 +18,23 @@ NEAR, FAR = 0.05, 0.10
 """What is wanted of nine cells in ten, and of all: shares of the latency, and parts of the offload."""
 
 
-def fitted(reals: Iterable[Real], kinds: Sequence[str]) -> tuple[float, float]:
-    """What passes of these kinds take beyond their pace, in ms: in all, and for each session in it. Least squares, neither below 0."""
-    points = np.array([point for real in reals for kind in kinds for point in real.overheads_ms[kind]], float).reshape(-1, 2)
-    if not len(points):
-        return 0.0, 0.0
-    sessions, beyond_ms = points[:, 0], points[:, 1]
-    if len(set(sessions)) > 1:
-        slope, start = np.polyfit(sessions, beyond_ms, 1)
-        if slope >= 0.0 and start >= 0.0:
-            return round(float(start), 3), round(float(slope), 3)
-    return round(max(0.0, float(beyond_ms.mean())), 3), 0.0
+def fitted(reals: Iterable[Real], kinds: Sequence[str]) -> list[float]:
+    """What passes of these kinds take beyond their pace, in ms: in all, for each session, for each token. Least squares, none below 0."""
+    points = np.array([point for real in reals for kind in kinds for point in real.beyond_ms[kind]], float).reshape(-1, 3)
+    found, used = np.zeros(3), [0, 1, 2]
+    factors = np.column_stack([np.ones(len(points)), points[:, :2]])
+    while used and len(points):
+        solution = np.linalg.lstsq(factors[:, used], points[:, 2])[0]
+        if np.all(solution >= 0.0):
+            found[used] = solution
+            break
+        used.remove(used[int(np.argmin(solution))])
+    return [round(float(value), 4) for value in found]
 
 
-def told(reals: Sequence[Real]) -> dict[str, float]:
+def told(reals: Sequence[Real]) -> dict[str, list[float]]:
     """What the simulator is told of our own code's time, as measured in these runs."""
-    own, session = fitted(reals, ("target", "draft"))
-    worker_own, worker_session = fitted(reals, ("worker",))
-    return {
-        "overhead_ms": own,
-        "session_overhead_ms": session,
-        "worker_overhead_ms": worker_own,
-        "worker_session_overhead_ms": worker_session,
-    }
+    return {"own_code_ms": fitted(reals, ("target", "draft")), "worker_own_code_ms": fitted(reals, ("worker",))}
 
 
 def simulated(row: Row, trace: Path) -> Figures:
@@ -59,13 +53,13 @@ def simulated(row: Row, trace: Path) -> Figures:
 def rows_of(log: Log, traces: dict[float, Path]) -> list[Row]:
     """Both sides of every cell that has run."""
     rows: list[Row] = []
-    for cell in (cell for cell in cells() if cell in log.done):
-        real = log.done[cell][-1]
-        alike = [runs[-1] for other, runs in log.done.items() if is_alike(other, cell) and runs[-1].preset == real.preset]
+    best = {cell: real for cell in cells() if (real := log.best(cell)) is not None}
+    for cell, real in best.items():
+        alike = [other_real for other, other_real in best.items() if is_alike(other, cell) and other_real.preset == real.preset]
         row: Row = cell._asdict() | {
             "preset": real.preset,
             "late_share": round(real.late_share, 4),
-            "void": real.late_share > LATE_SHARE,
+            "void": real.is_void,
             "measured_rtt_ms": real.rtt_ms,
             "told": told(alike),
         }

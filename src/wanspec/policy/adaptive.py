@@ -210,8 +210,8 @@ class Adaptive:
         then = situation.coverage.after(fresh, verified, width=self._verify_width)
         kept, worth_now_s = self._worth(situation, verified, token_s)
         gain_s = self._worth(situation, then, token_s)[1] - worth_now_s - duration_s
-        if gain_s <= 0.0 and situation.arrivals is None:
-            gain_s = self._gain_of_levels_s(situation, leaves[0].prob, kept, token_s)
+        if gain_s <= 0.0:
+            gain_s = self._gain_of_levels_s(situation, fresh[0], kept, token_s)
         return gain_s - self._catching_up_s(situation, nodes) - self._charged_s(situation)
 
     def _gain_of_levels_s(self, situation: Situation, prob: float, verified: int, token_s: float) -> float:

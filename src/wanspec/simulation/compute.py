@@ -5,8 +5,22 @@ from __future__ import annotations
 import random
 from bisect import bisect_left
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from wanspec.presets import StepTime
+
+
+class OwnCode(NamedTuple):
+    """What our own code and the operating system add to a pass: the sum of three."""
+
+    pass_s: float = 0.0
+    session_s: float = 0.0
+    """For each session in the pass."""
+    token_s: float = 0.0
+    """For each token that it computes."""
+
+
+NO_TIME = OwnCode()
 
 
 class Device:
@@ -17,18 +31,17 @@ class Device:
         times: StepTime | Sequence[tuple[int, float]],
         *,
         variation: float = 0.0,
-        overhead_s: float = 0.0,
-        session_overhead_s: float = 0.0,
+        own_code: OwnCode = NO_TIME,
         seed: int = 0,
     ) -> None:
         """`times`: a formula, or a table of (tokens in the pass, seconds), linear in between and beyond its last two entries.
 
-        `variation`: standard deviation of a pass's time as a share of it; drawn from a lognormal distribution of that mean. `overhead_s`:
-        added to every pass. `session_overhead_s`: the same for each session in it.
+        `variation`: standard deviation of a pass's time as a share of it; drawn from a lognormal distribution of that mean. `own_code`:
+        added to that.
         """
         self._times = times
         self._sigma = variation
-        self._overhead_s, self._session_overhead_s = overhead_s, session_overhead_s
+        self._own_code = own_code
         self._random = random.Random(seed)
 
     def pass_s(self, tokens: int, *, sessions: int = 1) -> float:
@@ -36,7 +49,8 @@ class Device:
         expected_s = self._times.pass_s(tokens) if isinstance(self._times, StepTime) else interpolate(self._times, tokens)
         if self._sigma:
             expected_s *= self._random.lognormvariate(-(self._sigma**2) / 2, self._sigma)
-        return expected_s + self._overhead_s + sessions * self._session_overhead_s
+        own = self._own_code
+        return expected_s + own.pass_s + sessions * own.session_s + tokens * own.token_s
 
 
 def interpolate(table: Sequence[tuple[int, float]], tokens: int) -> float:

@@ -21,7 +21,7 @@ from wanspec.errors import ConfigError
 from wanspec.files import read_toml
 from wanspec.policy.registry import MAX_BRANCH, MAX_DRAFT_TOKENS, MAX_WIDTH, PolicyConfig, create_policy
 from wanspec.presets import StepTime, preset
-from wanspec.simulation.compute import Device
+from wanspec.simulation.compute import Device, OwnCode
 from wanspec.simulation.link import Jitter, LinkProfile, Transport
 from wanspec.simulation.tokens import PERSISTENCE
 from wanspec.telemetry.run_names import ALONE, policy_of_run, run_names
@@ -38,6 +38,7 @@ AtLeast0 = Annotated[float, Meta(ge=0.0)]
 Share = Annotated[float, Meta(ge=0.0, lt=1.0)]
 Table = list[tuple[Annotated[int, Meta(ge=1)], Annotated[float, Meta(gt=0.0)]]]
 """[[tokens in the pass, milliseconds], ...], sorted by tokens."""
+Triple = tuple[AtLeast0, AtLeast0, AtLeast0]
 Times = StepTime | list[tuple[int, float]]
 """A preset's, or a table's in seconds."""
 
@@ -106,14 +107,11 @@ class Compute(_Section, frozen=True):
     """Measured times of draft passes at a worker, instead of a preset's."""
     variation: Share = 0.0
     """Standard deviation of a pass's time, as a share of it."""
-    overhead_ms: AtLeast0 = 0.0
-    """What our own code and the operating system add to every pass,"""
-    session_overhead_ms: AtLeast0 = 0.0
-    """and what they add for each session in it."""
-    worker_overhead_ms: AtLeast0 | None = None
-    """The same at a worker, unless it is as at the controller,"""
-    worker_session_overhead_ms: AtLeast0 | None = None
-    """and for each session there."""
+    own_code_ms: Triple | None = None
+    """What our own code and the operating system add at the controller: to every pass, for each session in it, and for each token that it
+    computes. Unset: as measured for the policy (`own_code`)."""
+    worker_own_code_ms: Triple | None = None
+    """The same at a worker."""
     draft_device: bool = False
     """Whether the controller's draft model has a device of its own."""
     worker_slowdown: Annotated[float, Meta(gt=0.0, le=1000.0)] = 1.0
@@ -121,18 +119,11 @@ class Compute(_Section, frozen=True):
 
     def device(self, times: Times, *, seed: int) -> Device:
         """A device of the controller's whose passes take these times."""
-        return self._device(times, self.overhead_ms, self.session_overhead_ms, seed)
+        return Device(times, variation=self.variation, own_code=_own_code(self.own_code_ms), seed=seed)
 
     def worker_device(self, *, seed: int) -> Device:
         """A worker's device."""
-        overhead_ms = self.overhead_ms if self.worker_overhead_ms is None else self.worker_overhead_ms
-        session_ms = self.session_overhead_ms if self.worker_session_overhead_ms is None else self.worker_session_overhead_ms
-        return self._device(self.worker_draft_times(), overhead_ms, session_ms, seed)
-
-    def _device(self, times: Times, overhead_ms: float, session_overhead_ms: float, seed: int) -> Device:
-        return Device(
-            times, variation=self.variation, overhead_s=overhead_ms / 1e3, session_overhead_s=session_overhead_ms / 1e3, seed=seed
-        )
+        return Device(self.worker_draft_times(), variation=self.variation, own_code=_own_code(self.worker_own_code_ms), seed=seed)
 
     def target_times(self) -> Times:
         """Of target passes, in seconds."""
@@ -255,7 +246,9 @@ def set_value(document: dict[str, Any], path: str, value: object) -> None:
     document[name] = value
 
 
-_NEVER_SWEPT = {"compute.target_ms", "compute.draft_ms", "compute.worker_draft_ms", "faults"}
+_NEVER_SWEPT = {f"compute.{name}" for name in ("target_ms", "draft_ms", "worker_draft_ms", "own_code_ms", "worker_own_code_ms")} | {
+    "faults"
+}
 _MAY_BE_INFINITE = {"policy.redundancy_price_ms", "link.bandwidth_mbps"}
 _NO_POLICY = ("Object missing required field `policy`", "Object missing required field `name` - at `$.policy`")
 
@@ -342,6 +335,10 @@ def _explain(message: str, document: Mapping[str, Any]) -> str:
         except (LookupError, ValueError, TypeError):
             return f"scenario: {path}: {what}"
     return f"{path} is {value!r}: {what[0].lower()}{what[1:]}"
+
+
+def _own_code(times_ms: Triple | None) -> OwnCode:
+    return OwnCode(*[time_ms / 1e3 for time_ms in times_ms or ()])
 
 
 def _seconds(table: Table) -> list[tuple[int, float]]:
