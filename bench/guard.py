@@ -46,6 +46,8 @@ SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
 """Tokens of the passes in a table of step times."""
 RISING_TOKENS, KNOWN_TOKENS = 2000, 500
 WIDTHS = (2, 8, 32)
+NO_OWN_CODE: dict[str, Any] = {"own_code_ms": [0.0, 0.0, 0.0], "worker_own_code_ms": [0.0, 0.0, 0.0]}
+"""What is judged is the decisions; what they cost is measured elsewhere (`bench/overhead.py`)."""
 
 
 def scenario(seed: int, requests: int = REQUESTS) -> dict[str, Any]:
@@ -64,7 +66,7 @@ def scenario(seed: int, requests: int = REQUESTS) -> dict[str, Any]:
     if chance.random() < SELDOM:
         crash_ms = chance.uniform(100.0, 4000.0)
         faults = [{"kind": "crash", "at_ms": crash_ms}, {"kind": "join", "at_ms": crash_ms + chance.uniform(100.0, 3000.0)}]
-    compute: dict[str, Any] = {"target_ms": [[1, target_ms]], "draft_ms": [[1, draft_ms]]}
+    compute: dict[str, Any] = NO_OWN_CODE | {"target_ms": [[1, target_ms]], "draft_ms": [[1, draft_ms]]}
     compute["worker_slowdown"] = chance.choice([1.0, 1.0, 0.5, 2.0])
     document = {
         "seed": seed,
@@ -99,7 +101,7 @@ def rising_scenario(seed: int) -> dict[str, Any]:
         "load": {"requests": 1, "tokens": RISING_TOKENS},
         "link": {"rtt_ms": 400.0 ** chance.random()} if has_worker else {},
         "workers": int(has_worker),
-        "compute": {"target_ms": rising(chance, target_ms), "draft_ms": rising(chance, draft_ms)},
+        "compute": NO_OWN_CODE | {"target_ms": rising(chance, target_ms), "draft_ms": rising(chance, draft_ms)},
         "tokens": {"model": "iid", "match_rate": chance.choice([0.0, 0.99, 0.99 * chance.random()]), "none_of_these": worthless},
         "policy": {"name": "adaptive"},
     }

@@ -40,7 +40,7 @@ def main() -> None:
     arguments = parser.parse_args()
     log, models = Log(arguments.log), (load_backend(TARGET), load_backend(DRAFT))
     with Progress(console=Console(stderr=True)) as progress, tempfile.TemporaryDirectory() as folder:
-        for pace in (pace for pace in PRESETS for _ in range(ATTEMPTS)):
+        for pace in (pace for pace in PRESETS for _ in range(ATTEMPTS[pace])):
             wanted = log.missing(pace)
             if wanted:
                 task = progress.add_task(f"real runs at the pace of {pace}", total=len(wanted))

@@ -34,7 +34,7 @@ from wanspec.testbed.deployment import SETTLE_RTTS, Deployment, deploy
 
 LATE_SHARE = 0.02
 """Of a cell's passes at the controller, beyond which it is void."""
-ATTEMPTS = 3
+ATTEMPTS = {"l40s-8b": 2, "wan-70b": 1}
 """At each pace, until a run of the cell counts."""
 PLAIN, WARM_UP_TOKENS = PolicyConfig(name="autoregressive"), 32
 """What is written first."""
@@ -165,7 +165,7 @@ class Log:
 
     def missing(self, pace: str) -> list[Cell]:
         """What is to be run at this pace: what has no run that counts, neither here nor so often that another would be no better."""
-        return [cell for cell in cells() if not self._counts(cell) and len(self._runs(cell, pace)) < ATTEMPTS]
+        return [cell for cell in cells() if not self._counts(cell) and len(self._runs(cell, pace)) < ATTEMPTS[pace]]
 
     def best(self, cell: Cell) -> Real | None:
         """Of a cell's runs the one that counts, or else the least late one; None: it has not run."""

@@ -10,46 +10,11 @@ from figure import Cost, Figure, table
 from record import Outcome
 
 PAGE = "docs/simulation.md"
-REAL = {
-    ("remote", 0): (0.84, 1.00),
-    ("paper", 0): (0.88, 0.78),
-    ("remote", 15): (1.00, 1.00),
-    ("paper", 15): (0.87, 0.52),
-    ("remote", 70): (1.55, 1.00),
-    ("paper", 70): (0.99, 0.20),
-}
-"""ITL ratio and offload fraction of `wanspec demo --rtt 0`, `15` and `70` with real processes, commit d5dca84, 2026-11-21."""
 THE_CLOUD = (
     "--preset l40s-8b --tokens iid --set tokens.match_rate=0.75 --set load.prompt_tokens=16 --requests 1 --max-tokens 100 --iterations 20"
+    " --set compute.own_code_ms=[0,0,0] --set compute.worker_own_code_ms=[0,0,0]"
     " --policy paper -k 2 --branch 1 --leaves 1 --theta 0.5 --phi 0.5,2 --set policy.staleness=printed,prose --rtt 15,70"
 )
-SIMULATED_AS_MS = {0: 3.0, 15: 18.0, 70: 73.0}
-LIKE_THE_DEMO = (
-    "--tokens bundled --requests 3 --max-tokens 96 --iterations 1 --rtt 3,18,73 --policy colocated,remote,paper"
-    " --branch 2 --leaves 32 --theta 0.3 --phi 4 --set compute.overhead_ms=1"
-)
-
-
-def against_real(outcomes: Sequence[Outcome]) -> str:
-    """The table of both, and how far apart they are."""
-    simulated = {(row["policy"], row["rtt_ms"]): (row["itl_ratio"], row["offload_fraction"]) for row in outcomes[0].result}
-    pairs = {key: (real, simulated[key[0], SIMULATED_AS_MS[key[1]]]) for key, real in REAL.items()}
-    headings = ("policy", "RTT (ms)", "ITL ratio: real", "simulated", "offload fraction: real", "simulated")
-    rows = [
-        (policy, str(rtt_ms), f"{real[0]:.2f}", f"{own[0]:.2f}", f"{real[1]:.2f}", f"{own[1]:.2f}")
-        for (policy, rtt_ms), (real, own) in pairs.items()
-    ]
-    ratios = [round(own[0], 2) / real[0] - 1 for real, own in pairs.values()]
-    offloads = [abs(round(own[1], 2) - real[1]) for real, own in pairs.values()]
-    words = (
-        f"Simulated latency ratios are between {_percent(min(ratios))} and {_percent(max(ratios))} the real ones; the offload fractions\n"
-        f"differ by {max(offloads):.2f} at most. The real figures are of `wanspec demo`, commit d5dca84, 2026-11-21.\n"
-    )
-    return table(headings, rows) + "\n" + words
-
-
-def _percent(difference: float) -> str:
-    return f"{abs(difference):.0%} {'below' if difference < 0 else 'above'}"
 
 
 def cloud(outcomes: Sequence[Outcome]) -> str:
@@ -111,14 +76,6 @@ FIGURES = (
         commands=(f"wanspec simulate {THE_CLOUD} --json RESULT.json",),
         body=cloud,
         keys=frozenset({"policy.staleness", "policy.phi", "rtt_ms", "offload_fraction", "itl_ratio"}),
-    ),
-    Figure(
-        name="simulated-against-real",
-        page=PAGE,
-        cost=Cost.SECONDS,
-        commands=(f"wanspec simulate {LIKE_THE_DEMO} --json RESULT.json",),
-        body=against_real,
-        keys=frozenset({"policy", "rtt_ms", "itl_ratio", "offload_fraction"}),
     ),
     Figure(
         name="paper",

@@ -66,7 +66,7 @@ def test_infinity_is_taken_where_it_means_something(tmp_path: Path) -> None:
 
 
 def test_a_table_is_printed_whole_on_a_narrow_terminal_and_into_a_pipe() -> None:
-    settings = ("--set", "link.jitter_ms=0,5", "--set", "policy.redundancy_price_ms=10,20", "--set", "compute.overhead_ms=0,1")
+    settings = ("--set", "link.jitter_ms=0,5", "--set", "policy.redundancy_price_ms=10,20", "--set", "compute.variation=0,0.1")
     result = wanspec("simulate", "--rtt", "15", "--policy", "adaptive", *settings, *SMALL)
     assert result.exit_code == 0, result.output
     assert "\u2026" not in result.output

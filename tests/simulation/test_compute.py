@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from wanspec.presets import StepTime
-from wanspec.simulation.compute import Device, interpolate
+from wanspec.simulation.compute import Device, OwnCode, interpolate
 
 TABLE = [(1, 0.003), (8, 0.005), (32, 0.011)]
 
@@ -25,7 +25,8 @@ def test_a_table_of_one_entry_is_constant() -> None:
 
 
 def test_overhead_is_added_to_every_pass() -> None:
-    assert Device(StepTime(step_s=0.02), overhead_s=0.001).pass_s(1) == pytest.approx(0.021)
+    device = Device(StepTime(step_s=0.02), own_code=OwnCode(pass_s=0.001, session_s=0.0002, token_s=0.00003))
+    assert device.pass_s(10, sessions=2) == pytest.approx(0.02 + 0.001 + 0.0004 + 0.0003)
 
 
 def test_variation_spreads_the_times_around_their_mean() -> None:

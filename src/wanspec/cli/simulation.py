@@ -126,7 +126,7 @@ def document_of(scenario: Path | None, flags: dict[str, str], settings: Sequence
     if scenario is None:
         values = {path: text for path, text in DEFAULT_SWEEP.items() if path not in values} | values
     for path, text in values.items():
-        parsed = [_value(part) for part in text.split(",")]
+        parsed = [_value(text)] if text.startswith("[") else [_value(part) for part in text.split(",")]
         set_value(document, path, parsed if len(parsed) > 1 else parsed[0])
     return document
 

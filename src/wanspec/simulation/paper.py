@@ -21,6 +21,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from wanspec.simulation.own_code import NONE
 from wanspec.simulation.parallel import map_parallel
 from wanspec.simulation.run import simulate
 from wanspec.simulation.scenario import Compute, LinkSection, Load, Policy, Scenario, Tokens
@@ -105,7 +106,7 @@ def scenario_of(policy: Policy, *, rtt_ms: float, preset: str, seed: int, match_
     return Scenario(
         load=Load(requests=1, tokens=TOKENS, prompt_tokens=16),
         link=LinkSection(rtt_ms=rtt_ms),
-        compute=Compute(preset=preset),
+        compute=Compute(preset=preset, own_code_ms=NONE, worker_own_code_ms=NONE),
         tokens=Tokens(model="iid", match_rate=match_rate),
         policy=policy,
         seed=seed,

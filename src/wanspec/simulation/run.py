@@ -19,6 +19,7 @@ from wanspec.protocol.worker import Worker
 from wanspec.simulation.cluster import Cluster, WorkerSite
 from wanspec.simulation.faults import inject
 from wanspec.simulation.models import SimulatedModel, TokenWorld
+from wanspec.simulation.own_code import timed
 from wanspec.simulation.scenario import ORACLE, Scenario, Tokens
 from wanspec.simulation.tokens import PERSISTENCE, ReplayTokens, TokenModel, iid_tokens, markov_tokens
 from wanspec.simulation.workers import SimulatedWorker
@@ -89,8 +90,8 @@ class Stage:
     """A cluster set up as a scenario says, and what is known about it beforehand."""
 
     def __init__(self, scenario: Scenario, sink: TraceSink) -> None:
-        seed, compute = scenario.seed, scenario.compute
-        self.scenario, self._sink = scenario, sink
+        seed, compute = scenario.seed, timed(scenario)
+        self.scenario, self._sink, self._compute = scenario, sink, compute
         self.world = TokenWorld(token_model(scenario.tokens), seed=seed)
         self.target, self.draft = SimulatedModel(self.world), SimulatedModel(self.world)
         self.workers: list[SimulatedWorker] = []
@@ -117,8 +118,8 @@ class Stage:
 
     def add_worker(self) -> None:
         """A worker of the scenario's kind dials in."""
-        scenario, compute, sink, number = self.scenario, self.scenario.compute, self._sink, len(self.workers) + 1
-        device = compute.worker_device(seed=hash((scenario.seed, 3, number)))
+        scenario, sink, number = self.scenario, self._sink, len(self.workers) + 1
+        device = self._compute.worker_device(seed=hash((scenario.seed, 3, number)))
         link = scenario.link.profile()
 
         def connect(before: WorkerSite | None) -> WorkerSite:
