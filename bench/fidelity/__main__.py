@@ -17,13 +17,14 @@ import json
 import os
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from bench.fidelity.cells import DRAFT, PRESETS, TARGET, prompts, traces_of
+from bench.fidelity.cells import DRAFT, PRESETS, TARGET, Cell, prompts, traces_of
 from bench.fidelity.page import page
 from bench.fidelity.real import ATTEMPTS, Log, run_all
-from bench.fidelity.rows import rows_of
+from bench.fidelity.rows import doubtful, rows_of
 from rich.console import Console
 from rich.progress import Progress
 
@@ -40,12 +41,20 @@ def main() -> None:
     arguments = parser.parse_args()
     log, models = Log(arguments.log), (load_backend(TARGET), load_backend(DRAFT))
     with Progress(console=Console(stderr=True)) as progress, tempfile.TemporaryDirectory() as folder:
-        for pace in (pace for pace in PRESETS for _ in range(ATTEMPTS[pace])):
-            wanted = log.missing(pace)
+
+        def really(wanted: Sequence[Cell], pace: str) -> None:
             if wanted:
                 task = progress.add_task(f"real runs at the pace of {pace}", total=len(wanted))
-                asyncio.run(run_all(wanted, pace, models, prompts(), log, lambda task=task: progress.advance(task)))  # type: ignore[misc]
-        rows = rows_of(log, traces_of(models, Path(folder)))
+                asyncio.run(run_all(wanted, pace, models, prompts(), log, lambda: progress.advance(task)))
+
+        for pace in (pace for pace in PRESETS for _ in range(ATTEMPTS[pace])):
+            really(log.missing(pace), pace)
+        traces = traces_of(models, Path(folder))
+        rows = rows_of(log, traces)
+        while far := doubtful(rows):
+            for pace in PRESETS:
+                really([cell for own, cell in far if own == pace], pace)
+            rows = rows_of(log, traces)
     made_by = origin()
     text = page(rows, made_by)
     if arguments.markdown:

@@ -28,7 +28,9 @@ overheads; this was on {machine}.
 "Real" is two processes and a delaying relay on one machine, with the bundled pair held to a preset's step times; "sim." is
 `wanspec simulate`. Local and worker passes are draft passes per token; a pass over several users counts once. Offload is one less the local
 passes of those that the chain makes for as many users. A cell in which more than 2 % of the controller's passes were late is void and run
-again at the step times of `wan-70b`, whose target is slower; {void} of {cells} cells stayed void, and are marked.
+again, in the end at the step times of `wan-70b`, whose target is slower; {void} of {cells} cells stayed void, and are marked. A cell in
+which the two are further than 5 % apart was run twice more. Its real figures are of the run of median latency, and its range is shown:
+several users fall into step with each other in one run and not in the next.
 """
 
 
@@ -59,10 +61,12 @@ def table(rows: Sequence[Row]) -> list[str]:
     lines = [f"| policy | RTT ms | pace | sim. / real ITL | {' | '.join(f'{name}: real / sim.' for name in COLUMNS)} |"]
     lines.append("|---" * (4 + len(COLUMNS)) + "|")
     for row in rows:
+        runs = row["real_itl_ms_of_all_runs"]
+        spread = f" ({min(runs):.1f} to {max(runs):.1f})" if len(runs) > 1 else ""
         pairs = [" / ".join(_text(row[f"{side}_{name}"], form) for side in ("real", "simulated")) for name, form in COLUMNS.values()]
         rtt = "" if row["rtt_ms"] is None else f"{row['rtt_ms']:g}"
         name = f"{row['policy']} (void)" if row["void"] else row["policy"]
-        lines.append(f"| {name} | {rtt} | {row['preset']} | {1 + distance(row)[0]:.3f} | {' | '.join(pairs)} |")
+        lines.append(f"| {name} | {rtt} | {row['preset']} | {1 + distance(row)[0]:.3f}{spread} | {' | '.join(pairs)} |")
     return lines
 
 

@@ -14,7 +14,6 @@ from typing import NamedTuple
 from bench.fidelity.cells import (
     MAX_TOKENS,
     POLICIES,
-    PRESETS,
     Cell,
     Figures,
     Models,
@@ -165,14 +164,19 @@ class Log:
 
     def missing(self, pace: str) -> list[Cell]:
         """What is to be run at this pace: what has no run that counts, neither here nor so often that another would be no better."""
-        return [cell for cell in cells() if not self._counts(cell) and len(self._runs(cell, pace)) < ATTEMPTS[pace]]
+        return [
+            cell for cell in cells() if all(real.is_void for real in self.counted(cell)) and len(self._runs(cell, pace)) < ATTEMPTS[pace]
+        ]
+
+    def counted(self, cell: Cell) -> list[Real]:
+        """Those of a cell's runs that count; where none does, the least late one."""
+        runs = self.done.get(cell, [])
+        return [real for real in runs if not real.is_void] or sorted(runs, key=lambda real: real.late_share)[:1]
 
     def best(self, cell: Cell) -> Real | None:
-        """Of a cell's runs the one that counts, or else the least late one; None: it has not run."""
-        return min(self.done.get(cell, []), key=lambda real: (real.is_void, PRESETS.index(real.preset), real.late_share), default=None)
-
-    def _counts(self, cell: Cell) -> bool:
-        return any(not real.is_void for real in self.done.get(cell, []))
+        """Of the runs that count the one of median latency; None: the cell has not run."""
+        runs = sorted(self.counted(cell), key=lambda real: real.figures["itl_ms"] or 0.0)
+        return runs[(len(runs) - 1) // 2] if runs else None
 
     def _runs(self, cell: Cell, pace: str) -> list[Real]:
         return [real for real in self.done.get(cell, []) if real.preset == pace]

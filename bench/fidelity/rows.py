@@ -14,6 +14,7 @@ from wanspec.simulation.run import simulate
 from wanspec.simulation.scenario import Compute, LinkSection, Load, Scenario, Tokens
 
 Row = dict[str, Any]
+RUNS_IN_DOUBT = 3
 NEAR, FAR = 0.05, 0.10
 """What is wanted of nine cells in ten, and of all: shares of the latency, and parts of the offload."""
 
@@ -61,6 +62,7 @@ def rows_of(log: Log, traces: dict[float, Path]) -> list[Row]:
             "late_share": round(real.late_share, 4),
             "void": real.is_void,
             "measured_rtt_ms": real.rtt_ms,
+            "real_itl_ms_of_all_runs": [one.figures["itl_ms"] for one in log.counted(cell)],
             "told": told(alike),
         }
         row |= {f"real_{name}": value for name, value in real.figures.items()}
@@ -71,6 +73,15 @@ def rows_of(log: Log, traces: dict[float, Path]) -> list[Row]:
 def is_alike(one: Cell, other: Cell) -> bool:
     """Whether our own code does the same work in both, for however many users and at whatever distance."""
     return (one.policy, one.temperature, one.rtt_ms is None) == (other.policy, other.temperature, other.rtt_ms is None)
+
+
+def doubtful(rows: Sequence[Row]) -> list[tuple[str, Cell]]:
+    """Cells, with their pace, in which simulator and reality are far apart and reality was asked once: it varies too."""
+    return [
+        (row["preset"], Cell(**{name: row[name] for name in Cell._fields}))
+        for row in rows
+        if not (row["void"] or is_within(row, NEAR) or len(row["real_itl_ms_of_all_runs"]) >= RUNS_IN_DOUBT)
+    ]
 
 
 def offloads(row: Row, rows: Sequence[Row]) -> Row:
