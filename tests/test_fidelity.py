@@ -24,7 +24,7 @@ def test_the_page_shows_the_rows() -> None:
     assert page(ROWS, ROWS[0]) in shown
 
 
-def test_the_simulator_is_as_near_as_the_page_says() -> None:
+def test_the_simulator_is_near_in_nine_cells_of_ten_and_nowhere_far() -> None:
     assert sum(is_within(row, NEAR) for row in VALID) >= 0.9 * len(VALID)
     assert [row for row in VALID if not is_within(row, FAR)] == []
 

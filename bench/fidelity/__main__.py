@@ -24,7 +24,7 @@ from pathlib import Path
 from bench.fidelity.cells import DRAFT, PRESETS, TARGET, Cell, prompts, traces_of
 from bench.fidelity.page import page
 from bench.fidelity.real import ATTEMPTS, Log, run_all
-from bench.fidelity.rows import doubtful, rows_of
+from bench.fidelity.rows import RUNS_IN_DOUBT, doubtful, rows_of
 from rich.console import Console
 from rich.progress import Progress
 
@@ -47,11 +47,13 @@ def main() -> None:
                 task = progress.add_task(f"real runs at the pace of {pace}", total=len(wanted))
                 asyncio.run(run_all(wanted, pace, models, prompts(), log, lambda: progress.advance(task)))
 
-        for pace in (pace for pace in PRESETS for _ in range(ATTEMPTS[pace])):
-            really(log.missing(pace), pace)
+        for pace in PRESETS:
+            for _ in range(ATTEMPTS[pace]):
+                really(log.missing(pace), pace)
         traces = traces_of(models, Path(folder))
         rows = rows_of(log, traces)
-        while far := doubtful(rows):
+        for _ in range(RUNS_IN_DOUBT):
+            far = doubtful(rows)
             for pace in PRESETS:
                 really([cell for own, cell in far if own == pace], pace)
             rows = rows_of(log, traces)

@@ -5,13 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from bench.fidelity.cells import POLICIES, REMOTE, TEMPERATURES, USERS
-from bench.fidelity.rows import NEAR, Row, distance, is_within
+from bench.fidelity.rows import NEAR, SEEDS, VARIATION, Row, distance, is_within
 
 
 def page(rows: Sequence[Row], made_by: dict[str, str]) -> str:
     """Markdown."""
     valid = [row for row in rows if not row["void"]]
-    lines = [HEAD.format(**made_by, void=len(rows) - len(valid), cells=len(rows)), "<!-- figure: fidelity -->", *summary(valid)]
+    lines = [
+        HEAD.format(**made_by, void=len(rows) - len(valid), cells=len(rows), seeds=SEEDS, variation=VARIATION),
+        "<!-- figure: fidelity -->",
+        *summary(valid),
+    ]
     for temperature in TEMPERATURES:
         for users in USERS:
             chosen = [row for row in rows if (row["temperature"], row["users"]) == (temperature, users)]
@@ -28,9 +32,14 @@ overheads; this was on {machine}.
 "Real" is two processes and a delaying relay on one machine, with the bundled pair held to a preset's step times; "sim." is
 `wanspec simulate`. Local and worker passes are draft passes per token; a pass over several users counts once. Offload is one less the local
 passes of those that the chain makes for as many users. A cell in which more than 2 % of the controller's passes were late is void and run
-again, in the end at the step times of `wan-70b`, whose target is slower; {void} of {cells} cells stayed void, and are marked. A cell in
-which the two are further than 5 % apart was run twice more. Its real figures are of the run of median latency, and its range is shown:
-several users fall into step with each other in one run and not in the next.
+again, in the end at the step times of `wan-70b`, whose target is slower; {void} of {cells} cells stayed void, and are marked and not
+counted. Simulated figures are means over {seeds} runs whose passes vary by {variation:.0%}. A cell in which the two are further apart than
+5 % was run thrice, and has the mean of its real runs; the range of their latencies is in brackets.
+
+What is further apart varies by itself, on both sides. With four users, `paper` depends on whether they fall into step with each other. With
+a worker 30 ms away, the offload of `adaptive` depends on the price of a local pass, which fades as generation comes close to the pace
+of `alone` ([adaptive.md](adaptive.md)): five real runs of T = 0 and one user made 0.09 to 0.19 local passes per token, and the simulator's
+runs differ as much.
 """
 
 

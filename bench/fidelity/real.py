@@ -173,10 +173,5 @@ class Log:
         runs = self.done.get(cell, [])
         return [real for real in runs if not real.is_void] or sorted(runs, key=lambda real: real.late_share)[:1]
 
-    def best(self, cell: Cell) -> Real | None:
-        """Of the runs that count the one of median latency; None: the cell has not run."""
-        runs = sorted(self.counted(cell), key=lambda real: real.figures["itl_ms"] or 0.0)
-        return runs[(len(runs) - 1) // 2] if runs else None
-
     def _runs(self, cell: Cell, pace: str) -> list[Real]:
         return [real for real in self.done.get(cell, []) if real.preset == pace]
