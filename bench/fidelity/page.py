@@ -11,6 +11,7 @@ from bench.fidelity.rows import NEAR, SEEDS, VARIATION, Row, distance, is_within
 def page(rows: Sequence[Row], made_by: dict[str, str]) -> str:
     """Markdown."""
     valid = [row for row in rows if not row["void"]]
+    made_by = {name: made_by[name] for name in ("commit", "date", "machine")}
     lines = [
         HEAD.format(**made_by, void=len(rows) - len(valid), cells=len(rows), seeds=SEEDS, variation=VARIATION),
         "<!-- figure: fidelity -->",
