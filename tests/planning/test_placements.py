@@ -89,7 +89,12 @@ def test_against_a_chain_what_the_trees_drafted_at_home_gain_counts_as_the_worke
 
 @pytest.mark.parametrize("rival", list(Rival))
 def test_where_drafts_do_not_pay_plain_decoding_is_what_a_worker_is_held_against(rival: Rival) -> None:
-    dear = {"target_ms": [[1, 294.0], [2, 480.0], [33, 6000.0]], "draft_ms": [[1, 50.0]]}
+    dear = {
+        "target_ms": [[1, 294.0], [2, 480.0], [33, 6000.0]],
+        "draft_ms": [[1, 50.0]],
+        "own_code_ms": [0, 0, 0],
+        "worker_own_code_ms": [0, 0, 0],
+    }
     tokens = {"model": "iid", "match_rate": 0.2}
     own = Runs(parse({"policy": {"name": "adaptive"}, "tokens": tokens, "compute": dear}), jobs=1, track=untracked)
     placements, home = ranked(own, Goal.LATENCY, rival=rival)

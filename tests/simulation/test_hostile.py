@@ -77,7 +77,7 @@ def run(rtt_ms: float, *, workers: int) -> SimulatedRun:
         "load": {"requests": 4, "tokens": 150},
         "link": {"rtt_ms": rtt_ms},
         "policy": {"name": "adaptive"},
-        "compute": {"preset": "h100-70b"},
+        "compute": {"preset": "h100-70b", "own_code_ms": [0, 0, 0], "worker_own_code_ms": [0, 0, 0]},
         "workers": workers,
     }
     if workers:

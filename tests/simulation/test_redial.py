@@ -19,6 +19,7 @@ def scenario(*faults: dict[str, object], tokens: int = 1500, **sections: object)
         "link": {"rtt_ms": 1e3 * RTT_S},
         "policy": {"name": "remote"},
         "faults": list(faults),
+        "compute": {"own_code_ms": [0, 0, 0], "worker_own_code_ms": [0, 0, 0]},
     }
     return parse(document | sections)
 

@@ -9,6 +9,7 @@ from functools import lru_cache
 import msgspec
 import pytest
 
+from wanspec.simulation.own_code import MEASURED_MS, timed
 from wanspec.simulation.run import play, simulate
 from wanspec.simulation.scenario import ORACLE, Scenario, parse
 from wanspec.simulation.soak import FAULT_KINDS, failures_of, random_scenario, soak
@@ -16,7 +17,7 @@ from wanspec.telemetry.records import PassFinished, PassStarted
 from wanspec.telemetry.run_names import run_names
 from wanspec.telemetry.trace import Trace
 
-FAST = {"preset": "h100-70b"}
+FAST = {"preset": "h100-70b", "own_code_ms": [0, 0, 0], "worker_own_code_ms": [0, 0, 0]}
 """Five draft steps to a target step."""
 
 
@@ -63,6 +64,22 @@ def test_the_round_trip_costs_what_the_paper_says_it_costs() -> None:
     assert ratios == sorted(ratios)  # type: ignore[type-var]
     passes = [simulate(scenario(link={"rtt_ms": rtt})).metrics.controller_draft_passes for rtt in (0, 20, 70)]
     assert passes == sorted(passes)
+
+
+@pytest.mark.parametrize("name", [*run_names(), ORACLE])
+def test_our_own_code_takes_the_time_that_was_measured_unless_the_scenario_says_another(name: str) -> None:
+    own, workers = MEASURED_MS[name]
+    known = scenario(policy={"name": name})
+    assert (timed(known).own_code_ms, timed(known).worker_own_code_ms) == (own, workers)
+    told = timed(scenario(policy={"name": name}, compute={"own_code_ms": [1, 2, 3]}))
+    assert (told.own_code_ms, told.worker_own_code_ms) == ((1.0, 2.0, 3.0), workers)
+    longer = simulate(scenario(policy={"name": name}, compute={"own_code_ms": [5, 0, 0], "worker_own_code_ms": [0, 0, 0]}))
+    assert longer.is_exact
+    assert longer.metrics.itl_ms > simulate(scenario(policy={"name": name}, compute={"own_code_ms": [0, 0, 0]})).metrics.itl_ms  # type: ignore[operator]
+
+
+def test_adaptive_without_a_worker_takes_the_time_of_alone() -> None:
+    assert timed(scenario(workers=0)).own_code_ms == MEASURED_MS["alone"][0]
 
 
 def test_many_users_share_passes() -> None:
