@@ -30,6 +30,7 @@ def test_the_simulator_is_near_in_nine_cells_of_ten_and_nowhere_far() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)  # some three minutes of a core
 def test_the_simulator_has_not_moved_away_from_the_table(tmp_path: Path) -> None:
     traces = traces_of((load_backend(TARGET), load_backend(DRAFT)), tmp_path)
     again = [row | {f"simulated_{name}": value for name, value in simulated(row, traces[row["temperature"]]).items()} for row in ROWS]

@@ -22,7 +22,7 @@ def paper_row(path: Path) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def trace(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("recorded") / "trace.parquet"
+    path = tmp_path_factory.mktemp("recorded") / "trace.npz"
     wanspec("trace", str(path), "--prompt", PROMPT, "--max-tokens", str(TOKENS))
     return path
 
