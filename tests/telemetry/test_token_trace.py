@@ -72,14 +72,23 @@ def test_a_missing_array_is_named(tmp_path: Path) -> None:
         ({"token_log_prob": np.full(5, 0.5)}, "token_log_prob has a value above 0"),
         ({"token_log_prob": np.full(5, np.nan)}, "token_log_prob has a value above 0"),
         ({"log_probs": np.full((5, 7), -1.0)}, "log_probs has the shape (5, 7); it is (5, 8)"),
-        ({"choices": np.full((5, 8), -1)}, "choices has a token outside the vocabulary"),
+        ({"choices": np.full((5, 8), -1)}, "choices has a token twice, or outside the vocabulary"),
+        ({"choices": np.tile(np.array([0, 50, 50, 51, 52, 53, 54, 55]), (5, 1))}, "choices has a token twice"),
+        ({"log_probs": np.full((5, 8), -np.inf)}, "log_probs are not those of the choices"),
+        ({"log_probs": np.tile(-0.1 * np.arange(8, 0, -1), (5, 1))}, "log_probs are not those of the choices, from the surest on"),
+        ({"rank": np.full(5, 99)}, "rank disagrees with choices"),
+        ({"rank": np.full(5, 2)}, "rank disagrees with choices"),
+        ({"position": np.array([10, 12, 13, 10, 11])}, "sequence or position does not count"),
+        ({"sequence": np.array([0, 0, 0, 2, 2])}, "sequence or position does not count"),
+        ({"branch_parent": np.array([0, 0]), "branch_token": np.array([50, 50])}, "branch_token leads twice to the same context"),
+        ({"branch_token": np.array([0, 80])}, "branch_token leads twice to the same context, or along the text"),
         ({"draft_entropy_nats": np.full(5, np.nan)}, "draft_entropy_nats has a value that is no entropy"),
         ({"target_entropy_nats": np.full(5, -1.0)}, "target_entropy_nats has a value that is no entropy"),
         ({"branch_entropy_nats": np.full(2, np.inf)}, "branch_entropy_nats has a value that is no entropy"),
         ({"branch_parent": np.array([0, 6])}, "branch_parent names a context that comes later"),
         ({"branch_parent": np.array([-1, 0])}, "branch_parent names a context that comes later"),
         ({"branch_token": np.array([50, -2])}, "branch_token has a token outside the vocabulary"),
-        ({"branch_choices": np.array([[-1, *range(7)], range(8)])}, "branch_choices has a token outside the vocabulary"),
+        ({"branch_choices": np.array([[-1, *range(7)], range(8)])}, "branch_choices has a token twice, or outside the vocabulary"),
     ],
 )
 def test_an_impossible_value_is_named(tmp_path: Path, change: dict[str, Any], words: str) -> None:
@@ -87,6 +96,26 @@ def test_an_impossible_value_is_named(tmp_path: Path, change: dict[str, Any], wo
     with pytest.raises(ConfigError) as caught:
         read_token_trace(tmp_path / "trace.npz")
     assert words in str(caught.value)
+
+
+def test_branches_that_lead_far_away_are_refused(tmp_path: Path) -> None:
+    deep: dict[str, Any] = {
+        "branch_parent": np.array([0, *range(5, 104)]), "branch_token": np.full(100, 50), "branch_entropy_nats": np.ones(100),
+        "branch_choices": np.tile(np.arange(8), (100, 1)), "branch_log_probs": np.tile(-0.1 * np.arange(1, 9), (100, 1)),
+    }  # fmt: skip
+    write_token_trace(replace(token_trace(), **deep), tmp_path / "trace.npz")
+    with pytest.raises(ConfigError, match="branch_parent goes further than 8 levels"):
+        read_token_trace(tmp_path / "trace.npz")
+
+
+@pytest.mark.parametrize("content", [b"no array", b"\x93NUMPY\x01\x00\x76\x00" + b"(".ljust(118)])
+def test_members_that_are_no_arrays_are_refused(tmp_path: Path, content: bytes) -> None:
+    write_token_trace(token_trace(), tmp_path / "trace.npz")
+    with zipfile.ZipFile(tmp_path / "trace.npz") as whole, zipfile.ZipFile(tmp_path / "bad.npz", "w") as bad:
+        for name in whole.namelist():
+            bad.writestr(name, content if name == "token.npy" else whole.read(name))
+    with pytest.raises(ConfigError, match=r"cannot be read as a token trace|token is .* in 0 dimensions"):
+        read_token_trace(tmp_path / "bad.npz")
 
 
 def test_what_is_no_trace_is_refused(tmp_path: Path) -> None:

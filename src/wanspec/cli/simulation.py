@@ -273,7 +273,9 @@ def _told(items: Iterable[T], total: int, what: str) -> Iterator[T]:
 
 @app.command()
 def trace(
-    out: Annotated[Path, typer.Argument(help="The file to write: .npz, or .parquet for the generated tokens alone, to analyse.")],
+    out: Annotated[
+        Path, typer.Argument(help="The file to write: .npz, or .parquet for the generated tokens alone, without branches, to analyse.")
+    ],
     prompt: Annotated[
         list[str] | None, typer.Option(help="Continue this; repeatable. Default: the held-out prompts of the bundled pair.")
     ] = None,

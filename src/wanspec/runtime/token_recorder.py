@@ -16,7 +16,7 @@ import numpy as np
 from wanspec.backends.interface import Backend
 from wanspec.runtime.engine import check_pair, check_request
 from wanspec.runtime.model_runner import choose, position_noise, rank, rank_drafts
-from wanspec.speculation.sampling import check_sampling, draft_scores
+from wanspec.speculation.sampling import Scores, check_sampling, draft_scores
 from wanspec.speculation.types import DraftChoices, NodeId, NodeSpec, Position, SamplingParams, ScoreItem, SessionId
 from wanspec.telemetry.token_trace import NO_CHOICE, RANKS, TokenTrace
 
@@ -161,7 +161,7 @@ class _Recorder:
             sequence=sequence,
             position=item.next_positions[0],
             token=token,
-            rank=1 + int(np.count_nonzero(scores > scores[token])),
+            rank=_rank(token, ranking, scores),
             draft_entropy_nats=draft_entropy,
             target_entropy_nats=choices.entropy_nats,
             token_log_prob=float(scores[token]),
@@ -194,6 +194,13 @@ class _Recorder:
         for token, log_prob in zip(ranking.tokens, ranking.log_probs, strict=True):
             if guess.path_log_prob + log_prob >= _PATH_MIN:
                 yield _Guess(number, node_id, token, guess.path_log_prob + log_prob)
+
+
+def _rank(token: int, ranking: DraftChoices, scores: Scores) -> int:
+    """Where the draft has a token; among its first choices as these say, since two may have the same score."""
+    if token in ranking.tokens:
+        return 1 + ranking.tokens.index(token)
+    return max(len(ranking.tokens), int(np.count_nonzero(scores > scores[token]))) + 1
 
 
 def _filled(values: Sequence[T], nothing: T) -> list[T]:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from msgspec.structs import replace
 
 from wanspec.simulation.scenario import ORACLE, Compute, Scenario, Triple
-from wanspec.telemetry.run_names import ADAPTIVE, ALONE
+from wanspec.telemetry.run_names import ADAPTIVE, ALONE, CHAIN
 
 NONE: Triple = (0.0, 0.0, 0.0)
 MEASURED_MS: Mapping[str, tuple[Triple, Triple]] = {
@@ -28,9 +28,12 @@ oracle were not measured, and have the times of the policy that does most nearly
 
 
 def timed(scenario: Scenario) -> Compute:
-    """How long passes take in a scenario, our own code's part as it says or, where it does not, as measured for its policy."""
+    """How long passes take in a scenario, our own code's part as it says or, where it does not, as measured for its policy.
+
+    A policy that nobody has measured takes the time of the chain.
+    """
     compute, name = scenario.compute, scenario.policy.name
-    own, workers = MEASURED_MS[ALONE if name == ADAPTIVE and not scenario.workers else name]
+    own, workers = MEASURED_MS.get(ALONE if name == ADAPTIVE and not scenario.workers else name, MEASURED_MS[CHAIN])
     return replace(
         compute,
         own_code_ms=own if compute.own_code_ms is None else compute.own_code_ms,

@@ -29,6 +29,8 @@ from wanspec.telemetry.run_names import ALONE, policy_of_run, run_names
 ORACLE = "oracle"
 """The policy of a worker that is never wrong; only a simulator can have one."""
 MAX_RTT_MS = 60_000.0
+MAX_PASS_MS = 600_000.0
+"""Of a pass in a table, which may be a long prompt's; what takes longer would never end."""
 MAX_TOKENS = 100_000
 MAX_SCENARIO_BYTES = 1 << 20
 """A scenario is a page; more is another kind of file."""
@@ -36,9 +38,10 @@ MAX_SWEEP_RUNS = 100_000
 """A sweep beyond this is a mistake in a list; it would take days."""
 AtLeast0 = Annotated[float, Meta(ge=0.0)]
 Share = Annotated[float, Meta(ge=0.0, lt=1.0)]
-Table = list[tuple[Annotated[int, Meta(ge=1)], Annotated[float, Meta(gt=0.0)]]]
+Table = list[tuple[Annotated[int, Meta(ge=1)], Annotated[float, Meta(gt=0.0, le=MAX_PASS_MS)]]]
 """[[tokens in the pass, milliseconds], ...], sorted by tokens."""
-Triple = tuple[AtLeast0, AtLeast0, AtLeast0]
+Time = Annotated[float, Meta(ge=0.0, le=MAX_RTT_MS)]
+Triple = tuple[Time, Time, Time]
 Times = StepTime | list[tuple[int, float]]
 """A preset's, or a table's in seconds."""
 

@@ -24,6 +24,7 @@ the texts (*branches*) in which the draft was asked too, RANKS the first choices
 from __future__ import annotations
 
 import io
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -45,6 +46,8 @@ RANKS = 8
 MAX_BYTES = 2 << 30
 """Of a file's arrays in memory: days of recording."""
 NO_CHOICE = -1
+MAX_BRANCH_LEVELS = 8
+"""Beyond a few the draft's own words are as good as any."""
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
@@ -145,8 +148,19 @@ def _load(path: Path) -> dict[str, NDArray[Any]]:
         if size_bytes > MAX_BYTES:
             raise ConfigError(f"{path} holds {size_bytes} bytes, more than {MAX_BYTES}; give a shorter trace")
         with np.load(path, allow_pickle=False) as archive:
-            return {name: archive[name] for name in _NAMES if name in archive}
-    except (OSError, ValueError, EOFError, MemoryError, NotImplementedError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
+            return {name: np.asarray(archive[name]) for name in _NAMES if name in archive}
+    except (
+        OSError,
+        ValueError,
+        SyntaxError,
+        tokenize.TokenError,
+        EOFError,
+        MemoryError,
+        NotImplementedError,
+        RuntimeError,
+        zipfile.BadZipFile,
+        zlib.error,
+    ) as error:
         raise ConfigError(f"{path} cannot be read as a token trace (.npz), which `wanspec trace` records: {error}") from error
 
 
@@ -170,16 +184,21 @@ def _faults(trace: TokenTrace) -> Iterator[tuple[str, str]]:
     yield from _wrong_constants(trace)
     size, rows = trace.vocabulary_size, len(trace.token)
     earlier = rows + np.arange(len(trace.branch_parent))
+    rankings = {"log_probs": (trace.log_probs, trace.choices), "branch_log_probs": (trace.branch_log_probs, trace.branch_choices)}
     checks = (
         *((name, _are_tokens(getattr(trace, name), size), f"has a token outside the vocabulary of {size}") for name in _TOKENS),
-        *((name, _are_choices(getattr(trace, name), size), f"has a token outside the vocabulary of {size}") for name in _CHOICES),
+        *((name, _are_choices(getattr(trace, name), size), f"has a token twice, or outside the vocabulary of {size}") for name in _CHOICES),
+        *((name, _are_falling(*pair), "are not those of the choices, from the surest on") for name, pair in rankings.items()),
         *((name, _are_log_probs(getattr(trace, name)), "has a value above 0; it is a logarithm of a probability") for name in _LOGS),
         *((name, _are_entropies(getattr(trace, name)), "has a value that is no entropy") for name in _ENTROPIES),
         ("rank", _are_within(trace.rank, 1, size), f"has a rank outside 1 to {size}"),
         ("position", bool(np.all(trace.position >= 1)), "has a position below 1, where no prompt could be"),
         ("branch_parent", bool(np.all((trace.branch_parent >= 0) & (trace.branch_parent < earlier))), "names a context that comes later"),
+        ("rank", _are_ranks(trace), "disagrees with choices"),
+        ("sequence", _are_in_order(trace), "or position does not count the tokens of one text after the other"),
     )
     yield from ((name, what) for name, is_good, what in checks if not is_good)
+    yield from _wrong_branches(trace)
     prompts = sum(int(trace.position[rows[0]]) for rows in trace.sequences())
     if prompts != len(trace.prompt_tokens):
         yield "prompt_tokens", f"has {len(trace.prompt_tokens)} tokens; the texts begin after {prompts}"
@@ -208,6 +227,30 @@ def _wrong_constants(trace: TokenTrace) -> Iterator[tuple[str, str]]:
         yield "temperature", f"is {trace.temperature:g}; it is from 0 to {MAX_TEMPERATURE:g}"
 
 
+def _wrong_branches(trace: TokenTrace) -> Iterator[tuple[str, str]]:
+    """Branches that meet each other or their text, or go too far."""
+    rows, depths = len(trace.token), np.zeros(len(trace.token) + len(trace.branch_token), np.int64)
+    pairs = set(zip(trace.branch_parent.tolist(), trace.branch_token.tolist(), strict=True))
+    if len(pairs) < len(trace.branch_token) or any(parent < rows and trace.token[parent] == token for parent, token in pairs):
+        yield "branch_token", "leads twice to the same context, or along the text"
+    for number, parent in enumerate(trace.branch_parent.tolist(), start=rows):
+        depths[number] = depths[parent] + 1
+    if depths.max(initial=0) > MAX_BRANCH_LEVELS:
+        yield "branch_parent", f"goes further than {MAX_BRANCH_LEVELS} levels away from its text"
+
+
+def _are_ranks(trace: TokenTrace) -> bool:
+    """Whether the target's token stands among the draft's choices where its rank says, or beyond them."""
+    found = trace.choices == trace.token[:, None]
+    return bool(np.all(np.where(trace.rank <= RANKS, found[np.arange(len(found)), np.minimum(trace.rank, RANKS) - 1], ~found.any(axis=1))))
+
+
+def _are_in_order(trace: TokenTrace) -> bool:
+    """Whether texts follow each other, and positions in each."""
+    begins = np.diff(trace.sequence, prepend=-1) != 0
+    return bool(np.all(np.diff(trace.sequence, prepend=-1)[begins] == 1) and np.all(begins[1:] | (np.diff(trace.position) == 1)))
+
+
 def _are_within(values: Ints, least: int, most: int) -> bool:
     return bool(np.all((values >= least) & (values <= most)))
 
@@ -217,11 +260,22 @@ def _are_tokens(values: Ints, size: int) -> bool:
 
 
 def _are_choices(values: Ints, size: int) -> bool:
-    return _are_within(values, NO_CHOICE, size - 1) and bool(np.all(values[:, 0] != NO_CHOICE))
+    ordered = np.sort(values, axis=1)
+    is_twice = (ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] != NO_CHOICE)
+    return _are_within(values, NO_CHOICE, size - 1) and bool(np.all(values[:, 0] != NO_CHOICE)) and not is_twice.any()
 
 
 def _are_log_probs(values: Floats) -> bool:
     return bool(np.all(values <= 0.0))
+
+
+def _are_falling(log_probs: Floats, choices: Ints) -> bool:
+    is_one = choices != NO_CHOICE
+    return bool(
+        np.all(np.isfinite(log_probs) == is_one)
+        and np.all(is_one[:, 1:] <= is_one[:, :-1])
+        and np.all(np.diff(np.where(is_one, log_probs, -1e9)) <= 0.0)
+    )
 
 
 def _are_entropies(values: Floats) -> bool:
