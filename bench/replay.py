@@ -25,10 +25,10 @@ import os
 import subprocess
 import sys
 from collections import defaultdict, deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 import msgspec
 from msgspec import Struct
@@ -42,6 +42,11 @@ EVENTS_BEFORE = 4
 """Shown before a difference."""
 MAX_SHOWN = 300
 """Characters of an event."""
+
+
+T = TypeVar("T")
+BAD_RECORDING = 3
+"""Exit status of a checkout that cannot read a recording."""
 
 
 class ReplayError(Exception):
@@ -130,8 +135,13 @@ def read_answers(child: subprocess.Popen[bytes], stdout: IO[bytes], stderr: IO[b
     for line in stdout:
         yield decoder.decode(line)
     complaint = stderr.read().decode().strip()
-    if status := child.wait():
-        raise ReplayError(f"{checkout}: {complaint.splitlines()[-1] if complaint else f'status {status}'}")
+    match child.wait():
+        case 0:
+            return
+        case status if status == BAD_RECORDING:
+            raise ReplayError(complaint)
+        case status:
+            raise ReplayError(f"{checkout} failed: {' / '.join(complaint.splitlines()[-3:]) or f'status {status}'}")
 
 
 def shown(before: deque[Answer], of_old: Answer, of_new: Answer, old: Path) -> list[str]:
@@ -224,6 +234,8 @@ def compare(old: Path, recordings: list[Path], *, intended: str | None, console:
 def check(old: Path, recordings: list[Path]) -> None:
     """Raises ReplayError on what is not there."""
     for recording in recordings:
+        if recording.is_dir():
+            raise ReplayError(f"{recording} is a folder; name the recordings in it: {recording}/*")
         if not recording.is_file():
             raise ReplayError(f"there is no recording {recording}; name a file of --trace, or make some: python bench/record.py FOLDER")
     if not old.is_dir():
@@ -240,12 +252,23 @@ def answer_all(recording: Path) -> None:
     from wanspec.telemetry.replay import Replay  # noqa: PLC0415  # comparing needs none of this version
 
     encoder = msgspec.json.Encoder()
-    for each in Replay(recording):
+    for each in _or_exit(Replay(recording)):
         asks = [*each.effects, {"kind": "deadline", "t": each.deadline}]
         answer = Answer(
             line=each.line, machine=each.machine, t=each.t, event=each.event, asks=asks, departed=each.departed, cpu_s=each.cpu_s
         )  # fmt: skip
         sys.stdout.buffer.write(encoder.encode(answer) + b"\n")
+
+
+def _or_exit(answers: Iterable[T]) -> Iterator[T]:
+    """End this process with BAD_RECORDING where the recording is no good."""
+    from wanspec.errors import ConfigError  # noqa: PLC0415  # as above
+
+    try:
+        yield from answers
+    except ConfigError as error:
+        print(error, file=sys.stderr)
+        sys.exit(BAD_RECORDING)
 
 
 def main() -> None:

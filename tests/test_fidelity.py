@@ -12,6 +12,7 @@ from bench.fidelity.real import Real
 from bench.fidelity.rows import FAR, NEAR, Row, distance, fitted, is_within, offloads, simulated
 
 from wanspec.backends.registry import load_backend
+from wanspec.simulation.own_code import MEASURED_MS
 
 ROOT = Path(__file__).parents[1]
 ROWS: list[Row] = json.loads((ROOT / "docs/fidelity.json").read_text("utf-8"))
@@ -60,3 +61,13 @@ def test_a_distance_is_a_share_of_the_latency_and_a_part_of_the_offload() -> Non
     assert not is_within(row, NEAR)
     assert is_within(row, FAR)
     assert is_within(row | {"rtt_ms": None}, NEAR)
+
+
+@pytest.mark.parametrize("policy", sorted({row["policy"] for row in ROWS}))
+def test_the_simulators_own_code_takes_about_what_was_measured(policy: str) -> None:
+    rows = [row for row in ROWS if (row["policy"], row["preset"]) == (policy, "l40s-8b")]
+    for index, (name, tokens) in enumerate((("own_code_ms", 16), ("worker_own_code_ms", 64))):
+        for sessions in (1, 4):
+            measured = [row["told"][name][0] + sessions * row["told"][name][1] + tokens * row["told"][name][2] for row in rows]
+            own, session, token = MEASURED_MS[policy][index]
+            assert own + sessions * session + tokens * token == pytest.approx(sum(measured) / len(measured), rel=0.25, abs=0.1)

@@ -30,6 +30,7 @@ from rich.progress import Progress
 
 from wanspec import __version__
 from wanspec.backends.registry import load_backend
+from wanspec.cli.options import check_writable
 
 
 def main() -> None:
@@ -39,6 +40,8 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write the rows to this file")
     parser.add_argument("--markdown", type=Path, help="write the page to this file")
     arguments = parser.parse_args()
+    check_writable(arguments.json, arguments.markdown)
+    made_by = origin()
     log, models = Log(arguments.log), (load_backend(TARGET), load_backend(DRAFT))
     with Progress(console=Console(stderr=True)) as progress, tempfile.TemporaryDirectory() as folder:
 
@@ -52,12 +55,10 @@ def main() -> None:
                 really(log.missing(pace), pace)
         traces = traces_of(models, Path(folder))
         rows = rows_of(log, traces)
-        for _ in range(RUNS_IN_DOUBT):
-            far = doubtful(rows)
-            for pace in PRESETS:
+        if far := doubtful(rows):
+            for pace in [pace for pace in PRESETS for _ in range(RUNS_IN_DOUBT - 1)]:
                 really([cell for own, cell in far if own == pace], pace)
             rows = rows_of(log, traces)
-    made_by = origin()
     text = page(rows, made_by)
     if arguments.markdown:
         arguments.markdown.write_text(text, "utf-8")

@@ -57,12 +57,21 @@ class Replay:
 
     def __iter__(self) -> Iterator[Answer]:
         for line, record in read_recording(self._path):
-            if isinstance(record, MachineBegan):
-                self._machines[record.machine] = _Machine(machine_of(record.settings, self._books))
-            elif record.machine not in self._machines:
-                raise ConfigError(f"{self._path}, line {line}: how machine {record.machine} was made is missing; record anew")
-            elif not (machine := self._machines[record.machine]).is_over:
-                yield machine.tell(line, record)
+            try:
+                answer = self._do(line, record)
+            except (ConfigError, TypeError, ValueError, LookupError, AttributeError) as error:
+                raise ConfigError(f"{self._path}, line {line}: {error}; record anew") from error
+            if answer is not None:
+                yield answer
+
+    def _do(self, line: int, record: MachineBegan | EventHandled) -> Answer | None:
+        if isinstance(record, MachineBegan):
+            self._machines[record.machine] = _Machine(machine_of(record.settings, self._books))
+            return None
+        if record.machine not in self._machines:
+            raise ConfigError(f"how machine {record.machine} was made is missing")
+        machine = self._machines[record.machine]
+        return None if machine.is_over else machine.tell(line, record)
 
 
 class _Machine:
