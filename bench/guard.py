@@ -31,6 +31,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
 
+from wanspec.simulation.own_code import NONE
 from wanspec.simulation.run import simulate_traced
 from wanspec.simulation.scenario import parse
 from wanspec.telemetry.records import TokensEmitted
@@ -46,7 +47,7 @@ SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
 """Tokens of the passes in a table of step times."""
 RISING_TOKENS, KNOWN_TOKENS = 2000, 500
 WIDTHS = (2, 8, 32)
-NO_OWN_CODE: dict[str, Any] = {"own_code_ms": [0.0, 0.0, 0.0], "worker_own_code_ms": [0.0, 0.0, 0.0]}
+NO_OWN_CODE: dict[str, Any] = {"own_code_ms": NONE, "worker_own_code_ms": NONE}
 """What is judged is the decisions; what they cost is measured elsewhere (`bench/overhead.py`)."""
 
 

@@ -6,13 +6,14 @@ import json
 from pathlib import Path
 
 import pytest
-from bench.fidelity.cells import DRAFT, TARGET, traces_of
+from bench.fidelity.cells import DRAFT, POLICIES, TARGET, traces_of
 from bench.fidelity.page import page
 from bench.fidelity.real import Real
 from bench.fidelity.rows import FAR, NEAR, Row, distance, fitted, is_within, offloads, simulated
 
 from wanspec.backends.registry import load_backend
 from wanspec.simulation.own_code import MEASURED_MS
+from wanspec.testbed.bench.plan import policy_of
 
 ROOT = Path(__file__).parents[1]
 ROWS: list[Row] = json.loads((ROOT / "docs/fidelity.json").read_text("utf-8"))
@@ -71,3 +72,10 @@ def test_the_simulators_own_code_takes_about_what_was_measured(policy: str) -> N
             measured = [row["told"][name][0] + sessions * row["told"][name][1] + tokens * row["told"][name][2] for row in rows]
             own, session, token = MEASURED_MS[policy][index]
             assert own + sessions * session + tokens * token == pytest.approx(sum(measured) / len(measured), rel=0.25, abs=0.1)
+
+
+@pytest.mark.parametrize("policy", ["paper", "remote"])
+def test_policies_are_set_as_in_the_benchmark(policy: str) -> None:
+    ours, theirs = POLICIES[policy].config(), policy_of(policy)
+    names = ("num_draft_tokens", "branch", "leaves", "worker_entropy_threshold_nats", "controller_entropy_threshold_nats")
+    assert [getattr(ours, name) for name in names] == [getattr(theirs, name) for name in names]

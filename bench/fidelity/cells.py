@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from msgspec.structs import replace
+
 from wanspec.backends.interface import Backend
 from wanspec.backends.registry import load_tokenizer
 from wanspec.errors import ConfigError
@@ -21,13 +23,14 @@ PRESETS = ("l40s-8b", "wan-70b")
 """The second where the first is too fast for this machine."""
 PROMPTS, MAX_TOKENS = 8, 96
 RTTS_MS, TEMPERATURES, USERS = (15.0, 30.0, 70.0, 150.0), (0.0, 0.8), (1, 4)
-ADAPTED = {"k": 2, "b": 2, "s": 32, "theta": 0.3, "phi": 4.0}
+ADAPTED = Policy(name="remote", k=2, b=2, s=32, theta=0.3, phi=4.0)
+"""`remote`, and `paper`, as `wanspec bench` sets them."""
 POLICIES = {
     "colocated": Policy(name="colocated"),
     "colocated-tree": Policy(name="colocated-tree", width=32),
     "alone": Policy(name="adaptive"),
-    "paper": Policy(name="paper", **ADAPTED),  # type: ignore[arg-type]  # numbers of both kinds
-    "remote": Policy(name="remote", **ADAPTED),  # type: ignore[arg-type]
+    "paper": replace(ADAPTED, name="paper"),
+    "remote": ADAPTED,
     "adaptive": Policy(name="adaptive"),
 }
 REMOTE = ("paper", "remote", "adaptive")

@@ -92,8 +92,8 @@ class TokenTrace:
 _NAMES = tuple(field.name for field in fields(TokenTrace))
 _TYPES = {field.name: field.type for field in fields(TokenTrace)}
 _WIDE = ("choices", "log_probs", "branch_choices", "branch_log_probs")
-_PER_TOKEN = _NAMES[1:10]
-_PER_BRANCH = _NAMES[10:15]
+_PER_BRANCH = tuple(name for name in _NAMES if name.startswith("branch_"))
+_PER_TOKEN = tuple(name for name in _NAMES if _TYPES[name] in {"Ints", "Floats"} and name not in {"prompt_tokens", *_PER_BRANCH})
 
 
 def write_token_trace(trace: TokenTrace, path: Path) -> None:
