@@ -5,7 +5,8 @@
 Each cell is a policy at a round trip, a temperature and a number of users. It is run first with real models, a worker process and an
 emulated link, then in the simulator, which is told what was measured: the texts, the round trip as the protocol saw it, and what a pass
 took beyond its pace, in all, for each session in it and for each token that it computed. A cell in which more than LATE_SHARE of the
-controller's passes were late is void and run again, in the end at the step times of `wan-70b`. Takes most of an hour on two quiet cores.
+controller's passes were late is void and run again, then at the step times of `wan-70b`
+and of `l4-8b`. Takes most of an hour on two quiet cores.
 `--log` keeps what is done, so that it can go on where it stopped. `make fidelity` writes docs/fidelity.md and docs/fidelity.json.
 """
 
@@ -15,13 +16,12 @@ import argparse
 import asyncio
 import json
 import os
-import subprocess
 import tempfile
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from bench.fidelity.cells import DRAFT, PRESETS, TARGET, Cell, prompts, traces_of
+from bench.fidelity.cells import DRAFT, PRESETS, TARGET, Cell, commit, prompts, traces_of
 from bench.fidelity.page import page
 from bench.fidelity.real import ATTEMPTS, Log, run_all
 from bench.fidelity.rows import RUNS_IN_DOUBT, doubtful, rows_of
@@ -70,11 +70,10 @@ def main() -> None:
 
 def origin() -> dict[str, str]:
     """What made the rows."""
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()  # noqa: S607
     cpu = next((line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line), "?")
     return {
         "version": __version__,
-        "commit": commit,
+        "commit": commit(),
         "date": datetime.now(UTC).date().isoformat(),
         "machine": f"{os.cpu_count()} cores of {cpu}, Linux",
     }

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,8 +21,8 @@ from wanspec.telemetry.token_trace import write_token_trace
 from wanspec.testbed.bench.prompts import bench_prompts
 
 TARGET, DRAFT = "bundled:target", "bundled:draft"
-PRESETS = ("l40s-8b", "wan-70b")
-"""The second where the first is too fast for this machine."""
+PRESETS = ("l40s-8b", "wan-70b", "l4-8b")
+"""Each where those before it are too fast for this machine: the second's target is slower, both models of the third are."""
 PROMPTS, MAX_TOKENS = 8, 96
 RTTS_MS, TEMPERATURES, USERS = (15.0, 30.0, 70.0, 150.0), (0.0, 0.8), (1, 4)
 ADAPTED = Policy(name="remote", k=2, b=2, s=32, theta=0.3, phi=4.0)
@@ -74,6 +76,12 @@ def traces_of(models: Models, folder: Path) -> dict[float, Path]:
         traces[temperature] = folder / f"texts-{temperature:g}.npz"
         write_token_trace(trace, traces[temperature])
     return traces
+
+
+@cache
+def commit() -> str:
+    """Of the code that runs, abbreviated."""
+    return subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()  # noqa: S607
 
 
 def sampling(temperature: float) -> SamplingParams:

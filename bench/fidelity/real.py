@@ -19,6 +19,7 @@ from bench.fidelity.cells import (
     Models,
     Prompts,
     cells,
+    commit,
     figures_of,
     sampling,
 )
@@ -33,7 +34,7 @@ from wanspec.testbed.deployment import SETTLE_RTTS, Deployment, deploy
 
 LATE_SHARE = 0.02
 """Of a cell's passes at the controller, beyond which it is void."""
-ATTEMPTS = {"l40s-8b": 2, "wan-70b": 1}
+ATTEMPTS = {"l40s-8b": 2, "wan-70b": 1, "l4-8b": 1}
 """At each pace, until a run of the cell counts."""
 PLAIN, WARM_UP_TOKENS = PolicyConfig(name="autoregressive"), 32
 """What is written first."""
@@ -49,6 +50,8 @@ class Real(NamedTuple):
     """As the protocol measured it: the median."""
     beyond_ms: dict[str, list[tuple[int, int, float]]]
     """Of each kind of pass: for each, the sessions in it, the tokens that it computed, and what it took beyond its pace."""
+    commit: str = ""
+    """Of the code that ran."""
 
     @property
     def is_void(self) -> bool:
@@ -120,6 +123,7 @@ class Site:
             late_share=late_share,
             rtt_ms=1e3 * statistics.median(rtts_s) if rtts_s else None,
             beyond_ms=beyond_ms(records, self._pace),
+            commit=commit(),
         )
 
 

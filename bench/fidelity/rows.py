@@ -69,6 +69,7 @@ def rows_of(log: Log, traces: dict[float, Path]) -> list[Row]:
         row: Row = cell._asdict() | {
             "preset": runs[0].preset,
             "runs": len(runs),
+            "real_commits": sorted({run.commit for run in runs}),
             "late_share": round(runs[0].late_share, 4),
             "void": runs[0].is_void,
             "measured_rtt_ms": None if cell.rtt_ms is None else float(np.mean([run.rtt_ms for run in runs])),

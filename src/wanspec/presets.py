@@ -90,6 +90,15 @@ PRESETS = {
             source="assumed: a slower 70B deployment, for sensitivity",
             estimated=ALL_TIMES,
         ),
+        PacePreset(
+            name="l4-8b",
+            target_step_s=0.060,
+            target_token_s=0.00027,
+            draft_step_s=0.010,
+            draft_token_s=0.00004,
+            source="estimate for Llama 3 8B and 1B in bfloat16 on one L4: weights over its 300 GB/s, and an eighth to spare",
+            estimated=ALL_TIMES,
+        ),
     )
 }
 
