@@ -20,19 +20,19 @@ test-all: check coverage  ## every test, long samples, and every branch of the p
 	TEST_SEEDS=200 $(BIN)/$(PYTEST) $(ARGS)
 
 test-hf: .venv-hf/.installed  ## transformers and PyTorch on a CPU, with small models made on the spot
-	.venv-hf/bin/$(PYTEST) tests/backends $(ARGS)
+	.venv-hf/bin/$(PYTEST) tests/engines $(ARGS)
 
 test-llamacpp: .venv-llamacpp/.installed  ## llama.cpp; building it takes a C++ compiler, CMake and ten to twenty minutes
-	.venv-llamacpp/bin/$(PYTEST) tests/backends $(ARGS)
+	.venv-llamacpp/bin/$(PYTEST) tests/engines $(ARGS)
 
 test-vllm: .venv-vllm/.installed  ## vLLM on a CPU
-	.venv-vllm/bin/python -m pytest --quiet tests/runtime/vllm $(ARGS)
+	.venv-vllm/bin/python -m pytest --quiet tests/plugins/vllm $(ARGS)
 
 test-aws: .venv-aws/.installed  ## Bedrock targets of `wanspec measure`, with AWS's own library
-	.venv-aws/bin/$(PYTEST) tests/measurement $(ARGS)
+	.venv-aws/bin/$(PYTEST) tests/lab/measurement $(ARGS)
 
 test-clients: .venv-clients/.installed  ## libraries that people ask `wanspec serve` with
-	.venv-clients/bin/$(PYTEST) tests/server/test_clients.py tests/server/test_client_libraries.py $(ARGS)
+	.venv-clients/bin/$(PYTEST) tests/serving/server/test_clients.py tests/serving/server/test_client_libraries.py $(ARGS)
 
 test-lowest: .venv-lowest/.installed  ## `make test` with the oldest dependencies that pyproject.toml allows, which newer ones may call deprecated
 	.venv-lowest/bin/$(PYTEST) -m "not slow" -W ignore::DeprecationWarning $(ARGS)
@@ -44,8 +44,8 @@ check: $(INSTALLED)  ## format, lint, types, layers
 	$(BIN)/lint-imports --no-logo
 
 coverage: $(INSTALLED)  ## every branch of the pure rooms, by their own tests
-	$(BIN)/python -m pytest --quiet tests/speculation tests/policy tests/protocol --deselect tests/protocol/test_exactness.py \
-	  --cov=wanspec.speculation --cov=wanspec.policy --cov=wanspec.protocol --cov-branch --cov-report=term-missing --cov-fail-under=100
+	$(BIN)/python -m pytest --quiet tests/core --deselect tests/core/protocol/test_exactness.py \
+	  --cov=wanspec.core --cov-branch --cov-report=term-missing --cov-fail-under=100
 
 bench: $(INSTALLED)  ## the cost of our own code
 	$(BIN)/python bench/overhead.py $(ARGS)

@@ -27,19 +27,19 @@ from rich.progress import track
 from rich.table import Table
 
 from wanspec import __version__
-from wanspec.backends.registry import load_tokenizer
 from wanspec.cli.options import read_prompts
+from wanspec.core.policy.registry import PolicyConfig
+from wanspec.core.speculation.sampling import check_sampling
+from wanspec.core.speculation.types import SamplingParams
+from wanspec.engines.registry import load_tokenizer
 from wanspec.errors import ConfigError
-from wanspec.planning.step_times import compute_section
-from wanspec.policy.registry import PolicyConfig
-from wanspec.runtime.engine import check_request
-from wanspec.simulation.scenario import Compute
-from wanspec.speculation.sampling import check_sampling
-from wanspec.speculation.types import SamplingParams
-from wanspec.telemetry.metrics import Outputs
-from wanspec.telemetry.run_names import ALONE
-from wanspec.testbed.bench.prompts import bench_prompts
-from wanspec.testbed.virtual import Workload, loaded, run_virtually, texts_of
+from wanspec.lab.bench.policies.prompts import bench_prompts
+from wanspec.lab.bench.virtual import Workload, loaded, run_virtually, texts_of
+from wanspec.lab.planning.step_times import compute_section
+from wanspec.lab.records.metrics import Outputs
+from wanspec.lab.records.run_names import ALONE
+from wanspec.lab.simulation.scenario import Compute
+from wanspec.serving.engine import check_request
 
 MAX_DEPTH = 6
 """The deepest chain and tree that are tried."""

@@ -19,12 +19,13 @@ from pathlib import Path
 
 import httpx
 
-from wanspec.measurement.campaign import Campaign, Limits, Probe, Prompt, Schedule, Target
-from wanspec.measurement.clock import Clock, FastClock
-from wanspec.measurement.report import make_report, write_page
-from wanspec.measurement.runner import Runner
-from wanspec.testbed.children import Child, while_stdin_is_open
-from wanspec.testbed.wan import CONTROLLER_ADDRESS, WORKER_ADDRESS
+from wanspec.lab.measurement.campaign import Campaign, Limits, Probe, Prompt, Schedule, Target
+from wanspec.lab.measurement.clock import Clock, FastClock
+from wanspec.lab.measurement.report import make_report, write_page
+from wanspec.lab.measurement.runner import Runner
+from wanspec.lab.wan.children import Child
+from wanspec.lab.wan.wan import CONTROLLER_ADDRESS, WORKER_ADDRESS
+from wanspec.serving.parent_process import while_stdin_is_open
 
 RTT_MS = 78.0
 """Between the two."""
@@ -42,7 +43,7 @@ MAX_USERS = 3
 async def main(folder: Path) -> None:
     """The ocean, the sites, the report."""
     async with AsyncExitStack() as stack:
-        wan = await stack.enter_async_context(Child("wan", ["-m", "wanspec.testbed.wan", "--rtt-ms", str(RTT_MS)]))
+        wan = await stack.enter_async_context(Child("wan", ["-m", "wanspec.lab.wan.wan", "--rtt-ms", str(RTT_MS)]))
         ready = await wan.read_json()
         spaces = (ready["controller_namespace"], ready["worker_namespace"])
         again = [__file__, str(folder), "--began", str(time.monotonic()), "--site"]

@@ -18,9 +18,9 @@ from typing import Final
 
 import numpy as np
 
-from wanspec.runtime.model_runner import choose, position_noise, rank
-from wanspec.speculation.sampling import Logits, gumbel_noise, target_entropy_nats, target_token
-from wanspec.speculation.types import NodeId, NodeSpec, Position, SamplingParams, ScoreItem, SessionId
+from wanspec.core.speculation.sampling import Logits, gumbel_noise, target_entropy_nats, target_token
+from wanspec.core.speculation.types import NodeId, NodeSpec, Position, SamplingParams, ScoreItem, SessionId
+from wanspec.serving.model_runner import choose, position_noise, rank
 
 VOCABULARIES: Final = (2048, 49_152, 128_256, 151_936)
 """Of the bundled pair, SmolLM2, Llama 3, Qwen."""

@@ -17,10 +17,10 @@ from typing import Any
 
 import numpy as np
 
-from wanspec.backends.interface import Backend, ModelInfo
-from wanspec.backends.registry import load_backend
-from wanspec.planning.calibrate import SAMPLING, choose_as_draft, choose_as_target
-from wanspec.speculation.types import NodeId, NodeSpec, Position, ScoreItem, SessionId
+from wanspec.core.speculation.types import NodeId, NodeSpec, Position, ScoreItem, SessionId
+from wanspec.engines.interface import Backend, ModelInfo
+from wanspec.engines.registry import load_backend
+from wanspec.lab.planning.calibrate import SAMPLING, choose_as_draft, choose_as_target
 
 WIDTHS = (1, 2, 4, 8, 16, 32, 64)
 SHAPES: dict[str, dict[str, Any]] = {
@@ -37,7 +37,7 @@ def random_backend(shape: str, dtype: str, device: str) -> Backend:
     import torch  # noqa: PLC0415  # an extra, needed for this alone
     import transformers  # noqa: PLC0415
 
-    from wanspec.backends.hf.backend import HfBackend  # noqa: PLC0415
+    from wanspec.engines.hf.backend import HfBackend  # noqa: PLC0415
 
     sizes = {"vocab_size": VOCABULARY, "num_key_value_heads": KV_HEADS, "max_position_embeddings": CONTEXT, **SHAPES[shape]}
     config = transformers.LlamaConfig(**sizes)

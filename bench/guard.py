@@ -31,9 +31,9 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
 
-from wanspec.simulation.own_code import NONE
-from wanspec.simulation.run import simulate_traced
-from wanspec.simulation.scenario import parse
+from wanspec.lab.simulation.own_code import NONE
+from wanspec.lab.simulation.run import simulate_traced
+from wanspec.lab.simulation.scenario import parse
 from wanspec.telemetry.records import TokensEmitted
 
 REQUESTS, TOKENS = 8, 150

@@ -21,12 +21,10 @@ from typing import Any
 
 import numpy as np
 
-from wanspec.backends.scripted import ScriptedBackend
-from wanspec.policy.registry import PolicyConfig
-from wanspec.presets import preset
-from wanspec.protocol.controller import Controller
-from wanspec.protocol.effects import FinishRequest, SendMessage, StartDraft, StartVerify
-from wanspec.protocol.events import (
+from wanspec.core.policy.registry import PolicyConfig
+from wanspec.core.protocol.controller import Controller
+from wanspec.core.protocol.effects import FinishRequest, SendMessage, StartDraft, StartVerify
+from wanspec.core.protocol.events import (
     DraftFinished,
     DraftsReceived,
     MessageReceived,
@@ -34,10 +32,12 @@ from wanspec.protocol.events import (
     VerifyFinished,
     WorkerJoined,
 )
-from wanspec.protocol.messages import Drafts
-from wanspec.protocol.worker import Worker
-from wanspec.runtime.model_runner import choose, rank
-from wanspec.speculation.types import SamplingParams, SessionId, WorkerId
+from wanspec.core.protocol.messages import Drafts
+from wanspec.core.protocol.worker import Worker
+from wanspec.core.speculation.types import SamplingParams, SessionId, WorkerId
+from wanspec.engines.scripted import ScriptedBackend
+from wanspec.presets import preset
+from wanspec.serving.model_runner import choose, rank
 from wanspec.transport.codec import decode_controller_frame, decode_worker_frame, encode_frame
 
 GREEDY = SamplingParams()

@@ -1,6 +1,6 @@
 """Record real runs, for `bench/replay.py` and the tests: a controller, workers in processes of their own, real models, a link with a delay.
 
-    python bench/record.py tests/protocol/recordings              # all that the tests keep, but vllm; a minute
+    python bench/record.py tests/core/protocol/recordings              # all that the tests keep, but vllm; a minute
     python bench/record.py /tmp/recordings faults soak            # some; soak: scenarios of `wanspec soak` on the virtual clock
     .venv-vllm/bin/python bench/record.py FOLDER vllm             # after: make .venv-vllm/.installed
 
@@ -30,18 +30,18 @@ import msgspec
 from rich.console import Console
 from rich.progress import track
 
-from wanspec.backends.bundled_pair import held_out_prompts, load_bundled, load_bundled_tokenizer
+from wanspec.core.policy.registry import PolicyConfig
+from wanspec.core.speculation.types import SamplingParams
+from wanspec.engines.bundled_pair import held_out_prompts, load_bundled, load_bundled_tokenizer
 from wanspec.errors import TransportError, WanspecError
-from wanspec.policy.registry import PolicyConfig
-from wanspec.runtime.generation import Generation
-from wanspec.simulation.run import play
-from wanspec.simulation.scenario import Scenario, parse
-from wanspec.simulation.soak import random_scenario
-from wanspec.speculation.types import SamplingParams
+from wanspec.lab.simulation.run import play
+from wanspec.lab.simulation.scenario import Scenario, parse
+from wanspec.lab.simulation.soak import random_scenario
+from wanspec.lab.wan.children import Child
+from wanspec.lab.wan.deployment import TOKEN_VARIABLE, Deployment, deploy
+from wanspec.serving.generation import Generation
 from wanspec.telemetry.records import EventHandled, MachineBegan, Record, TokensEmitted
 from wanspec.telemetry.trace import Trace, read_trace
-from wanspec.testbed.children import Child
-from wanspec.testbed.deployment import TOKEN_VARIABLE, Deployment, deploy
 
 PRESET, RTT_MS, NEAR_RTT_MS = "l40s-8b", 70.0, 15.0
 ADAPTIVE = PolicyConfig(name="adaptive", width=8)
@@ -174,7 +174,7 @@ def records_of_simulation(scenarios: Iterable[Scenario]) -> list[Record]:
 
 async def records_of_vllm() -> list[Record]:
     """Texts at a time of vLLM's server on this machine, with a worker and a draft model beside it."""
-    from wanspec.backends.bundled_export import export_bundled  # noqa: PLC0415  # it needs torch
+    from wanspec.engines.bundled_export import export_bundled  # noqa: PLC0415  # it needs torch
 
     token, door, port = secrets.token_hex(16), f"127.0.0.1:{free_port()}", free_port()
     with tempfile.TemporaryDirectory(prefix="wanspec-") as name:

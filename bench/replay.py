@@ -1,7 +1,7 @@
 """Do two versions of the machines do the same? Recorded runs are done again by both, and what they ask for is compared one by one.
 
     git worktree add /tmp/old COMMIT
-    python bench/replay.py /tmp/old tests/protocol/recordings/*           # the runs that are kept, see bench/record.py
+    python bench/replay.py /tmp/old tests/core/protocol/recordings/*           # the runs that are kept, see bench/record.py
     python bench/replay.py /tmp/old controller.jsonl worker.jsonl         # files of --trace, of any run
 
 A recording is every event of a machine with its time. This checkout's machines and those of OLD_CHECKOUT are told all of it, and must ask
@@ -249,7 +249,7 @@ def check(old: Path, recordings: list[Path]) -> None:
 
 def answer_all(recording: Path) -> None:
     """What this checkout's machines say to a recording, as lines of JSON on standard output."""
-    from wanspec.telemetry.replay import Replay  # noqa: PLC0415  # comparing needs none of this version
+    from wanspec.lab.records.replay import Replay  # noqa: PLC0415  # comparing needs none of this version
 
     encoder = msgspec.json.Encoder()
     for each in _or_exit(Replay(recording)):

@@ -22,11 +22,11 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from wanspec.simulation.run import simulate_traced
-from wanspec.simulation.scenario import parse
-from wanspec.telemetry.picture import new_picture, save_picture
+from wanspec.lab.records.picture import new_picture, save_picture
+from wanspec.lab.records.run_names import ALONE
+from wanspec.lab.simulation.run import simulate_traced
+from wanspec.lab.simulation.scenario import parse
 from wanspec.telemetry.records import PassFinished
-from wanspec.telemetry.run_names import ALONE
 
 USERS = (1, 4, 16, 32)
 TOKENS = 64

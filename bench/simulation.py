@@ -8,8 +8,8 @@ import time
 from collections import defaultdict
 from pathlib import PurePath
 
-from wanspec.simulation.run import simulate, token_model
-from wanspec.simulation.scenario import Scenario, Tokens, parse
+from wanspec.lab.simulation.run import simulate, token_model
+from wanspec.lab.simulation.scenario import Scenario, Tokens, parse
 
 RTTS_MS = (0, 15, 30, 70)
 REPEATS = 5

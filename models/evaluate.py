@@ -22,13 +22,13 @@ from tqdm import tqdm
 import corpus
 from measures import Agreement, in_a_loop, log_softmax
 from prompts import held_out_texts, select_prompts
-from wanspec.backends.bundled_pair import load_bundled, load_bundled_tokenizer
-from wanspec.backends.onnx_backend import OnnxBackend
-from wanspec.backends.tokenizer import JsonTokenizer
-from wanspec.speculation.sampling import gumbel_noise
-from wanspec.speculation.types import NodeId, NodeSpec, SamplingParams, ScoreItem, SessionId
+from wanspec.core.speculation.sampling import gumbel_noise
+from wanspec.core.speculation.types import NodeId, NodeSpec, SamplingParams, ScoreItem, SessionId
+from wanspec.engines.bundled_pair import load_bundled, load_bundled_tokenizer
+from wanspec.engines.onnx_backend import OnnxBackend
+from wanspec.engines.tokenizer import JsonTokenizer
 
-BUNDLED = Path(__file__).resolve().parents[1] / "src/wanspec/backends/bundled"
+BUNDLED = Path(__file__).resolve().parents[1] / "src/wanspec/engines/bundled"
 SESSION = SessionId(1)
 SAMPLING = SamplingParams()
 TEMPERATURE = 0.8

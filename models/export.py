@@ -23,7 +23,7 @@ from corpus import END_OF_TEXT
 from graph import build
 from llama import DRAFT_SHAPE, TARGET_SHAPE, Llama, LlamaShape
 from train import BATCH_TOKENS
-from wanspec.backends.tokenizer import vocabulary_fingerprint
+from wanspec.engines.tokenizer import vocabulary_fingerprint
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -150,8 +150,8 @@ CHECKPOINTS = {"pair": "pair.pt", "unrepeat": "unrepeated.pt", "settle": "settle
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", type=Path, default=Path("runs/pair"), help="folder of the checkpoints and the tokenizer")
-    parser.add_argument("--bundled", type=Path, default=ROOT / "src/wanspec/backends/bundled", help="folder to write the models to")
-    parser.add_argument("--recorded", type=Path, default=ROOT / "tests/backends/recorded_logits.npz", help="file to write the logits to")
+    parser.add_argument("--bundled", type=Path, default=ROOT / "src/wanspec/engines/bundled", help="folder to write the models to")
+    parser.add_argument("--recorded", type=Path, default=ROOT / "tests/engines/recorded_logits.npz", help="file to write the logits to")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     arguments.bundled.mkdir(parents=True, exist_ok=True)

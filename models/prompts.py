@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Mapping
 
 import corpus
-from wanspec.backends.tokenizer import JsonTokenizer
+from wanspec.engines.tokenizer import JsonTokenizer
 
 SHORTEST, LONGEST = 48, 96  # tokens
 PER_FILE = 4  # at most, so that a long file does not speak for all

@@ -11,20 +11,20 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from wanspec.backends.interface import Backend
-from wanspec.policy.registry import PolicyConfig
+from wanspec.core.policy.registry import PolicyConfig
+from wanspec.core.protocol.controller import Controller
+from wanspec.core.protocol.events import RequestCancelled
+from wanspec.core.protocol.messages import Drafts, Message, OpenSession
+from wanspec.core.protocol.placement import ANYWHERE, Placement
+from wanspec.core.protocol.worker import Worker
+from wanspec.core.speculation.types import DraftChoices, SamplingParams, ScoreItem, SessionId, TargetChoices, WorkerId
+from wanspec.engines.interface import Backend
+from wanspec.lab.simulation.cluster import Cluster as SimulatedCluster
+from wanspec.lab.simulation.cluster import WorkerSite
+from wanspec.lab.simulation.compute import Device
+from wanspec.lab.simulation.link import Jitter, Link, LinkProfile, Transport
 from wanspec.presets import StepTime
-from wanspec.protocol.controller import Controller
-from wanspec.protocol.events import RequestCancelled
-from wanspec.protocol.messages import Drafts, Message, OpenSession
-from wanspec.protocol.placement import ANYWHERE, Placement
-from wanspec.protocol.worker import Worker
-from wanspec.runtime.model_runner import choose_targets, decode_plainly, rank_drafts
-from wanspec.simulation.cluster import Cluster as SimulatedCluster
-from wanspec.simulation.cluster import WorkerSite
-from wanspec.simulation.compute import Device
-from wanspec.simulation.link import Jitter, Link, LinkProfile, Transport
-from wanspec.speculation.types import DraftChoices, SamplingParams, ScoreItem, SessionId, TargetChoices, WorkerId
+from wanspec.serving.model_runner import choose_targets, decode_plainly, rank_drafts
 from wanspec.telemetry.records import DraftsReceived, PassStarted, RttSample, Verified
 from wanspec.telemetry.trace import Trace
 from wanspec.transport.codec import decode_controller_frame, decode_worker_frame, encode_frame

@@ -16,4 +16,4 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # started in the backgrou
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--rewrite-transcripts", action="store_true", help="write the answers in tests/protocol/transcripts anew")
+    parser.addoption("--rewrite-transcripts", action="store_true", help="write the answers in tests/core/protocol/transcripts anew")

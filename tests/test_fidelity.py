@@ -11,9 +11,9 @@ from bench.fidelity.page import page
 from bench.fidelity.real import Real
 from bench.fidelity.rows import FAR, NEAR, Row, distance, fitted, is_within, offloads, simulated
 
-from wanspec.backends.registry import load_backend
-from wanspec.simulation.own_code import MEASURED_MS
-from wanspec.testbed.bench.plan import policy_of
+from wanspec.engines.registry import load_backend
+from wanspec.lab.bench.policies.plan import policy_of
+from wanspec.lab.simulation.own_code import MEASURED_MS
 
 ROOT = Path(__file__).parents[1]
 ROWS: list[Row] = json.loads((ROOT / "docs/fidelity.json").read_text("utf-8"))

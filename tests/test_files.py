@@ -11,10 +11,10 @@ import pytest
 from wanspec.cli.options import read_prompts
 from wanspec.errors import ConfigError
 from wanspec.files import read_bounded, read_text, read_toml, text_of, write_whole
-from wanspec.planning.step_times import ModelTimes, StepTimes, read_step_times
-from wanspec.planning.tables import read_rows
-from wanspec.runtime.calibration_store import CalibrationStore
-from wanspec.server.keys import load_keys
+from wanspec.lab.planning.step_times import ModelTimes, StepTimes, read_step_times
+from wanspec.lab.planning.tables import read_rows
+from wanspec.serving.calibration_store import CalibrationStore
+from wanspec.serving.server.keys import load_keys
 from wanspec.telemetry.trace import read_trace
 
 

@@ -6,9 +6,9 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 
-from wanspec.backends.interface import Backend
-from wanspec.runtime.engine import ControllerEngine
-from wanspec.runtime.worker_process import hello_for, run_worker
+from wanspec.engines.interface import Backend
+from wanspec.serving.engine import ControllerEngine
+from wanspec.serving.worker_process import hello_for, run_worker
 from wanspec.telemetry.trace import TraceSink
 from wanspec.transport.memory import MemoryListener, dial_memory
 

@@ -29,8 +29,8 @@ from rich.console import Console
 from rich.progress import Progress
 
 from wanspec import __version__
-from wanspec.backends.registry import load_backend
 from wanspec.cli.options import check_writable
+from wanspec.engines.registry import load_backend
 
 
 def main() -> None:

@@ -10,15 +10,15 @@ from typing import NamedTuple
 
 from msgspec.structs import replace
 
-from wanspec.backends.interface import Backend
-from wanspec.backends.registry import load_tokenizer
+from wanspec.core.speculation.types import SamplingParams
+from wanspec.engines.interface import Backend
+from wanspec.engines.registry import load_tokenizer
 from wanspec.errors import ConfigError
-from wanspec.runtime.token_recorder import record_tokens
-from wanspec.simulation.scenario import Policy
-from wanspec.speculation.types import SamplingParams
-from wanspec.telemetry.metrics import RunMetrics
-from wanspec.telemetry.token_trace import write_token_trace
-from wanspec.testbed.bench.prompts import bench_prompts
+from wanspec.lab.bench.policies.prompts import bench_prompts
+from wanspec.lab.records.metrics import RunMetrics
+from wanspec.lab.records.token_recorder import record_tokens
+from wanspec.lab.records.token_trace import write_token_trace
+from wanspec.lab.simulation.scenario import Policy
 
 TARGET, DRAFT = "bundled:target", "bundled:draft"
 PRESETS = ("l40s-8b", "wan-70b", "l4-8b")

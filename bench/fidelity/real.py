@@ -24,13 +24,13 @@ from bench.fidelity.cells import (
     sampling,
 )
 
-from wanspec.policy.registry import PolicyConfig
+from wanspec.core.policy.registry import PolicyConfig
+from wanspec.core.protocol.placement import Placement
+from wanspec.lab.bench.policies.run import of_sessions, trace_of
+from wanspec.lab.records.metrics import measure_run
+from wanspec.lab.wan.deployment import SETTLE_RTTS, Deployment, deploy
 from wanspec.presets import preset
-from wanspec.protocol.placement import Placement
-from wanspec.telemetry.metrics import measure_run
 from wanspec.telemetry.records import LinkBytes, PassFinished, Record, RequestArrived, RttSample
-from wanspec.testbed.bench.run import of_sessions, trace_of
-from wanspec.testbed.deployment import SETTLE_RTTS, Deployment, deploy
 
 LATE_SHARE = 0.02
 """Of a cell's passes at the controller, beyond which it is void."""

@@ -11,8 +11,8 @@ from bench.fidelity.cells import MAX_TOKENS, POLICIES, PROMPTS, Cell, Figures, c
 from bench.fidelity.real import Log, Real
 from msgspec.structs import replace
 
-from wanspec.simulation.run import simulate
-from wanspec.simulation.scenario import Compute, LinkSection, Load, Scenario, Tokens
+from wanspec.lab.simulation.run import simulate
+from wanspec.lab.simulation.scenario import Compute, LinkSection, Load, Scenario, Tokens
 
 Row = dict[str, Any]
 RUNS_IN_DOUBT = 3

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from wanspec.cli.announcer import Announcer
-from wanspec.speculation.types import WorkerId
+from wanspec.core.speculation.types import WorkerId
 from wanspec.telemetry.records import Record, RttSample, WorkerJoined, WorkerLost
 from wanspec.telemetry.trace import Trace
 

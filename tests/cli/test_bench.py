@@ -9,8 +9,8 @@ import pytest
 from tests.cli.command import check_refused, outcome
 
 import wanspec.cli.bench as command
-from wanspec.policy.registry import policy_names
-from wanspec.testbed.bench.plan import BenchConfig
+from wanspec.core.policy.registry import policy_names
+from wanspec.lab.bench.policies.plan import BenchConfig
 
 
 @pytest.fixture
@@ -65,7 +65,7 @@ def test_anybodys_prompts_can_be_used(asked: list[BenchConfig], tmp_path: Path) 
 
 
 def test_everything_is_checked_before_anything_is_started(asked: list[BenchConfig], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("wanspec.testbed.namespaces.available", lambda: "it needs root")
+    monkeypatch.setattr("wanspec.lab.wan.namespaces.available", lambda: "it needs root")
     check_refused("bench", "--max-tokens", "0", words="max_tokens must be 1 or more, not 0")
     check_refused("bench", "--wan", "tun", words="--wan tun: it needs root; here that is --wan relay")
     assert asked == []

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from wanspec.backends.registry import load_backend, load_tokenizer
-from wanspec.runtime.model_runner import decode_plainly
-from wanspec.speculation.types import SamplingParams
+from wanspec.core.speculation.types import SamplingParams
+from wanspec.engines.registry import load_backend, load_tokenizer
+from wanspec.serving.model_runner import decode_plainly
 
 TARGET, DRAFT = "scripted:target,vocabulary=95", "scripted:draft,vocabulary=95"
 COMMAND = [sys.executable, "-m", "wanspec"]

@@ -9,7 +9,7 @@ import pytest
 from tests.cli.command import check_refused, outcome
 
 import wanspec.cli.load as command
-from wanspec.testbed.load.plan import LoadConfig, OtherServer, OwnServer
+from wanspec.lab.bench.load.plan import LoadConfig, OtherServer, OwnServer
 
 
 @pytest.fixture

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 from tests.cli.command import check_refused, outcome
-from tests.measurement.endpoint import openai, serving
-from tests.measurement.study import study
+from tests.lab.measurement.endpoint import openai, serving
+from tests.lab.measurement.study import study
 
 CAMPAIGN = """
 name = "trial"

@@ -14,7 +14,7 @@ from tests.cli.command import check_refused
 from wanspec import __version__
 from wanspec.cli.options import origin, write_json
 from wanspec.errors import ConfigError
-from wanspec.telemetry.metrics import RunRow
+from wanspec.lab.records.metrics import RunRow
 
 
 def test_rows_become_a_list_of_objects_with_their_fields_and_null_where_nothing_is_defined(tmp_path: Path) -> None:
@@ -48,8 +48,8 @@ def test_every_command_that_runs_a_model_gives_it_the_threads_that_were_asked_fo
         given.append((spec, threads))
         raise ConfigError("enough")
 
-    monkeypatch.setattr("wanspec.backends.processors.usable_processors", lambda: 3)
-    monkeypatch.setattr("wanspec.backends.registry.load_backend", refuse)
+    monkeypatch.setattr("wanspec.engines.processors.usable_processors", lambda: 3)
+    monkeypatch.setattr("wanspec.engines.registry.load_backend", refuse)
     flags = ["--threads", threads]
     for command in (["generate", "x"], ["serve", "--api", "127.0.0.1:0"], ["worker", "--controller", "127.0.0.1:1"]):
         check_refused(*command, *flags, words="enough")

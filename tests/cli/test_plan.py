@@ -11,7 +11,7 @@ from tests.cli.command import check_refused
 from typer.testing import CliRunner, Result
 
 from wanspec.cli.application import app
-from wanspec.planning.effort import Effort
+from wanspec.lab.planning.effort import Effort
 
 
 def wanspec(*arguments: str) -> Result:
@@ -21,7 +21,7 @@ def wanspec(*arguments: str) -> Result:
 @pytest.fixture
 def _brief(monkeypatch: pytest.MonkeyPatch) -> None:
     brief = partial(Effort, coarse_requests=1, coarse_tokens=24, fine_requests=1, fine_tokens=32)
-    monkeypatch.setattr("wanspec.planning.effort.Effort", brief)
+    monkeypatch.setattr("wanspec.lab.planning.effort.Effort", brief)
 
 
 @pytest.mark.usefixtures("_brief")
@@ -71,7 +71,7 @@ def test_a_plan_is_a_table_a_picture_json_and_settings_that_can_be_served(tmp_pa
 def test_what_cannot_be_planned_is_refused_before_anything_is_run(
     arguments: list[str], words: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("wanspec.planning.outcome.simulate_traced", pytest.fail)
+    monkeypatch.setattr("wanspec.lab.planning.outcome.simulate_traced", pytest.fail)
     check_refused("plan", *arguments, *([] if arguments[0] in {"fleet", "calibrate"} else ["--jobs", "1"]), words=words)
 
 
@@ -119,8 +119,8 @@ def test_a_fleets_day_is_a_table_and_a_picture(tmp_path: Path, monkeypatch: pyte
         "[[sites]]\nname = 'us-east-2'\ntarget_devices = 0\ndraft_devices = 3\npeak_load = 0.1\n",
         "utf-8",
     )
-    monkeypatch.setattr("wanspec.planning.service_times.REQUESTS", 1)
-    monkeypatch.setattr("wanspec.planning.service_times.TOKENS", 24)
+    monkeypatch.setattr("wanspec.lab.planning.service_times.REQUESTS", 1)
+    monkeypatch.setattr("wanspec.lab.planning.service_times.TOKENS", 24)
     result = wanspec("plan", "fleet", str(file), "--json", str(rows), "--plot", str(picture), "--jobs", "1")
     assert result.exit_code == 0, result.output
     written = json.loads(rows.read_text())

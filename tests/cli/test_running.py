@@ -12,7 +12,7 @@ import typer
 
 from wanspec.cli.running import exit_statuses, saving
 from wanspec.errors import WanspecError
-from wanspec.runtime.calibration_store import CalibrationStore
+from wanspec.serving.calibration_store import CalibrationStore
 
 UNSAVED = "calibration.json: No such file or directory"
 

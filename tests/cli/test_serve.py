@@ -23,7 +23,7 @@ from tests.cli.command import check_refused, outcome
 
 from wanspec.cli.application import app
 from wanspec.cli.serve import serve, serve_config
-from wanspec.server.limits import ServerLimits
+from wanspec.serving.server.limits import ServerLimits
 from wanspec.transport.certificates import create_trial_certificates
 
 SCRIPTED = ("--target", "scripted:target,vocabulary=95", "--draft", "scripted:draft,vocabulary=95")
@@ -85,7 +85,7 @@ def test_what_a_model_lacks_here_is_said_before_anything_is_loaded(
     role: str, model: str, missing: str | None, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("wanspec.cli.loading.load_model", pytest.fail)
-    monkeypatch.setattr("wanspec.backends.registry.is_installed", lambda module: module != missing)
+    monkeypatch.setattr("wanspec.engines.registry.is_installed", lambda module: module != missing)
     file = tmp_path / "wanspec.toml"
     file.write_text(f'[serve]\n{role} = "{model}"\n', "utf-8")
     for command in (

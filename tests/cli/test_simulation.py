@@ -10,7 +10,7 @@ from tests.cli.command import check_refused
 from typer.testing import CliRunner, Result
 
 from wanspec.cli.application import app
-from wanspec.telemetry.token_trace import read_token_trace
+from wanspec.lab.records.token_trace import read_token_trace
 
 SMALL = ("--requests", "1", "--max-tokens", "20", "--iterations", "1", "--jobs", "1")
 
@@ -89,7 +89,7 @@ def test_a_soak_says_what_happened() -> None:
 
 
 def test_a_failing_seed_is_printed_with_the_command_that_replays_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("wanspec.simulation.soak.failures_of", lambda _: ["a token too many"])
+    monkeypatch.setattr("wanspec.lab.simulation.soak.failures_of", lambda _: ["a token too many"])
     result = wanspec("simulate", "--faults", "--seed", "5", "--seeds", "1", "--jobs", "1")
     assert result.exit_code == 1
     assert "seed 5: a token too many" in result.output

@@ -13,7 +13,7 @@ from tests.cli.command import check_refused, outcome
 from typer.testing import CliRunner
 
 from wanspec.cli.application import app
-from wanspec.runtime.vllm import versions
+from wanspec.plugins.vllm import versions
 from wanspec.transport.certificates import create_trial_certificates
 
 serve = partial(outcome, "vllm", "serve")
@@ -94,7 +94,7 @@ def test_another_version_of_vllm_is_refused(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_what_the_draft_model_lacks_here_is_said_before_vllm_loads_the_target(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("wanspec.backends.registry.is_installed", lambda module: module != "torch")
+    monkeypatch.setattr("wanspec.engines.registry.is_installed", lambda module: module != "torch")
     monkeypatch.setattr("os.execve", pytest.fail)
     check_refused(
         "vllm", "serve", "a/model", "--draft", "hf:owner/model", words="needs transformers, PyTorch and Jinja (there is no torch)"

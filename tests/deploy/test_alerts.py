@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from tests.deploy.files import DEPLOY, document, text
-from tests.server.site import site_with_a_worker
+from tests.serving.server.site import site_with_a_worker
 
 RULES = [rule for group in document("prometheus/alerts.yml")["groups"] for rule in group["rules"]]
 SUFFIXES = re.compile(r"_(bucket|sum|count|created)$")

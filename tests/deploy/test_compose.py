@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from tests.deploy.files import API_PORT, DEPLOY, LINK_PORT, document, run, text, tool
 
-from wanspec.testbed import relay
+from wanspec.lab.wan import relay
 
 COMPOSE = document("compose/compose.yaml")
 SERVICES = COMPOSE["services"]

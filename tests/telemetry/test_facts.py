@@ -14,15 +14,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from wanspec.core.protocol.controller import Controller
+from wanspec.core.protocol.effects import Effect
+from wanspec.core.protocol.events import ControllerEvent, MessageReceived, ProposerEvent, Row, RowTokens, StepFinished, WorkerEvent
+from wanspec.core.protocol.messages import ControllerMessage, Ping, WorkerMessage
+from wanspec.core.protocol.proposer import Proposer
+from wanspec.core.protocol.worker import Worker
+from wanspec.core.speculation.calibration import CalibrationBook
+from wanspec.core.speculation.types import DraftChoices, DraftingConfig, SessionId
 from wanspec.errors import ConfigError
-from wanspec.protocol.controller import Controller
-from wanspec.protocol.effects import Effect
-from wanspec.protocol.events import ControllerEvent, MessageReceived, ProposerEvent, Row, RowTokens, StepFinished, WorkerEvent
-from wanspec.protocol.messages import ControllerMessage, Ping, WorkerMessage
-from wanspec.protocol.proposer import Proposer
-from wanspec.protocol.worker import Worker
-from wanspec.speculation.calibration import CalibrationBook
-from wanspec.speculation.types import DraftChoices, DraftingConfig, SessionId
 from wanspec.telemetry import facts
 from wanspec.telemetry.facts import EFFECTS, EVENTS, MESSAGES, VALUES, LocalSettings, RecordedTokens, event_facts, event_of
 

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wanspec.speculation.types import SessionId
+from wanspec.core.speculation.types import SessionId
 from wanspec.telemetry.records import Verified
 from wanspec.telemetry.reliability import BINS, calibration_error, merged, reliability_bins
 

@@ -1,7 +1,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wanspec.protocol.events import Row, StepFinished
+from wanspec.core.protocol.events import Row, StepFinished
 from wanspec.telemetry.facts import RecordedTokens
 from wanspec.telemetry.row_memory import RowReader, RowWriter
 

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from wanspec.core.speculation.types import Position, SessionId, WorkerId
 from wanspec.errors import ConfigError
-from wanspec.speculation.types import Position, SessionId, WorkerId
 from wanspec.telemetry.records import (
     DraftsReceived,
     EventHandled,

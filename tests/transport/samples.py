@@ -4,8 +4,8 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
-from wanspec.protocol.messages import PROTOCOL_VERSION, CloseSession, Commit, Drafts, Drain, Hello, OpenSession, Ping, Pong, Welcome
-from wanspec.speculation.types import DraftingConfig, NodeId, Position, SamplingParams, SessionId
+from wanspec.core.protocol.messages import PROTOCOL_VERSION, CloseSession, Commit, Drafts, Drain, Hello, OpenSession, Ping, Pong, Welcome
+from wanspec.core.speculation.types import DraftingConfig, NodeId, Position, SamplingParams, SessionId
 from wanspec.transport.certificates import TrialCertificates, create_trial_certificates
 from wanspec.transport.handshake import Expected
 

@@ -20,8 +20,7 @@ from tests.transport.samples import (
     drafts,
 )
 
-from wanspec.errors import LocalProtocolError, RemoteProtocolError
-from wanspec.protocol.messages import (
+from wanspec.core.protocol.messages import (
     MAX_NAME_LENGTH,
     MAX_NODE_ID,
     MAX_NODES_PER_FRAME,
@@ -44,8 +43,9 @@ from wanspec.protocol.messages import (
     Welcome,
     WorkerMessage,
 )
-from wanspec.protocol.placement import MAX_LABEL_LENGTH, MAX_LABELS
-from wanspec.speculation.types import MAX_VOCABULARY, DraftingConfig, NodeId, Position, SamplingParams, SessionId
+from wanspec.core.protocol.placement import MAX_LABEL_LENGTH, MAX_LABELS
+from wanspec.core.speculation.types import MAX_VOCABULARY, DraftingConfig, NodeId, Position, SamplingParams, SessionId
+from wanspec.errors import LocalProtocolError, RemoteProtocolError
 from wanspec.transport.codec import (
     MAX_FRAME_BYTES,
     MAX_MESSAGES_PER_FRAME,

@@ -13,8 +13,8 @@ import pytest
 from msgspec import structs
 from tests.transport.samples import COMMIT, DRAFTS, DRAIN, EXPECTED, HELLO, OPEN_SESSION, OTHER_FINGERPRINT, WELCOME, hello
 
+from wanspec.core.protocol.messages import MAX_SEQUENCE_TOKENS, PROTOCOL_VERSION, Message
 from wanspec.errors import ConfigError, RemoteProtocolError, TransportError
-from wanspec.protocol.messages import MAX_SEQUENCE_TOKENS, PROTOCOL_VERSION, Message
 from wanspec.transport.certificates import TrialCertificates
 from wanspec.transport.codec import MAX_FRAME_BYTES, decode_goodbye, encode_frame
 from wanspec.transport.grpc_wire import METHOD, SERVICE, GrpcListener, dial, listen

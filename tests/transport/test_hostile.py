@@ -13,8 +13,8 @@ from tests.transport.raw_http2 import message, preface, request, until_the_end
 from tests.transport.samples import DRAFTS, EXPECTED, HELLO, OPEN_SESSION, drafts, hello
 from tests.transport.test_grpc_wire import TOKEN, controller_token, exchange, joined, listener, worker_tls
 
+from wanspec.core.protocol.messages import Hello, Message
 from wanspec.errors import RemoteProtocolError, TransportError
-from wanspec.protocol.messages import Hello, Message
 from wanspec.transport.certificates import TrialCertificates
 from wanspec.transport.codec import decode_controller_frame, decode_worker_frame, encode_frame, encode_message, join_padded_frame
 from wanspec.transport.grpc_wire import METHOD, dial, listen

@@ -18,8 +18,8 @@ from tests.transport.samples import (
     hello,
 )
 
+from wanspec.core.protocol.messages import MAX_NODES_PER_FRAME, MAX_REASON_LENGTH, PROTOCOL_VERSION, Hello
 from wanspec.errors import LocalProtocolError, RemoteProtocolError, TransportError
-from wanspec.protocol.messages import MAX_NODES_PER_FRAME, MAX_REASON_LENGTH, PROTOCOL_VERSION, Hello
 from wanspec.transport.codec import MAX_FRAME_BYTES, decode_goodbye, encode_frame, encode_goodbye
 from wanspec.transport.interface import Connection
 from wanspec.transport.limits import Allowance, WireLimits

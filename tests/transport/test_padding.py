@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 from tests.transport.samples import CLOSE_SESSION, COMMIT, DRAFTS, HELLO, OPEN_SESSION, PING, PONG, drafts
 
+from wanspec.core.protocol.frame_length import SMALLEST_FRAME_BYTES, frame_bytes
+from wanspec.core.protocol.messages import MAX_NODE_ID, MAX_SEQUENCE_TOKENS, Message
+from wanspec.core.speculation.types import MAX_VOCABULARY
 from wanspec.errors import LocalProtocolError, RemoteProtocolError
-from wanspec.protocol.frame_length import SMALLEST_FRAME_BYTES, frame_bytes
-from wanspec.protocol.messages import MAX_NODE_ID, MAX_SEQUENCE_TOKENS, Message
-from wanspec.speculation.types import MAX_VOCABULARY
 from wanspec.transport.codec import (
     MAX_FRAME_BYTES,
     MAX_MESSAGES_PER_FRAME,

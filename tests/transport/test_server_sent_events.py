@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wanspec.transport.server_sent_events import MAX_LINE_BYTES, EventReader
+from wanspec.lab.records.server_sent_events import MAX_LINE_BYTES, EventReader
 
 
 @given(data=st.data())

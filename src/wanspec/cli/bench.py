@@ -27,14 +27,14 @@ from wanspec.cli.options import (
     write_json,
 )
 from wanspec.cli.running import exit_statuses, run, stderr, stdout
+from wanspec.core.policy.registry import PolicyConfig, policy_names
 from wanspec.errors import ConfigError, WanspecError
-from wanspec.policy.registry import PolicyConfig, policy_names
-from wanspec.telemetry.run_names import run_names
+from wanspec.lab.records.run_names import run_names
 
 if TYPE_CHECKING:
-    from wanspec.testbed.bench.plan import BenchConfig
-    from wanspec.testbed.bench.run import Bench
-    from wanspec.testbed.deployment import Emulator
+    from wanspec.lab.bench.policies.plan import BenchConfig
+    from wanspec.lab.bench.policies.run import Bench
+    from wanspec.lab.wan.deployment import Emulator
 
 RTTS_MS, QUICK_RTTS_MS = (0.5, 15.0, 30.0, 70.0, 100.0, 150.0), (15.0, 70.0, 150.0)
 LOSSES = (0.0, 0.01)
@@ -109,7 +109,7 @@ def bench(
     with exit_statuses():
         check_writable(json_path)
         make_folder(plot_folder)
-        from wanspec.testbed.bench.plan import BenchConfig, check_config
+        from wanspec.lab.bench.policies.plan import BenchConfig, check_config
 
         emulator = emulator_of(wan or ("relay" if quick else "auto"))
         default_losses = LOSSES if emulator == "tun" and not quick else LOSSES[:1]
@@ -134,9 +134,9 @@ def bench(
 
 def _run(config: BenchConfig, json_path: Path | None, plot_folder: Path | None) -> None:
     """Run, and show what was measured, however it ends."""
-    from wanspec.testbed.bench.display import duration
-    from wanspec.testbed.bench.plan import TYPICAL_PRESET, estimate_s
-    from wanspec.testbed.bench.run import Bench
+    from wanspec.lab.bench.policies.display import duration
+    from wanspec.lab.bench.policies.plan import TYPICAL_PRESET, estimate_s
+    from wanspec.lab.bench.policies.run import Bench
 
     pace = "" if config.preset else f" at the pace of {TYPICAL_PRESET}, longer with slower models, and what loading yours takes"
     stderr.print(f"about {duration(estimate_s(config))}{pace}; Ctrl-C ends it and shows what was measured", style="dim")
@@ -152,13 +152,13 @@ def _run(config: BenchConfig, json_path: Path | None, plot_folder: Path | None) 
 
 
 def _show(measured: Bench, json_path: Path | None, plot_folder: Path | None) -> None:
-    from wanspec.testbed.bench.display import show_bench
+    from wanspec.lab.bench.policies.display import show_bench
 
     rows = measured.rows
     show_bench(stdout, measured.config, rows, measured.tried)
     write_json(rows, json_path)
     if plot_folder is not None and rows:
-        from wanspec.testbed.bench.plots import draw
+        from wanspec.lab.bench.policies.plots import draw
 
         for path in draw(measured, plot_folder):
             stderr.print(f"drawn: {path}", style="dim")
@@ -166,7 +166,7 @@ def _show(measured: Bench, json_path: Path | None, plot_folder: Path | None) -> 
 
 def emulator_of(wan: str) -> Emulator:
     """What --wan asks for. Raises ConfigError when that cannot be had."""
-    from wanspec.testbed.namespaces import available
+    from wanspec.lab.wan.namespaces import available
 
     match wan:
         case "relay":
@@ -183,7 +183,7 @@ def emulator_of(wan: str) -> Emulator:
 
 def prompts_of(number: int | None, prompt_file: Path | None, *, quick: bool) -> tuple[str, ...]:
     """The prompts asked for. Raises ConfigError where there are not so many."""
-    from wanspec.testbed.bench.prompts import bench_prompts
+    from wanspec.lab.bench.policies.prompts import bench_prompts
 
     if prompt_file is None:
         return bench_prompts(number if number is not None else (QUICK_PROMPTS if quick else PROMPTS))

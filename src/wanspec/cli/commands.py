@@ -13,16 +13,16 @@ from wanspec.cli import options
 from wanspec.cli.application import app, check_environment
 from wanspec.cli.loading import load_model, load_pair
 from wanspec.cli.running import exit_statuses, run, saving, standard_output, stderr, stdout
+from wanspec.core.policy.registry import PolicyConfig, create_policy
+from wanspec.core.protocol.placement import Placement, check_labels
+from wanspec.core.speculation.types import SamplingParams
 from wanspec.errors import ConfigError, WanspecError
-from wanspec.policy.registry import PolicyConfig, create_policy
-from wanspec.protocol.placement import Placement, check_labels
-from wanspec.speculation.types import SamplingParams
-from wanspec.telemetry.run_names import run_names
+from wanspec.lab.records.run_names import run_names
 
 if TYPE_CHECKING:
-    from wanspec.backends.interface import Backend
-    from wanspec.backends.tokenizer import Tokenizer
-    from wanspec.runtime.calibration_store import CalibrationStore
+    from wanspec.engines.interface import Backend
+    from wanspec.engines.tokenizer import Tokenizer
+    from wanspec.serving.calibration_store import CalibrationStore
     from wanspec.telemetry.trace import TraceSink
     from wanspec.transport.security import ControllerSecurity, WorkerSecurity
 
@@ -63,8 +63,8 @@ def demo(
     mostly trusts it.
     """
     flags = locals()  # every one of them, by name
-    from wanspec.testbed.demo import DemoConfig, run_demo
-    from wanspec.testbed.display import TerminalStage, show_result
+    from wanspec.lab.bench.demo import DemoConfig, run_demo
+    from wanspec.lab.bench.demo_display import TerminalStage, show_result
 
     with exit_statuses():
         options.check_writable(json_path)
@@ -128,10 +128,10 @@ def generate(
         wanspec worker --controller 127.0.0.1:8500                            # in another
     """
     flags = locals()  # as in `demo`
-    from wanspec.backends.registry import load_tokenizer
     from wanspec.cli.announcer import Announcer
-    from wanspec.runtime.calibration_store import CalibrationStore
-    from wanspec.speculation.sampling import check_sampling
+    from wanspec.core.speculation.sampling import check_sampling
+    from wanspec.engines.registry import load_tokenizer
+    from wanspec.serving.calibration_store import CalibrationStore
     from wanspec.transport.diagnosis import check_can_listen
     from wanspec.transport.security import parse_address
 
@@ -161,7 +161,7 @@ async def _generate(
     target: Backend, draft: Backend, listen_at: str, workers: int, security: ControllerSecurity, store: CalibrationStore,
     sink: TraceSink | None,
 ) -> None:  # fmt: skip
-    from wanspec.runtime.engine import ControllerEngine, check_request, expected_of
+    from wanspec.serving.engine import ControllerEngine, check_request, expected_of
     from wanspec.transport.grpc_wire import listen
 
     output = standard_output()
@@ -229,8 +229,8 @@ def worker(
 
     Every flag is also an environment variable (WANSPEC_WORKER_DRAFT=bundled:draft), with spaces between where it is repeatable.
     """
-    from wanspec.protocol.placement import check_labels
-    from wanspec.runtime.calibration_store import CalibrationStore
+    from wanspec.core.protocol.placement import check_labels
+    from wanspec.serving.calibration_store import CalibrationStore
     from wanspec.transport.security import check_security, parse_address
 
     with exit_statuses(), options.trace_sink(trace, keeps_events=not only_figures) as sink:
@@ -275,8 +275,8 @@ async def _work(
     controllers: dict[str, WorkerSecurity], draft: Backend, name: str, max_sessions: int, labels: list[str],
     store: CalibrationStore, sink: TraceSink | None, *, until_stdin_closes: bool,
 ) -> None:  # fmt: skip
-    from wanspec.runtime.worker_process import hello_for, run_worker
-    from wanspec.testbed.children import while_stdin_is_open
+    from wanspec.serving.parent_process import while_stdin_is_open
+    from wanspec.serving.worker_process import hello_for, run_worker
     from wanspec.transport.grpc_wire import dialler
 
     hello = hello_for(draft.info, worker_name=name, max_sessions=max_sessions, labels=labels)

@@ -30,8 +30,8 @@ def export(
         wanspec export models --gguf
         wanspec worker --draft llamacpp:models/draft.gguf --controller HOST:PORT     # pip install '.[llamacpp]'
     """
-    from wanspec.backends.bundled_export import export_bundled
-    from wanspec.backends.llamacpp.gguf_export import export_gguf
+    from wanspec.engines.bundled_export import export_bundled
+    from wanspec.engines.llamacpp.gguf_export import export_gguf
 
     with exit_statuses():
         if not directory:

@@ -33,19 +33,19 @@ def fleet(
     Requests queue for places on target devices; how fast they go there, with whom they share a device, and with a worker how far away, is
     taken from the token-level simulator. docs/planning.md has the fleet file and what is assumed.
     """
-    from wanspec.planning.fleet import FleetDay
-    from wanspec.planning.fleet_figures import LEGEND, figures_of, fleet_table
-    from wanspec.planning.fleet_file import read_fleet
-    from wanspec.planning.fleet_plots import plot_fleet
-    from wanspec.planning.mesh import load_mesh
-    from wanspec.planning.runs import Runs
-    from wanspec.planning.service_times import cells_between, simulate_service
-    from wanspec.planning.step_times import compute_section
-    from wanspec.simulation.run import token_model
-    from wanspec.simulation.scenario import parse
-    from wanspec.telemetry.picture import check_picture
-    from wanspec.telemetry.run_names import ADAPTIVE
-    from wanspec.telemetry.table import print_prose, print_table
+    from wanspec.lab.planning.fleet import FleetDay
+    from wanspec.lab.planning.fleet_figures import LEGEND, figures_of, fleet_table
+    from wanspec.lab.planning.fleet_file import read_fleet
+    from wanspec.lab.planning.fleet_plots import plot_fleet
+    from wanspec.lab.planning.mesh import load_mesh
+    from wanspec.lab.planning.runs import Runs
+    from wanspec.lab.planning.service_times import cells_between, simulate_service
+    from wanspec.lab.planning.step_times import compute_section
+    from wanspec.lab.records.picture import check_picture
+    from wanspec.lab.records.run_names import ADAPTIVE
+    from wanspec.lab.records.table import print_prose, print_table
+    from wanspec.lab.simulation.run import token_model
+    from wanspec.lab.simulation.scenario import parse
 
     with exit_statuses():
         check_picture(plot)

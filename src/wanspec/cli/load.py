@@ -22,9 +22,9 @@ from wanspec.errors import ConfigError, WanspecError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from wanspec.testbed.load.plan import LoadConfig, OtherServer, OwnServer
-    from wanspec.testbed.load.rows import RequestRow
-    from wanspec.testbed.load.run import Load
+    from wanspec.lab.bench.load.plan import LoadConfig, OtherServer, OwnServer
+    from wanspec.lab.bench.load.rows import RequestRow
+    from wanspec.lab.bench.load.run import Load
 
 USERS = "1,4,16"
 WORKERS = "0,1"
@@ -88,8 +88,8 @@ def load(
     Ctrl-C ends it and shows what was measured. docs/benchmarking.md says how to read the tables.
     """
     with exit_statuses():
-        from wanspec.telemetry.picture import check_picture
-        from wanspec.testbed.load.plan import LoadConfig, check_config
+        from wanspec.lab.bench.load.plan import LoadConfig, check_config
+        from wanspec.lab.records.picture import check_picture
 
         check_picture(plot_path)
         check_writable(json_path, requests_path, plot_path)
@@ -121,7 +121,7 @@ def own_server(
     flags: list[str] | None,
 ) -> OwnServer:  # fmt: skip
     """The server that the flags ask us to start. Raises ConfigError."""
-    from wanspec.testbed.load.plan import OwnServer
+    from wanspec.lab.bench.load.plan import OwnServer
 
     return OwnServer(
         workers=whole_numbers("--workers", workers or [WORKERS]),
@@ -138,7 +138,7 @@ def other_server(url: str, model: str, api_key_env: str, own: dict[str, Any]) ->
     """Somebody else's. `own`: what was said of a server of ours, by flag. Raises ConfigError."""
     from urllib.parse import urlsplit
 
-    from wanspec.testbed.load.plan import OtherServer
+    from wanspec.lab.bench.load.plan import OtherServer
 
     if not url:
         raise ConfigError("--model and --api-key-env are about somebody else's server; name it with --url")
@@ -165,9 +165,9 @@ def whole_numbers(flag: str, texts: list[str] | None) -> tuple[int, ...]:
 
 def _run(config: LoadConfig, json_path: Path | None, requests_path: Path | None, plot_path: Path | None) -> None:
     """Run, and show what was measured, however it ends."""
-    from wanspec.testbed.bench.display import duration
-    from wanspec.testbed.load.plan import estimate_s
-    from wanspec.testbed.load.run import Load
+    from wanspec.lab.bench.load.plan import estimate_s
+    from wanspec.lab.bench.load.run import Load
+    from wanspec.lab.bench.policies.display import duration
 
     stderr.print(f"about {duration(estimate_s(config))}; Ctrl-C ends it and shows what was measured", style="dim")
     with progress_bar(estimate_s(config)) as bar, _request_log(requests_path) as keep:
@@ -199,8 +199,8 @@ def _request_log(path: Path | None) -> Iterator[Callable[[RequestRow], None] | N
 
 
 def _show(load: Load, json_path: Path | None, plot_path: Path | None) -> None:
-    from wanspec.testbed.load.display import show_load, title_of
-    from wanspec.testbed.load.plots import plot_load
+    from wanspec.lab.bench.load.display import show_load, title_of
+    from wanspec.lab.bench.load.plots import plot_load
 
     show_load(stdout, load.config, load.rows)
     write_json(load.rows, json_path)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 from wanspec.cli.options import AUTO, MAX_THREADS
 
 if TYPE_CHECKING:
-    from wanspec.backends.interface import Backend, Residence
+    from wanspec.engines.interface import Backend, Residence
 
 Hear = Callable[[Mapping[str, object]], None]
 """Told of a model that has been loaded: where it is run, and how long that took."""
@@ -17,15 +17,15 @@ Hear = Callable[[Mapping[str, object]], None]
 
 def thread_count(threads: str) -> int:
     """How many threads `--threads` means on this machine."""
-    from wanspec.backends.processors import usable_processors
+    from wanspec.engines.processors import usable_processors
 
     return min(usable_processors(), MAX_THREADS) if threads == AUTO else int(threads)
 
 
 def load_model(spec: str, pace: str, model: Literal["target", "draft"], *, threads: str = "1", hear: Hear = lambda _: None) -> Backend:
     """The model that `spec` names, at a preset's pace if there is one. Raises ConfigError or BackendError."""
-    from wanspec.backends.paced import PacedBackend
-    from wanspec.backends.registry import load_backend
+    from wanspec.engines.paced import PacedBackend
+    from wanspec.engines.registry import load_backend
 
     began = time.perf_counter()
     backend = load_backend(spec, threads=thread_count(threads))
@@ -35,7 +35,7 @@ def load_model(spec: str, pace: str, model: Literal["target", "draft"], *, threa
 
 def load_pair(target: str, draft: str, pace: str, *, threads: str = "1", hear: Hear = lambda _: None) -> tuple[Backend, Backend]:
     """Both models; what one of them lacks is said before the other is loaded. Raises as `load_model` does."""
-    from wanspec.backends.registry import check_model
+    from wanspec.engines.registry import check_model
 
     for spec in (target, draft):
         check_model(spec)

@@ -16,10 +16,10 @@ from wanspec.cli.application import app
 from wanspec.cli.options import make_folder
 from wanspec.cli.running import exit_statuses, run, stderr, stdout
 from wanspec.errors import ConfigError, WanspecError
-from wanspec.telemetry.table import counted, print_table
+from wanspec.lab.records.table import counted, print_table
 
 if TYPE_CHECKING:
-    from wanspec.measurement.runner import Runner
+    from wanspec.lab.measurement.runner import Runner
 
 LOOK_S = 1.0
 """How often the screen is drawn anew."""
@@ -41,7 +41,7 @@ CampaignFile = Annotated[Path, typer.Argument(metavar="CAMPAIGN", help="The camp
 @measure.command()
 def init(file: Annotated[Path, typer.Argument(metavar="FILE", help="Where to write it.")] = Path("campaign.toml")) -> None:
     """Write a campaign file to begin with, each key explained."""
-    from wanspec.measurement.campaign_file import write_template
+    from wanspec.lab.measurement.campaign_file import write_template
 
     with exit_statuses():
         write_template(file)
@@ -54,9 +54,9 @@ def check(file: CampaignFile) -> None:
 
     No target is asked; credentials of AWS are looked for.
     """
-    from wanspec.measurement.budget import check_budget, of_round
-    from wanspec.measurement.campaign import read_campaign
-    from wanspec.measurement.keys import open_apis
+    from wanspec.lab.measurement.budget import check_budget, of_round
+    from wanspec.lab.measurement.campaign import read_campaign
+    from wanspec.lab.measurement.keys import open_apis
 
     with exit_statuses():
         campaign = read_campaign(file)
@@ -94,9 +94,9 @@ def run_campaign(
 
     A request that fails or is throttled is a row like any other. docs/measuring.md explains the rows.
     """
-    from wanspec.measurement.budget import check_budget
-    from wanspec.measurement.campaign import read_campaign
-    from wanspec.measurement.runner import Runner
+    from wanspec.lab.measurement.budget import check_budget
+    from wanspec.lab.measurement.campaign import read_campaign
+    from wanspec.lab.measurement.runner import Runner
 
     with exit_statuses():
         campaign = read_campaign(file)
@@ -111,7 +111,7 @@ def run_campaign(
 
 async def _watched(runner: Runner) -> None:
     """Run it, and show how it goes."""
-    from wanspec.measurement.display import live_table, status_of, trouble_of
+    from wanspec.lab.measurement.display import live_table, status_of, trouble_of
 
     console = Console(stderr=True)
     work = asyncio.create_task(runner.run())
@@ -145,7 +145,7 @@ def report(
     Who is fast from where, when, in the tail; and what of it is more than chance.
     """
     with exit_statuses():
-        from wanspec.measurement.report import make_report, write_page
+        from wanspec.lab.measurement.report import make_report, write_page
 
         make_folder(out)
         made = make_report(files, seed=seed)
@@ -167,7 +167,7 @@ def merge(
     Rows that are there twice are taken once.
     """
     with exit_statuses():
-        from wanspec.measurement.merge import merge_files
+        from wanspec.lab.measurement.merge import merge_files
 
         requests, rtts = merge_files(files, out)
         stdout.print(f"{out}: {requests} requests, {rtts} round trips")
@@ -196,11 +196,11 @@ def rtt(
     from itertools import chain
 
     with exit_statuses():
-        from wanspec.measurement.campaign import NAME
-        from wanspec.measurement.display import mesh_table
-        from wanspec.measurement.journal import Journal, read_lines
-        from wanspec.measurement.rows import RttRow
-        from wanspec.measurement.rtt import links, parse_peer, probe_all
+        from wanspec.lab.measurement.campaign import NAME
+        from wanspec.lab.measurement.display import mesh_table
+        from wanspec.lab.measurement.journal import Journal, read_lines
+        from wanspec.lab.measurement.rows import RttRow
+        from wanspec.lab.measurement.rtt import links, parse_peer, probe_all
 
         own, found = probe or socket.gethostname(), [parse_peer(peer) for peer in peers or []]
         if not NAME.fullmatch(own):

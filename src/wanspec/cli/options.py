@@ -18,11 +18,11 @@ import msgspec
 import typer
 
 from wanspec import __version__
+from wanspec.core.policy.registry import MAX_BRANCH, MAX_DRAFT_TOKENS, MAX_WIDTH, PolicyConfig, policy_names
 from wanspec.errors import ConfigError, WanspecError
 from wanspec.files import read_bounded, text_of
-from wanspec.policy.registry import MAX_BRANCH, MAX_DRAFT_TOKENS, MAX_WIDTH, PolicyConfig, policy_names
+from wanspec.lab.records.run_names import ALONE
 from wanspec.presets import preset
-from wanspec.telemetry.run_names import ALONE
 
 if TYPE_CHECKING:
     from wanspec.telemetry.trace import TraceSink
@@ -303,7 +303,7 @@ def _decoded(data: bytes, source: str) -> str:
 
 def demo_prompts() -> tuple[str, ...]:
     """Beginnings of functions that the bundled models have not seen in training."""
-    from wanspec.backends.bundled_pair import held_out_prompts
+    from wanspec.engines.bundled_pair import held_out_prompts
 
     return tuple(held_out_prompts()[:DEMO_PROMPTS])
 

@@ -15,15 +15,15 @@ from wanspec.cli.loading import load_model, thread_count
 from wanspec.cli.options import AUTO, DraftModel, Threads, check_writable, write_json
 from wanspec.cli.running import exit_statuses, stderr, stdout
 from wanspec.cli.simulation import Jobs, tracked
+from wanspec.core.policy.registry import MAX_WIDTH
 from wanspec.errors import ConfigError
 from wanspec.files import write_whole
-from wanspec.policy.registry import MAX_WIDTH
 from wanspec.presets import ESTIMATE_NOTE, PRESETS
 
 if TYPE_CHECKING:
-    from wanspec.planning.mesh import Mesh
-    from wanspec.planning.placements import OneSite, Placement, Sites
-    from wanspec.simulation.scenario import Scenario
+    from wanspec.lab.planning.mesh import Mesh
+    from wanspec.lab.planning.placements import OneSite, Placement, Sites
+    from wanspec.lab.simulation.scenario import Scenario
 
 MAX_USERS = 64
 """At a time: of more, a run takes minutes."""
@@ -91,11 +91,11 @@ def plan(
     """
     if context.invoked_subcommand is not None:
         return
-    from wanspec.planning.display import LEGEND, one_site_words, placement_table
-    from wanspec.planning.plots import plot_placements
-    from wanspec.planning.settings_file import models_of, settings_text
-    from wanspec.telemetry.picture import check_picture
-    from wanspec.telemetry.table import print_prose, print_table
+    from wanspec.lab.planning.display import LEGEND, one_site_words, placement_table
+    from wanspec.lab.planning.plots import plot_placements
+    from wanspec.lab.planning.settings_file import models_of, settings_text
+    from wanspec.lab.records.picture import check_picture
+    from wanspec.lab.records.table import print_prose, print_table
 
     with exit_statuses():
         check_picture(plot)
@@ -139,9 +139,9 @@ def calibrate(
     The choice of tokens is timed with the pass, at temperature 0.8 and top_p 0.95.
     Where other work goes on, the times are that much longer. Give the --threads that the model will be served with.
     """
-    from wanspec.backends.registry import check_model
-    from wanspec.planning.calibrate import choose_as_draft, choose_as_target, medians, time_rounds
-    from wanspec.planning.step_times import ModelTimes, StepTimes, write_step_times
+    from wanspec.engines.registry import check_model
+    from wanspec.lab.planning.calibrate import choose_as_draft, choose_as_target, medians, time_rounds
+    from wanspec.lab.planning.step_times import ModelTimes, StepTimes, write_step_times
 
     with exit_statuses():
         if out.suffix != ".json":
@@ -169,12 +169,12 @@ def _answer(
     question: dict[str, Any], base: Scenario, controllers: list[str], workers: list[str], prices: Path | None, load: Path | None,
     price_ms: str, width: str, jobs: int,
 ) -> tuple[list[Placement], OneSite]:  # fmt: skip
-    from wanspec.planning.alternatives import with_worker
-    from wanspec.planning.effort import Effort
-    from wanspec.planning.mesh import load_mesh
-    from wanspec.planning.placements import Planner, Rival
-    from wanspec.planning.runs import Runs
-    from wanspec.planning.verdict import Goal
+    from wanspec.lab.planning.alternatives import with_worker
+    from wanspec.lab.planning.effort import Effort
+    from wanspec.lab.planning.mesh import load_mesh
+    from wanspec.lab.planning.placements import Planner, Rival
+    from wanspec.lab.planning.runs import Runs
+    from wanspec.lab.planning.verdict import Goal
 
     goal, rival = _choice(Goal, question["rank_by"], "--rank-by"), _choice(Rival, question["against"], "--against")
     if goal is Goal.MONEY and prices is None:
@@ -199,9 +199,9 @@ def _answer(
 
 def _base(question: dict[str, Any]) -> Scenario:
     """What all runs have in common; what is wrong with it shows before anything is run."""
-    from wanspec.planning.step_times import compute_section
-    from wanspec.simulation.run import token_model
-    from wanspec.simulation.scenario import parse
+    from wanspec.lab.planning.step_times import compute_section
+    from wanspec.lab.simulation.run import token_model
+    from wanspec.lab.simulation.scenario import parse
 
     text = {"model": question["tokens"], "match_rate": question["match_rate"]}
     given = {"compute": compute_section(question["steps"], question["worker_steps"]), "tokens": text, "seed": question["seed"]}
@@ -211,9 +211,9 @@ def _base(question: dict[str, Any]) -> Scenario:
 
 
 def _sites(mesh: Mesh, pairs: list[tuple[str, str]], prices: Path | None, load: Path | None) -> Sites:
-    from wanspec.planning.load import read_load
-    from wanspec.planning.placements import Sites
-    from wanspec.planning.prices import read_prices
+    from wanspec.lab.planning.load import read_load
+    from wanspec.lab.planning.placements import Sites
+    from wanspec.lab.planning.prices import read_prices
 
     names = list(dict.fromkeys(site for pair in pairs for site in pair))
     return Sites(

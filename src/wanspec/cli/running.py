@@ -19,10 +19,10 @@ import typer
 from rich.console import Console
 
 from wanspec.errors import ConfigError, WanspecError
-from wanspec.telemetry.table import between_words
+from wanspec.lab.records.table import between_words
 
 if TYPE_CHECKING:
-    from wanspec.runtime.calibration_store import CalibrationStore
+    from wanspec.serving.calibration_store import CalibrationStore
 
 OBJECTS_BETWEEN_COLLECTIONS = 50_000
 """Draft trees are many small objects and no garbage. By default they are searched for it after every 700; a tenth of our time and more."""

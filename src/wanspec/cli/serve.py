@@ -15,15 +15,15 @@ from wanspec.cli import options
 from wanspec.cli.application import app, check_environment
 from wanspec.cli.loading import load_pair
 from wanspec.cli.running import exit_statuses, run, saving, stdout
+from wanspec.core.policy.registry import PolicyConfig, create_policy
 from wanspec.errors import ConfigError
-from wanspec.policy.registry import PolicyConfig, create_policy
 
 if TYPE_CHECKING:
-    from wanspec.backends.interface import Backend
-    from wanspec.runtime.calibration_store import CalibrationStore
-    from wanspec.server.keys import ApiKeys
-    from wanspec.server.limits import ServerLimits
-    from wanspec.server.status import Access
+    from wanspec.engines.interface import Backend
+    from wanspec.serving.calibration_store import CalibrationStore
+    from wanspec.serving.server.keys import ApiKeys
+    from wanspec.serving.server.limits import ServerLimits
+    from wanspec.serving.server.status import Access
     from wanspec.telemetry.trace import TraceSink
     from wanspec.transport.security import Address, ControllerSecurity
 
@@ -168,10 +168,10 @@ def serve(
     docs/serving.md says the rest: parameters, errors, keys, limits, metrics.
     """
     flags = locals()  # every one of them, by name, as `wanspec config check` has them too
-    from wanspec.runtime.calibration_store import CalibrationStore
-    from wanspec.server.listening import bind
-    from wanspec.server.log import configure_logs
-    from wanspec.testbed.children import while_stdin_is_open
+    from wanspec.serving.calibration_store import CalibrationStore
+    from wanspec.serving.parent_process import while_stdin_is_open
+    from wanspec.serving.server.listening import bind
+    from wanspec.serving.server.log import configure_logs
     from wanspec.transport.diagnosis import check_can_listen
     from wanspec.transport.security import parse_address
 
@@ -200,7 +200,7 @@ def check(file: Annotated[Path, typer.Argument(help="A settings file for wanspec
     The environment counts as it would when serving; nothing is started. What the models need has to be here: their engines' packages, and
     their files, but for those that are downloaded.
     """
-    from wanspec.runtime.calibration_store import CalibrationStore
+    from wanspec.serving.calibration_store import CalibrationStore
 
     command = typer.main.get_command(app)
     assert isinstance(command, typer.core.TyperGroup)
@@ -215,10 +215,10 @@ def check(file: Annotated[Path, typer.Argument(help="A settings file for wanspec
 
 def serve_config(flags: Mapping[str, Any]) -> ServeConfig:
     """What the flags of `serve` ask for. Raises ConfigError when they do not make a whole."""
-    from wanspec.backends.registry import check_model
-    from wanspec.server.keys import load_keys
-    from wanspec.server.limits import ServerLimits
-    from wanspec.server.status import Access
+    from wanspec.engines.registry import check_model
+    from wanspec.serving.server.keys import load_keys
+    from wanspec.serving.server.limits import ServerLimits
+    from wanspec.serving.server.status import Access
     from wanspec.transport.security import check_security, parse_address
 
     policy = options.policy_config(flags["policy"], flags)
@@ -275,13 +275,13 @@ def _check_exposure(api: Address, flags: Mapping[str, Any], *, has_keys: bool) -
 
 
 async def _serve(config: ServeConfig, target: Backend, draft: Backend, store: CalibrationStore, sink: TraceSink | None) -> None:
-    from wanspec.backends.registry import load_tokenizer
-    from wanspec.runtime.calibration_store import saved_regularly
-    from wanspec.runtime.engine import ControllerEngine, expected_of
-    from wanspec.server.app import create_app
-    from wanspec.server.keys import watched_keys
-    from wanspec.server.listening import ApiServer, bind
-    from wanspec.server.service import Service
+    from wanspec.engines.registry import load_tokenizer
+    from wanspec.serving.calibration_store import saved_regularly
+    from wanspec.serving.engine import ControllerEngine, expected_of
+    from wanspec.serving.server.app import create_app
+    from wanspec.serving.server.keys import watched_keys
+    from wanspec.serving.server.listening import ApiServer, bind
+    from wanspec.serving.server.service import Service
     from wanspec.transport.grpc_wire import listen
     from wanspec.transport.security import Address
 

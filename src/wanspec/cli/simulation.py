@@ -33,14 +33,14 @@ from wanspec.cli.options import (
     write_json,
 )
 from wanspec.cli.running import exit_statuses, stderr, stdout
+from wanspec.core.speculation.types import SamplingParams
 from wanspec.errors import ConfigError, WanspecError
-from wanspec.speculation.types import SamplingParams
-from wanspec.telemetry.run_names import run_names
+from wanspec.lab.records.run_names import run_names
 
 if TYPE_CHECKING:
-    from wanspec.simulation.paper import Claim, Evaluation
-    from wanspec.simulation.scenario import Scenario
-    from wanspec.simulation.sweep import SimulatedRow
+    from wanspec.lab.simulation.paper import Claim, Evaluation
+    from wanspec.lab.simulation.scenario import Scenario
+    from wanspec.lab.simulation.sweep import SimulatedRow
 
 T = TypeVar("T")
 DEFAULT_SWEEP = {"policy.name": ",".join((*run_names(), "oracle")), "link.rtt_ms": "0,15,30,70"}
@@ -112,7 +112,7 @@ def simulate(
 
 def document_of(scenario: Path | None, flags: dict[str, str], settings: Sequence[str], seed: int | None) -> dict[str, Any]:
     """A scenario file with what the flags say put over it."""
-    from wanspec.simulation.scenario import read_document, set_value
+    from wanspec.lab.simulation.scenario import read_document, set_value
 
     document = read_document(scenario) if scenario is not None else {}
     values = {path: text for path, text in flags.items() if text}
@@ -144,8 +144,8 @@ def _sweep(
     document: dict[str, Any], iterations: int, jobs: int, backend: str,
     json_path: Path | None, parquet_path: Path | None, plot_folder: Path | None,
 ) -> None:  # fmt: skip
-    from wanspec.simulation.sweep import Sweep, median_rows, rows_to_parquet, title_of
-    from wanspec.telemetry.table import LEGEND, print_prose, print_table, run_table
+    from wanspec.lab.records.table import LEGEND, print_prose, print_table, run_table
+    from wanspec.lab.simulation.sweep import Sweep, median_rows, rows_to_parquet, title_of
 
     sweep = Sweep(document, iterations=iterations, jobs=jobs, backend=backend)
     rows = sweep.rows(dict(tracked(sweep.runs(), len(sweep), "simulating")))
@@ -168,11 +168,11 @@ def _sweep(
 
 
 def _plot(rows: Sequence[SimulatedRow], scenarios: Sequence[Scenario], folder: Path) -> None:
-    from wanspec.simulation.bound import bound_of
-    from wanspec.simulation.plots import PHI, plot_against_rtt, plot_phi, plot_timeline, write_chrome_trace
-    from wanspec.simulation.run import simulate_traced
-    from wanspec.simulation.sweep import title_of
-    from wanspec.speculation.types import SessionId
+    from wanspec.core.speculation.types import SessionId
+    from wanspec.lab.simulation.bound import bound_of
+    from wanspec.lab.simulation.plots import PHI, plot_against_rtt, plot_phi, plot_timeline, write_chrome_trace
+    from wanspec.lab.simulation.run import simulate_traced
+    from wanspec.lab.simulation.sweep import title_of
 
     title = title_of(scenarios)
     plot_against_rtt(rows, folder / "rtt.png", title=title, bound=bound_of(rows, scenarios))
@@ -187,8 +187,8 @@ def _plot(rows: Sequence[SimulatedRow], scenarios: Sequence[Scenario], folder: P
 
 
 def _soak(first_seed: int, seeds: int, jobs: int, backend: str) -> None:
-    from wanspec.simulation.parallel import map_parallel
-    from wanspec.simulation.soak import FAULT_KINDS, soak
+    from wanspec.lab.simulation.parallel import map_parallel
+    from wanspec.lab.simulation.soak import FAULT_KINDS, soak
 
     results = list(tracked(map_parallel(soak, range(first_seed, first_seed + seeds), jobs=jobs, backend=backend), seeds, "soaking"))
     counts: Counter[str] = sum((result.counts for result in results), Counter())
@@ -204,10 +204,10 @@ def _soak(first_seed: int, seeds: int, jobs: int, backend: str) -> None:
 
 
 def _reproduce(plot_folder: Path | None, json_path: Path | None, jobs: int, backend: str) -> None:
-    from wanspec.simulation import paper
-    from wanspec.simulation.plots import plot_against_rtt, plot_phi
-    from wanspec.simulation.sweep import title_of
-    from wanspec.telemetry.table import print_table
+    from wanspec.lab.records.table import print_table
+    from wanspec.lab.simulation import paper
+    from wanspec.lab.simulation.plots import plot_against_rtt, plot_phi
+    from wanspec.lab.simulation.sweep import title_of
 
     tried = sorted(tracked(paper.try_readings(jobs=jobs, backend=backend), len(paper.READINGS), "trying readings"), key=lambda e: e.error)
     reading = tried[0].reading
@@ -302,10 +302,10 @@ def trace(
         if out.suffix not in {".npz", ".parquet"}:
             raise ConfigError(f"{out}: name a file that ends with .npz, by which `wanspec simulate --tokens` knows it, or with .parquet")
         check_writable(out)
-        from wanspec.backends.bundled_pair import held_out_prompts
-        from wanspec.backends.registry import load_tokenizer
-        from wanspec.runtime.token_recorder import record_tokens
-        from wanspec.telemetry.token_trace import write_token_trace
+        from wanspec.engines.bundled_pair import held_out_prompts
+        from wanspec.engines.registry import load_tokenizer
+        from wanspec.lab.records.token_recorder import record_tokens
+        from wanspec.lab.records.token_trace import write_token_trace
 
         texts = read_prompts(prompt or [], prompt_file) or tuple(held_out_prompts())
         models = load_pair(target, draft, "")

@@ -53,15 +53,15 @@ def serve(
 
     Batching, memory, parallelism and the API are vLLM's: its flags go behind the model. docs/engines.md says the rest.
     """
-    from wanspec.backends.registry import check_model
-    from wanspec.runtime.vllm.settings import (
+    from wanspec.engines.registry import check_model
+    from wanspec.plugins.vllm.settings import (
         SETTINGS_VARIABLE,
         TOKEN_VARIABLE,
         ProposerSettings,
         encode_settings,
         speculative_config,
     )
-    from wanspec.runtime.vllm.versions import server_command
+    from wanspec.plugins.vllm.versions import server_command
 
     with exit_statuses():
         controller_security(token, tls_ca, tls_cert, tls_key, allow_plaintext=allow_plaintext)
@@ -95,7 +95,7 @@ def serve(
 
 def _distribution(*, dry_run: bool) -> str:
     """The name of the vLLM that is here. Raises ConfigError where none is that will do, of which a dry run only says so."""
-    from wanspec.runtime.vllm.versions import DISTRIBUTIONS, installed_vllm
+    from wanspec.plugins.vllm.versions import DISTRIBUTIONS, installed_vllm
 
     try:
         return installed_vllm()[0]

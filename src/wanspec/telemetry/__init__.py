@@ -1,1 +1,1 @@
-"""RECORDS: one trace schema for real and simulated runs, and the metrics computed from it."""
+"""TELEMETRY: one trace schema for real and simulated runs, who writes it, and recordings of what machines were told."""

@@ -16,18 +16,18 @@ from typing import Any, Final
 
 from msgspec import Struct
 
-from wanspec.policy.registry import PolicyConfig
-from wanspec.protocol import effects, events, messages
-from wanspec.protocol.controller import Controller
-from wanspec.protocol.effects import Effect
-from wanspec.protocol.events import ControllerEvent, ProposerEvent, RowTokens, WorkerEvent
-from wanspec.protocol.local_drafting import LocalDrafting
-from wanspec.protocol.placement import ANYWHERE, Placement
-from wanspec.protocol.proposer import Proposer
-from wanspec.protocol.worker import Worker
-from wanspec.speculation import types
-from wanspec.speculation.calibration import CalibrationBook, CalibrationState
-from wanspec.speculation.types import DraftingConfig, SessionId
+from wanspec.core.policy.registry import PolicyConfig
+from wanspec.core.protocol import effects, events, messages
+from wanspec.core.protocol.controller import Controller
+from wanspec.core.protocol.effects import Effect
+from wanspec.core.protocol.events import ControllerEvent, ProposerEvent, RowTokens, WorkerEvent
+from wanspec.core.protocol.local_drafting import LocalDrafting
+from wanspec.core.protocol.placement import ANYWHERE, Placement
+from wanspec.core.protocol.proposer import Proposer
+from wanspec.core.protocol.worker import Worker
+from wanspec.core.speculation import types
+from wanspec.core.speculation.calibration import CalibrationBook, CalibrationState
+from wanspec.core.speculation.types import DraftingConfig, SessionId
 from wanspec.telemetry.fact_codec import FactCodec, Facts
 
 Machine = Controller | Worker | Proposer

@@ -15,7 +15,7 @@ from typing import Any, ParamSpec, Protocol, TypeVar
 import msgspec
 
 from wanspec import __version__
-from wanspec.protocol.effects import Effect
+from wanspec.core.protocol.effects import Effect
 from wanspec.telemetry.fact_codec import KIND, Facts
 from wanspec.telemetry.facts import PASSES, Event, Machine, effect_facts, event_facts, is_pass, machine_facts
 from wanspec.telemetry.records import EventHandled, MachineBegan, PassAsked, Site

@@ -24,7 +24,7 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct
 
-from wanspec.speculation.types import Position, SessionId, WorkerId
+from wanspec.core.speculation.types import Position, SessionId, WorkerId
 
 Site = Literal["controller", "worker", "link"]
 """Where it happened; `link` is a relay between the two."""

@@ -6,7 +6,7 @@ tokens. Both directions remember one step.
 
 from __future__ import annotations
 
-from wanspec.protocol.events import Row, StepFinished
+from wanspec.core.protocol.events import Row, StepFinished
 from wanspec.telemetry.fact_codec import Facts
 from wanspec.telemetry.facts import Event, event_facts
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import ParamSpec, TypeVar
 
-from wanspec.protocol.effects import DraftsMerged, Effect, EmitTokens, FinishRequest, RoundFinished, RttMeasured
-from wanspec.protocol.events import RequestArrived
-from wanspec.protocol.messages import Message
-from wanspec.speculation.types import ScoreItem, SessionId, WorkerId
+from wanspec.core.protocol.effects import DraftsMerged, Effect, EmitTokens, FinishRequest, RoundFinished, RttMeasured
+from wanspec.core.protocol.events import RequestArrived
+from wanspec.core.protocol.messages import Message
+from wanspec.core.speculation.types import ScoreItem, SessionId, WorkerId
 from wanspec.telemetry import records
 from wanspec.telemetry.facts import Machine
 from wanspec.telemetry.recording import recorded

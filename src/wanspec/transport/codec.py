@@ -17,9 +17,8 @@ from typing import Annotated, Final, TypeVar, assert_never
 import msgspec
 from msgspec import Meta
 
-from wanspec.errors import LocalProtocolError, RemoteProtocolError
-from wanspec.protocol.frame_length import MIN_PADDING_BYTES
-from wanspec.protocol.messages import (
+from wanspec.core.protocol.frame_length import MIN_PADDING_BYTES
+from wanspec.core.protocol.messages import (
     MAX_NODE_ID,
     MAX_REASON_LENGTH,
     CloseSession,
@@ -35,7 +34,8 @@ from wanspec.protocol.messages import (
     Welcome,
     WorkerMessage,
 )
-from wanspec.speculation.types import DraftingConfig, NodeId, Position, SamplingParams, SessionId
+from wanspec.core.speculation.types import DraftingConfig, NodeId, Position, SamplingParams, SessionId
+from wanspec.errors import LocalProtocolError, RemoteProtocolError
 from wanspec.transport.padding import check_padding, padding_after
 from wanspec.transport.wire_format import (
     LOG_PROB_STEPS,

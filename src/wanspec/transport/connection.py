@@ -22,8 +22,8 @@ from collections.abc import Callable, Sequence
 from copy import copy
 from typing import Final, Protocol
 
+from wanspec.core.protocol.messages import Drafts, Message
 from wanspec.errors import RemoteProtocolError, TransportError
-from wanspec.protocol.messages import Drafts, Message
 from wanspec.transport.codec import (
     MAX_FRAME_BYTES,
     MAX_FRAMING_BYTES,

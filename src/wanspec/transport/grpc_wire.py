@@ -22,8 +22,8 @@ from urllib.parse import unquote
 
 from cryptography import x509
 
+from wanspec.core.protocol.messages import Hello, Welcome
 from wanspec.errors import ConfigError, TransportError
-from wanspec.protocol.messages import Hello, Welcome
 from wanspec.transport.codec import MAX_FRAME_BYTES, decode_controller_frame, encode_frame, printable
 from wanspec.transport.connection import FramedConnection
 from wanspec.transport.diagnosis import check_can_listen, rejects_our_certificate, why_rejected

@@ -7,9 +7,9 @@ import contextlib
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
+from wanspec.core.protocol.messages import PROTOCOL_VERSION, Hello, Welcome, WorkerMessage
+from wanspec.core.protocol.placement import repeated_key
 from wanspec.errors import RemoteProtocolError, TransportError
-from wanspec.protocol.messages import PROTOCOL_VERSION, Hello, Welcome, WorkerMessage
-from wanspec.protocol.placement import repeated_key
 from wanspec.transport.codec import (
     decode_controller_frame,
     decode_goodbye,

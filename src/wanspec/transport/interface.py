@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from typing import NamedTuple, Protocol
 
-from wanspec.protocol.messages import Hello, Message
+from wanspec.core.protocol.messages import Hello, Message
 from wanspec.transport.refusal import RefusalCause
 
 

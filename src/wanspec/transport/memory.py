@@ -6,8 +6,8 @@ import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator
 
+from wanspec.core.protocol.messages import Hello, Welcome
 from wanspec.errors import TransportError
-from wanspec.protocol.messages import Hello, Welcome
 from wanspec.transport.codec import decode_controller_frame, encode_frame, encode_goodbye
 from wanspec.transport.connection import FramedConnection
 from wanspec.transport.handshake import Expected, introduce

@@ -12,8 +12,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from wanspec.core.protocol.frame_length import MIN_PADDING_BYTES, frame_bytes
 from wanspec.errors import RemoteProtocolError
-from wanspec.protocol.frame_length import MIN_PADDING_BYTES, frame_bytes
 
 _MAX_8_BITS, _MAX_16_BITS = (1 << 8) - 1, (1 << 16) - 1
 

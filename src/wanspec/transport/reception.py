@@ -8,8 +8,8 @@ import logging
 from collections.abc import AsyncIterator
 from typing import Protocol
 
+from wanspec.core.protocol.messages import Hello
 from wanspec.errors import TransportError
-from wanspec.protocol.messages import Hello
 from wanspec.transport.connection import FramedConnection, FramePipe
 from wanspec.transport.door import Door
 from wanspec.transport.handshake import Expected, admit, decode_admitted_worker_frame, refuse

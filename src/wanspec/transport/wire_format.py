@@ -12,7 +12,7 @@ from typing import Annotated
 
 from msgspec import Meta, Struct
 
-from wanspec.protocol.messages import (
+from wanspec.core.protocol.messages import (
     MAX_HELD_S,
     MAX_NAME_LENGTH,
     MAX_NODE_ID,
@@ -25,8 +25,8 @@ from wanspec.protocol.messages import (
     MAX_SESSIONS,
     MAX_STEP_S,
 )
-from wanspec.protocol.placement import LABEL, MAX_LABEL_LENGTH, MAX_LABELS
-from wanspec.speculation.types import MAX_VOCABULARY
+from wanspec.core.protocol.placement import LABEL, MAX_LABEL_LENGTH, MAX_LABELS
+from wanspec.core.speculation.types import MAX_VOCABULARY
 
 MAX_SESSION_ID = (1 << 53) - 1
 """More than a controller can ever count to, and exact in every JSON reader of the traces."""

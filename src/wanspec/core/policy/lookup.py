@@ -1,0 +1,63 @@
+"""Drafts that cost no pass: what followed the last time the text had the same end, hung below the leaves of a draft tree.
+
+They are there at once, while the worker's news is still under way. (A worker gains nothing by them: its own model is about to say more.
+That was measured, and so was the reuse of what had been drafted below a rejected token: it hardly ever came true.)
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from wanspec.core.speculation.suffix import SuffixIndex
+from wanspec.core.speculation.tree import DraftTree, Node
+from wanspec.core.speculation.types import NodeId
+
+LEAF_LOG_PROB_MIN = math.log(0.05)
+"""Leaves that the target's path is less likely to reach are not worth a look."""
+MAX_LEAVES = 32
+"""Nodes looked through for leaves: so many can hardly be above that."""
+
+
+class Lookup:
+    """One session's."""
+
+    def __init__(self, tokens: Sequence[int]) -> None:
+        self._index = SuffixIndex(tokens)
+        self._looked_at: set[NodeId] = set()
+        self._proposed: dict[NodeId, tuple[int, int]] = {}
+        """Parent -> (token proposed after it, length of the match)."""
+
+    def committed(self, old_head: Node, path: Sequence[Node]) -> int:
+        """The target has gone this way from `old_head`. Returns how many of the path's first tokens this alone had proposed."""
+        num_true = 0
+        for depth, (parent, node) in enumerate(zip([old_head, *path], path, strict=False)):
+            if parent.node_id in self._proposed:
+                token, match = self._proposed[parent.node_id]
+                self._index.observe(match, came_true=token == node.token)
+                num_true += num_true == depth and token == node.token
+        self._index.extend([node.token for node in path])
+        self._looked_at.clear()
+        self._proposed.clear()
+        return num_true
+
+    def grow(self, tree: DraftTree, *, path_prob_min: float) -> None:
+        """Hang proposals below the head and the leaves, as deep as they are probable enough."""
+        leaves = [node for node in tree.most_probable(MAX_LEAVES, min_log_prob=LEAF_LOG_PROB_MIN) if not node.children]
+        least = tree.head.path_log_prob + math.log(path_prob_min)
+        for leaf in (tree.head, *leaves):
+            if leaf.node_id not in self._looked_at:
+                self._looked_at.add(leaf.node_id)
+                self._grow_below(tree, leaf, least)
+
+    def _grow_below(self, tree: DraftTree, leaf: Node, least: float) -> None:
+        proposal = self._index.propose([node.token for node in tree.path_to(leaf)])
+        node = leaf
+        while proposal is not None:
+            log_prob = self._index.log_prob(proposal)
+            child = tree.add(node, proposal.token, log_prob=log_prob) if node.path_log_prob + log_prob >= least else None
+            if child is None:
+                break
+            self._proposed[node.node_id] = (proposal.token, proposal.match)
+            node = child
+            proposal = self._index.follow(proposal)

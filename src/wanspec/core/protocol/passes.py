@@ -1,0 +1,143 @@
+"""What runs on the controller's devices, and what runs next: the common passes of many sessions.
+
+Those that want to verify make one batched target pass, those that want to draft one batched draft pass. Where both models share a device
+and both are wanted, the one goes first that is worth more; the nodes that may give way do, where they would make the pass dear. Where the
+local draft model has a device of its own, the two passes run side by side, for different sessions.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from wanspec.core.policy.interface import Decision, DraftLocally, Verify
+from wanspec.core.policy.pass_times import PassTimes
+from wanspec.core.policy.sharing import best_size, counts_of, ranked
+from wanspec.core.protocol.effects import Effect, StartDraft, StartVerify
+from wanspec.core.protocol.events import PassKind
+from wanspec.core.protocol.session import Session
+from wanspec.core.speculation.model_view import ModelView
+from wanspec.core.speculation.tree import Node
+from wanspec.core.speculation.types import ScoreItem, SessionId
+from wanspec.errors import LocalProtocolError
+
+INITIAL_DRAFT_STEP_S = 0.001
+"""Of the local draft model: low, so that it is tried and measured."""
+INITIAL_TARGET_STEP_S = 0.03
+TRIAL_SHARE = 0.01
+"""Of the time, how much may go into finding out whether a draft model that seemed useless still is."""
+
+_Rows = list[tuple[Session, tuple[Node, ...]]]
+"""Sessions, and the nodes of each that a pass is about."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Pass:
+    rows: _Rows
+    """For each row of the answer the node that it belongs to."""
+    tokens: int | None
+    """Computed in all, prompts included; None: it is not known, since a session begins in it that a model may have seen a part of."""
+
+
+class Passes:
+    """See the module's text."""
+
+    def __init__(self, *, has_draft_device: bool) -> None:
+        """`has_draft_device`: the local draft model does not share the target's device."""
+        self._has_draft_device = has_draft_device
+        self._in_flight: dict[PassKind, _Pass] = {}
+        self._last_was_verify = False
+        self._drafted_at = 0.0
+        """When the newest draft pass ended."""
+        self._drafted_s = 0.0
+        """How long the newest draft pass took."""
+        self.target_times = PassTimes(INITIAL_TARGET_STEP_S, tries_less=True)
+        self.draft_times = PassTimes(INITIAL_DRAFT_STEP_S, tries_less=True)
+
+    @property
+    def are_none(self) -> bool:
+        """Whether every device is free."""
+        return not self._in_flight
+
+    @property
+    def has_room(self) -> bool:
+        """Whether any device is free."""
+        return len(self._in_flight) < 1 + self._has_draft_device
+
+    @property
+    def session_ids(self) -> set[SessionId]:
+        """Sessions that are in a pass."""
+        return {session.session_id for running in self._in_flight.values() for session, _ in running.rows}
+
+    def start(self, decisions: Sequence[tuple[Session, Decision]]) -> list[Effect]:
+        """Start what most need, where its device is free."""
+        drafts: _Rows = [(session, decision.nodes) for session, decision in decisions if isinstance(decision, DraftLocally)]
+        drafts_first = self._has_draft_device or self._are_drafts_first([decision for _, decision in decisions])
+        if not drafts_first:
+            decisions = [(s, d.otherwise if isinstance(d, DraftLocally) and d.gain_s < math.inf else d) for s, d in decisions]
+        verifies = [(session, decision) for session, decision in decisions if isinstance(decision, Verify)]
+        effects: list[Effect] = []
+        if verifies and PassKind.VERIFY not in self._in_flight and (self._has_draft_device or not drafts_first):
+            rows = self._within_reason(verifies)
+            effects.append(StartVerify(items=self._begin(PassKind.VERIFY, rows, lambda session: session.target_view)))
+        if drafts and PassKind.DRAFT not in self._in_flight and drafts_first:
+            effects.append(StartDraft(items=self._begin(PassKind.DRAFT, drafts, lambda session: session.draft_view)))
+        return effects
+
+    def is_draft_due(self, session: Session, now: float) -> bool:
+        """Whether the local draft model was asked so long ago that its last pass, and one for this session, are next to nothing."""
+        coming_s = self.draft_times.expected_s(max(1, session.draft_tokens([session.tree.head])))
+        return now >= self._drafted_at + max(self._drafted_s, coming_s) / TRIAL_SHARE
+
+    def end(self, kind: PassKind, duration_s: float | None = None, *, now: float) -> _Rows:
+        """The pass in flight is over: its sessions, and the nodes that its rows are about. `duration_s`: None where it failed."""
+        if kind not in self._in_flight:
+            raise LocalProtocolError(f"no {kind.value} pass is in flight")
+        ended = self._in_flight.pop(kind)
+        if duration_s is not None and ended.tokens is not None:
+            (self.target_times if kind is PassKind.VERIFY else self.draft_times).add(ended.tokens, duration_s)
+        if duration_s is not None and kind is PassKind.DRAFT:
+            self._drafted_at, self._drafted_s = now, duration_s
+        return ended.rows
+
+    def _are_drafts_first(self, decisions: Sequence[Decision]) -> bool:
+        """Whether the one device is to draft next.
+
+        It is where that gains those who want it more than the others lose, who wait meanwhile. Sessions that cannot say what it gains
+        them take turns with those that want to verify.
+        """
+        drafters = [decision for decision in decisions if isinstance(decision, DraftLocally)]
+        others = sum(isinstance(decision, Verify) for decision in decisions)
+        if not drafters or not others:
+            return bool(drafters)
+        gain_s = math.fsum(decision.gain_s for decision in drafters)
+        if gain_s == math.inf:
+            return self._last_was_verify
+        return gain_s > others * self.draft_times.expected_s(sum(len(decision.nodes) for decision in drafters))
+
+    def _within_reason(self, verifies: Sequence[tuple[Session, Verify]]) -> _Rows:
+        """The nodes to verify in a common pass: of those that may give way, as many as are worth the time that all pay for them."""
+        sure_tokens = len(verifies) + sum(len(decision.nodes) for _, decision in verifies if not decision.gives_way)
+        candidates = ranked([_gains_s(session, decision) if decision.gives_way else [] for session, decision in verifies])
+        gains_s = [gain_s for gain_s, _ in candidates]
+        most, _ = best_size(gains_s, self.target_times, sure_tokens=sure_tokens, waiting=len(verifies))
+        counts = counts_of(candidates[:most], len(verifies))
+        return [
+            (session, decision.nodes[:count] if decision.gives_way else decision.nodes)
+            for (session, decision), count in zip(verifies, counts, strict=True)
+        ]
+
+    def _begin(self, kind: PassKind, wanted: _Rows, view: Callable[[Session], ModelView]) -> tuple[ScoreItem, ...]:
+        planned = [(session, view(session).plan(session.tree, nodes)) for session, nodes in wanted]
+        is_known = all(plan.item.reuse_key is None for _, plan in planned)
+        tokens = sum(plan.item.tokens for _, plan in planned) if is_known else None
+        self._in_flight[kind] = _Pass([(session, plan.rows) for session, plan in planned], tokens)
+        self._last_was_verify = kind is PassKind.VERIFY
+        return tuple(plan.item for _, plan in planned)
+
+
+def _gains_s(session: Session, decision: Verify) -> list[float]:
+    """What verifying each of the nodes is worth, in seconds."""
+    base = session.tree.head.path_log_prob
+    return [decision.token_s * math.exp(node.path_log_prob - base) for node in decision.nodes]

@@ -1,0 +1,122 @@
+"""What one model has seen of one session: turns "score these nodes" into the item of a forward pass.
+
+The view mirrors the model's cache. Committed nodes that the model has scored move to its trunk; committed tokens that it has not are
+appended to it; ancestors of a wanted node that it lacks are scored with it. A pass counts as done when it is planned, since passes of a
+model run one after another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from msgspec import Struct
+
+from wanspec.core.speculation.tree import DraftTree, Node
+from wanspec.core.speculation.types import NodeId, NodeSpec, Position, SamplingParams, ScoreItem, SessionId
+
+CACHED_SLACK = 64
+"""Node ids kept beyond twice the tree's before those that have left it are forgotten; they are never used again."""
+
+
+class PlannedItem(Struct, frozen=True, kw_only=True):
+    """A session's part of a pass, and which node each row of the answer belongs to."""
+
+    item: ScoreItem
+    rows: tuple[Node, ...]
+
+
+class ModelView:
+    """Bookkeeping for one model and one session."""
+
+    def __init__(
+        self,
+        session_id: SessionId,
+        sampling: SamplingParams,
+        tokens: Sequence[int],
+        *,
+        reuse_key: str | None = None,
+        num_log_probs: int | None = None,
+        wants_entropy: bool = False,
+    ) -> None:
+        """`reuse_key` is of the first item, `num_log_probs` and `wants_entropy` of every one."""
+        self._session_id = session_id
+        self._sampling = sampling
+        self._reuse_key, self._num_log_probs, self._wants_entropy = reuse_key, num_log_probs, wants_entropy
+        self._trunk_length = 0
+        self._commit: list[NodeId] = []
+        self._append: list[int] = list(tokens)
+        self._cached: set[NodeId] = set()
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether the model has yet to see this session at all."""
+        return self._trunk_length == 0
+
+    def has_scored(self, node: Node) -> bool:
+        """Whether `node` is in the model's cache."""
+        return node.node_id in self._cached
+
+    @property
+    def num_unseen(self) -> int:
+        """Newest tokens of the committed text that the model has yet to compute."""
+        return len(self._append)
+
+    def num_to_compute(self, tree: DraftTree, wanted: Iterable[Node]) -> int:
+        """How many tokens a pass that scores the `wanted` nodes would compute; see `plan`."""
+        counted: set[NodeId] = set()
+        for node in wanted:
+            step: Node | None = node
+            while step is not tree.head and step is not None and step.node_id not in self._cached and step.node_id not in counted:
+                counted.add(step.node_id)
+                step = step.parent
+        return len(self._append) + len(counted)
+
+    def committed(self, nodes: Iterable[Node]) -> None:
+        """Note nodes that were committed, in order."""
+        for node in nodes:
+            if not self._append and node.node_id in self._cached:
+                self._commit.append(node.node_id)
+            else:
+                self._append.append(node.token)
+
+    def plan(self, tree: DraftTree, wanted: Iterable[Node]) -> PlannedItem:
+        """The item that scores the `wanted` nodes below the head, whatever they hang from, and the head where it was not scored yet."""
+        if len(self._cached) > 2 * len(tree.nodes) + CACHED_SLACK:
+            self._cached &= tree.nodes.keys()
+        rows = [tree.head] if self._append else []
+        missing: list[Node] = []
+        for node in wanted:
+            if node.node_id not in self._cached:
+                missing += self._missing(tree, node)
+        scored = (*rows, *missing)
+        self._trunk_length += len(self._commit) + len(self._append)
+        item = ScoreItem(
+            session_id=self._session_id,
+            sampling=self._sampling,
+            commit=tuple(self._commit),
+            append=tuple(self._append),
+            nodes=tuple([_spec(tree, node) for node in missing]),
+            trunk_length=self._trunk_length,
+            next_positions=tuple([Position(row.position + 1) for row in scored]),
+            reuse_key=self._reuse_key,
+            num_log_probs=self._num_log_probs,
+            wants_entropy=self._wants_entropy,
+        )
+        self._commit, self._append, self._reuse_key = [], [], None
+        self._cached.add(tree.head.node_id)
+        return PlannedItem(item=item, rows=scored)
+
+    def _missing(self, tree: DraftTree, node: Node) -> list[Node]:
+        """The nodes on the way from the head to `node` that the model has not scored; marks them as scored."""
+        missing = []
+        step: Node | None = node
+        while step is not tree.head and step is not None and step.node_id not in self._cached:
+            missing.append(step)
+            self._cached.add(step.node_id)
+            step = step.parent
+        return missing[::-1]
+
+
+def _spec(tree: DraftTree, node: Node) -> NodeSpec:
+    parent_id = None if node.parent is None or node.parent is tree.head else node.parent.node_id
+    return NodeSpec(node_id=node.node_id, parent_id=parent_id, token=node.token)

@@ -1,0 +1,224 @@
+"""From a folder to a model that is ready, or to a message that says why not: before any request is accepted."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+from numpy.typing import NDArray
+
+from wanspec.core.protocol.messages import MAX_SEQUENCE_TOKENS
+from wanspec.core.speculation.types import NodeId, NodeSpec, SamplingParams, ScoreItem, SessionId
+from wanspec.engines.hf.backend import HfBackend, Model
+from wanspec.engines.hf.folder import find_folder, read_json, weight_bytes
+from wanspec.engines.hf.tokenizer import load_folder_tokenizer
+from wanspec.engines.interface import ModelInfo, Residence
+from wanspec.engines.model_spec import ModelSpec
+from wanspec.engines.tokenizer import JsonTokenizer
+from wanspec.errors import BackendError, ConfigError
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+CAUSAL = ("ForCausalLM", "LMHeadModel")
+"""What the names of architectures end with that continue text and do nothing else."""
+DEFAULTS = {"dtype": "auto", "device": "auto", "device_map": "", "revision": "", "threads": ""}
+PROBE_SESSION = SessionId((1 << 62) + 1)
+"""Beyond every id that a controller gives out."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Placing:
+    """Where a model goes, and in what precision."""
+
+    dtype: torch.dtype | str
+    """Or "auto": as the model was made."""
+    device_map: Any
+    """As transformers takes it: a place for all of it, or "auto"."""
+    device: torch.device
+    """Where all of it goes, or the first part."""
+
+
+def load_hf(spec: ModelSpec, *, threads: int) -> HfBackend:
+    """The model that `spec` names. Raises ConfigError or BackendError, naming what is wrong with it."""
+    options = spec.chosen(DEFAULTS)
+    placing = _placing(spec, options)
+    torch.set_num_threads(_threads(spec, options["threads"]) if options["threads"] else threads)
+    folder = find_folder(spec.name, options["revision"] or None)
+    with _explained(spec):
+        config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
+    check_architecture(config, spec.name)
+    tokenizer = load_folder_tokenizer(folder)
+    rows = config.get_text_config().vocab_size
+    if tokenizer.vocabulary_size > rows:
+        raise ConfigError(f"{spec.name}: its tokenizer has {tokenizer.vocabulary_size} tokens, its model {rows}; they are not of one model")
+    _check_room(spec, folder, placing)
+    model = _loaded(spec, folder, config, placing)
+    info = ModelInfo(
+        name=_name(spec.name),
+        vocabulary_size=tokenizer.vocabulary_size,
+        tokenizer_fingerprint=tokenizer.fingerprint,
+        context_length=min(config.get_text_config().max_position_embeddings, MAX_SEQUENCE_TOKENS),
+        end_tokens=end_tokens(model, tokenizer),
+        residence=_residence(model),
+    )
+    backend = HfBackend(model, info)
+    check_tree(backend)
+    return backend
+
+
+def check_architecture(config: Model, name: str) -> None:
+    """Raise ConfigError on a model that cannot score a tree, or is no causal language model of text alone."""
+    architecture = (config.architectures or [config.model_type])[0]
+    if config.architectures and not architecture.endswith(CAUSAL):
+        raise ConfigError(f"{name} is a {architecture}; only causal language models of text (...ForCausalLM) are run")
+    text = config.get_text_config()
+    kinds = set(getattr(text, "layer_types", None) or ["full_attention"])
+    window = getattr(text, "sliding_window", None) if not getattr(text, "layer_types", None) else None
+    if kinds != {"full_attention"} or window is not None:
+        what = ", ".join(sorted(kinds - {"full_attention"})) or f"a sliding window of {window} tokens"
+        raise ConfigError(f"{name} ({architecture}) has {what}; trees are scored by full attention alone, choose another model")
+    if not isinstance(getattr(text, "max_position_embeddings", None), int):
+        raise ConfigError(f"{name} ({architecture}) does not say how long a text it takes (max_position_embeddings)")
+
+
+def check_tree(backend: HfBackend) -> None:
+    """Score a small tree and one of its paths alone. Raises ConfigError where they differ: a model that ignores masks or our cache."""
+    size = backend.info.vocabulary_size
+    first, second, third, fourth = size // 5, size // 4, size // 3, size // 2
+    siblings = tuple(NodeSpec(node_id=NodeId(number), parent_id=None, token=token) for number, token in ((1, third), (2, fourth)))
+    (tree,) = _probe(backend, append=(first, second), nodes=siblings)
+    (alone,) = _probe(backend, append=(first, second, fourth))
+    (chain,) = _probe(backend, append=(first, second, third, fourth))
+    error, effect = float(np.abs(tree[2] - alone[0]).max()), float(np.abs(chain[0] - alone[0]).max())
+    if not error < effect / 2:
+        raise ConfigError(
+            f"{backend.info.name} scores a tree otherwise than its paths (by {error:.2g}); its attention does not follow masks, "
+            "or it has a state besides keys and values: choose another model"
+        )
+
+
+def _probe(backend: HfBackend, *, append: tuple[int, ...], nodes: tuple[NodeSpec, ...] = ()) -> list[NDArray[np.float32]]:
+    try:
+        return backend.score([ScoreItem(session_id=PROBE_SESSION, sampling=SamplingParams(), append=append, nodes=nodes)])
+    finally:
+        backend.close_session(PROBE_SESSION)
+
+
+def _placing(spec: ModelSpec, options: dict[str, str]) -> Placing:
+    if options["dtype"] not in {*DTYPES, "auto"}:
+        raise ConfigError(f"{spec.text!r}: there is no dtype {options['dtype']!r}; use auto, {', '.join(DTYPES)}")
+    dtype = DTYPES.get(options["dtype"], "auto")
+    has_gpu = torch.cuda.is_available()
+    if options["device_map"]:
+        if options["device_map"] != "auto" or options["device"] != "auto":
+            raise ConfigError(f"{spec.text!r}: device_map is auto, which spreads the model over all GPUs, and goes without device")
+        return Placing(dtype=dtype, device_map="auto", device=torch.device("cuda" if has_gpu else "cpu"))
+    try:
+        device = torch.device(("cuda" if has_gpu else "cpu") if options["device"] == "auto" else options["device"])
+    except RuntimeError:
+        raise ConfigError(f"{spec.text!r}: there is no device {options['device']!r}; use auto, cpu, cuda or cuda:1") from None
+    count = torch.cuda.device_count() if has_gpu else 0
+    if device.type == "cuda" and (device.index or 0) >= count:
+        raise ConfigError(f"{spec.text!r}: PyTorch sees {count} GPUs here; use device=cpu, or install a PyTorch for your GPU")
+    return Placing(dtype=dtype, device_map=None if device.type == "cpu" else {"": device}, device=device)
+
+
+def _threads(spec: ModelSpec, text: str) -> int:
+    number = spec.number(text)
+    if number < 1 or number != int(number):
+        raise ConfigError(f"{spec.text!r}: threads is {text}; it is a number of threads, 1 or more")
+    return int(number)
+
+
+def _check_room(spec: ModelSpec, folder: Path, placing: Placing) -> None:
+    """Raise ConfigError where the weights alone are larger than the memory that is free: loading would end the process, or all others."""
+    if placing.device_map == "auto":
+        return
+    stored = read_json(folder / "config.json")
+    of_store = DTYPES.get(str(stored.get("dtype", stored.get("torch_dtype"))), torch.float32)
+    wanted = of_store if isinstance(placing.dtype, str) else placing.dtype
+    needed = weight_bytes(folder) * wanted.itemsize // of_store.itemsize
+    free = torch.cuda.mem_get_info(placing.device)[0] if placing.device.type == "cuda" else _free_memory()
+    if free is not None and needed > free:
+        raise ConfigError(
+            f"{spec.name} takes {needed / 1e9:.1f} GB for its weights, and {placing.device} has {free / 1e9:.1f} GB free; "
+            "use dtype=bfloat16, device_map=auto with several GPUs, or a smaller model"
+        )
+
+
+def _free_memory() -> int | None:
+    """What a process may still take here, as Linux estimates it; None: nobody knows."""
+    try:
+        lines = Path("/proc/meminfo").read_text("ascii").splitlines()
+    except OSError:
+        return None
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")), None)
+
+
+def _loaded(spec: ModelSpec, folder: Path, config: Model, placing: Placing) -> Model:
+    """The weights in their places. Raises BackendError where some are missing: they would be random."""
+    transformers.utils.logging.set_verbosity_error()
+    if not sys.stderr.isatty():
+        transformers.utils.logging.disable_progress_bar()
+    with _explained(spec):
+        model, found = transformers.AutoModelForCausalLM.from_pretrained(
+            folder,
+            config=config,
+            dtype=placing.dtype,
+            device_map=placing.device_map,
+            attn_implementation="sdpa",
+            output_loading_info=True,
+            local_files_only=True,
+            use_safetensors=True,
+        )
+    if found["missing_keys"] or found["mismatched_keys"]:
+        lacking = sorted(str(key) for key in [*found["missing_keys"], *found["mismatched_keys"]])
+        raise BackendError(
+            f"{spec.name} lacks {len(lacking)} of the weights of a {type(model).__name__}, such as {lacking[0]}; "
+            "its config.json is of another model, or it was not saved whole"
+        )
+    return model.eval()
+
+
+@contextmanager
+def _explained(spec: ModelSpec) -> Iterator[None]:
+    """Whatever transformers raises on loading, which may be anything, as an error of ours."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise BackendError(
+            f"{spec.name} does not fit into the GPU's memory; use dtype=bfloat16, device_map=auto, or a smaller model"
+        ) from error
+    except ImportError as error:
+        raise ConfigError(f"{spec.name} needs what is not installed: {error}") from error
+    except Exception as error:  # whatever a model's own code raises
+        raise BackendError(f"transformers cannot load {spec.name}: {error}") from error
+
+
+def _residence(model: Model) -> Residence:
+    devices = sorted({str(parameter.device) for parameter in model.parameters()})
+    return Residence(
+        device=", ".join(devices),
+        precision=str(model.dtype).removeprefix("torch."),
+        weight_bytes=model.get_memory_footprint(),
+        threads=torch.get_num_threads(),
+    )
+
+
+def end_tokens(model: Model, tokenizer: JsonTokenizer) -> tuple[int, ...]:
+    """The model's own (generation_config.json, else config.json), and the tokenizer's, which ends a turn of many a chat model."""
+    ends = model.generation_config.eos_token_id
+    listed = [*([ends] if isinstance(ends, int) else ends or []), tokenizer.end_token]
+    return tuple(sorted({token for token in listed if token is not None and 0 <= token < tokenizer.vocabulary_size}))
+
+
+def _name(name: str) -> str:
+    """What to call a model: the hub's name, or of a folder its own and that of the folder that it is in."""
+    path = Path(name).expanduser()
+    return "/".join(path.resolve().parts[-2:]) if path.is_dir() else name

@@ -1,0 +1,252 @@
+"""What a benchmark runs, and in which order.
+
+A *cell* is a policy with its settings at a temperature, over a link or over none. Policies that have no worker do not care about the link:
+they are one cell for all links. A *run* is every prompt once in one cell. A repeat runs every cell once, in *blocks*: what needs the
+same link runs together, over one fresh connection. Blocks, and the cells in them, take turns in being first, so that a machine that
+slows down or warms up does so for all alike; the cells without a link are dealt out evenly among the blocks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import TypeVar
+
+from wanspec.core.policy.registry import PolicyConfig, create_policy
+from wanspec.core.speculation.sampling import check_sampling
+from wanspec.core.speculation.types import SamplingParams
+from wanspec.errors import ConfigError
+from wanspec.lab.records.run_names import ADAPTIVE, ALONE, CHAIN, policy_of_run
+from wanspec.lab.wan.deployment import MAX_RTT_MS, SETTLE_RTTS, Emulator, check_once
+from wanspec.lab.wan.link import LinkSettings
+from wanspec.presets import preset
+
+T = TypeVar("T")
+
+PLAIN, TREE = "autoregressive", "colocated-tree"
+LOOKUP_TREE = "tree with lookup"
+"""The tree that takes the text's own past for drafts too: what `adaptive` does is not to be its advantage."""
+SEARCHED = (CHAIN, TREE, LOOKUP_TREE)
+"""Whose best settings are searched."""
+RIVALS = (PLAIN, *SEARCHED, ALONE)
+"""What one site can do."""
+MAX_DEPTH = 6
+"""The deepest chain and tree that are tried."""
+TREE_WIDTH = 32
+"""Leaves expanded in a pass of the co-located tree, and drafts verified: what a pass takes without being slower."""
+MAX_REPEATS = 100
+ADAPTED = {"num_draft_tokens": 2, "branch": 2, "leaves": 32, "worker_entropy_threshold_nats": 0.3, "controller_entropy_threshold_nats": 4.0}
+"""`remote` and `paper` for the bundled pair, as in the demo: chosen in the simulator, since the paper does not give all of them."""
+
+TYPICAL_PRESET = "l40s-8b"
+BLOCK_START_S = 3.0
+"""About what a worker takes to start, dial in, warm up and go."""
+START_S = 3.0
+ORACLE_TOKEN_S = 0.004
+"""About one plain decoding step of the bundled target, at no pace."""
+TARGET_STEPS_PER_TOKEN = {"autoregressive": 1.03, CHAIN: 0.8, TREE: 0.65, "remote": 1.0, "paper": 0.75, "adaptive": 0.6}
+REMOTE_RTTS_PER_TOKEN = 0.3
+"""`remote` waits for a round trip after each disagreement."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BenchConfig:
+    """What to run."""
+
+    target: str = "bundled:target"
+    draft: str = "bundled:draft"
+    """Models, by engine and name."""
+    preset: str
+    """Of step times; empty: the models' own."""
+    prompts: tuple[str, ...]
+    policies: tuple[str, ...]
+    rtts_ms: tuple[float, ...]
+    losses: tuple[float, ...]
+    """Shares of packets."""
+    temperatures: tuple[float, ...]
+    max_tokens: int
+    repeats: int
+    seed: int
+    emulator: Emulator
+    adaptive: PolicyConfig = field(default_factory=lambda: PolicyConfig(name="adaptive"))
+    """How `adaptive` is set."""
+
+    def sampling(self, temperature: float) -> SamplingParams:
+        return SamplingParams(temperature=temperature, seed=self.seed)
+
+    @property
+    def links(self) -> list[Link]:
+        """Every link, in the table's order."""
+        return [Link(rtt_ms=rtt_ms, loss=loss) for loss in self.losses for rtt_ms in self.rtts_ms]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Link:
+    """What lies between the sites."""
+
+    rtt_ms: float
+    loss: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cell:
+    """A policy at a temperature, over a link."""
+
+    policy: PolicyConfig
+    temperature: float
+    link: Link | None
+    """None: it has no worker."""
+
+    @property
+    def name(self) -> str:
+        """What the table calls it."""
+        return ALONE if self.policy.name == ADAPTIVE and self.link is None else name_of(self.policy)
+
+    @property
+    def label(self) -> str:
+        """For a person."""
+        where = "" if self.link is None else f" {self.link.rtt_ms:g} ms" + (f", {self.link.loss:.2%} lost" if self.link.loss else "")
+        return f"{self.name}{where}, T = {self.temperature:g}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Block:
+    """Cells to be run over one connection, those without a link among them."""
+
+    link: Link
+    cells: tuple[Cell, ...]
+
+
+def check_config(config: BenchConfig) -> None:
+    """Raise ConfigError, naming the value and what is allowed."""
+    preset(config.preset or TYPICAL_PRESET)
+    for what, values in (
+        ("policy", config.policies),
+        ("rtt", config.rtts_ms),
+        ("loss", config.losses),
+        ("temperature", config.temperatures),
+    ):
+        if not values:
+            raise ConfigError(f"--{what}: give at least one")
+        check_once(f"--{what}", values)
+    for name in config.policies:
+        create_policy(config.adaptive if name == ADAPTIVE else policy_of(name))
+    for rtt_ms in config.rtts_ms:
+        if not 0.0 <= rtt_ms <= MAX_RTT_MS:
+            raise ConfigError(f"--rtt: {rtt_ms:g} ms; give 0 to {MAX_RTT_MS:g}")
+    for link in config.links:
+        LinkSettings(rtt_ms=link.rtt_ms, loss=link.loss)
+    for temperature in config.temperatures:
+        check_sampling(config.sampling(temperature))
+    if config.max_tokens < 1:
+        raise ConfigError(f"max_tokens must be 1 or more, not {config.max_tokens}")
+    if not 1 <= config.repeats <= MAX_REPEATS:
+        raise ConfigError(f"--repeats: {config.repeats}; give 1 to {MAX_REPEATS}")
+    if any(config.losses) and config.emulator == "relay":
+        raise ConfigError(
+            f"--loss: the relay carries bytes and can lose none, so a loss of {max(config.losses):g} needs --wan tun, "
+            "that is Linux and root; give --loss 0 to go without"
+        )
+
+
+def needs_worker(name: str) -> bool:
+    """Whether a policy drafts anywhere but on the spot."""
+    return name != ALONE and create_policy(policy_of(name)).drafting is not None
+
+
+def policy_of(name: str, *, depth: int = 2) -> PolicyConfig:
+    """A policy as it is measured; `depth`: of a colocated chain or tree."""
+    match name:
+        case "remote" | "paper":
+            return PolicyConfig(name=name, **ADAPTED)  # type: ignore[arg-type]  # numbers of both kinds
+        case "colocated" | "colocated-tree":
+            return PolicyConfig(name=name, num_draft_tokens=depth, width=TREE_WIDTH, verify_width=TREE_WIDTH)
+        case "tree with lookup":
+            return replace(policy_of(TREE, depth=depth), lookup=True)
+        case _:
+            return policy_of_run(PolicyConfig(name=name))
+
+
+def name_of(policy: PolicyConfig) -> str:
+    """What a policy that may have a worker is called here."""
+    return LOOKUP_TREE if policy.name == TREE and policy.lookup else policy.name
+
+
+def names_of(config: BenchConfig) -> list[str]:
+    """What is measured: the policies asked for, with `adaptive` also `alone`, and with the tree the one with lookup."""
+    several = {TREE: (TREE, LOOKUP_TREE), ADAPTIVE: (ALONE, ADAPTIVE)}
+    return list(dict.fromkeys(name for asked in config.policies for name in several.get(asked, (asked,))))
+
+
+def setting_of(policy: PolicyConfig) -> str:
+    """What a policy was set to, for a person."""
+    match policy.name:
+        case "colocated":
+            return f"k={policy.num_draft_tokens}"
+        case "colocated-tree":
+            shape = f"levels={policy.num_draft_tokens} width={policy.width} verify_width={policy.verify_width}"
+            return f"{shape} lookup={policy.lookup is True}"
+        case "remote" | "paper":
+            own = f"k={policy.num_draft_tokens} b={policy.branch} s={policy.leaves} theta={policy.worker_entropy_threshold_nats:g}"
+            return own if policy.name == "remote" else f"{own} phi={policy.controller_entropy_threshold_nats:g}"
+        case "adaptive":
+            widths = f"width={policy.width} verify_width={policy.verify_width}"
+            return f"{widths} redundancy_price_s={policy.redundancy_price_s:g} lookup={policy.lookup is not False}"
+        case _:
+            return ""
+
+
+def cells_of(config: BenchConfig, chosen: Sequence[tuple[float, PolicyConfig]]) -> list[Cell]:
+    """Every cell. `chosen`: with its temperature, each setting that a search has found best."""
+    best = {(temperature, name_of(policy)): policy for temperature, policy in chosen}
+    cells = []
+    for temperature in config.temperatures:
+        for name in names_of(config):
+            policy = config.adaptive if name in {ADAPTIVE, ALONE} else best.get((temperature, name), policy_of(name))
+            links: list[Link | None] = [*config.links] if needs_worker(name) else [None]
+            cells += [Cell(policy=policy, temperature=temperature, link=link) for link in links]
+    return cells
+
+
+def blocks_of(cells: Sequence[Cell], *, repeat: int, links: Sequence[Link]) -> list[Block]:
+    """One repeat: every cell once. Repeat by repeat, another block and another cell comes first."""
+    used = [link for link in links if any(cell.link == link for cell in cells)] or list(links[:1])
+    free = [cell for cell in cells if cell.link is None]
+    own = {link: [cell for cell in cells if cell.link == link] for link in used}
+    for number, cell in enumerate(free):
+        own[used[(number * len(used) // len(free) + repeat) % len(used)]].append(cell)
+    return [Block(link=link, cells=tuple(_rotated(own[link], repeat + place))) for place, link in enumerate(_rotated(used, repeat))]
+
+
+def run_s(config: BenchConfig, cell: Cell) -> float:
+    """About how long a run takes; models at their own pace are taken for as fast as a server's."""
+    pace = preset(config.preset or TYPICAL_PRESET)
+    token_s = pace.target_step_s * TARGET_STEPS_PER_TOKEN.get(cell.policy.name, 1.0)
+    rtt_s = cell.link.rtt_ms / 1000 if cell.link else 0.0
+    if cell.policy.name == "remote":
+        token_s += REMOTE_RTTS_PER_TOKEN * rtt_s
+    return len(config.prompts) * (2 * pace.target_step_s + config.max_tokens * token_s + SETTLE_RTTS * rtt_s)
+
+
+def search_s(config: BenchConfig) -> float:
+    """About how long the search for the best settings takes, every depth tried."""
+    searched = [Cell(policy=policy_of(name), temperature=0.0, link=None) for name in names_of(config) if name in SEARCHED]
+    return len(config.temperatures) * MAX_DEPTH * sum(run_s(config, cell) for cell in searched)
+
+
+def estimate_s(config: BenchConfig) -> float:
+    """About how long all of it takes."""
+    cells = cells_of(config, [])
+    blocks = len(blocks_of(cells, repeat=0, links=config.links))
+    repeat_s = blocks * BLOCK_START_S + sum(run_s(config, cell) for cell in cells)
+    return START_S + oracle_s(config) + search_s(config) + config.repeats * repeat_s
+
+
+def oracle_s(config: BenchConfig) -> float:
+    """About how long plain decoding takes, with nothing to hold its pace."""
+    return len(config.temperatures) * len(config.prompts) * config.max_tokens * ORACLE_TOKEN_S
+
+
+def _rotated(items: Sequence[T], places: int) -> list[T]:
+    start = places % len(items) if items else 0
+    return [*items[start:], *items[:start]]

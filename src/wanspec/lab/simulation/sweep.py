@@ -1,0 +1,155 @@
+"""Sweeps: every combination of the values asked for, several seeds each, set beside what one site does alone with the same tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from wanspec.errors import ConfigError
+from wanspec.lab.records.metrics import RunRow, compare
+from wanspec.lab.records.parquet import write_parquet
+from wanspec.lab.records.run_names import ADAPTIVE, ALONE, CHAIN
+from wanspec.lab.simulation.parallel import map_parallel
+from wanspec.lab.simulation.run import SimulatedRun, simulate
+from wanspec.lab.simulation.scenario import LinkSection, Policy, Scenario, expand
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SimulatedRow(RunRow):
+    """One run of a sweep."""
+
+    preset: str
+    seed: int
+    point: Mapping[str, Any]
+    """The values of the swept parameters, by dotted path."""
+    scenario: Scenario
+    """What was run, whole."""
+
+    def flat(self) -> dict[str, Any]:
+        """As one JSON object: the same keys as a real run's row, then preset, seed and the swept parameters, last the scenario."""
+        fields = asdict(self)
+        scenario = msgspec.to_builtins(fields.pop("scenario"))
+        swept = {name: value for name, value in fields.pop("point").items() if name not in {"policy.name", "link.rtt_ms"}}
+        return fields | swept | {"scenario": scenario}
+
+
+class Sweep:
+    """What is to be run; iterate over `rows()` to run it."""
+
+    def __init__(self, document: Mapping[str, Any], *, iterations: int, jobs: int = -1, backend: str = "loky") -> None:
+        """`document`: a scenario, with lists where a parameter is swept. Raises ConfigError."""
+        if iterations < 1:
+            raise ConfigError(f"iterations is {iterations}; give at least 1")
+        self._jobs, self._backend = jobs, backend
+        self._points = [
+            (point, msgspec.structs.replace(scenario, seed=scenario.seed + iteration))
+            for point, scenario in expand(document)
+            for iteration in range(iterations)
+        ]
+        scenarios = [*(rival for _, scenario in self._points for rival in rivals_of(scenario)), *self.scenarios]
+        self._unique = {_key(scenario): scenario for scenario in scenarios}
+
+    def __len__(self) -> int:
+        """Runs, those of the rivals included."""
+        return len(self._unique)
+
+    @property
+    def scenarios(self) -> list[Scenario]:
+        """Every scenario asked for, without its rivals."""
+        return [scenario for _, scenario in self._points]
+
+    def runs(self) -> Iterator[tuple[str, SimulatedRun]]:
+        """Run everything; each run as it is done."""
+        yield from zip(
+            self._unique, map_parallel(simulate, list(self._unique.values()), jobs=self._jobs, backend=self._backend), strict=True
+        )
+
+    def rows(self, runs: Mapping[str, SimulatedRun]) -> list[SimulatedRow]:
+        """The table, from all that `runs()` gave."""
+        return [
+            row_of(point, scenario, runs[_key(scenario)], [runs[_key(rival)] for rival in rivals_of(scenario)])
+            for point, scenario in self._points
+        ]
+
+
+def rivals_of(scenario: Scenario) -> tuple[Scenario, Scenario]:
+    """What the controller's site does by itself, with the same tokens and devices: a chain of the same depth k, and `alone`.
+
+    `alone` is set as `adaptive` is, where the scenario is one of it.
+    """
+    own = scenario.policy
+    chain = Policy(name=CHAIN, k=own.k)
+    alone = msgspec.structs.replace(own, name=ALONE) if own.name in {ADAPTIVE, ALONE} else Policy(name=ALONE)
+    at_one_site = msgspec.structs.replace(scenario, link=LinkSection(), workers=0, faults=())
+    return msgspec.structs.replace(at_one_site, policy=chain), msgspec.structs.replace(at_one_site, policy=alone)
+
+
+def row_of(point: Mapping[str, Any], scenario: Scenario, run: SimulatedRun, rivals: Sequence[SimulatedRun]) -> SimulatedRow:
+    """One line of the table."""
+    *_, row = compare([*(rival.metrics for rival in rivals), run.metrics], rtt_ms=scenario.link.rtt_ms)
+    fields = {name: getattr(row, name) for name in RunRow.__dataclass_fields__} | {"identical": run.is_exact}
+    return SimulatedRow(**fields, preset=scenario.compute.preset, seed=scenario.seed, point=point, scenario=scenario)
+
+
+def median_rows(rows: Sequence[SimulatedRow]) -> list[SimulatedRow]:
+    """One row for each combination: medians over its seeds; `identical` only if all are."""
+    groups: dict[str, list[SimulatedRow]] = {}
+    for row in rows:
+        groups.setdefault(repr((row.policy, row.rtt_ms, row.point)), []).append(row)
+    return [
+        replace(
+            group[0],
+            itl_ms=_median([row.itl_ms for row in group]),
+            itl_ratio=_median([row.itl_ratio for row in group]),
+            itl_ratio_alone=_median([row.itl_ratio_alone for row in group]),
+            local_draft_passes_per_token=_median([row.local_draft_passes_per_token for row in group]),
+            offload_fraction=_median([row.offload_fraction for row in group]),
+            bytes_per_token=_median([row.bytes_per_token for row in group]),
+            controller_draft_passes=round(float(np.median([row.controller_draft_passes for row in group]))),
+            worker_draft_passes=round(float(np.median([row.worker_draft_passes for row in group]))),
+            identical=all(row.identical for row in group),
+        )
+        for group in groups.values()
+    ]
+
+
+def title_of(scenarios: Sequence[Scenario]) -> str:
+    """What these runs have in common, for a person; what differs is listed."""
+
+    def each(of: Callable[[Scenario], object]) -> str:
+        return " / ".join(dict.fromkeys(str(of(scenario)) for scenario in scenarios))
+
+    load = f"requests: {each(lambda run: run.load.requests)} of {each(lambda run: run.load.tokens)} tokens"
+    compute = each(lambda run: run.compute.preset if run.compute.target_ms is None else "measured step times")
+    seeds = len({scenario.seed for scenario in scenarios})
+    return f"{load}, {compute}, {each(lambda run: run.tokens.model)}, {seeds} seed{'s' * (seeds != 1)}"
+
+
+def rows_to_parquet(rows: Sequence[SimulatedRow], path: Path, *, origin: dict[str, str]) -> None:
+    """Every run's row as Parquet, its scenario as JSON (an infinity is null there). `origin`: what made them, columns of their own.
+
+    Raises ConfigError when it cannot be written.
+    """
+    flat = [row.flat() | {"scenario": _key(row.scenario)} | origin for row in rows]
+    names = list(dict.fromkeys(name for fields in flat for name in fields))
+    write_parquet({name: _column([fields.get(name) for fields in flat]) for name in names}, path)
+
+
+def _column(values: list[Any]) -> np.ndarray[Any, Any]:
+    if any(isinstance(value, str) for value in values):
+        return np.array([None if value is None else str(value) for value in values], dtype=object)
+    return np.array([float("nan") if value is None else value for value in values])
+
+
+def _median(values: Sequence[float | None]) -> float | None:
+    defined = [value for value in values if value is not None]
+    return float(np.median(defined)) if defined else None
+
+
+def _key(scenario: Scenario) -> str:
+    return msgspec.json.encode(scenario).decode()

@@ -1,0 +1,1 @@
+"""PLUG-INS: drafts for other people's engines."""

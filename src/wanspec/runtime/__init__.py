@@ -1,1 +1,0 @@
-"""THE REAL DRIVER: the controller's engine, the worker process, and what turns logits into choices."""

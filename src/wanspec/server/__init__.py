@@ -1,1 +1,0 @@
-"""The product: an OpenAI-compatible server in front of a controller engine."""

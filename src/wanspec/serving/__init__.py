@@ -1,0 +1,1 @@
+"""SERVING: the controller's engine, the worker process, what turns logits into choices, and the server in front."""

@@ -1,0 +1,91 @@
+"""A worker's draft model and the one thread that runs its passes, for as many controllers as the worker serves.
+
+Passes run in the order in which they are asked for, and a connection asks for its next one when it has had its last: so connections with
+work take turns, a pass each. What one pass takes therefore includes the other's turn, and is reported so. Passes of two connections are
+not merged into one batch: that would make the one wait for the other even where there is no queue.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import count
+from typing import Final
+
+import numpy as np
+from msgspec import structs
+from numpy.typing import NDArray
+
+from wanspec.core.speculation.types import ScoreItem, SessionId
+from wanspec.engines.interface import Backend, ModelInfo
+
+SESSIONS_PER_SHARE: Final = 1 << 53
+"""Every controller counts its sessions from 1, up to this on the wire; the model must not take one's for another's."""
+
+
+class DraftDevice:
+    """See the module's text."""
+
+    def __init__(self, draft: Backend) -> None:
+        self._draft = draft
+        self._numbers = count()
+        self.passes = ThreadPoolExecutor(max_workers=1, thread_name_prefix="wanspec-pass")
+        self.lock = threading.Lock()
+        """Held while a machine handles an event: in the event loop's thread or the passes', and what is learned is common to all."""
+
+    @property
+    def info(self) -> ModelInfo:
+        """Of the draft model."""
+        return self._draft.info
+
+    def share(self) -> DraftShare:
+        """A new connection's part in the model, to be used in the thread of `passes` only."""
+        return DraftShare(self._draft, next(self._numbers))
+
+    async def close(self) -> None:
+        """Let the passes that were asked for end, and the thread with them."""
+        await asyncio.to_thread(self.passes.shutdown)
+
+
+class DraftShare:
+    """One connection's part in the model, a `Backend` with session ids of its own."""
+
+    def __init__(self, draft: Backend, number: int) -> None:
+        self._draft = draft
+        self._number, self._offset = number, number * SESSIONS_PER_SHARE
+        self._open: set[SessionId] = set()
+
+    @property
+    def info(self) -> ModelInfo:
+        return self._draft.info
+
+    def score(self, items: Sequence[ScoreItem]) -> list[NDArray[np.float32]]:
+        own = [structs.replace(item, session_id=self._own(item.session_id), reuse_key=self._own_key(item.reuse_key)) for item in items]
+        self._open.update(item.session_id for item in own)
+        return self._draft.score(own)
+
+    def end_pass(self) -> None:
+        self._draft.end_pass()
+
+    def close_session(self, session_id: SessionId) -> None:
+        self._draft.close_session(self._own(session_id))
+        self._open.discard(self._own(session_id))
+
+    def forget(self, prefix: str) -> None:
+        self._draft.forget(f"{self._number}/{prefix}")
+
+    def close(self) -> None:
+        """Free what is kept, which nobody else may have, and the caches of every session that is still open."""
+        self.forget("")
+        for session_id in self._open:
+            self._draft.close_session(session_id)
+        self._open.clear()
+
+    def _own(self, session_id: SessionId) -> SessionId:
+        return SessionId(self._offset + session_id)
+
+    def _own_key(self, reuse_key: str | None) -> str | None:
+        """No other connection's, now or later, whatever keys its controller names."""
+        return None if reuse_key is None else f"{self._number}/{reuse_key}"

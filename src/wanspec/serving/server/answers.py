@@ -1,0 +1,221 @@
+"""The bodies of answers, as OpenAI shapes them; `wanspec` in each choice is our own.
+
+Completions and chats, whole and in pieces, differ in names alone: a `Dialect` knows them.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import msgspec
+from msgspec import UNSET, Struct, UnsetType
+
+from wanspec import __version__
+from wanspec.serving.server.choice import LENGTH, STOP, Choice, News
+from wanspec.serving.server.logprobs import ChatLogProbs, CompletionLogProbs, chat_log_probs, completion_log_probs
+from wanspec.serving.server.schema import Parameters
+
+FINGERPRINT = f"wanspec-{__version__}"
+"""Texts repeat with the same seed as long as this and the model are the same."""
+EVENT_END = b"\n\n"
+DONE = b"data: [DONE]\n\n"
+
+
+class Usage(Struct, frozen=True, kw_only=True):
+    """Tokens of a request; of several prompts, together."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+
+
+class Report(Struct, frozen=True, kw_only=True):
+    """How a choice came about."""
+
+    seed: int
+    """Sent with the same request for one choice, it gives the same text."""
+    offload: bool
+    """Whether a worker was sent the prompt."""
+    worker: str | None
+    """The one that was sent it last."""
+    rtt_ms: float | None
+    """The round trip to it."""
+    rounds: int
+    draft_tokens: int
+    accepted_draft_tokens: int
+    accepted_worker_tokens: int
+    """Of these, those that a worker had proposed: over `committed_tokens`, its share of the text."""
+    committed_tokens: int
+    """Of the target's making, those behind a stop string included."""
+    local_draft_passes: int
+
+
+class TextChoice(Struct, frozen=True, kw_only=True):
+    """A choice of a completion, or a piece of one."""
+
+    index: int
+    text: str
+    logprobs: CompletionLogProbs | None = None
+    finish_reason: str | None
+    wanspec: Report | UnsetType = UNSET
+
+
+class ChatText(Struct, frozen=True, kw_only=True):
+    """A message, or a piece of one."""
+
+    role: str | UnsetType = UNSET
+    content: str | UnsetType = UNSET
+
+
+class ChatChoice(Struct, frozen=True, kw_only=True):
+    """A choice of a chat, or a piece of one."""
+
+    index: int
+    message: ChatText | UnsetType = UNSET
+    delta: ChatText | UnsetType = UNSET
+    logprobs: ChatLogProbs | None = None
+    finish_reason: str | None
+    wanspec: Report | UnsetType = UNSET
+
+
+class Answer(Struct, frozen=True, kw_only=True):
+    """A whole answer, or an event of a stream."""
+
+    id: str
+    object: str
+    created: int
+    model: str
+    system_fingerprint: str = FINGERPRINT
+    choices: Sequence[TextChoice | ChatChoice]
+    usage: Usage | UnsetType | None = UNSET
+
+
+@dataclass(frozen=True, slots=True)
+class Dialect:
+    """How one of the two kinds of requests is answered."""
+
+    is_chat: bool
+
+    def answer_id(self, request_id: str) -> str:
+        return f"{'chatcmpl' if self.is_chat else 'cmpl'}-{request_id}"
+
+    def object(self, *, is_piece: bool) -> str:
+        if self.is_chat:
+            return "chat.completion.chunk" if is_piece else "chat.completion"
+        return "text_completion"
+
+    def whole(self, choice: Choice) -> TextChoice | ChatChoice:
+        """All of a choice that has finished."""
+        news, reason, report = choice.take(), choice.finish_reason, report_of(choice)
+        is_wanted = choice.order.num_log_probs is not None
+        if self.is_chat:
+            message = ChatText(role="assistant", content=news.text)
+            found = chat_log_probs(news.log_probs) if is_wanted else None
+            return ChatChoice(index=choice.index, message=message, logprobs=found, finish_reason=reason, wanspec=report)
+        placed = completion_log_probs(news.log_probs) if is_wanted else None
+        return TextChoice(index=choice.index, text=news.text, logprobs=placed, finish_reason=reason, wanspec=report)
+
+    def piece(self, choice: Choice, news: News, *, is_first: bool) -> TextChoice | ChatChoice:
+        """Some text of a choice; of a chat, the first names the role."""
+        if self.is_chat:
+            delta = ChatText(role="assistant" if is_first else UNSET, content=news.text)
+            found = chat_log_probs(news.log_probs) if news.log_probs else None
+            return ChatChoice(index=choice.index, delta=delta, logprobs=found, finish_reason=None)
+        placed = completion_log_probs(news.log_probs) if news.log_probs else None
+        return TextChoice(index=choice.index, text=news.text, logprobs=placed, finish_reason=None)
+
+    def last(self, choice: Choice) -> TextChoice | ChatChoice:
+        """The end of a choice whose text has all been sent."""
+        reason, report = choice.finish_reason, report_of(choice)
+        if self.is_chat:
+            return ChatChoice(index=choice.index, delta=ChatText(), finish_reason=reason, wanspec=report)
+        return TextChoice(index=choice.index, text="", finish_reason=reason, wanspec=report)
+
+
+COMPLETION, CHAT = Dialect(is_chat=False), Dialect(is_chat=True)
+
+
+class AnswerWriter:
+    """Writes the answer to one request, whole or in pieces."""
+
+    def __init__(self, dialect: Dialect, request: Parameters, *, request_id: str, model_name: str) -> None:
+        """Streams have usage where `request` says so; a whole answer always does."""
+        self._dialect, self._model_name = dialect, model_name
+        self._includes_usage, self._repeats_usage = request.includes_usage, request.repeats_usage
+        self._id, self._created = dialect.answer_id(request_id), int(time.time())
+        self._begun: set[int] = set()
+        self._done: set[int] = set()
+
+    def whole(self, choices: Sequence[Choice]) -> bytes:
+        """The answer to a request whose choices have all finished."""
+        answered = [self._dialect.whole(choice) for choice in choices]
+        return msgspec.json.encode(self._answer(answered, is_piece=False, usage=usage_of(choices)))
+
+    def events(self, choices: Sequence[Choice]) -> list[bytes]:
+        """Server-sent events with all that there is to tell about `choices` and has not been told yet."""
+        events = []
+        for choice in choices:
+            news, is_first = choice.take(), choice.index not in self._begun
+            if news.text or news.log_probs or (is_first and self._dialect.is_chat):
+                self._begun.add(choice.index)
+                events.append(self._event([self._dialect.piece(choice, news, is_first=is_first)], choices))
+            if choice.finish_reason in {STOP, LENGTH} and choice.index not in self._done:
+                self._done.add(choice.index)
+                events.append(self._event([self._dialect.last(choice)], choices))
+        return events
+
+    def end(self, choices: Sequence[Choice]) -> list[bytes]:
+        """The last events of a stream."""
+        usage = [_event(self._answer([], is_piece=True, usage=usage_of(choices)))] if self._includes_usage else []
+        return [*usage, DONE]
+
+    def _event(self, pieces: Sequence[TextChoice | ChatChoice], choices: Sequence[Choice]) -> bytes:
+        usage = usage_of(choices) if self._repeats_usage else None if self._includes_usage else UNSET
+        return _event(self._answer(pieces, is_piece=True, usage=usage))
+
+    def _answer(self, choices: Sequence[TextChoice | ChatChoice], *, is_piece: bool, usage: Usage | UnsetType | None) -> Answer:
+        return Answer(
+            id=self._id,
+            object=self._dialect.object(is_piece=is_piece),
+            created=self._created,
+            model=self._model_name,
+            choices=choices,
+            usage=usage,
+        )
+
+
+def error_event(body: bytes) -> bytes:
+    """What a stream says when it cannot go on."""
+    return b"data: " + body + EVENT_END
+
+
+def usage_of(choices: Iterable[Choice]) -> Usage:
+    """Tokens of all choices; a prompt counts once, however many choices it has."""
+    choices = list(choices)
+    prompts = {id(choice.order.prompt): len(choice.order.prompt.tokens) for choice in choices}
+    prompt_tokens, completion_tokens = sum(prompts.values()), sum(choice.completion_tokens for choice in choices)
+    return Usage(prompt_tokens=prompt_tokens, completion_tokens=completion_tokens, total_tokens=prompt_tokens + completion_tokens)
+
+
+def report_of(choice: Choice) -> Report:
+    """How a choice came about."""
+    tally, worker = choice.tally, choice.worker
+    name, rtt_s = worker or (None, None)
+    return Report(
+        seed=choice.order.sampling.seed,
+        offload=worker is not None,
+        worker=name,
+        rtt_ms=None if rtt_s is None else round(1e3 * rtt_s, 3),
+        rounds=tally.rounds,
+        draft_tokens=tally.draft_tokens,
+        accepted_draft_tokens=tally.accepted_draft_tokens,
+        accepted_worker_tokens=tally.accepted_worker_tokens,
+        committed_tokens=tally.committed_tokens,
+        local_draft_passes=tally.local_draft_passes,
+    )
+
+
+def _event(answer: Answer) -> bytes:
+    return b"data: " + msgspec.json.encode(answer) + EVENT_END

@@ -1,0 +1,76 @@
+"""A conversation as a prompt: by the model's own template, or, of a model that has none, such as the bundled pair, a plain transcript.
+
+    system: You are terse.
+
+    user: What is a heap?
+
+    assistant:
+
+A `developer` message is a `system` message; a speaker's name stands in parentheses behind the role. Roles are plain text to the model: a
+message that contains such a line looks to it like another turn. Models that were trained on a template know better, by control tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from wanspec.engines.tokenizer import Tokenizer
+from wanspec.engines.turns import ASK, ChatOptions, Turn
+from wanspec.serving.server.errors import bad_request
+from wanspec.serving.server.schema import ChatRequest, Message
+
+NO_EFFORT = "none"
+"""A `reasoning_effort` of this turns thinking off, which a model without a template does anyway."""
+_ROLES = {"developer": "system"}
+
+
+@dataclass(frozen=True, slots=True)
+class Conversation:
+    """What a chat's answer is to continue."""
+
+    messages: Sequence[Message]
+    options: ChatOptions = ASK
+    template_field: str = ""
+    """The field of the request that only a chat template can honour; empty: there is none."""
+
+    def encode(self, tokenizer: Tokenizer) -> list[int]:
+        """The prompt's tokens. Raises ConfigError where the model's template does not take these messages.
+
+        Raises ApiError (400) where the request has something for a template, and there is none.
+        """
+        tokens = tokenizer.encode_chat([_turn(message) for message in self.messages], self.options)
+        if tokens is None and self.template_field:
+            raise bad_request(
+                f"{self.template_field} goes to a chat template, and this model has none; leave it out", param=self.template_field
+            )
+        return tokenizer.encode(render_transcript(self.messages, self.options)) if tokens is None else tokens
+
+
+def conversation_of(request: ChatRequest) -> Conversation:
+    """What a request for a chat asks to be continued, and how."""
+    effort, variables = request.reasoning_effort, request.chat_template_kwargs or {}
+    efforts = {} if effort is None else {"reasoning_effort": effort, "enable_thinking": effort != NO_EFFORT}  # as vLLM tells templates
+    options = ChatOptions(
+        adds_generation_prompt=request.add_generation_prompt is not False,
+        continues_final=bool(request.continue_final_message),
+        variables={**efforts, **variables},
+    )
+    template_field = "chat_template_kwargs" if variables else "" if effort in {None, NO_EFFORT} else "reasoning_effort"
+    return Conversation(request.messages, options, template_field)
+
+
+def render_transcript(messages: Sequence[Message], options: ChatOptions = ASK) -> str:
+    """The prompt that asks for the assistant's next message, or ends with or within the last one."""
+    turns = [f"{_ROLES.get(message.role, message.role)}{_named(message)}: {message.text}" for message in messages]
+    is_asked = options.adds_generation_prompt and not options.continues_final
+    return "\n\n".join([*turns, "assistant:"] if is_asked else turns)
+
+
+def _turn(message: Message) -> Turn:
+    more = {"name": message.name, "reasoning_content": message.reasoning_content, "reasoning": message.reasoning}
+    return Turn(message.role, message.text, {name: text for name, text in more.items() if text is not None})
+
+
+def _named(message: Message) -> str:
+    return "" if message.name is None else f" ({message.name})"

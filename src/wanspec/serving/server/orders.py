@@ -1,0 +1,182 @@
+"""From a request's fields to what the engine is asked for: one order for each choice."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from wanspec.core.policy.registry import PolicyConfig, create_policy
+from wanspec.core.protocol.placement import ANYWHERE, Placement, check_labels
+from wanspec.core.speculation.sampling import check_sampling
+from wanspec.core.speculation.types import MAX_VOCABULARY, SamplingParams
+from wanspec.engines.interface import ModelInfo
+from wanspec.errors import ConfigError
+from wanspec.serving.engine import check_request
+from wanspec.serving.server.errors import bad_request
+from wanspec.serving.server.limits import ServerLimits
+from wanspec.serving.server.schema import DEFAULT_TEMPERATURE, ChatRequest, CompletionRequest, Parameters
+
+NUM_SEEDS = 2**64
+RANDOM_SEEDS = (None, -1)
+"""A request's seeds that ask for a random one: vLLM, llama.cpp and their clients write -1."""
+RANDOM_SEED_BITS = 53
+"""Of a seed drawn for a client: as many as survive JSON in a language whose numbers are doubles."""
+LOCAL_POLICY = "colocated-tree"
+"""How a prompt is served that no worker may see: the best that one site can do alone."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prompt:
+    """What is to be continued."""
+
+    tokens: tuple[int, ...]
+    echo: str = ""
+    """The text again, where the answer shall begin with it,"""
+    echo_offsets: tuple[int, ...] = ()
+    """and the character of it that each token begins in, where their log probabilities are wanted too."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Order:
+    """One generation."""
+
+    prompt: Prompt
+    max_tokens: int
+    sampling: SamplingParams
+    policy: PolicyConfig
+    placement: Placement
+    stops: tuple[str, ...]
+    stop_tokens: frozenset[int]
+    ignores_end: bool
+    """Whether the text goes on behind the model's own end tokens."""
+    includes_stop: bool
+    """Whether the text ends behind the stop string or token, not before it."""
+    reuse_key: str | None
+    """Whose finished requests it may begin from; None: nobody's."""
+    num_log_probs: int | None
+    """Of how many of the most probable tokens log probabilities are wanted, besides each token's own; None: of none at all."""
+    is_streamed: bool
+    """Whether the client takes the text as it comes, or all of it at the end."""
+
+
+def make_orders(
+    parameters: Parameters,
+    prompts: Sequence[Prompt],
+    *,
+    max_tokens: int | None,
+    prompt_field: str,
+    info: ModelInfo,
+    policy: PolicyConfig,
+    limits: ServerLimits,
+    reuse_key: str | None,
+) -> list[Order]:
+    """An order for each choice: `n` for each prompt, in order; `max_tokens` None: what remains of the context.
+
+    Choice i is drawn with the seed plus i, so that each can be repeated alone. Raises ApiError (400), naming the field.
+    """
+    seed = secrets.randbits(RANDOM_SEED_BITS) if parameters.seed in RANDOM_SEEDS else parameters.seed
+    sampling = _sampling(parameters)
+    placement = _placement(parameters)
+    stop_tokens = _stop_tokens(parameters, info)
+    if not placement.offload:
+        policy = without_worker(policy)
+    orders = []
+    for index in range(len(prompts) * (parameters.n or 1)):
+        prompt = prompts[index // (parameters.n or 1)]
+        orders.append(
+            Order(
+                prompt=prompt,
+                max_tokens=_max_tokens(prompt.tokens, max_tokens, prompt_field, info, limits),
+                sampling=SamplingParams(
+                    temperature=sampling.temperature, top_k=sampling.top_k, top_p=sampling.top_p, seed=(seed + index) % NUM_SEEDS
+                ),
+                policy=policy,
+                placement=placement,
+                stops=tuple(parameters.stop or ()),
+                stop_tokens=stop_tokens,
+                ignores_end=bool(parameters.ignore_eos),
+                includes_stop=bool(parameters.include_stop_str_in_output),
+                reuse_key=reuse_key,
+                num_log_probs=parameters.num_log_probs,
+                is_streamed=bool(parameters.stream),
+            )
+        )
+    return orders
+
+
+def check_choices(parameters: Parameters, *, num_prompts: int, limits: ServerLimits) -> None:
+    """Raise ApiError (400) when a request asks for more choices than one may have."""
+    number = num_prompts * (parameters.n or 1)
+    if number > limits.max_choices_ever:
+        raise bad_request(f"{number} choices (prompts times n); at most {limits.max_choices_ever} are served", param="n")
+
+
+def check_log_probs(parameters: Parameters) -> None:
+    """Raise ApiError (400) where log probabilities are asked for that there are none of, or nothing at all is."""
+    if isinstance(parameters, ChatRequest) and parameters.top_logprobs and not parameters.logprobs:
+        raise bad_request("top_logprobs go with logprobs: true only", param="top_logprobs")
+    if isinstance(parameters, CompletionRequest) and parameters.most_tokens == 0 and not parameters.echo:
+        raise bad_request("max_tokens of 0 goes with echo: true only", param="max_tokens")
+
+
+def without_worker(policy: PolicyConfig) -> PolicyConfig:
+    """The policy itself if it never asks for a worker, else the best that does not."""
+    return policy if create_policy(policy).drafting is None else replace(policy, name=LOCAL_POLICY)
+
+
+def _placement(parameters: Parameters) -> Placement:
+    """Which workers may see the prompt. Raises ApiError (400) on what is no label."""
+    options = parameters.wanspec
+    if options is None:
+        return ANYWHERE
+    try:
+        return Placement(offload=options.offload, labels=check_labels(options.allowed_labels or ()))
+    except ConfigError as error:
+        raise bad_request(str(error), param="wanspec.allowed_labels") from error
+
+
+def _stop_tokens(parameters: Parameters, info: ModelInfo) -> frozenset[int]:
+    """Raises ApiError (400) on what is no token."""
+    outside = next((token for token in parameters.stop_token_ids or () if not 0 <= token < info.vocabulary_size), None)
+    if outside is not None:
+        raise bad_request(f"token {outside} is outside the vocabulary of {info.vocabulary_size}", param="stop_token_ids")
+    return frozenset(parameters.stop_token_ids or ())
+
+
+def _sampling(parameters: Parameters) -> SamplingParams:
+    sampling = SamplingParams(
+        temperature=DEFAULT_TEMPERATURE if parameters.temperature is None else parameters.temperature,
+        top_k=min(max(0, parameters.top_k or 0), MAX_VOCABULARY),
+        top_p=1.0 if parameters.top_p is None else parameters.top_p,
+    )
+    try:
+        check_sampling(sampling)
+    except ConfigError as error:
+        raise bad_request(str(error)) from error
+    return sampling
+
+
+def _max_tokens(prompt: Sequence[int], asked: int | None, prompt_field: str, info: ModelInfo, limits: ServerLimits) -> int:
+    """How many tokens to generate. Raises ApiError (400) where prompt and text cannot fit."""
+    most = limits.max_prompt_tokens or info.context_length
+    room = info.context_length - len(prompt)
+    if len(prompt) > most or room < 1:
+        raise bad_request(
+            f"the prompt has {len(prompt)} tokens; at most {min(most, info.context_length - 1)} are served",
+            param=prompt_field,
+            code="context_length_exceeded",
+        )
+    max_tokens = room if asked is None else asked
+    if max_tokens > room:
+        raise bad_request(
+            f"a prompt of {len(prompt)} tokens and max_tokens of {max_tokens} exceed the context of {info.context_length}; "
+            f"ask for {room} at most, or shorten the prompt",
+            param="max_tokens",
+            code="context_length_exceeded",
+        )
+    try:
+        check_request(info, prompt, max_tokens=max(1, max_tokens))
+    except ConfigError as error:
+        raise bad_request(str(error), param=prompt_field) from error
+    return max_tokens

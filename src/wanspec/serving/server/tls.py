@@ -1,0 +1,84 @@
+"""TLS at the port, with what asyncio's own server lacks: a number of handshakes that may be under way, and little patience with them.
+
+A handshake is done by the server, before anybody has shown a key, and costs memory and time; who does not end it gets no further.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from pathlib import Path
+
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from wanspec.serving.server.limits import ServerLimits
+from wanspec.transport.security import tls_context
+
+GOODBYE_S = 2.0
+"""How long a connection that we close waits for the client's word that it has seen that."""
+
+Handshakes = set[asyncio.Task[None]]
+
+
+def server_context(certificate_file: Path, key_file: Path | None) -> ssl.SSLContext:
+    """A server's TLS settings. Raises ConfigError naming the file and the fix."""
+    tls_context(certificate_file=certificate_file, key_file=key_file)  # says what is wrong; the next lines would not
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(certificate_file, key_file)
+    return context
+
+
+class TlsDoor(asyncio.Protocol):
+    """One connection until its handshake has ended; then it is `http`'s."""
+
+    def __init__(self, http: H11Protocol, context: ssl.SSLContext, handshakes: Handshakes, *, limits: ServerLimits) -> None:
+        """`handshakes`: those under way at this port; this one joins them."""
+        self._http, self._context, self._handshakes, self._limits = http, context, handshakes, limits
+        self._early: list[bytes] = []
+        """What came together with the end of the handshake."""
+        self._is_handed_over = self._is_lost = False
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # TCP's has both ways
+        """Begin the handshake, unless too many are under way, or too many connections open, those that are told so included."""
+        most = self._limits.max_handshakes
+        if len(self._handshakes) >= most or len(self._http.connections) >= self._limits.max_connections + most:
+            transport.abort()
+            return
+        transport.pause_reading()  # until `start_tls` listens
+        task = asyncio.get_running_loop().create_task(self._shake_hands(transport))
+        self._handshakes.add(task)
+        task.add_done_callback(self._handshakes.discard)
+
+    def data_received(self, data: bytes) -> None:
+        """Keep it for whom it is meant."""
+        self._early.append(data)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """It is gone."""
+        self._is_lost = True
+        if self._is_handed_over:  # but this call was under way
+            self._http.connection_lost(exc)
+
+    async def _shake_hands(self, transport: asyncio.Transport) -> None:
+        encrypted = None
+        try:
+            encrypted = await asyncio.get_running_loop().start_tls(
+                transport,
+                self,
+                self._context,
+                server_side=True,
+                ssl_handshake_timeout=self._limits.head_timeout_s,
+                ssl_shutdown_timeout=GOODBYE_S,
+            )
+        except OSError as error:  # no TLS, none of ours, not in time, or it went: there is nobody to tell
+            error.with_traceback(None)  # it would hold what it came through, 300 kB, until somebody collects garbage
+        finally:
+            if encrypted is None:
+                transport.abort()
+        if encrypted is None or self._is_lost:
+            return
+        self._is_handed_over = True
+        encrypted.set_protocol(self._http)
+        self._http.connection_made(encrypted)
+        for data in self._early:
+            self._http.data_received(data)

@@ -1,0 +1,149 @@
+"""Fields that clients know and that we do not have: refused where ignoring one would change the text, unless its value asks for nothing.
+
+Together with those of `schema` they are all of OpenAI's, which a test holds against its SDK, all of vLLM's, as of version 0.32.0, and what
+other servers choose tokens by. Unknown fields are ignored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from wanspec.serving.server.errors import bad_request
+from wanspec.serving.server.schema import ChatRequest, Parameters
+
+Harmless = Mapping[str, tuple[object, ...]]
+"""By field the values, besides null, that mean the same as not giving it."""
+
+REFUSED: Harmless = {
+    # OpenAI's
+    "audio": (),
+    "best_of": (1,),
+    "frequency_penalty": (0,),
+    "function_call": ("none", "auto"),
+    "functions": ([],),
+    "logit_bias": ({},),
+    "modalities": (["text"],),
+    "moderation": (),
+    "presence_penalty": (0,),
+    "response_format": ({"type": "text"},),
+    "store": (False,),
+    "suffix": ("",),
+    "tool_choice": ("none", "auto"),
+    "tools": ([],),
+    "top_logprobs": (0,),
+    "verbosity": ("medium",),
+    "web_search_options": (),
+    # of chats, in a completion
+    "add_generation_prompt": (True,),
+    "chat_template_kwargs": ({},),
+    "continue_final_message": (False,),
+    "reasoning_effort": ("none",),
+    # of completions, in a chat
+    "add_special_tokens": (False,),
+    "echo": (False,),
+    # vLLM's
+    "allowed_token_ids": ([],),
+    "bad_words": ([],),
+    "cache_salt": (),  # who gives one shares nothing with others: --no-reuse-prompts, or a key of his own
+    "chat_template": (),
+    "documents": ([],),
+    "ec_transfer_params": (),
+    "guided_choice": (),
+    "guided_grammar": (),
+    "guided_json": (),
+    "guided_regex": (),
+    "include_reasoning": (True,),
+    "kv_transfer_params": (),
+    "length_penalty": (1,),
+    "logits_processors": ([],),
+    "logprob_token_ids": ([],),
+    "media_io_kwargs": ({},),
+    "min_p": (0,),
+    "min_tokens": (0,),
+    "mm_payload": (),
+    "mm_processor_kwargs": ({},),
+    "priority": (0,),
+    "prompt_embeds": (),
+    "prompt_logprobs": (),
+    "repetition_detection": (),
+    "repetition_penalty": (1,),
+    "return_prompt_text": (False,),
+    "return_token_ids": (False,),
+    "return_tokens_as_token_ids": (False,),
+    "skip_special_tokens": (True,),
+    "structured_outputs": (),
+    "thinking_token_budget": (-1,),
+    "truncate_prompt_tokens": (),
+    "use_beam_search": (False,),
+    "vllm_xargs": ({},),
+    "watermarking": (False,),
+    # of llama.cpp, SGLang, TGI and Ollama
+    "dry_multiplier": (0,),
+    "dynatemp_range": (0,),
+    "ebnf": (),
+    "format": (),
+    "grammar": ("",),
+    "json_schema": (),
+    "lora_path": (),
+    "max_length": (),
+    "max_new_tokens": (),
+    "min_new_tokens": (0,),
+    "mirostat": (0,),
+    "n_predict": (),
+    "no_stop_trim": (False,),
+    "options": ({},),
+    "regex": (),
+    "repeat_penalty": (1,),
+    "samplers": (),
+    "stop_regex": ([],),
+    "think": (),
+    "thinking": (),
+    "top_a": (0,),
+    "top_n_sigma": (-1,),
+    "typical_p": (1,),
+    "xtc_probability": (0,),
+}
+REFUSED_IN_MESSAGES: Harmless = {
+    "audio": (),
+    "function_call": (),
+    "partial": (False,),  # of Qwen and Kimi: to be continued, as `continue_final_message` does
+    "prefix": (False,),  # of Mistral and DeepSeek: the same
+    "tool_call_id": (),
+    "tool_calls": ([],),
+}
+IGNORED = frozenset(
+    {
+        # OpenAI's: who asks, what it costs, how soon it comes
+        *("metadata", "parallel_tool_calls", "prediction", "prompt_cache_key", "prompt_cache_options", "prompt_cache_retention"),
+        *("safety_identifier", "service_tier", "user"),
+        # vLLM's: names for its logs, what goes with fields that are refused, answers of routes that we do not have
+        *("request_id", "return_mm_kwargs", "return_token_offsets", "routed_experts_prompt_start", "session_id"),
+        *("spaces_between_special_tokens", "stream_interval", "truncation_side"),
+    }
+)
+"""Fields that change no text."""
+IGNORED_IN_STREAM_OPTIONS = frozenset({"include_obfuscation"})
+"""OpenAI's: ours is --coalesce-ms, which is the operator's to say."""
+IGNORED_IN_PARTS = frozenset({"prompt_cache_breakpoint"})
+"""Of a message."""
+_TOLD_APART = (bool,)  # Python takes False for 0 and True for 1
+
+
+def check_supported(request: Parameters) -> None:
+    """Raise ApiError (400), naming the first field that asks for something we cannot do."""
+    _check(request.model_extra, REFUSED)
+    if isinstance(request, ChatRequest):
+        for index, message in enumerate(request.messages):
+            _check(message.model_extra, REFUSED_IN_MESSAGES, f"messages.{index}.")
+
+
+def _check(extra: Mapping[str, object] | None, refused: Harmless, where: str = "") -> None:
+    for name, value in (extra or {}).items():
+        if name in refused and value is not None and not any(_same(value, harmless) for harmless in refused[name]):
+            raise bad_request(
+                f"{where}{name} is not supported by this server; leave it out", param=where + name, code="unsupported_parameter"
+            )
+
+
+def _same(value: object, harmless: object) -> bool:
+    return value == harmless and isinstance(value, _TOLD_APART) == isinstance(harmless, _TOLD_APART)

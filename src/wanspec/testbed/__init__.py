@@ -1,1 +1,0 @@
-"""AN EMULATED WAN on one machine: a relay that delays every byte."""

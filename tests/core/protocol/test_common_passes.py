@@ -1,0 +1,138 @@
+"""Passes that many sessions share: who gets how much of them, and whether one is worth the wait of the others."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from tests.core.protocol.events import arrival
+
+from wanspec.core.policy.interface import DraftLocally, Verify
+from wanspec.core.policy.registry import PolicyConfig
+from wanspec.core.protocol.controller import Controller
+from wanspec.core.protocol.effects import StartDraft, StartVerify
+from wanspec.core.protocol.events import RequestArrived, VerifyFinished
+from wanspec.core.protocol.session import Session
+from wanspec.core.speculation.tree import Node
+from wanspec.core.speculation.types import SamplingParams, SessionId, TargetChoices
+
+STEP_S, FREE_TOKENS = 0.02, 16
+
+
+def machine_with(sessions: int) -> Controller:
+    """A controller whose target computes FREE_TOKENS in one step and no more for nothing, and knows it; the prefills are done."""
+    machine = Controller(vocabulary_size=100, end_tokens=(0,))
+    for number in range(1, sessions + 1):
+        machine.handle(arrival(number, policy=PolicyConfig(name="adaptive", lookup=False), prompt=(1, 2), max_tokens=50), now=0.0)
+    for tokens in (1, 2, 4, 8, FREE_TOKENS, 2 * FREE_TOKENS, 4 * FREE_TOKENS, 8 * FREE_TOKENS):
+        machine._passes.target_times.add(tokens, STEP_S * max(1.0, tokens / FREE_TOKENS))
+    return machine
+
+
+def grown(session: Session, prob: float, depth: int) -> tuple[Node, ...]:
+    """A chain of drafts that is right as often as that at each step."""
+    nodes: list[Node] = []
+    for token in range(depth):
+        node = session.tree.add(nodes[-1] if nodes else session.tree.head, token, log_prob=math.log(prob))
+        assert node is not None
+        nodes.append(node)
+    return tuple(nodes)
+
+
+@pytest.mark.parametrize(("prob", "fewest", "most"), [(0.01, 12, FREE_TOKENS), (0.95, 32, 32), (0.9, 24, 30)])
+def test_alone_too_a_session_gets_what_is_worth_its_time(prob: float, fewest: int, most: int) -> None:
+    machine = machine_with(1)
+    (session,) = machine._sessions.values()
+    nodes = grown(session, prob, 32)
+    ((_, got),) = machine._passes._within_reason([(session, Verify(nodes, gives_way=True, token_s=STEP_S))])
+    assert got == nodes[: len(got)]
+    assert fewest <= len(got) <= most  # what is free is taken; beyond, a node must be worth a sixteenth of a step
+
+
+def test_what_many_ask_for_is_cut_to_what_is_worth_its_time_and_the_surer_get_more() -> None:
+    machine = machine_with(4)
+    sessions = list(machine._sessions.values())
+    asked = [
+        (s, Verify(grown(s, prob, 16), gives_way=True, token_s=STEP_S)) for s, prob in zip(sessions, (0.95, 0.8, 0.5, 0.1), strict=True)
+    ]
+    got = machine._passes._within_reason(asked)
+    counts = [len(nodes) for _, nodes in got]
+    assert counts == sorted(counts, reverse=True)
+    assert counts[0] > counts[1] > counts[3] == 0
+    assert 0.5 * FREE_TOKENS < 4 + sum(counts) < 2.5 * FREE_TOKENS
+    for (_, nodes), (_, decision) in zip(got, asked, strict=True):
+        assert nodes == decision.nodes[: len(nodes)]  # parents before children: what is left is connected
+
+
+def test_what_does_not_give_way_is_left_whole() -> None:
+    machine = machine_with(2)
+    first, second = machine._sessions.values()
+    firm, soft = Verify(grown(first, 0.1, 16)), Verify(grown(second, 0.01, 16), gives_way=True, token_s=STEP_S)
+    assert machine._passes._within_reason([(first, firm), (second, soft)]) == [(first, firm.nodes), (second, ())]
+
+
+def test_a_draft_pass_must_gain_its_sessions_more_than_the_others_wait() -> None:
+    machine = machine_with(2)
+    machine._passes.draft_times.add(1, 0.01)
+    first, _ = machine._sessions.values()
+    draft = DraftLocally((first.tree.head,), gain_s=0.015)
+    assert machine._passes._are_drafts_first([draft, Verify()])
+    assert not machine._passes._are_drafts_first([draft, Verify(), Verify()])
+    assert machine._passes._are_drafts_first([draft])
+    assert not machine._passes._are_drafts_first([Verify()])
+
+
+def test_asking_a_draft_model_again_costs_a_hundredth_of_the_time_and_all_that_it_has_not_seen_is_counted() -> None:
+    machine = machine_with(1)
+    (session,) = machine._sessions.values()
+    passes = machine._passes
+    for size in (1, 100):
+        passes.draft_times.add(size, 0.01 * size)
+    passes._drafted_at, passes._drafted_s = 10.0, 0.015
+    assert session.draft_tokens([session.tree.head]) == session.num_prompt_tokens == 2
+    assert not passes.is_draft_due(session, now=10.0 + 1.9)
+    assert passes.is_draft_due(session, now=10.0 + 2.1)
+    session.draft_view.plan(session.tree, [])
+    assert not passes.is_draft_due(session, now=10.0 + 1.4)
+    assert passes.is_draft_due(session, now=10.0 + 1.6)
+
+
+@pytest.mark.parametrize(("reuse_key", "expected"), [(None, 64), ("alice", 0)])
+def test_a_prompt_that_the_draft_model_may_have_seen_is_not_charged(reuse_key: str | None, expected: int) -> None:
+    machine = Controller(vocabulary_size=100, end_tokens=(0,))
+    policy = PolicyConfig(name="adaptive")
+    arrival = RequestArrived(
+        session_id=SessionId(1), prompt_tokens=(1,) * 64, sampling=SamplingParams(), max_tokens=9, policy=policy, reuse_key=reuse_key
+    )
+    machine.handle(arrival, now=0.0)
+    (session,) = machine._sessions.values()
+    assert session.draft_tokens([session.tree.head]) == expected
+
+
+def test_where_it_does_not_those_who_wanted_it_verify_with_the_others() -> None:
+    machine = machine_with(8)
+    machine._passes.draft_times.add(1, 10.0)  # so slow that it never pays
+    started: list[object] = []
+    for round_ in range(6):
+        (in_flight,) = machine._passes._in_flight.values()
+        choices = (TargetChoices(tokens=(7,)),) * len(in_flight.rows)
+        started += machine.handle(VerifyFinished(choices=choices, duration_s=STEP_S), now=0.02 * round_)
+    assert not [effect for effect in started if isinstance(effect, StartDraft)]
+    verifies = [effect for effect in started if isinstance(effect, StartVerify)]
+    assert verifies
+    assert all(len(effect.items) >= 7 for effect in verifies)
+
+
+@pytest.mark.parametrize("reuse_key", [None, "alice"])
+def test_a_first_pass_that_may_go_on_from_kept_tokens_tells_nothing_of_what_tokens_take(reuse_key: str | None) -> None:
+    machine = Controller(vocabulary_size=100, end_tokens=(0,))
+    policy = PolicyConfig(name="autoregressive")
+    arrival = RequestArrived(
+        session_id=SessionId(1), prompt_tokens=(1,) * 64, sampling=SamplingParams(), max_tokens=9, policy=policy, reuse_key=reuse_key
+    )
+    before = machine._passes.target_times.expected_s(64)
+    first_pass = VerifyFinished(choices=(TargetChoices(tokens=(7,)),), duration_s=5.0)
+    effects = [*machine.handle(arrival, now=0.0), *machine.handle(first_pass, now=5.0)]
+    keys = [item.reuse_key for effect in effects if isinstance(effect, StartVerify) for item in effect.items]
+    assert keys == [reuse_key, None]  # named once: afterwards the model has a cache of the session's own
+    assert machine._passes.target_times.expected_s(64) == (5.0 if reuse_key is None else before)
