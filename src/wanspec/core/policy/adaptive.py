@@ -28,8 +28,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from wanspec.core.policy.coverage import MAX_LEVELS, Coverage, Look, look_at
-from wanspec.core.policy.interface import Decision, DraftLocally, Outcome, Situation, Verify, Wait
+from wanspec.core.policy.coverage import Coverage, Look, look_at
+from wanspec.core.policy.interface import Decision, DraftLocally, Outcome, Situation, Verify
 from wanspec.core.policy.pass_times import Pace, PassTimes
 from wanspec.core.policy.sharing import best_size, sizes_up_to
 from wanspec.core.speculation.tree import Node
@@ -104,7 +104,7 @@ class Adaptive:
         return None if self._price_s == NEVER else self._alone_s
 
     def decide(self, situation: Situation, *, now: float) -> Decision:
-        tree, arrivals = situation.tree, situation.arrivals
+        tree = situation.tree
         chosen = tree.most_probable(self._verify_width, min_log_prob=self._min_log_prob)
         leaves = self._leaves(situation, chosen, now)
         if self._alone is None:
@@ -114,15 +114,11 @@ class Adaptive:
         verify = Verify(tuple(chosen), gives_way=True, token_s=min(plain_s, self._recent_token_s(situation)))
         if not leaves:
             return verify
-        token_s = self._token_s(situation, leaves, now)
-        wait_until, wait_gain_s = self._best_wait(situation, leaves, token_s * situation.worker_share, now)
-        token_s = min(plain_s, token_s)
+        token_s = verify.token_s
         leaves = self._worth_expanding(situation, leaves, token_s)
         draft_gain_s = self._draft_gain_s(situation, chosen, leaves, token_s, now)
-        if draft_gain_s > max(0.0, wait_gain_s):
+        if draft_gain_s > 0.0:
             return DraftLocally(tuple([leaf.node for leaf in leaves]), draft_gain_s, verify)
-        if arrivals is not None and wait_gain_s > 0.0:
-            return Wait(wait_until + arrivals.slack_s)
         return verify
 
     def opened(self, *, now: float) -> None:
@@ -171,20 +167,6 @@ class Adaptive:
         look = look_at(expanded, tree.head)
         self._seen = (situation.coverage, look) if look is not None else None
         return leaves
-
-    def _best_wait(self, situation: Situation, leaves: Sequence[_Leaf], token_s: float, now: float) -> tuple[float, float]:
-        """Until when waiting is worth most, and how much, in seconds."""
-        best, arrivals = (now, 0.0), situation.arrivals
-        if arrivals is None:
-            return best
-        coming = [leaf for leaf in leaves if leaf.children_at < NEVER]
-        for until in {leaf.children_at for leaf in coming}:
-            arriving = [(leaf.prob, 1.0 + (until - leaf.children_at) / arrivals.step_s) for leaf in coming if leaf.children_at <= until]
-            tokens = sum([prob * _deepening(levels, situation.coverage.total) for prob, levels in arriving])
-            gain_s = tokens * token_s - WAIT_COST * (until - now)
-            if gain_s > best[1]:
-                best = (until, gain_s)
-        return best
 
     def _worth_expanding(self, situation: Situation, leaves: Sequence[_Leaf], token_s: float) -> list[_Leaf]:
         """Of the leaves, the most probable one and those that are worth the time that they add to a local pass."""
@@ -262,13 +244,6 @@ class Adaptive:
         """What a token has cost lately, in relation to what it would have without a worker."""
         return self._recent_token_s(situation) / self._alone_token_s(situation)
 
-    def _token_s(self, situation: Situation, leaves: Sequence[_Leaf], now: float) -> float:
-        """What a token is worth."""
-        soon = now + situation.target_times.expected_s(1 + self._verify_width)
-        near = sum([leaf.prob for leaf in leaves if leaf.children_at <= soon])
-        share = near / max(MIN_PROB, sum([leaf.prob for leaf in leaves]))
-        return share * self._recent_token_s(situation) + (1.0 - share) * self._alone_token_s(situation)
-
     def _recent_token_s(self, situation: Situation) -> float:
         """What one has cost lately, in this session and, at its start, in those before."""
         guess = GUESSED_PACE if situation.arrivals is not None else 1.0
@@ -294,9 +269,3 @@ def _durations_s(times: PassTimes, sure_tokens: int, more_tokens: NDArray[np.flo
     sizes = sizes_up_to(math.ceil(more_tokens.max(initial=0.0)))
     durations_s: NDArray[np.float64] = np.interp(more_tokens, sizes, times.durations_s(sure_tokens, sizes))
     return durations_s
-
-
-def _deepening(levels: float, share: float) -> float:
-    """Tokens that so many levels below a node of the path are worth, where children cover `share` of what may follow."""
-    depth = min(MAX_LEVELS, int(levels))
-    return share * (1.0 - share**depth) / (1.0 - share) if share < 1.0 else depth
