@@ -25,6 +25,7 @@ from wanspec.core.policy.registry import PolicyConfig
 from wanspec.core.protocol.controller import Controller
 from wanspec.core.protocol.effects import FinishRequest, SendMessage, StartDraft, StartVerify
 from wanspec.core.protocol.events import (
+    DeadlineReached,
     DraftFinished,
     DraftsReceived,
     MessageReceived,
@@ -108,6 +109,11 @@ class Loop:
         effects = timed(name, self.controller.handle, event, now=self.now)
         if isinstance(event, VerifyFinished) and len(event.choices) >= COMMON_SHARE * self.users:
             gaps_s.append(timings_s[name][-1])
+        self.do(effects)
+        if self.controller.next_deadline() == self.now:
+            self.do(timed("controller learns", self.controller.handle, DeadlineReached(), now=self.now))
+
+    def do(self, effects: Any) -> None:  # noqa: ANN401
         for effect in effects:
             match effect:
                 case StartVerify(items=items):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import pytest
-from tests.core.protocol.events import arrival
+from tests.core.protocol.events import PromptController, arrival
 
 from wanspec.core.policy.interface import DraftLocally, Verify
 from wanspec.core.policy.registry import PolicyConfig
@@ -21,7 +21,7 @@ STEP_S, FREE_TOKENS = 0.02, 16
 
 def machine_with(sessions: int) -> Controller:
     """A controller whose target computes FREE_TOKENS in one step and no more for nothing, and knows it; the prefills are done."""
-    machine = Controller(vocabulary_size=100, end_tokens=(0,))
+    machine = PromptController(vocabulary_size=100, end_tokens=(0,))
     for number in range(1, sessions + 1):
         machine.handle(arrival(number, policy=PolicyConfig(name="adaptive", lookup=False), prompt=(1, 2), max_tokens=50), now=0.0)
     for tokens in (1, 2, 4, 8, FREE_TOKENS, 2 * FREE_TOKENS, 4 * FREE_TOKENS, 8 * FREE_TOKENS):
@@ -99,7 +99,7 @@ def test_asking_a_draft_model_again_costs_a_hundredth_of_the_time_and_all_that_i
 
 @pytest.mark.parametrize(("reuse_key", "expected"), [(None, 64), ("alice", 0)])
 def test_a_prompt_that_the_draft_model_may_have_seen_is_not_charged(reuse_key: str | None, expected: int) -> None:
-    machine = Controller(vocabulary_size=100, end_tokens=(0,))
+    machine = PromptController(vocabulary_size=100, end_tokens=(0,))
     policy = PolicyConfig(name="adaptive")
     arrival = RequestArrived(
         session_id=SessionId(1), prompt_tokens=(1,) * 64, sampling=SamplingParams(), max_tokens=9, policy=policy, reuse_key=reuse_key
@@ -125,7 +125,7 @@ def test_where_it_does_not_those_who_wanted_it_verify_with_the_others() -> None:
 
 @pytest.mark.parametrize("reuse_key", [None, "alice"])
 def test_a_first_pass_that_may_go_on_from_kept_tokens_tells_nothing_of_what_tokens_take(reuse_key: str | None) -> None:
-    machine = Controller(vocabulary_size=100, end_tokens=(0,))
+    machine = PromptController(vocabulary_size=100, end_tokens=(0,))
     policy = PolicyConfig(name="autoregressive")
     arrival = RequestArrived(
         session_id=SessionId(1), prompt_tokens=(1,) * 64, sampling=SamplingParams(), max_tokens=9, policy=policy, reuse_key=reuse_key

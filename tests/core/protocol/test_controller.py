@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
-from tests.core.protocol.events import arrival, controller, drafted, drafts, joined, only, opened, received, verified
+from tests.core.protocol.events import PromptController, arrival, controller, drafted, drafts, joined, only, opened, received, verified
 
 from wanspec.core.policy.interface import Decision, DraftLocally, Outcome, Situation, Verify, Wait
 from wanspec.core.policy.registry import PolicyConfig
-from wanspec.core.protocol.controller import MAX_PATIENT_RTT_S, Controller
+from wanspec.core.protocol.controller import MAX_PATIENT_RTT_S
 from wanspec.core.protocol.effects import (
     EmitTokens,
     FinishReason,
@@ -60,7 +60,7 @@ def test_a_round_goes_draft_draft_verify_and_commits_what_was_accepted() -> None
 
 
 def test_a_draft_model_is_asked_for_nothing_beyond_its_context() -> None:
-    machine = Controller(vocabulary_size=100, end_tokens=(0,), draft_context_length=5)
+    machine = PromptController(vocabulary_size=100, end_tokens=(0,), draft_context_length=5)
     machine.handle(arrival(1), now=0.0)
     (item,) = only(machine.handle(verified(7), now=0.1), StartDraft).items
     assert item.append == (1, 2, 3, 7)
@@ -74,7 +74,7 @@ def test_a_draft_model_is_asked_for_nothing_beyond_its_context() -> None:
 
 
 def test_of_several_nodes_those_within_the_context_are_drafted_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    machine = Controller(vocabulary_size=100, end_tokens=(0,), draft_context_length=5)
+    machine = PromptController(vocabulary_size=100, end_tokens=(0,), draft_context_length=5)
     for event in (arrival(1), verified(7)):
         machine.handle(event, now=0.0)
     session = machine._sessions[SessionId(1)]
@@ -110,7 +110,7 @@ def test_a_text_goes_on_behind_an_end_token_where_that_is_asked_for() -> None:
 
 
 def test_of_several_end_tokens_the_first_to_come_ends_the_text() -> None:
-    machine = Controller(vocabulary_size=100, end_tokens=(0, 50))
+    machine = PromptController(vocabulary_size=100, end_tokens=(0, 50))
     for event in (arrival(1), verified(7), drafted(50), drafted(0)):
         machine.handle(event, now=0.0)
     effects = machine.handle(verified(50, 0, 6), now=0.0)
@@ -181,7 +181,7 @@ def test_a_policy_that_wants_more_than_the_tree_can_hold_gets_its_round(monkeypa
 
 
 def test_local_drafts_have_their_own_device_where_there_is_one() -> None:
-    machine = Controller(vocabulary_size=100, end_tokens=(0,), has_draft_device=True)
+    machine = PromptController(vocabulary_size=100, end_tokens=(0,), has_draft_device=True)
     machine.handle(arrival(1), now=0.0)
     machine.handle(arrival(2, policy="autoregressive"), now=0.0)
     effects = machine.handle(verified(7), now=0.1)  # 1 wants to draft, 2 its prefill
@@ -232,7 +232,7 @@ def test_a_wait_ends_in_time_while_the_other_device_runs(monkeypatch: pytest.Mon
     waiter = Scripted(lambda _, now: Wait(0.12) if now < 0.12 else Verify())
     policies = iter([drafter, waiter])
     monkeypatch.setattr("wanspec.core.protocol.controller.create_policy", lambda _: next(policies))
-    machine = Controller(vocabulary_size=100, end_tokens=(0,), has_draft_device=True)
+    machine = PromptController(vocabulary_size=100, end_tokens=(0,), has_draft_device=True)
     machine.handle(joined(1), now=0.0)
     machine.handle(arrival(1), now=0.0)
     machine.handle(arrival(2), now=0.0)

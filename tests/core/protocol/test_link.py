@@ -202,4 +202,4 @@ def test_the_estimate_follows_the_samples_and_keeps_the_least() -> None:
     for sample_s in (0.05, 0.05, 0.07):
         rtt.add(sample_s)
     assert (rtt.min_s, 0.05 < rtt.smoothed_s < 0.06) == (0.05, True)
-    assert 0.0 < rtt.variance_s < 0.03
+    assert 0.0 < rtt.deviation_s < 0.03

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 
 import pytest
 from tests.core.protocol import events
+from tests.core.protocol.events import PromptController
 
 from wanspec.core.policy.registry import MAX_DEPTH, PolicyConfig
-from wanspec.core.protocol.controller import Controller
 from wanspec.core.protocol.link import SessionLink
 from wanspec.core.protocol.messages import MAX_WORKER_NODES
 from wanspec.core.protocol.worker import Worker
@@ -63,7 +63,7 @@ class SharpText:
 def test_trees_stay_together_over_a_long_pass_where_text_is_sharp_and_drafts_are_fast() -> None:
     """Another user's prompt makes one long target pass; the worker drafts far ahead meanwhile, up to its limit."""
     hardware, model, trace = preset("h100-70b"), SharpText(), Trace()
-    controller = Controller(vocabulary_size=VOCABULARY_SIZE, end_tokens=())
+    controller = PromptController(vocabulary_size=VOCABULARY_SIZE, end_tokens=())
     cluster = Cluster(
         controller=controller,
         target=model,

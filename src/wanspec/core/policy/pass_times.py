@@ -1,4 +1,4 @@
-"""What this site's own work takes, as it was measured: passes by the number of tokens that they compute, and rounds per token."""
+"""How long a model's passes take at this site, by the number of tokens that they compute: measured, and guessed in between."""
 
 from __future__ import annotations
 
@@ -14,12 +14,6 @@ MAX_ANSWERS = 4096
 """Sizes for which an answer is kept: of a model that makes no passes they would grow without end."""
 MIN_PASS_S = 1e-6
 """A pass that seems to have taken less was not timed."""
-PACE_MEMORY_ROUNDS = 400.0
-"""Older rounds fade: a stretch of easy text is not the pace."""
-
-
-INHERITED_TOKENS, GUESSED_TOKENS = 300.0, 30.0
-"""What the pace of the sessions before counts at a session's start, at most, and what a guess does."""
 
 
 class PassTimes:
@@ -30,9 +24,9 @@ class PassTimes:
         self._initial_s = initial_s
         self._tries_less = tries_less
         self._means: dict[int, tuple[float, float]] = {}
-        """For each bin that was seen the mean tokens and the mean time of its passes,"""
+        """For each bin that was seen, the mean tokens and the mean time of its passes."""
         self._known: list[tuple[float, float]] = []
-        """and the same from few tokens to many."""
+        """The means, from few tokens to many."""
         self._expected_s: dict[int, float] = {}
         """Answers since the last measurement: each round asks for the same sizes several times."""
 
@@ -47,8 +41,8 @@ class PassTimes:
     def expected_s(self, tokens: int) -> float:
         """How long a pass over `tokens` tokens takes: between what was measured, or as the nearest that was.
 
-        What is smaller than all that was measured may be taken to be cheaper in proportion, so that it is tried: where trees are wide it
-        would never be. Up to KNOWN_AHEAD times the largest is taken to take as long, for the same reason; beyond that, as long per token.
+        Smaller passes than any measured may be assumed to be cheaper in proportion, so that they get tried. Up to KNOWN_AHEAD times the
+        largest measured size we assume the same duration, so that larger passes get tried; beyond it, the same duration per token.
         """
         expected_s = self._expected_s.get(tokens)
         if expected_s is None:
@@ -79,36 +73,3 @@ class PassTimes:
 
 def _bin(tokens: int) -> int:
     return min(BINS - 1, max(0, tokens - 1).bit_length())
-
-
-class Pace:
-    """Seconds per committed token, over the last rounds."""
-
-    def __init__(self, time_s: float = 0.0, tokens: float = 0.0) -> None:
-        self.time_s, self.tokens = time_s, tokens
-
-    def after(self, before: Pace, guess_s: float) -> float:
-        """Seconds per token where `before` counts too, as INHERITED_TOKENS tokens at most, and a guess as GUESSED_TOKENS."""
-        inherited = before.faded(INHERITED_TOKENS)
-        time_s = self.time_s + inherited.time_s + GUESSED_TOKENS * guess_s
-        return time_s / (self.tokens + inherited.tokens + GUESSED_TOKENS)
-
-    def faded(self, tokens: float) -> Pace:
-        """The same, counting as no more than this many tokens."""
-        share = min(1.0, tokens / max(1.0, self.tokens))
-        return Pace(share * self.time_s, share * self.tokens)
-
-    def add(self, duration_s: float, tokens: float) -> None:
-        """A round has taken this long and committed so many tokens."""
-        fade = 1.0 - 1.0 / PACE_MEMORY_ROUNDS
-        self.time_s = fade * self.time_s + duration_s
-        self.tokens = fade * self.tokens + tokens
-
-    @property
-    def token_s(self) -> float | None:
-        """None before the first round."""
-        return self.time_s / self.tokens if self.tokens else None
-
-
-NO_PACE = Pace()
-"""Of nobody; never added to."""

@@ -4,6 +4,9 @@ Theory of operation. A session is always in one of three places: in a pass in fl
 way), or ready. Whenever the device is free, every session that is not in a pass is asked for its decision, and `passes` makes common passes
 of them. The first pass of a session is its prefill and carries no drafts.
 
+The device idles between the end of a pass and the start of the next. So the end of a pass is handled by committing, deciding and starting;
+what the round teaches (calibration, claims, what a worker is worth) is learned with the next event, for which a deadline comes at once.
+
 Workers only ever add to trees; what becomes of them and of what they say is the `workforce`'s. One that has left a commit unanswered for
 long is not waited for.
 
@@ -14,14 +17,15 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Collection
+from functools import partial
 from typing import assert_never
 
 from msgspec.structs import replace
 
+from wanspec.core.policy.alone import Alone
 from wanspec.core.policy.arrivals import Arrivals
 from wanspec.core.policy.coverage import Coverage
 from wanspec.core.policy.interface import Decision, DraftLocally, Situation, Verify, Wait
-from wanspec.core.policy.pass_times import NO_PACE
 from wanspec.core.policy.registry import create_policy
 from wanspec.core.protocol.effects import Effect, EmitTokens, FinishReason, FinishRequest, ReleaseSession
 from wanspec.core.protocol.events import (
@@ -38,14 +42,14 @@ from wanspec.core.protocol.events import (
     WorkerJoined,
     WorkerLost,
 )
-from wanspec.core.protocol.link import SessionLink
 from wanspec.core.protocol.messages import MAX_SEQUENCE_TOKENS
 from wanspec.core.protocol.passes import Passes
+from wanspec.core.protocol.pool import PACE_MEMORY_TOKENS
 from wanspec.core.protocol.session import Session
 from wanspec.core.protocol.snapshot import Snapshot, take_snapshot
 from wanspec.core.protocol.workforce import Workforce
 from wanspec.core.speculation.calibration import MAX_TEMPERATURE, CalibrationBook
-from wanspec.core.speculation.tree import Node
+from wanspec.core.speculation.ratio import Ratio
 from wanspec.core.speculation.types import SessionId
 from wanspec.errors import LocalProtocolError
 
@@ -82,6 +86,16 @@ class Controller:
         self._calibrations = calibrations or CalibrationBook()
         self._coverages: defaultdict[float, Coverage] = defaultdict(Coverage)
         """By temperature."""
+        self._alone: dict[tuple[float, int, int], Alone] = {}
+        """What this site could do without a worker, by temperature, width and number of sessions; since the newest pass."""
+        self._pace = Ratio(PACE_MEMORY_TOKENS)
+        """Seconds per token of sessions without a worker."""
+        self._started: list[Session] = []
+        """Sessions whose policies have yet to learn from the decision on which a pass was started."""
+        self._committed: list[Session] = []
+        """Sessions that have yet to learn from their newest round, of one pass."""
+        self._learn_at: float | None = None
+        """When these came to be; None: there are none."""
 
     @property
     def num_sessions(self) -> int:
@@ -99,13 +113,17 @@ class Controller:
 
     def handle(self, event: ControllerEvent, *, now: float) -> list[Effect]:
         """Take in what happened at `now` (seconds, any monotonic clock); what is to be done about it."""
-        effects = self._apply(event, now)
-        effects += self._start_passes(self._asked(event, now), now)
+        learned = self._learn(now)
+        applied = self._apply(event, now)
+        effects = [*self._start_passes(self._asked(event, now), now), *learned, *applied]
         self._workforce.told(effects, now)
+        self._learn_at = now if self._started or self._committed else None
         return effects
 
     def next_deadline(self) -> float | None:
         """When to send DeadlineReached, unless something else happens before."""
+        if self._learn_at is not None:
+            return self._learn_at
         deadlines = self._workforce.deadlines()
         if self._passes.has_room:  # with none, a pass's end is when all are asked again
             deadlines += [session.wait_until for session in self._sessions.values() if session.wait_until is not None]
@@ -174,7 +192,11 @@ class Controller:
     def _start_passes(self, asked: Collection[Session], now: float) -> list[Effect]:
         """Ask those of these sessions that are in no pass what they want, and start what most need, where a device is free."""
         busy = self._passes.session_ids
-        return self._passes.start([(session, self._decide(session, now)) for session in asked if session.session_id not in busy])
+        decisions = [(session, self._decide(session, now)) for session in asked if session.session_id not in busy]
+        effects = self._passes.start(decisions)
+        if effects:
+            self._started = [session for session, _ in decisions if session.policy.local_drafting.is_calibrated]
+        return effects
 
     def _decide(self, session: Session, now: float) -> Decision:
         session.end_wait(now=now)
@@ -195,13 +217,15 @@ class Controller:
     def _situation(self, session: Session, now: float) -> Situation:
         arrivals = self._arrivals(session, now)
         worker = self._workers[session.link.worker_id] if session.link else None
+        key = min(round(session.sampling.temperature, 1), MAX_TEMPERATURE)
         return Situation(
             tree=session.tree,
             num_sessions=len(self._sessions),
             arrivals=arrivals,
-            coverage=self._coverages[min(round(session.sampling.temperature, 1), MAX_TEMPERATURE)],
-            pace=worker.pace if worker else NO_PACE,
-            pace_alone=worker.pace_alone if worker else NO_PACE,
+            coverage=self._coverages[key],
+            alone=partial(self._alone_at, key),
+            pace=worker.pace if worker else self._pace,
+            pace_alone=worker.pace_alone if worker else self._pace,
             worker_share=worker.share if worker else 0.0,
             target_times=self._passes.target_times,
             draft_times=self._passes.draft_times,
@@ -210,6 +234,17 @@ class Controller:
             num_undrafted=min(session.draft_view.num_unseen, session.end - session.num_prompt_tokens),
             is_draft_due=self._passes.is_draft_due(session, now),
         )
+
+    def _alone_at(self, key: float, width: int) -> Alone:
+        """What this site could do without a worker at this temperature; the same for all sessions until a pass ends."""
+        sessions = len(self._sessions)
+        alone = self._alone.get((key, width, sessions))
+        if alone is None:
+            times = self._passes
+            alone = self._alone[key, width, sessions] = Alone(
+                self._coverages[key], target_times=times.target_times, draft_times=times.draft_times, num_sessions=sessions, width=width
+            )
+        return alone
 
     def _arrivals(self, session: Session, now: float) -> Arrivals | None:
         """What may be expected of the session's worker; None where there is none, or not to be waited for."""
@@ -224,7 +259,7 @@ class Controller:
         rejoin_position, rejoin_told_at = link.rejoins
         return Arrivals(
             rtt_s=rtt_s,
-            deviation_s=worker.rtt.variance_s,
+            deviation_s=worker.rtt.deviation_s,
             step_s=worker.step_s,
             told_at=link.told_at,
             rejoin_position=rejoin_position,
@@ -234,30 +269,23 @@ class Controller:
     def _verify_finished(self, event: VerifyFinished, now: float) -> list[Effect]:
         effects: list[Effect] = []
         finished = self._passes.end(PassKind.VERIFY, event.duration_s, now=now)
-        together = Counter([session.link.worker_id for session, _ in finished if session.link is not None])
-        committed: list[tuple[Session, SessionLink | None, list[Node]]] = []
+        self._alone.clear()
+        verified_at, ended = now - event.duration_s, False
         for (session, rows), choices in zip(finished, event.choices, strict=True):
             if session.session_id not in self._sessions:
                 continue
             end_tokens = () if session.ignores_end else self._end_tokens
-            outcome, reason, path = session.commit(rows, choices, end_tokens, now=now)
-            effects.append(session.finished_round(outcome, path, verified_at=now - event.duration_s))
+            path, reason = session.commit(rows, choices, end_tokens, verified_at=verified_at, now=now)
             tokens, log_probs = tuple([node.token for node in path]), choices.log_probs[: len(path)]
             effects.append(EmitTokens(session_id=session.session_id, position=path[0].position, tokens=tokens, log_probs=log_probs))
             if reason:
-                effects += self._end(session.session_id, reason)
-            committed.append((session, session.link, path))
-        for session, link, path in committed:  # when all that end have ended: a rest moves those that go on
-            if link is None or session.link is not link:  # moved, and told everything
+                effects += [session.learn().finished, *self._end(session.session_id, reason)]
+                ended = True
                 continue
-            alone_s = session.policy.alone_token_s
-            total_alone_s = None if alone_s is None else alone_s * len(path)
-            effects += self._workforce.judge(
-                session, path, took_s=session.round_s, alone_s=total_alone_s, together=together[link.worker_id], now=now
-            )
-            if session.session_id in self._sessions and session.link is link:
-                effects.append(self._workforce.tell(session.session_id, link, path, now))
-        return [*effects, *self._workforce.place_waiting(now)]
+            self._committed.append(session)
+            if session.link is not None:
+                effects.append(self._workforce.tell(session, path, now))
+        return [*effects, *self._workforce.place_waiting(now)] if ended else effects
 
     def _draft_finished(self, event: DraftFinished, now: float) -> list[Effect]:
         finished = self._passes.end(PassKind.DRAFT, event.duration_s, now=now)
@@ -265,3 +293,29 @@ class Controller:
             if session.session_id in self._sessions:
                 session.merge_local(rows, choices)
         return []
+
+    # Afterwards.
+
+    def _learn(self, now: float) -> list[Effect]:
+        """Learn from what was done at the newest event, while a device computes."""
+        started, self._started = self._started, []
+        for session in started:
+            session.policy.learn()
+        committed, self._committed = self._committed, []
+        rounds = [(session, session.learn()) for session in committed]
+        together = Counter([done.link.worker_id for _, done in rounds if done.link is not None])
+        effects: list[Effect] = [done.finished for _, done in rounds]
+        for session, done in rounds:
+            if done.took_s is not None and done.link is None:
+                self._pace.add(done.took_s, len(done.path))
+            if done.link is not None and session.link is done.link:  # else it has moved, and been told everything
+                effects += self._workforce.judge(
+                    session,
+                    done.path,
+                    took_s=done.took_s,
+                    alone_s=done.alone_s,
+                    tolerates_harm=session.policy.tolerates_harm,
+                    together=together[done.link.worker_id],
+                    now=now,
+                )
+        return [*effects, *self._workforce.place_waiting(now)] if rounds else effects

@@ -133,6 +133,7 @@ class FollowedText:
         self._add(tokens)
         self.key = key
         path = self.tree.commit(tokens)
+        self.tree.prune()
         if self.link is None:
             self.tree.advance_root(self.tree.head.position)
         ages_s = [max(0.0, self._proposed_at - at) for node in self._proposed[:accepted] if (at := node.arrived_at) is not None]

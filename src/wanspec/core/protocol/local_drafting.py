@@ -29,14 +29,16 @@ from typing import NamedTuple
 from wanspec.core.policy.adaptive import BELIEVED_SHARE
 from wanspec.core.policy.coverage import INITIAL_SHARES
 from wanspec.core.policy.drafting import MIN_LOG_PROB, estimates_of
-from wanspec.core.policy.pass_times import Pace, PassTimes
+from wanspec.core.policy.pass_times import PassTimes
 from wanspec.core.protocol.effects import ReleaseSession, StartDraft
 from wanspec.core.protocol.events import DraftFinished
 from wanspec.core.protocol.followed_text import FollowedText
 from wanspec.core.protocol.local_text import LocalText
 from wanspec.core.protocol.passes import INITIAL_DRAFT_STEP_S
+from wanspec.core.protocol.pool import PACE_MEMORY_TOKENS
 from wanspec.core.speculation.calibration import Calibration
 from wanspec.core.speculation.model_view import PlannedItem
+from wanspec.core.speculation.ratio import Ratio
 from wanspec.core.speculation.tree import Node
 from wanspec.core.speculation.types import SessionId
 from wanspec.errors import LocalProtocolError
@@ -76,7 +78,7 @@ class LocalDrafting:
         self._in_flight: list[tuple[FollowedText, PlannedItem]] = []
         self._tokens_in_flight = 0
         self._forget_times()
-        self._pace = Pace()
+        self._pace = Ratio(PACE_MEMORY_TOKENS)
         self._calibration = Calibration()  # of all temperatures: the engine does not tell them
         self._share = INITIAL_SHARES[0]
         """How probable the first guess is after a node, on average."""
@@ -112,13 +114,13 @@ class LocalDrafting:
         """The pass that is worth its time to those that wait for it; None: none is."""
         if self._in_flight:
             raise LocalProtocolError("a local draft pass is in flight")
-        token_s = self._pace.token_s
-        if token_s is None or now < self._rests_until:
+        if not self._pace.bottom or now < self._rests_until:
             return None
         if now - self._passed_at > self._drafted_step_s / TRIAL_SHARE:
             self._forget_times()
         if not self.num_passes:
             self._num_to_verify = self._num_rows + sum([len(text.chain(max_tokens, min_log_prob)) for text in self._texts])
+        token_s = self._pace.top / self._pace.bottom
         token_s = min(token_s, self._verify_times.expected_s(self._num_rows) or token_s)
         found = [self._leaf(text, token_s, max_tokens, min_log_prob) for text in self._texts]
         leaves = sorted([leaf for leaf in found if leaf is not None], key=lambda leaf: leaf.gain_s, reverse=True)

@@ -17,14 +17,15 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
+from functools import partial
 
 from wanspec.core.policy.arrivals import REJOIN_STEPS
-from wanspec.core.policy.pass_times import Pace
 from wanspec.core.protocol.heartbeat import Heartbeat
 from wanspec.core.protocol.messages import MAX_SEQUENCE_TOKENS
 from wanspec.core.protocol.placement import Placement
 from wanspec.core.protocol.reuse import ReuseNumbers
 from wanspec.core.protocol.rtt import RttEstimate
+from wanspec.core.speculation.ratio import Ratio
 from wanspec.core.speculation.reliability import Reliability
 from wanspec.core.speculation.types import SessionId, WorkerId
 
@@ -61,6 +62,8 @@ REVIEW_S = 300.0
 FIRST_REST_S, MAX_REST_S = 10.0, 300.0
 """How long a worker is rested; doubled each time until it proves useful."""
 INITIAL_WORKER_STEP_S = 0.01
+PACE_MEMORY_TOKENS = 1000.0
+"""Of what tokens cost; older ones fade: a stretch of easy text is not the pace."""
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
@@ -68,10 +71,10 @@ class WorkerRecord:
     """A worker's merits so far, which it keeps when it connects again."""
 
     reliability: Reliability = field(default_factory=Reliability)
-    pace: Pace = field(default_factory=Pace)
-    """What a token of its sessions has cost of late."""
-    pace_alone: Pace = field(default_factory=Pace)
-    """What the same tokens would have cost without a worker."""
+    pace: Ratio = field(default_factory=partial(Ratio, PACE_MEMORY_TOKENS))
+    """Seconds per token of its sessions."""
+    pace_alone: Ratio = field(default_factory=partial(Ratio, PACE_MEMORY_TOKENS))
+    """Seconds that these tokens would have cost without a worker."""
     tried: int = 0
     """Tokens that its sessions committed since it first joined or last rested."""
     committed: float = 0.0

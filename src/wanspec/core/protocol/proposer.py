@@ -204,11 +204,13 @@ class Proposer:
         self._by_key[text.key] = text
         effects: list[Effect] = []
         if is_judged:
-            effects = [finished, *self._workforce.judge(text, path, took_s=None, alone_s=None, now=now)]
+            effects.append(finished)
+        if is_judged and link is not None:
+            effects += self._workforce.judge(text, path, took_s=None, alone_s=None, now=now)
         if link is None or text.link is not link:  # it has none, or has just been told everything; one may have become free
             return [*effects, *self._workforce.place(text, now)]
         if text.is_speakable:
-            return [*effects, self._workforce.tell(text.session_id, link, path, now)]
+            return [*effects, self._workforce.tell(text, path, now)]
         effects += self._workforce.end(text, now)
         text.link = None
         return effects

@@ -121,8 +121,7 @@ def _worker(worker: PooledWorker, now: float) -> WorkerSnapshot:
 
 
 def _num_drafts(session: Session) -> int:
-    tree = session.tree
-    return tree.size - (tree.head.position - tree.root.position + 1)
+    return sum(1 for _ in session.tree.drafts())
 
 
 def _tree(session: Session) -> TreeSnapshot:

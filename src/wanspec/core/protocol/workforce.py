@@ -14,14 +14,14 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol, assert_never
 
-from wanspec.core.policy.pass_times import Pace
 from wanspec.core.protocol.effects import DraftsMerged, DropWorker, Effect, LossCause, RttMeasured, SendMessage
 from wanspec.core.protocol.events import DraftsReceived, LinkEvent, PongReceived, WorkerJoined, WorkerLost
 from wanspec.core.protocol.heartbeat import ASLEEP_S, Heartbeat
 from wanspec.core.protocol.link import SessionLink, proposed_in
 from wanspec.core.protocol.messages import MAX_SEQUENCE_TOKENS, CloseSession, Commit, Drafts, OpenSession, Ping
 from wanspec.core.protocol.placement import Placement
-from wanspec.core.protocol.pool import BUSY_S, MAX_HEAD_START_S, REVIEW_S, PooledWorker, WorkerRecord, choose_worker
+from wanspec.core.protocol.pool import BUSY_S, MAX_HEAD_START_S, PACE_MEMORY_TOKENS, REVIEW_S, PooledWorker, WorkerRecord, choose_worker
+from wanspec.core.speculation.ratio import Ratio
 from wanspec.core.speculation.reliability import Reliability
 from wanspec.core.speculation.tree import Node
 from wanspec.core.speculation.types import SessionId, WorkerId
@@ -83,7 +83,7 @@ class Workforce:
         self._vocabulary_size = vocabulary_size
         self.workers: dict[WorkerId, PooledWorker] = {}
         self.newest_session_id = SessionId(0)
-        self._pace, self._pace_alone = Pace(), Pace()
+        self._pace, self._pace_alone = Ratio(PACE_MEMORY_TOKENS), Ratio(PACE_MEMORY_TOKENS)
         """Of all workers: what a newcomer begins with, so that nobody is in doubt again by coming again."""
         self._former: dict[str, WorkerRecord] = {}
         """Of workers that have left, by identity, in the order in which they left."""
@@ -129,11 +129,17 @@ class Workforce:
         """A place at a worker may have become free: look for one for every session that has none, the oldest first."""
         return [effect for session in self._sessions.values() for effect in self.place(session, now)]
 
-    def tell(self, session_id: SessionId, link: SessionLink, path: Sequence[Node], now: float) -> SendMessage:
-        """Tell a session's worker of newly committed tokens, `path` being their nodes."""
+    def tell(self, session: DraftedSession, path: Sequence[Node], now: float) -> SendMessage:
+        """Tell a session's worker, which it has, of newly committed tokens, `path` being their nodes; or that it can hold no more of it."""
+        link = session.link
+        assert link is not None, "a session without a worker has nobody to tell"
+        if session.end >= self.workers[link.worker_id].context_length:
+            session.link = None  # another worker perhaps can
+            self.workers[link.worker_id].sessions.discard(session.session_id)
+            return SendMessage(worker_id=link.worker_id, message=CloseSession(session_id=session.session_id))
         link.told(path, now=now)
         tokens = tuple([node.token for node in path])
-        commit = Commit(session_id=session_id, position=path[0].position, tokens=tokens, newest_node_id=link.newest_node_id)
+        commit = Commit(session_id=session.session_id, position=path[0].position, tokens=tokens, newest_node_id=link.newest_node_id)
         return SendMessage(worker_id=link.worker_id, message=commit)
 
     def judge(
@@ -143,25 +149,23 @@ class Workforce:
         *,
         took_s: float | None,
         alone_s: float | None,
+        tolerates_harm: bool = False,
         together: int = 1,
         now: float,
     ) -> list[Effect]:
         """Take note of what a session's worker was good for in a round that committed `path`; rest it when it has been good for nothing.
 
-        `took_s`: the round; `alone_s`: what its tokens would have cost without a worker; None where that is not known. `together`: how
-        many sessions of its worker were in the same common pass.
+        `took_s`: the round; `alone_s`: what its tokens would have cost without a worker; None where that is not known. `tolerates_harm`:
+        whether it keeps its place though the round took longer. `together`: sessions of its worker in the same common pass.
         """
-        if session.link is None:
-            return []
+        assert session.link is not None, "a session without a worker has nobody to judge"
         worker = self.workers[session.link.worker_id]
-        if session.end >= worker.context_length and session.session_id in worker.sessions:
-            closed = self.close(session)  # it can hold no more of it, and another perhaps can
-            session.link = None
-            return [*closed, *self.place_waiting(now)]
         if took_s is not None and alone_s is not None:
             for pace, pace_alone in ((worker.pace, worker.pace_alone), (self._pace, self._pace_alone)):
                 pace.add(took_s, len(path))
                 pace_alone.add(alone_s, len(path))
+            if tolerates_harm:
+                took_s = alone_s = None
         computes_since = session.link.computes_since
         settled_at = session.link.opened_at + worker.head_start_s
         if not session.link.has_answered:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import count
-from typing import cast
+from typing import NamedTuple, cast
 
 from msgspec import Struct, field
 
@@ -42,6 +42,16 @@ class Node(Struct, eq=False):
     """At the controller: the worker's own estimate given the parent (natural logarithm)."""
 
 
+class Fork(NamedTuple):
+    """What was drafted in the place of a committed token."""
+
+    parent: Node
+    children: dict[int, Node]
+    """The parent's when the token was committed, by token."""
+    chosen: Node
+    """The committed token's, one of these if it had been drafted."""
+
+
 class DraftTree:
     """Committed end and proposed continuations of one sequence."""
 
@@ -59,6 +69,8 @@ class DraftTree:
         self.num_arrived = 0
         """At the controller: nodes that the session's worker has proposed, those on the spine included."""
         self.nodes: dict[NodeId, Node] = {}
+        self._forks: list[Fork] = []
+        """Since the last `prune`."""
         self.root = self._create(None, tokens[-1], Position(len(tokens) - 1), 0.0)
         self.head = self.root
 
@@ -144,18 +156,27 @@ class DraftTree:
             pending.extend(moved.children.values())
 
     def commit(self, tokens: Iterable[int]) -> list[Node]:
-        """Move the head along `tokens`, which are final. Returns their nodes; those that nobody proposed are made."""
+        """Move the head along `tokens`, which are final. Returns their nodes; those that nobody proposed are made.
+
+        Drafts that branch off are below the head no more. They stay in memory until `prune`.
+        """
         path = []
         for token in tokens:
-            old_head = self.head
-            self.head = old_head.children.get(token) or self._create(
-                old_head, token, Position(old_head.position + 1), old_head.path_log_prob
-            )
-            for sibling in [child for child in old_head.children.values() if child is not self.head]:
-                self._remove_subtree(sibling)
-            old_head.children = {token: self.head}
+            parent, children = self.head, self.head.children
+            self.head = children.get(token) or self._create(parent, token, Position(parent.position + 1), parent.path_log_prob)
+            parent.children = {token: self.head}
+            self._forks.append(Fork(parent, children, self.head))
             path.append(self.head)
         return path
+
+    def prune(self) -> list[Fork]:
+        """Forget the drafts that have branched off since the last call; says which there were, in the order of the committed tokens."""
+        forks, self._forks = self._forks, []
+        for fork in forks:
+            for child in fork.children.values():
+                if child is not fork.chosen:
+                    self._remove_subtree(child)
+        return forks
 
     def advance_root(self, position: int) -> None:
         """Forget the spine before `position` (at most the head's)."""
