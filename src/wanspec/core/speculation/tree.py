@@ -131,8 +131,9 @@ class DraftTree:
             for child in self.head.children.values():
                 self._remove_subtree(child)
             self.head.children = {}
-        for node in self.drafts():
-            node.arrived_at = None
+        for node in self.nodes.values():  # what is yet to be pruned, too
+            if node is not self.head:
+                node.arrived_at = None
         self.num_arrived = int(self.head.arrived_at is not None)
 
     def grow(self, parent: Node, children: Iterable[tuple[int, float]]) -> list[Node]:
