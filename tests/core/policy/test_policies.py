@@ -272,4 +272,4 @@ def test_a_policy_that_says_nothing_of_itself_asks_for_no_worker_and_for_nothing
 
     policy = Bare()
     assert (policy.drafting, policy.local_drafting, policy.alone_token_s) == (None, DraftingConfig(), None)
-    assert not (policy.uses_lookup or policy.uses_entropy or policy.tolerates_harm)
+    assert (policy.uses_lookup, policy.uses_entropy, policy.tolerates_harm) == (False, False, False)

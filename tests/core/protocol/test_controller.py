@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 from tests.core.protocol.events import PromptController, arrival, controller, drafted, drafts, joined, only, opened, received, verified
 
-from wanspec.core.policy.interface import Decision, DraftLocally, Outcome, Situation, Verify, Wait
+from wanspec.core.policy.interface import Decision, DraftLocally, Policy, Situation, Verify, Wait
 from wanspec.core.policy.registry import PolicyConfig
 from wanspec.core.protocol.controller import MAX_PATIENT_RTT_S
 from wanspec.core.protocol.effects import (
@@ -208,9 +208,8 @@ def test_no_more_drafts_are_accepted_than_tokens_committed(tokens: list[int], ma
 
 
 def test_a_wait_ends_in_time_while_the_other_device_runs(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Scripted:
+    class Scripted(Policy):
         drafting = local_drafting = DraftingConfig()
-        uses_lookup, uses_entropy, alone_token_s = False, False, None
 
         def __init__(self, decide: Callable[[Situation, float], Decision]) -> None:
             self._decide, self.asked = decide, 0
@@ -218,15 +217,6 @@ def test_a_wait_ends_in_time_while_the_other_device_runs(monkeypatch: pytest.Mon
         def decide(self, situation: Situation, *, now: float) -> Decision:
             self.asked += 1
             return self._decide(situation, now)
-
-        def opened(self, *, now: float) -> None:
-            pass
-
-        def drafted(self) -> None:
-            pass
-
-        def committed(self, outcome: Outcome, *, now: float) -> None:
-            pass
 
     drafter = Scripted(lambda situation, _: DraftLocally((situation.tree.head,)))
     waiter = Scripted(lambda _, now: Wait(0.12) if now < 0.12 else Verify())

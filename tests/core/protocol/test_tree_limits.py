@@ -137,9 +137,11 @@ def test_what_a_commit_removes_counts_no_more() -> None:
     tree, link = linked()
     flood(link, MAX_WORKER_NODES)
     tree.commit([1])
+    tree.prune()
     assert tree.num_arrived == 1  # on the spine until the worker has heard
     link.merge(events.drafts(3, [7], first=5000), vocabulary_size=100, now=0.2)
     tree.commit([9])
+    tree.prune()
     link.merge(events.drafts(4, [], first=5001), vocabulary_size=100, now=0.3)
     assert tree.num_arrived == 0
 

@@ -97,12 +97,19 @@ class Stage:
     def _handle(self, event: Any) -> list[str]:  # noqa: ANN401  # as above
         self.seen.add(type(event))
         try:
-            effects = self._machine.handle(event, now=self._now_s)
+            effects = self._effects(event)
         except RemoteProtocolError as error:
             return [f"refused: {error.reason}"]
         except LocalProtocolError as error:
             return [f"the driver is wrong: {error}"]
         return [line for effect in effects for line in self._in_words(effect)]
+
+    def _effects(self, event: Any) -> list[Effect]:  # noqa: ANN401  # as above
+        """What the machine wants done, with what it wants done when its driver comes back at once because it is asked to."""
+        effects = self._machine.handle(event, now=self._now_s)
+        if self._machine.next_deadline() == self._now_s:
+            effects += self._machine.handle(DeadlineReached(), now=self._now_s)
+        return effects
 
     def _wait(self, after_ms: float) -> list[str]:
         """Time passes, and the machine is told of each of its deadlines."""
