@@ -29,6 +29,8 @@ def choose_targets(backend: Backend, items: Sequence[ScoreItem]) -> tuple[Target
 
 def choose(item: ScoreItem, logits: Logits) -> TargetChoices:
     """What the target chooses by these logits [rows, vocabulary]: rows that its own choices do not lead to are not looked at."""
+    if not item.next_positions:  # a piece of a longer text
+        return TargetChoices(tokens=())
     sampling = item.sampling
     walked = walk(item, lambda row: target_token(logits[row], sampling, position_noise(item, row, logits.shape[1])))
     rows, tokens = zip(*walked, strict=True)
@@ -49,6 +51,8 @@ def rank_drafts(backend: Backend, items: Sequence[ScoreItem]) -> tuple[tuple[Dra
 def rank(item: ScoreItem, logits: Logits) -> tuple[DraftChoices, ...]:
     """How the draft model ranks what follows each row of these logits [rows, vocabulary]."""
     size = logits.shape[1]
+    if not item.next_positions:  # a piece of a longer text
+        return ()
     return tuple(
         [draft_choices(row, item.sampling, position_noise(item, index, size), count=NUM_CHOICES) for index, row in enumerate(logits)]
     )

@@ -11,69 +11,30 @@ import inspect
 import os
 from array import array
 from collections.abc import Callable, Mapping, Sequence
-from itertools import count
 from typing import Any, Final
-
-from msgspec import Struct
 
 from wanspec.core.policy.registry import PolicyConfig
 from wanspec.core.protocol import effects, events, messages
 from wanspec.core.protocol.controller import Controller
 from wanspec.core.protocol.effects import Effect
 from wanspec.core.protocol.events import ControllerEvent, ProposerEvent, RowTokens, WorkerEvent
-from wanspec.core.protocol.local_drafting import LocalDrafting
-from wanspec.core.protocol.placement import ANYWHERE, Placement
-from wanspec.core.protocol.proposer import Proposer
+from wanspec.core.protocol.placement import Placement
+from wanspec.core.protocol.proposer import LocalDrafting, Proposer
 from wanspec.core.protocol.worker import Worker
 from wanspec.core.speculation import types
 from wanspec.core.speculation.calibration import CalibrationBook, CalibrationState
-from wanspec.core.speculation.types import DraftingConfig, SessionId
 from wanspec.telemetry.fact_codec import FactCodec, Facts
 
 Machine = Controller | Worker | Proposer
 Event = ControllerEvent | WorkerEvent | ProposerEvent
 
 
-class LocalSettings(Struct, frozen=True, kw_only=True):
-    """The draft model beside a proposer's engine."""
-
-    context_length: int
-    redundancy_price_s: float
-    first_session_id: SessionId
-    """Its sessions count up from here."""
-
-    def create(self) -> LocalDrafting:
-        ids = map(SessionId, count(self.first_session_id))
-        return LocalDrafting(context_length=self.context_length, redundancy_price_s=self.redundancy_price_s, session_ids=ids)
-
-
-def create_proposer(
-    *,
-    vocabulary_size: int,
-    max_length: int,
-    max_draft_tokens: int,
-    path_prob_min: float,
-    drafting: DraftingConfig,
-    placement: Placement = ANYWHERE,
-    local: LocalSettings | None = None,
-) -> Proposer:
-    """A proposer whose settings are values, which can be written down."""
-    return Proposer(
-        vocabulary_size=vocabulary_size,
-        max_length=max_length,
-        max_draft_tokens=max_draft_tokens,
-        path_prob_min=path_prob_min,
-        drafting=drafting,
-        placement=placement,
-        local=local.create() if local is not None else None,
-    )
-
-
 MACHINES: Final[dict[Callable[..., Any], str]] = {
     Controller: "controller: vocabulary=vocabulary_size end_tokens draft_device=has_draft_device draft_context=draft_context_length"
     " calibrations",
     Worker: "worker: vocabulary=vocabulary_size context=context_length max_sessions calibrations connected_at",
-    create_proposer: "proposer: vocabulary=vocabulary_size max_length max_draft_tokens path_prob_min drafting placement local",
+    Proposer: "proposer: vocabulary=vocabulary_size max_length max_draft_tokens path_prob_min drafting placement local"
+    " first_session=first_session_id",
 }
 EVENTS: Final[dict[Callable[..., Any], str]] = {
     events.RequestArrived: "request: session=session_id prompt=prompt_tokens sampling max_tokens policy placement reuse_key"
@@ -135,7 +96,7 @@ VALUES: Final[dict[Callable[..., Any], str]] = {
     " controller_entropy_nats=controller_entropy_threshold_nats staleness max_depth width verify_width path_prob_min lookup"
     " price_s=redundancy_price_s",
     CalibrationState: "evidence tokens promised kept",
-    LocalSettings: "context=context_length price_s=redundancy_price_s first_session=first_session_id",
+    LocalDrafting: "context=context_length price_s=redundancy_price_s",
 }
 
 

@@ -28,7 +28,7 @@ from wanspec.core.policy.alone import Alone
 from wanspec.core.policy.coverage import Coverage, look_at
 from wanspec.core.policy.interface import Decision, DraftLocally, Outcome, Policy, Situation, Verify
 from wanspec.core.policy.sharing import best_size
-from wanspec.core.speculation.tree import Node
+from wanspec.core.speculation.tree import DraftTree, Node
 from wanspec.core.speculation.types import DraftingConfig
 
 DEAR_PACE, CHEAP_PACE = 0.965, 0.975
@@ -59,13 +59,23 @@ class _Leaf(NamedTuple):
 class Adaptive(Policy):
     """See the module's text."""
 
-    def __init__(self, *, verify_width: int, redundancy_price_s: float, drafting: DraftingConfig, uses_lookup: bool) -> None:
+    def __init__(
+        self,
+        *,
+        verify_width: int,
+        redundancy_price_s: float,
+        drafting: DraftingConfig,
+        uses_lookup: bool,
+        chain_prob_min: float | None = None,
+    ) -> None:
+        """`chain_prob_min`: for an engine that verifies chains, how probable the path down to a draft must be; None: it verifies trees."""
         self.drafting = self.local_drafting = drafting
         self.uses_lookup = uses_lookup
         self.tolerates_harm = redundancy_price_s == NEVER
         self._verify_width, self._width = verify_width, drafting.leaves
         self._price_s = redundancy_price_s
-        self._min_log_prob = math.log(drafting.path_prob_min)
+        self._verifies_chains = chain_prob_min is not None
+        self._min_log_prob = math.log(chain_prob_min or drafting.path_prob_min)
         self._alone: Alone | None = None
         """What this round would be without a worker; None before the first question about it."""
         self._seen: tuple[Coverage, list[Node], Node] | None = None
@@ -74,8 +84,10 @@ class Adaptive(Policy):
     def decide(self, situation: Situation, *, now: float) -> Decision:
         tree = situation.tree
         self._alone = alone = situation.alone(self._verify_width)
-        chosen = tree.most_probable(self._verify_width, min_log_prob=self._min_log_prob)
+        chosen = self._chosen(tree)
         leaves = self._leaves(situation, chosen, now)
+        if self._verifies_chains:
+            leaves = self._end_of_chain(situation, chosen, leaves)
         guessed_pace = GUESSED_PACE if situation.arrivals is not None else 1.0
         pace_s = situation.pace.mean(guessed_pace * alone.bare_s, GUESSED_TOKENS)
         token_s = min(alone.plain_s, pace_s)
@@ -85,7 +97,7 @@ class Adaptive(Policy):
         if situation.arrivals is None and situation.is_draft_due:
             gain_s = situation.num_sessions * situation.draft_times.expected_s(situation.num_sessions * len(leaves))
             return DraftLocally(tuple([leaf.node for leaf in leaves]), gain_s, verify)
-        ratio = pace_s / situation.pace_alone.mean(alone.bare_s, GUESSED_TOKENS)
+        ratio = 0.0 if self._verifies_chains else pace_s / situation.pace_alone.mean(alone.bare_s, GUESSED_TOKENS)
         charged_s = 0.0 if situation.arrivals is None else self._charged_s(ratio)
         if token_s * sum([leaf.prob for leaf in leaves]) * max(situation.coverage.total, alone.most_tokens) <= charged_s:
             return verify  # as most rounds with a worker do: what can be gained at most is not worth the price
@@ -96,9 +108,9 @@ class Adaptive(Policy):
         return DraftLocally(tuple([leaf.node for leaf in leaves]), gain_s, verify) if gain_s > 0.0 else verify
 
     def committed(self, outcome: Outcome, *, now: float) -> None:
-        if self._alone is not None:
+        if self._alone is not None and not self._verifies_chains:  # what `alone` says is of trees
             self.alone_token_s = self._alone.token_s(outcome.num_free)
-            self._alone = None
+        self._alone = None
 
     def learn(self) -> None:
         if self._seen is not None:
@@ -106,6 +118,18 @@ class Adaptive(Policy):
             self._seen = None
             if (look := look_at(expanded, head)) is not None:
                 coverage.learn(look)
+
+    def _chosen(self, tree: DraftTree) -> list[Node]:
+        """The nodes to verify, best first, parents before children."""
+        choose = tree.best_path if self._verifies_chains else tree.most_probable
+        return choose(self._verify_width, min_log_prob=self._min_log_prob)
+
+    def _end_of_chain(self, situation: Situation, chosen: Sequence[Node], leaves: Sequence[_Leaf]) -> list[_Leaf]:
+        """Where a chain may go on: at its end, if that is not expanded, and if what follows is likely enough to be verified."""
+        end = chosen[-1] if chosen else situation.tree.head
+        least = math.exp(self._min_log_prob)
+        has_room = len(chosen) < self._verify_width
+        return [leaf for leaf in leaves if has_room and leaf.node is end and leaf.prob * situation.coverage.first >= least]
 
     def _leaves(self, situation: Situation, chosen: Sequence[Node], now: float) -> list[_Leaf]:
         """What no draft model has expanded yet among the head and the nodes of the coming round."""
@@ -152,7 +176,7 @@ class Adaptive(Policy):
         then = situation.coverage.after(fresh, verified, width=self._verify_width)
         kept, worth_now_s = self._worth(situation, verified, token_s)
         gain_s = self._worth(situation, then, token_s)[1] - worth_now_s - duration_s
-        return gain_s if gain_s > 0.0 else alone.gain_of_levels_s(fresh[0], kept, token_s)
+        return gain_s if gain_s > 0.0 or self._verifies_chains else alone.gain_of_levels_s(fresh[0], kept, token_s)
 
     def _worth(self, situation: Situation, probs: Sequence[float], token_s: float) -> tuple[int, float]:
         """How many of the nodes of these path probabilities, best first, are worth their time in a round, and what they are, in seconds."""

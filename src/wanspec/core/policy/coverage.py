@@ -83,6 +83,11 @@ class Coverage:
         """Probability that one of its children follows a node."""
 
     @property
+    def first(self) -> float:
+        """Probability that its first child follows a node."""
+        return self._shares[0]
+
+    @property
     def is_known(self) -> bool:
         """Whether enough was seen for the shares to be more than a guess."""
         return self._looks >= KNOWN_LOOKS

@@ -1,8 +1,8 @@
-"""A request as the controller holds it: a text, what each model has seen of it, and its policy.
+"""A text as the site with the target holds it: what its draft model has seen of it, its policy, and what each round teaches.
 
-A round goes like this. The policy is asked (`look_up` first adds the drafts that cost nothing), a pass is planned by a view, the target's
-choices are committed (`commit`). What the round teaches is left for later, when the next pass has started (`learn`): whoever decides needs
-the tokens, and the device waits.
+A round goes like this. The policy is asked (`look_up` first adds the drafts that cost nothing), a pass is planned by a view, and the tokens
+that the target chose are committed (`commit`). What the round teaches is left for later, when the next pass has started (`learn`): the
+device waits for the decision, and nobody for the lesson.
 """
 
 from __future__ import annotations
@@ -20,13 +20,14 @@ from wanspec.core.protocol.effects import FinishReason, RoundFinished
 from wanspec.core.protocol.events import RequestArrived
 from wanspec.core.protocol.link import SessionLink
 from wanspec.core.protocol.messages import OpenSession
+from wanspec.core.protocol.placement import Placement
 from wanspec.core.protocol.text import Text
 from wanspec.core.speculation.calibration import Calibration
 from wanspec.core.speculation.model_view import ModelView
 from wanspec.core.speculation.rankings import Rankings
 from wanspec.core.speculation.reliability import Reliability
 from wanspec.core.speculation.tree import Fork, Node
-from wanspec.core.speculation.types import DraftChoices, TargetChoices, WorkerId
+from wanspec.core.speculation.types import DraftChoices, SamplingParams, SessionId, TargetChoices, WorkerId
 
 
 class Round(NamedTuple):
@@ -36,8 +37,8 @@ class Round(NamedTuple):
     """What became of it, but for the estimates."""
     path: list[Node]
     """The committed tokens' nodes."""
-    verified: tuple[Node, ...]
-    """The nodes that the target scored, the old head first."""
+    verified: Collection[Node]
+    """The drafts that the target scored."""
     link: SessionLink | None
     """To the worker that had drafted for it."""
     took_s: float | None
@@ -47,33 +48,37 @@ class Round(NamedTuple):
 
 
 class Session(Text):
-    """One request in progress."""
+    """One text in progress."""
 
-    def __init__(self, request: RequestArrived, policy: Policy, calibration: Calibration) -> None:
-        prompt_tokens, sampling, reuse_key = request.prompt_tokens, request.sampling, request.reuse_key
-        self._end_position = len(prompt_tokens) + request.max_tokens
+    target_view: ModelView
+    """What the target has seen, where this site runs its passes."""
+
+    def __init__(
+        self,
+        session_id: SessionId,
+        tokens: Sequence[int],
+        *,
+        max_length: int,
+        sampling: SamplingParams,
+        policy: Policy,
+        calibration: Calibration,
+        placement: Placement,
+        reuse_key: str | None = None,
+    ) -> None:
+        """`max_length`: tokens of the longest text. `calibration`: of the local draft model at the text's temperature."""
         super().__init__(
-            request.session_id,
-            prompt_tokens,
-            max_length=self._end_position,
+            session_id,
+            tokens,
+            max_length=max_length,
             sampling=sampling,
             drafting=policy.drafting,
-            placement=request.placement,
+            placement=placement,
             reuse_key=reuse_key,
         )
-        self.ignores_end = request.ignores_end
         self.policy = policy
-        self.target_view = ModelView(
-            self.session_id,
-            sampling,
-            prompt_tokens,
-            reuse_key=reuse_key,
-            num_log_probs=request.num_log_probs,
-            wants_entropy=policy.uses_entropy,
-        )
-        self.draft_view = ModelView(self.session_id, sampling, prompt_tokens, reuse_key=reuse_key)
+        self.draft_view = ModelView(session_id, sampling, tokens, reuse_key=reuse_key)
         self._rankings = Rankings(calibration if policy.local_drafting.is_calibrated else None)
-        self._lookup = Lookup(prompt_tokens) if policy.uses_lookup else None
+        self._lookup = Lookup(tokens) if policy.uses_lookup else None
         self.wait_until: float | None = None
         """When the policy's patience ends, while it waits."""
         self._was_waiting, self._waiting_since = False, 0.0
@@ -86,6 +91,11 @@ class Session(Text):
         """Of the target's distribution for its last choice; None before the first round, and where the policy has no use for it."""
         self.round: Round | None = None
         """What has been committed and not been learned from."""
+
+    @property
+    def num_undrafted(self) -> int:
+        """Newest tokens, written here, that the local draft model has not seen."""
+        return min(self.draft_view.num_unseen, self.end - self.num_prompt_tokens)
 
     def attach(self, worker_id: WorkerId, reliability: Reliability, *, reuse_number: int, now: float) -> OpenSession:
         self.policy.opened(now=now)
@@ -131,30 +141,17 @@ class Session(Text):
                 elif existing is not None and (existing.arrived_at is not None or path_log_prob > existing.path_log_prob):
                     self.tree.reestimate(existing, path_log_prob)  # a worker may say anything
 
-    def commit(
-        self, verified: tuple[Node, ...], choices: TargetChoices, end_tokens: Collection[int], *, verified_at: float, now: float
-    ) -> tuple[list[Node], FinishReason | None]:
-        """Commit what the target has chosen. Returns the new nodes, and why the request ends, if it does.
+    def commit(self, tokens: Sequence[int], outcome: Outcome, verified: Collection[Node], *, verified_at: float, now: float) -> list[Node]:
+        """Commit tokens that the target chose. Returns their nodes; `round` then has what there is to learn.
 
-        `verified`: the nodes that the target has scored from `verified_at` on, the head first. `round` then has what there is to learn.
+        `verified`: the drafts that the target has scored from `verified_at` on; `outcome`: what it made of them.
         """
-        tokens = list(choices.tokens[: self._end_position - self.end])
-        reason = FinishReason.LENGTH if self.end + len(tokens) == self._end_position else None
-        end = next((index for index, token in enumerate(tokens) if token in end_tokens), None)
-        if end is not None:
-            tokens = tokens[: end + 1]
-            reason = FinishReason.END
         old_head = self.tree.head
         path = self.extend(tokens)
-        outcome = Outcome(
-            drafted=len(verified) - 1,
-            accepted=min(len(choices.tokens) - 1, len(tokens)),  # what the target accepted beyond the end is in no text
-            entropy_nats=choices.entropy_nats,
-            num_free=self._lookup.committed(old_head, path) if self._lookup is not None else 0,
-        )
+        if self._lookup is not None:
+            outcome = replace(outcome, num_free=self._lookup.committed(old_head, path))
         if any(node.arrived_at is not None for node in path[: outcome.accepted]):
             self.waited_in_vain_s = 0.0
-        self.target_view.committed(path)
         self.draft_view.committed(path)
         self.policy.committed(outcome, now=now)
         took_s = None if self._round_began_at is None else now - self._round_began_at
@@ -162,7 +159,7 @@ class Session(Text):
         finished = self._finished(outcome, path, verified_at=verified_at, is_prefill=took_s is None)
         self.round = Round(finished, path, verified, self.link, took_s, alone_s)
         self._round_began_at = now
-        return path, reason
+        return path
 
     def learn(self) -> Round:
         """Learn from `round`; returns it, complete."""
@@ -188,6 +185,56 @@ class Session(Text):
             waits=waits,
             waited_s=waited_s,
         )
+
+
+class RequestSession(Session):
+    """A request's text, which this site's target writes."""
+
+    def __init__(self, request: RequestArrived, policy: Policy, calibration: Calibration) -> None:
+        self._end_position = len(request.prompt_tokens) + request.max_tokens
+        super().__init__(
+            request.session_id,
+            request.prompt_tokens,
+            max_length=self._end_position,
+            sampling=request.sampling,
+            policy=policy,
+            calibration=calibration,
+            placement=request.placement,
+            reuse_key=request.reuse_key,
+        )
+        self.ignores_end = request.ignores_end
+        self.target_view = ModelView(
+            self.session_id,
+            request.sampling,
+            request.prompt_tokens,
+            reuse_key=request.reuse_key,
+            num_log_probs=request.num_log_probs,
+            wants_entropy=policy.uses_entropy,
+        )
+
+    @property
+    def is_prefilling(self) -> bool:
+        """Whether the target has yet to compute all of the prompt."""
+        return self._round_began_at is None
+
+    def verified(
+        self, rows: tuple[Node, ...], choices: TargetChoices, end_tokens: Collection[int], *, verified_at: float, now: float
+    ) -> tuple[list[Node], FinishReason | None]:
+        """Commit what the target has chosen after these rows, the head's first. The new nodes, and why the request ends, if it does."""
+        tokens = list(choices.tokens[: self._end_position - self.end])
+        reason = FinishReason.LENGTH if self.end + len(tokens) == self._end_position else None
+        end = next((index for index, token in enumerate(tokens) if token in end_tokens), None)
+        if end is not None:
+            tokens = tokens[: end + 1]
+            reason = FinishReason.END
+        outcome = Outcome(
+            drafted=len(rows) - 1,
+            accepted=min(len(choices.tokens) - 1, len(tokens)),  # what the target accepted beyond the end is in no text
+            entropy_nats=choices.entropy_nats,
+        )
+        path = self.commit(tokens, outcome, rows[1:], verified_at=verified_at, now=now)
+        self.target_view.committed(path)
+        return path, reason
 
 
 def estimates(forks: Sequence[Fork], verified: Collection[Node]) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -79,6 +79,21 @@ class ModelView:
             else:
                 self._append.append(node.token)
 
+    def plan_piece(self, tokens: int) -> PlannedItem:
+        """The item that computes the next `tokens` of the unseen text, fewer than there are, and has no rows: nothing follows them yet."""
+        piece, self._append = self._append[:tokens], self._append[tokens:]
+        self._trunk_length += len(self._commit) + len(piece)
+        item = ScoreItem(
+            session_id=self._session_id,
+            sampling=self._sampling,
+            commit=tuple(self._commit),
+            append=tuple(piece),
+            trunk_length=self._trunk_length,
+            reuse_key=self._reuse_key,
+        )
+        self._commit, self._reuse_key = [], None
+        return PlannedItem(item=item, rows=())
+
     def plan(self, tree: DraftTree, wanted: Iterable[Node]) -> PlannedItem:
         """The item that scores the `wanted` nodes below the head, whatever they hang from, and the head where it was not scored yet."""
         if len(self._cached) > 2 * len(tree.nodes) + CACHED_SLACK:

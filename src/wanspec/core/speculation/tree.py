@@ -12,8 +12,10 @@ Positions are absolute; nothing here knows time, models or the wire.
 from __future__ import annotations
 
 import heapq
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import count
+from operator import attrgetter
 from typing import NamedTuple, cast
 
 from msgspec import Struct, field
@@ -40,6 +42,9 @@ class Node(Struct, eq=False):
     """At the controller: when a worker proposed it (seconds); None: no worker has."""
     claim: float = 0.0
     """At the controller: the worker's own estimate given the parent (natural logarithm)."""
+
+
+_PATH_LOG_PROB = attrgetter("path_log_prob")
 
 
 class Fork(NamedTuple):
@@ -220,12 +225,15 @@ class DraftTree:
                 heapq.heappush(heap, (-child.path_log_prob, child.node_id, child))
         return best
 
-    def best_path(self, depth: int) -> list[Node]:
-        """From below the head, the most probable child at each step, at most `depth` nodes."""
-        path: list[Node] = []
+    def best_path(self, depth: int, *, min_log_prob: float = -math.inf) -> list[Node]:
+        """From below the head, the most probable child at each step, at most `depth` nodes and as probable as that from the head on."""
         node = self.head
+        least = node.path_log_prob + min_log_prob
+        path: list[Node] = []
         while node.children and len(path) < depth:
-            node = max(node.children.values(), key=lambda child: child.path_log_prob)
+            node = max(node.children.values(), key=_PATH_LOG_PROB)
+            if node.path_log_prob < least:
+                break
             path.append(node)
         return path
 

@@ -132,9 +132,14 @@ class SimulatedModel:
 
     def rank_drafts(self, items: Sequence[ScoreItem]) -> tuple[tuple[DraftChoices, ...], ...]:
         """Run a draft pass; for each item one ranking per row."""
-        return tuple(tuple([self._draft_choices(context) for context in self._contexts(item)]) for item in items)
+        rows = [(item, self._contexts(item)) for item in items]
+        return tuple(
+            tuple([self._draft_choices(context) for context in contexts]) if item.next_positions else () for item, contexts in rows
+        )
 
     def _target_choices(self, item: ScoreItem, contexts: Sequence[int]) -> TargetChoices:
+        if not item.next_positions:  # a piece of a longer text
+            return TargetChoices(tokens=())
         world = self._world
         walked = walk(item, lambda row: world.target_token(contexts[row]))
         entropy_nats = world.record(contexts[walked[-1][0]]).target_entropy_nats if item.wants_entropy else None

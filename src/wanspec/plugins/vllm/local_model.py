@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from wanspec.core.protocol.events import DraftFinished, PassFailed, PassKind
-from wanspec.core.protocol.followed_text import UNCOUPLED
+from wanspec.core.protocol.rows import UNCOUPLED
 from wanspec.core.speculation.types import ScoreItem, SessionId
 from wanspec.engines.interface import Backend
 from wanspec.engines.registry import load_backend

@@ -17,15 +17,14 @@ from itertools import count
 from typing import Any, Final
 
 from wanspec.core.protocol.events import Row
-from wanspec.core.protocol.proposer import Proposer
+from wanspec.core.protocol.proposer import LocalDrafting, Proposer
 from wanspec.core.speculation.types import SessionId
 from wanspec.plugins.vllm.draft_link import DraftLink
 from wanspec.plugins.vllm.figures_server import serve_figures
 from wanspec.plugins.vllm.hosting import Hosting, hosting_of
-from wanspec.plugins.vllm.local_model import LocalModel, load_local_model
-from wanspec.plugins.vllm.settings import ProposerSettings, read_settings
+from wanspec.plugins.vllm.local_model import load_local_model
+from wanspec.plugins.vllm.settings import read_settings
 from wanspec.plugins.vllm.versions import installed_vllm, needs_sampler_repair, repair_sampler
-from wanspec.telemetry.facts import LocalSettings, create_proposer
 from wanspec.telemetry.trace import NoTrace, SparedTrace, TraceWriter
 from wanspec.telemetry.tracer import Tracer
 
@@ -101,15 +100,20 @@ def _open_link(hosting: Hosting) -> DraftLink:
     path = settings.trace_of(hosting.engine)
     tracer = Tracer(SparedTrace(TraceWriter(path)) if path else NoTrace(), "controller")
 
+    drafting = LocalDrafting(
+        context_length=local.context_length if local is not None else 0, redundancy_price_s=settings.redundancy_price_s
+    )
+
     def create_machine() -> Proposer:
-        return tracer.recorded(create_proposer)(
+        return tracer.recorded(Proposer)(
             vocabulary_size=hosting.expected.vocabulary_size,
             max_length=hosting.max_length,
             max_draft_tokens=hosting.max_draft_tokens,
             path_prob_min=settings.path_prob_min,
             drafting=settings.drafting(),
             placement=settings.placement(),
-            local=_local_settings(settings, local, life=next(lives)) if local is not None else None,
+            local=drafting if local is not None else None,
+            first_session_id=SessionId(1 + next(lives) * SESSIONS_A_LIFE),
         )
 
     link = DraftLink(
@@ -125,11 +129,3 @@ def _open_link(hosting: Hosting) -> DraftLink:
         _log.info("figures of WANSpec's drafts at http://%s/metrics", figures)
     _log.info("workers dial %s", address)
     return link
-
-
-def _local_settings(settings: ProposerSettings, local: LocalModel, *, life: int) -> LocalSettings:
-    return LocalSettings(
-        context_length=local.context_length,
-        redundancy_price_s=settings.redundancy_price_s,
-        first_session_id=SessionId(1 + life * SESSIONS_A_LIFE),
-    )
