@@ -189,6 +189,7 @@ class Controller(Site):
                 has_ended = True
                 continue
             self._committed.append(session)
+            self._learn_at = now
             if session.link is not None:
                 effects.append(self._workforce.tell(session, path, now))
         return [*effects, *self._workforce.place_waiting(now)] if has_ended else effects
