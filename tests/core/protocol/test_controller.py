@@ -12,7 +12,6 @@ from tests.core.protocol.events import PromptController, arrival, controller, dr
 
 from wanspec.core.policy.interface import Decision, DraftLocally, Policy, Situation, Verify, Wait
 from wanspec.core.policy.registry import PolicyConfig
-from wanspec.core.protocol.controller import MAX_PATIENT_RTT_S
 from wanspec.core.protocol.effects import (
     EmitTokens,
     FinishReason,
@@ -33,6 +32,7 @@ from wanspec.core.protocol.events import (
     VerifyFinished,
 )
 from wanspec.core.protocol.messages import OpenSession
+from wanspec.core.protocol.site import MAX_PATIENT_RTT_S
 from wanspec.core.speculation.types import (
     DraftingConfig,
     SessionId,

@@ -5,13 +5,12 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable, Sequence
-from itertools import count
 
 import numpy as np
 import pytest
 from tests.core.protocol.events import Tokens
 
-from wanspec.core.protocol import local_drafting
+from wanspec.core.protocol import proposer
 from wanspec.core.protocol.effects import DraftsProposed, Effect, ReleaseSession, RoundFinished, StartDraft
 from wanspec.core.protocol.events import (
     DeadlineReached,
@@ -24,9 +23,9 @@ from wanspec.core.protocol.events import (
     StepFinished,
     WorkerJoined,
 )
-from wanspec.core.protocol.local_drafting import CATCH_UP_TOKENS, NEAR_TOKENS, REST_S, LocalDrafting
 from wanspec.core.protocol.messages import Drafts
-from wanspec.core.protocol.proposer import ABSENT_S, Proposer
+from wanspec.core.protocol.passes import MAX_PIECE_TOKENS, NEAR_TOKENS
+from wanspec.core.protocol.proposer import ABSENT_S, REST_S, LocalDrafting, Proposer
 from wanspec.core.speculation.types import DraftingConfig, NodeId, Position, ScoreItem, SessionId, WorkerId
 from wanspec.engines.scripted import CONTEXT_TOKENS, ScriptedBackend
 from wanspec.errors import LocalProtocolError
@@ -76,10 +75,8 @@ class Site:
             max_draft_tokens=MAX_DRAFT_TOKENS,
             path_prob_min=0.05,
             drafting=DRAFTING,
-            local=LocalDrafting(
-                context_length=context_length, redundancy_price_s=price_s, session_ids=map(SessionId, count(1))
-            ),
-        )  # fmt: skip
+            local=LocalDrafting(context_length=context_length, redundancy_price_s=price_s),
+        )
         self.now, self.step_s, self.verify_s = 0.0, STEP_S, 0.0
         self.pass_s: Callable[[Sequence[ScoreItem]], float] = lambda _: 0.001
         self.is_broken = False
@@ -282,13 +279,13 @@ def test_a_worker_that_is_sure_of_a_wrong_token_is_judged_by_the_local_model() -
     assert request.chain[0] == ranked[0]
 
 
-@pytest.mark.parametrize("length", [CATCH_UP_TOKENS * 3, CATCH_UP_TOKENS + 1, NEAR_TOKENS + 1])
+@pytest.mark.parametrize("length", [MAX_PIECE_TOKENS * 3, MAX_PIECE_TOKENS + 1, NEAR_TOKENS + 1])
 def test_a_long_prompt_is_computed_in_pieces_and_drafts_come_after_it(length: int) -> None:
     generator = random.Random(1)
     site, request = Site(disagreement=0.0), Request([generator.randrange(VOCABULARY) for _ in range(length)])
     for _ in range(30):
         site.step(request)
-        assert sum(item.tokens for items in site.passes for item in items) <= CATCH_UP_TOKENS + NEAR_TOKENS
+        assert sum(item.tokens for items in site.passes for item in items) <= MAX_PIECE_TOKENS + NEAR_TOKENS
     assert site.draft.tokens_computed >= length
     assert request.accepted == request.proposed > 30
 
@@ -310,7 +307,7 @@ def test_texts_that_the_draft_model_cannot_hold_are_left_alone() -> None:
 
 
 def test_no_more_texts_than_so_many_are_held(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(local_drafting, "MAX_CACHES", 2)
+    monkeypatch.setattr(proposer, "MAX_CACHES", 2)
     site = Site()
     assert site.passes_of(10, *[Request([number]) for number in range(5)]) > 0
     assert site.draft.open_sessions == 2
@@ -360,7 +357,7 @@ def test_an_answer_to_no_pass_is_a_fault_of_the_driver() -> None:
 @pytest.mark.parametrize("seed", range(6))
 def test_whatever_comes_and_goes_the_cache_is_that_of_the_text(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """A draft model that is the target's equal is never wrong, unless its cache is."""
-    monkeypatch.setattr(local_drafting, "REST_S", 0.1)
+    monkeypatch.setattr(proposer, "REST_S", 0.1)
     generator = random.Random(seed)
     site = Site(disagreement=0.0, context_length=generator.choice([300, 4096]))
     site.join()

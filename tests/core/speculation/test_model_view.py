@@ -78,6 +78,29 @@ def test_it_is_known_beforehand_how_much_a_pass_would_compute() -> None:
     assert (view.num_unseen, view.num_to_compute(tree, [tree.head])) == (1, 1)
 
 
+def test_a_text_may_be_computed_in_pieces_and_nothing_follows_but_the_last() -> None:
+    tree = DraftTree([1, 2, 3, 4, 5], max_position=100)
+    view = ModelView(SessionId(1), SamplingParams(), [1, 2, 3, 4, 5], reuse_key="alice", num_log_probs=0)
+    pieces = [view.plan_piece(2), view.plan_piece(1)]
+    assert [(piece.item.append, piece.item.trunk_length, piece.rows) for piece in pieces] == [((1, 2), 2, ()), ((3,), 3, ())]
+    assert [(piece.item.next_positions, piece.item.num_log_probs) for piece in pieces] == [((), None)] * 2
+    assert [piece.item.reuse_key for piece in pieces] == ["alice", None]
+    assert (view.num_unseen, view.is_empty, view.has_scored(tree.head)) == (2, False, False)
+    last = view.plan(tree, [])
+    assert (last.item.append, last.item.trunk_length, last.item.next_positions, last.item.reuse_key) == ((4, 5), 5, (5,), None)
+
+
+def test_a_piece_keeps_the_committed_nodes_that_the_model_has_scored() -> None:
+    tree, view = started()
+    view.plan(tree, [])
+    (scored,) = grow(tree, tree.head, 4)
+    view.plan(tree, [scored])
+    view.committed(tree.commit([4, 7, 8]))
+    piece = view.plan_piece(1)
+    assert (piece.item.commit, piece.item.append, piece.item.trunk_length) == ((scored.node_id,), (7,), 5)
+    assert (view.plan(tree, []).item.commit, view.num_unseen) == ((), 0)
+
+
 def verdict(tree: DraftTree, view: ModelView, choices: dict[Node, int]) -> list[int]:
     """What is committed where the target verifies these nodes below the head, and chooses so after each; it is asked for no other row."""
     planned = view.plan(tree, [node for node in choices if node is not tree.head])
