@@ -46,10 +46,9 @@ from wanspec.core.protocol.events import (
     WorkerJoined,
     WorkerLost,
 )
-from wanspec.core.protocol.local_drafting import LocalDrafting
 from wanspec.core.protocol.messages import CloseSession, Commit, Message, OpenSession, Ping
 from wanspec.core.protocol.placement import Placement
-from wanspec.core.protocol.proposer import Proposer
+from wanspec.core.protocol.proposer import LocalDrafting, Proposer
 from wanspec.core.protocol.worker import Worker
 from wanspec.core.speculation.types import DraftingConfig, NodeId, SamplingParams, ScoreItem, SessionId, TargetChoices, WorkerId
 from wanspec.errors import LocalProtocolError, RemoteProtocolError
