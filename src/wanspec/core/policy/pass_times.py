@@ -12,6 +12,8 @@ KNOWN_AHEAD = 2.0
 """Passes this much larger than the largest that was measured are tried."""
 MAX_ANSWERS = 4096
 """Sizes for which an answer is kept: of a model that makes no passes they would grow without end."""
+HICCUP_SHARE = 0.5
+"""A pass that takes less than this share of the mean is the new mean."""
 MIN_PASS_S = 1e-6
 """A pass that seems to have taken less was not timed."""
 
@@ -34,6 +36,8 @@ class PassTimes:
         """A pass over `tokens` tokens has taken this long."""
         index, duration_s = _bin(tokens), max(MIN_PASS_S, duration_s)
         mean_tokens, mean_s = self._means.get(index, (tokens, duration_s))
+        if duration_s < HICCUP_SHARE * mean_s:  # what was measured before was a hiccup of the machine: no pass is faster than it can be
+            mean_s = duration_s
         self._means[index] = mean_tokens + SMOOTHING * (tokens - mean_tokens), mean_s + SMOOTHING * (duration_s - mean_s)
         self._known = [means for _, means in sorted(self._means.items())]
         self._expected_s.clear()

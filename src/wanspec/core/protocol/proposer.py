@@ -14,6 +14,7 @@ preempted, and is kept for a short while, unless its place at a worker is wanted
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import count
 from typing import assert_never
@@ -40,6 +41,7 @@ from wanspec.core.protocol.placement import ANYWHERE, Placement
 from wanspec.core.protocol.rows import Rows, RowSession
 from wanspec.core.protocol.site import Site
 from wanspec.core.speculation.types import DraftingConfig, SessionId
+from wanspec.errors import LocalProtocolError
 
 ABSENT_S = 2.0
 """Without a row while the engine has gone on, after which a text is forgotten: a request that is preempted mostly comes back before."""
@@ -110,8 +112,8 @@ class Proposer(Site):
         """Texts that the draft model holds."""
         self._num_passes = self._num_tokens = 0
         """Local passes since the newest step, one over several texts counting for each of them, and draft tokens that they gave."""
-        self._rests_until = 0.0
-        """Until when local drafts rest."""
+        self._rests_until = math.inf
+        """Until when local drafts rest; infinity: until a step of the engine has been timed."""
 
     @property
     def num_texts(self) -> int:
@@ -158,11 +160,14 @@ class Proposer(Site):
     # The engine's steps.
 
     def _step_finished(self, rows: tuple[Row, ...], now: float) -> list[Effect]:
+        if not self._passes.are_none:
+            raise LocalProtocolError("a local draft pass is in flight")
         effects: list[Effect] = []
         texts = self._rows.begin_step(rows, now)
         went_on = [text is not None and row.num_new > 0 and text.went_on for row, text in zip(rows, texts, strict=True)]
         if went_on and all(went_on):  # the engine was not idle, and no prompt was computed
             self._passes.target_times.add(self._num_to_verify, now - self._stepped_at - self._local_s)
+            self._rests_until = now if self._rests_until == math.inf else self._rests_until
         self._alone.clear()
         self._stepped_at, self._local_s, self._num_rows = now, 0.0, len(rows)
         self._num_passes = self._num_tokens = 0
