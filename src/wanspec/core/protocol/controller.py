@@ -13,7 +13,7 @@ The machine has no IO, no clock, no randomness. Everything enters through `handl
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import assert_never, cast
+from typing import assert_never
 
 from wanspec.core.policy.interface import Decision, Verify
 from wanspec.core.policy.registry import create_policy
@@ -169,7 +169,7 @@ class Controller(Site):
         return effects
 
     def _decide(self, session: Session, now: float) -> Decision:
-        return Verify() if cast("RequestSession", session).is_prefilling else super()._decide(session, now)
+        return Verify() if session.is_prefilling else super()._decide(session, now)
 
     def _verify_finished(self, event: VerifyFinished, now: float) -> list[Effect]:
         effects: list[Effect] = []

@@ -93,6 +93,11 @@ class Session(Text):
         """What has been committed and not been learned from."""
 
     @property
+    def is_prefilling(self) -> bool:
+        """Whether the target has yet to compute all of the prompt; of an engine's row nobody says, and no round is taken for its prefill."""
+        return False
+
+    @property
     def num_undrafted(self) -> int:
         """Newest tokens, written here, that the local draft model has not seen."""
         return min(self.draft_view.num_unseen, self.end - self.num_prompt_tokens)
@@ -156,7 +161,7 @@ class Session(Text):
         self.policy.committed(outcome, now=now)
         took_s = None if self._round_began_at is None else now - self._round_began_at
         alone_s = None if self.policy.alone_token_s is None else self.policy.alone_token_s * len(path)
-        finished = self._finished(outcome, path, verified_at=verified_at, is_prefill=took_s is None)
+        finished = self._finished(outcome, path, verified_at=verified_at)
         self.round = Round(finished, path, verified, self.link, took_s, alone_s)
         self._round_began_at = now
         return path
@@ -172,14 +177,14 @@ class Session(Text):
         accepted, rejected = estimates(forks, done.verified)
         return done._replace(finished=replace(done.finished, accepted_estimates=accepted, rejected_estimates=rejected))
 
-    def _finished(self, outcome: Outcome, path: Sequence[Node], *, verified_at: float, is_prefill: bool) -> RoundFinished:
+    def _finished(self, outcome: Outcome, path: Sequence[Node], *, verified_at: float) -> RoundFinished:
         """What is known of the newest round at once; the next one begins."""
         entropy_before_nats, self._entropy_nats = self._entropy_nats, outcome.entropy_nats
         waits, waited_s = self._waits, self._waited_s
         self._waits, self._waited_s = 0, 0.0
         return replace(
             self.round_finished(path, drafted=outcome.drafted, accepted=outcome.accepted, verified_at=verified_at),
-            is_prefill=is_prefill,
+            is_prefill=self.is_prefilling,
             entropy_nats=outcome.entropy_nats,
             entropy_before_nats=entropy_before_nats,
             waits=waits,
@@ -214,7 +219,6 @@ class RequestSession(Session):
 
     @property
     def is_prefilling(self) -> bool:
-        """Whether the target has yet to compute all of the prompt."""
         return self._round_began_at is None
 
     def verified(
