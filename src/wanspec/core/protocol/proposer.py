@@ -79,7 +79,7 @@ class Proposer(Site):
         drafting: DraftingConfig,
         placement: Placement = ANYWHERE,
         local: LocalDrafting | None = None,
-        first_session_id: SessionId = SessionId(1),
+        first_session_id: int = 1,
     ) -> None:
         """`max_length`: of a text, in tokens, as the engine has it. `path_prob_min`: a less probable path is not proposed.
 

@@ -45,6 +45,8 @@ class Round(NamedTuple):
     """How long it took, local passes included; None for the first, which is the prefill."""
     alone_s: float | None
     """What its tokens would have cost without a worker, in seconds; None: not known."""
+    tolerates_harm: bool
+    """Whether a worker keeps its place though rounds take longer with it."""
 
 
 class Session(Text):
@@ -162,7 +164,7 @@ class Session(Text):
         took_s = None if self._round_began_at is None else now - self._round_began_at
         alone_s = None if self.policy.alone_token_s is None else self.policy.alone_token_s * len(path)
         finished = self._finished(outcome, path, verified_at=verified_at)
-        self.round = Round(finished, path, verified, self.link, took_s, alone_s)
+        self.round = Round(finished, path, verified, self.link, took_s, alone_s, self.policy.tolerates_harm)
         self._round_began_at = now
         return path
 

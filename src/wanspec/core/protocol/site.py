@@ -6,7 +6,7 @@ what the round teaches (calibration, claims, what a worker is worth) is learned 
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Collection
 from functools import partial
 
@@ -20,7 +20,7 @@ from wanspec.core.protocol.effects import Effect
 from wanspec.core.protocol.events import DraftFinished, PassKind
 from wanspec.core.protocol.passes import Passes
 from wanspec.core.protocol.pool import PACE_MEMORY_TOKENS, PooledWorker
-from wanspec.core.protocol.session import Session
+from wanspec.core.protocol.session import Round, Session
 from wanspec.core.protocol.workforce import Workforce
 from wanspec.core.speculation.calibration import MAX_TEMPERATURE, CalibrationBook
 from wanspec.core.speculation.ratio import Ratio
@@ -82,21 +82,15 @@ class Site:
             session.policy.learn()
         committed, self._committed = self._committed, []
         rounds = [(session, session.learn()) for session in committed]
-        together = Counter([done.link.worker_id for _, done in rounds if done.link is not None])
         effects: list[Effect] = [done.finished for _, done in rounds]
+        by_worker: defaultdict[WorkerId, list[tuple[Session, Round]]] = defaultdict(list)
         for session, done in rounds:
             if done.took_s is not None and done.link is None:
                 self._pace.add(done.took_s, len(done.path))
             if done.link is not None and session.link is done.link:  # else it has moved, and been told everything
-                effects += self._workforce.judge(
-                    session,
-                    done.path,
-                    took_s=done.took_s,
-                    alone_s=done.alone_s,
-                    tolerates_harm=session.policy.tolerates_harm,
-                    together=together[done.link.worker_id],
-                    now=now,
-                )
+                by_worker[done.link.worker_id].append((session, done))
+        for worker_id, own in by_worker.items():
+            effects += self._workforce.judge(worker_id, own, now)
         return [*effects, *self._workforce.place_waiting(now)] if rounds else effects
 
     def drafted(self, event: DraftFinished, now: float) -> None:

@@ -18,7 +18,6 @@ from typing import Any, Final
 
 from wanspec.core.protocol.events import Row
 from wanspec.core.protocol.proposer import LocalDrafting, Proposer
-from wanspec.core.speculation.types import SessionId
 from wanspec.plugins.vllm.draft_link import DraftLink
 from wanspec.plugins.vllm.figures_server import serve_figures
 from wanspec.plugins.vllm.hosting import Hosting, hosting_of
@@ -113,7 +112,7 @@ def _open_link(hosting: Hosting) -> DraftLink:
             drafting=settings.drafting(),
             placement=settings.placement(),
             local=drafting if local is not None else None,
-            first_session_id=SessionId(1 + next(lives) * SESSIONS_A_LIFE),
+            first_session_id=1 + next(lives) * SESSIONS_A_LIFE,
         )
 
     link = DraftLink(
