@@ -242,7 +242,7 @@ def test_a_wait_ends_in_time_while_the_other_device_runs(monkeypatch: pytest.Mon
 def test_a_request_that_ends_as_its_worker_is_rested_is_opened_nowhere() -> None:
     machine = controller(joined(1), arrival(1, policy="remote"), joined(2))
     worker = machine._workers[WorkerId(1)]
-    worker.committed, worker.useful, worker.tried = 200.0, 0.0, 200
+    worker.committed(200, proposed=0, now=0.0)
     effects = machine.handle(verified(0), now=0.1)
     assert opened(effects) == []
     assert only(effects, FinishRequest).session_id == 1

@@ -226,4 +226,4 @@ def test_a_session_that_gets_another_worker_before_its_round_is_learned_from_owe
     assert opened(effects) == [2]
     assert only(machine.handle(DeadlineReached(), now=0.2), RoundFinished).worker_id is None
     assert session.tree.num_arrived == sum(node.arrived_at is not None for node in session.tree.nodes.values())
-    assert machine._workers[WorkerId(2)].tried == 0
+    assert machine._workers[WorkerId(2)].tried_tokens == 0

@@ -23,7 +23,7 @@ from wanspec.core.protocol.events import (
 from wanspec.core.protocol.heartbeat import LOST_MIN_S, PING_PERIOD_S
 from wanspec.core.protocol.messages import MAX_SEQUENCE_TOKENS, CloseSession, Commit, OpenSession, Ping
 from wanspec.core.protocol.placement import Placement
-from wanspec.core.protocol.pool import FIRST_REST_S, JUDGED_TOKENS, MAX_HEAD_START_S, REVIEW_S, WorkerRecord
+from wanspec.core.protocol.pool import FIRST_REST_S, MAX_HEAD_START_S, REVIEW_S, TRIAL_TOKENS, WorkerRecord
 from wanspec.core.protocol.workforce import MAX_FORMER, NEWCOMER_TOKENS, WORKER_SILENCE_S
 from wanspec.core.speculation.types import SessionId, TargetChoices, WorkerId
 
@@ -178,7 +178,7 @@ def test_a_worker_whose_drafts_are_never_committed_is_rested_and_comes_back_afte
     rested_at, moved = rounds_until_rest(machine, now=0.1)
     told = [(effect.worker_id, type(effect.message)) for effect in moved[:3]]
     assert told == [(1, Commit), (1, CloseSession), (2, OpenSession)]  # what a round says of a worker is seen when the next has begun
-    assert rested_at > JUDGED_TOKENS * 0.02
+    assert rested_at > TRIAL_TOKENS * 0.02
     machine.handle(WorkerLost(worker_id=WorkerId(2)), now=rested_at)
     assert opened(machine.handle(arrival(3, policy="remote"), now=rested_at + FIRST_REST_S - 0.1)) == []
     assert opened(machine.handle(arrival(4, policy="remote"), now=rested_at + FIRST_REST_S)) == [1]
@@ -272,7 +272,7 @@ def test_what_one_worker_proposed_is_not_put_down_to_the_next() -> None:
     machine.handle(WorkerLost(worker_id=WorkerId(1)), now=0.2)
     machine.handle(verified(8, 9, 5), now=0.2 + MAX_HEAD_START_S)
     record = machine._workers[WorkerId(2)]
-    assert (record.committed, record.useful, record.reliability.log_prob(-0.1)) == (3.0, 0.0, -0.1)
+    assert (record.proposed.top, record.proposed.bottom, record.reliability.log_prob(-0.1)) == (0.0, 3.0, -0.1)
 
 
 def test_a_worker_is_not_judged_by_what_many_users_commit_before_its_first_drafts_can_be_there() -> None:
