@@ -22,12 +22,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from operator import attrgetter
 from typing import NamedTuple
 
 from wanspec.core.policy.alone import Alone
 from wanspec.core.policy.coverage import Coverage, look_at
 from wanspec.core.policy.interface import Decision, DraftLocally, Outcome, Policy, Situation, Verify
-from wanspec.core.policy.sharing import best_size
 from wanspec.core.speculation.tree import DraftTree, Node
 from wanspec.core.speculation.types import DraftingConfig
 
@@ -44,6 +44,7 @@ SOON_SHARE = 0.4
 EXPECTED_TOKENS = 32
 """How much longer a text is expected to go on, at least."""
 NEVER = math.inf
+_PROB = attrgetter("prob")
 
 
 class _Leaf(NamedTuple):
@@ -94,14 +95,14 @@ class Adaptive(Policy):
         verify = Verify(tuple(chosen), gives_way=True, token_s=token_s)
         if not leaves:
             return verify
-        if situation.arrivals is None and situation.is_draft_due:
+        if situation.is_draft_due:
             gain_s = situation.num_sessions * situation.draft_times.expected_s(situation.num_sessions * len(leaves))
             return DraftLocally(tuple([leaf.node for leaf in leaves]), gain_s, verify)
         ratio = 0.0 if self._verifies_chains else pace_s / situation.pace_alone.mean(alone.bare_s, GUESSED_TOKENS)
         charged_s = 0.0 if situation.arrivals is None else self._charged_s(ratio)
         if token_s * sum([leaf.prob for leaf in leaves]) * max(situation.coverage.total, alone.most_tokens) <= charged_s:
             return verify  # as most rounds with a worker do: what can be gained at most is not worth the price
-        leaves = self._worth_expanding(situation, leaves, token_s)
+        leaves = self._worth_expanding(situation, alone, leaves, token_s)
         gain_s = self._draft_gain_s(situation, alone, chosen, leaves, token_s, now) - charged_s
         if gain_s > 0.0:
             gain_s -= self._catching_up_s(situation, alone, [leaf.node for leaf in leaves], ratio)
@@ -153,12 +154,11 @@ class Adaptive(Policy):
         self._seen = (situation.coverage, expanded, tree.head)
         return leaves
 
-    def _worth_expanding(self, situation: Situation, leaves: Sequence[_Leaf], token_s: float) -> list[_Leaf]:
+    def _worth_expanding(self, situation: Situation, alone: Alone, leaves: Sequence[_Leaf], token_s: float) -> list[_Leaf]:
         """Of the leaves, the most probable one and those that are worth the time that they add to a local pass."""
-        best_first = sorted(leaves, key=lambda leaf: leaf.prob, reverse=True)[: self._verify_width]
-        sessions = situation.num_sessions
-        gains_s = [leaf.prob * situation.coverage.total * token_s for leaf in best_first[1:]]
-        return best_first[: 1 + best_size(gains_s, situation.draft_times, sure_tokens=sessions, copies=sessions)[0]]
+        best_first = sorted(leaves, key=_PROB, reverse=True)[: self._verify_width]
+        leaf_s = situation.coverage.total * token_s
+        return best_first[: 1 + alone.num_leaves_worth([leaf.prob * leaf_s for leaf in best_first[1:]])]
 
     def _draft_gain_s(
         self, situation: Situation, alone: Alone, chosen: Sequence[Node], leaves: Sequence[_Leaf], token_s: float, now: float
@@ -174,15 +174,9 @@ class Adaptive(Policy):
         base = situation.tree.head.path_log_prob
         verified = [math.exp(node.path_log_prob - base) for node in chosen]
         then = situation.coverage.after(fresh, verified, width=self._verify_width)
-        kept, worth_now_s = self._worth(situation, verified, token_s)
-        gain_s = self._worth(situation, then, token_s)[1] - worth_now_s - duration_s
+        kept, worth_now_s = alone.nodes_worth([token_s * prob for prob in verified])
+        gain_s = alone.nodes_worth([token_s * prob for prob in then])[1] - worth_now_s - duration_s
         return gain_s if gain_s > 0.0 or self._verifies_chains else alone.gain_of_levels_s(fresh[0], kept, token_s)
-
-    def _worth(self, situation: Situation, probs: Sequence[float], token_s: float) -> tuple[int, float]:
-        """How many of the nodes of these path probabilities, best first, are worth their time in a round, and what they are, in seconds."""
-        sessions = situation.num_sessions
-        gains_s = [token_s * prob for prob in probs]
-        return best_size(gains_s, situation.target_times, sure_tokens=sessions, copies=sessions)
 
     def _catching_up_s(self, situation: Situation, alone: Alone, nodes: Sequence[Node], ratio: float) -> float:
         """A local pass's charge for text that the draft model has not seen, and has to compute with these nodes.

@@ -52,7 +52,7 @@ class Situation(Struct, frozen=True, kw_only=True):
     num_undrafted: int = 0
     """Newest tokens of the text, generated here, that the local draft model has not seen."""
     is_draft_due: bool = False
-    """Whether the local draft model has rested for so long that asking it once costs next to nothing."""
+    """Whether nobody else drafts, and the local draft model has rested for so long that asking it once costs next to nothing."""
 
     @property
     def worker_is_live(self) -> bool:

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from itertools import pairwise
 
+import numpy as np
+from numpy.typing import NDArray
+
 SMOOTHING = 0.2
 BINS = 18
 """By powers of two of the tokens; the last has the longest prompts."""
@@ -69,6 +72,15 @@ class PassTimes:
         if tokens >= fewest:
             return next(mean_s for mean_tokens, mean_s in known if tokens <= mean_tokens)
         return fewest_s * tokens / fewest if self._tries_less else fewest_s
+
+    def of_sizes(self, tokens: NDArray[np.float64]) -> NDArray[np.float64]:
+        """`expected_s` of many sizes, which need not be whole, in any shape."""
+        if not self._known:
+            return np.full(tokens.shape, self._initial_s)
+        sizes, means_s = np.array(self._known).T
+        expected_s: NDArray[np.float64] = np.interp(tokens, sizes, means_s)
+        expected_s *= np.maximum(1.0, tokens / (KNOWN_AHEAD * max(1.0, sizes[-1])))
+        return expected_s * np.minimum(1.0, tokens / max(1.0, sizes[0])) if self._tries_less else expected_s
 
     def durations_s(self, sure_tokens: int, more_tokens: Iterable[int]) -> list[float]:
         """The same for passes over `sure_tokens` and each of these numbers of tokens more."""

@@ -102,6 +102,11 @@ class Passes:
         return [session for running in self._in_flight.values() for session, _ in running.rows]
 
     @property
+    def rows(self) -> list[tuple[Node, ...]]:
+        """The nodes of these sessions that the passes are about."""
+        return [rows for running in self._in_flight.values() for _, rows in running.rows]
+
+    @property
     def session_ids(self) -> set[SessionId]:
         """Ids of the sessions that are in a pass."""
         return {session.session_id for session in self.sessions}

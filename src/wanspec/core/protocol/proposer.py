@@ -37,6 +37,7 @@ from wanspec.core.protocol.events import (
     WorkerJoined,
     WorkerLost,
 )
+from wanspec.core.protocol.passes import NEAR_TOKENS
 from wanspec.core.protocol.placement import ANYWHERE, Placement
 from wanspec.core.protocol.rows import Rows, RowSession
 from wanspec.core.protocol.site import Site
@@ -106,6 +107,8 @@ class Proposer(Site):
         """When the newest step ended."""
         self._local_s = 0.0
         """What local passes have taken since."""
+        self._has_caught_up = False
+        """Whether a piece of a long text has been computed since the newest step."""
         self._num_to_verify = 0
         """Tokens of the engine's coming step: one for each request, and drafts."""
         self._cached: set[SessionId] = set()
@@ -171,7 +174,7 @@ class Proposer(Site):
         self._alone.clear()
         self._stepped_at, self._local_s, self._num_rows = now, 0.0, len(rows)
         self._num_passes = self._num_tokens = 0
-        self._asking = []
+        self._has_caught_up, self._asking = False, []
         for row, text in zip(rows, texts, strict=True):
             followed = self._follow(row, text, now, effects)
             self._rows.see(followed, now)
@@ -185,9 +188,12 @@ class Proposer(Site):
         if now >= self._rests_until and self._passes.are_drafts_first(
             [decision for _, decision in decisions], bystanders=self._num_rows - len(texts)
         ):
-            wanted = [(text, decision.nodes) for text, decision in decisions if isinstance(decision, DraftLocally)]
-            started = self._passes.start_draft([(text, nodes) for text, nodes in wanted if self._has_cache(text.session_id)])
+            wanted = {text.session_id: decision.nodes for text, decision in decisions if isinstance(decision, DraftLocally)}
+            started = self._passes.start_draft(
+                [(text, wanted[text.session_id]) for text in texts if text.session_id in wanted and self._may_compute(text)]
+            )
             if started:
+                self._has_caught_up = any(not rows for rows in self._passes.rows)
                 self.has_started(now)
                 self._num_passes += len(self._passes.sessions)
                 return started
@@ -257,8 +263,11 @@ class Proposer(Site):
 
     # The draft model beside the engine.
 
-    def _has_cache(self, session_id: SessionId) -> bool:
-        """Whether the draft model holds this text, or may begin to."""
+    def _may_compute(self, text: RowSession) -> bool:
+        """Whether the draft model may compute this text now: it holds it, or may begin to, and one step waits for one piece."""
+        session_id = text.session_id
+        if self._has_caught_up and text.draft_view.num_unseen > NEAR_TOKENS:
+            return False
         if session_id not in self._cached and len(self._cached) < MAX_CACHES:
             self._cached.add(session_id)
         return session_id in self._cached

@@ -115,12 +115,12 @@ class Site:
         return decision
 
     def _situation(self, session: Session, now: float) -> Situation:
-        worker = self._workers[session.link.worker_id] if session.link else None
+        worker, arrivals = self._workers[session.link.worker_id] if session.link else None, self._arrivals(session, now)
         key = min(round(session.sampling.temperature, 1), MAX_TEMPERATURE)
         return Situation(
             tree=session.tree,
             num_sessions=self.num_sharing,
-            arrivals=self._arrivals(session, now),
+            arrivals=arrivals,
             coverage=self._coverages[key],
             alone=partial(self._alone_at, key),
             pace=worker.pace if worker else self._pace,
@@ -131,7 +131,7 @@ class Site:
             has_drafted=session.draft_view.has_scored,
             draft_tokens=session.draft_tokens,
             num_undrafted=session.num_undrafted,
-            is_draft_due=self._passes.is_draft_due(session, now),
+            is_draft_due=arrivals is None and self._passes.is_draft_due(session, now),
         )
 
     def _alone_at(self, key: float, width: int) -> Alone:
