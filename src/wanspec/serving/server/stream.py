@@ -16,7 +16,7 @@ from typing import TypeVar
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from wanspec.core.protocol.frame_length import next_length
+from wanspec.core.protocol.messages import next_length
 from wanspec.serving.server.answers import AnswerWriter, error_event
 from wanspec.serving.server.limits import ServerLimits
 from wanspec.serving.server.service import Batch
