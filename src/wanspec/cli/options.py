@@ -18,7 +18,8 @@ import msgspec
 import typer
 
 from wanspec import __version__
-from wanspec.core.policy.registry import MAX_BRANCH, MAX_DRAFT_TOKENS, MAX_WIDTH, PolicyConfig, policy_names
+from wanspec.core.policy.registry import MAX_DRAFT_TOKENS, PolicyConfig, policy_names
+from wanspec.core.speculation.types import MAX_BRANCH, MAX_WIDTH
 from wanspec.errors import ConfigError, WanspecError
 from wanspec.files import read_bounded, text_of
 from wanspec.lab.records.run_names import ALONE

@@ -15,7 +15,7 @@ from wanspec.cli.loading import load_model, thread_count
 from wanspec.cli.options import AUTO, DraftModel, Threads, check_writable, write_json
 from wanspec.cli.running import exit_statuses, stderr, stdout
 from wanspec.cli.simulation import Jobs, tracked
-from wanspec.core.policy.registry import MAX_WIDTH
+from wanspec.core.speculation.types import MAX_WIDTH
 from wanspec.errors import ConfigError
 from wanspec.files import write_whole
 from wanspec.presets import ESTIMATE_NOTE, PRESETS

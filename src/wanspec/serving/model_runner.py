@@ -6,13 +6,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from wanspec.core.speculation.sampling import Logits, Noise, draft_choices, is_greedy, log_probs_of, target_entropy_nats, target_token
-from wanspec.core.speculation.types import DraftChoices, Position, SamplingParams, ScoreItem, SessionId, TargetChoices
+from wanspec.core.speculation.types import MAX_BRANCH, DraftChoices, Position, SamplingParams, ScoreItem, SessionId, TargetChoices
 from wanspec.core.speculation.verification import walk
 from wanspec.engines.interface import Backend
 from wanspec.serving.noise_cache import NoiseCache
-
-NUM_CHOICES = 8
-"""Guesses kept of each draft row: as many children as a policy may offer."""
 
 ORACLE_SESSION = SessionId(1 << 62)
 """Beyond every id that a controller gives out."""
@@ -50,7 +47,7 @@ def rank(item: ScoreItem, logits: Logits) -> tuple[DraftChoices, ...]:
     """How the draft model ranks what follows each row of these logits [rows, vocabulary]."""
     size = logits.shape[1]
     return tuple(
-        [draft_choices(row, item.sampling, position_noise(item, index, size), count=NUM_CHOICES) for index, row in enumerate(logits)]
+        [draft_choices(row, item.sampling, position_noise(item, index, size), count=MAX_BRANCH) for index, row in enumerate(logits)]
     )
 
 

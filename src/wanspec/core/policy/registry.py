@@ -10,13 +10,10 @@ from wanspec.core.policy.adaptive import Adaptive
 from wanspec.core.policy.chain import Autoregressive, Colocated, ColocatedTree, Remote
 from wanspec.core.policy.interface import Policy
 from wanspec.core.policy.paper import Paper, StalenessRule
-from wanspec.core.speculation.types import DraftingConfig
+from wanspec.core.speculation.types import MAX_BRANCH, MAX_DEPTH, MAX_WIDTH, DraftingConfig
 from wanspec.errors import ConfigError
 
 MAX_DRAFT_TOKENS = 32
-MAX_BRANCH = 8
-MAX_WIDTH = 128
-MAX_DEPTH = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
