@@ -256,8 +256,8 @@ def check_tls_files(flags: str, ca: Path | None, cert: Path | None, key: Path | 
 
     Raises TransportError where one of them has expired, and warns of one that soon does.
     """
+    from wanspec.transport.certificates import check_dates
     from wanspec.transport.security import tls_context
-    from wanspec.transport.validity import check_dates
 
     for names, files in ((f"{flags}-ca", {"ca_file": ca}), (f"{flags}-cert, {flags}-key", {"certificate_file": cert, "key_file": key})):
         try:

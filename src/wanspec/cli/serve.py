@@ -172,7 +172,7 @@ def serve(
     from wanspec.serving.parent_process import while_stdin_is_open
     from wanspec.serving.server.listening import bind
     from wanspec.serving.server.log import configure_logs
-    from wanspec.transport.diagnosis import check_can_listen
+    from wanspec.transport.grpc_workarounds import check_can_listen
     from wanspec.transport.security import parse_address
 
     with exit_statuses():

@@ -23,8 +23,7 @@ from wanspec.core.speculation.types import SessionId, WorkerId
 from wanspec.errors import RemoteProtocolError, TransportError, WanspecError
 from wanspec.telemetry.tracer import Tracer
 from wanspec.transport.codec import encoded_size
-from wanspec.transport.interface import Connection, Listener, Traffic
-from wanspec.transport.refusal import RefusalCause, SlowPeerError
+from wanspec.transport.interface import Connection, Listener, RefusalCause, SlowPeerError, Traffic
 
 _log = logging.getLogger(__name__)
 

@@ -18,7 +18,7 @@ from wanspec.core.protocol.effects import LossCause
 from wanspec.serving.connected_workers import ConnectedWorker, ConnectedWorkers
 from wanspec.serving.figures import Figures, Histogram
 from wanspec.telemetry.reliability import BINS, calibration_error
-from wanspec.transport.refusal import RefusalCause
+from wanspec.transport.interface import RefusalCause
 
 MAX_TOLD_WORKERS: Final = 64
 """Connected workers that have series of their own, the oldest first: as many as a door lets in, each with six series."""

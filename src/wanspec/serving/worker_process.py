@@ -36,8 +36,7 @@ from wanspec.serving.model_runner import rank_drafts
 from wanspec.telemetry.trace import NoTrace, SparedTrace, TraceSink
 from wanspec.telemetry.tracer import Tracer
 from wanspec.transport.codec import encoded_size
-from wanspec.transport.interface import Connection
-from wanspec.transport.refusal import WorkerRefusedError
+from wanspec.transport.interface import Connection, WorkerRefusedError
 
 HOME_REDIAL_S = 5.0
 """A controller that sent the worker home is dialled again after so long at first: it may take a while to end."""

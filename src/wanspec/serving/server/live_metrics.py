@@ -21,7 +21,7 @@ from wanspec.serving.engine import ControllerEngine
 from wanspec.serving.figures import ENTROPY_EDGES_NATS, DecisionKind
 from wanspec.serving.link_metrics import Families, link_metrics
 from wanspec.serving.server.admission import Admission
-from wanspec.transport.validity import certificate_validity
+from wanspec.transport.certificates import certificate_validity
 
 STATES: Final = ("ok", "degraded", "draining", "failed")
 """A server serves requests, serves them with local drafts alone, serves no more since it ends, or since its engine has failed."""
