@@ -1,8 +1,4 @@
-"""What the engine and the admission count themselves, read at the moment of asking.
-
-Every series bears the model's name; some one label more, whose values are bounded: places in a round, bins, causes, and workers. Workers
-name themselves, so that only so many are told apart at a time, and a worker's series end when it goes.
-"""
+"""Counts of the engine and the admission, read when Prometheus asks. Labels are bounded as in `link_metrics`."""
 
 from __future__ import annotations
 
@@ -24,7 +20,7 @@ from wanspec.serving.server.admission import Admission
 from wanspec.transport.certificates import certificate_validity
 
 STATES: Final = ("ok", "degraded", "draining", "failed")
-"""A server serves requests, serves them with local drafts alone, serves no more since it ends, or since its engine has failed."""
+"""The server serves, serves with local drafts alone, refuses requests as it is ending, or refuses them as its engine has failed."""
 _ENTROPY_BINS: Final[dict[int | None, str]] = {
     **{index: f"{low:g}-{high:g}" for index, (low, high) in enumerate(pairwise((0.0, *ENTROPY_EDGES_NATS, inf)))},
     None: "unknown",
@@ -32,7 +28,7 @@ _ENTROPY_BINS: Final[dict[int | None, str]] = {
 
 
 class LiveMetrics(Collector):
-    """See the module's text."""
+    """A Prometheus collector over one server."""
 
     def __init__(
         self,
@@ -42,7 +38,7 @@ class LiveMetrics(Collector):
         certificates: Mapping[str, Path],
         model_name: str,
     ) -> None:
-        """`state`: the server's, one of STATES. `certificates`: files, by where they are shown: api or link."""
+        """`state`: one of STATES. `certificates`: files by where they are shown: api or link."""
         self._engine, self._admission, self._state, self._model_name = engine, admission, state, model_name
         self._certificates = certificates
         self._families = Families(model_name)
@@ -70,7 +66,7 @@ class LiveMetrics(Collector):
         yield self._families.count("wanspec:lost_trace_records", "Records missing in --trace, since it could not be written", lost)
 
     def _expiries(self) -> Iterator[tuple[str, float]]:
-        """When the files as they are now expire; a file that is being replaced is left out."""
+        """Expiry of the present files; a file that is being replaced is left out."""
         for shown_at, file in self._certificates.items():
             with suppress(ConfigError):
                 yield shown_at, certificate_validity(file).ends.timestamp()
