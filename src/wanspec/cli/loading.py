@@ -17,7 +17,7 @@ Hear = Callable[[Mapping[str, object]], None]
 
 def thread_count(threads: str) -> int:
     """How many threads `--threads` means on this machine."""
-    from wanspec.engines.processors import usable_processors
+    from wanspec.engines.registry import usable_processors
 
     return min(usable_processors(), MAX_THREADS) if threads == AUTO else int(threads)
 

@@ -73,8 +73,8 @@ class DraftShare:
         self._draft.close_session(self._own(session_id))
         self._open.discard(self._own(session_id))
 
-    def forget(self, prefix: str) -> None:
-        self._draft.forget(f"{self._number}/{prefix}")
+    def forget(self, key_prefix: str) -> None:
+        self._draft.forget(f"{self._number}/{key_prefix}")
 
     def close(self) -> None:
         """Free the cached prefixes, which are this connection's alone, and the caches of every session that is still open."""

@@ -1,7 +1,7 @@
-"""The rows of an engine's steps, written down: a step repeats the texts of the one before, so that only what they have gained is kept.
+"""Rows of an engine's steps in recordings. A step repeats the texts of the step before, so only their new tokens are written.
 
-A row that continues one of the step before has its number there, `after`, counted from 0, and only its new tokens; any other has all of its
-tokens. Both directions remember one step.
+A row that continues a row of the step before has that row's number, `after`, counted from 0, and only its new tokens; any other row has all
+of its tokens. Writer and reader remember one step.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ class RowWriter:
 
     def __init__(self) -> None:
         self._before: dict[bytes, int] = {}
-        """The number of each text."""
+        """Number of each text in the step before."""
 
     def write(self, event: Event) -> Facts | None:
-        """The facts of a step, whose rows are read at once; None: it is another event."""
+        """The facts of a step, whose rows are read at once; None: it is another kind of event."""
         if not isinstance(event, StepFinished):
             return None
         rows = [self._facts_of(row) for row in event.rows]
@@ -35,13 +35,13 @@ class RowWriter:
 
 
 class RowReader:
-    """Reads them again, in order."""
+    """Reads the steps of one machine, in order."""
 
     def __init__(self) -> None:
         self._before: list[list[int]] = []
 
     def read(self, facts: Facts) -> Facts:
-        """The same facts, and where they are a step's, with all tokens of its rows."""
+        """The same facts; those of a step with all tokens of its rows."""
         if "rows" not in facts:
             return facts
         rows = facts["rows"]

@@ -30,7 +30,7 @@ def test_the_first_item_is_the_prompt_and_its_row_is_the_heads() -> None:
     tree, view = started()
     assert view.is_empty
     planned = view.plan(tree, [])
-    assert (planned.item.append, planned.item.trunk_length, planned.item.next_positions) == ((1, 2, 3), 3, (3,))
+    assert (planned.item.append, planned.item.prefix_length, planned.item.next_positions) == ((1, 2, 3), 3, (3,))
     assert planned.rows == (tree.head,)
     assert view.has_scored(tree.head)
 
@@ -54,7 +54,7 @@ def test_committed_nodes_that_were_scored_move_and_the_rest_is_appended() -> Non
     view.committed(tree.commit([4, 5, 9]))
     planned = view.plan(tree, [])
     assert (planned.item.commit, planned.item.append) == ((path[0].node_id, path[1].node_id), (9,))
-    assert (planned.item.trunk_length, planned.item.next_positions) == (6, (6,))
+    assert (planned.item.prefix_length, planned.item.next_positions) == (6, (6,))
 
 
 def test_after_a_divergence_later_commits_are_appended_although_a_node_was_scored() -> None:

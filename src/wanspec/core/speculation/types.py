@@ -1,7 +1,7 @@
 """The values that every room shares: ids, sampling parameters, what a model is asked and what it answers.
 
 A *session* is one request's generation. Its sequence is the prompt followed by the generated tokens; a `Position` is an absolute
-0-based index into it. A model keeps, per session, a *trunk* (committed tokens, in order) and below it *nodes* (draft tokens, each with a
+0-based index into it. A model keeps, per session, a *prefix* (committed tokens, in order) and below it *nodes* (draft tokens, each with a
 parent). `ScoreItem` is the one question a model can be asked, for target and draft, prefill, verify and expand alike.
 """
 
@@ -51,15 +51,15 @@ class NodeSpec(Struct, frozen=True, kw_only=True):
 
     node_id: NodeId
     parent_id: NodeId | None
-    """Another node of the session, already in the cache or earlier in the same item; None: the end of the trunk."""
+    """Another node of the session, already in the cache or earlier in the same item; None: the end of the prefix."""
     token: int
 
 
 class ScoreItem(Struct, frozen=True, kw_only=True):
     """One session's part of a batched forward pass.
 
-    In order: the cached nodes `commit` move to the end of the trunk and every cached node that does not descend from the last of them
-    is dropped; the tokens `append` are scored and join the trunk (which drops all remaining nodes when not empty); the `nodes` are
+    In order: the cached nodes `commit` move to the end of the prefix and every cached node that does not descend from the last of them
+    is dropped; the tokens `append` are scored and join the prefix (which drops all remaining nodes when not empty); the `nodes` are
     scored and cached. The first item of a session opens it. The answer has one row for the last token of `append`, when there is one,
     followed by one row per node, in order.
     """
@@ -67,11 +67,11 @@ class ScoreItem(Struct, frozen=True, kw_only=True):
     session_id: SessionId
     sampling: SamplingParams
     commit: tuple[NodeId, ...] = ()
-    """A path in the cache: the first hangs off the trunk's end, each next one off the one before."""
+    """A path in the cache: the first hangs off the prefix's end, each next one off the one before."""
     append: tuple[int, ...] = ()
     nodes: tuple[NodeSpec, ...] = ()
-    trunk_length: int | None = None
-    """Tokens in the trunk after `commit` and `append`, where the caller knows it; a model that counts otherwise has drifted."""
+    prefix_length: int | None = None
+    """Tokens in the prefix after `commit` and `append`, where the caller knows it; a model that counts otherwise has drifted."""
     next_positions: tuple[Position, ...] = ()
     """For each row of the answer the position that its choice is for: the noise depends on it, the logits do not."""
     reuse_key: str | None = None
@@ -100,7 +100,7 @@ class LogProbs(Struct, frozen=True, kw_only=True):
 
 
 class TargetChoices(Struct, frozen=True, kw_only=True):
-    """The target's verdict on one item: the tokens that follow the trunk."""
+    """The target's verdict on one item: the tokens that follow the prefix."""
 
     tokens: tuple[int, ...]
     """The draft tokens that it accepts, one below the other, and one more of its own: the correction or bonus token."""

@@ -1,7 +1,6 @@
-"""A model's folder: one of ours, or one that is downloaded from the Hugging Face hub; and whether everything is in it.
+"""A model's folder, local or downloaded from the Hugging Face hub, and checks that it is complete.
 
-Half a download, a clone without its large files, a format that could run code: said before a model is loaded from it, and in words that say
-what to do.
+Half a download, a clone without its large files and a format that could run code are reported before loading, with the fix.
 """
 
 from __future__ import annotations
@@ -15,9 +14,9 @@ from typing import Any
 from wanspec.errors import ConfigError, how_to_install
 
 DOWNLOADED = ["*.json", "*.safetensors", "*.jinja"]
-"""Of a repository: no weights in other formats, which are as large again."""
+"""Files downloaded from a repository; weights in other formats would double the size."""
 MAX_HEADER_BYTES = 100_000_000
-"""Of a file of weights: the format's own limit."""
+"""Longest header of a safetensors file: the format's own limit."""
 LARGE_FILE_POINTER = b"version https://git-lfs"
 INSTALL = how_to_install("hf")
 
@@ -26,7 +25,7 @@ Json = dict[str, Any]
 
 @cache
 def find_folder(name: str, revision: str | None) -> Path:
-    """The folder of that name, or a copy of the hub's repository of that name, complete. Raises ConfigError."""
+    """The folder of that name, or else a download of the hub's repository of that name. Raises ConfigError unless it is complete."""
     folder = local_folder(name) or _downloaded(name, revision)
     check_folder(folder)
     return folder
@@ -43,7 +42,7 @@ def local_folder(name: str) -> Path | None:
 
 
 def check_folder(folder: Path) -> None:
-    """Raise ConfigError where something is missing or cut off."""
+    """Raise ConfigError where a file is missing or truncated."""
     read_json(folder / "config.json")
     if not (folder / "tokenizer.json").is_file():
         raise ConfigError(f"{folder} has no tokenizer.json; only tokenizers in that format are read (transformers can convert others)")
@@ -52,7 +51,7 @@ def check_folder(folder: Path) -> None:
 
 
 def read_json(path: Path) -> Json:
-    """A file of a model's folder. Raises ConfigError where there is none, or something else."""
+    """Read a JSON object from a file of a model's folder. Raises ConfigError."""
     try:
         found = json.loads(path.read_bytes())
     except FileNotFoundError:
@@ -67,7 +66,7 @@ def read_json(path: Path) -> Json:
 
 
 def weight_bytes(folder: Path) -> int:
-    """The size of the model's weights as they are stored."""
+    """Size of the stored weights."""
     return sum(file.stat().st_size for file in _weight_files(folder))
 
 
@@ -107,7 +106,7 @@ def _check_weights(file: Path) -> None:
 
 
 def _downloaded(name: str, revision: str | None) -> Path:
-    """The hub's repository, with its progress shown; one that has been downloaded before does without the network."""
+    """Download a repository of the hub, showing progress; a complete earlier download needs no network."""
     try:
         from huggingface_hub import snapshot_download
         from huggingface_hub.errors import (

@@ -156,8 +156,8 @@ class SimulatedModel:
             trunk, length = self._world.context_after(trunk, item.append), length + len(item.append)
             nodes.clear()
             rows.append(trunk)
-        if item.trunk_length not in {None, length}:
-            raise BackendError(f"session {item.session_id}: a trunk of {length} tokens, the caller counts {item.trunk_length}")
+        if item.prefix_length not in {None, length}:
+            raise BackendError(f"session {item.session_id}: a trunk of {length} tokens, the caller counts {item.prefix_length}")
         for node in item.nodes:
             parent = trunk if node.parent_id is None else nodes[node.parent_id]
             context = nodes[node.node_id] = hash((parent, node.token))

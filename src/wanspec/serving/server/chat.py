@@ -15,8 +15,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from wanspec.engines.tokenizer import Tokenizer
-from wanspec.engines.turns import ASK, ChatOptions, Turn
+from wanspec.engines.tokenizer import ASK, ChatOptions, Tokenizer, Turn
 from wanspec.serving.server.errors import bad_request
 from wanspec.serving.server.schema import ChatRequest, Message
 

@@ -24,7 +24,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from wanspec.core.protocol.placement import MAX_LABELS
-from wanspec.engines.turns import RESERVED
+from wanspec.engines.tokenizer import RESERVED
 from wanspec.serving.server.limits import MAX_STOP_CHARACTERS, MAX_STOP_TOKENS, MAX_STOPS
 
 DEFAULT_TEMPERATURE = 1.0
