@@ -31,7 +31,7 @@ class ModelInfo:
     """The facts of a model on which the two sides must agree, and the bounds of a session."""
 
     name: str
-    """For people, and in the Hello."""
+    """The model's name, for people and in the Hello."""
     vocabulary_size: int
     """Tokens of the tokenizer."""
     tokenizer_fingerprint: str

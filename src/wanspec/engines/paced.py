@@ -84,7 +84,7 @@ class PacedBackend:
         self.lateness_s_max = max(self.lateness_s_max, -left)
 
     def close_session(self, session_id: SessionId) -> None:
-        """See `Backend.close_session`."""
+        """As `Backend.close_session`."""
         self._backend.close_session(session_id)
 
     def forget(self, key_prefix: str) -> None:

@@ -90,10 +90,10 @@ class ScriptedBackend:
         return logits
 
     def end_pass(self) -> None:
-        """See `Backend.end_pass`."""
+        """As `Backend.end_pass`."""
 
     def close_session(self, session_id: SessionId) -> None:
-        """See `Backend.close_session`."""
+        """As `Backend.close_session`."""
         self._caches.close(session_id)
 
     def forget(self, key_prefix: str) -> None:

@@ -297,7 +297,7 @@ class ControllerEngine:
     # Passes.
 
     def _start_pass(self, model: Model, items: tuple[ScoreItem, ...], started: float) -> None:
-        """Queue a pass, now and not when its task begins: a release that is handled next must queue up behind it.
+        """Queue a pass at once, not when its task begins: a release that is handled next must queue up after it.
 
         `started`: of the event that led to it, so that what a pass costs includes the decision.
         """

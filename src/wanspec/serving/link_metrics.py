@@ -42,26 +42,20 @@ class Families:
         self.model_name = model_name
 
     def gauge(self, name: str, text: str, value: float) -> Metric:
-        family = GaugeMetricFamily(name, text, labels=["model_name"])
-        family.add_metric([self.model_name], value)
-        return family
+        return self._filled(GaugeMetricFamily(name, text, labels=["model_name"]), [((), value)])
+
+    def gauges(self, name: str, text: str, label: str, values: Values) -> Metric:
+        return self._filled(GaugeMetricFamily(name, text, labels=["model_name", label]), [((key,), value) for key, value in values])
 
     def count(self, name: str, text: str, value: float) -> Metric:
-        family = CounterMetricFamily(name, text, labels=["model_name"])
-        family.add_metric([self.model_name], value)
-        return family
+        return self._filled(CounterMetricFamily(name, text, labels=["model_name"]), [((), value)])
 
     def counts(self, name: str, text: str, label: str, values: Values) -> Metric:
-        family = CounterMetricFamily(name, text, labels=["model_name", label])
-        for key, value in values:
-            family.add_metric([self.model_name, key], value)
-        return family
+        return self._filled(CounterMetricFamily(name, text, labels=["model_name", label]), [((key,), value) for key, value in values])
 
-    def gauges(self, name: str, text: str, values: Values) -> Metric:
-        """A gauge for each worker."""
-        family = GaugeMetricFamily(name, text, labels=["model_name", "worker"])
-        for label, value in values:
-            family.add_metric([self.model_name, label], value)
+    def _filled(self, family: GaugeMetricFamily | CounterMetricFamily, values: Iterable[tuple[tuple[str, ...], float]]) -> Metric:
+        for labels, value in values:
+            family.add_metric([self.model_name, *labels], value)
         return family
 
     def histogram(self, name: str, text: str, counted: Histogram) -> Metric:
@@ -123,7 +117,7 @@ def _each_worker(families: Families, connected: Sequence[ConnectedWorker]) -> It
         return [(worker.unique_name, value(worker)) for worker in workers]
 
     rtts_s = [(worker.unique_name, worker.rtt.smoothed_s) for worker in workers if worker.rtt.min_s < inf]
-    yield families.gauges("wanspec:worker_rtt_seconds", "Round trip, smoothed, once it was measured", rtts_s)
-    yield families.gauges("wanspec:worker_sessions", "Generations that it drafts for", by_worker(lambda own: len(own.sessions)))
+    yield families.gauges("wanspec:worker_rtt_seconds", "Round trip, smoothed, once it was measured", "worker", rtts_s)
+    yield families.gauges("wanspec:worker_sessions", "Generations that it drafts for", "worker", by_worker(lambda own: len(own.sessions)))
     for name, text, value in _WORKER_COUNTS:
         yield families.counts(name, text, "worker", by_worker(value))

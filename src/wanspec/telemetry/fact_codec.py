@@ -1,7 +1,7 @@
 """Structs to facts and back, by a table of names. Facts are JSON values under names that stay when classes and fields are renamed.
 
-A table has a line for each class: its kind, a colon, and its fields in order, `FACT=FIELD` where the two names differ. Fields are written
-by their types. A class whose line has no kind is a value inside others, and is known by its place. JSON has no infinities: such a float is the
+A table has a line for each class: its kind, a colon, and its fields in order, `FACT=FIELD` where the two names differ. A field is written
+by its type. A class whose line has no kind is a value inside others, and is known by its place. JSON has no infinities: such a float is the
 string `inf`, `-inf` or `nan`. All other floats come back exactly.
 """
 

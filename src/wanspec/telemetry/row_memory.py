@@ -41,7 +41,7 @@ class RowReader:
         self._before: list[list[int]] = []
 
     def read(self, facts: Facts) -> Facts:
-        """The same facts; those of a step with all tokens of its rows."""
+        """The facts, with all tokens of a step's rows."""
         if "rows" not in facts:
             return facts
         rows = facts["rows"]

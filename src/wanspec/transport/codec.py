@@ -119,7 +119,7 @@ def join_frame(parts: Sequence[bytes]) -> bytes:
 
 
 def join_padded_frame(parts: Sequence[bytes]) -> bytes:
-    """The same, padded to one of few lengths."""
+    """A frame of messages that are encoded already, padded to one of few lengths. Raises as `join_frame` does."""
     return join_frame([*parts, padding_after(len(_header(len(parts) + 1)) + sum(map(len, parts)))])
 
 

@@ -27,7 +27,7 @@ MAX_FRAMES_AFTER_REFUSAL = 16
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Expected:
-    """What a Hello must say to fit this controller."""
+    """The Hello that fits this controller."""
 
     controller_name: str
     """Sent in the Welcome."""
@@ -38,7 +38,7 @@ class Expected:
 
 
 def hello_mismatch(hello: Hello, expected: Expected) -> tuple[RefusalCause, str] | None:
-    """What is wrong with a Hello and how to put it right; None when it fits."""
+    """The fault of a Hello and its fix; None: it fits."""
     if hello.version != PROTOCOL_VERSION:
         return RefusalCause.VERSION, (
             f"protocol version: the worker speaks {hello.version}, the controller {PROTOCOL_VERSION}; "

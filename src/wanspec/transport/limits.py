@@ -44,11 +44,11 @@ class Allowance:
     """A token bucket, which is full at first."""
 
     per_s: float
-    """What flows in, a second."""
+    """Inflow per second."""
     burst: int
-    """What it holds when full."""
+    """Content when full."""
     left: float = field(init=False)
-    """What it holds now; below 0 after more was taken than there was."""
+    """Present content; below 0 after more was taken than there was."""
     updated_s: float | None = None
     """When `left` was last brought up to date."""
 

@@ -25,23 +25,28 @@ STEPS_PER_S: Final = 1_000_000
 LOG_PROB_STEPS_PER_NAT: Final = 16
 """One step is 6 % in probability."""
 _LOG_PROBS: Final = tuple(0.0 - step / LOG_PROB_STEPS_PER_NAT for step in range(256))
-"""What each byte stands for."""
+"""The value of each byte."""
 
 
 class PackedDrafts(Struct, array_like=True, tag=2, frozen=True, forbid_unknown_fields=True):
-    """messages.Drafts; fields of the same name say the same."""
+    """messages.Drafts; errors name its fields."""
 
     session_id: SessionNumber
+    """As in Drafts."""
     opening: Count
+    """As in Drafts."""
     base_position: TokenPosition
+    """As in Drafts."""
     held_s: Annotated[int, Meta(ge=0, le=int(MAX_HELD_S * STEPS_PER_S))]
     """In steps of 1 / STEPS_PER_S."""
     step_s: Annotated[int, Meta(ge=0, le=int(MAX_STEP_S * STEPS_PER_S))]
     """In steps of 1 / STEPS_PER_S."""
     first_node_id: Annotated[NodeId, Meta(ge=1, le=MAX_NODE_ID)]
+    """As in Drafts."""
     parent_ids: Annotated[tuple[Annotated[int, Meta(ge=0, lt=MAX_NODE_ID)], ...], Meta(max_length=MAX_NODES_PER_FRAME)]
     """How far back each parent is (own id minus parent's id); 0 is the base."""
     tokens: Annotated[tuple[TokenId, ...], Meta(max_length=MAX_NODES_PER_FRAME)]
+    """As in Drafts."""
     log_probs: Annotated[bytes, Meta(max_length=MAX_NODES_PER_FRAME)]
     """One byte each: -log_prob in steps of 1 / LOG_PROB_STEPS_PER_NAT."""
 

@@ -22,7 +22,7 @@ PROTOCOL_VERSION = 5
 MAX_NAME_LENGTH = 128
 """Characters of a worker's, controller's or model's name: enough for a host name and a few words."""
 MAX_REASON_LENGTH = 512
-"""Characters of a reason: a few sentences for whoever reads the log."""
+"""Characters of a reason: a few sentences for a log."""
 MAX_SEQUENCE_TOKENS = 1 << 17
 """Prompt and commit lengths; bounds what one message can ask for: half a MiB on the wire, 5 MB once its tokens are Python's integers."""
 MAX_WORKER_NODES = 2048
@@ -38,7 +38,7 @@ MAX_SESSIONS = 1024
 MAX_SESSION_ID = (1 << 53) - 1
 """More than a controller can ever count to, and exact in every JSON reader of the traces."""
 MAX_COUNT = (1 << 31) - 1
-"""Of whatever counts up once per event: a session's openings, a connection's pings and reuse numbers. One a second takes 68 years."""
+"""Openings of a session, pings and reuse numbers of a connection, and tokens of a context; one a second takes 68 years."""
 MAX_NODE_ID = MAX_COUNT
 MAX_VERSION = (1 << 16) - 1
 MAX_HELD_S = 3600.0
@@ -166,7 +166,7 @@ class Drafts(Struct, frozen=True, kw_only=True):
     session_id: SessionId
     """The session that they belong to."""
     opening: int = 1
-    """That of the OpenSession that it answers."""
+    """`OpenSession.opening`, repeated."""
     base_position: Position
     """Position of the worker's root, the newest committed token it knows; this acknowledges every commit up to it."""
     held_s: float
@@ -184,9 +184,9 @@ class Drafts(Struct, frozen=True, kw_only=True):
 
 
 WorkerMessage = Hello | Drafts | Pong
-"""What a worker may send."""
+"""Messages of a worker."""
 ControllerMessage = Welcome | OpenSession | Commit | CloseSession | Drain | Ping
-"""What a controller may send."""
+"""Messages of a controller."""
 Message = WorkerMessage | ControllerMessage
 
 

@@ -118,10 +118,10 @@ class LlamaCppBackend:
         return answers
 
     def end_pass(self) -> None:
-        """See `Backend.end_pass`."""
+        """As `Backend.end_pass`."""
 
     def close_session(self, session_id: SessionId) -> None:
-        """See `Backend.close_session`."""
+        """As `Backend.close_session`."""
         self._caches.close(session_id)
         session = self._sessions.pop(session_id, None)
         if session is not None:

@@ -63,40 +63,60 @@ class TextChoice(Struct, frozen=True, kw_only=True):
     """A choice of a completion, or a piece of one."""
 
     index: int
+    """Counts from 0 over all prompts."""
     text: str
+    """The text, or the next piece of it."""
     logprobs: CompletionLogProbs | None = None
+    """Where they were asked for."""
     finish_reason: str | None
+    """`stop` or `length`; None: the text goes on."""
     wanspec: ChoiceReport | UnsetType = UNSET
+    """At the end of a choice."""
 
 
 class ChatText(Struct, frozen=True, kw_only=True):
     """A message, or a piece of one."""
 
     role: str | UnsetType = UNSET
+    """`assistant`, in a message or its first piece."""
     content: str | UnsetType = UNSET
+    """The text, or the next piece of it."""
 
 
 class ChatChoice(Struct, frozen=True, kw_only=True):
     """A choice of a chat, or a piece of one."""
 
     index: int
+    """Counts from 0."""
     message: ChatText | UnsetType = UNSET
+    """The whole message."""
     delta: ChatText | UnsetType = UNSET
+    """The next piece of the message."""
     logprobs: ChatLogProbs | None = None
+    """Where they were asked for."""
     finish_reason: str | None
+    """`stop` or `length`; None: the text goes on."""
     wanspec: ChoiceReport | UnsetType = UNSET
+    """At the end of a choice."""
 
 
 class Answer(Struct, frozen=True, kw_only=True):
     """A whole answer, or an event of a stream."""
 
     id: str
+    """The same in all events of an answer."""
     object: str
+    """OpenAI's name of this kind of answer."""
     created: int
+    """Unix time of the request, in seconds."""
     model: str
+    """The model's name for clients."""
     system_fingerprint: str = FINGERPRINT
+    """The version of the server."""
     choices: Sequence[TextChoice | ChatChoice]
+    """All choices, or the piece of one."""
     usage: Usage | UnsetType | None = UNSET
+    """Token counts; None in the earlier events of a stream that ends with them."""
 
 
 @dataclass(frozen=True, slots=True)

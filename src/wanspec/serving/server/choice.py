@@ -39,15 +39,15 @@ class ServingContext:
     """The parts of the server that every choice uses."""
 
     engine: ControllerEngine
-    """Generates."""
+    """Generates the tokens."""
     tokenizer: Tokenizer
-    """The target's."""
+    """The target's tokenizer."""
     limits: ServerLimits
     """The operator's limits."""
     metrics: Metrics
-    """For Prometheus."""
+    """Counts for Prometheus."""
     history: History
-    """For the status page."""
+    """Figures for the status page."""
 
 
 @dataclass(frozen=True, slots=True)

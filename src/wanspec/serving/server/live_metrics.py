@@ -9,7 +9,7 @@ from math import inf
 from pathlib import Path
 from typing import Final
 
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from wanspec.errors import ConfigError
@@ -52,16 +52,10 @@ class LiveMetrics(Collector):
 
     def _condition(self) -> Iterator[Metric]:
         present = self._state()
-        ready = GaugeMetricFamily("wanspec:ready", "1 for the state that the server is in", labels=["model_name", "state"])
-        for state in STATES:
-            ready.add_metric([self._model_name, state], state == present)
-        yield ready
-        expiries = GaugeMetricFamily(
-            "wanspec:certificate_expires_seconds", "When it expires, as a Unix time, by where it is shown", labels=["model_name", "of"]
-        )
-        for shown_at, expires in self._expiries():
-            expiries.add_metric([self._model_name, shown_at], expires)
-        yield expiries
+        states = [(state, state == present) for state in STATES]
+        yield self._families.gauges("wanspec:ready", "1 for the state that the server is in", "state", states)
+        text = "When it expires, as a Unix time, by where it is shown"
+        yield self._families.gauges("wanspec:certificate_expires_seconds", text, "of", self._expiries())
         lost = self._engine.lost_trace_records
         yield self._families.count("wanspec:lost_trace_records", "Records missing in --trace, since it could not be written", lost)
 

@@ -136,7 +136,7 @@ class WanspecOptions(BaseModel):
 
 
 class StreamOptions(BaseModel):
-    """What a stream has besides the text."""
+    """Options of a stream."""
 
     model_config = _STRICT
 
@@ -147,16 +147,20 @@ class StreamOptions(BaseModel):
 
 
 class Parameters(BaseModel):
-    """What completions and chats have in common."""
+    """The common fields of completions and chats."""
 
     model_config = _STRICT
 
     model: str | None = None
+    """Must be the served model's name, if given."""
     max_tokens: Annotated[int, Field(ge=1, le=MAX_NUMBER)] | None = None
+    """Most tokens to generate."""
     max_completion_tokens: Annotated[int, Field(ge=1, le=MAX_NUMBER)] | None = None
     """The newer name of `max_tokens`; it wins."""
     temperature: Annotated[float, Field(ge=0.0, le=MAX_TEMPERATURE)] | None = None
+    """As `SamplingParams.temperature`; None: DEFAULT_TEMPERATURE."""
     top_p: Annotated[float, Field(ge=0.0, le=1.0)] | None = None
+    """As `SamplingParams.top_p`; None: 1."""
     top_k: Annotated[int, Field(ge=-1, le=MAX_NUMBER)] | None = None
     """0 and -1 keep all, as does any number above the vocabulary."""
     seed: Annotated[int, Field(ge=-(2**63), lt=2**64)] | None = None
@@ -169,6 +173,7 @@ class Parameters(BaseModel):
         ]
         | None
     ) = None
+    """Stop strings, of which none is empty."""
     stop_token_ids: Annotated[list[int], Field(max_length=MAX_STOP_TOKENS, fail_fast=True)] | None = None
     """vLLM's: the text ends before any of these tokens, too."""
     ignore_eos: bool | None = None
@@ -176,9 +181,13 @@ class Parameters(BaseModel):
     include_stop_str_in_output: bool | None = None
     """vLLM's: the text includes the stop string or token that ends it."""
     n: Annotated[int, Field(ge=1, le=MAX_NUMBER)] | None = None
+    """Choices for each prompt; None: 1."""
     stream: bool | None = None
+    """Whether the answer comes as server-sent events."""
     stream_options: StreamOptions | None = None
+    """Only with `stream`."""
     wanspec: Annotated[WanspecOptions | None, BeforeValidator(_known)] = None
+    """Our own fields."""
 
     @property
     def most_tokens(self) -> int | None:
@@ -209,9 +218,11 @@ class CompletionRequest(Parameters):
     max_tokens: Annotated[int, Field(ge=0, le=MAX_NUMBER)] | None = None
     """0 only with `echo`: the answer is the prompt, with its log probabilities where they are asked for."""
     echo: bool | None = None
+    """Whether the text begins with the prompt."""
     add_special_tokens: bool | None = None
     """vLLM's: False adds no beginning-of-text token."""
     logprobs: Annotated[Annotated[int, Field(ge=0, le=MAX_COMPLETION_LOG_PROBS)] | None, BeforeValidator(_wanted)] = None
+    """As `num_log_probs`."""
 
     @property
     def num_log_probs(self) -> int | None:
@@ -225,7 +236,9 @@ class TextPart(BaseModel):
     model_config = _STRICT
 
     type: Literal["text"]
+    """Its kind."""
     text: Annotated[str, AfterValidator(_text)]
+    """Its text."""
 
 
 Part = Annotated[TextPart, BeforeValidator(_refused)]
@@ -237,6 +250,7 @@ class Message(BaseModel):
     model_config = _STRICT
 
     role: Literal["system", "developer", "user", "assistant"]
+    """The speaker's role."""
     content: Annotated[list[Part], Field(fail_fast=True), BeforeValidator(_parts, json_schema_input_type=str | list[TextPart])]
     """The text. An assistant's may be absent: clients send its turns back as they came."""
     refusal: Annotated[str, AfterValidator(_text)] | None = None
@@ -264,8 +278,11 @@ class ChatRequest(Parameters):
     """`POST /v1/chat/completions`."""
 
     messages: Annotated[list[Message], Field(min_length=1, max_length=MAX_MESSAGES, fail_fast=True)]
+    """The conversation so far."""
     logprobs: bool | None = None
+    """Whether tokens get log probabilities."""
     top_logprobs: Annotated[int, Field(ge=0, le=MAX_CHAT_LOG_PROBS)] | None = None
+    """How many of the most probable tokens get them, too; only with `logprobs`."""
     reasoning_effort: Annotated[str, StringConstraints(max_length=MAX_NAME_CHARACTERS), AfterValidator(_text)] | None = None
     """A variable of the model's chat template."""
     add_generation_prompt: bool | None = None
@@ -279,9 +296,7 @@ class ChatRequest(Parameters):
     @classmethod
     def _has_one_end(cls, value: bool | None, info: ValidationInfo) -> bool | None:  # noqa: FBT001  # pydantic's
         if value and info.data.get("add_generation_prompt"):
-            raise PydanticCustomError(
-                "end", "the prompt cannot end within the last message and behind it; set add_generation_prompt: false"
-            )
+            raise PydanticCustomError("end", "the prompt cannot end within the last message and after it; set add_generation_prompt: false")
         return value
 
     @property

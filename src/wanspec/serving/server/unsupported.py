@@ -1,7 +1,7 @@
 """Fields of other servers that we do not support: refused where ignoring one would change the text, unless its value has no effect.
 
-With those of `schema` they are all of OpenAI's, which a test compares with its SDK, all of vLLM's as of version 0.32.0, and the sampling
-fields of other servers. Unknown fields are ignored.
+A test checks that each field of OpenAI's SDK and of vLLM 0.32.0 is in `schema`, or here, or changes no text and is ignored, as unknown
+fields are. The sampling fields of other servers are here, too.
 """
 
 from __future__ import annotations
@@ -111,21 +111,6 @@ REFUSED_IN_MESSAGES: Harmless = {
     "tool_call_id": (),
     "tool_calls": ([],),
 }
-IGNORED = frozenset(
-    {
-        # OpenAI's: identity, price and speed
-        *("metadata", "parallel_tool_calls", "prediction", "prompt_cache_key", "prompt_cache_options", "prompt_cache_retention"),
-        *("safety_identifier", "service_tier", "user"),
-        # vLLM's: names for its logs, companions of refused fields, fields of routes that we do not have
-        *("request_id", "return_mm_kwargs", "return_token_offsets", "routed_experts_prompt_start", "session_id"),
-        *("spaces_between_special_tokens", "stream_interval", "truncation_side"),
-    }
-)
-"""Fields that change no text."""
-IGNORED_IN_STREAM_OPTIONS = frozenset({"include_obfuscation"})
-"""OpenAI's padding of events; ours is the operator's --coalesce-ms."""
-IGNORED_IN_PARTS = frozenset({"prompt_cache_breakpoint"})
-"""Fields of a message's parts that change no text."""
 _TOLD_APART = (bool,)  # Python takes False for 0 and True for 1
 
 
