@@ -1,8 +1,8 @@
 """The facts of the protocol: settings, events, effects and messages of machines, in words that stay when classes and fields are renamed.
 
-This is the adapter between recordings and the machines of this version, with `row_memory` for an engine's steps. **When you rename one of
-them, or a field, change the class or the right side here and leave the left side**: older recordings can then be replayed, and versions be
-compared (`bench/replay.py`). A test checks that the table has every class and every field.
+This is the adapter between recordings and the machines of this version, with `recording.RowWriter` for an engine's steps. **When you rename
+one of them, or a field, change the class or the right side here and leave the left side**: older recordings can then be replayed, and
+versions be compared (`bench/replay.py`). A test checks that the table has every class and every field.
 """
 
 from __future__ import annotations

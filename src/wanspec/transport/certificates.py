@@ -63,14 +63,7 @@ class TrialCertificates:
     """The worker's private key."""
 
     def all(self) -> tuple[Path, ...]:
-        return (
-            self.ca_file,
-            self.ca_key_file,
-            self.controller_certificate_file,
-            self.controller_key_file,
-            self.worker_certificate_file,
-            self.worker_key_file,
-        )
+        return tuple(getattr(self, name) for name in self.__slots__)
 
 
 def create_trial_certificates(folder: Path, hosts: Sequence[str]) -> TrialCertificates:

@@ -27,12 +27,11 @@ from wanspec.core.protocol.effects import (
     SendMessage,
     StartDraft,
 )
-from wanspec.core.protocol.events import DeadlineReached, LinkEvent, Row, StepFinished, WorkerLost
+from wanspec.core.protocol.events import DeadlineReached, LinkEvent, ProposerEvent, Row, StepFinished, WorkerLost
 from wanspec.core.protocol.messages import Message
 from wanspec.core.protocol.proposer import Proposer
 from wanspec.core.speculation.types import WorkerId
 from wanspec.plugins.vllm.local_model import LocalModel
-from wanspec.plugins.vllm.shared_machine import SharedMachine
 from wanspec.serving.connected_workers import ConnectedWorkers
 from wanspec.serving.figures import Figures, Histogram
 from wanspec.serving.generation import Tally
@@ -146,6 +145,38 @@ class DraftLink:
                 await life.run()
         finally:
             await listener.close()
+
+
+class SharedMachine:
+    """A machine that two threads share: the engine's, which asks once a step, and the loop's, which carries out the effects.
+
+    A lock is held for one event at a time: at most a millisecond or two, to add a frame's drafts to a tree. The engine's thread would wait
+    that long anyway, as Python runs one thread at a time. Effects are kept in their order, whichever thread brought the event.
+    """
+
+    def __init__(self, machine: Proposer) -> None:
+        self._machine = machine
+        self._lock = threading.Lock()
+        """Held while the machine or the effects are used."""
+        self._effects: list[Effect] = []
+
+    def handle(self, event: ProposerEvent, *, now: float) -> Sequence[Effect]:
+        """Handle an event. Returns its effects, which `take_effects` also returns."""
+        with self._lock:
+            effects = self._machine.handle(event, now=now)
+            self._effects += effects
+        return effects
+
+    def take_effects(self) -> list[Effect]:
+        """All effects since the last call."""
+        with self._lock:
+            effects, self._effects = self._effects, []
+        return effects
+
+    def next_deadline(self) -> float | None:
+        """The machine's next deadline."""
+        with self._lock:
+            return self._machine.next_deadline()
 
 
 class _Run:
