@@ -352,6 +352,16 @@ def test_an_older_hello_without_labels_is_still_understood() -> None:
     assert (older.version, older.labels) == (2, ())
 
 
+def test_last_fields_with_a_default_may_be_left_out_and_no_others() -> None:
+    assert decode_controller_frame(msgspec.msgpack.encode([[5, 7, 300, [1500]]])) == [
+        Commit(session_id=SessionId(7), position=Position(300), tokens=(1500,), newest_node_id=0)
+    ]
+    for fields in ([5, 7, 300], [5], [6], [4, 7, 1], [2, 7, 1, 300, 0, 0, 900, [], []], [5, 7, 300, [], 0, 0]):
+        for decode in (decode_controller_frame, decode_worker_frame):
+            with pytest.raises(RemoteProtocolError):
+                decode(msgspec.msgpack.encode([fields]))
+
+
 def test_a_goodbye_is_told_from_messages_and_made_printable() -> None:
     goodbye = decode_goodbye(encode_goodbye("bad\nnews" + "!" * MAX_REASON_LENGTH, permanent=True))
     assert goodbye is not None

@@ -104,9 +104,7 @@ async def test_a_worker_whose_certificate_has_expired_is_told_the_date_and_the_c
             await dial(door.address, HELLO, security=strange)
         await until(lambda: door.refusals[RefusalCause.TLS] >= 1)
     (line,) = [record.getMessage() for record in caplog.records if "TLS handshake" in record.getMessage()]
-    assert line.startswith(
-        "a TLS handshake has led nowhere: a certificate that has expired or that the authority did not sign, a wrong clock"
-    )
+    assert line.startswith("a TLS handshake failed: a certificate that has expired or that the authority did not sign, a wrong clock")
 
 
 async def test_a_controller_whose_certificate_has_expired_says_so_itself_and_so_does_the_worker(

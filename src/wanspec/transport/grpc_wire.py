@@ -275,7 +275,7 @@ class _ControllerPipe:
 
 _TLS_FAILURES: Final = {
     "certificate has expired": "its certificate has expired, or this machine's clock is ahead; renew it there, or set the clock here",
-    "certificate is not yet valid": "its certificate is not valid yet: the clock here is behind, or that of whoever made it was ahead",
+    "certificate is not yet valid": "its certificate is not valid yet: the clock here is behind, or that of its maker was ahead",
     "CERTIFICATE_VERIFY_FAILED": "its certificate is not signed by the authority in --tls-ca",
     "Hostname Verification": "its certificate is for other hosts; dial one that it names, or name one by --server-name",
     "WRONG_VERSION_NUMBER": "it does not speak TLS on this port; configure TLS on both sides or on neither",
@@ -285,15 +285,15 @@ _TLS_FAILURES: Final = {
 
 
 def _complain(reception: Reception, security: ControllerSecurity) -> None:
-    """Count and log a TLS handshake that led nowhere."""
+    """Count and log a failed TLS handshake."""
     own = "" if isinstance(security, Plaintext) else fault_of(security.certificate_file)
     why = (
         f"this controller's certificate {own}"
         if own
-        else "a certificate that has expired or that the authority did not sign, a wrong clock, no TLS, or nobody's worker"
+        else "a certificate that has expired or that the authority did not sign, a wrong clock, no TLS, or no worker"
     )
     reception.refuse(
-        RefusalCause.TLS, f"a TLS handshake has led nowhere: {why}; GRPC_VERBOSITY=info in the environment has gRPC write each one's reason"
+        RefusalCause.TLS, f"a TLS handshake failed: {why}; GRPC_VERBOSITY=info in the environment has gRPC write each one's reason"
     )
 
 

@@ -24,14 +24,14 @@ DIAGNOSIS_TIMEOUT_S: Final = 3.0
 
 
 class TlsWatch:
-    """Counts TLS handshakes that lead nowhere.
+    """Counts failed TLS handshakes.
 
     Before each handshake gRPC asks whether the certificate has changed. Each one counted there has a limited time to become a stream.
     Known limits: gRPC says neither whose handshake failed nor why, and a port scan counts too.
     """
 
     def __init__(self, complain: Callable[[], object], *, patience_s: float) -> None:
-        """Made in the event loop that `complain` is called in, once for each handshake that has led nowhere."""
+        """Made in the event loop that `complain` is called in, once for each failed handshake."""
         self._complain, self._patience_s = complain, patience_s
         self._loop = asyncio.get_running_loop()
         self._connected = 0

@@ -4,8 +4,8 @@ A frame is a MessagePack array of messages, and last of padding; a message is an
 `transport.codec` turns frames into messages and back and checks the bounds while it decodes; `transport.packed_drafts` packs Drafts.
 
 The order of the fields is the contract between versions. Hello and Welcome may grow at the end (an older side skips what it does not know,
-so that a version mismatch is refused by name), everything else changes only with PROTOCOL_VERSION. Positions are absolute and ids count
-up, so a message may arrive late or twice and do no harm.
+so that a version mismatch is refused by name), everything else changes only with PROTOCOL_VERSION. Last fields with a default may be left
+out. Positions are absolute and ids count up, so a message may arrive late or twice and do no harm.
 """
 
 from __future__ import annotations

@@ -95,7 +95,7 @@ def _check_weights(file: Path) -> None:
             size = opened.seek(0, 2)
         ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
     except FileNotFoundError:
-        raise ConfigError(f"{file.parent} has no {file.name}: half a download? Fetch the model again; what is there is not lost") from None
+        raise ConfigError(f"{file.parent} has no {file.name}: half a download? Fetch the model again; complete files are kept") from None
     except OSError as error:
         raise ConfigError(f"{file}: {error.strerror}") from error
     except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
@@ -126,9 +126,7 @@ def _downloaded(name: str, revision: str | None) -> Path:
     except HFValidationError as error:
         raise ConfigError(f"{name!r} is neither a folder here nor a name on the Hugging Face hub (OWNER/MODEL)") from error
     except GatedRepoError as error:
-        raise ConfigError(
-            f"{where} is given out on request: ask for it on its page of the hub, and log in here with `hf auth login`"
-        ) from error
+        raise ConfigError(f"{where} is gated: request access on its page of the hub, and log in here with `hf auth login`") from error
     except RevisionNotFoundError as error:
         raise ConfigError(f"there is no {where} on the Hugging Face hub") from error
     except RepositoryNotFoundError as error:
@@ -140,4 +138,4 @@ def _downloaded(name: str, revision: str | None) -> Path:
             f"{name!r} is no folder here, was never downloaded whole, and the Hugging Face hub cannot be reached (or HF_HUB_OFFLINE is set)"
         ) from error
     except (HfHubHTTPError, OSError) as error:
-        raise ConfigError(f"{where} cannot be downloaded: {error}; start again, what has come is kept") from error
+        raise ConfigError(f"{where} cannot be downloaded: {error}; start again; downloaded files are kept") from error

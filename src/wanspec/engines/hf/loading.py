@@ -196,7 +196,7 @@ def _explained(spec: ModelSpec) -> Iterator[None]:
             f"{spec.name} does not fit into the GPU's memory; use dtype=bfloat16, device_map=auto, or a smaller model"
         ) from error
     except ImportError as error:
-        raise ConfigError(f"{spec.name} needs what is not installed: {error}") from error
+        raise ConfigError(f"{spec.name} needs a package that is not installed: {error}") from error
     except Exception as error:  # a model's own code may raise anything
         raise BackendError(f"transformers cannot load {spec.name}: {error}") from error
 

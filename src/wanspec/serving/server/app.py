@@ -36,5 +36,5 @@ def create_app(service: Service, *, keys: ApiKeys | None, is_private: bool, acce
 async def _on_bug(_: Request, __: Exception) -> Response:
     """FastAPI raises the error again after this, and `AccessLog` logs it."""
     return error_response(
-        ApiError(HTTPStatus.INTERNAL_SERVER_ERROR, "an error of ours; the log has the request's id", code="internal_error")
+        ApiError(HTTPStatus.INTERNAL_SERVER_ERROR, "an internal error; the log has the request's id", code="internal_error")
     )

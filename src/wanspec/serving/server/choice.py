@@ -233,7 +233,7 @@ class Choice:
         self._num_unread += len(text)
         self._num_given += len(text)
         if self.order.is_streamed and self._num_unread > self._context.limits.max_unread_characters:
-            self._fail(ApiError(HTTPStatus.INTERNAL_SERVER_ERROR, "the text was not read for too long", code="slow_reader"))
+            self._fail(ApiError(HTTPStatus.INTERNAL_SERVER_ERROR, "the client did not read its text in time", code="slow_reader"))
             self.abort()
         self._news.set()
 
@@ -265,7 +265,7 @@ class Choice:
             if not task.cancelled() and (bug := task.exception()) is not None:
                 if bug is not self._context.engine.failure:  # the engine's failure was logged once, when it happened
                     _log.error("bug", extra={"fields": {"trace": bare_trace(bug)}})
-                self._fail(ApiError(HTTPStatus.INTERNAL_SERVER_ERROR, "an error of ours", code="internal_error"))
+                self._fail(ApiError(HTTPStatus.INTERNAL_SERVER_ERROR, "an internal error", code="internal_error"))
             else:
                 self._finish(ABORT)
         assert self.finish_reason is not None

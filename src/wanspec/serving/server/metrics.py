@@ -54,7 +54,7 @@ class Metrics:
             self._histogram(name, "Arrival of a request to its end", E2E_BUCKETS_S)
             for name in ("wanspec:e2e_request_latency_seconds", "vllm:e2e_request_latency_seconds")
         ]
-        self._save_failures = self._counter("wanspec:calibration_save_failures", "Times that what was learned could not be saved").labels(
+        self._save_failures = self._counter("wanspec:calibration_save_failures", "Times that the calibration could not be saved").labels(
             model_name
         )
 
