@@ -1,4 +1,4 @@
-"""Prints the oldest versions that pyproject.toml allows of what product and lab need, as pip takes them: `anyio==4.10 cryptography==43 ...`."""
+"""Prints the oldest versions that pyproject.toml allows of what product and lab need, as pip takes them: `anyio==4.10 ...`."""
 
 from __future__ import annotations
 

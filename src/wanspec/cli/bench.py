@@ -14,7 +14,7 @@ measures what they see. Both compare every text with plain target decoding, toke
 
 \b
     wanspec bench policies --quick               # about three minutes
-    wanspec bench serve --users 1,4,16           # about two minutes
+    wanspec bench serve --users 1,4,16           # about one minute
 
 docs/benchmarking.md says how to read the tables.
 """,

@@ -69,7 +69,7 @@ def serve(
     ] = None,
     serve_flags: Annotated[list[str] | None, typer.Argument(metavar="[-- FLAGS OF SERVE...]", help="Passed on to wanspec serve.")] = None,
 ) -> None:
-    """Send a server the requests of many users; see what they see.
+    """Measure one server under the requests of many users.
 
     A `wanspec serve` and worker processes are started, the workers beyond an emulated link. Every number of workers runs with every number
     of users, and every rate. A request with a rate is sent when it is due, whatever became of those before it. Every text is compared with
