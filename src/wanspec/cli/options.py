@@ -187,7 +187,7 @@ def policy_config(name: str, flags: Mapping[str, Any]) -> PolicyConfig:
     )
 
 
-def words(texts: list[str] | None) -> tuple[str, ...]:
+def comma_separated(texts: list[str] | None) -> tuple[str, ...]:
     """What is between the commas, of all occurrences of a flag."""
     return tuple([word.strip() for text in texts or [] for word in text.split(",")])
 
@@ -195,7 +195,7 @@ def words(texts: list[str] | None) -> tuple[str, ...]:
 def numbers(flag: str, texts: list[str] | None) -> tuple[float, ...]:
     """The same, as numbers. Raises ConfigError."""
     found = []
-    for word in words(texts):
+    for word in comma_separated(texts):
         try:
             found.append(float(word))
         except ValueError as error:

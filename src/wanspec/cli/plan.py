@@ -100,7 +100,7 @@ def plan(
             "rank_by": rank_by, "dearer": dearer, "prices": prices and str(prices), "load": load and str(load), "seed": seed,
         }  # fmt: skip
         base = _base(question)
-        places, home = _answer(question, base, _words(controllers), _words(workers), prices, load, price_ms, width, jobs)
+        places, home = _answer(question, base, _parts(controllers), _parts(workers), prices, load, price_ms, width, jobs)
         title = f"{cards(steps, worker_steps)}, {tokens}, users: {users}, ranked by {rank_by}"
         print_table(stdout, placement_table(places[:top], title=title))
         print_prose(stdout, LEGEND, style="dim")
@@ -235,13 +235,13 @@ def _choice(kind: Any, text: str, flag: str) -> Any:  # noqa: ANN401  # an enume
         raise ConfigError(f"{flag} is {text!r}; use one of {', '.join(kind)}") from None
 
 
-def _words(text: str) -> list[str]:
+def _parts(text: str) -> list[str]:
     return list(dict.fromkeys(word.strip() for word in text.split(",") if word.strip()))
 
 
 def _numbers(text: str, flag: str, *, low: float, high: float) -> list[float]:
     try:
-        values = [float(word) for word in _words(text)]
+        values = [float(word) for word in _parts(text)]
     except ValueError:
         values = []
     if not values or not all(low <= value <= high for value in values):
