@@ -14,11 +14,11 @@ import math
 import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from wanspec.errors import ConfigError, how_to_install
+from wanspec.errors import ConfigError
+from wanspec.extras import how_to_install, is_installed
 
 if TYPE_CHECKING:
     from wanspec.engines.bundled_pair import BundledModel
@@ -149,14 +149,6 @@ def _control_groups(root: Path) -> Iterator[Path]:
         top = root / "sys/fs/cgroup" / ("cpu" if controllers else "")
         group = top / path.lstrip("/")
         yield from [group, *group.parents[: len(group.parts) - len(top.parts)]]
-
-
-def is_installed(module: str) -> bool:
-    """Whether a package could be imported, without doing so."""
-    try:
-        return find_spec(module) is not None
-    except ValueError:  # it is half imported, or blocked
-        return False
 
 
 def _bundled(spec: ModelSpec, threads: int) -> Backend:

@@ -11,7 +11,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from wanspec.errors import ConfigError, how_to_install
+from wanspec.errors import ConfigError
+from wanspec.extras import how_to_install
 
 DOWNLOADED = ["*.json", "*.safetensors", "*.jinja"]
 """Files downloaded from a repository; weights in other formats would double the size."""
