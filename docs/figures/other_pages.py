@@ -34,7 +34,7 @@ def sharing(outcomes: Sequence[Outcome]) -> str:
 def plain(outcomes: Sequence[Outcome]) -> str:
     """What the command printed, which is Markdown."""
     (outcome,) = outcomes
-    return "\n".join(outcome.lines)
+    return "\n".join(outcome.lines) + "\n"
 
 
 def virtual_clock(outcomes: Sequence[Outcome]) -> str:
