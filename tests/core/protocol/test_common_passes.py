@@ -13,7 +13,7 @@ from wanspec.core.policy.registry import PolicyConfig
 from wanspec.core.protocol.controller import Controller
 from wanspec.core.protocol.effects import EmitTokens, StartDraft, StartVerify
 from wanspec.core.protocol.events import DraftFinished, RequestArrived, RequestCancelled, VerifyFinished
-from wanspec.core.protocol.passes import MAX_PIECE_TOKENS, NEAR_TOKENS
+from wanspec.core.speculation.model_view import MAX_PIECE_TOKENS, NEAR_TOKENS
 from wanspec.core.protocol.session import Session
 from wanspec.core.speculation.tree import Node
 from wanspec.core.speculation.types import SamplingParams, SessionId, TargetChoices

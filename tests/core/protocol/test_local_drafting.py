@@ -24,7 +24,7 @@ from wanspec.core.protocol.events import (
     WorkerJoined,
 )
 from wanspec.core.protocol.messages import Drafts
-from wanspec.core.protocol.passes import NEAR_TOKENS
+from wanspec.core.speculation.model_view import NEAR_TOKENS
 from wanspec.core.protocol.proposer import ABSENT_S, REST_S, LocalDrafting, Proposer
 from wanspec.core.speculation.types import DraftingConfig, NodeId, Position, ScoreItem, SessionId, WorkerId
 from wanspec.engines.scripted import CONTEXT_TOKENS, ScriptedBackend
