@@ -10,6 +10,7 @@ machine does not count.
 from __future__ import annotations
 
 import argparse
+import gc
 import heapq
 import json
 import time
@@ -21,6 +22,7 @@ from typing import Any
 
 import numpy as np
 
+from wanspec.cli.running import OBJECTS_BETWEEN_COLLECTIONS
 from wanspec.core.policy.registry import PolicyConfig
 from wanspec.core.protocol.controller import Controller
 from wanspec.core.protocol.effects import FinishRequest, SendMessage, StartDraft, StartVerify
@@ -165,6 +167,7 @@ def main() -> None:
     parser.add_argument("--users", type=int, default=1, help="requests at a time (1)")
     parser.add_argument("--json", type=Path, help="write the table to this file too")
     arguments = parser.parse_args()
+    gc.set_threshold(OBJECTS_BETWEEN_COLLECTIONS)  # as our commands do
     Loop(arguments.users).run()
     table = {
         name: {"calls": len(values), "us_p50": float(np.median(values)) * 1e6, "us_p95": float(np.quantile(values, 0.95)) * 1e6}

@@ -10,13 +10,13 @@ import pytest
 from tests.core.protocol import events
 from tests.core.protocol.events import PromptController
 
-from wanspec.core.policy.registry import MAX_DEPTH, PolicyConfig
+from wanspec.core.policy.registry import PolicyConfig
 from wanspec.core.protocol.link import SessionLink
 from wanspec.core.protocol.messages import MAX_WORKER_NODES
 from wanspec.core.protocol.worker import Worker
 from wanspec.core.speculation.reliability import Reliability
 from wanspec.core.speculation.tree import DraftTree
-from wanspec.core.speculation.types import DraftChoices, SamplingParams, ScoreItem, SessionId, TargetChoices, WorkerId
+from wanspec.core.speculation.types import MAX_DEPTH, DraftChoices, SamplingParams, ScoreItem, SessionId, TargetChoices, WorkerId
 from wanspec.core.speculation.verification import walk
 from wanspec.lab.simulation.cluster import Cluster
 from wanspec.lab.simulation.compute import Device

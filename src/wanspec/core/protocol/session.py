@@ -96,7 +96,7 @@ class Session(Text):
 
     @property
     def is_prefilling(self) -> bool:
-        """Whether the target has yet to compute all of the prompt; of an engine's row nobody says, and no round is taken for its prefill."""
+        """Whether the target has yet to compute all of the prompt; of an engine's row nobody says, and it counts as done."""
         return False
 
     @property

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from wanspec.errors import ConfigError
+from wanspec.extras import check_installed
 from wanspec.lab.measurement.answer import Api
-from wanspec.lab.measurement.aws import Signer, check_installed, endpoint_of
+from wanspec.lab.measurement.aws import Signer, endpoint_of
 from wanspec.lab.measurement.bedrock_api import BedrockApi
 from wanspec.lab.measurement.campaign import Target
 from wanspec.lab.measurement.openai_api import OpenAiApi
@@ -23,7 +24,7 @@ def _open(target: Target, environment: Mapping[str, str], signers: dict[str, Sig
     if target.api == "openai":
         return OpenAiApi(target, key)
     where = f"target {target.name!r}"
-    check_installed(where)
+    check_installed(f"{where}: Bedrock", "botocore", extra="aws", otherwise="pip install botocore")
     root = target.url.rstrip("/") or endpoint_of(target.place, where=where)
     if not key and target.aws_profile not in signers:
         signers[target.aws_profile] = Signer(profile=target.aws_profile, region=target.place, where=where)

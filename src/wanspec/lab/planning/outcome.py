@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from msgspec import Struct
 
-from wanspec.core.protocol.frame_length import frame_bytes
+from wanspec.core.protocol.messages import frame_bytes
 from wanspec.errors import WanspecError
 from wanspec.lab.planning.prices import Cost
 from wanspec.lab.simulation.run import simulate_traced

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 
 from rich.box import SIMPLE_HEAD
@@ -12,6 +11,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from wanspec.lab.records.metrics import RunRow
+from wanspec.terminal import between_words
 
 HEADINGS = (
     "RTT\nms",
@@ -108,14 +108,6 @@ def _longest(column: Column, between: str | None) -> int:
 def print_prose(console: Console, text: str, *, style: str = "") -> None:
     """Print sentences in lines that are broken between words, in a pipe too: somebody may look at its end."""
     console.print(Text(between_words(text, min(console.width, LINE_WIDTH)), style=style), soft_wrap=True)
-
-
-def between_words(text: str, width: int) -> str:
-    """Break lines between words. A word that is longer, such as a path, stays whole, which rich knows no way to."""
-    return "\n".join(
-        textwrap.fill(line, width, replace_whitespace=False, drop_whitespace=True, break_long_words=False, break_on_hyphens=False)
-        for line in text.split("\n")
-    )
 
 
 def _cells(row: RunRow) -> tuple[str, ...]:
