@@ -90,3 +90,14 @@ def test_of_many_sizes_it_says_what_it_says_of_each(measured: list[tuple[int, fl
         times.add(tokens, duration_s)
     asked = np.array([sizes, sizes], np.float64)
     assert times.of_sizes(asked) == pytest.approx(np.array([[times.expected_s(size) for size in sizes]] * 2))
+
+
+def test_fewer_tokens_take_no_longer_than_more_though_they_did_when_they_were_last_computed() -> None:
+    times = PassTimes(1.0)
+    for tokens, duration_s in ((1, 0.5), (4, 0.02), (64, 0.03)):
+        times.add(tokens, duration_s)
+    assert [times.expected_s(tokens) for tokens in (1, 2, 4, 64)] == pytest.approx([0.02, 0.02, 0.02, 0.03])
+    times.add(64, 0.01)
+    assert times.expected_s(1) == times.expected_s(64) == 0.01
+    times.add(1, 0.5)  # now the machine is slow again
+    assert times.expected_s(1) > 0.1
