@@ -12,7 +12,7 @@ WORDS = frozenset(
         ("README.md", "extra"),
         ("docs/adaptive.md", "flag, field"),
         ("docs/adaptive.md", "when"),
-        ("docs/architecture.md", "room"),
+        ("docs/architecture.md", "file, in `core/`"),
         ("docs/benchmarking.md", "column"),
         ("docs/deploy.md", "folder"),
         ("docs/deploy.md", "file of `certs/`"),

@@ -84,8 +84,8 @@ class Standing(StrEnum):
 class Finding(StrEnum):
     """What changes a worker's standing."""
 
-    PROVEN = "has committed PROVEN_TOKENS and not failed"
-    FAILED = "proposes too little, or makes tokens slower"
+    PROVEN = "proposes enough, and makes tokens no slower, for some hundred tokens"
+    FAILED = "proposes next to nothing, or makes tokens slower"
     RESTED = "its rest is over"
 
 
