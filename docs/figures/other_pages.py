@@ -66,9 +66,7 @@ def _by_hand(name: str, page: str, *commands: str) -> Figure:
 
 
 FIGURES = (
-    Figure(
-        name="standings", page="docs/architecture.md", cost=Cost.SECONDS, commands=("python docs/figures/standings.py",), body=plain
-    ),
+    Figure(name="standings", page="docs/architecture.md", cost=Cost.SECONDS, commands=("python docs/figures/standings.py",), body=plain),
     Figure(name="demo", page="README.md", cost=Cost.DEAR, commands=("wanspec demo",), body=None),
     Figure(
         name="load",
