@@ -17,7 +17,7 @@ from tests.lab.bench.test_bench import Quiet
 
 from wanspec.engines.bundled_pair import bundled_info
 from wanspec.errors import ConfigError, TransportError
-from wanspec.lab.bench.load.client import Answer, LoadClient, Outcome, Report, new_client
+from wanspec.lab.bench.load.client import Answer, AnswerOutcome, LoadClient, WanspecReport, new_client
 from wanspec.lab.bench.load.display import verdict, warnings
 from wanspec.lab.bench.load.oracle import Expected, Oracle, compute_answers
 from wanspec.lab.bench.load.plan import Level, LoadConfig, OtherServer, OwnServer, Question, arrivals, check_config, levels_of, questions_of
@@ -34,11 +34,11 @@ CONFIG = LoadConfig(
 USERS = Level(workers=1, users=2)
 
 
-def answer(*arrivals: tuple[float, int], outcome: Outcome = "finished", text: str = EXPECTED.text, due_s: float = 0.0) -> Answer:
+def answer(*arrivals: tuple[float, int], outcome: AnswerOutcome = "finished", text: str = EXPECTED.text, due_s: float = 0.0) -> Answer:
     ended_s = arrivals[-1][0] if arrivals else due_s
     return Answer(
         number=0, question=QUESTION, due_s=due_s, sent_s=due_s, ended_s=ended_s, outcome=outcome, status=200, text=text,
-        arrivals=list(arrivals), finish_reason="length", report=Report(worker="w", rounds=2, local_draft_passes=1),
+        arrivals=list(arrivals), finish_reason="length", report=WanspecReport(worker="w", rounds=2, local_draft_passes=1),
     )  # fmt: skip
 
 

@@ -18,7 +18,7 @@ from tests.lab.measurement.endpoint import Asked, bedrock, bedrock_frames, servi
 from tests.lab.measurement.test_runner import once
 
 from wanspec.errors import ConfigError
-from wanspec.lab.measurement.answer import CredentialsError
+from wanspec.lab.measurement.attempt import CredentialsError
 from wanspec.lab.measurement.aws import Signer, endpoint_of
 from wanspec.lab.measurement.keys import open_apis
 

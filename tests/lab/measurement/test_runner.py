@@ -70,7 +70,7 @@ def test_the_first_request_of_a_process_does_not_time_what_python_loads() -> Non
     program = """
 import asyncio, sys
 from tests.lab.measurement.campaigns import target
-from wanspec.lab.measurement.answer import Answer
+from wanspec.lab.measurement.attempt import Attempt
 from wanspec.lab.measurement.campaign import Prompt
 from wanspec.lab.measurement.exchange import Endpoint
 from wanspec.lab.measurement.openai_api import OpenAiApi
@@ -78,7 +78,7 @@ from wanspec.lab.measurement.openai_api import OpenAiApi
 async def main():
     async with Endpoint(target(1), OpenAiApi(target(1), ""), timeout_s=5.0, reuse_connections=False) as endpoint:
         before = set(sys.modules)
-        await endpoint.attempt(Prompt(name="p", text="hi"), "id", Answer())
+        await endpoint.send(Prompt(name="p", text="hi"), "id", Attempt())
         print(sorted(set(sys.modules) - before))
 
 asyncio.run(main())

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from wanspec.errors import ConfigError
-from wanspec.lab.measurement.answer import Api
+from wanspec.lab.measurement.attempt import Api
 from wanspec.lab.measurement.aws import Signer, check_installed, endpoint_of
 from wanspec.lab.measurement.bedrock_api import BedrockApi
 from wanspec.lab.measurement.campaign import Target

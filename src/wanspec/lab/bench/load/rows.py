@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from wanspec.lab.bench.load.client import Answer, Outcome
+from wanspec.lab.bench.load.client import Answer, AnswerOutcome
 from wanspec.lab.bench.load.oracle import Expected, Oracle
 from wanspec.lab.bench.load.plan import Level
 from wanspec.lab.bench.load.vitals import Sample, Trend, trend
@@ -43,7 +43,7 @@ class RequestRow:
     """After the level's start."""
     late_ms: float
     """Sent after it was due."""
-    outcome: Outcome
+    outcome: AnswerOutcome
     status: int | None
     reason: str
     tokens: int

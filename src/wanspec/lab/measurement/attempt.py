@@ -5,44 +5,20 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Final, Protocol
-
-import msgspec
-from msgspec import Meta
+from typing import Any, Protocol
 
 from wanspec.lab.measurement.campaign import Prompt
-from wanspec.lab.measurement.output import Output
 from wanspec.lab.measurement.rows import Problem
-
-MAX_COUNT: Final = (1 << 53) - 1
-"""Of tokens, by a server: exact in every reader of rows, the report's database among them."""
-MAX_LATENCY_MS: Final = 1e9
-"""That a service claims: eleven days."""
-UNREADABLE: Final = (ValueError, msgspec.MsgspecError, RecursionError)
-"""What msgspec raises on bytes of a stranger's: invalid UTF-8 is a ValueError, deep nesting a RecursionError."""
-Count = Annotated[int, Meta(ge=0, le=MAX_COUNT)]
-"""Of tokens, as a server gives it."""
-
-
-class MalformedStreamError(ValueError):
-    """What came is not what the API says."""
+from wanspec.lab.openai_stream import ModelOutput
 
 
 class CredentialsError(Exception):
     """There is nothing to sign a request with. The words are for a row: they hold no key."""
 
 
-class ServiceError(Exception):
-    """The service says, in mid-stream, that it failed."""
-
-    def __init__(self, reason: str, *, is_throttle: bool = False) -> None:
-        super().__init__(reason)
-        self.is_throttle = is_throttle
-
-
 @dataclass(slots=True, kw_only=True)
-class Answer:
-    """Times are in seconds since the attempt began, by the monotonic clock."""
+class Attempt:
+    """One try at a request. Times are in seconds since it began, by the monotonic clock; a row has them under the same names."""
 
     began_s: float = field(default_factory=time.perf_counter)
     phase: Problem = "dns"
@@ -55,9 +31,9 @@ class Answer:
     headers_s: float | None = None
     end_s: float | None = None
     token_s: list[float] = field(default_factory=list)
-    """Of each event with text or thoughts."""
+    """When each event with text or thoughts came."""
     text_bytes: int = 0
-    """Of both."""
+    """Bytes of text and thoughts."""
     has_thoughts: bool = False
     http_status: int | None = None
     sent_bytes: int = 0
@@ -72,7 +48,7 @@ class Answer:
     problem: Problem = ""
     reason: str = ""
     tried: list[str] = field(default_factory=list)
-    """Addresses that no connection to came about with, and why."""
+    """Addresses without a connection, and why."""
     is_to_be_adapted: bool = False
     """The endpoint refused a field that it does not know: the same question without it is worth asking."""
     _mark_s: float = 0.0
@@ -88,7 +64,7 @@ class Answer:
         self.tried.append(f"{self.address}: {reason}")
         self.began_s += self.elapsed_s() - (self.dns_s or 0.0)
 
-    def hear(self, output: Output, at_s: float) -> None:
+    def note_output(self, output: ModelOutput, at_s: float) -> None:
         """An event has come; one that says nothing is no token."""
         if size := output.text_bytes + output.thought_bytes:
             self.token_s.append(at_s)
@@ -151,7 +127,7 @@ class Api(Protocol):
     def outgoing(self, prompt: Prompt, request_id: str) -> tuple[dict[str, str], bytes]:
         """Headers and body of a request. Raises CredentialsError."""
 
-    def reader(self, answer: Answer) -> StreamReader: ...
+    def reader(self, attempt: Attempt) -> StreamReader: ...
 
     def adapts(self, status: int, body: bytes) -> bool:
         """Whether this refusal is of a field that is left out from now on."""
