@@ -36,12 +36,12 @@ def fleet(
     from wanspec.lab.planning.fleet import FleetDay
     from wanspec.lab.planning.fleet_figures import LEGEND, figures_of, fleet_table
     from wanspec.lab.planning.fleet_file import read_fleet
-    from wanspec.lab.planning.fleet_plots import plot_fleet
     from wanspec.lab.planning.mesh import load_mesh
+    from wanspec.lab.planning.plots import plot_fleet
     from wanspec.lab.planning.runs import Runs
     from wanspec.lab.planning.service_times import cells_between, simulate_service
     from wanspec.lab.planning.step_times import compute_section
-    from wanspec.lab.records.picture import check_picture
+    from wanspec.lab.records.plots import check_picture
     from wanspec.lab.records.run_names import ADAPTIVE
     from wanspec.lab.records.table import print_prose, print_table
     from wanspec.lab.simulation.run import token_model

@@ -89,7 +89,7 @@ def load(
     """
     with exit_statuses():
         from wanspec.lab.bench.load.plan import LoadConfig, check_config
-        from wanspec.lab.records.picture import check_picture
+        from wanspec.lab.records.plots import check_picture
 
         check_picture(plot_path)
         check_writable(json_path, requests_path, plot_path)

@@ -197,10 +197,10 @@ def rtt(
 
     with exit_statuses():
         from wanspec.lab.measurement.campaign import NAME
-        from wanspec.lab.measurement.display import mesh_table
+        from wanspec.lab.measurement.display import rtt_table
         from wanspec.lab.measurement.journal import Journal, read_lines
         from wanspec.lab.measurement.rows import RttRow
-        from wanspec.lab.measurement.rtt import links, parse_peer, probe_all
+        from wanspec.lab.measurement.rtt import pair_rtts, parse_peer, probe_all
 
         own, found = probe or socket.gethostname(), [parse_peer(peer) for peer in peers or []]
         if not NAME.fullmatch(own):
@@ -219,9 +219,9 @@ def rtt(
                 try:
                     run(probe_all(own, found, count=count, interval_s=interval, keep=keep))
                 finally:
-                    print_table(stdout, mesh_table(links(rows)))
+                    print_table(stdout, rtt_table(pair_rtts(rows)))
         else:
-            print_table(stdout, mesh_table(links(rows)))
+            print_table(stdout, rtt_table(pair_rtts(rows)))
         for problem in dict.fromkeys(f"{row.probe} to {row.peer}: {row.problem}" for row in rows if row.problem):
             stderr.print(f"warning: {problem}", style="yellow")
         if found and all(row.connect_s is None for row in rows):

@@ -94,7 +94,7 @@ def plan(
     from wanspec.lab.planning.display import LEGEND, one_site_words, placement_table
     from wanspec.lab.planning.plots import plot_placements
     from wanspec.lab.planning.settings_file import models_of, settings_text
-    from wanspec.lab.records.picture import check_picture
+    from wanspec.lab.records.plots import check_picture
     from wanspec.lab.records.table import print_prose, print_table
 
     with exit_statuses():

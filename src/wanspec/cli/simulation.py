@@ -169,10 +169,10 @@ def _sweep(
 
 def _plot(rows: Sequence[SimulatedRow], scenarios: Sequence[Scenario], folder: Path) -> None:
     from wanspec.core.speculation.types import SessionId
+    from wanspec.lab.records.timeline import plot_timeline, write_chrome_trace
     from wanspec.lab.simulation.bound import bound_of
-    from wanspec.lab.simulation.plots import PHI, plot_against_rtt, plot_phi, plot_timeline, write_chrome_trace
     from wanspec.lab.simulation.run import simulate_traced
-    from wanspec.lab.simulation.sweep import title_of
+    from wanspec.lab.simulation.sweep import PHI, plot_against_rtt, plot_phi, title_of
 
     title = title_of(scenarios)
     plot_against_rtt(rows, folder / "rtt.png", title=title, bound=bound_of(rows, scenarios))
@@ -206,8 +206,7 @@ def _soak(first_seed: int, seeds: int, jobs: int, backend: str) -> None:
 def _reproduce(plot_folder: Path | None, json_path: Path | None, jobs: int, backend: str) -> None:
     from wanspec.lab.records.table import print_table
     from wanspec.lab.simulation import paper
-    from wanspec.lab.simulation.plots import plot_against_rtt, plot_phi
-    from wanspec.lab.simulation.sweep import title_of
+    from wanspec.lab.simulation.sweep import plot_against_rtt, plot_phi, title_of
 
     tried = sorted(tracked(paper.try_readings(jobs=jobs, backend=backend), len(paper.READINGS), "trying readings"), key=lambda e: e.error)
     reading = tried[0].reading

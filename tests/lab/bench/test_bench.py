@@ -37,12 +37,12 @@ from wanspec.lab.bench.policies.plan import (
     policy_of,
     setting_of,
 )
-from wanspec.lab.bench.policies.plots import beginning_of
 from wanspec.lab.bench.policies.prompts import OTHER_EVERY, bench_prompts, other_prompts
 from wanspec.lab.bench.policies.rows import SEARCH, BenchRow, MeasuredRun, rows_of
 from wanspec.lab.bench.policies.run import MAX_AGAIN, Bench, search
 from wanspec.lab.records.metrics import RunRow
 from wanspec.lab.records.run_names import ALONE
+from wanspec.lab.records.timeline import beginning_of
 from wanspec.lab.wan.children import Child
 from wanspec.lab.wan.deployment import Deployment, Door, LinkProcess
 from wanspec.serving.engine import ControllerEngine

@@ -10,7 +10,7 @@ from rich.text import Text
 from wanspec.lab.bench.demo import DemoConfig, DemoResult
 from wanspec.lab.records.metrics import RunRow
 from wanspec.lab.records.run_names import ADAPTIVE, ALONE
-from wanspec.lab.records.table import LEGEND, counted, print_prose, print_table, run_table
+from wanspec.lab.records.table import LEGEND, counted, print_prose, print_table, print_warnings, run_table
 from wanspec.lab.records.worker_gain import WorkerGain
 from wanspec.lab.wan.link import MAX_LATENESS_MS
 
@@ -61,8 +61,7 @@ def show_result(console: Console, result: DemoResult, config: DemoConfig) -> Non
     print_table(console, run_table(result.rows, title=title))
     print_prose(console, LEGEND, style="dim")
     found = warnings(result)
-    for warning in found:
-        print_prose(console, f"warning: {warning}", style="yellow")
+    print_warnings(console, found)
     if not found and (words := verdict(result.rows)):
         print_prose(console, words)
 

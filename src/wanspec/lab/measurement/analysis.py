@@ -11,18 +11,17 @@ import numpy as np
 from wanspec.lab.measurement.resampling import (
     Diurnal,
     Figure,
-    Floats,
     Rounds,
     diurnality,
     draw_rounds,
     figure,
     holm,
-    interval,
     p_of_difference,
     quantile,
     resampled_quantiles,
 )  # fmt: skip
 from wanspec.lab.measurement.samples import Pair, Samples
+from wanspec.lab.records.statistics import Floats, percentile_interval
 
 MEDIAN: Final = 0.5
 TAIL: Final = 0.95
@@ -172,7 +171,7 @@ def _compare(cells: dict[Key, Cell], homes: dict[str, str | None], rounds: Round
         ):
             continue
         drawn = home.drawn[:, place] - cell.drawn[:, place]
-        low, high = interval(drawn) if rounds.is_enough else (math.nan, math.nan)
+        low, high = percentile_interval(drawn) if rounds.is_enough else (math.nan, math.nan)
         p = p_of_difference(drawn) if rounds.is_enough else math.nan
         gain_s = quantile(home.pair.ttft_s, share) - quantile(cell.pair.ttft_s, share)
         found.append((probe, home.pair, target, gain_s, low, high, p))

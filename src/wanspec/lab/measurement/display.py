@@ -2,31 +2,46 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from wanspec.lab.measurement.rtt import Link
+from wanspec.lab.measurement.rtt import PairRtt
 from wanspec.lab.measurement.runner import Runner
-from wanspec.lab.records.table import compact_table, number
+from wanspec.lab.records.table import Column, table_of
 
-HEADINGS = ("under\nway", "ok", "thrott-\nled", "failed", "missed", "connect\nms p50", "TTFT\nms p50", "\np90", "\np99")
+TALLY_COLUMNS = (
+    Column("target", lambda pair: pair[0], side="left"),
+    Column("under\nway", lambda pair: pair[1].under_way),
+    Column("ok", lambda pair: pair[1].ok),
+    Column("thrott-\nled", lambda pair: pair[1].throttled),
+    Column("failed", lambda pair: pair[1].failed),
+    Column("missed", lambda pair: pair[1].missed),
+    Column("connect\nms p50", lambda pair: pair[1].connect_ms(), ".0f"),
+    Column("TTFT\nms p50", lambda pair: pair[1].ttft_ms(0.5), ".0f"),
+    Column("\np90", lambda pair: pair[1].ttft_ms(0.9), ".0f"),
+    Column("\np99", lambda pair: pair[1].ttft_ms(0.99), ".0f"),
+)
+RTT_COLUMNS = (
+    Column("from", lambda pair: pair.probe, side="left"),
+    Column("to", lambda pair: pair.peer, side="left"),
+    Column("n", lambda pair: pair.n),
+    Column("failed", lambda pair: pair.failed),
+    Column("least", lambda pair: pair.least_ms, ".1f"),
+    Column("p50", lambda pair: pair.p50_ms, ".1f"),
+    Column("p90", lambda pair: pair.p90_ms, ".1f"),
+    Column("p99", lambda pair: pair.p99_ms, ".1f"),
+)
 MAX_PROBLEM_CHARACTERS = 100
 """Of the newest problem of each target."""
 
 
 def live_table(runner: Runner) -> Group:
     """What has been measured so far."""
-    table = compact_table("target", HEADINGS, title=title_of(runner))
-    for name, tally in runner.tallies.items():
-        counts = (tally.under_way, tally.ok, tally.throttled, tally.failed, tally.missed)
-        figures = (tally.connect_ms(), *(tally.ttft_ms(share) for share in (0.5, 0.9, 0.99)))
-        table.add_row(name, *(str(count) for count in counts), *(number(value, ".0f") for value in figures))
+    table = table_of(runner.tallies.items(), TALLY_COLUMNS, title=title_of(runner))
     problems = [
         Text(f"{name}: {tally.last_problem}"[:MAX_PROBLEM_CHARACTERS], style="yellow")
         for name, tally in runner.tallies.items()
@@ -37,18 +52,9 @@ def live_table(runner: Runner) -> Group:
     )
 
 
-def mesh_table(links: Sequence[Link]) -> Table:
+def rtt_table(pairs: Sequence[PairRtt]) -> Table:
     """Round trips between sites."""
-    table = Table(box=SIMPLE_HEAD, padding=(0, 1), pad_edge=False, title="time to connect, ms")
-    for heading in ("from", "to"):
-        table.add_column(heading, no_wrap=True)
-    for heading in ("n", "failed", "least", "p50", "p90", "p99"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    for link in links:
-        figures = (link.least_ms, link.p50_ms, link.p90_ms, link.p99_ms)
-        times = ("-" if math.isnan(value) else f"{value:.1f}" for value in figures)
-        table.add_row(Text(link.probe), Text(link.peer), str(link.n), str(link.failed), *times)
-    return table
+    return table_of(pairs, RTT_COLUMNS, title="time to connect, ms", padding=1)
 
 
 def title_of(runner: Runner) -> str:

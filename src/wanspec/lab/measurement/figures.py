@@ -6,20 +6,19 @@ import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
 from wanspec.lab.measurement.analysis import HOURS, MEDIAN, SHARES, TAIL, Analysis, Cell
 from wanspec.lab.measurement.resampling import Figure
-from wanspec.lab.records.picture import new_picture, save_picture
+from wanspec.lab.records.plots import BLUE, LIGHT_GREY, ORANGE, Point, draw_line, draw_matrix, name_axes, new_picture, save_picture
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure as Picture
 
-HOME_COLOR, ABROAD_COLOR = "#204a87", "#f57900"
-OTHERS_COLOR: Final = "#babdb6"
+HOME_COLOR, ABROAD_COLOR = BLUE, ORANGE
 MAX_COLUMNS: Final = 2
 """Of pictures with a panel for each place."""
 
@@ -47,25 +46,26 @@ def draw_all(analysis: Analysis, folder: Path) -> dict[str, Path]:
 def _heat_map(analysis: Analysis, title: str, of: Callable[[Cell], Figure | None]) -> Picture:
     """Probes down, targets across; the colour's scale is logarithmic. A frame: home. A star: the row's best, beyond its interval."""
     from matplotlib.colors import LogNorm  # noqa: PLC0415  # as in `new_picture`
-    from matplotlib.patches import Rectangle  # noqa: PLC0415
     from matplotlib.ticker import LogLocator, NullLocator  # noqa: PLC0415
 
     probes, targets = analysis.samples.probes, analysis.samples.targets
     found = [[analysis.cells.get((probe, target)) for target in targets] for probe in probes]
     values = np.array([[1e3 * figure.value if cell and (figure := of(cell)) else math.nan for cell in row] for row in found])
     known = values[np.isfinite(values) & (values > 0)]
+    norm = LogNorm(max(0.001, known.min() * 0.95), known.max() * 1.05) if len(known) else None
     picture = new_picture(2.6 + 1.05 * len(targets), 1.6 + 0.5 * len(probes))
     axes = picture.add_subplot()
-    norm = LogNorm(max(0.001, known.min() * 0.95), known.max() * 1.05) if len(known) else None
-    image = axes.imshow(values, cmap="cividis_r", norm=norm, aspect="auto")
+    frames, words = {}, {}
     for row, probe in enumerate(probes):
         best = _best([of(cell) if cell else None for cell in found[row]])
         for column, target in enumerate(targets):
-            _write(axes, row, column, values[row, column], is_best=column == best, is_dark=bool(norm and norm(values[row, column]) > 0.55))  # noqa: PLR2004
+            value = values[row, column]
+            is_dark = bool(norm and norm(value) > 0.55)  # noqa: PLR2004  # of the colours' range
+            words[row, column] = (_cell_text(value, is_best=column == best), "white" if is_dark else "black")
             if analysis.is_at_home(probe, target):
-                axes.add_patch(Rectangle((column - 0.48, row - 0.46), 0.96, 0.92, fill=False, edgecolor="#cc0000", linewidth=2))
-    axes.set_xticks(range(len(targets)), [_label(analysis, target) for target in targets], rotation=30, ha="right", fontsize=8)
-    axes.set_yticks(range(len(probes)), list(probes), fontsize=8)
+                frames[row, column] = "#cc0000"
+    labels = [_label(analysis, target) for target in targets]
+    image = draw_matrix(axes, values.tolist(), rows=probes, columns=labels, frames=frames, words=words, cmap="cividis_r", norm=norm)
     axes.set_xlabel("target")
     axes.set_ylabel("asked from")
     axes.set_title(f"{title}  (frame: home; *: best of its row, beyond its interval)", fontsize=9)
@@ -87,11 +87,8 @@ def _best(figures: Sequence[Figure | None]) -> int:
     return known[0][1] if is_sure else -1
 
 
-def _write(axes: Axes, row: int, column: int, value: float, *, is_best: bool, is_dark: bool) -> None:
-    """The value of a cell."""
-    text = "-" if math.isnan(value) else (f"{value:.0f}" if value >= 100 else f"{value:.3g}") + ("*" if is_best else "")  # noqa: PLR2004
-    color, weight = "white" if is_dark else "black", "bold" if is_best else "normal"
-    axes.text(column, row, text, ha="center", va="center", fontsize=9, color=color, weight=weight)
+def _cell_text(value: float, *, is_best: bool) -> str:
+    return "-" if math.isnan(value) else (f"{value:.0f}" if value >= 100 else f"{value:.3g}") + ("*" if is_best else "")  # noqa: PLR2004  # three digits are enough
 
 
 def _hours(analysis: Analysis) -> Picture:
@@ -101,36 +98,27 @@ def _hours(analysis: Analysis) -> Picture:
         cells = [cell for (_, name), cell in analysis.cells.items() if name == target]
         cells.sort(key=lambda cell: cell.connect[MEDIAN].value if MEDIAN in cell.connect else math.inf)
         for cell in cells[1:]:
-            _line(axes, cell, MEDIAN, color=OTHERS_COLOR, linewidth=0.8)
+            draw_line(axes, _by_hour(cell, MEDIAN, has_band=False), color=LIGHT_GREY, linewidth=0.8, markersize=3)
         if cells:
-            _line(axes, cells[0], MEDIAN, color=HOME_COLOR, label=f"median from {cells[0].pair.probe}", band=True)
-            _line(axes, cells[0], 0.9, color=ABROAD_COLOR, label=f"p90 from {cells[0].pair.probe}", band=True)
+            nearest = cells[0].pair.probe
+            draw_line(axes, _by_hour(cells[0], MEDIAN), color=HOME_COLOR, markersize=3, label=f"median from {nearest}")
+            draw_line(axes, _by_hour(cells[0], 0.9), color=ABROAD_COLOR, markersize=3, label=f"p90 from {nearest}")
         diurnal = analysis.diurnal.get(target)
         p = "" if diurnal is None or math.isnan(diurnal.p) else f", diurnal: p = {diurnal.p:.3f}"
-        axes.set_title(f"{_label(analysis, target)} ({analysis.samples.zones[target]}{p})", fontsize=8)
+        title = f"{_label(analysis, target)} ({analysis.samples.zones[target]}{p})"
+        name_axes(axes, "local hour", "TTFT, ms", title=title, size=7)
         axes.set_xlim(0, 23)
         axes.set_xticks(range(0, 24, 3))
         axes.set_ylim(bottom=0)
-        axes.set_xlabel("local hour", fontsize=7)
-        axes.set_ylabel("TTFT, ms", fontsize=7)
-        axes.tick_params(labelsize=7)
-        axes.grid(alpha=0.3)
         if axes.get_legend_handles_labels()[0]:
             axes.legend(fontsize=6)
     return picture
 
 
-def _line(axes: Axes, cell: Cell, share: float, *, band: bool = False, **style: Any) -> None:  # noqa: ANN401  # matplotlib's
-    """TTFT over the hours, and the interval as a band."""
-    found = [cell.hours[hour].get(share) for hour in HOURS]
-    values = [1e3 * figure.value if figure else math.nan for figure in found]
-    if all(math.isnan(value) for value in values):
-        return
-    (line,) = axes.plot(list(HOURS), values, marker=".", markersize=3, **style)
-    if band:
-        low = [1e3 * figure.low if figure else math.nan for figure in found]
-        high = [1e3 * figure.high if figure else math.nan for figure in found]
-        axes.fill_between(list(HOURS), low, high, color=line.get_color(), alpha=0.2, linewidth=0)
+def _by_hour(cell: Cell, share: float, *, has_band: bool = True) -> list[Point]:
+    """TTFT over the hours, ms, and its interval."""
+    figures = {hour: figure for hour in HOURS if (figure := cell.hours[hour].get(share))}
+    return [(hour, 1e3 * own.value, (1e3 * own.low, 1e3 * own.high) if has_band else None) for hour, own in figures.items()]
 
 
 def _connect_and_ttft(analysis: Analysis) -> Picture:
@@ -155,11 +143,9 @@ def _connect_and_ttft(analysis: Analysis) -> Picture:
         has_tails = any(
             TAIL in figures for (source, _), cell in analysis.cells.items() if source == probe for figures in (cell.connect, cell.ttft)
         )
-        axes.set_xlabel("ms: median (dot) to p95 (end)" if has_tails else "ms: medians; too few requests for p95", fontsize=7)
+        what = "ms: median (dot) to p95 (end)" if has_tails else "ms: medians; too few requests for p95"
+        name_axes(axes, what, title=f"from {probe}", size=7)
         axes.margins(x=0.08)
-        axes.set_title(f"from {probe}", fontsize=8)
-        axes.tick_params(labelsize=7)
-        axes.grid(alpha=0.3, axis="x")
     return picture
 
 

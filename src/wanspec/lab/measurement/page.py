@@ -13,9 +13,10 @@ from typing import Final
 
 from wanspec.lab.measurement.analysis import HOURS, MEDIAN, SHARES, TAIL, Analysis, Cell, least_number
 from wanspec.lab.measurement.findings import Finding, ms, p_text
-from wanspec.lab.measurement.resampling import CONFIDENCE, Figure
+from wanspec.lab.measurement.resampling import Figure
 from wanspec.lab.measurement.rows import Note
 from wanspec.lab.measurement.samples import Pair
+from wanspec.lab.records.statistics import CONFIDENCE
 from wanspec.lab.records.table import counted
 
 POLICY: Final = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"

@@ -1,13 +1,12 @@
 """Round trips between sites, as the time that TCP takes to connect: any open port will do, nothing is sent.
 
-Every site probes the others by host and port, and writes a file; together the files are a mesh. A connection takes one round trip and the
-two hosts' own time, some tenths of a millisecond.
+Every site probes the others by host and port, and writes a file; together the files are a matrix of round trips. A connection takes one
+round trip and the two hosts' own time, some tenths of a millisecond.
 """
 
 from __future__ import annotations
 
 import asyncio
-import math
 import os
 import socket
 import time
@@ -38,17 +37,17 @@ class Peer:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Link:
-    """From one site to another; milliseconds, not a number where no connection came about."""
+class PairRtt:
+    """Round trips from one site to another, in milliseconds; None where no connection came about."""
 
     probe: str
     peer: str
     n: int
     failed: int
-    least_ms: float
-    p50_ms: float
-    p90_ms: float
-    p99_ms: float
+    least_ms: float | None
+    p50_ms: float | None
+    p90_ms: float | None
+    p99_ms: float | None
 
 
 def parse_peer(text: str) -> Peer:
@@ -126,16 +125,16 @@ async def _time(family: socket.AddressFamily, place: SocketAddress, timeout_s: f
         return None, os.strerror(error.errno) if error.errno else str(error)
 
 
-def links(rows: Iterable[RttRow]) -> list[Link]:
+def pair_rtts(rows: Iterable[RttRow]) -> list[PairRtt]:
     """One for each pair, by name."""
     grouped: dict[tuple[str, str], list[RttRow]] = {}
     for row in rows:
         grouped.setdefault((row.probe, row.peer), []).append(row)
-    return [_link(probe, peer, own) for (probe, peer), own in sorted(grouped.items())]
+    return [_pair_rtt(probe, peer, own) for (probe, peer), own in sorted(grouped.items())]
 
 
-def _link(probe: str, peer: str, own: Sequence[RttRow]) -> Link:
+def _pair_rtt(probe: str, peer: str, own: Sequence[RttRow]) -> PairRtt:
     times_ms = np.array([1e3 * row.connect_s for row in own if row.connect_s is not None])
-    least, p50, p90, p99 = np.quantile(times_ms, (0, 0.5, 0.9, 0.99)) if len(times_ms) else [math.nan] * 4
-    return Link(probe=probe, peer=peer, n=len(times_ms), failed=len(own) - len(times_ms), least_ms=float(least), p50_ms=float(p50),
-                p90_ms=float(p90), p99_ms=float(p99))  # fmt: skip
+    least, p50, p90, p99 = np.quantile(times_ms, (0, 0.5, 0.9, 0.99)).tolist() if len(times_ms) else [None] * 4
+    failed = len(own) - len(times_ms)
+    return PairRtt(probe=probe, peer=peer, n=len(times_ms), failed=failed, least_ms=least, p50_ms=p50, p90_ms=p90, p99_ms=p99)

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from wanspec.errors import ConfigError
 from wanspec.lab.measurement.campaign import NAME, ROUTED
 from wanspec.lab.measurement.regions import AWS_ZONES
-from wanspec.lab.measurement.resampling import Floats
 from wanspec.lab.measurement.rows import LATEST_S, Header
+from wanspec.lab.records.statistics import Floats
 
 if TYPE_CHECKING:
     from wanspec.lab.measurement.merge import Merged

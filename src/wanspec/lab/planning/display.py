@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from wanspec.lab.planning.load import HOURS
 from wanspec.lab.planning.placements import OneSite, Placement
 from wanspec.lab.records.run_names import ALONE
-from wanspec.lab.records.table import number
+from wanspec.lab.records.table import Column, table_of
 from wanspec.lab.simulation.scenario import Policy
 
 LEGEND = (
@@ -20,28 +19,32 @@ LEGEND = (
     "million tokens, and without a worker. price, width: --price-ms, --width."
 )
 
+COLUMNS = (
+    Column("controller", lambda each: each.controller, side="left"),
+    Column("worker", lambda each: each.worker, side="left"),
+    Column("RTT", lambda each: each.rtt_ms, ".1f"),
+    Column("ITL", lambda each: each.itl_ms, ".1f"),
+    Column("of\nalone", lambda each: each.itl_ratio_alone, ".2f"),
+    Column("of\nchain", lambda each: each.itl_ratio_to_chain, ".2f"),
+    Column("local/\ntoken", lambda each: each.local_draft_passes_per_token, ".2f"),
+    Column("off-\nload", lambda each: each.offload_fraction, ".2f"),
+    Column("saved", lambda each: each.controller_s_saved_per_mtoken, ".0f"),
+)
+MONEY_COLUMNS = (
+    Column("money", lambda each: each.money_per_mtoken, ".2f"),
+    Column("with-\nout", lambda each: each.money_alone_per_mtoken, ".2f"),
+)
+SETTINGS_COLUMN = Column("settings", lambda each: settings_words(each.settings), side="left")
+HOURS_COLUMN = Column("hours\nUTC", lambda each: hour_ranges(each.hours_utc), side="left")
+VERDICT_COLUMN = Column("verdict", lambda each: each.verdict, side="left")
+
 
 def placement_table(placements: Sequence[Placement], *, title: str) -> Table:
     """One line each. Columns that say nothing are left out."""
     has_money = any(placement.money_per_mtoken is not None for placement in placements)
     has_hours = any(len(placement.hours_utc) < HOURS for placement in placements)
-    table = Table(title=title, box=SIMPLE_HEAD, padding=0, pad_edge=False, show_edge=False)
-    for heading in ("controller", "worker"):
-        table.add_column(heading, no_wrap=True)
-    money, hours = ("money", "with-\nout") if has_money else (), ("hours\nUTC",) if has_hours else ()
-    for heading in ("RTT", "ITL", "of\nalone", "of\nchain", "local/\ntoken", "off-\nload", "saved", *money, "settings", *hours, "verdict"):
-        side = "left" if heading in {"settings", "hours\nUTC", "verdict"} else "right"
-        table.add_column(heading, justify=side, no_wrap=side == "right")  # type: ignore[arg-type]  # a literal either way
-    for each in placements:
-        figures = [f"{each.rtt_ms:.1f}", f"{each.itl_ms:.1f}", f"{each.itl_ratio_alone:.2f}", f"{each.itl_ratio_to_chain:.2f}"]
-        figures += [f"{each.local_draft_passes_per_token:.2f}", f"{each.offload_fraction:.2f}", f"{each.controller_s_saved_per_mtoken:.0f}"]
-        if has_money:
-            figures += [number(value, ".2f") for value in (each.money_per_mtoken, each.money_alone_per_mtoken)]
-        figures.append(settings_words(each.settings))
-        if has_hours:
-            figures.append(hour_ranges(each.hours_utc))
-        table.add_row(each.controller, each.worker, *figures, each.verdict, style=None if each.pays else "dim")
-    return table
+    columns = [*COLUMNS, *(MONEY_COLUMNS if has_money else ()), SETTINGS_COLUMN, *((HOURS_COLUMN,) if has_hours else ()), VERDICT_COLUMN]
+    return table_of(placements, columns, title=title, dims=lambda each: not each.pays)
 
 
 def settings_words(policy: Policy) -> str:

@@ -12,15 +12,27 @@ from rich.table import Table
 from wanspec.lab.planning.fleet import NOBODY, Served
 from wanspec.lab.planning.fleet_file import Fleet
 from wanspec.lab.planning.load import HOURS
-from wanspec.lab.records.table import compact_table
+from wanspec.lab.records.table import Column, table_of
 
 QUANTILES = (0.5, 0.95, 0.99)
-HEADINGS = ("requests", "TTFT s\nhome", "TTFT s\nlent", "ITL ms\nhome", "ITL ms\nlent", "waited\nhome", "waited\nlent", "drafted\naway")
 LEGEND = (
     "TTFT: seconds to the first token, waiting for a place included, p50 / p95 / p99 over the day. ITL: ms between tokens, mean over "
     "requests. waited: share of requests that found no place at once. home: all drafting is done at the target's site; lent: on draft "
     "devices that other sites lend, for the share of requests in the last column."
 )
+
+COLUMNS = (
+    Column("site", lambda pair: pair[0].site, side="left"),
+    Column("requests", lambda pair: pair[0].requests),
+    Column("TTFT s\nhome", lambda pair: " / ".join(f"{value:.2f}" for value in pair[0].ttft_s)),
+    Column("TTFT s\nlent", lambda pair: " / ".join(f"{value:.2f}" for value in pair[1].ttft_s)),
+    Column("ITL ms\nhome", lambda pair: pair[0].itl_ms, ".1f"),
+    Column("ITL ms\nlent", lambda pair: pair[1].itl_ms, ".1f"),
+    Column("waited\nhome", lambda pair: pair[0].waited, ".1%"),
+    Column("waited\nlent", lambda pair: pair[1].waited, ".1%"),
+    Column("drafted\naway", lambda pair: pair[1].drafted_away, ".0%"),
+)
+"""Of the pair of both ways."""
 
 
 class SiteFigures(Struct, frozen=True, kw_only=True):
@@ -51,17 +63,7 @@ def figures_of(fleet: Fleet, requests: Sequence[Served]) -> list[SiteFigures]:
 
 def fleet_table(home: Sequence[SiteFigures], lent: Sequence[SiteFigures], *, title: str) -> Table:
     """A line for each site."""
-    table = compact_table("site", HEADINGS, title=title, padding=1)
-    for before, after in zip(home, lent, strict=True):
-        table.add_row(
-            before.site,
-            str(before.requests),
-            *[" / ".join(f"{value:.2f}" for value in each.ttft_s) for each in (before, after)],
-            *[f"{each.itl_ms:.1f}" for each in (before, after)],
-            *[f"{each.waited:.1%}" for each in (before, after)],
-            f"{after.drafted_away:.0%}",
-        )
-    return table
+    return table_of(zip(home, lent, strict=True), COLUMNS, title=title, padding=1)
 
 
 def _figures(name: str, served: Sequence[Served]) -> SiteFigures:

@@ -2,25 +2,60 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
 
 from rich.console import Console
-from rich.table import Table
 
 from wanspec.lab.bench.load.plan import LoadConfig, OwnServer
-from wanspec.lab.bench.load.rows import LevelRow, Percentiles
-from wanspec.lab.bench.load.vitals import Trend
-from wanspec.lab.records.table import compact_table, counted, number, print_prose, print_table
+from wanspec.lab.bench.load.rows import LevelRow
+from wanspec.lab.records.table import Column, counted, print_prose, print_table, print_warnings, table_of
 
-COUNTS = (
-    "wor-\nkers", "sent", "fini-\nshed", "re-\nfused", "fai-\nled", "kills", "exact", "void", "req/s", "tok/s", "drafts/\ntoken",
-    "tok/\nround",
-)  # fmt: skip
-"""Beside the load; they fit a terminal of 80 columns."""
-LATENCIES = ("wor-\nkers", "TTFT\np50", "\np90", "\np99", "ITL\np50", "\np90", "\np99", "gap\np99", "starva-\ntion", "late\nms")
-VITALS = ("wor-\nkers", "RSS MB\nfirst", "\nlast", "\nmost", "\nper hour", "open\nfirst", "\nlast", "\nmost", "\nper hour")
 MEGABYTE = 1e6
 SHOWN_FAILURES = 5
+
+
+def _percentiles(heading: str, name: str, form: str) -> tuple[Column, ...]:
+    """p50, p90 and p99 of a row's field."""
+    headings = (f"{heading}\np50", "\np90", "\np99")
+    return tuple([Column(own, lambda row, at=at: (getattr(row, name) or NONE)[at], form) for at, own in enumerate(headings)])  # type: ignore[misc]
+
+
+def _trend(heading: str, name: str, unit: float, form: str) -> tuple[Column, ...]:
+    """How a row's field has gone: first, last, most, and its slope."""
+
+    def part(of: str) -> Callable[[LevelRow], float | None]:
+        return lambda row: None if (value := getattr(getattr(row, name), of, None)) is None else value / unit
+
+    figures = [Column(f"{heading}\n{of}" if of == "first" else f"\n{of}", part(of), form) for of in ("first", "last", "most")]
+    return (*figures, Column("\nper hour", part("slope_per_hour"), "+.1f"))
+
+
+NONE = (None, None, None)
+LOAD = (Column("load", lambda row: row.load, side="left"), Column("wor-\nkers", lambda row: row.workers))
+COUNTS = (
+    *LOAD,
+    Column("sent", lambda row: row.sent),
+    Column("fini-\nshed", lambda row: row.finished),
+    Column("re-\nfused", lambda row: row.refused),
+    Column("fai-\nled", lambda row: row.failed),
+    Column("kills", lambda row: row.kills),
+    Column("exact", lambda row: {True: "yes", False: "NO", None: None}[row.exact]),
+    Column("void", lambda row: None if row.void is None else "VOID"),
+    Column("req/s", lambda row: row.requests_per_s, ".2f"),
+    Column("tok/s", lambda row: row.tokens_per_s, ".1f"),
+    Column("drafts/\ntoken", lambda row: row.local_drafts_per_token, ".2f"),
+    Column("tok/\nround", lambda row: row.tokens_per_round, ".2f"),
+)
+"""They fit a terminal of 80 columns."""
+LATENCIES = (
+    *LOAD,
+    *_percentiles("TTFT", "ttft_ms", ".0f"),
+    *_percentiles("ITL", "itl_ms", ".1f"),
+    Column("gap\np99", lambda row: (row.gap_ms or NONE)[2], ".0f"),
+    Column("starva-\ntion", lambda row: row.starvation, ".2f"),
+    Column("late\nms", lambda row: row.lateness_ms_p99, ".1f"),
+)
+VITALS = (*LOAD, *_trend("RSS MB", "rss_bytes", MEGABYTE, ".1f"), *_trend("open", "descriptors", 1.0, ".0f"))
 LEGEND = (
     "req/s, tok/s: answered while requests were sent. drafts/token: the controller's own draft passes. TTFT, ITL, gap in "
     "ms, as clients see them: TTFT from when a request was due; tokens of one event share the gap before it. starvation: "
@@ -35,15 +70,14 @@ def show_load(console: Console, config: LoadConfig, rows: Sequence[LevelRow]) ->
     if not rows:
         print_prose(console, "nothing was measured", style="yellow")
         return
-    print_table(console, _table(COUNTS, rows, [_counts(row) for row in rows], title=title_of(config)))
-    print_table(console, _table(LATENCIES, rows, [_latencies(row) for row in rows], title="what users see, ms"))
+    print_table(console, table_of(rows, COUNTS, title=title_of(config)))
+    print_table(console, table_of(rows, LATENCIES, title="what users see, ms"))
     if any(row.rss_bytes is not None for row in rows):
-        print_table(console, _table(VITALS, rows, [_vitals(row) for row in rows], title="how the server fares"))
+        print_table(console, table_of(rows, VITALS, title="how the server fares"))
     print_prose(console, LEGEND, style="dim")
     console.print()
     print_prose(console, verdict(rows))
-    for warning in warnings(rows):
-        print_prose(console, f"warning: {warning}", style="yellow")
+    print_warnings(console, warnings(rows))
 
 
 def title_of(config: LoadConfig) -> str:
@@ -73,49 +107,3 @@ def warnings(rows: Sequence[LevelRow]) -> list[str]:
     found = [f"{row.load} is void: {row.void}" for row in rows if row.void is not None]
     failed = [row for row in rows if row.failures]
     return [*found, *[f"{row.load}: {row.failed} failed; {'; '.join(row.failures[:SHOWN_FAILURES])}" for row in failed]]
-
-
-def _table(headings: Sequence[str], rows: Sequence[LevelRow], cells: Iterable[Sequence[str]], *, title: str) -> Table:
-    table = compact_table("load", headings, title=title)
-    for row, own in zip(rows, cells, strict=True):
-        table.add_row(row.load, "-" if row.workers is None else str(row.workers), *own)
-    return table
-
-
-def _counts(row: LevelRow) -> list[str]:
-    exact = {True: "yes", False: "NO", None: "-"}[row.exact]
-    counts = [str(count) for count in (row.sent, row.finished, row.refused, row.failed, row.kills)]
-    figures = (row.requests_per_s, row.tokens_per_s, row.local_drafts_per_token, row.tokens_per_round)
-    forms = (".2f", ".1f", ".2f", ".2f")
-    return [
-        *counts,
-        exact,
-        "-" if row.void is None else "VOID",
-        *[number(value, form) for value, form in zip(figures, forms, strict=True)],
-    ]
-
-
-def _latencies(row: LevelRow) -> list[str]:
-    gap_ms = row.gap_ms[2] if row.gap_ms else None
-    return [
-        *_percentiles(row.ttft_ms, ".0f"),
-        *_percentiles(row.itl_ms, ".1f"),
-        number(gap_ms, ".0f"),
-        number(row.starvation, ".2f"),
-        number(row.lateness_ms_p99, ".1f"),
-    ]
-
-
-def _vitals(row: LevelRow) -> list[str]:
-    return [*_trend(row.rss_bytes, MEGABYTE, ".1f"), *_trend(row.descriptors, 1.0, ".0f")]
-
-
-def _trend(trend: Trend | None, unit: float, form: str) -> list[str]:
-    if trend is None:
-        return ["-"] * 4
-    slope = None if trend.slope_per_hour is None else trend.slope_per_hour / unit
-    return [*[format(value / unit, form) for value in (trend.first, trend.last, trend.most)], number(slope, "+.1f")]
-
-
-def _percentiles(values: Percentiles | None, form: str) -> list[str]:
-    return ["-"] * 3 if values is None else [format(value, form) for value in values]

@@ -20,6 +20,7 @@ from wanspec.lab.bench.load.client import Answer, AnswerOutcome
 from wanspec.lab.bench.load.oracle import Expected, Oracle
 from wanspec.lab.bench.load.plan import Level
 from wanspec.lab.bench.load.vitals import Sample, Trend, trend
+from wanspec.lab.records.statistics import ratio
 from wanspec.lab.wan.link import MAX_LATENESS_MS, Lateness
 
 MAX_LATE_MS = 10.0
@@ -189,9 +190,9 @@ class LevelLog:
             **self._counts(),
             kills=kills,
             **(figures if void is None else dict.fromkeys(FIGURES)),
-            local_drafts_per_token=_ratio(sum(request.local_draft_passes or 0 for request in reported), tokens),
-            tokens_per_round=_ratio(tokens, sum(request.rounds or 0 for request in reported)),
-            worker_share=_ratio(sum(request.worker is not None for request in reported), len(reported)),
+            local_drafts_per_token=ratio(sum(request.local_draft_passes or 0 for request in reported), tokens),
+            tokens_per_round=ratio(tokens, sum(request.rounds or 0 for request in reported)),
+            worker_share=ratio(sum(request.worker is not None for request in reported), len(reported)),
             lateness_ms_p99=self._lateness_ms,
             link_lateness_ms_p99=link_lateness_ms,
             rss_bytes=trend([sample.t for sample in self.samples], [float(sample.rss_bytes) for sample in self.samples]),
@@ -266,7 +267,3 @@ def percentiles(values: Any) -> Percentiles | None:  # noqa: ANN401  # numbers i
         return None
     low, high, highest = np.percentile(values, (50, 90, 99))
     return float(low), float(high), float(highest)
-
-
-def _ratio(over: float, under: float) -> float | None:
-    return over / under if under else None

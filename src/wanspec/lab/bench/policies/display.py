@@ -5,25 +5,45 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from rich.console import Console
-from rich.table import Table
 
 from wanspec.lab.bench.demo_display import LATE_MEANING, LATE_SHARE
 from wanspec.lab.bench.policies.plan import LOOKUP_TREE, PLAIN, TREE, BenchConfig, name_of, needs_worker, setting_of
 from wanspec.lab.bench.policies.rows import BenchRow
 from wanspec.lab.bench.policies.run import Tried
-from wanspec.lab.records.intervals import Interval
 from wanspec.lab.records.run_names import ALONE, CHAIN
-from wanspec.lab.records.table import compact_table, counted, number, print_prose, print_table
+from wanspec.lab.records.statistics import Interval
+from wanspec.lab.records.table import Column, counted, number, print_prose, print_table, print_warnings, table_of
 from wanspec.lab.wan.link import MAX_LATENESS_MS
 
+LINK_COLUMNS = (
+    Column("policy", lambda row: row.policy, side="left"),
+    Column("RTT\nms", lambda row: f"{row.rtt_ms:g}" if needs_worker(row.policy) else "any"),
+    Column("loss\n%", lambda row: 100 * row.loss if row.loss is not None and needs_worker(row.policy) else None, "g"),
+)
 GAINS = (
-    "RTT\nms", "loss\n%", "ITL\nms", "of the\nchain", "of\nalone", "of the\nbest", "\n95 %", "local/\ntoken", "off-\nload", "exact",
-)  # fmt: skip
-"""Beside the policy's name; they fit a terminal of 80 columns."""
+    *LINK_COLUMNS,
+    Column("ITL\nms", lambda row: row.itl_ms, ".1f"),
+    Column("of the\nchain", lambda row: row.itl_ratio, ".2f"),
+    Column("of\nalone", lambda row: row.itl_ratio_alone, ".2f"),
+    Column("of the\nbest", lambda row: row.itl_ratio_best, ".2f"),
+    Column("\n95 %", lambda row: row.itl_ratio_best_interval and "{:.2f}-{:.2f}".format(*row.itl_ratio_best_interval)),
+    Column("local/\ntoken", lambda row: row.local_draft_passes_per_token, ".2f"),
+    Column("off-\nload", lambda row: row.offload_fraction if row.policy != PLAIN else None, "z.2f"),
+    Column("exact", lambda row: "yes" if row.identical else "NO"),
+)
+"""They fit a terminal of 80 columns."""
 COSTS = (
-    "RTT\nms", "loss\n%", "TTFT\nms", "busy\nms", "worker\ndrafts", "step\nms", "bytes/\ntoken", "tokens/\nround", "cal.\nerror", "our\nms",
-    "runs/\nvoid",
-)  # fmt: skip
+    *LINK_COLUMNS,
+    Column("TTFT\nms", lambda row: row.ttft_ms, ".0f"),
+    Column("busy\nms", lambda row: row.controller_busy_s_per_token and 1000 * row.controller_busy_s_per_token, ".1f"),
+    Column("worker\ndrafts", lambda row: row.worker_draft_passes),
+    Column("step\nms", lambda row: row.worker_step_ms, ".1f"),
+    Column("bytes/\ntoken", lambda row: row.bytes_per_token if needs_worker(row.policy) else None, ".0f"),
+    Column("tokens/\nround", lambda row: row.mean_acceptance_length, ".1f"),
+    Column("cal.\nerror", lambda row: row.calibration_error, ".3f"),
+    Column("our\nms", lambda row: row.overhead_ms_per_round_p95, ".1f"),
+    Column("runs/\nvoid", lambda row: f"{row.repeats}/{row.void_runs}"),
+)
 """Likewise."""
 LEGEND = (
     "ITL: inter-token latency; then its ratio to that of the best co-located chain, of alone (adaptive without a worker), "
@@ -45,14 +65,13 @@ def show_bench(console: Console, config: BenchConfig, rows: Sequence[BenchRow], 
         print_prose(console, line, style="dim")
     for temperature in config.temperatures:
         own = once(row for row in rows if row.temperature == temperature)
-        print_table(console, _table(GAINS, [(row.policy, *_link(row), *_gains(row)) for row in own], title=_title(config, temperature)))
-        print_table(console, _table(COSTS, [(row.policy, *_link(row), *_costs(row)) for row in own], title="at what cost"))
+        print_table(console, table_of(own, GAINS, title=_title(config, temperature)))
+        print_table(console, table_of(own, COSTS, title="at what cost"))
     print_prose(console, LEGEND, style="dim")
     console.print()
     for line in verdict(rows):
         print_prose(console, line)
-    for warning in warnings(rows):
-        print_prose(console, f"warning: {warning}", style="yellow")
+    print_warnings(console, warnings(rows))
 
 
 def once(rows: Iterable[BenchRow]) -> list[BenchRow]:
@@ -153,43 +172,3 @@ def _shares(words: str, shares: Sequence[float | None]) -> str:
 
 def _each(figures: Sequence[float | None]) -> str:
     return ", ".join(number(figure, ".2f") for figure in figures)
-
-
-def _table(headings: Sequence[str], rows: Iterable[Sequence[str]], *, title: str) -> Table:
-    table = compact_table("policy", headings, title=title)
-    for cells in rows:
-        table.add_row(*cells)
-    return table
-
-
-def _link(row: BenchRow) -> tuple[str, str]:
-    is_linked = needs_worker(row.policy)
-    return number(row.rtt_ms, "g") if is_linked else "any", number(100 * row.loss if row.loss is not None and is_linked else None, "g")
-
-
-def _gains(row: BenchRow) -> tuple[str, ...]:
-    return (
-        number(row.itl_ms, ".1f"),
-        number(row.itl_ratio, ".2f"),
-        number(row.itl_ratio_alone, ".2f"),
-        number(row.itl_ratio_best, ".2f"),
-        "-" if row.itl_ratio_best_interval is None else "{:.2f}-{:.2f}".format(*row.itl_ratio_best_interval),
-        number(row.local_draft_passes_per_token, ".2f"),
-        number(row.offload_fraction if row.policy != PLAIN else None, "z.2f"),
-        "yes" if row.identical else "NO",
-    )
-
-
-def _costs(row: BenchRow) -> tuple[str, ...]:
-    busy_s, is_linked = row.controller_busy_s_per_token, needs_worker(row.policy)
-    return (
-        number(row.ttft_ms, ".0f"),
-        number(None if busy_s is None else 1000 * busy_s, ".1f"),
-        str(row.worker_draft_passes),
-        number(row.worker_step_ms, ".1f"),
-        number(row.bytes_per_token if is_linked else None, ".0f"),
-        number(row.mean_acceptance_length, ".1f"),
-        number(row.calibration_error, ".3f"),
-        number(row.overhead_ms_per_round_p95, ".1f"),
-        f"{row.repeats}/{row.void_runs}",
-    )

@@ -2,7 +2,7 @@
 
 A figure is the median over the repeats of a cell, each repeat's figure being that of all its prompts. A ratio sets each run beside the
 baseline's of the same repeat, for what ran at about the same time is alike: it is the sum over prompts and repeats of the one by that of
-the other, and its interval is of this ratio, by how the prompts differ (`telemetry.intervals`). Void runs are counted and left out.
+the other, and its interval is of this ratio, by how the prompts differ (`records.statistics`). Void runs are counted and left out.
 """
 
 from __future__ import annotations
@@ -11,12 +11,10 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from wanspec.lab.bench.policies.plan import RIVALS, TREE, BenchConfig, Cell, Link, setting_of
-from wanspec.lab.records.intervals import Interval, ratio_interval
 from wanspec.lab.records.metrics import RunMetrics, RunRow
 from wanspec.lab.records.run_names import ALONE, CHAIN
+from wanspec.lab.records.statistics import Interval, median, ratio, ratio_interval
 from wanspec.telemetry.reliability import ReliabilityBins, calibration_error, merged
 
 SEARCH = -1
@@ -119,7 +117,7 @@ def _rivals(temperature: float, cells: Sequence[Cell], runs: Sequence[MeasuredRu
 
 def _fastest(rivals: dict[str, dict[int, MeasuredRun]]) -> str | None:
     """The name of the one with the least latency."""
-    itl_ms = {name: _median(run.metrics.itl_ms for run in _counted(own.values())) for name, own in rivals.items()}
+    itl_ms = {name: median(run.metrics.itl_ms for run in _counted(own.values())) for name, own in rivals.items()}
     return min((name for name in itl_ms if itl_ms[name] is not None), key=lambda name: itl_ms[name] or 0.0, default=None)
 
 
@@ -142,14 +140,14 @@ def _row(
     return BenchRow(
         policy=cell.name,
         rtt_ms=link.rtt_ms,
-        itl_ms=_median(each.itl_ms for each in metrics),
+        itl_ms=median(each.itl_ms for each in metrics),
         itl_ratio=of_chain[0],
         itl_ratio_alone=of_alone[0],
         controller_draft_passes=_median_count(each.controller_draft_passes for each in metrics),
-        local_draft_passes_per_token=_share(sum(each.controller_draft_passes for each in metrics), sum(each.tokens for each in metrics)),
+        local_draft_passes_per_token=ratio(sum(each.controller_draft_passes for each in metrics), sum(each.tokens for each in metrics)),
         offload_fraction=offload,
         worker_draft_passes=_median_count(each.worker_draft_passes for each in metrics),
-        bytes_per_token=_median(each.bytes_per_token for each in metrics),
+        bytes_per_token=median(each.bytes_per_token for each in metrics),
         identical=all(run.is_exact for run in own),
         tokens=_median_count(each.tokens for each in metrics),
         itl_ratio_interval=of_chain[1],
@@ -161,13 +159,13 @@ def _row(
         itl_ratio_best=of_best[0],
         itl_ratio_best_interval=of_best[1],
         offload_interval=offload_interval,
-        ttft_ms=_median(each.ttft_ms for each in metrics),
-        controller_busy_s_per_token=_median(each.controller_busy_s_per_token for each in metrics),
-        mean_acceptance_length=_median(each.mean_acceptance_length for each in metrics),
+        ttft_ms=median(each.ttft_ms for each in metrics),
+        controller_busy_s_per_token=median(each.controller_busy_s_per_token for each in metrics),
+        mean_acceptance_length=median(each.mean_acceptance_length for each in metrics),
         calibration_error=calibration_error(merged([each.reliability for each in metrics])),
-        overhead_ms_per_round_p95=_median(each.overhead_ms_per_round_p95 for each in metrics),
-        late_fraction=_share(sum(run.late_passes for run in counted), sum(run.passes for run in counted)),
-        worker_step_ms=_median(run.worker_step_ms for run in counted),
+        overhead_ms_per_round_p95=median(each.overhead_ms_per_round_p95 for each in metrics),
+        late_fraction=ratio(sum(run.late_passes for run in counted), sum(run.passes for run in counted)),
+        worker_step_ms=median(run.worker_step_ms for run in counted),
         lateness_ms_p99=max(lateness, default=None),
         loss=link.loss,
         temperature=cell.temperature,
@@ -203,24 +201,15 @@ def _sums(
 def _itl_against(pairs: Sequence[tuple[MeasuredRun, MeasuredRun]]) -> tuple[float | None, Interval | None]:
     """Inter-token latency / that of the baseline, and its interval."""
     own, base = _sums(pairs, lambda metrics: metrics.itl_ms)
-    return _share(sum(own), sum(base)), ratio_interval(own, base)
+    return ratio(sum(own), sum(base)), ratio_interval(own, base)
 
 
 def _offload(pairs: Sequence[tuple[MeasuredRun, MeasuredRun]]) -> tuple[float | None, Interval | None]:
     """1 - draft passes here / those of the baseline, where both wrote the same, and its interval."""
     alike = [(run, base) for run, base in pairs if run.metrics.outputs == base.metrics.outputs]
     own, base = _sums(alike, lambda metrics: metrics.controller_draft_passes)
-    used, interval = _share(sum(own), sum(base)), ratio_interval(own, base)
+    used, interval = ratio(sum(own), sum(base)), ratio_interval(own, base)
     return (None if used is None else 1 - used), (None if interval is None else (1 - interval[1], 1 - interval[0]))
-
-
-def _share(part: float | None, whole: float | None) -> float | None:
-    return part / whole if part is not None and whole else None
-
-
-def _median(values: Iterable[float | None]) -> float | None:
-    defined = [value for value in values if value is not None]
-    return float(np.median(defined)) if defined else None
 
 
 def _median_count(values: Iterable[int]) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from wanspec.lab.records.intervals import ratio_interval, student_t
+from wanspec.lab.records.statistics import ratio_interval, student_t
 
 RATIO, CASES = 0.8, 1000
 

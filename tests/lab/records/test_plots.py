@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from wanspec.errors import ConfigError
-from wanspec.lab.records.picture import check_picture, new_picture, save_picture
+from wanspec.lab.records.plots import check_picture, new_picture, save_picture
 
 
 def test_a_picture_that_could_not_be_drawn_is_refused_before_any_work() -> None:
