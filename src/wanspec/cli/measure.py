@@ -41,7 +41,7 @@ CampaignFile = Annotated[Path, typer.Argument(metavar="CAMPAIGN", help="The camp
 @measure.command()
 def init(file: Annotated[Path, typer.Argument(metavar="FILE", help="Where to write it.")] = Path("campaign.toml")) -> None:
     """Write a campaign file to begin with, each key explained."""
-    from wanspec.lab.measurement.campaign_file import write_template
+    from wanspec.lab.measurement.campaign import write_template
 
     with exit_statuses():
         write_template(file)

@@ -11,11 +11,10 @@ import msgspec
 
 from wanspec.lab.measurement.attempt import Attempt
 from wanspec.lab.measurement.budget import may_be_charged, most, spending
-from wanspec.lab.measurement.campaign import Probe, Target
+from wanspec.lab.measurement.campaign import Due, Probe, Target
 from wanspec.lab.measurement.clock import Clock
 from wanspec.lab.measurement.exchange import Endpoint, LatenessWatch
 from wanspec.lab.measurement.rows import RequestRow, Sent
-from wanspec.lab.measurement.schedule import Due
 
 RETRIED: Final = ("dns", "connect", "tls", "throttled", "disconnected")
 """Problems that may pass."""

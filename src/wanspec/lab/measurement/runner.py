@@ -16,7 +16,7 @@ from typing import Final
 
 from wanspec.lab.measurement.asking import Asker, blank_row
 from wanspec.lab.measurement.budget import Budget, most
-from wanspec.lab.measurement.campaign import Campaign, Probe
+from wanspec.lab.measurement.campaign import Campaign, Due, Probe, first_round_s, plan_round
 from wanspec.lab.measurement.clock import Clock, JumpWatch, SystemClock, sleep_until
 from wanspec.lab.measurement.exchange import Endpoint, LatenessWatch
 from wanspec.lab.measurement.history import correction, interrupted_rows, read_history
@@ -24,7 +24,6 @@ from wanspec.lab.measurement.journal import Journal
 from wanspec.lab.measurement.keys import open_apis
 from wanspec.lab.measurement.regions import zone_of
 from wanspec.lab.measurement.rows import VERSION, Header, Line, Note, RequestRow, Sent
-from wanspec.lab.measurement.schedule import Due, first_round_s, plan_round
 from wanspec.lab.measurement.tally import TargetTally
 
 MAX_LATE_S: Final = 2.0

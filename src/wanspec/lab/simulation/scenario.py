@@ -9,7 +9,6 @@ from __future__ import annotations
 import copy
 import itertools
 import math
-import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -20,6 +19,7 @@ from msgspec import Meta, Struct
 from wanspec.core.policy.registry import MAX_BRANCH, MAX_DRAFT_TOKENS, MAX_WIDTH, PolicyConfig, create_policy
 from wanspec.errors import ConfigError
 from wanspec.files import read_toml
+from wanspec.lab.records.conversion import converted
 from wanspec.lab.records.run_names import ALONE, policy_of_run, run_names
 from wanspec.lab.simulation.compute import Device, OwnCode
 from wanspec.lab.simulation.link import Jitter, LinkProfile, Transport
@@ -253,7 +253,7 @@ _NEVER_SWEPT = {f"compute.{name}" for name in ("target_ms", "draft_ms", "worker_
     "faults"
 }
 _MAY_BE_INFINITE = {"policy.redundancy_price_ms", "link.bandwidth_mbps"}
-_NO_POLICY = ("Object missing required field `policy`", "Object missing required field `name` - at `$.policy`")
+_NO_POLICY = ("policy is missing", "policy.name is missing")
 
 
 def expand(document: Mapping[str, Any]) -> list[tuple[dict[str, Any], Scenario]]:
@@ -288,13 +288,13 @@ def _lists(document: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str,
 
 def parse(document: Mapping[str, Any]) -> Scenario:
     """One scenario from plain values. Raises ConfigError."""
-    for path, value in _not_finite(document):
-        if math.isnan(value) or path not in _MAY_BE_INFINITE:
-            raise ConfigError(f"{path} is {value}; give a finite number")
     try:
-        scenario = msgspec.convert(document, Scenario)
-    except msgspec.ValidationError as error:
-        raise ConfigError(_explain(str(error), document)) from error
+        scenario = converted(document, Scenario, may_be_infinite=_MAY_BE_INFINITE)
+    except ConfigError as error:
+        if str(error) in _NO_POLICY:
+            words = f"policy.name is missing; say which policy is to be run: {', '.join((*run_names(), ORACLE))}"
+            raise ConfigError(words) from error
+        raise
     if scenario.policy.name == ALONE:
         scenario = msgspec.structs.replace(scenario, workers=0, faults=())
     scenario.policy.config()
@@ -308,36 +308,6 @@ def parse(document: Mapping[str, Any]) -> Scenario:
     if scenario.workers == 0 and scenario.faults:
         raise ConfigError("there are faults but workers is 0; nothing can happen to nobody")
     return scenario
-
-
-def _not_finite(value: object, path: str = "") -> Iterator[tuple[str, float]]:
-    """Infinities, and what is not a number, with their paths; the limits of a field let some of them pass."""
-    match value:
-        case float() if not math.isfinite(value):
-            yield path, value
-        case Mapping():
-            for name, part in value.items():
-                yield from _not_finite(part, f"{path}.{name}" if path else str(name))
-        case list():
-            for part in value:
-                yield from _not_finite(part, path)
-
-
-def _explain(message: str, document: Mapping[str, Any]) -> str:
-    """A validation message with the field's name and its value in front."""
-    if message in _NO_POLICY:
-        return f"policy.name is missing; say which policy is to be run: {', '.join((*run_names(), ORACLE))}"
-    what, _, where = message.partition(" - at `$.")
-    if not where:
-        return f"scenario: {message}"
-    path = where.rstrip("`")
-    value: Any = document
-    for step in re.findall(r"[^.\[\]]+", path):
-        try:
-            value = value[int(step)] if isinstance(value, list) else value[step]
-        except (LookupError, ValueError, TypeError):
-            return f"scenario: {path}: {what}"
-    return f"{path} is {value!r}: {what[0].lower()}{what[1:]}"
 
 
 def _own_code(times_ms: Triple | None) -> OwnCode:
