@@ -190,7 +190,7 @@ def rtt(
 
     \b
         wanspec measure rtt us-west-2=host.example.org:22 eu-west-1=10.1.2.3:443 --probe us-east-1 --data us-east-1.rtt.jsonl
-        wanspec measure rtt --show us-east-1.rtt.jsonl --show us-west-2.rtt.jsonl        # the mesh of several sites
+        wanspec measure rtt --show us-east-1.rtt.jsonl --show us-west-2.rtt.jsonl        # the round trips of several sites
     """
     import socket
     from itertools import chain

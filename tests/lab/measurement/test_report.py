@@ -200,13 +200,13 @@ def test_a_single_round_is_reported_without_intervals_or_tests(files: list[Path]
     assert math.isnan(cell.ttft[0.5].low)
 
 
-def test_a_mesh_is_merged_as_lines(tmp_path: Path) -> None:
+def test_a_matrix_of_round_trips_is_merged_as_lines(tmp_path: Path) -> None:
     row = RttRow(id="a/b/1", probe="a", peer="b", host="h", port=1, address="", at_s=1.0, dns_s=None, connect_s=0.01)
     other = msgspec.structs.replace(row, id="b/a/1", probe="b", peer="a")
     for name, lines in (("a", [row]), ("b", [other, row])):
         (tmp_path / f"{name}.jsonl").write_bytes(b"".join(msgspec.json.encode(line) + b"\n" for line in lines))
-    assert merge_files([tmp_path / "a.jsonl", tmp_path / "b.jsonl"], tmp_path / "mesh.jsonl") == (0, 2)
-    assert list(read_lines(tmp_path / "mesh.jsonl")) == [row, other]
+    assert merge_files([tmp_path / "a.jsonl", tmp_path / "b.jsonl"], tmp_path / "rtts.jsonl") == (0, 2)
+    assert list(read_lines(tmp_path / "rtts.jsonl")) == [row, other]
 
 
 def rewritten(path: Path, out: Path, kind: type[Line], **fields: object) -> Path:

@@ -1,9 +1,10 @@
-"""Figures of a fleet's day, with and without offloading, side by side."""
+"""A fleet's day with and without offloading, side by side: figures, a table, a plot."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 from msgspec import Struct
@@ -11,7 +12,8 @@ from rich.table import Table
 
 from wanspec.lab.planning.fleet import NOBODY, Served
 from wanspec.lab.planning.fleet_file import Fleet
-from wanspec.lab.planning.load import HOURS
+from wanspec.lab.planning.site_tables import HOURS
+from wanspec.lab.records.plots import GREEN, LIGHT_GREY, RED, draw_line, name_axes, new_picture, save_picture
 from wanspec.lab.records.table import Column, table_of
 
 QUANTILES = (0.5, 0.95, 0.99)
@@ -64,6 +66,26 @@ def figures_of(fleet: Fleet, requests: Sequence[Served]) -> list[SiteFigures]:
 def fleet_table(home: Sequence[SiteFigures], lent: Sequence[SiteFigures], *, title: str) -> Table:
     """A line for each site."""
     return table_of(zip(home, lent, strict=True), COLUMNS, title=title, padding=1)
+
+
+def plot_fleet(home: Sequence[SiteFigures], lent: Sequence[SiteFigures], path: Path, *, title: str) -> None:
+    """A column for each site: requests by hour above, with those drafted for elsewhere; p95 of TTFT below, in both ways."""
+    hours = range(HOURS)
+    figure = new_picture(1.0 + 3.4 * len(home), 5.6)
+    above, below = figure.subplots(2, len(home), sharex=True, sharey="row", squeeze=False)
+    for column, (before, after) in enumerate(zip(home, lent, strict=True)):
+        load, ttft = above[column], below[column]
+        load.bar(hours, before.requests_by_hour, color=LIGHT_GREY, label="requests")
+        load.bar(hours, after.away_by_hour, color=GREEN, alpha=0.6, label="drafted for elsewhere")
+        draw_line(ttft, [(hour, s, None) for hour, s in enumerate(before.ttft_s_p95_by_hour)], color=RED, label="drafting at home")
+        draw_line(ttft, [(hour, s, None) for hour, s in enumerate(after.ttft_s_p95_by_hour)], color=GREEN, label="with lent draft devices")
+        ttft.set_yscale("log")
+        name_axes(load, y="" if column else "requests in the hour", title=before.site)
+        name_axes(ttft, "hour (UTC)", "" if column else "time to first token, p95 (s)")
+    above[0].legend(fontsize=7)
+    below[0].legend(fontsize=7)
+    figure.suptitle(title, fontsize=9)
+    save_picture(figure, path)
 
 
 def _figures(name: str, served: Sequence[Served]) -> SiteFigures:

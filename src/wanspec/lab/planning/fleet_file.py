@@ -12,7 +12,7 @@ from msgspec import Meta, Struct
 
 from wanspec.errors import ConfigError
 from wanspec.files import read_toml
-from wanspec.lab.planning.load import HOURS
+from wanspec.lab.planning.site_tables import HOURS
 
 EXAMPLE_FILE = resources.files("wanspec.lab.planning") / "example_fleet.toml"
 MAX_FILE_BYTES = 1 << 20
@@ -22,11 +22,11 @@ BUSIEST_HOUR = 15.0
 Share = Annotated[float, Meta(ge=0.0, le=1.0)]
 
 
-class Site(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class FleetSite(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One place."""
 
     name: str
-    """As the mesh has it."""
+    """As the matrix of round trips has it."""
     utc_offset_h: Annotated[float, Meta(ge=-14.0, le=14.0)] = 0.0
     target_devices: Annotated[int, Meta(ge=0, le=1000)] = 1
     """Copies of the target model; requests come to sites that have some."""
@@ -51,7 +51,7 @@ class Site(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 class Fleet(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Sites, and what all requests have in common."""
 
-    sites: Annotated[tuple[Site, ...], Meta(min_length=2, max_length=64)]
+    sites: Annotated[tuple[FleetSite, ...], Meta(min_length=2, max_length=64)]
     request_tokens: Annotated[float, Meta(ge=2.0, le=100_000.0)] = 300.0
     """Generated per request, on average."""
     slots: Annotated[int, Meta(ge=1, le=64)] = 16

@@ -14,8 +14,15 @@ from wanspec.errors import ConfigError
 T = TypeVar("T")
 
 
-def converted(document: object, kind: type[T], *, patterns: Mapping[str, str] | None = None, may_be_infinite: Collection[str] = ()) -> T:
-    """The document as a struct of this kind.
+def converted(
+    document: object,
+    kind: type[T],
+    *,
+    patterns: Mapping[str, str] | None = None,
+    may_be_infinite: Collection[str] = (),
+    strict: bool = True,
+) -> T:
+    """The document as a struct of this kind. Unless `strict`, text that is a number is one.
 
     `patterns`: what a value should be, in words, by the regular expression that the struct asks for. `may_be_infinite`: keys, with dots.
     Raises ConfigError naming the key, its value and what is allowed.
@@ -24,7 +31,7 @@ def converted(document: object, kind: type[T], *, patterns: Mapping[str, str] | 
         if math.isnan(value) or path not in may_be_infinite:
             raise ConfigError(f"{path} is {value}; give a finite number")
     try:
-        return msgspec.convert(document, kind)
+        return msgspec.convert(document, kind, strict=strict)
     except msgspec.ValidationError as error:
         message = str(error)
         for pattern, words in (patterns or {}).items():

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from wanspec.lab.planning.effort import Effort, anchors_of, cells_of
+from wanspec.lab.planning.search_space import Effort, anchors_of, cells_of
 
 
 @pytest.mark.parametrize("seed", range(5))

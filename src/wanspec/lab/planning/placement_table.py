@@ -1,13 +1,16 @@
-"""The planner's answer on a terminal and as JSON."""
+"""The planner's answer as a table, as a sentence and as a plot."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
+import numpy as np
 from rich.table import Table
 
-from wanspec.lab.planning.load import HOURS
 from wanspec.lab.planning.placements import OneSite, Placement
+from wanspec.lab.planning.site_tables import HOURS
+from wanspec.lab.records.plots import draw_matrix, new_picture, save_picture
 from wanspec.lab.records.run_names import ALONE
 from wanspec.lab.records.table import Column, table_of
 from wanspec.lab.simulation.scenario import Policy
@@ -19,6 +22,12 @@ LEGEND = (
     "million tokens, and without a worker. price, width: --price-ms, --width."
 )
 
+MANY_SITES = 16
+"""From here on figures in the cells could not be read."""
+FEW_CONTROLLERS = 4
+"""Below this a picture is too low for a scale beside it."""
+LOW, HIGH = 0.7, 1.3
+"""Ends of the colours: ratios beyond look alike."""
 COLUMNS = (
     Column("controller", lambda each: each.controller, side="left"),
     Column("worker", lambda each: each.worker, side="left"),
@@ -67,12 +76,12 @@ def settings_words(policy: Policy) -> str:
 def one_site_words(home: OneSite) -> str:
     """What a site does without a worker, in a sentence."""
     ways = {ALONE: home.alone_outcome, settings_words(home.chain): home.chain_outcome, settings_words(home.best): home.best_outcome}
-    told = [
-        f"{name} {outcome.itl_ms:.1f} ms between tokens, with {outcome.controller_draft_passes:.2f} draft passes a token"
-        for name, outcome in ways.items()
+    words = [
+        f"{name} {figures.itl_ms:.1f} ms between tokens, with {figures.controller_draft_passes:.2f} draft passes a token"
+        for name, figures in ways.items()
     ]
     device_s = home.best_outcome.controller_busy_s * 1e6
-    return f"Without a worker: {'; '.join(told)}. The device works {device_s:.0f} s for a million tokens."
+    return f"Without a worker: {'; '.join(words)}. The device works {device_s:.0f} s for a million tokens."
 
 
 def hour_ranges(hours: Sequence[int]) -> str:
@@ -80,3 +89,38 @@ def hour_ranges(hours: Sequence[int]) -> str:
     starts = [hour for hour in hours if hour - 1 not in hours]
     ends = [hour for hour in hours if hour + 1 not in hours]
     return ", ".join(f"{start}-{end}" if end > start else f"{start}" for start, end in zip(starts, ends, strict=True)) or "-"
+
+
+def plot_placements(placements: Sequence[Placement], path: Path, *, title: str) -> None:
+    """Controllers against workers: the colour is latency in relation to the site without a worker, a frame marks what pays.
+
+    Sites stand by their names, or of a single controller, by their distance from it.
+    """
+    controllers = list(dict.fromkeys(sorted(placement.controller for placement in placements)))
+    is_single = len(controllers) == 1
+    in_order = sorted(placements, key=lambda each: (each.rtt_ms, each.worker) if is_single else (0.0, each.worker))
+    workers = list(dict.fromkeys(placement.worker for placement in in_order))
+    ratios = np.full((len(controllers), len(workers)), np.nan)
+    size = 0.85 if len(workers) <= MANY_SITES else 0.32
+    figure = new_picture(3.6 + size * len(workers), (3.2 if len(controllers) < FEW_CONTROLLERS else 2.4) + 0.75 * size * len(controllers))
+    axes = figure.subplots()
+    is_readable = len(workers) <= MANY_SITES
+    frames, words = {}, {}
+    for each in placements:
+        cell = row, column = controllers.index(each.controller), workers.index(each.worker)
+        ratios[row, column] = each.itl_ratio
+        if each.pays:
+            frames[cell] = "black"
+        if is_readable:
+            text = f"{each.itl_ratio:.2f}\n{each.offload_fraction:.0%}\n{each.rtt_ms:.0f} ms"
+            words[cell] = (text, "black" if each.pays else "#555753")
+    look = {"cmap": "RdYlGn_r", "vmin": LOW, "vmax": HIGH}
+    image = draw_matrix(axes, ratios.tolist(), rows=controllers, columns=workers, frames=frames, words=words, **look)
+    axes.set_xlabel("worker in")
+    axes.set_ylabel("controller in")
+    axes.set_facecolor("#eeeeec")
+    side = "bottom" if len(controllers) < FEW_CONTROLLERS else "right"  # its title needs the room
+    figure.colorbar(image, ax=axes, label="inter-token latency / the best without a worker", shrink=0.8, location=side)
+    cells = "; in each cell: that ratio, draft passes moved, round trip" if is_readable else ""
+    axes.set_title(f"{title}\nframed: it pays{cells}", fontsize=9)
+    save_picture(figure, path)

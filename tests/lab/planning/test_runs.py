@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from wanspec.lab.planning.outcome import play_out
+from wanspec.lab.planning.runs import play_out
 from wanspec.lab.simulation.scenario import parse
 
 CHAIN = {"load": {"requests": 4, "tokens": 20}, "policy": {"name": "colocated"}, "workers": 0}
