@@ -56,7 +56,7 @@ def check(file: CampaignFile) -> None:
     """
     from wanspec.lab.measurement.budget import check_budget, of_round
     from wanspec.lab.measurement.campaign import read_campaign
-    from wanspec.lab.measurement.keys import open_apis
+    from wanspec.lab.measurement.exchange import open_apis
 
     with exit_statuses():
         campaign = read_campaign(file)
@@ -111,7 +111,7 @@ def run_campaign(
 
 async def _watched(runner: Runner) -> None:
     """Run it, and show how it goes."""
-    from wanspec.lab.measurement.display import live_table, status_of, trouble_of
+    from wanspec.lab.measurement.screen import live_table, status_of, trouble_of
 
     console = Console(stderr=True)
     work = asyncio.create_task(runner.run())
@@ -197,10 +197,10 @@ def rtt(
 
     with exit_statuses():
         from wanspec.lab.measurement.campaign import NAME
-        from wanspec.lab.measurement.display import rtt_table
         from wanspec.lab.measurement.journal import Journal, read_lines
         from wanspec.lab.measurement.rows import RttRow
         from wanspec.lab.measurement.rtt import pair_rtts, parse_peer, probe_all
+        from wanspec.lab.measurement.screen import rtt_table
 
         own, found = probe or socket.gethostname(), [parse_peer(peer) for peer in peers or []]
         if not NAME.fullmatch(own):

@@ -42,7 +42,7 @@ WorkerSteps = Annotated[
         help="Step times of the draft model at workers, where their cards are others: a preset, ms, or a file of `wanspec plan calibrate`."
     ),
 ]
-Tokens = Annotated[str, typer.Option(help="Texts: bundled, mt-bench-like, iid, markov, or a .parquet that `wanspec trace` wrote.")]
+Tokens = Annotated[str, typer.Option(help="Texts: bundled, mt-bench-like, iid, markov, or a .npz that `wanspec trace` wrote.")]
 MatchRate = Annotated[float, typer.Option(help="iid, markov: how often the draft's first choice is the target's.")]
 
 
@@ -83,7 +83,7 @@ def plan(
     \b
         wanspec plan                                                        # between AWS regions, one user, an L40S at each site
         wanspec plan --controllers us-east-1 --prices prices.csv --rank-by money --config wanspec.toml
-        wanspec plan --rtt rtts.csv --steps steps.json --tokens trace.parquet --users 8 --load load.csv --plot plan.png
+        wanspec plan --rtt rtts.csv --steps steps.json --tokens trace.npz --users 8 --load load.csv --plot plan.png
         wanspec plan calibrate steps.json                                   # time this machine's models
         wanspec plan fleet                                                  # many requests over a day
 

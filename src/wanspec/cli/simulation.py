@@ -28,7 +28,6 @@ from wanspec.cli.options import (
     TopP,
     check_writable,
     make_folder,
-    origin,
     read_prompts,
     write_json,
 )
@@ -80,7 +79,6 @@ def simulate(
     jobs: Jobs = -1,
     backend: JoblibBackend = "loky",
     json_path: Annotated[Path | None, typer.Option("--json", help="Write one row per run to this file, as JSON.")] = None,
-    parquet_path: Annotated[Path | None, typer.Option("--parquet", help="Write one row per run to this file, as Parquet.")] = None,
     plot_folder: Annotated[Path | None, typer.Option("--plot", help="Draw the results into this folder; made if need be.")] = None,
     paper: Annotated[bool, typer.Option("--paper", help="Reproduce the WANSpec paper's evaluation; with --plot, its figures.")] = False,
     faults: Annotated[
@@ -99,7 +97,7 @@ def simulate(
         "load.requests": requests, "load.tokens": max_tokens, "workers": workers,
     }  # fmt: skip
     with exit_statuses():
-        check_writable(json_path, parquet_path)
+        check_writable(json_path)
         make_folder(plot_folder)
         if faults:
             _soak(seed or 0, seeds, jobs, backend)
@@ -107,7 +105,7 @@ def simulate(
             _reproduce(plot_folder, json_path, jobs, backend)
         else:
             document = document_of(scenario, flags, settings or [], seed)
-            _sweep(document, iterations, jobs, backend, json_path, parquet_path, plot_folder)
+            _sweep(document, iterations, jobs, backend, json_path, plot_folder)
 
 
 def document_of(scenario: Path | None, flags: dict[str, str], settings: Sequence[str], seed: int | None) -> dict[str, Any]:
@@ -142,10 +140,10 @@ def _value(text: str) -> object:
 
 def _sweep(
     document: dict[str, Any], iterations: int, jobs: int, backend: str,
-    json_path: Path | None, parquet_path: Path | None, plot_folder: Path | None,
+    json_path: Path | None, plot_folder: Path | None,
 ) -> None:  # fmt: skip
     from wanspec.lab.records.table import LEGEND, print_prose, print_table, run_table
-    from wanspec.lab.simulation.sweep import Sweep, median_rows, rows_to_parquet, title_of
+    from wanspec.lab.simulation.sweep import Sweep, median_rows, title_of
 
     sweep = Sweep(document, iterations=iterations, jobs=jobs, backend=backend)
     rows = sweep.rows(dict(tracked(sweep.runs(), len(sweep), "simulating")))
@@ -155,8 +153,6 @@ def _sweep(
     print_table(stdout, run_table(medians, title=title, points=points))
     print_prose(stdout, LEGEND, style="dim")
     write_json([row.flat() for row in rows], json_path)
-    if parquet_path is not None:
-        rows_to_parquet(rows, parquet_path, origin=origin())
     if plot_folder is not None:
         _plot(rows, sweep.scenarios, plot_folder)
         stderr.print(f"pictures in {plot_folder}", style="dim")
@@ -272,9 +268,7 @@ def _told(items: Iterable[T], total: int, what: str) -> Iterator[T]:
 
 @app.command()
 def trace(
-    out: Annotated[
-        Path, typer.Argument(help="The file to write: .npz, or .parquet for the generated tokens alone, without branches, to analyse.")
-    ],
+    out: Annotated[Path, typer.Argument(help="The file to write: .npz, an archive of NumPy arrays.")],
     prompt: Annotated[
         list[str] | None, typer.Option(help="Continue this; repeatable. Default: the held-out prompts of the bundled pair.")
     ] = None,
@@ -298,8 +292,8 @@ def trace(
     choices are written down together, and what the draft says after wrong ones of these.
     """
     with exit_statuses():
-        if out.suffix not in {".npz", ".parquet"}:
-            raise ConfigError(f"{out}: name a file that ends with .npz, by which `wanspec simulate --tokens` knows it, or with .parquet")
+        if out.suffix != ".npz":
+            raise ConfigError(f"{out}: name a file that ends with .npz, by which `wanspec simulate --tokens` knows it")
         check_writable(out)
         from wanspec.engines.bundled_pair import held_out_prompts
         from wanspec.engines.registry import load_tokenizer
@@ -318,7 +312,7 @@ def trace(
                 [tokenizer.encode(text, reads_controls=True) for text in texts],
                 max_tokens=max_tokens,
                 sampling=sampling,
-                branches=branches if out.suffix == ".npz" else 0,
+                branches=branches,
                 advance=lambda: progress.advance(task),
             )
         write_token_trace(replace(recorded, target=target, draft=draft), out)

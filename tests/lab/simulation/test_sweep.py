@@ -8,7 +8,6 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-import duckdb
 import pytest
 from matplotlib.figure import Figure
 
@@ -20,7 +19,7 @@ from wanspec.lab.records.timeline import plot_timeline, write_chrome_trace
 from wanspec.lab.simulation.bound import bound_of, covered_share
 from wanspec.lab.simulation.run import simulate, simulate_traced
 from wanspec.lab.simulation.scenario import expand, parse, read_document
-from wanspec.lab.simulation.sweep import SimulatedRow, Sweep, median_rows, plot_against_rtt, plot_phi, rows_to_parquet, title_of
+from wanspec.lab.simulation.sweep import SimulatedRow, Sweep, median_rows, plot_against_rtt, plot_phi, title_of
 from wanspec.lab.simulation.tokens import iid_tokens
 
 SMALL = {"requests": 2, "tokens": 30}
@@ -96,17 +95,6 @@ def test_medians_are_over_seeds() -> None:
     medians = median_rows(rows)
     assert [row.rtt_ms for row in medians] == [10, 50]
     assert medians[0].itl_ms == sorted(row.itl_ms for row in rows if row.rtt_ms == 10 and row.itl_ms)[1]
-
-
-def test_rows_survive_parquet(tmp_path: Path) -> None:
-    rows = rows_of({"policy": {"name": ["paper", "autoregressive"], "phi": [0.5]}})
-    rows_to_parquet(rows, tmp_path / "rows.parquet", origin={"version": "1", "command": "wanspec simulate"})
-    columns = duckdb.read_parquet(str(tmp_path / "rows.parquet")).fetchnumpy()
-    assert list(columns["policy"]) == [row.policy for row in rows]
-    assert list(columns["itl_ms"]) == [row.itl_ms for row in rows]
-    assert list(columns["seed"]) == [row.seed for row in rows]
-    assert set(columns["command"]) == {"wanspec simulate"}
-    assert [json.loads(scenario)["policy"]["name"] for scenario in columns["scenario"]] == [row.policy for row in rows]
 
 
 def test_processes_give_what_one_process_gives() -> None:

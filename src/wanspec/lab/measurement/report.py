@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any, Final
 
 from wanspec.files import write_whole
-from wanspec.lab.measurement.analysis import HOURS, SHARES, Analysis, Cell, analyse, least_number
-from wanspec.lab.measurement.figures import draw_all
+from wanspec.lab.measurement.analysis import HOURS, SHARES, Analysis, PairFigures, analyse, least_number
 from wanspec.lab.measurement.findings import Finding, caveats, findings, ms, p_text
 from wanspec.lab.measurement.merge import merged
-from wanspec.lab.measurement.resampling import Figure
+from wanspec.lab.measurement.pictures import draw_all
+from wanspec.lab.measurement.resampling import Estimate
 from wanspec.lab.measurement.rows import Note
 from wanspec.lab.measurement.samples import read_samples
 from wanspec.lab.records.statistics import CONFIDENCE
@@ -31,7 +31,7 @@ MAX_NOTES: Final = 100
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Report:
+class StudyReport:
     """What a study comes to."""
 
     analysis: Analysis
@@ -40,15 +40,15 @@ class Report:
     notes: tuple[Note, ...]
 
 
-def make_report(paths: Sequence[Path], *, seed: int = 0) -> Report:
+def make_report(paths: Sequence[Path], *, seed: int = 0) -> StudyReport:
     """Read and compute. Raises ConfigError."""
     with merged(paths) as found:
         analysis = analyse(read_samples(found), seed=seed)
         warnings = caveats(found, analysis)
-    return Report(analysis=analysis, findings=tuple(findings(analysis)), warnings=tuple(warnings), notes=tuple(found.notes))
+    return StudyReport(analysis=analysis, findings=tuple(findings(analysis)), warnings=tuple(warnings), notes=tuple(found.notes))
 
 
-def write_page(report: Report, folder: Path) -> Path:
+def write_page(report: StudyReport, folder: Path) -> Path:
     """Draw and write, into a folder that is there; returns the page. Raises ConfigError."""
     page = folder / "index.html"
     pictures = draw_all(report.analysis, folder)
@@ -56,7 +56,7 @@ def write_page(report: Report, folder: Path) -> Path:
     return page
 
 
-def _render(report: Report, pictures: Mapping[str, str]) -> str:
+def _render(report: StudyReport, pictures: Mapping[str, str]) -> str:
     """`pictures`: PNG in base64, by name."""
     import jinja2  # noqa: PLC0415  # nothing else here needs it
 
@@ -86,7 +86,7 @@ def _render(report: Report, pictures: Mapping[str, str]) -> str:
     )
 
 
-def _at(name: str, share: float) -> Callable[[Cell], Figure | None]:
+def _at(name: str, share: float) -> Callable[[PairFigures], Estimate | None]:
     """A figure of a pair at a quantile."""
     return lambda cell: getattr(cell, name).get(share)
 

@@ -36,7 +36,7 @@ of two hours it was 12, 33 and 33."""
 
 
 @dataclass(frozen=True, slots=True)
-class Figure:
+class Estimate:
     """A value, its interval, and of how many requests it is."""
 
     value: float
@@ -96,10 +96,10 @@ def quantile(values: Floats, share: float) -> float:
     return float(np.partition(values, rank)[rank])
 
 
-def figure(values: Floats, share: float, drawn: Floats, rounds: Rounds) -> Figure:
+def figure(values: Floats, share: float, drawn: Floats, rounds: Rounds) -> Estimate:
     """A quantile with its interval; `drawn`: the same quantile in each draw."""
     low, high = percentile_interval(drawn) if rounds.is_enough else (math.nan, math.nan)
-    return Figure(quantile(values, share), low, high, len(values))
+    return Estimate(quantile(values, share), low, high, len(values))
 
 
 def p_of_difference(drawn: Floats) -> float:

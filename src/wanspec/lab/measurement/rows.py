@@ -19,7 +19,7 @@ LATEST_S = 250_000_000_000.0
 
 Moment = Annotated[float, Meta(ge=0.0, le=LATEST_S)]
 """A time of day, Unix time."""
-Shown = Annotated[str, Meta(pattern=PRINTABLE)]
+PrintableText = Annotated[str, Meta(pattern=PRINTABLE)]
 """Of a stranger's file, perhaps, and on its way to a terminal."""
 
 Status = Literal["ok", "throttled", "failed", "interrupted"]
@@ -128,15 +128,15 @@ class RttRow(Struct, frozen=True, kw_only=True, tag_field="kind", tag="rtt"):
     """One TCP connection, made and closed: about a round trip."""
 
     id: str
-    probe: Shown
-    peer: Shown
-    host: Shown
+    probe: PrintableText
+    peer: PrintableText
+    host: PrintableText
     port: int
-    address: Shown
+    address: PrintableText
     at_s: Moment
     dns_s: float | None
     connect_s: float | None
-    problem: Shown = ""
+    problem: PrintableText = ""
 
 
 Line = Header | Sent | RequestRow | Note | RttRow

@@ -177,10 +177,6 @@ def token_model(tokens: Tokens) -> TokenModel:
                 return ReplayTokens(read_token_trace(path))
         case path if path.endswith(".npz"):
             return ReplayTokens(read_token_trace(Path(path)))
-        case path if path.endswith(".parquet"):
-            raise ConfigError(
-                f"tokens.model is {path!r}: Parquet is written for analysis only; record it anew, with `wanspec trace FILE.npz`"
-            )
         case other:
             raise ConfigError(f"tokens.model is {other!r}; use mt-bench-like, iid, markov, bundled, or the path of a token trace (.npz)")
 

@@ -12,7 +12,6 @@ import numpy as np
 
 from wanspec.errors import ConfigError
 from wanspec.lab.records.metrics import RunRow, compare
-from wanspec.lab.records.parquet import write_parquet
 from wanspec.lab.records.plots import Point, TradeOff, plot_trade_offs
 from wanspec.lab.records.run_names import ADAPTIVE, ALONE, CHAIN
 from wanspec.lab.records.statistics import median, median_interval
@@ -180,22 +179,6 @@ def _medians(pairs: Sequence[tuple[float | None, float | None]]) -> list[Point]:
 def _label(row: SimulatedRow, *, leaving_out: set[str]) -> str:
     others = [f"{name.rpartition('.')[2]} {value}" for name, value in row.point.items() if name not in {"policy.name", *leaving_out}]
     return ", ".join([row.policy, *others])
-
-
-def rows_to_parquet(rows: Sequence[SimulatedRow], path: Path, *, origin: dict[str, str]) -> None:
-    """Every run's row as Parquet, its scenario as JSON (an infinity is null there). `origin`: what made them, columns of their own.
-
-    Raises ConfigError when it cannot be written.
-    """
-    flat = [row.flat() | {"scenario": _key(row.scenario)} | origin for row in rows]
-    names = list(dict.fromkeys(name for fields in flat for name in fields))
-    write_parquet({name: _column([fields.get(name) for fields in flat]) for name in names}, path)
-
-
-def _column(values: list[Any]) -> np.ndarray[Any, Any]:
-    if any(isinstance(value, str) for value in values):
-        return np.array([None if value is None else str(value) for value in values], dtype=object)
-    return np.array([float("nan") if value is None else value for value in values])
 
 
 def _key(scenario: Scenario) -> str:

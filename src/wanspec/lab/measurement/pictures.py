@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from wanspec.lab.measurement.analysis import HOURS, MEDIAN, SHARES, TAIL, Analysis, Cell
-from wanspec.lab.measurement.resampling import Figure
+from wanspec.lab.measurement.analysis import HOURS, MEDIAN, SHARES, TAIL, Analysis, PairFigures
+from wanspec.lab.measurement.resampling import Estimate
 from wanspec.lab.records.plots import BLUE, LIGHT_GREY, ORANGE, Point, draw_line, draw_matrix, name_axes, new_picture, save_picture
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ def draw_all(analysis: Analysis, folder: Path) -> dict[str, Path]:
     for share in SHARES:
         name = f"p{100 * share:.0f}"
         if any(share in cell.ttft for cell in analysis.cells.values()):
-            drawn[f"ttft-{name}"] = _heat_map(analysis, f"TTFT {name}, ms", partial(Cell.ttft_at, share=share))
+            drawn[f"ttft-{name}"] = _heat_map(analysis, f"TTFT {name}, ms", partial(PairFigures.ttft_at, share=share))
     if any(MEDIAN in cell.itl for cell in analysis.cells.values()):
         drawn["itl-p50"] = _heat_map(analysis, "inter-token latency, median, ms", lambda cell: cell.itl.get(MEDIAN))
     if any(MEDIAN in cell.connect for cell in analysis.cells.values()):
@@ -43,7 +43,7 @@ def draw_all(analysis: Analysis, folder: Path) -> dict[str, Path]:
     return paths
 
 
-def _heat_map(analysis: Analysis, title: str, of: Callable[[Cell], Figure | None]) -> Picture:
+def _heat_map(analysis: Analysis, title: str, of: Callable[[PairFigures], Estimate | None]) -> Picture:
     """Probes down, targets across; the colour's scale is logarithmic. A frame: home. A star: the row's best, beyond its interval."""
     from matplotlib.colors import LogNorm  # noqa: PLC0415  # as in `new_picture`
     from matplotlib.ticker import LogLocator, NullLocator  # noqa: PLC0415
@@ -77,7 +77,7 @@ def _heat_map(analysis: Analysis, title: str, of: Callable[[Cell], Figure | None
     return picture
 
 
-def _best(figures: Sequence[Figure | None]) -> int:
+def _best(figures: Sequence[Estimate | None]) -> int:
     """The place of the smallest, if its interval ends before every other figure; else -1."""
     known = sorted((figure.value, place) for place, figure in enumerate(figures) if figure is not None and math.isfinite(figure.value))
     if not known:
@@ -115,7 +115,7 @@ def _hours(analysis: Analysis) -> Picture:
     return picture
 
 
-def _by_hour(cell: Cell, share: float, *, has_band: bool = True) -> list[Point]:
+def _by_hour(cell: PairFigures, share: float, *, has_band: bool = True) -> list[Point]:
     """TTFT over the hours, ms, and its interval."""
     figures = {hour: figure for hour in HOURS if (figure := cell.hours[hour].get(share))}
     return [(hour, 1e3 * own.value, (1e3 * own.low, 1e3 * own.high) if has_band else None) for hour, own in figures.items()]
