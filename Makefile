@@ -5,10 +5,11 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 JOBS ?= 2
+BASE_MB := 230
 PYTEST := python -m pytest --quiet -n $(JOBS) --dist loadfile
 
 .DELETE_ON_ERROR:
-.PHONY: demo test test-all test-hf test-llamacpp test-vllm test-aws test-clients test-lowest check coverage bench figures fidelity clean
+.PHONY: demo test test-all test-hf test-llamacpp test-vllm test-aws test-clients test-lowest test-base check coverage bench figures fidelity clean
 
 demo: $(INSTALLED)  ## two processes and an emulated WAN, on this machine
 	$(BIN)/wanspec demo $(ARGS)
@@ -37,6 +38,11 @@ test-clients: .venv-clients/.installed  ## libraries that people ask `wanspec se
 test-lowest: .venv-lowest/.installed  ## `make test` with the oldest dependencies that pyproject.toml allows, which newer ones may call deprecated
 	.venv-lowest/bin/$(PYTEST) -m "not slow" -W ignore::DeprecationWarning $(ARGS)
 
+test-base: .venv-base/.installed  ## the product alone, without extras: the size of its packages, and a short demo
+	@size=$$(du -sm --exclude=__pycache__ --exclude='pip*' --exclude='setuptools*' --exclude=pkg_resources .venv-base/lib/python3*/site-packages \
+	  | cut -f1); echo "packages: $$size MB, at most $(BASE_MB) MB"; test $$size -le $(BASE_MB)
+	.venv-base/bin/wanspec demo --rtt 15 --policy colocated,adaptive --max-tokens 24 $(ARGS)
+
 check: $(INSTALLED)  ## format, lint, types, layers
 	$(BIN)/ruff format --check --quiet
 	$(BIN)/ruff check --quiet
@@ -62,6 +68,7 @@ clean:
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .venv/.installed: WHAT = '.[dev]'
+.venv-base/.installed: WHAT = .
 .venv-hf/.installed: WHAT = '.[test,hf]' torch==2.13.0
 .venv-llamacpp/.installed: WHAT = '.[test,llamacpp]'
 .venv-llamacpp/.installed: export CMAKE_ARGS ?= -DLLAMA_BUILD_TOOLS=OFF -DLLAMA_BUILD_EXAMPLES=OFF -DLLAMA_BUILD_TESTS=OFF \

@@ -168,7 +168,9 @@ def parsed() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--target", default="bundled:target", help="target model, as `wanspec serve` takes it (bundled:target)")
     parser.add_argument("--draft", default="bundled:draft", help="draft model (bundled:draft)")
-    parser.add_argument("--prompt-file", type=Path, help="prompts, separated by lines of three dashes; default: those of `wanspec bench`")
+    parser.add_argument(
+        "--prompt-file", type=Path, help="prompts, separated by lines of three dashes; default: those of `wanspec bench policies`"
+    )
     parser.add_argument("--prompts", type=_count, help="how many of them (8; of a file, all)")
     parser.add_argument("--max-tokens", type=_count, default=96, help="tokens for each (96)")
     parser.add_argument("--temperature", type=float, default=0.0, help="0 is greedy (0)")

@@ -1,4 +1,4 @@
-"""Prints the oldest version of each dependency that pyproject.toml allows, as pip takes them: `anyio==4.5 cryptography==43 ...`."""
+"""Prints the oldest versions that pyproject.toml allows of what product and lab need, as pip takes them: `anyio==4.10 ...`."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import tomllib
 from pathlib import Path
 
 PYPROJECT = Path(__file__).resolve().parent.parent / "pyproject.toml"
+LAB = ("sim", "bench", "measure")
+"""The extras that the tests install."""
 
 
 def lowest(requirement: str) -> str:
@@ -18,4 +20,6 @@ def lowest(requirement: str) -> str:
 
 
 if __name__ == "__main__":
-    print(*map(lowest, tomllib.loads(PYPROJECT.read_text("utf-8"))["project"]["dependencies"]))  # noqa: T201  # that is what it is for
+    project = tomllib.loads(PYPROJECT.read_text("utf-8"))["project"]
+    groups = [project["dependencies"], *[project["optional-dependencies"][extra] for extra in LAB]]
+    print(*sorted({lowest(requirement) for group in groups for requirement in group}))  # noqa: T201  # that is what it is for

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from wanspec.errors import how_to_install
+from wanspec.extras import how_to_install
 
 ROOT = Path(__file__).parents[1]
 TOLD = [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md")), *sorted(ROOT.glob("src/wanspec/**/*.py"))]
@@ -19,7 +19,8 @@ EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"][
 def test_nobody_is_told_to_install_from_an_index_what_is_on_none(file: Path) -> None:
     text = file.read_text("utf-8")
     assert not re.search(r"pip install[^\n]*[ '\"]wanspec", text)
-    extras = re.findall(r"pip install '\.\[(\w+)\]'", text) + re.findall(r"how_to_install\(.(\w+).\)", text)
+    extras = re.findall(r"pip install '\.\[(\w+)\]'", text)
+    extras += re.findall(r"how_to_install\([\"'](\w+)", text) + re.findall(r"check_installed\(.*extra=\"(\w+)", text)
     assert set(extras) <= set(EXTRAS)
 
 

@@ -14,19 +14,19 @@ from tests.lowest import PYPROJECT, lowest
 
 SOURCE = PYPROJECT.parent / "src"
 PROJECT = tomllib.loads(PYPROJECT.read_text("utf-8"))["project"]
-EXTRAS = {name: group for name, group in PROJECT["optional-dependencies"].items() if name not in {"test", "clients", "dev"}}
+EXTRAS = {name: group for name, group in PROJECT["optional-dependencies"].items() if name not in {"all", "test", "clients", "dev"}}
 USED = [*PROJECT["dependencies"], *(requirement for group in EXTRAS.values() for requirement in group)]
-DISTRIBUTIONS = {"grpc": "grpcio", "llama_cpp": "llama-cpp-python", "pydantic_core": "pydantic"}
+DISTRIBUTIONS = {"google": "protobuf", "grpc": "grpcio", "llama_cpp": "llama-cpp-python", "pydantic_core": "pydantic"}
 """Where an imported name is not the package's own; pydantic names the one pydantic-core that it works with."""
 INTERNAL = {"h11": "h11", "prometheus_client.utils": "prometheus-client", "typer.core": "typer", "uvicorn.protocols": "uvicorn"}
 """Modules whose authors do not promise to keep what we use of them, with their packages."""
 
 
 @cache
-def imported() -> frozenset[str]:
-    """Every module that the code imports, as `uvicorn.protocols.http.h11_impl`."""
+def imported(*rooms: str) -> frozenset[str]:
+    """Every module that the code imports, or that of some rooms, as `uvicorn.protocols.http.h11_impl`."""
     found = set()
-    for node in nodes():
+    for node in nodes(*rooms):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and not node.level:
@@ -42,16 +42,17 @@ def named() -> frozenset[str]:
 
 
 @cache
-def nodes() -> tuple[ast.AST, ...]:
-    return tuple(node for path in SOURCE.rglob("*.py") for node in ast.walk(ast.parse(path.read_text("utf-8"))))
+def nodes(*rooms: str) -> tuple[ast.AST, ...]:
+    folders = [SOURCE / "wanspec" / room for room in rooms or ("",)]
+    return tuple(node for folder in folders for path in folder.rglob("*.py") for node in ast.walk(ast.parse(path.read_text("utf-8"))))
 
 
 def name_of(requirement: str) -> str:
     return re.split(r"[^\w.-]", requirement)[0].lower().replace("_", "-")
 
 
-def packages_imported() -> set[str]:
-    tops = {name.partition(".")[0] for name in imported()} - set(sys.stdlib_module_names) - {"wanspec"}
+def packages_imported(*rooms: str) -> set[str]:
+    tops = {name.partition(".")[0] for name in imported(*rooms)} - set(sys.stdlib_module_names) - {"wanspec"}
     return {DISTRIBUTIONS.get(name, name.replace("_", "-")) for name in tops}
 
 
@@ -62,6 +63,16 @@ def test_what_is_imported_is_declared() -> None:
 
 def test_what_everybody_installs_is_imported() -> None:
     assert {name_of(requirement) for requirement in PROJECT["dependencies"]} - packages_imported() == set()
+
+
+def test_the_product_imports_nothing_but_what_everybody_installs() -> None:
+    base = {name_of(requirement) for requirement in PROJECT["dependencies"]}
+    assert packages_imported("core", "transport", "engines/bundled", "telemetry", "serving", "cli") - base == set()
+
+
+def test_all_is_every_extra_for_users_but_those_that_bring_an_engine_of_their_own() -> None:
+    (everything,) = PROJECT["optional-dependencies"]["all"]
+    assert set(re.findall(r"\w+", everything)) - {"wanspec"} == EXTRAS.keys() - {"deploy", "train", "vllm"}
 
 
 @pytest.mark.parametrize("requirement", USED)

@@ -29,7 +29,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from wanspec import __version__
-from wanspec.cli.options import check_writable
+from wanspec.cli.results import check_writable
 from wanspec.engines.registry import load_backend
 
 

@@ -26,7 +26,7 @@ PRESETS = ("l40s-8b", "wan-70b", "l4-8b")
 PROMPTS, MAX_TOKENS = 8, 96
 RTTS_MS, TEMPERATURES, USERS = (15.0, 30.0, 70.0, 150.0), (0.0, 0.8), (1, 4)
 ADAPTED = Policy(name="remote", k=2, b=2, s=32, theta=0.3, phi=4.0)
-"""`remote`, and `paper`, as `wanspec bench` sets them."""
+"""`remote`, and `paper`, as `wanspec bench policies` sets them."""
 POLICIES = {
     "colocated": Policy(name="colocated"),
     "colocated-tree": Policy(name="colocated-tree", width=32),

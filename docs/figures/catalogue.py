@@ -9,6 +9,7 @@ import simulation_page
 FIGURES = {figure.name: figure for page in (simulation_page, planning_page, other_pages) for figure in page.FIGURES}
 WORDS = frozenset(
     {
+        ("README.md", "extra"),
         ("docs/adaptive.md", "flag, field"),
         ("docs/adaptive.md", "when"),
         ("docs/architecture.md", "room"),

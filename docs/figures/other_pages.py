@@ -9,7 +9,7 @@ from record import Outcome
 
 ADAPTIVE = "docs/adaptive.md"
 TEXT = "--tokens bundled --requests 20 --max-tokens 100 --iterations 1"
-BENCH = "wanspec bench --wan tun --policy colocated,colocated-tree,adaptive --prompts 8 --max-tokens 96 --repeats 1"
+BENCH = "wanspec bench policies --wan tun --policy colocated,colocated-tree,adaptive --prompts 8 --max-tokens 96 --repeats 1"
 
 
 ALONE = ("plain", "best chain", "best tree")
@@ -65,7 +65,7 @@ FIGURES = (
         name="load",
         page="docs/benchmarking.md",
         cost=Cost.DEAR,
-        commands=("wanspec bench --serve --users 1,4,16,32 --workers 0,1 --duration 12 --rtt 30 --preset l40s-8b -- --max-running 32",),
+        commands=("wanspec bench serve --users 1,4,16,32 --workers 0,1 --duration 12 --rtt 30 --preset l40s-8b -- --max-running 32",),
         body=printed,
     ),
     _by_hand("timeline", ADAPTIVE, f"{BENCH} --rtt 70 --loss 0 --temperature 0 --plot PICTURES"),

@@ -35,11 +35,6 @@ class TransportError(WanspecError):
     """A connection could not be made, was refused, or is gone; the message says why."""
 
 
-def how_to_install(extra: str) -> str:
-    """What to type for an extra that is not installed; no package index has WANSpec yet."""
-    return f"pip install '.[{extra}]' in WANSpec's folder"
-
-
 def bare_cause(error: BaseException) -> str:
     """One line for a log: what went wrong and where, with the error's own words only if they are `harmless_words`.
 

@@ -43,23 +43,23 @@ from wanspec.cli.options import MAX_PROMPT_BYTES, read_prompts
         (["demo", "--json", "/nowhere/rows.json"], "/nowhere/rows.json: No such file"),
         (["demo", "--prompt-file", "/nowhere.txt"], "/nowhere.txt: No such file"),
         (["demo", "--trace", "/proc/traces"], "/proc/traces: No such file or directory; name a folder that can be made"),
-        (["bench", "--policy", "magic"], "unknown policy 'magic'"),
-        (["bench", "--policy", "paper,paper"], "--policy: 'paper' is named twice"),
-        (["bench", "--rtt", "15;70"], "--rtt: '15;70' is no number; write numbers with commas"),
-        (["bench", "--rtt", "15,"], "--rtt: '' is no number"),
-        (["bench", "--rtt", "nan"], "--rtt: nan ms; give 0 to 2000"),
-        (["bench", "--wan", "relay", "--loss", "0.01"], "a loss of 0.01 needs --wan tun"),
-        (["bench", "--quick", "--loss", "0.01"], "a loss of 0.01 needs --wan tun"),
-        (["bench", "--wan", "relay", "--loss", "1"], "loss 1.0: give a share"),
-        (["bench", "--wan", "pigeon"], "--wan 'pigeon': give auto, tun or relay"),
-        (["bench", "--quick", "--temperature", "-1"], "temperature must be between 0 and 100, not -1"),
-        (["bench", "--prompts", "0"], "--prompts: 0; there are"),
-        (["bench", "--prompt-file", "/nowhere.txt"], "/nowhere.txt: No such file"),
-        (["bench", "--quick", "--max-tokens", "0"], "max_tokens must be 1 or more, not 0"),
-        (["bench", "--quick", "--max-tokens", "1000000"], "max_tokens of 1000000"),
-        (["bench", "--repeats", "0", "--quick"], "--repeats: 0; give 1 to 100"),
-        (["bench", "--quick", "--preset", "tpu"], "'tpu'"),
-        (["bench", "--quick", "--json", "/nowhere/rows.json"], "/nowhere/rows.json: No such file"),
+        (["bench", "policies", "--policy", "magic"], "unknown policy 'magic'"),
+        (["bench", "policies", "--policy", "paper,paper"], "--policy: 'paper' is named twice"),
+        (["bench", "policies", "--rtt", "15;70"], "--rtt: '15;70' is no number; write numbers with commas"),
+        (["bench", "policies", "--rtt", "15,"], "--rtt: '' is no number"),
+        (["bench", "policies", "--rtt", "nan"], "--rtt: nan ms; give 0 to 2000"),
+        (["bench", "policies", "--wan", "relay", "--loss", "0.01"], "a loss of 0.01 needs --wan tun"),
+        (["bench", "policies", "--quick", "--loss", "0.01"], "a loss of 0.01 needs --wan tun"),
+        (["bench", "policies", "--wan", "relay", "--loss", "1"], "loss 1.0: give a share"),
+        (["bench", "policies", "--wan", "pigeon"], "--wan 'pigeon': give auto, tun or relay"),
+        (["bench", "policies", "--quick", "--temperature", "-1"], "temperature must be between 0 and 100, not -1"),
+        (["bench", "policies", "--prompts", "0"], "--prompts: 0; there are"),
+        (["bench", "policies", "--prompt-file", "/nowhere.txt"], "/nowhere.txt: No such file"),
+        (["bench", "policies", "--quick", "--max-tokens", "0"], "max_tokens must be 1 or more, not 0"),
+        (["bench", "policies", "--quick", "--max-tokens", "1000000"], "max_tokens of 1000000"),
+        (["bench", "policies", "--repeats", "0", "--quick"], "--repeats: 0; give 1 to 100"),
+        (["bench", "policies", "--quick", "--preset", "tpu"], "'tpu'"),
+        (["bench", "policies", "--quick", "--json", "/nowhere/rows.json"], "/nowhere/rows.json: No such file"),
         (["generate", ""], "the prompt is empty"),
         (["generate", "x", "--max-tokens", "0"], "max_tokens must be 1 or more, not 0"),
         (["generate", "x", "--target", "gpt"], "there is no model 'gpt'"),
@@ -109,7 +109,7 @@ def test_bad_input_is_named_and_ends_with_status_2(arguments: list[str], words: 
     check_refused(*arguments, words=words)
 
 
-@pytest.mark.parametrize("group", [[], ["plan"], ["measure"], ["config"], ["vllm"]])
+@pytest.mark.parametrize("group", [[], ["plan"], ["bench"], ["measure"], ["config"], ["vllm"]])
 def test_help_says_what_each_command_does_and_cuts_nothing_off(group: list[str]) -> None:
     status, output = outcome(*group, "-h")
     assert (status, "..." in output.partition("Commands:")[2]) == (0, False)

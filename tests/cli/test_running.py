@@ -49,18 +49,19 @@ def test_it_is_an_error_of_its_own_where_nothing_else_has_failed(tmp_path: Path,
     assert UNSAVED in capsys.readouterr().err
 
 
-def test_ctrl_c_while_modules_are_imported_leaves_no_traceback() -> None:
-    program = """
+@pytest.mark.parametrize("module", ["wanspec.cli.application", "wanspec.cli.bench"])
+def test_ctrl_c_while_modules_are_imported_leaves_no_traceback(module: str) -> None:
+    program = f"""
 import sys
 from wanspec.__main__ import main
 
 class Finder:
     def find_spec(self, name, *rest):
-        if name == "wanspec.cli.bench":
+        if name == {module!r}:
             raise KeyboardInterrupt
 
 sys.meta_path.insert(0, Finder())
 main()
 """
-    child = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    child = subprocess.run([sys.executable, "-c", program, "bench", "--help"], capture_output=True, text=True, check=False)
     assert (child.returncode, child.stdout, child.stderr) == (130, "", "")

@@ -62,7 +62,7 @@ def test_bad_settings_are_named_and_end_with_status_2(arguments: list[str], word
 
 @pytest.mark.parametrize(("flag", "words"), [("--api", "cannot listen at"), ("--listen", "cannot listen on")])
 def test_a_port_in_use_is_named_before_the_models_are_loaded(flag: str, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("wanspec.cli.loading.load_model", pytest.fail)
+    monkeypatch.setattr("wanspec.engines.registry.load_backend", pytest.fail)
     with socket.create_server(("127.0.0.1", 0)) as holder:
         port = holder.getsockname()[1]
         ports = {"--api": "127.0.0.1:0", flag: f"127.0.0.1:{port}"}
@@ -84,7 +84,7 @@ def test_a_port_in_use_is_named_before_the_models_are_loaded(flag: str, words: s
 def test_what_a_model_lacks_here_is_said_before_anything_is_loaded(
     role: str, model: str, missing: str | None, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("wanspec.cli.loading.load_model", pytest.fail)
+    monkeypatch.setattr("wanspec.engines.registry.load_backend", pytest.fail)
     monkeypatch.setattr("wanspec.engines.registry.is_installed", lambda module: module != missing)
     file = tmp_path / "wanspec.toml"
     file.write_text(f'[serve]\n{role} = "{model}"\n', "utf-8")

@@ -56,7 +56,7 @@ def test_bad_input_is_named_before_the_model_is_loaded(arguments: list[str], wor
 
 
 def test_it_says_where_its_model_is_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("wanspec.cli.commands._work", _nothing)
+    monkeypatch.setattr("wanspec.cli.worker._work", _nothing)
     status, output = outcome("worker", "--controller", "127.0.0.1:1", "--threads", "2")
     assert status == 0
     assert re.search(r"loaded model=bundled:draft device=cpu precision=float32 weights_gb=0\.0\d+ threads=2 load_s=\d+\.\d", output)

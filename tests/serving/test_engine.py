@@ -11,7 +11,8 @@ from tests.core.protocol.events import drafts
 from tests.serving.scripted import GREEDY, PROMPT, Failing, collect, door, model, plainly
 from tests.workers import start_worker
 
-from wanspec.core.policy.registry import PolicyConfig, policy_names
+from wanspec.core.policy.parameters import POLICY_NAMES
+from wanspec.core.policy.registry import PolicyConfig
 from wanspec.core.protocol.effects import Effect, FinishReason, StartDraft
 from wanspec.core.protocol.events import RequestCancelled
 from wanspec.core.protocol.messages import Drain, Hello, Message, OpenSession, Welcome
@@ -139,7 +140,7 @@ async def test_every_policy_writes_what_the_target_alone_writes(temperature: flo
     async with site(trace=trace) as place:
         worker = place.start_worker()
         await place.engine.wait_for_workers(1)
-        for name in policy_names():
+        for name in POLICY_NAMES:
             generation = place.ask(name, sampling=sampling)
             assert await collect(generation) == plainly(sampling=sampling)
             assert generation.finish_reason is FinishReason.LENGTH
@@ -303,7 +304,7 @@ async def test_a_request_that_cannot_be_served_is_refused_at_once(prompt: list[i
             engine.submit(prompt, max_tokens=max_tokens, sampling=GREEDY, policy=PolicyConfig())
 
 
-@pytest.mark.parametrize("policy", policy_names())
+@pytest.mark.parametrize("policy", POLICY_NAMES)
 async def test_a_draft_model_of_a_shorter_context_changes_no_text(policy: str) -> None:
     short = ScriptedBackend(vocabulary_size=32, seed=5, disagreement=0.2, context_length=len(PROMPT) + 20)
     async with ControllerEngine(target=model(), draft=short) as engine, asyncio.timeout(20):

@@ -10,7 +10,8 @@ from msgspec.structs import replace
 from tests.serving.scripted import GREEDY, PROMPT, door, model, plainly
 from tests.workers import drafted_for
 
-from wanspec.core.policy.registry import PolicyConfig, policy_names
+from wanspec.core.policy.parameters import POLICY_NAMES
+from wanspec.core.policy.registry import PolicyConfig
 from wanspec.core.protocol.effects import EmitTokens
 from wanspec.core.speculation.sampling import Logits, log_probs_of
 from wanspec.core.speculation.types import LogProbs, NodeId, NodeSpec, Position, SamplingParams, ScoreItem, SessionId
@@ -32,7 +33,7 @@ def expected(tokens: Sequence[int], *, count: int) -> list[LogProbs]:
 
 
 @pytest.mark.parametrize("sampling", [GREEDY, DRAWN])
-@pytest.mark.parametrize("policy", policy_names())
+@pytest.mark.parametrize("policy", POLICY_NAMES)
 async def test_every_policy_gives_the_log_probabilities_of_plain_decoding(policy: str, sampling: SamplingParams) -> None:
     listener, target, draft = door(), PacedBackend(model(), step_s=0.004, token_s=0.0), PacedBackend(model(0.2), step_s=0.001, token_s=0.0)
     async with ControllerEngine(target=target, draft=model(0.2), listener=listener) as engine, drafted_for(engine, listener, draft):

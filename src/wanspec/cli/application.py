@@ -1,9 +1,14 @@
-"""The `wanspec` command itself: what its help says; the modules beside this one add the subcommands."""
+"""The `wanspec` command itself: the table of its subcommands.
+
+The module of one is imported when it is called, or when its own help is asked for.
+"""
 
 from __future__ import annotations
 
 import logging
 import os
+from collections import UserDict
+from importlib import import_module
 from typing import Annotated, Any
 
 import typer
@@ -12,6 +17,24 @@ from wanspec import __version__
 from wanspec.config import unknown_variables
 from wanspec.errors import ConfigError
 
+# Every subcommand, with the first sentence of its help. The module of its name here holds it, as `app`.
+PRODUCT = {
+    "demo": "Watch two processes write over an emulated WAN.",
+    "generate": "Write a text with a target model here and with workers.",
+    "serve": "Serve an OpenAI-compatible API, with whatever workers dial in.",
+    "config": "Check a settings file of `wanspec serve`.",
+    "worker": "Draft for controllers, from anywhere.",
+    "certs": "Make an authority and certificates, or add to one.",
+    "vllm": "Serve with vLLM, which verifies what workers draft.",
+    "export": "Write the bundled models as Hugging Face folders or GGUF files.",
+}
+LAB = {
+    "plan": "Find out where workers pay, and with which settings.",
+    "simulate": "Ask what would happen: the real protocol in virtual time.",
+    "trace": "Record how well a draft model knows its target.",
+    "bench": "Measure with real processes: policies over many links, or load.",
+    "measure": "Ask endpoints from many places, for days, and report.",
+}
 OTHER_COMMANDS = ("WANSPEC_WORKER_", "WANSPEC_VLLM", "WANSPEC_PROBE")
 """Beginnings of the variables of other commands, which share a prefix with those of `serve`."""
 OTHER_VARIABLES = {"WANSPEC_TOKEN", "WANSPEC_API_KEYS"}
@@ -19,10 +42,40 @@ OTHER_VARIABLES = {"WANSPEC_TOKEN", "WANSPEC_API_KEYS"}
 _log = logging.getLogger(__name__)
 
 
-class _Commands(typer.core.TyperGroup):
-    """Says the value that a flag does not take, which some versions of typer leave out, and where it stands if not on the command line."""
+def new_app(**settings: Any) -> typer.Typer:  # noqa: ANN401  # typer's own
+    """For the module of a subcommand: it gets one command, or several as a group."""
+    return typer.Typer(add_completion=False, rich_markup_mode=None, **settings)
 
-    def invoke(self, ctx: Any) -> Any:  # noqa: ANN401  # click's affair
+
+def subcommand(name: str) -> Any:  # noqa: ANN401  # typer exports no name for what is a command or a group
+    """A subcommand, whose module is imported now."""
+    return typer.main.get_command(import_module(f"wanspec.cli.{name}").app)
+
+
+class _Subcommands(UserDict[str, Any]):
+    """Made of names alone; the subcommand of one is there when it is looked up."""
+
+    def __getitem__(self, name: str) -> Any:  # noqa: ANN401  # as above
+        if name not in self.data:
+            raise KeyError(name)
+        return subcommand(name)
+
+
+class _Root(typer.core.TyperGroup):
+    """Imports no subcommand before it is asked for.
+
+    Says the value that a flag does not take, which some versions of typer leave out, and where it stands if not on the command line.
+    """
+
+    def __init__(self, **settings: Any) -> None:  # noqa: ANN401  # typer's own
+        super().__init__(**settings | {"commands": _Subcommands(PRODUCT | LAB)})
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:  # noqa: ANN401  # typer exports no names for these
+        for heading, commands in (("Commands", PRODUCT), ("Lab commands", LAB)):
+            with formatter.section(heading):
+                formatter.write_dl(list(commands.items()))
+
+    def invoke(self, ctx: Any) -> Any:  # noqa: ANN401  # typer exports no name for a context's base
         try:
             return super().invoke(ctx)
         except typer.BadParameter as error:
@@ -30,7 +83,7 @@ class _Commands(typer.core.TyperGroup):
 
             from wanspec.cli.running import exit_statuses
 
-            is_missing = type(error) is not typer.BadParameter  # click's MissingParameter, which typer does not export
+            is_missing = type(error) is not typer.BadParameter  # a MissingParameter, which typer does not export
             if is_missing and error.ctx is not None and error.ctx.info_name == "worker":
                 with exit_statuses():
                     check_environment("worker")  # the variable may be there, misspelt
@@ -59,9 +112,7 @@ def _place_of(error: typer.BadParameter) -> str:
 
 def check_environment(command: str) -> None:
     """Raise ConfigError for a variable that is nearly one of this command's; warn of those that would be ignored."""
-    group = typer.main.get_command(app)
-    assert isinstance(group, typer.core.TyperGroup)
-    own = group.commands[command]
+    own = subcommand(command)
     prefix = f"{own.context_settings['auto_envvar_prefix']}_"
     names = {prefix + (parameter.name or "").upper() for parameter in own.params} | OTHER_VARIABLES
     for name in unknown_variables(os.environ, prefix, names):
@@ -69,15 +120,13 @@ def check_environment(command: str) -> None:
             _log.warning("the environment's %s is no setting of wanspec %s, and is ignored", name, command)
 
 
-app = typer.Typer(
+app = new_app(
     name="wanspec",
-    cls=_Commands,
+    cls=_Root,
     context_settings={"help_option_names": ["--help", "-h"]},
     help="Speculative decoding split across the wide-area network: draft in a quiet region, verify in a busy one.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
-    rich_markup_mode=None,
 )
 
 

@@ -7,9 +7,11 @@ from typing import Annotated, Literal, get_args
 
 import typer
 
-from wanspec.cli.application import app
+from wanspec.cli.application import new_app
 from wanspec.cli.running import exit_statuses
 from wanspec.errors import ConfigError
+
+app = new_app()
 
 ExportedModel = Literal["target", "draft"]
 

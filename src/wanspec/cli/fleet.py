@@ -7,13 +7,13 @@ from typing import Annotated
 
 import typer
 
-from wanspec.cli.options import check_writable, write_json
-from wanspec.cli.plan import MatchRate, Rtt, Steps, Tokens, WorkerSteps, cards, plan_app
+from wanspec.cli.plan_flags import Jobs, MatchRate, Rtt, Steps, Tokens, WorkerSteps, cards
+from wanspec.cli.progress import tracked
+from wanspec.cli.results import check_writable, write_json
 from wanspec.cli.running import exit_statuses, stdout
-from wanspec.cli.simulation import Jobs, tracked
+from wanspec.extras import check_installed
 
 
-@plan_app.command()
 def fleet(
     file: Annotated[Path | None, typer.Argument(help="The fleet (TOML); default: an example of four sites.")] = None,
     rtt: Rtt = "aws",
@@ -47,6 +47,8 @@ def fleet(
     from wanspec.lab.simulation.scenario import parse
 
     with exit_statuses():
+        if plot is not None:
+            check_installed("wanspec plan fleet --plot", "matplotlib", extra="sim")
         check_picture(plot)
         check_writable(json_path, plot)
         described = read_fleet(file)

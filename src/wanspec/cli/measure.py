@@ -12,10 +12,11 @@ import typer
 from rich.console import Console
 from rich.live import Live
 
-from wanspec.cli.application import app
-from wanspec.cli.options import make_folder
+from wanspec.cli.application import new_app
+from wanspec.cli.results import make_folder
 from wanspec.cli.running import exit_statuses, run, stderr, stdout
 from wanspec.errors import ConfigError, WanspecError
+from wanspec.extras import check_installed
 from wanspec.lab.records.table import counted, print_table
 
 if TYPE_CHECKING:
@@ -26,19 +27,12 @@ LOOK_S = 1.0
 LINE_S = 60.0
 """How often a line is written where there is no screen."""
 
-measure = typer.Typer(
-    name="measure",
-    help="Ask endpoints from many places, for days, and report.",
-    no_args_is_help=True,
-    add_completion=False,
-    rich_markup_mode=None,
-)
-app.add_typer(measure)
+app = new_app(help="Ask endpoints from many places, for days, and report.", no_args_is_help=True)
 
 CampaignFile = Annotated[Path, typer.Argument(metavar="CAMPAIGN", help="The campaign file; `wanspec measure init` writes one.")]
 
 
-@measure.command()
+@app.command()
 def init(file: Annotated[Path, typer.Argument(metavar="FILE", help="Where to write it.")] = Path("campaign.toml")) -> None:
     """Write a campaign file to begin with, each key explained."""
     from wanspec.lab.measurement.campaign import write_template
@@ -48,7 +42,7 @@ def init(file: Annotated[Path, typer.Argument(metavar="FILE", help="Where to wri
         typer.echo(file)
 
 
-@measure.command()
+@app.command()
 def check(file: CampaignFile) -> None:
     """Say what a campaign would ask, may cost, and lacks.
 
@@ -77,7 +71,7 @@ def check(file: CampaignFile) -> None:
             stdout.print(f"  {target.name}: {apis[target.name].url}" + (" (routed)" if target.is_routed else ""))
 
 
-@measure.command(name="run")
+@app.command(name="run")
 def run_campaign(
     file: CampaignFile,
     probe: Annotated[str, typer.Option(envvar="WANSPEC_PROBE", help="Which of the campaign's probes this host is.")] = "",
@@ -96,9 +90,11 @@ def run_campaign(
     """
     from wanspec.lab.measurement.budget import check_budget
     from wanspec.lab.measurement.campaign import read_campaign
-    from wanspec.lab.measurement.runner import Runner
 
     with exit_statuses():
+        check_installed("wanspec measure run", "anyio", "httpx", extra="measure")
+        from wanspec.lab.measurement.runner import Runner
+
         campaign = read_campaign(file)
         own = campaign.probe(probe)
         check_budget(campaign, 1 if once else campaign.schedule.rounds)
@@ -134,7 +130,7 @@ async def _watched(runner: Runner) -> None:
             console.print(live_table(runner))
 
 
-@measure.command()
+@app.command()
 def report(
     files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Of `measure run` or `measure merge`.")],
     out: Annotated[Path, typer.Option(help="The folder of the page and its pictures; made if need be.")] = Path("report"),
@@ -144,9 +140,10 @@ def report(
 
     Who is fast from where, when, in the tail; and what of it is more than chance.
     """
-    with exit_statuses():
-        from wanspec.lab.measurement.report import make_report, write_page
+    from wanspec.lab.measurement.report import make_report, write_page
 
+    with exit_statuses():
+        check_installed("wanspec measure report", "duckdb", "jinja2", "matplotlib", extra="measure")
         make_folder(out)
         made = make_report(files, seed=seed)
         page = write_page(made, out)
@@ -157,7 +154,7 @@ def report(
         typer.echo(page)
 
 
-@measure.command()
+@app.command()
 def merge(
     files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Of `measure run`, `measure rtt` or `measure merge`.")],
     out: Annotated[Path, typer.Option(help="A .parquet file; what is no request goes beside it. For round trips alone, a .jsonl file.")],
@@ -166,14 +163,15 @@ def merge(
 
     Rows that are there twice are taken once.
     """
-    with exit_statuses():
-        from wanspec.lab.measurement.merge import merge_files
+    from wanspec.lab.measurement.merge import merge_files
 
+    with exit_statuses():
+        check_installed("wanspec measure merge", "duckdb", extra="measure")
         requests, rtts = merge_files(files, out)
         stdout.print(f"{out}: {requests} requests, {rtts} round trips")
 
 
-@measure.command()
+@app.command()
 def rtt(
     peers: Annotated[
         list[str] | None, typer.Argument(metavar="[NAME=]HOST:PORT...", help="What to connect to; any open port will do.")

@@ -6,26 +6,21 @@ import logging
 import math
 import os
 import re
-import shlex
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import msgspec
 import typer
 
-from wanspec import __version__
-from wanspec.core.policy.registry import MAX_BRANCH, MAX_DRAFT_TOKENS, MAX_WIDTH, PolicyConfig, policy_names
+from wanspec.core.policy.parameters import MAX_BRANCH, MAX_DRAFT_TOKENS, MAX_WIDTH, POLICY_NAMES
 from wanspec.errors import ConfigError, WanspecError
 from wanspec.files import read_bounded, text_of
-from wanspec.lab.records.run_names import ALONE
 from wanspec.presets import preset
 
 if TYPE_CHECKING:
-    from wanspec.telemetry.trace import TraceSink
+    from wanspec.core.policy.registry import PolicyConfig
     from wanspec.transport.security import ControllerSecurity, WorkerSecurity
 
 _log = logging.getLogger(__name__)
@@ -80,6 +75,8 @@ def _preset(name: str) -> str:
 
 def _policy(name: str) -> str:
     """The name of a policy; whether there is one of that name, `create_policy` says."""
+    from wanspec.lab.records.run_names import ALONE
+
     if name == ALONE:
         raise typer.BadParameter(f"{ALONE} is adaptive without a worker: give adaptive, and leave --listen out.")
     return name
@@ -87,7 +84,7 @@ def _policy(name: str) -> str:
 
 TargetModel = Annotated[str, typer.Option("--target", help="Target model: bundled:target, hf:FOLDER, ...; docs/engines.md has all.")]
 DraftModel = Annotated[str, typer.Option("--draft", help="Draft model, with the target's tokenizer.")]
-Policy = Annotated[str, typer.Option(callback=_policy, help=f"When to be redundant: {', '.join(policy_names())}.")]
+Policy = Annotated[str, typer.Option(callback=_policy, help=f"When to be redundant: {', '.join(POLICY_NAMES)}.")]
 Temperature = Annotated[float, typer.Option(help="Below 0.001 greedy; above, sampling that depends on the seed alone.")]
 TopK = Annotated[int, typer.Option(help="Sample from this many most probable tokens; 0: from all.")]
 TopP = Annotated[float, typer.Option(help="Sample from the smallest set of tokens that has this probability; 0: greedy.")]
@@ -173,6 +170,8 @@ AllowPlaintext = Annotated[bool, typer.Option("--allow-plaintext", help="Go with
 
 def policy_config(name: str, flags: Mapping[str, Any]) -> PolicyConfig:
     """The policy of that name, as the flags of a command describe it."""
+    from wanspec.core.policy.registry import PolicyConfig
+
     return PolicyConfig(
         name=name,
         num_draft_tokens=flags["draft_tokens"],
@@ -191,6 +190,17 @@ def policy_config(name: str, flags: Mapping[str, Any]) -> PolicyConfig:
 def words(texts: list[str] | None) -> tuple[str, ...]:
     """What is between the commas, of all occurrences of a flag."""
     return tuple([word.strip() for text in texts or [] for word in text.split(",")])
+
+
+def numbers(flag: str, texts: list[str] | None) -> tuple[float, ...]:
+    """The same, as numbers. Raises ConfigError."""
+    found = []
+    for word in words(texts):
+        try:
+            found.append(float(word))
+        except ValueError as error:
+            raise ConfigError(f"{flag}: {word!r} is no number; write numbers with commas, such as {flag} 15,70") from error
+    return tuple(found)
 
 
 def controller_security(token: str, ca: Path | None, cert: Path | None, key: Path | None, *, allow_plaintext: bool) -> ControllerSecurity:
@@ -306,79 +316,3 @@ def demo_prompts() -> tuple[str, ...]:
     from wanspec.engines.bundled_pair import held_out_prompts
 
     return tuple(held_out_prompts()[:DEMO_PROMPTS])
-
-
-def check_writable(*paths: Path | None) -> None:
-    """Raise ConfigError, before any work is done, when a result that is asked for could not be written."""
-    for path in paths:
-        if path is None:
-            continue
-        is_new = not os.path.lexists(path)
-        try:
-            path.open("a").close()
-            if is_new:
-                path.unlink()  # what fails later should leave nothing behind
-        except OSError as error:
-            raise ConfigError(f"{path}: {error.strerror}; name a file in a folder that you can write") from error
-
-
-def make_folder(folder: Path | None) -> None:
-    """Make a folder, if one is asked for. Raises ConfigError when that cannot be."""
-    try:
-        if folder is not None:
-            folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"{folder}: {error.strerror}; name a folder that can be made") from error
-
-
-def origin() -> dict[str, str]:
-    """What made a result: the version and the command line."""
-    return {"version": __version__, "command": shlex.join(["wanspec", *sys.argv[1:]])}
-
-
-def write_json(value: object, path: Path | None) -> None:
-    """Write a result, if its JSON is asked for: an object, or rows. It says what made it; of rows, each does.
-
-    What is not defined is null. JSON has no infinity: it is the text `inf`.
-    """
-    if path is not None:
-        built = finite(msgspec.to_builtins(value, str_keys=True))
-        signed = [row | origin() for row in built] if isinstance(built, list) else built | origin()
-        path.write_bytes(msgspec.json.format(msgspec.json.encode(signed), indent=2) + b"\n")
-
-
-def finite(value: Any) -> Any:  # noqa: ANN401  # JSON's values
-    """The same with the text `inf` for infinity."""
-    match value:
-        case float() if math.isinf(value):
-            return str(value)
-        case dict():
-            return {name: finite(part) for name, part in value.items()}
-        case list() | tuple():
-            return [finite(part) for part in value]
-        case _:
-            return value
-
-
-@contextmanager
-def trace_sink(path: Path | None, *, keeps_events: bool = True) -> Iterator[TraceSink | None]:
-    """The trace that was asked for, if one was; with the events of machines, or only what figures are computed from.
-
-    Raises ConfigError where it cannot be opened. Where it could not be written, the command ends with status 1, unless the work itself has
-    ended with an error: that one counts.
-    """
-    from wanspec.telemetry.trace import TraceWriter
-
-    if path is None:
-        yield None
-        return
-    writer = TraceWriter(path, keeps_events=keeps_events)
-    try:
-        yield writer
-    except BaseException:
-        with suppress(OSError):
-            writer.close()
-        raise
-    writer.close()
-    if writer.failure is not None:
-        raise typer.Exit(1)  # whoever gave it up has said why

@@ -10,13 +10,17 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from wanspec.cli.application import app
+from wanspec.cli.application import new_app
+from wanspec.cli.fleet import fleet
 from wanspec.cli.loading import load_model, thread_count
-from wanspec.cli.options import AUTO, DraftModel, Threads, check_writable, write_json
+from wanspec.cli.options import AUTO, DraftModel, Threads
+from wanspec.cli.plan_flags import Jobs, MatchRate, Rtt, Steps, Tokens, WorkerSteps, cards
+from wanspec.cli.progress import tracked
+from wanspec.cli.results import check_writable, write_json
 from wanspec.cli.running import exit_statuses, stderr, stdout
-from wanspec.cli.simulation import Jobs, tracked
-from wanspec.core.policy.registry import MAX_WIDTH
+from wanspec.core.policy.parameters import MAX_WIDTH
 from wanspec.errors import ConfigError
+from wanspec.extras import check_installed
 from wanspec.files import write_whole
 from wanspec.presets import ESTIMATE_NOTE, PRESETS
 
@@ -28,25 +32,11 @@ if TYPE_CHECKING:
 MAX_USERS = 64
 """At a time: of more, a run takes minutes."""
 
-plan_app = typer.Typer(name="plan", help="Find out where workers pay, and with which settings.", rich_markup_mode=None)
-app.add_typer(plan_app)
-
-Rtt = Annotated[str, typer.Option(help="Round trips: aws, or a file (CSV or JSON) with columns source, target, rtt_ms.")]
-Steps = Annotated[
-    str,
-    typer.Option(help="Step times: a preset such as l40s-8b, TARGET,DRAFT in ms such as 23.4,7.5, or a file of `wanspec plan calibrate`."),
-]
-WorkerSteps = Annotated[
-    str,
-    typer.Option(
-        help="Step times of the draft model at workers, where their cards are others: a preset, ms, or a file of `wanspec plan calibrate`."
-    ),
-]
-Tokens = Annotated[str, typer.Option(help="Texts: bundled, mt-bench-like, iid, markov, or a .npz that `wanspec trace` wrote.")]
-MatchRate = Annotated[float, typer.Option(help="iid, markov: how often the draft's first choice is the target's.")]
+app = new_app()
+app.command()(fleet)
 
 
-@plan_app.callback(invoke_without_command=True)
+@app.callback(invoke_without_command=True)
 def plan(
     context: typer.Context,
     rtt: Rtt = "aws",
@@ -78,7 +68,9 @@ def plan(
         Path | None, typer.Option(help="Write settings for `wanspec serve --config` of the first placement, or of none that pays.")
     ] = None,
 ) -> None:
-    """Rank places for workers by simulating every pair of sites: what it would gain, and with which settings.
+    """Find out where workers pay, and with which settings.
+
+    Simulates every pair of sites, and ranks the workers' places by what they would gain.
 
     \b
         wanspec plan                                                        # between AWS regions, one user, an L40S at each site
@@ -97,6 +89,8 @@ def plan(
     from wanspec.lab.records.table import print_prose, print_table
 
     with exit_statuses():
+        if plot is not None:
+            check_installed("wanspec plan --plot", "matplotlib", extra="sim")
         check_picture(plot)
         check_writable(json_path, plot, config)
         question = {
@@ -121,7 +115,7 @@ def plan(
             stderr.print(f"settings in {config}; try: wanspec config check {config}", style="dim")
 
 
-@plan_app.command()
+@app.command()
 def calibrate(
     out: Annotated[Path, typer.Argument(help="The file to write (.json), for `wanspec plan --steps`.")],
     target: Annotated[str, typer.Option(help="Target model; empty: there is none, as on a worker's machine.")] = "bundled:target",
@@ -228,11 +222,6 @@ def _summary(places: list[Placement]) -> str:
             f"Do not: none of {len(places)} placements pays ({', '.join(f'{count} {reason}' for reason, count in reasons.most_common())})."
         )
     return f"{len(paying)} of {len(places)} placements pay, the first of them {paying[0].controller} with {paying[0].worker}{why}."
-
-
-def cards(steps: str, worker_steps: str) -> str:
-    """Whose step times, for a title."""
-    return f"{steps} (workers: {worker_steps})" if worker_steps else steps
 
 
 def _choice(kind: Any, text: str, flag: str) -> Any:  # noqa: ANN401  # an enumeration and its member

@@ -19,7 +19,7 @@ import typer
 from rich.console import Console
 
 from wanspec.errors import ConfigError, WanspecError
-from wanspec.lab.records.table import between_words
+from wanspec.terminal import between_words
 
 if TYPE_CHECKING:
     from wanspec.serving.calibration_store import CalibrationStore
@@ -30,7 +30,7 @@ OBJECTS_BETWEEN_COLLECTIONS = 50_000
 T = TypeVar("T")
 
 
-class _Words(Console):
+class _FoldingConsole(Console):
     """Breaks lines between words on a terminal; a file or a program gets them whole."""
 
     def print(self, *objects: Any, **options: Any) -> None:  # noqa: ANN401  # as rich has it
@@ -40,8 +40,8 @@ class _Words(Console):
         super().print(*objects, **options)
 
 
-stdout = _Words(highlight=False, markup=False, soft_wrap=True)
-stderr = _Words(stderr=True, highlight=False, markup=False, soft_wrap=True)
+stdout = _FoldingConsole(highlight=False, markup=False, soft_wrap=True)
+stderr = _FoldingConsole(stderr=True, highlight=False, markup=False, soft_wrap=True)
 
 
 @contextmanager

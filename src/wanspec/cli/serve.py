@@ -1,4 +1,4 @@
-"""`wanspec serve` and `wanspec config`: settings in, a server up."""
+"""`wanspec serve`: settings in, a server up."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from wanspec.cli import options
-from wanspec.cli.application import app, check_environment
+from wanspec.cli.application import check_environment, new_app
 from wanspec.cli.loading import load_pair
-from wanspec.cli.running import exit_statuses, run, saving, stdout
-from wanspec.core.policy.registry import PolicyConfig, create_policy
+from wanspec.cli.results import trace_sink
+from wanspec.cli.running import exit_statuses, run, saving
 from wanspec.errors import ConfigError
 
 if TYPE_CHECKING:
+    from wanspec.core.policy.registry import PolicyConfig
     from wanspec.engines.interface import Backend
     from wanspec.serving.calibration_store import CalibrationStore
     from wanspec.serving.server.keys import ApiKeys
@@ -29,8 +30,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-config_app = typer.Typer(name="config", help="Check a settings file of `wanspec serve`.", no_args_is_help=True)
-app.add_typer(config_app)
+app = new_app()
 
 
 def _read_config(context: typer.Context, path: Path | None) -> Path | None:
@@ -184,7 +184,7 @@ def serve(
         if listen:
             check_can_listen(parse_address(listen))
         _log.info("loading", extra={"fields": {"target": target, "draft": draft}})
-        with options.trace_sink(trace) as sink, saving(store):
+        with trace_sink(trace) as sink, saving(store):
             work = _serve(settings, *load_pair(target, draft, preset, threads=threads, hear=_say_loaded), store, sink)
             run(while_stdin_is_open(work) if until_stdin_closes else work)
 
@@ -193,28 +193,9 @@ def _say_loaded(fields: Mapping[str, object]) -> None:
     _log.info("loaded", extra={"fields": fields})
 
 
-@config_app.command()
-def check(file: Annotated[Path, typer.Argument(help="A settings file for wanspec serve --config.")]) -> None:
-    """Say what is wrong with a settings file, or that nothing is.
-
-    The environment counts as it would when serving; nothing is started. What the models need has to be here: their engines' packages, and
-    their files, but for those that are downloaded.
-    """
-    from wanspec.serving.calibration_store import CalibrationStore
-
-    command = typer.main.get_command(app)
-    assert isinstance(command, typer.core.TyperGroup)
-    with command.commands["serve"].make_context("wanspec serve", ["--config", str(file)]) as context, exit_statuses():
-        check_environment("serve")
-        settings = serve_config(context.params)
-        CalibrationStore(context.params["calibration"])
-    link = f"workers dial {settings.listen}" if settings.listen else "no workers"
-    guard = f"API keys: {len(settings.keys)}" if settings.keys is not None else "no API keys"
-    stdout.print(f"{file} is fine: {settings.target} at {settings.api}, {guard}, {link}, policy {settings.policy.name}")
-
-
 def serve_config(flags: Mapping[str, Any]) -> ServeConfig:
     """What the flags of `serve` ask for. Raises ConfigError when they do not make a whole."""
+    from wanspec.core.policy.registry import create_policy
     from wanspec.engines.registry import check_model
     from wanspec.serving.server.keys import load_keys
     from wanspec.serving.server.limits import ServerLimits

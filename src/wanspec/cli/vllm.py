@@ -10,16 +10,20 @@ from typing import Annotated
 
 import typer
 
-from wanspec.cli.application import app
+from wanspec.cli.application import new_app
 from wanspec.cli.options import AllowedLabels, AllowPlaintext, LocalPrice, TlsCa, TlsCert, TlsKey, Token, Width, controller_security
 from wanspec.cli.running import exit_statuses
 from wanspec.errors import ConfigError
 
-vllm_app = typer.Typer(name="vllm", help="Serve with vLLM, which verifies what workers draft.", no_args_is_help=True)
-app.add_typer(vllm_app)
+app = new_app(no_args_is_help=True)
 
 
-@vllm_app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+@app.callback()
+def vllm() -> None:
+    """Serve with vLLM, which verifies what workers draft."""
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def serve(
     context: typer.Context,
     model: Annotated[str, typer.Argument(help="The model, as `vllm serve` takes it; all flags not named here are vLLM's.")],

@@ -12,12 +12,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from wanspec.engines.model_spec import ModelSpec, parse_spec
-from wanspec.errors import ConfigError, how_to_install
+from wanspec.errors import ConfigError
+from wanspec.extras import how_to_install, is_installed
 
 if TYPE_CHECKING:
     from wanspec.engines.bundled_pair import BundledModel
@@ -67,14 +67,6 @@ def engine_of(spec: ModelSpec) -> Engine:
         names = [f"{kind}:{model}" for kind, engine in ENGINES.items() for model in engine.models]
         raise ConfigError(f"there is no model {spec.text.partition(',')[0]!r}; use one of {', '.join(names)}")
     return engine
-
-
-def is_installed(module: str) -> bool:
-    """Whether a package could be imported, without doing so."""
-    try:
-        return find_spec(module) is not None
-    except ValueError:  # it is half imported, or barred from being
-        return False
 
 
 def _bundled(spec: ModelSpec, threads: int) -> Backend:

@@ -6,12 +6,14 @@ from collections.abc import Sequence
 
 import pytest
 
+from wanspec.core.policy import registry
 from wanspec.core.policy.arrivals import Arrivals
 from wanspec.core.policy.coverage import Coverage
 from wanspec.core.policy.drafting import Frontier, offered_children
 from wanspec.core.policy.interface import DraftLocally, Outcome, Situation, Verify, Wait
+from wanspec.core.policy.parameters import POLICY_NAMES
 from wanspec.core.policy.pass_times import NO_PACE, PassTimes
-from wanspec.core.policy.registry import PolicyConfig, create_policy, policy_names
+from wanspec.core.policy.registry import PolicyConfig, create_policy
 from wanspec.core.speculation.tree import DraftTree, Node
 from wanspec.core.speculation.types import DraftChoices, DraftingConfig
 from wanspec.errors import ConfigError
@@ -57,9 +59,13 @@ def outcome(accepted: int, *, entropy_nats: float = 0.0) -> Outcome:
     return Outcome(drafted=2, accepted=accepted, entropy_nats=entropy_nats)
 
 
+def test_every_name_is_that_of_a_policy() -> None:
+    assert tuple(registry._FACTORIES) == POLICY_NAMES
+
+
 def test_every_policy_verifies_a_tree_that_is_deep_enough() -> None:
     tree, path = tree_with_chain(3)
-    for name in policy_names():
+    for name in POLICY_NAMES:
         count = {"autoregressive": 0, "adaptive": 3, "colocated-tree": 3}.get(name, 2)
         decision = create_policy(PolicyConfig(name=name)).decide(situation(tree, drafted=True), now=0.0)
         assert isinstance(decision, Verify)
@@ -68,7 +74,7 @@ def test_every_policy_verifies_a_tree_that_is_deep_enough() -> None:
 
 def test_at_the_end_of_the_text_no_policy_wants_more_than_fits() -> None:
     tree, _ = tree_with_chain(0, max_position=1)
-    for name in policy_names():
+    for name in POLICY_NAMES:
         decision = create_policy(PolicyConfig(name=name)).decide(situation(tree), now=0.0)
         assert isinstance(decision, Verify)
         assert not decision.nodes

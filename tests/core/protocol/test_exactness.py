@@ -12,7 +12,8 @@ from typing import NamedTuple
 import pytest
 from tests.cluster import Cluster, WanProfile, model_of, plain_decode, stall
 
-from wanspec.core.policy.registry import PolicyConfig, policy_names
+from wanspec.core.policy.parameters import POLICY_NAMES
+from wanspec.core.policy.registry import PolicyConfig
 from wanspec.core.protocol.effects import DropWorker
 from wanspec.core.protocol.placement import ANYWHERE, Placement
 from wanspec.core.speculation.types import SamplingParams, SessionId, WorkerId
@@ -26,7 +27,7 @@ SEEDS = int(os.environ.get("TEST_SEEDS", "40"))
 FOREVER = 1e9
 PLACEMENTS = [ANYWHERE, ANYWHERE, Placement(offload=False), Placement(labels=("region=eu",)), Placement(labels=("region=eu", "region=us"))]
 POLICIES = [
-    *(PolicyConfig(name=name) for name in policy_names()),
+    *(PolicyConfig(name=name) for name in POLICY_NAMES),
     PolicyConfig(name="paper", num_draft_tokens=4, branch=3, leaves=4, staleness="prose", worker_entropy_threshold_nats=0.0),
 ]
 

@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from tests.cluster import Cluster, WanProfile, plain_decode, stall
 
-from wanspec.core.policy.registry import PolicyConfig, policy_names
+from wanspec.core.policy.parameters import POLICY_NAMES
+from wanspec.core.policy.registry import PolicyConfig
 from wanspec.core.protocol.placement import ANYWHERE, Placement
 from wanspec.core.speculation.types import SamplingParams, SessionId
 from wanspec.engines.scripted import ScriptedBackend
@@ -36,7 +37,7 @@ class ClusterMachine(RuleBasedStateMachine):
 
     @precondition(lambda self: len(self.expected) < 5)
     @rule(
-        policy=st.sampled_from(policy_names()),
+        policy=st.sampled_from(POLICY_NAMES),
         prompt=st.lists(st.integers(1, 15), min_size=1, max_size=4),
         max_tokens=st.integers(1, 20),
         temperature=st.sampled_from([0.0, 0.8]),

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 import pytest
 from tests.core.protocol import events
 
-from wanspec.core.policy.registry import MAX_DEPTH, PolicyConfig
+from wanspec.core.policy.parameters import MAX_DEPTH
+from wanspec.core.policy.registry import PolicyConfig
 from wanspec.core.protocol.controller import Controller
 from wanspec.core.protocol.link import SessionLink
 from wanspec.core.protocol.messages import MAX_WORKER_NODES

@@ -15,7 +15,7 @@ import msgspec
 import pytest
 from rich.console import Console
 
-from wanspec.core.policy.registry import policy_names
+from wanspec.core.policy.parameters import POLICY_NAMES
 from wanspec.core.speculation.types import SessionId, WorkerId
 from wanspec.engines.bundled_pair import load_bundled
 from wanspec.engines.paced import PacedBackend
@@ -50,7 +50,7 @@ from wanspec.telemetry.records import MessageReceived, MessageSent, Record, Requ
 from wanspec.telemetry.trace import Trace
 
 CONFIG = BenchConfig(
-    preset="l40s-8b", prompts=("def visit(self, node):",), policies=policy_names(), rtts_ms=(15.0, 70.0, 150.0), losses=(0.0, 0.01),
+    preset="l40s-8b", prompts=("def visit(self, node):",), policies=POLICY_NAMES, rtts_ms=(15.0, 70.0, 150.0), losses=(0.0, 0.01),
     temperatures=(0.0, 0.8), max_tokens=8, repeats=2, seed=0, emulator="tun",
 )  # fmt: skip
 

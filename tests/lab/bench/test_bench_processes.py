@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from tests.lab.processes import WAIT_S, child_of, needs_root, wanspec
 
-TINY = ("bench", "--policy", "colocated,adaptive", "--rtt", "10", "--prompts", "2", "--max-tokens", "12", "--repeats", "1")
+TINY = ("bench", "policies", "--policy", "colocated,adaptive", "--rtt", "10", "--prompts", "2", "--max-tokens", "12", "--repeats", "1")
 
 
 def test_a_small_benchmark_over_the_relay(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""`wanspec bench --serve` as a user starts it, in small: a real server, real workers, one of them killed."""
+"""`wanspec bench serve` as a user starts it, in small: a real server, real workers, one of them killed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.slow  # whole deployments
 
 pytestmark = pytest.mark.slow  # whole deployments
 
-SMALL = ("bench", "--serve", "--prompts", "3", "--max-tokens", "16", "--rtt", "10")
+SMALL = ("bench", "serve", "--prompts", "3", "--max-tokens", "16", "--rtt", "10")
 
 
 def test_texts_are_exact_while_a_worker_is_killed_and_comes_back(tmp_path: Path) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from wanspec.core.policy.registry import PolicyConfig, create_policy, policy_names
+from wanspec.core.policy.parameters import POLICY_NAMES
+from wanspec.core.policy.registry import PolicyConfig, create_policy
 from wanspec.lab.records.run_names import policy_of_run, run_names
 
 
 def test_every_policy_is_a_run_and_alone_stands_before_adaptive() -> None:
-    assert [name for name in run_names() if name != "alone"] == list(policy_names())
+    assert [name for name in run_names() if name != "alone"] == list(POLICY_NAMES)
     assert run_names().index("alone") == run_names().index("adaptive") - 1
 
 

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from wanspec.lab.records.metrics import RunRow
-from wanspec.lab.records.table import LEGEND, Column, between_words, print_prose, print_table, run_table, table_of
+from wanspec.lab.records.table import LEGEND, Column, print_prose, print_table, run_table, table_of
 
 
 def printed(width: int, what: Table | str, *, is_terminal: bool = True) -> list[str]:
@@ -68,11 +68,6 @@ def test_sentences_are_broken_between_words_in_lines_that_can_be_read(width: int
     lines = printed(width, LEGEND)
     assert " ".join(lines) == LEGEND
     assert max(map(len, lines)) <= min(width, 120)
-
-
-def test_a_path_is_never_broken() -> None:
-    path = "/a-long/" * 12
-    assert between_words(f"error: {path} cannot be read", 40).split() == ["error:", path, "cannot", "be", "read"]
 
 
 def test_who_drafts_nothing_has_a_dash_for_what_is_moved_and_who_has_no_worker_for_bytes() -> None:

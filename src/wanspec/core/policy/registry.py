@@ -10,13 +10,9 @@ from wanspec.core.policy.adaptive import Adaptive
 from wanspec.core.policy.chain import Autoregressive, Colocated, ColocatedTree, Remote
 from wanspec.core.policy.interface import Policy
 from wanspec.core.policy.paper import Paper, StalenessRule
+from wanspec.core.policy.parameters import MAX_BRANCH, MAX_DEPTH, MAX_DRAFT_TOKENS, MAX_WIDTH
 from wanspec.core.speculation.types import DraftingConfig
 from wanspec.errors import ConfigError
-
-MAX_DRAFT_TOKENS = 32
-MAX_BRANCH = 8
-MAX_WIDTH = 128
-MAX_DEPTH = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,11 +55,6 @@ def create_policy(config: PolicyConfig) -> Policy:
         raise ConfigError(msg)
     _check(config)
     return _FACTORIES[config.name](config)
-
-
-def policy_names() -> tuple[str, ...]:
-    """Every policy that `create_policy` knows."""
-    return tuple(_FACTORIES)
 
 
 def _check(config: PolicyConfig) -> None:

@@ -13,7 +13,7 @@ from operator import lt
 
 from msgspec import Struct
 
-from wanspec.core.policy.registry import MAX_DEPTH
+from wanspec.core.policy.parameters import MAX_DEPTH
 from wanspec.core.protocol.messages import ACKNOWLEDGE_S, MAX_WORKER_NODES, Drafts
 from wanspec.core.speculation.reliability import Reliability
 from wanspec.core.speculation.tree import DraftTree, Node

@@ -12,7 +12,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from wanspec.errors import ConfigError, how_to_install
+from wanspec.errors import ConfigError
+from wanspec.extras import how_to_install
 
 DOWNLOADED = ["*.json", "*.safetensors", "*.jinja"]
 """Of a repository: no weights in other formats, which are as large again."""

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from wanspec.engines.bundled_export import RMS_NORM_EPS, ROPE_THETA
 from wanspec.engines.bundled_pair import BundledModel, read
 from wanspec.engines.bundled_weights import bundled_weights
-from wanspec.errors import ConfigError, how_to_install
+from wanspec.errors import ConfigError
+from wanspec.extras import check_installed
 
 if TYPE_CHECKING:
     import gguf
@@ -50,12 +51,8 @@ def export_gguf(folder: Path, model: BundledModel) -> Path:
 
 def write_gguf(model: BundledModel, path: Path) -> None:
     """Write a bundled model into a file. Raises ConfigError when it cannot be written, or the `gguf` package is missing."""
-    try:
-        import gguf
-    except ImportError:
-        raise ConfigError(
-            f"GGUF files are written by a package that is not installed: {how_to_install('llamacpp')}, or pip install gguf"
-        ) from None
+    check_installed("writing a GGUF file", "gguf", extra="llamacpp", otherwise="pip install gguf")
+    import gguf
 
     pair = json.loads(read("pair.json"))
     shape = pair["models"][model]

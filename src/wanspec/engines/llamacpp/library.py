@@ -7,7 +7,8 @@ from collections import deque
 from functools import cache
 from typing import Any, Final
 
-from wanspec.errors import ConfigError, how_to_install
+from wanspec.errors import ConfigError
+from wanspec.extras import how_to_install
 
 INSTALL: Final = how_to_install("llamacpp")
 MAX_COMPLAINTS = 3

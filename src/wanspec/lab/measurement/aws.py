@@ -11,14 +11,13 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any, Final
 
-from wanspec.errors import ConfigError, how_to_install
+from wanspec.errors import ConfigError
 from wanspec.lab.measurement.attempt import CredentialsError
 from wanspec.lab.openai_stream import MalformedStreamError
 
 if TYPE_CHECKING:
     from botocore.session import Session
 
-INSTALL: Final = f"{how_to_install('aws')}, or pip install botocore"
 SERVICE, HOST_SERVICE = "bedrock", "bedrock-runtime"
 """In a signature, and in a host's name."""
 CONNECT_S, READ_S, ATTEMPTS = 5.0, 10.0, 2
@@ -29,14 +28,6 @@ MAX_WAITING_BYTES: Final = 1 << 20
 """Of a frame that is not complete: a delta has some hundred bytes, and botocore copies what waits with every piece."""
 UNREADABLE_FRAMES: Final = (ValueError, KeyError, IndexError, TypeError, struct.error)
 """What botocore raises, beside its own errors, on headers that make no sense."""
-
-
-def check_installed(where: str) -> None:
-    """Raises ConfigError where botocore is missing. `where`: for the message."""
-    try:
-        import botocore  # noqa: F401, PLC0415  # whether it is there
-    except ImportError as error:
-        raise ConfigError(f"{where}: Bedrock needs botocore, AWS's library: {INSTALL}") from error
 
 
 def endpoint_of(region: str, *, where: str) -> str:

@@ -25,8 +25,9 @@ import anyio.lowlevel
 import httpx
 
 from wanspec.errors import ConfigError
+from wanspec.extras import check_installed
 from wanspec.lab.measurement.attempt import Api, Attempt, CredentialsError
-from wanspec.lab.measurement.aws import Signer, check_installed, endpoint_of
+from wanspec.lab.measurement.aws import Signer, endpoint_of
 from wanspec.lab.measurement.bedrock_api import BedrockApi
 from wanspec.lab.measurement.campaign import Prompt, Target
 from wanspec.lab.measurement.openai_api import OpenAiApi
@@ -239,7 +240,7 @@ def _open_api(target: Target, environment: Mapping[str, str], signers: dict[str,
     if target.api == "openai":
         return OpenAiApi(target, key)
     where = f"target {target.name!r}"
-    check_installed(where)
+    check_installed(f"{where}: Bedrock", "botocore", extra="aws", otherwise="pip install botocore")
     root = target.url.rstrip("/") or endpoint_of(target.place, where=where)
     if not key and target.aws_profile not in signers:
         signers[target.aws_profile] = Signer(profile=target.aws_profile, region=target.place, where=where)

@@ -6,8 +6,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
-from wanspec.core.policy.registry import PolicyConfig, policy_names
+from wanspec.core.policy.parameters import POLICY_NAMES
+
+if TYPE_CHECKING:
+    from wanspec.core.policy.registry import PolicyConfig
 
 CHAIN, ADAPTIVE = "colocated", "adaptive"
 ALONE = "alone"
@@ -15,7 +19,7 @@ ALONE = "alone"
 
 def run_names() -> tuple[str, ...]:
     """Every run that a person may ask for: all policies, and `alone` before `adaptive`."""
-    return tuple([run for name in policy_names() for run in ((ALONE, name) if name == ADAPTIVE else (name,))])
+    return tuple([run for name in POLICY_NAMES for run in ((ALONE, name) if name == ADAPTIVE else (name,))])
 
 
 def policy_of_run(run: PolicyConfig) -> PolicyConfig:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, TypeVar
 
@@ -15,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from wanspec.lab.records.metrics import RunRow
+from wanspec.terminal import between_words
 
 T = TypeVar("T")
 
@@ -135,11 +135,3 @@ def print_warnings(console: Console, warnings: Iterable[str]) -> None:
 def print_prose(console: Console, text: str, *, style: str = "") -> None:
     """Print sentences in lines that are broken between words, in a pipe too: somebody may look at its end."""
     console.print(Text(between_words(text, min(console.width, LINE_WIDTH)), style=style), soft_wrap=True)
-
-
-def between_words(text: str, width: int) -> str:
-    """Break lines between words. A word that is longer, such as a path, stays whole, which rich knows no way to."""
-    return "\n".join(
-        textwrap.fill(line, width, replace_whitespace=False, drop_whitespace=True, break_long_words=False, break_on_hyphens=False)
-        for line in text.split("\n")
-    )

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, TypeVar
+from typing import TypeVar
 
-from wanspec.errors import ConfigError, how_to_install
+from wanspec.errors import ConfigError
+from wanspec.extras import check_installed, is_installed
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -15,7 +16,7 @@ BACKENDS = ("loky", "ray")
 
 
 def map_parallel(function: Callable[[T], R], inputs: Sequence[T], *, jobs: int, backend: str = "loky") -> Iterator[R]:
-    """`function` of every input, in order, as they are done. `jobs`: at a time; -1 uses every core.
+    """`function` of every input, in order, as they are done. `jobs`: at a time; -1 uses every core, where joblib is installed.
 
     Raises ConfigError for a backend that is unknown or not installed.
     """
@@ -23,24 +24,23 @@ def map_parallel(function: Callable[[T], R], inputs: Sequence[T], *, jobs: int, 
         raise ConfigError(f"backend is {backend!r}; use one of {', '.join(BACKENDS)}")
     if jobs == 0 or jobs < -1:
         raise ConfigError(f"jobs is {jobs}; give a number of processes, or -1 for every core")
-    if backend == "loky" and (jobs == 1 or len(inputs) == 1):
-        yield from map(function, inputs)
-        return
-    import joblib  # noqa: PLC0415  # a third of a second, which a single run need not wait for
-
-    calls: list[Any] = [joblib.delayed(function)(value) for value in inputs]
     if backend == "ray":
-        _register_ray()
-        with joblib.parallel_config(backend="ray", n_jobs=jobs), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Ray's own deprecations
-            yield from joblib.Parallel()(calls)
+        yield from _on_ray(function, inputs, jobs)
+    elif jobs == 1 or len(inputs) == 1 or (jobs == -1 and not is_installed("joblib")):
+        yield from map(function, inputs)
     else:
-        yield from joblib.Parallel(n_jobs=jobs, return_as="generator")(calls)
+        check_installed(f"--jobs {jobs}", "joblib", extra="sim")
+        import joblib  # noqa: PLC0415  # a third of a second, which a single run need not wait for
+
+        yield from joblib.Parallel(n_jobs=jobs, return_as="generator")(joblib.delayed(function)(value) for value in inputs)
 
 
-def _register_ray() -> None:
-    try:
-        from ray.util.joblib import register_ray  # noqa: PLC0415  # an extra
-    except ImportError as error:
-        raise ConfigError(f"the ray backend needs Ray; {how_to_install('ray')}, or leave --backend out") from error
+def _on_ray(function: Callable[[T], R], inputs: Sequence[T], jobs: int) -> Iterator[R]:
+    check_installed("the ray backend", "joblib", "ray", extra="ray", otherwise="leave --backend out")
+    import joblib  # noqa: PLC0415  # as above
+    from ray.util.joblib import register_ray  # noqa: PLC0415  # an extra
+
     register_ray()
+    with joblib.parallel_config(backend="ray", n_jobs=jobs), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Ray's own deprecations
+        yield from joblib.Parallel()(joblib.delayed(function)(value) for value in inputs)

@@ -11,7 +11,7 @@ import random
 from collections import Counter
 from dataclasses import dataclass, field
 
-from wanspec.core.policy.registry import policy_names
+from wanspec.core.policy.parameters import POLICY_NAMES
 from wanspec.lab.simulation.link import Jitter, Transport
 from wanspec.lab.simulation.run import Stage, play
 from wanspec.lab.simulation.scenario import Compute, Fault, FaultKind, LinkSection, Load, Policy, Scenario, Tokens
@@ -89,7 +89,7 @@ def random_scenario(seed: int) -> Scenario:
         ),
         tokens=Tokens(model=rng.choice(("mt-bench-like", "iid"))),
         policy=Policy(
-            name=rng.choice([name for name in policy_names() if name not in {"autoregressive", "colocated"}] * 4 + list(policy_names())),
+            name=rng.choice([name for name in POLICY_NAMES if name not in {"autoregressive", "colocated"}] * 4 + list(POLICY_NAMES)),
             k=rng.randint(1, 6), b=rng.randint(1, 4), s=rng.randint(1, 8), theta=rng.choice((0.0, 0.5)), phi=rng.choice((0.0, 0.5, 10.0)),
             staleness=rng.choice(("printed", "prose")), max_depth=rng.randint(1, 24),
         ),

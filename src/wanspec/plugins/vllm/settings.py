@@ -13,7 +13,8 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
-from wanspec.core.policy.registry import MAX_DRAFT_TOKENS, PolicyConfig, create_policy
+from wanspec.core.policy.parameters import MAX_DRAFT_TOKENS
+from wanspec.core.policy.registry import PolicyConfig, create_policy
 from wanspec.core.protocol.placement import Placement, check_labels
 from wanspec.core.speculation.types import DraftingConfig
 from wanspec.engines.model_spec import parse_spec

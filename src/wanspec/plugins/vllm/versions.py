@@ -11,7 +11,8 @@ from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Final
 
-from wanspec.errors import ConfigError, how_to_install
+from wanspec.errors import ConfigError
+from wanspec.extras import how_to_install
 
 SUPPORTED: Final = ("0.32",)
 """Minor versions whose interface this is."""

@@ -1,1 +1,1 @@
-"""The load generator behind `wanspec bench --serve`: a real server, real sockets, many users, and what they see."""
+"""The load generator behind `wanspec bench serve`: a real server, real sockets, many users, and what they see."""

@@ -1,1 +1,1 @@
-"""`wanspec bench`: every policy over many links, with real processes, so that one may compare."""
+"""`wanspec bench policies`: every policy over many links, with real processes, so that one may compare."""

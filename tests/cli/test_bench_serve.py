@@ -1,4 +1,4 @@
-"""What the flags of `wanspec bench --serve` come to."""
+"""What the flags of `wanspec bench serve` come to."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from tests.cli.command import check_refused, outcome
 
-import wanspec.cli.load as command
+import wanspec.cli.bench_serve as command
 from wanspec.lab.bench.load.plan import LoadConfig, OtherServer, OwnServer
 
 
@@ -24,11 +24,11 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[LoadConfig]:
     return configs
 
 
-bench = partial(outcome, "bench")
+bench = partial(outcome, "bench", "serve")
 
 
 def test_by_default_a_few_users_come_with_and_without_a_worker(asked: list[LoadConfig]) -> None:
-    assert bench("--serve")[0] == 0
+    assert bench()[0] == 0
     (config,) = asked
     assert isinstance(config.server, OwnServer)
     assert (config.users, config.rates_per_s, config.server.workers) == ((1, 4, 16), (), (0, 1))
@@ -36,33 +36,36 @@ def test_by_default_a_few_users_come_with_and_without_a_worker(asked: list[LoadC
     assert (config.temperatures, config.seeds, config.max_tokens, len(config.prompts)) == ((0.0,), 1, 64, 16)
 
 
-def test_serve_may_stand_anywhere_and_a_rate_alone_brings_no_users(asked: list[LoadConfig]) -> None:
-    assert bench("--rate", "1,2.5", "--workers", "2", "--serve", "--kill-every", "5", "--wan", "relay")[0] == 0
+def test_a_rate_alone_brings_no_users(asked: list[LoadConfig]) -> None:
+    assert bench("--rate", "1,2.5", "--workers", "2", "--kill-every", "5", "--wan", "relay")[0] == 0
     (config,) = asked
     assert (config.rates_per_s, config.users) == ((1.0, 2.5), ())
     assert config.server == OwnServer(workers=(2,), kill_every_s=5.0)
 
 
 def test_what_follows_two_dashes_is_for_the_server(asked: list[LoadConfig]) -> None:
-    assert bench("--serve", "--users", "2", "--", "--max-running", "4", "--serve")[0] == 0
+    assert bench("--users", "2", "--", "--max-running", "4", "--help")[0] == 0
     (config,) = asked
     assert isinstance(config.server, OwnServer)
-    assert config.server.flags == ("--max-running", "4", "--serve")
+    assert config.server.flags == ("--max-running", "4", "--help")
 
 
 def test_another_server_is_named_with_its_model_and_key(asked: list[LoadConfig]) -> None:
-    arguments = ("--serve", "--url", "https://host/v1", "--model", "m", "--api-key-env", "THE_KEY")
+    arguments = ("--url", "https://host/v1", "--model", "m", "--api-key-env", "THE_KEY")
     assert bench(*arguments, THE_KEY="secret")[0] == 0
     (config,) = asked
     assert config.server == OtherServer(url="https://host/v1", model="m", api_key="secret")
 
 
-def test_help_is_that_of_the_load(asked: list[LoadConfig]) -> None:
-    status, output = bench("--serve", "--help")
+def test_each_benchmark_has_flags_of_its_own_and_the_help_of_both_tells_them_apart(asked: list[LoadConfig]) -> None:
+    status, output = bench("--help")
     assert (status, asked) == (0, [])
     assert "--kill-every" in output
     assert "--repeats" not in output
-    assert "--serve" in bench("--help")[1]
+    assert "--repeats" in outcome("bench", "policies", "--help")[1]
+    both = outcome("bench", "--help")[1]
+    assert "wanspec bench policies --quick" in both
+    assert "wanspec bench serve --users" in both
 
 
 @pytest.mark.parametrize(
@@ -104,5 +107,5 @@ def test_help_is_that_of_the_load(asked: list[LoadConfig]) -> None:
     ],
 )
 def test_bad_input_names_the_flag_and_ends_with_status_2(asked: list[LoadConfig], arguments: list[str], words: str) -> None:
-    check_refused("bench", "--serve", *arguments, words=words)
+    check_refused("bench", "serve", *arguments, words=words)
     assert asked == []

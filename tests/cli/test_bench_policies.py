@@ -1,4 +1,4 @@
-"""What the flags of `wanspec bench` come to."""
+"""What the flags of `wanspec bench policies` come to."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from tests.cli.command import check_refused, outcome
 
-import wanspec.cli.bench as command
-from wanspec.core.policy.registry import policy_names
+import wanspec.cli.bench_policies as command
+from wanspec.core.policy.parameters import POLICY_NAMES
 from wanspec.lab.bench.policies.plan import BenchConfig
 
 
@@ -26,14 +26,14 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[BenchConfig]:
 
 
 def bench(*arguments: str) -> None:
-    status, output = outcome("bench", *arguments)
+    status, output = outcome("bench", "policies", *arguments)
     assert status == 0, output
 
 
 def test_by_default_everything_is_run(asked: list[BenchConfig]) -> None:
     bench()
     (config,) = asked
-    assert config.policies == policy_names()
+    assert config.policies == POLICY_NAMES
     assert config.rtts_ms == (0.5, 15.0, 30.0, 70.0, 100.0, 150.0)
     assert config.temperatures == (0.0, 0.8)
     assert config.losses == ((0.0, 0.01) if config.emulator == "tun" else (0.0,))
@@ -66,13 +66,13 @@ def test_anybodys_prompts_can_be_used(asked: list[BenchConfig], tmp_path: Path) 
 
 def test_everything_is_checked_before_anything_is_started(asked: list[BenchConfig], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("wanspec.lab.wan.namespaces.available", lambda: "it needs root")
-    check_refused("bench", "--max-tokens", "0", words="max_tokens must be 1 or more, not 0")
-    check_refused("bench", "--wan", "tun", words="--wan tun: it needs root; here that is --wan relay")
+    check_refused("bench", "policies", "--max-tokens", "0", words="max_tokens must be 1 or more, not 0")
+    check_refused("bench", "policies", "--wan", "tun", words="--wan tun: it needs root; here that is --wan relay")
     assert asked == []
 
 
 def test_more_prompts_than_the_file_has_are_refused(asked: list[BenchConfig], tmp_path: Path) -> None:
     path = tmp_path / "prompts.txt"
     path.write_text("one")
-    check_refused("bench", "--prompt-file", str(path), "--prompts", "2", words="--prompts: 2; ")
+    check_refused("bench", "policies", "--prompt-file", str(path), "--prompts", "2", words="--prompts: 2; ")
     assert asked == []

@@ -1,39 +1,26 @@
-"""The commands around the simulator. Each imports its room when it runs."""
+"""`wanspec simulate`: sweeps on the simulator, the paper's evaluation, and a soak."""
 
 from __future__ import annotations
 
 import json
-import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.box import SIMPLE_HEAD
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from wanspec.cli.application import app
-from wanspec.cli.loading import load_pair
-from wanspec.cli.options import (
-    DraftModel,
-    PromptFile,
-    Seed,
-    TargetModel,
-    Temperature,
-    TopK,
-    TopP,
-    check_writable,
-    make_folder,
-    read_prompts,
-    write_json,
-)
+from wanspec.cli.application import new_app
+from wanspec.cli.plan_flags import Jobs
+from wanspec.cli.progress import tracked
+from wanspec.cli.results import check_writable, make_folder, write_json
 from wanspec.cli.running import exit_statuses, stderr, stdout
-from wanspec.core.speculation.types import SamplingParams
 from wanspec.errors import ConfigError, WanspecError
+from wanspec.extras import check_installed
 from wanspec.lab.records.run_names import run_names
 
 if TYPE_CHECKING:
@@ -41,15 +28,13 @@ if TYPE_CHECKING:
     from wanspec.lab.simulation.scenario import Scenario
     from wanspec.lab.simulation.sweep import SimulatedRow
 
-T = TypeVar("T")
+app = new_app()
+
 DEFAULT_SWEEP = {"policy.name": ",".join((*run_names(), "oracle")), "link.rtt_ms": "0,15,30,70"}
 """What is swept when nothing is asked for."""
 SHOWN_FAILURES = 5
-SILENCE_S = 20.0
-"""After so long without a word where there is no progress bar, say how far it is."""
 SHOWN_READINGS = 8
 
-Jobs = Annotated[int, typer.Option(help="Runs at a time; -1: as many as there are cores.")]
 JoblibBackend = Annotated[str, typer.Option("--backend", help="loky: this machine's cores; ray: a Ray cluster (pip install '.[ray]').")]
 
 
@@ -97,6 +82,8 @@ def simulate(
         "load.requests": requests, "load.tokens": max_tokens, "workers": workers,
     }  # fmt: skip
     with exit_statuses():
+        if plot_folder is not None:
+            check_installed("wanspec simulate --plot", "matplotlib", extra="sim")
         check_writable(json_path)
         make_folder(plot_folder)
         if faults:
@@ -245,79 +232,3 @@ def claims_table(claims: Sequence[Claim], *, title: str) -> Table:
     for claim in claims:
         table.add_row(claim.where, claim.what, f"{claim.published:.2f}", f"{claim.ours:.2f}")
     return table
-
-
-def tracked(items: Iterable[T], total: int, what: str) -> Iterator[T]:
-    """Each of the items, and on standard error how far they are: a bar in a terminal, elsewhere a line now and then."""
-    if not stderr.is_terminal:
-        yield from _told(items, total, what)
-        return
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=stderr, transient=True) as progress:
-        yield from progress.track(items, total=total, description=what)
-
-
-def _told(items: Iterable[T], total: int, what: str) -> Iterator[T]:
-    said_at = time.monotonic()
-    for number, item in enumerate(items, 1):
-        if time.monotonic() - said_at > SILENCE_S:
-            said_at = time.monotonic()
-            stderr.print(f"{what}: {number} of {total}", style="dim")
-        yield item
-
-
-@app.command()
-def trace(
-    out: Annotated[Path, typer.Argument(help="The file to write: .npz, an archive of NumPy arrays.")],
-    prompt: Annotated[
-        list[str] | None, typer.Option(help="Continue this; repeatable. Default: the held-out prompts of the bundled pair.")
-    ] = None,
-    prompt_file: PromptFile = None,
-    target: TargetModel = "bundled:target",
-    draft: DraftModel = "bundled:draft",
-    max_tokens: Annotated[int, typer.Option(help="Tokens to generate per prompt.")] = 128,
-    branches: Annotated[
-        int, typer.Option(help="Levels of the draft's wrong guesses after which it is asked too: what it says off the text.", min=0, max=8)
-    ] = 3,
-    temperature: Temperature = 0.0,
-    top_k: TopK = 0,
-    top_p: TopP = 1.0,
-    seed: Seed = 0,
-) -> None:
-    """Record how well a draft model knows its target.
-
-    `wanspec simulate --tokens FILE` replays it.
-
-    The target continues each prompt; at every token both models' entropies, the token's rank in the draft's order and the draft's first
-    choices are written down together, and what the draft says after wrong ones of these.
-    """
-    with exit_statuses():
-        if out.suffix != ".npz":
-            raise ConfigError(f"{out}: name a file that ends with .npz, by which `wanspec simulate --tokens` knows it")
-        check_writable(out)
-        from wanspec.engines.bundled_pair import held_out_prompts
-        from wanspec.engines.registry import load_tokenizer
-        from wanspec.lab.records.token_recorder import record_tokens
-        from wanspec.lab.records.token_trace import write_token_trace
-
-        texts = read_prompts(prompt or [], prompt_file) or tuple(held_out_prompts())
-        models = load_pair(target, draft, "")
-        tokenizer = load_tokenizer(target)
-        sampling = SamplingParams(temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
-        columns = (TextColumn("recording"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        with Progress(*columns, console=stderr, transient=True) as progress:
-            task = progress.add_task("", total=len(texts))
-            recorded = record_tokens(
-                *models,
-                [tokenizer.encode(text, reads_controls=True) for text in texts],
-                max_tokens=max_tokens,
-                sampling=sampling,
-                branches=branches,
-                advance=lambda: progress.advance(task),
-            )
-        write_token_trace(replace(recorded, target=target, draft=draft), out)
-        share = float((recorded.rank == 1).mean())
-        stdout.print(
-            f"{len(recorded.token)} tokens of {len(texts)} texts and {len(recorded.branch_token)} branches in {out}; "
-            f"the draft's first choice is the target's in {share:.3f}"
-        )

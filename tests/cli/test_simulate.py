@@ -1,4 +1,4 @@
-"""`wanspec simulate` and `wanspec trace` as a person types them."""
+"""`wanspec simulate` as a person types it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from tests.cli.command import check_refused
 from typer.testing import CliRunner, Result
 
 from wanspec.cli.application import app
-from wanspec.lab.records.token_trace import read_token_trace
 
 SMALL = ("--requests", "1", "--max-tokens", "20", "--iterations", "1", "--jobs", "1")
 
@@ -73,7 +72,7 @@ def test_a_table_is_printed_whole_on_a_narrow_terminal_and_into_a_pipe() -> None
 
 
 def test_progress_is_told_where_no_bar_can_be_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("wanspec.cli.simulation.SILENCE_S", 0.0)
+    monkeypatch.setattr("wanspec.cli.progress.SILENCE_S", 0.0)
     result = wanspec("simulate", "--rtt", "0,15", "--policy", "colocated", *SMALL)
     assert "simulating: 1 of 4" in result.stderr
     assert "simulating" not in result.stdout
@@ -93,19 +92,6 @@ def test_a_failing_seed_is_printed_with_the_command_that_replays_it(monkeypatch:
     assert result.exit_code == 1
     assert "seed 5: a token too many" in result.output
     assert "wanspec simulate --faults --seed 5 --seeds 1" in result.output
-
-
-def test_a_recorded_trace_can_be_simulated(tmp_path: Path) -> None:
-    trace = tmp_path / "trace.npz"
-    pair = ("--target", "scripted:target,vocabulary=95", "--draft", "scripted:draft,vocabulary=95,disagreement=0.3")
-    result = wanspec("trace", str(trace), *pair, "--prompt", "def f(x):", "--prompt", "class A:", "--max-tokens", "40")
-    assert result.exit_code == 0, result.output
-    assert "80 tokens of 2 texts and " in result.output
-    recorded = read_token_trace(trace)
-    assert (recorded.target, recorded.draft) == (pair[1], pair[3])  # by which they can be asked for again
-    result = wanspec("simulate", "--tokens", str(trace), "--rtt", "20", "--policy", "paper", *SMALL)
-    assert result.exit_code == 0, result.output
-    assert "yes" in result.output
 
 
 @pytest.mark.parametrize(
@@ -129,10 +115,6 @@ def test_a_recorded_trace_can_be_simulated(tmp_path: Path) -> None:
         (["simulate", "/nowhere.toml"], "/nowhere.toml: No such file"),
         (["simulate", "--json", "/nowhere/rows.json"], "/nowhere/rows.json: No such file"),
         (["simulate", "--plot", "/dev/null/pictures"], "/dev/null/pictures: Not a directory"),
-        (["trace", "/nowhere/t.npz"], "/nowhere/t.npz: No such file"),
-        (["trace", "t.txt"], "t.txt: name a file that ends with .npz"),
-        (["trace", "t.npz", "--draft", "scripted:draft"], "do not share a tokenizer"),
-        (["trace", "t.npz", "--max-tokens", "100000"], "max_tokens of 100000"),
     ],
 )
 def test_bad_input_is_named_and_ends_with_status_2(

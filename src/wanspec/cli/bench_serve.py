@@ -1,8 +1,4 @@
-"""`wanspec bench --serve`: load in, tables, JSON and a picture out.
-
-It has flags of its own: the benchmark of policies runs one request at a time over many links, this one many requests over one link, and
-hardly a flag would mean the same to both. So `--serve` switches to this command, help included.
-"""
+"""`wanspec bench serve`: load in, tables, JSON and a picture out."""
 
 from __future__ import annotations
 
@@ -14,10 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from wanspec.cli.bench import emulator_of, numbers, progress_bar, prompts_of
-from wanspec.cli.options import PromptFile, Seed, check_writable, write_json
+from wanspec.cli.bench_policies import emulator_of, prompts_of
+from wanspec.cli.options import PromptFile, Seed, numbers
+from wanspec.cli.progress import progress_bar
+from wanspec.cli.results import check_writable, write_json
 from wanspec.cli.running import exit_statuses, run, stderr, stdout
 from wanspec.errors import ConfigError, WanspecError
+from wanspec.extras import check_installed
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,11 +32,8 @@ DURATION_S = 10.0
 MAX_TOKENS = 64
 PROMPTS = 16
 
-load_app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
-
-@load_app.command(name="bench --serve")
-def load(
+def serve(
     users: Annotated[
         list[str] | None, typer.Option(help=f"Users at a time, with commas; each asks again when answered. Default: {USERS}.")
     ] = None,
@@ -73,24 +69,28 @@ def load(
     ] = None,
     serve_flags: Annotated[list[str] | None, typer.Argument(metavar="[-- FLAGS OF SERVE...]", help="Passed on to wanspec serve.")] = None,
 ) -> None:
-    """Send load to a real `wanspec serve`, as many users would, and measure what they see; compare every text with plain decoding.
+    """Measure one server under the requests of many users.
 
-    A server and worker processes are started, the workers beyond an emulated link. Every number of workers runs with every number of
-    users, and every rate. A request with a rate is sent when it is due, whatever became of those before it.
+    A `wanspec serve` and worker processes are started, the workers beyond an emulated link. Every number of workers runs with every number
+    of users, and every rate. A request with a rate is sent when it is due, whatever became of those before it. Every text is compared with
+    plain decoding.
 
     \b
-        wanspec bench --serve --users 1,4,16,32 --workers 0,1,2 --json rows.json --plot load.png
-        wanspec bench --serve --rate 1,2,4 --workers 2 --kill-every 5
-        wanspec bench --serve --users 8 --workers 1 --kill-every 10 --duration 600       # a soak: is memory flat?
-        wanspec bench --serve --users 16 -- --max-running 4 --max-queued 4               # flags of wanspec serve
-        wanspec bench --serve --url http://host:8000/v1 --model NAME --api-key-env KEY   # somebody else's server
+        wanspec bench serve --users 1,4,16,32 --workers 0,1,2 --json rows.json --plot load.png
+        wanspec bench serve --rate 1,2,4 --workers 2 --kill-every 5
+        wanspec bench serve --users 8 --workers 1 --kill-every 10 --duration 600       # a soak: is memory flat?
+        wanspec bench serve --users 16 -- --max-running 4 --max-queued 4               # flags of wanspec serve
+        wanspec bench serve --url http://host:8000/v1 --model NAME --api-key-env KEY   # somebody else's server
 
     Ctrl-C ends it and shows what was measured. docs/benchmarking.md says how to read the tables.
     """
-    with exit_statuses():
-        from wanspec.lab.bench.load.plan import LoadConfig, check_config
-        from wanspec.lab.records.plots import check_picture
+    from wanspec.lab.bench.load.plan import LoadConfig, check_config
+    from wanspec.lab.records.plots import check_picture
 
+    with exit_statuses():
+        check_installed("wanspec bench serve", "httpx", extra="bench")
+        if plot_path is not None:
+            check_installed("wanspec bench serve --plot", "matplotlib", extra="bench")
         check_picture(plot_path)
         check_writable(json_path, requests_path, plot_path)
         own = {"--workers": workers, "--kill-every": kill_every, "--rtt": rtt, "--loss": loss, "--wan": wan, "--preset": preset}
@@ -111,9 +111,6 @@ def load(
         )
         check_config(config)
         _run(config, json_path, requests_path, plot_path)
-
-
-command = typer.main.get_command(load_app)
 
 
 def own_server(

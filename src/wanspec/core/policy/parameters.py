@@ -1,0 +1,10 @@
+"""What the policies are called, and how far their parameters go: for flags and settings, which should not wait for numpy."""
+
+from __future__ import annotations
+
+POLICY_NAMES = ("autoregressive", "colocated", "colocated-tree", "remote", "paper", "adaptive")
+"""Every policy that `create_policy` knows, the simplest first."""
+MAX_DRAFT_TOKENS = 32
+MAX_BRANCH = 8
+MAX_WIDTH = 128
+MAX_DEPTH = 64
