@@ -52,7 +52,7 @@ async def main(folder: Path) -> None:
             await stack.enter_async_context(place)
         for place in places:
             if await place.wait():
-                raise SystemExit(await place.obituary())
+                raise SystemExit(await place.why_it_ended())
     report = make_report([rows(folder, name) for name in ADDRESSES])
     for finding in report.findings:
         print(f"{finding.question}\n    {finding.answer}")
@@ -68,7 +68,7 @@ async def site(folder: Path, name: str, began_s: float) -> None:
     command += ["--policy", "autoregressive", "--max-queued", "64", *FLAGS[name]]
     async with Child("server", command) as server, httpx.AsyncClient(trust_env=False) as client:
         for address in ADDRESSES.values():
-            await server.before_its_end(until_ready(client, address), otherwise=f"{address} did not answer")
+            await server.wait_for(until_ready(client, address), otherwise=f"{address} did not answer")
         if name == "us-east-1":
             load = [asyncio.create_task(stragglers(client, ADDRESSES[name], random.Random(1)))]
         else:

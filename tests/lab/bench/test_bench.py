@@ -26,9 +26,9 @@ from wanspec.lab.bench.policies.plan import (
     MAX_DEPTH,
     TREE,
     BenchConfig,
+    BenchLink,
     Block,
     Cell,
-    Link,
     blocks_of,
     cells_of,
     check_config,
@@ -227,7 +227,7 @@ async def ran(*lateness_ms: float) -> tuple[Bench, Quiet]:
             door=Door(address="", token="", namespace=None), preset="l40s-8b",
         )  # fmt: skip
         await bench._run_block(
-            deployment, Block(link=Link(rtt_ms=0.0, loss=0.0), cells=tuple([cell for cell in bench.cells if cell.link])), 0
+            deployment, Block(link=BenchLink(rtt_ms=0.0, loss=0.0), cells=tuple([cell for cell in bench.cells if cell.link])), 0
         )
     return bench, quiet
 
@@ -265,11 +265,11 @@ def example() -> MeasuredRun:
     return replace(bench.runs[0], is_exact=True)
 
 
-LINK = Link(rtt_ms=15.0, loss=0.0)
+LINK = BenchLink(rtt_ms=15.0, loss=0.0)
 SMALL = replace(CONFIG, policies=("colocated", "colocated-tree", "adaptive"), rtts_ms=(15.0, 70.0), losses=(0.0,), temperatures=(0.0,))
 
 
-def cell(name: str, *, depth: int = 2, link: Link | None = None) -> Cell:
+def cell(name: str, *, depth: int = 2, link: BenchLink | None = None) -> Cell:
     return Cell(policy=policy_of(name, depth=depth), temperature=0.0, link=link)
 
 

@@ -23,7 +23,7 @@ from wanspec.lab.bench.load.oracle import Expected, Oracle, compute_answers
 from wanspec.lab.bench.load.plan import Level, LoadConfig, OtherServer, OwnServer, Question, arrivals, check_config, levels_of, questions_of
 from wanspec.lab.bench.load.plots import plot_load
 from wanspec.lab.bench.load.rows import FIGURES, MAX_LATE_MS, LevelLog, LevelRow, RequestRow, percentiles, token_times
-from wanspec.lab.bench.load.run import Load, Sending, in_company
+from wanspec.lab.bench.load.run import Load, Sending, with_background
 from wanspec.lab.bench.load.vitals import MIN_SLOPE_SAMPLES, read_vitals, trend
 
 QUESTION = Question(prompt_index=0, temperature=0.0, seed=0)
@@ -135,7 +135,7 @@ async def test_whoever_fails_in_company_ends_the_work() -> None:
         raise TransportError("the server is gone")
 
     with pytest.raises(TransportError, match="the server is gone"):
-        await in_company(asyncio.sleep(3600), asyncio.sleep(3600), fail())
+        await with_background(asyncio.sleep(3600), asyncio.sleep(3600), fail())
 
 
 # What is made of the answers.

@@ -6,11 +6,11 @@ from typing import Any
 import pytest
 
 from wanspec.errors import ConfigError
-from wanspec.lab.wan.link import LATENESS_STEP, Lateness, Link, LinkSettings, changed_settings, read_changes
+from wanspec.lab.wan.emulated_link import LATENESS_STEP, Lateness, LinkDirection, LinkSettings, changed_settings, read_changes
 
 
 def test_due_times_add_serialisation_and_half_the_round_trip() -> None:
-    link = Link(settings=LinkSettings(rtt_ms=100.0, bandwidth_bytes_per_s=1000.0), random=random.Random(1))
+    link = LinkDirection(settings=LinkSettings(rtt_ms=100.0, bandwidth_bytes_per_s=1000.0), random=random.Random(1))
     assert link.due_s(now=10.0, size=100) == pytest.approx(10.15)
     assert link.due_s(now=10.0, size=100) == pytest.approx(10.25)
     assert link.due_s(now=20.0, size=100) == pytest.approx(20.15)

@@ -5,7 +5,7 @@ from itertools import groupby
 
 import pytest
 
-from wanspec.lab.wan.link import Lateness, LinkSettings
+from wanspec.lab.wan.emulated_link import Lateness, LinkSettings
 from wanspec.lab.wan.packets import MAX_HELD_BYTES, MAX_QUEUE_S, LossProcess, PacketCounts, PacketLane
 
 

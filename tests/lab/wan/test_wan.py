@@ -184,12 +184,12 @@ print(json.dumps({{"address": dialed.getsockname()[0], "congestion_control": nam
     ("arguments", "words"),
     [
         (["/nowhere", "--", "true"], "cannot enter the network namespace /nowhere: No such file"),
-        (["/nowhere", "true"], "usage: python -m wanspec.lab.wan.inside"),
+        (["/nowhere", "true"], "usage: python -m wanspec.lab.wan.namespaces"),
     ],
 )
 async def test_a_namespace_that_cannot_be_entered_is_named(arguments: list[str], words: str) -> None:
-    async with Child("inside", ["-m", "wanspec.lab.wan.inside", *arguments]) as child:
-        assert words in await child.obituary()
+    async with Child("namespace", ["-m", "wanspec.lab.wan.namespaces", *arguments]) as child:
+        assert words in await child.why_it_ended()
 
 
 def inode(namespace: str) -> int:
@@ -244,7 +244,7 @@ async def test_the_command_ends_cleanly_on_a_signal(number: signal.Signals) -> N
     async with Child("wan", ["-W", "error", "-m", "wanspec.lab.wan.wan"]) as child:
         await child.read_json()
         os.kill(child.pid, number)
-        assert await child.obituary() == "the wan process ended with status 0"
+        assert await child.why_it_ended() == "the wan process ended with status 0"
 
 
 @needs_root
@@ -273,7 +273,7 @@ main([])
 
 async def test_without_privileges_it_says_what_is_missing_and_what_works_without() -> None:
     async with Child("wan", ["-c", UNPRIVILEGED]) as child:
-        words = await child.obituary()
+        words = await child.why_it_ended()
         assert "status 2" in words
         assert "it needs root (CAP_SYS_ADMIN, CAP_NET_ADMIN)" in words
         assert "the relay works without" in words

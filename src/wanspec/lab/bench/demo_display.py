@@ -12,7 +12,7 @@ from wanspec.lab.records.metrics import RunRow
 from wanspec.lab.records.run_names import ADAPTIVE, ALONE
 from wanspec.lab.records.table import LEGEND, counted, print_prose, print_table, print_warnings, run_table
 from wanspec.lab.records.worker_gain import WorkerGain
-from wanspec.lab.wan.link import MAX_LATENESS_MS
+from wanspec.lab.wan.emulated_link import MAX_LATENESS_MS
 
 LATE_SHARE = 0.02
 """Share of late passes above which the machine was too busy for the figures to count."""
@@ -77,8 +77,8 @@ def verdict(rows: Sequence[RunRow]) -> str:
         local_passes=ours.controller_draft_passes / ours.tokens,
         local_passes_without=alone.controller_draft_passes / alone.tokens,
     )
-    judged = "worth having" if gain.is_enough else "too little to be worth a worker; over a shorter round trip it adds more"
-    return f"The worker, {ours.rtt_ms:g} ms away, beside {ALONE}: {gain.words}. That is {judged}."
+    worth = "worth having" if gain.is_enough else "too little to be worth a worker; over a shorter round trip it adds more"
+    return f"The worker, {ours.rtt_ms:g} ms away, beside {ALONE}: {gain.words}. That is {worth}."
 
 
 def warnings(result: DemoResult) -> list[str]:

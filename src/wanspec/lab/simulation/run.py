@@ -20,12 +20,11 @@ from wanspec.errors import ConfigError
 from wanspec.lab.records.metrics import RunMetrics, measure_run
 from wanspec.lab.records.token_trace import read_token_trace
 from wanspec.lab.simulation.cluster import Cluster, WorkerSite
-from wanspec.lab.simulation.faults import inject
 from wanspec.lab.simulation.models import SimulatedModel, TokenWorld
 from wanspec.lab.simulation.own_code import timed
 from wanspec.lab.simulation.scenario import ORACLE, Scenario, Tokens
 from wanspec.lab.simulation.tokens import PERSISTENCE, ReplayTokens, TokenModel, iid_tokens, markov_tokens
-from wanspec.lab.simulation.workers import SimulatedWorker
+from wanspec.lab.simulation.workers import SimulatedWorker, inject
 from wanspec.telemetry.records import Record
 from wanspec.telemetry.trace import Trace, TraceSink
 from wanspec.telemetry.tracer import Tracer

@@ -21,7 +21,7 @@ from collections.abc import Coroutine, Mapping
 from typing import Final, Protocol
 
 from wanspec.errors import ConfigError
-from wanspec.lab.wan.link import LinkSettings, changed_settings, read_changes
+from wanspec.lab.wan.emulated_link import LinkSettings, changed_settings, read_changes
 
 SCHED_SETATTR: Final = {"x86_64": 314, "aarch64": 274}
 """The system call, by machine: neither Python nor most C libraries have a function for it."""

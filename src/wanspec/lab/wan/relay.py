@@ -25,8 +25,8 @@ from dataclasses import asdict
 from typing import Final, cast
 
 from wanspec.errors import ConfigError, TransportError, WanspecError
+from wanspec.lab.wan.emulated_link import Lateness, LinkDirection, LinkSettings
 from wanspec.lab.wan.emulator import link_parser, link_settings, run_ahead, run_precisely, serve
-from wanspec.lab.wan.link import Lateness, Link, LinkSettings
 from wanspec.transport.security import Address, parse_address
 
 MAX_CONNECTIONS: Final = 256
@@ -41,7 +41,7 @@ _END = b""
 class Lane:
     """One direction of one connection: chunks in order, each with its due time. The end is an empty chunk, a reset is None."""
 
-    def __init__(self, link: Link, loop: asyncio.AbstractEventLoop, *, on_end: Callable[[], None]) -> None:
+    def __init__(self, link: LinkDirection, loop: asyncio.AbstractEventLoop, *, on_end: Callable[[], None]) -> None:
         """`on_end` is called when the end has been passed on."""
         self._link = link
         self._loop = loop
@@ -122,11 +122,13 @@ class Lane:
 class Pair:
     """The two sockets of one relayed connection."""
 
-    def __init__(self, there: Link, back: Link, loop: asyncio.AbstractEventLoop, *, on_closed: Callable[[Pair], None]) -> None:
+    def __init__(
+        self, there: LinkDirection, back: LinkDirection, loop: asyncio.AbstractEventLoop, *, on_closed: Callable[[Pair], None]
+    ) -> None:
         """`there` leads to the target; `on_closed` is called once, when neither socket is open."""
         self._on_closed = on_closed
         self._open: list[asyncio.Transport] = []
-        self._ended: set[Link] = set()
+        self._ended: set[LinkDirection] = set()
         lane_there = Lane(there, loop, on_end=lambda: self._end(there))
         lane_back = Lane(back, loop, on_end=lambda: self._end(back))
         self.dialer = End(self, outgoing=lane_there, incoming=lane_back)
@@ -144,7 +146,7 @@ class Pair:
         for transport in self._open:
             _reset(transport)
 
-    def _end(self, link: Link) -> None:
+    def _end(self, link: LinkDirection) -> None:
         """Close both sockets once both directions have ended."""
         self._ended.add(link)
         if len(self._ended) == len((self.dialer, self.target)):
@@ -195,8 +197,8 @@ class Relay:
         _check(settings)
         self._to = to
         self._lateness = Lateness()
-        self._there = Link(settings=settings, random=random.Random(seed), lateness=self._lateness)
-        self._back = Link(settings=settings, random=random.Random(seed + 1), lateness=self._lateness)
+        self._there = LinkDirection(settings=settings, random=random.Random(seed), lateness=self._lateness)
+        self._back = LinkDirection(settings=settings, random=random.Random(seed + 1), lateness=self._lateness)
         self._pairs: set[Pair] = set()
         self._connecting: set[asyncio.Task[None]] = set()
         self._server: asyncio.Server | None = None

@@ -6,7 +6,7 @@ makes two network namespaces, one for the controller and one for the worker, wit
 between them. It prints {"controller_namespace": "/proc/PID/fd/N", "worker_namespace": ..., "controller_address": "10.77.0.1",
 "worker_address": "10.77.0.2", "emulator": "tun"} when ready and then takes the lines of `wanspec.lab.wan.emulator`. "Target" in the
 counters is the controller, as with the relay in front of it, and bytes are those of IP packets with their headers. Processes are started
-in a namespace by `wanspec.lab.wan.inside`, or by `Child(namespace=...)`. No namespace and no device is left behind, however this ends.
+in a namespace by `wanspec.lab.wan.namespaces`, or by `Child(namespace=...)`. No namespace and no device is left behind, however this ends.
 
 How late packets are sent after they were due is counted: judge a run by it. To be seldom late, this process runs ahead of all that is
 not real-time, as far as it may, and sleeps while nothing is due. What the count cannot see is how long a packet lay in the TUN device
@@ -23,9 +23,9 @@ from dataclasses import asdict
 from typing import Final
 
 from wanspec.errors import WanspecError
+from wanspec.lab.wan.emulated_link import Lateness, LinkSettings
 from wanspec.lab.wan.emulator import link_parser, link_settings, run_ahead, run_precisely, serve
-from wanspec.lab.wan.link import Lateness, LinkSettings
-from wanspec.lab.wan.namespaces import CONGESTION_CONTROL, Site, create_site
+from wanspec.lab.wan.namespaces import CONGESTION_CONTROL, NamespaceSite, create_site
 from wanspec.lab.wan.packets import PacketLane
 
 CONTROLLER_ADDRESS: Final = "10.77.0.1"
@@ -79,7 +79,7 @@ class Forwarder:
 class Wan:
     """A running WAN between two sites."""
 
-    def __init__(self, controller: Site, worker: Site, settings: LinkSettings, *, seed: int = 0) -> None:
+    def __init__(self, controller: NamespaceSite, worker: NamespaceSite, settings: LinkSettings, *, seed: int = 0) -> None:
         self._lateness = Lateness()
         self._there = PacketLane(settings, seed=seed, lateness=self._lateness)
         self._back = PacketLane(settings, seed=seed + 1, lateness=self._lateness)

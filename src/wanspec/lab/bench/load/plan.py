@@ -18,7 +18,7 @@ from wanspec.core.speculation.types import SamplingParams
 from wanspec.errors import ConfigError
 from wanspec.lab.bench.policies.plan import BLOCK_START_S, ORACLE_TOKEN_S, START_S
 from wanspec.lab.wan.deployment import MAX_RTT_MS, Emulator, check_once
-from wanspec.lab.wan.link import LinkSettings
+from wanspec.lab.wan.emulated_link import LinkSettings
 from wanspec.presets import preset
 
 MAX_RATE_PER_S: Final = 1_000.0

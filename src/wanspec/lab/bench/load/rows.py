@@ -21,7 +21,7 @@ from wanspec.lab.bench.load.oracle import Expected, Oracle
 from wanspec.lab.bench.load.plan import Level
 from wanspec.lab.bench.load.vitals import Sample, Trend, trend
 from wanspec.lab.records.statistics import ratio
-from wanspec.lab.wan.link import MAX_LATENESS_MS, Lateness
+from wanspec.lab.wan.emulated_link import MAX_LATENESS_MS, Lateness
 
 MAX_LATE_MS = 10.0
 """Lateness of this process, p99, above which it fell behind: requests did not leave, or events were not seen, when the figures say so."""

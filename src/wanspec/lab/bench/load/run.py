@@ -22,7 +22,7 @@ from wanspec.lab.bench.load.site import Site, open_site
 from wanspec.lab.bench.load.vitals import watch_vitals
 from wanspec.lab.bench.policies.plan import BLOCK_START_S, START_S
 from wanspec.lab.bench.policies.run import Progress
-from wanspec.lab.wan.link import Lateness
+from wanspec.lab.wan.emulated_link import Lateness
 
 TICK_S: Final = 0.01
 """How often the event loop's lateness is looked at."""
@@ -91,7 +91,7 @@ class Load:
         sending = Sending(level, self.config, client, self._questions, LevelLog(level, self._oracle, start_s=loop.time()), hear=self._heard)
         log = sending.log
         try:
-            await in_company(
+            await with_background(
                 sending.run(),
                 site.disturb(),
                 watch_lateness(log.loop_lateness),
@@ -176,7 +176,7 @@ class Sending:
         return answer
 
 
-async def in_company(work: Coroutine[object, None, None], *company: Coroutine[object, None, None]) -> None:
+async def with_background(work: Coroutine[object, None, None], *company: Coroutine[object, None, None]) -> None:
     """Do the work while the company goes on for ever; whoever of them fails ends it."""
     tasks = [asyncio.ensure_future(each) for each in (work, *company)]
     try:

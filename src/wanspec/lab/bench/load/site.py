@@ -114,7 +114,7 @@ class OwnSite:
             await asyncio.wait(endings, timeout=duration_s, return_when=asyncio.FIRST_COMPLETED)
             for ending, child in endings.items():
                 if ending.done():
-                    raise TransportError(await child.obituary())
+                    raise TransportError(await child.why_it_ended())
         finally:
             for ending in endings:
                 ending.cancel()
@@ -144,12 +144,12 @@ class OwnSite:
                 while (present := await _num_workers(client)) != number:
                     for worker, _ in self._workers:
                         if not worker.is_running:
-                            raise TransportError(await worker.obituary())
+                            raise TransportError(await worker.why_it_ended())
                     await asyncio.sleep(POLL_S)
         except TimeoutError:
             raise TransportError(f"the server has {present} workers, not {number}, after {START_TIMEOUT_S:g} s") from None
         except httpx.HTTPError as error:
-            words = f": {await self._child.obituary()}" if not self._child.is_running else ""
+            words = f": {await self._child.why_it_ended()}" if not self._child.is_running else ""
             raise TransportError(f"the server does not answer ({type(error).__name__}){words}") from error
 
 
@@ -165,7 +165,7 @@ async def open_site(server: OwnServer | OtherServer) -> AsyncIterator[Site]:
         token, api_key = secrets.token_hex(16), secrets.token_hex(16)
         heard: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
         child = await stack.enter_async_context(_server_process(server, link, token, api_key, heard))
-        ready = await child.before_its_end(heard, otherwise="the server was not up")
+        ready = await child.wait_for(heard, otherwise="the server was not up")
         door = await link.door(ready["workers_dial"], token)
         await link.ask(rtt_ms=server.rtt_ms, loss=server.loss, reset=True)
         site = OwnSite(server, child, link, base_url=ready["api"], api_key=api_key, door=door)

@@ -13,7 +13,7 @@ from wanspec.lab.bench.policies.run import Tried
 from wanspec.lab.records.run_names import ALONE, CHAIN
 from wanspec.lab.records.statistics import Interval
 from wanspec.lab.records.table import Column, counted, number, print_prose, print_table, print_warnings, table_of
-from wanspec.lab.wan.link import MAX_LATENESS_MS
+from wanspec.lab.wan.emulated_link import MAX_LATENESS_MS
 
 LINK_COLUMNS = (
     Column("policy", lambda row: row.policy, side="left"),

@@ -18,7 +18,7 @@ from wanspec.core.speculation.types import SamplingParams
 from wanspec.errors import ConfigError
 from wanspec.lab.records.run_names import ADAPTIVE, ALONE, CHAIN, policy_of_run
 from wanspec.lab.wan.deployment import MAX_RTT_MS, SETTLE_RTTS, Emulator, check_once
-from wanspec.lab.wan.link import LinkSettings
+from wanspec.lab.wan.emulated_link import LinkSettings
 from wanspec.presets import preset
 
 T = TypeVar("T")
@@ -75,13 +75,13 @@ class BenchConfig:
         return SamplingParams(temperature=temperature, seed=self.seed)
 
     @property
-    def links(self) -> list[Link]:
+    def links(self) -> list[BenchLink]:
         """Every link, in the table's order."""
-        return [Link(rtt_ms=rtt_ms, loss=loss) for loss in self.losses for rtt_ms in self.rtts_ms]
+        return [BenchLink(rtt_ms=rtt_ms, loss=loss) for loss in self.losses for rtt_ms in self.rtts_ms]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Link:
+class BenchLink:
     """What lies between the sites."""
 
     rtt_ms: float
@@ -94,7 +94,7 @@ class Cell:
 
     policy: PolicyConfig
     temperature: float
-    link: Link | None
+    link: BenchLink | None
     """None: it has no worker."""
 
     @property
@@ -113,7 +113,7 @@ class Cell:
 class Block:
     """Cells to be run over one connection, those without a link among them."""
 
-    link: Link
+    link: BenchLink
     cells: tuple[Cell, ...]
 
 
@@ -203,12 +203,12 @@ def cells_of(config: BenchConfig, chosen: Sequence[tuple[float, PolicyConfig]]) 
     for temperature in config.temperatures:
         for name in names_of(config):
             policy = config.adaptive if name in {ADAPTIVE, ALONE} else best.get((temperature, name), policy_of(name))
-            links: list[Link | None] = [*config.links] if needs_worker(name) else [None]
+            links: list[BenchLink | None] = [*config.links] if needs_worker(name) else [None]
             cells += [Cell(policy=policy, temperature=temperature, link=link) for link in links]
     return cells
 
 
-def blocks_of(cells: Sequence[Cell], *, repeat: int, links: Sequence[Link]) -> list[Block]:
+def blocks_of(cells: Sequence[Cell], *, repeat: int, links: Sequence[BenchLink]) -> list[Block]:
     """One repeat: every cell once. Repeat by repeat, another block and another cell comes first."""
     used = [link for link in links if any(cell.link == link for cell in cells)] or list(links[:1])
     free = [cell for cell in cells if cell.link is None]

@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from wanspec.lab.bench.policies.plan import RIVALS, TREE, BenchConfig, Cell, Link, setting_of
+from wanspec.lab.bench.policies.plan import RIVALS, TREE, BenchConfig, BenchLink, Cell, setting_of
 from wanspec.lab.records.metrics import RunMetrics, RunRow
 from wanspec.lab.records.run_names import ALONE, CHAIN
 from wanspec.lab.records.statistics import Interval, median, ratio, ratio_interval
@@ -128,7 +128,7 @@ def _counted(runs: Iterable[MeasuredRun]) -> list[MeasuredRun]:
 
 
 def _row(
-    config: BenchConfig, cell: Cell, link: Link, own: Sequence[MeasuredRun], rivals: dict[str, dict[int, MeasuredRun]]
+    config: BenchConfig, cell: Cell, link: BenchLink, own: Sequence[MeasuredRun], rivals: dict[str, dict[int, MeasuredRun]]
 ) -> BenchRow:  # fmt: skip
     counted, best = _counted(own), _fastest(rivals)
     pairs = {name: _paired(counted, rivals.get(name, {})) for name in RIVALS}

@@ -38,7 +38,7 @@ from wanspec.lab.bench.policies.rows import SEARCH, BenchRow, MeasuredRun, rows_
 from wanspec.lab.records.metrics import Outputs, measure_run
 from wanspec.lab.records.run_names import ADAPTIVE
 from wanspec.lab.wan.deployment import Deployment, deploy
-from wanspec.lab.wan.link import MAX_LATENESS_MS
+from wanspec.lab.wan.emulated_link import MAX_LATENESS_MS
 from wanspec.serving.engine import check_request
 from wanspec.serving.model_runner import decode_plainly
 from wanspec.telemetry.records import PassFinished, PassStarted, Record, RequestArrived

@@ -109,7 +109,7 @@ class Lateness:
 
 
 @dataclass(slots=True, eq=False)
-class Link:
+class LinkDirection:
     """One direction: when what arrives now is due, and what has passed."""
 
     settings: LinkSettings
