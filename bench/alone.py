@@ -33,7 +33,7 @@ from wanspec.core.speculation.sampling import check_sampling
 from wanspec.core.speculation.types import SamplingParams
 from wanspec.engines.registry import load_tokenizer
 from wanspec.errors import ConfigError
-from wanspec.lab.bench.policies.prompts import bench_prompts
+from wanspec.lab.bench.prompts import bench_prompts
 from wanspec.lab.bench.virtual import Workload, loaded, run_virtually, texts_of
 from wanspec.lab.planning.step_times import compute_section
 from wanspec.lab.records.metrics import Outputs

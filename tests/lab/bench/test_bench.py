@@ -20,8 +20,7 @@ from wanspec.core.speculation.types import SessionId, WorkerId
 from wanspec.engines.bundled_pair import load_bundled
 from wanspec.engines.paced import PacedBackend
 from wanspec.errors import ConfigError
-from wanspec.lab.bench.policies.display import duration, once, show_bench, verdict, warnings
-from wanspec.lab.bench.policies.plan import (
+from wanspec.lab.bench.policies.cells import (
     LOOKUP_TREE,
     MAX_DEPTH,
     TREE,
@@ -32,14 +31,15 @@ from wanspec.lab.bench.policies.plan import (
     blocks_of,
     cells_of,
     check_config,
-    estimate_s,
     needs_worker,
+    number_of_runs,
     policy_of,
     setting_of,
 )
-from wanspec.lab.bench.policies.prompts import OTHER_EVERY, bench_prompts, other_prompts
-from wanspec.lab.bench.policies.rows import SEARCH, BenchRow, MeasuredRun, rows_of
-from wanspec.lab.bench.policies.run import MAX_AGAIN, Bench, search
+from wanspec.lab.bench.policies.comparison import SEARCH, BenchRow, MeasuredRun, rows_of
+from wanspec.lab.bench.policies.runner import MAX_AGAIN, Bench, search
+from wanspec.lab.bench.policies.tables import once, show_bench, verdict, warnings
+from wanspec.lab.bench.prompts import OTHER_EVERY, bench_prompts, other_prompts
 from wanspec.lab.records.metrics import RunRow
 from wanspec.lab.records.run_names import ALONE
 from wanspec.lab.records.timeline import beginning_of
@@ -132,10 +132,9 @@ def test_baselines_alone_make_one_block() -> None:
     assert len(block.cells) == 4
 
 
-def test_the_estimate_grows_with_the_work_and_is_said_in_round_figures() -> None:
-    assert estimate_s(replace(CONFIG, repeats=4)) > 1.5 * estimate_s(CONFIG)
-    assert estimate_s(replace(CONFIG, max_tokens=16)) > estimate_s(CONFIG)
-    assert (duration(4.0), duration(84.0), duration(200.0)) == ("10 s", "80 s", "3 minutes")
+def test_the_runs_are_counted_with_those_of_the_search() -> None:
+    assert number_of_runs(replace(CONFIG, repeats=4)) - number_of_runs(CONFIG) == 2 * len(cells_of(CONFIG, []))
+    assert number_of_runs(replace(CONFIG, policies=("autoregressive",), repeats=1)) == 2
 
 
 @pytest.mark.parametrize(

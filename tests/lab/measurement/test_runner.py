@@ -16,14 +16,14 @@ from tests.workers import until
 
 from wanspec.errors import ConfigError
 from wanspec.lab.measurement.campaign import Campaign
-from wanspec.lab.measurement.clock import SystemClock
+from wanspec.lab.measurement.clock import Clock
 from wanspec.lab.measurement.journal import Journal, read_lines
 from wanspec.lab.measurement.rows import Header, Line, Note, RequestRow, Sent
 from wanspec.lab.measurement.runner import Runner
 from wanspec.transport.certificates import create_trial_certificates
 
 
-class LateClock(SystemClock):
+class LateClock(Clock):
     """One on which everything is due at once, and in time; it can be set."""
 
     def __init__(self) -> None:

@@ -29,7 +29,7 @@ from wanspec.telemetry.trace import Trace
 WORKERS_SESSIONS = 1 << 40
 """What is added to the ids of a worker's sessions: its draft model is the controller's, with caches of its own."""
 LONGEST_RUN_S = 1e6
-"""Of virtual time."""
+"""The longest run, in virtual time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -41,7 +41,7 @@ Key = tuple[str, str]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PairFigures:
-    """One pair."""
+    """The figures of one pair of probe and target."""
 
     pair: Pair
     ttft: dict[float, Estimate]
@@ -84,7 +84,7 @@ class Comparison:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Analysis:
-    """All of it."""
+    """All figures of a study."""
 
     samples: Samples
     rounds: Rounds
@@ -93,7 +93,7 @@ class Analysis:
     """The target of each probe's own region, or else the one with the shortest connect time: its nearest."""
     comparisons: tuple[Comparison, ...]
     diurnal: dict[str, Diurnal]
-    """By target; p corrected."""
+    """How each target goes with the hour; p is corrected."""
 
     def is_at_home(self, probe: str, target: str) -> bool:
         """Whether the target is of the probe's own region, and not merely its nearest."""
@@ -199,7 +199,7 @@ def _diurnal(samples: Samples, seed: int) -> dict[str, Diurnal]:
 
 
 def _log_medians(pair: Pair, number: int) -> Floats:
-    """Of TTFT, for each round."""
+    """The logarithm of the median TTFT in each round."""
     out = np.full(number, np.nan)
     order = np.argsort(pair.round_of, kind="stable")
     places, starts = np.unique(pair.round_of[order], return_index=True)

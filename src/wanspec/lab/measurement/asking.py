@@ -23,9 +23,9 @@ PAUSE_S: Final = 0.5
 MAX_PAUSE_S: Final = 20.0
 """The longest wait, also where the server asks for more."""
 MAX_REASON_CHARACTERS: Final = 300
-"""Of an error's words, in a row."""
+"""The most of an error's words in a row."""
 MAX_FINISH_CHARACTERS: Final = 64
-"""Of the word for why an answer ended."""
+"""The most of the word for why an answer ended."""
 SHORTEST_SECRET: Final = 4
 """Anything shorter cannot be told from ordinary words, and is not taken out of them."""
 SPARE_TOKENS: Final = 8

@@ -39,11 +39,11 @@ from wanspec.transport.security import Address
 MAX_ANSWER_BYTES: Final = 64 << 20
 """Of a stream: a million tokens at 64 bytes each."""
 MAX_PIECES: Final = 1_000_000
-"""That a stream comes in, and of text in it: more times do not fit into a line of the file."""
+"""The most pieces of any stream: more times do not fit into a line of the file."""
 PIECES_PER_TOKEN: Final = 4
-"""Of what was asked for: events are cut by packets. Each costs some 30 us, in which nothing else is timed,"""
+"""Pieces that a stream may come in for each token asked for: packets cut events. Each costs some 30 us, in which nothing else is timed."""
 SPARE_PIECES: Final = 4096
-"""and so many more, such as comments that keep a connection open."""
+"""Pieces beyond those, such as comments that keep a connection open."""
 KEYS_REFUSED: Final = (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN)
 LATENESS_TICK_S: Final = 0.01
 """How often the event loop's lateness is looked at."""

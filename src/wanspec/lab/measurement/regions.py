@@ -11,7 +11,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from wanspec.errors import ConfigError
 
 AWS_ZONES: Final[dict[str, str]] = tomllib.loads((resources.files("wanspec.lab.measurement") / "aws_zones.toml").read_text("utf-8"))
-"""By region."""
+"""The time zone of each region."""
 
 
 def zone_of(region: str, timezone: str, *, where: str) -> ZoneInfo:

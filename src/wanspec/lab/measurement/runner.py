@@ -21,7 +21,7 @@ from wanspec.lab.measurement.analysis import least_number
 from wanspec.lab.measurement.asking import Asker, blank_row
 from wanspec.lab.measurement.budget import Budget, most
 from wanspec.lab.measurement.campaign import Campaign, Due, Probe, first_round_s, plan_round
-from wanspec.lab.measurement.clock import Clock, JumpWatch, SystemClock, sleep_until
+from wanspec.lab.measurement.clock import Clock, JumpWatch, sleep_until
 from wanspec.lab.measurement.exchange import Endpoint, LatenessWatch, open_apis
 from wanspec.lab.measurement.history import correction, interrupted_rows, read_history
 from wanspec.lab.measurement.journal import Journal
@@ -89,7 +89,7 @@ class Runner:
         Raises ConfigError on a missing key, or a file of something else.
         """
         self.campaign, self.probe, self.path = campaign, probe, path
-        self.clock: Clock = clock or SystemClock()
+        self.clock = clock or Clock()
         self._is_single, self._max_late_s, self._on_row = is_single, max_late_s, on_row
         self._history = read_history(path, campaign, probe)
         self._apis = open_apis(campaign.targets, environment)

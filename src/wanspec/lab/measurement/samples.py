@@ -81,7 +81,7 @@ class Pair:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Samples:
-    """A study."""
+    """The pairs of a study, and when its rounds began."""
 
     campaigns: tuple[str, ...]
     probes: tuple[str, ...]
@@ -89,7 +89,7 @@ class Samples:
     pairs: dict[tuple[str, str], Pair]
     round_at_s: Floats
     zones: dict[str, str]
-    """By target."""
+    """The time zone of each target."""
 
     def local_hours(self, target: str) -> Floats:
         """Of each round, in the target's region."""

@@ -34,7 +34,7 @@ COLUMNS = (
     Column("waited\nlent", lambda pair: pair[1].waited, ".1%"),
     Column("drafted\naway", lambda pair: pair[1].drafted_away, ".0%"),
 )
-"""Of the pair of both ways."""
+"""Each row is a pair: a site drafting at home, and the same site with lent devices."""
 
 
 class SiteFigures(Struct, frozen=True, kw_only=True):

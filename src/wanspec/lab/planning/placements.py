@@ -63,7 +63,7 @@ class Goal(StrEnum):
     """What placements are ranked by."""
 
     SECONDS = "seconds"
-    """Of the controller's device."""
+    """Seconds of the controller's device."""
     LATENCY = "latency"
     OFFLOAD = "offload"
     MONEY = "money"

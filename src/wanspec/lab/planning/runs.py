@@ -56,7 +56,7 @@ class Run(Struct, frozen=True, kw_only=True):
     rtt_ms: float | None
     """None: without a worker."""
     requests: int
-    """Of each user."""
+    """Requests that each user sends."""
     tokens: int
     users: int = 1
 

@@ -38,7 +38,7 @@ class ServiceTimes(Struct, frozen=True, kw_only=True):
 
     alone: Pace
     with_worker: Mapping[float, Pace]
-    """By round trip, in ms."""
+    """The pace by round trip, in ms."""
 
 
 def cells_between(fleet: Fleet, rtts: RttMatrix) -> dict[tuple[int, int], float]:

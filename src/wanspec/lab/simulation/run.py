@@ -60,7 +60,7 @@ def simulate(scenario: Scenario) -> SimulatedRun:
 
 
 def simulate_traced(scenario: Scenario) -> tuple[SimulatedRun, list[Record]]:
-    """The same, with all that happened."""
+    """Run a scenario, and return all that happened beside the figures."""
     trace = Trace()
     with rare_collections():
         stage = play(scenario, trace)

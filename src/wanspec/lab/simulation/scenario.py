@@ -115,7 +115,7 @@ class Compute(_Section, frozen=True):
     """What our own code and the operating system add at the controller: to every pass, for each session in it, and for each token that it
     computes. Unset: as measured for the policy (`own_code`)."""
     worker_own_code_ms: Triple | None = None
-    """The same at a worker."""
+    """What our own code and the operating system add at a worker, in the same three parts."""
     draft_device: bool = False
     """Whether the controller's draft model has a device of its own."""
     worker_slowdown: Annotated[float, Meta(gt=0.0, le=1000.0)] = 1.0
@@ -130,15 +130,15 @@ class Compute(_Section, frozen=True):
         return Device(self.worker_draft_times(), variation=self.variation, own_code=_own_code(self.worker_own_code_ms), seed=seed)
 
     def target_times(self) -> Times:
-        """Of target passes, in seconds."""
+        """How long target passes take, in seconds."""
         return preset(self.preset).target if self.target_ms is None else _seconds(self.target_ms)
 
     def draft_times(self) -> Times:
-        """Of draft passes at the controller, in seconds."""
+        """How long draft passes take at the controller, in seconds."""
         return preset(self.preset).draft if self.draft_ms is None else _seconds(self.draft_ms)
 
     def worker_draft_times(self) -> Times:
-        """Of draft passes at a worker, in seconds."""
+        """How long draft passes take at a worker, in seconds."""
         times, factor = self.draft_times(), self.worker_slowdown
         if self.worker_draft_ms is not None:
             times = _seconds(self.worker_draft_ms)

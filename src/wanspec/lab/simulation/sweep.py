@@ -23,7 +23,7 @@ PHI, RTT = "policy.phi", "link.rtt_ms"
 STYLES = ("-", "--")
 """Of lines, in turn; each is thinner than the one before, too: a line that lies on another lets it be seen."""
 WIDEST, NARROWEST, NARROWER = 3.2, 1.2, 0.5
-"""Of lines, in points."""
+"""Widths of lines, in points."""
 BANDS = "bands: 95 % interval of the median over seeds"
 
 

@@ -110,7 +110,7 @@ class Child:
         return await self.read_json()
 
     async def wait_for(self, coming: Awaitable[T], *, otherwise: str) -> T:
-        """Wait for something that needs this process. Raises TransportError when it ends first, or, with these words, after START_TIMEOUT_S."""
+        """Wait for something that needs this process. Raises TransportError when the process ends first, or `otherwise`, too late."""
         awaited, ended = asyncio.ensure_future(coming), asyncio.ensure_future(self.wait())
         either: set[asyncio.Future[Any]] = {awaited, ended}
         try:

@@ -47,7 +47,7 @@ class PacketCounts:
 
     sent: int = 0
     lost: int = 0
-    """By chance, on the way."""
+    """Packets lost by chance, on the way."""
     overflowed: int = 0
     """At the end of a full queue."""
     cut: int = 0

@@ -11,7 +11,7 @@ import httpx
 import msgspec
 from msgspec import Struct
 
-from wanspec.lab.bench.load.plan import Question
+from wanspec.lab.bench.load.levels import Question
 from wanspec.lab.openai_stream import (
     NO_ROOM,
     UNREADABLE,
@@ -31,7 +31,7 @@ MAX_REQUEST_S: Final = 600.0
 KEEP_ALIVE_S: Final = 2.0
 """Idle connections are closed before a server closes them (vLLM: after 5 s), for a request sent into a closing one would fail."""
 MAX_REASON_CHARACTERS: Final = 200
-"""Of what an error says."""
+"""The most of an error's words."""
 
 AnswerOutcome = Literal["finished", "refused", "failed"]
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from wanspec.lab.bench.load.rows import LevelRow
+from wanspec.lab.bench.load.level_figures import LevelRow
 from wanspec.lab.records.plots import COLORS, draw_line, name_axes, new_picture, save_picture
 
 STYLES: Final = (("p50", "-"), ("p90", "--"), ("p99", ":"))

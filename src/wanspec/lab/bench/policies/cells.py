@@ -17,7 +17,7 @@ from wanspec.core.speculation.sampling import check_sampling
 from wanspec.core.speculation.types import SamplingParams
 from wanspec.errors import ConfigError
 from wanspec.lab.records.run_names import ADAPTIVE, ALONE, CHAIN, policy_of_run
-from wanspec.lab.wan.deployment import MAX_RTT_MS, SETTLE_RTTS, Emulator, check_once
+from wanspec.lab.wan.deployment import MAX_RTT_MS, Emulator, check_once
 from wanspec.lab.wan.emulated_link import LinkSettings
 from wanspec.presets import preset
 
@@ -37,16 +37,6 @@ TREE_WIDTH = 32
 MAX_REPEATS = 100
 ADAPTED = {"num_draft_tokens": 2, "branch": 2, "leaves": 32, "worker_entropy_threshold_nats": 0.3, "controller_entropy_threshold_nats": 4.0}
 """`remote` and `paper` for the bundled pair, as in the demo: chosen in the simulator, since the paper does not give all of them."""
-
-TYPICAL_PRESET = "l40s-8b"
-BLOCK_START_S = 3.0
-"""About what a worker takes to start, dial in, warm up and go."""
-START_S = 3.0
-ORACLE_TOKEN_S = 0.004
-"""About one plain decoding step of the bundled target, at no pace."""
-TARGET_STEPS_PER_TOKEN = {"autoregressive": 1.03, CHAIN: 0.8, TREE: 0.65, "remote": 1.0, "paper": 0.75, "adaptive": 0.6}
-REMOTE_RTTS_PER_TOKEN = 0.3
-"""`remote` waits for a round trip after each disagreement."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,7 +109,8 @@ class Block:
 
 def check_config(config: BenchConfig) -> None:
     """Raise ConfigError, naming the value and what is allowed."""
-    preset(config.preset or TYPICAL_PRESET)
+    if config.preset:
+        preset(config.preset)
     for what, values in (
         ("policy", config.policies),
         ("rtt", config.rtts_ms),
@@ -218,33 +209,10 @@ def blocks_of(cells: Sequence[Cell], *, repeat: int, links: Sequence[BenchLink])
     return [Block(link=link, cells=tuple(_rotated(own[link], repeat + place))) for place, link in enumerate(_rotated(used, repeat))]
 
 
-def run_s(config: BenchConfig, cell: Cell) -> float:
-    """About how long a run takes; models at their own pace are taken for as fast as a server's."""
-    pace = preset(config.preset or TYPICAL_PRESET)
-    token_s = pace.target_step_s * TARGET_STEPS_PER_TOKEN.get(cell.policy.name, 1.0)
-    rtt_s = cell.link.rtt_ms / 1000 if cell.link else 0.0
-    if cell.policy.name == "remote":
-        token_s += REMOTE_RTTS_PER_TOKEN * rtt_s
-    return len(config.prompts) * (2 * pace.target_step_s + config.max_tokens * token_s + SETTLE_RTTS * rtt_s)
-
-
-def search_s(config: BenchConfig) -> float:
-    """About how long the search for the best settings takes, every depth tried."""
-    searched = [Cell(policy=policy_of(name), temperature=0.0, link=None) for name in names_of(config) if name in SEARCHED]
-    return len(config.temperatures) * MAX_DEPTH * sum(run_s(config, cell) for cell in searched)
-
-
-def estimate_s(config: BenchConfig) -> float:
-    """About how long all of it takes."""
-    cells = cells_of(config, [])
-    blocks = len(blocks_of(cells, repeat=0, links=config.links))
-    repeat_s = blocks * BLOCK_START_S + sum(run_s(config, cell) for cell in cells)
-    return START_S + oracle_s(config) + search_s(config) + config.repeats * repeat_s
-
-
-def oracle_s(config: BenchConfig) -> float:
-    """About how long plain decoding takes, with nothing to hold its pace."""
-    return len(config.temperatures) * len(config.prompts) * config.max_tokens * ORACLE_TOKEN_S
+def number_of_runs(config: BenchConfig) -> int:
+    """Of the search, every depth tried, and of the repeats, none of them void."""
+    searched = len(config.temperatures) * MAX_DEPTH * sum(name in SEARCHED for name in names_of(config))
+    return searched + config.repeats * len(cells_of(config, []))
 
 
 def _rotated(items: Sequence[T], places: int) -> list[T]:

@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 
 from wanspec.lab.bench.load.client import Answer, AnswerOutcome
+from wanspec.lab.bench.load.levels import Level
 from wanspec.lab.bench.load.oracle import Expected, Oracle
-from wanspec.lab.bench.load.plan import Level
 from wanspec.lab.bench.load.vitals import Sample, Trend, trend
 from wanspec.lab.records.statistics import ratio
 from wanspec.lab.wan.emulated_link import MAX_LATENESS_MS, Lateness
@@ -32,7 +32,7 @@ Percentiles = tuple[float, float, float]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RequestRow:
+class AnswerRow:
     """What came of one request."""
 
     level: str
@@ -96,7 +96,7 @@ class LevelRow:
     """Inter-token latency."""
     gap_ms: Percentiles | None
     request_itl_ms: Percentiles | None
-    """Of the means of the requests."""
+    """Percentiles of the requests' mean inter-token latencies."""
     starvation: float | None
     """99th percentile / median of the requests' mean inter-token latency: 1 where all are served alike."""
     local_drafts_per_token: float | None
@@ -105,10 +105,10 @@ class LevelRow:
     worker_share: float | None
     """Of the finished requests, those whose prompt a worker had."""
     lateness_ms_p99: float | None
-    """Of this process."""
+    """How late this process was."""
     link_lateness_ms_p99: float | None
     rss_bytes: Trend | None
-    """Of the server."""
+    """The server's memory."""
     descriptors: Trend | None
 
     @property
@@ -126,7 +126,7 @@ class LevelLog:
 
     def __init__(self, level: Level, oracle: Oracle, *, start_s: float) -> None:
         self.level, self.start_s = level, start_s
-        self.requests: list[RequestRow] = []
+        self.requests: list[AnswerRow] = []
         self.samples: list[Sample] = []
         self.send_lateness, self.loop_lateness = Lateness(), Lateness()
         self.sent = self.unsent = 0
@@ -134,13 +134,13 @@ class LevelLog:
         self._gaps_s, self._itls_s = array("d"), array("d")
         self._token_times_s = array("d")
 
-    def add(self, answer: Answer) -> RequestRow:
+    def add(self, answer: Answer) -> AnswerRow:
         """A request has ended."""
         expected = self._oracle.of(answer.question)
         times = list(token_times(answer, expected))
         self._token_times_s.extend(t - self.start_s for t, number in times for _ in range(number))
         finish_reason = answer.finish_reason if answer.outcome == "finished" else None
-        row = RequestRow(
+        row = AnswerRow(
             level=self.level.label,
             number=answer.number,
             prompt_index=answer.question.prompt_index,

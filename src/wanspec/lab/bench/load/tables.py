@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 
 from rich.console import Console
 
-from wanspec.lab.bench.load.plan import LoadConfig, OwnServer
-from wanspec.lab.bench.load.rows import LevelRow
+from wanspec.lab.bench.load.level_figures import LevelRow
+from wanspec.lab.bench.load.levels import LoadConfig, OwnServer
 from wanspec.lab.records.table import Column, counted, print_prose, print_table, print_warnings, table_of
 
 MEGABYTE = 1e6

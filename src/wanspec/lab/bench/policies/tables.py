@@ -6,10 +6,10 @@ from collections.abc import Iterable, Sequence
 
 from rich.console import Console
 
-from wanspec.lab.bench.demo_display import LATE_MEANING, LATE_SHARE
-from wanspec.lab.bench.policies.plan import LOOKUP_TREE, PLAIN, TREE, BenchConfig, name_of, needs_worker, setting_of
-from wanspec.lab.bench.policies.rows import BenchRow
-from wanspec.lab.bench.policies.run import Tried
+from wanspec.lab.bench.demo import LATE_MEANING, LATE_SHARE
+from wanspec.lab.bench.policies.cells import LOOKUP_TREE, PLAIN, TREE, BenchConfig, name_of, needs_worker, setting_of
+from wanspec.lab.bench.policies.comparison import BenchRow
+from wanspec.lab.bench.policies.runner import Tried
 from wanspec.lab.records.run_names import ALONE, CHAIN
 from wanspec.lab.records.statistics import Interval
 from wanspec.lab.records.table import Column, counted, number, print_prose, print_table, print_warnings, table_of
@@ -44,7 +44,7 @@ COSTS = (
     Column("our\nms", lambda row: row.overhead_ms_per_round_p95, ".1f"),
     Column("runs/\nvoid", lambda row: f"{row.repeats}/{row.void_runs}"),
 )
-"""Likewise."""
+"""They fit a terminal of 80 columns too."""
 LEGEND = (
     "ITL: inter-token latency; then its ratio to that of the best co-located chain, of alone (adaptive without a worker), "
     "and of the best of all that one site can do, with its 95 % interval; below 1 is faster. local: draft passes that "
@@ -123,13 +123,6 @@ def warnings(rows: Sequence[BenchRow]) -> list[str]:
             f"this machine is too busy or too slow for the preset's step times. {LATE_MEANING}"
         )
     return found
-
-
-def duration(seconds: float) -> str:
-    """For a person, in round figures."""
-    if seconds < 90:  # noqa: PLR2004  # above it, minutes are easier to grasp
-        return f"{max(10, round(seconds, -1)):.0f} s"
-    return f"{seconds / 60:.0f} minutes"
 
 
 def _title(config: BenchConfig, temperature: float) -> str:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from wanspec.lab.bench.policies.plan import LOOKUP_TREE, needs_worker
-from wanspec.lab.bench.policies.rows import BenchRow, reliability_of
-from wanspec.lab.bench.policies.run import Bench
+from wanspec.lab.bench.policies.cells import LOOKUP_TREE, needs_worker
+from wanspec.lab.bench.policies.comparison import BenchRow, reliability_of
+from wanspec.lab.bench.policies.runner import Bench
 from wanspec.lab.records.plots import BLUE, GREEN, GREY, ORANGE, Point, TradeOff, name_axes, new_picture, plot_trade_offs, save_picture
 from wanspec.lab.records.run_names import ALONE
 from wanspec.lab.records.timeline import beginning_of, plot_timeline

@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from wanspec.lab.bench.policies.plan import RIVALS, TREE, BenchConfig, BenchLink, Cell, setting_of
+from wanspec.lab.bench.policies.cells import RIVALS, TREE, BenchConfig, BenchLink, Cell, setting_of
 from wanspec.lab.records.metrics import RunMetrics, RunRow
 from wanspec.lab.records.run_names import ALONE, CHAIN
 from wanspec.lab.records.statistics import Interval, median, ratio, ratio_interval
@@ -28,7 +28,7 @@ class MeasuredRun:
     cell: Cell
     repeat: int
     metrics: RunMetrics
-    """Of all prompts together."""
+    """The figures of all prompts together."""
     by_prompt: tuple[RunMetrics, ...]
     is_exact: bool
     """Every token equals plain target decoding."""
@@ -36,9 +36,9 @@ class MeasuredRun:
     """The emulated link was too late: the figures do not count."""
     lateness_ms_p99: float | None
     passes: int
-    """Of the controller,"""
+    """The controller's passes."""
     late_passes: int
-    """and those of them that could not keep the preset's pace."""
+    """The controller's passes that could not keep the preset's pace."""
     worker_step_ms: float | None
 
 

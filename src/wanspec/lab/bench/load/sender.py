@@ -15,13 +15,12 @@ from typing import Final
 from wanspec.engines.bundled_pair import bundled_info
 from wanspec.errors import TransportError
 from wanspec.lab.bench.load.client import Answer, LoadClient, new_client
+from wanspec.lab.bench.load.level_figures import AnswerRow, LevelLog, LevelRow
+from wanspec.lab.bench.load.levels import MAX_USERS, Level, LoadConfig, OtherServer, Question, arrivals, levels_of, questions_of
 from wanspec.lab.bench.load.oracle import Expected, Oracle, compute_answers
-from wanspec.lab.bench.load.plan import MAX_USERS, Level, LoadConfig, OtherServer, Question, arrivals, levels_of, oracle_s, questions_of
-from wanspec.lab.bench.load.rows import LevelLog, LevelRow, RequestRow
-from wanspec.lab.bench.load.site import Site, open_site
+from wanspec.lab.bench.load.server import LoadedServer, open_server
 from wanspec.lab.bench.load.vitals import watch_vitals
-from wanspec.lab.bench.policies.plan import BLOCK_START_S, START_S
-from wanspec.lab.bench.policies.run import Progress
+from wanspec.lab.bench.policies.runner import Progress
 from wanspec.lab.wan.emulated_link import Lateness
 
 TICK_S: Final = 0.01
@@ -37,7 +36,7 @@ MAX_PAUSE_S: Final = 5.0
 class Load:
     """A run, and what it has measured so far."""
 
-    def __init__(self, config: LoadConfig, progress: Progress, *, keep: Callable[[RequestRow], None] | None = None) -> None:
+    def __init__(self, config: LoadConfig, progress: Progress, *, keep: Callable[[AnswerRow], None] | None = None) -> None:
         """`keep` is called with what came of each request."""
         self.config = config
         self.rows: list[LevelRow] = []
@@ -50,17 +49,16 @@ class Load:
         self._oracle = Oracle(await self._answers())
         server = self.config.server
         model = server.model if isinstance(server, OtherServer) else None
-        async with open_site(server) as site, new_client(site.base_url, api_key=site.api_key) as http:
+        async with open_server(server) as loaded, new_client(loaded.base_url, api_key=loaded.api_key) as http:
             client = LoadClient(http, model=model, prompts=self.config.prompts, max_tokens=self.config.max_tokens)
-            self._progress.done(START_S)
             warm: int | None = -1
             for level in levels_of(self.config):
                 self._progress.doing(f"{level.label}: getting ready")
-                await site.set_workers(level.workers)
+                await loaded.set_workers(level.workers)
                 if level.workers != warm:
                     warm = level.workers
                     await self._warm_up(client)
-                await self._run_level(level, site, client)
+                await self._run_level(level, loaded, client)
 
     async def _answers(self) -> dict[Question, Expected]:
         """Those of the bundled target, where that is what is served; nothing otherwise."""
@@ -71,7 +69,6 @@ class Load:
         answers = {}
         for question, expected in compute_answers(self.config):
             answers[question] = expected
-            self._progress.done(oracle_s(self.config) / len(self._questions))
             await asyncio.sleep(0)  # a signal may want to be heard
         return answers
 
@@ -81,34 +78,33 @@ class Load:
         answers = await asyncio.gather(*[client.ask(-1, question, due_s=loop.time()) for question in questions])
         if all(answer.outcome == "failed" for answer in answers):
             raise TransportError(f"the server serves nothing: {answers[0].reason}")
-        self._progress.done(BLOCK_START_S)
 
-    async def _run_level(self, level: Level, site: Site, client: LoadClient) -> None:
+    async def _run_level(self, level: Level, loaded: LoadedServer, client: LoadClient) -> None:
         """Send the load of one level. What was measured counts, however it ends."""
         loop = asyncio.get_running_loop()
-        await site.link_lateness_ms()
-        kills = site.kills
+        await loaded.link_lateness_ms()
+        kills = loaded.kills
         sending = Sending(level, self.config, client, self._questions, LevelLog(level, self._oracle, start_s=loop.time()), hear=self._heard)
         log = sending.log
         try:
             await with_background(
                 sending.run(),
-                site.disturb(),
+                loaded.disturb(),
                 watch_lateness(log.loop_lateness),
                 self._show(sending),
-                *([watch_vitals(site.server_pid, log.samples)] if site.server_pid is not None else []),
+                *([watch_vitals(loaded.server_pid, log.samples)] if loaded.server_pid is not None else []),
             )
         finally:
             duration_s = min(self.config.duration_s, loop.time() - log.start_s)
             lateness_ms = None
             with suppress(TransportError):  # the link has ended too
-                lateness_ms = await site.link_lateness_ms()
-            row = log.row(duration_s=duration_s, kills=site.kills - kills, link_lateness_ms=lateness_ms)
+                lateness_ms = await loaded.link_lateness_ms()
+            row = log.row(duration_s=duration_s, kills=loaded.kills - kills, link_lateness_ms=lateness_ms)
             self.rows.append(row)
         if row.void is not None:
             self._progress.say(f"void: {level.label}: {row.void}")
 
-    def _heard(self, row: RequestRow) -> None:
+    def _heard(self, row: AnswerRow) -> None:
         """A request has ended."""
         if row.wrong:
             self._progress.say(f"NOT the target's text: {row.level}: {row.name} {row.wrong}")
@@ -132,7 +128,7 @@ class Sending:
 
     def __init__(
         self, level: Level, config: LoadConfig, client: LoadClient, questions: list[Question], log: LevelLog,
-        *, hear: Callable[[RequestRow], None],
+        *, hear: Callable[[AnswerRow], None],
     ) -> None:  # fmt: skip
         self.log = log
         self._level, self._config, self._client, self._questions, self._hear = level, config, client, questions, hear

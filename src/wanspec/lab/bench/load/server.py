@@ -8,13 +8,13 @@ import secrets
 import signal
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import Any, Protocol
+from typing import Any
 
 import httpx
 import msgspec
 
 from wanspec.errors import TransportError
-from wanspec.lab.bench.load.plan import OtherServer, OwnServer
+from wanspec.lab.bench.load.levels import OtherServer, OwnServer
 from wanspec.lab.wan.children import START_TIMEOUT_S, Child
 from wanspec.lab.wan.deployment import TOKEN_VARIABLE, Door, LinkProcess
 from wanspec.lab.wan.emulator import run_ahead
@@ -26,55 +26,35 @@ DRAIN_S = 1.0
 """What answers under way have when the server is to end: only where somebody interrupted the load are there any."""
 
 
-class Site(Protocol):
-    """Where the load goes."""
+class LoadedServer:
+    """Where the load goes. By itself it is somebody else's server, of which no more is known than its address."""
 
-    base_url: str
-    api_key: str
-    kills: int
+    server_pid: int | None = None
+    """None: the server is not ours."""
+    kills = 0
     """Workers killed so far."""
 
-    @property
-    def server_pid(self) -> int | None:
-        """None: it is not ours."""
+    def __init__(self, base_url: str, api_key: str) -> None:
+        self.base_url, self.api_key = base_url, api_key
 
     async def set_workers(self, number: int | None) -> None:
         """Return when so many are connected. Raises TransportError."""
 
     async def disturb(self) -> None:
         """Kill and restart workers, as asked for, until cancelled. Raises TransportError when a process ends by itself."""
-
-    async def link_lateness_ms(self) -> float | None:
-        """How late the emulated link has been since the last call (p99); None: nobody knows, or nothing has passed."""
-
-
-class OtherSite:
-    """Somebody else's server."""
-
-    kills = 0
-    server_pid: int | None = None
-
-    def __init__(self, server: OtherServer) -> None:
-        self.base_url, self.api_key = server.url, server.api_key
-
-    async def set_workers(self, number: int | None) -> None:
-        """They are somebody else's affair."""
-
-    async def disturb(self) -> None:
-        """Let it be."""
         await asyncio.Event().wait()
 
     async def link_lateness_ms(self) -> float | None:
-        """There is none."""
+        """How late the emulated link has been since the last call (p99); None: nobody knows, or nothing has passed."""
         return None
 
 
-class OwnSite:
+class OwnLoadedServer(LoadedServer):
     """A `wanspec serve` process and its workers."""
 
     def __init__(self, server: OwnServer, child: Child, link: LinkProcess, *, base_url: str, api_key: str, door: Door) -> None:
-        self.base_url, self.api_key, self.kills = base_url, api_key, 0
-        self.server_pid: int | None = child.pid
+        super().__init__(base_url, api_key)
+        self.server_pid = child.pid
         self._server, self._child, self._link, self._door = server, child, link, door
         self._workers: list[tuple[Child, AsyncExitStack]] = []
         self._started = 0
@@ -154,10 +134,10 @@ class OwnSite:
 
 
 @asynccontextmanager
-async def open_site(server: OwnServer | OtherServer) -> AsyncIterator[Site]:
+async def open_server(server: OwnServer | OtherServer) -> AsyncIterator[LoadedServer]:
     """A server to send load to. Raises TransportError when one of ours does not start."""
     if isinstance(server, OtherServer):
-        yield OtherSite(server)
+        yield LoadedServer(server.url, server.api_key)
         return
     async with AsyncExitStack() as stack:
         link = LinkProcess(stack)
@@ -168,12 +148,12 @@ async def open_site(server: OwnServer | OtherServer) -> AsyncIterator[Site]:
         ready = await child.wait_for(heard, otherwise="the server was not up")
         door = await link.door(ready["workers_dial"], token)
         await link.ask(rtt_ms=server.rtt_ms, loss=server.loss, reset=True)
-        site = OwnSite(server, child, link, base_url=ready["api"], api_key=api_key, door=door)
+        loaded = OwnLoadedServer(server, child, link, base_url=ready["api"], api_key=api_key, door=door)
         run_ahead()  # of the server and its workers, which share the processors with us
         try:
-            yield site
+            yield loaded
         finally:
-            await site.end()
+            await loaded.end()
 
 
 def _server_process(server: OwnServer, link: LinkProcess, token: str, api_key: str, heard: asyncio.Future[dict[str, Any]]) -> Child:

@@ -15,14 +15,11 @@ from typing import Protocol
 from wanspec.core.policy.registry import PolicyConfig
 from wanspec.core.protocol.placement import Placement
 from wanspec.core.speculation.types import SessionId
-from wanspec.engines.interface import Backend, ModelInfo
-from wanspec.engines.registry import load_backend, load_tokenizer
-from wanspec.errors import ConfigError, TransportError
-from wanspec.lab.bench.policies.plan import (
-    BLOCK_START_S,
+from wanspec.engines.registry import load_backend
+from wanspec.errors import TransportError
+from wanspec.lab.bench.policies.cells import (
     MAX_DEPTH,
     SEARCHED,
-    START_S,
     BenchConfig,
     Block,
     Cell,
@@ -30,17 +27,14 @@ from wanspec.lab.bench.policies.plan import (
     cells_of,
     check_config,
     names_of,
-    oracle_s,
     policy_of,
-    run_s,
 )
-from wanspec.lab.bench.policies.rows import SEARCH, BenchRow, MeasuredRun, rows_of
+from wanspec.lab.bench.policies.comparison import SEARCH, BenchRow, MeasuredRun, rows_of
+from wanspec.lab.bench.prompts import decoded_plainly, encoded
 from wanspec.lab.records.metrics import Outputs, measure_run
 from wanspec.lab.records.run_names import ADAPTIVE
 from wanspec.lab.wan.deployment import Deployment, deploy
 from wanspec.lab.wan.emulated_link import MAX_LATENESS_MS
-from wanspec.serving.engine import check_request
-from wanspec.serving.model_runner import decode_plainly
 from wanspec.telemetry.records import PassFinished, PassStarted, Record, RequestArrived
 from wanspec.telemetry.trace import read_trace
 
@@ -58,8 +52,8 @@ class Progress(Protocol):
     def doing(self, what: str) -> None:
         """This is under way now."""
 
-    def done(self, seconds: float) -> None:
-        """Of the estimated time, this much is past."""
+    def done(self, amount: float) -> None:
+        """This much more of the whole is done."""
 
     def say(self, text: str) -> None:
         """Something that a person should know."""
@@ -82,7 +76,7 @@ class RecordedRun:
     cell: Cell
     repeat: int
     records: tuple[Record, ...]
-    """Of the controller and the link."""
+    """What was recorded at the controller and the link."""
     lateness_ms_p99: float | None
     passes: int
     late_passes: int
@@ -106,7 +100,7 @@ class Bench:
         """The trace of a run of `adaptive`, both sites; empty as long as there is none."""
         self._progress = progress
         self._target, self._draft = load_backend(config.target), load_backend(config.draft)
-        self._prompts = encode_prompts(self._target.info, config)
+        self._prompts = encoded(config.target, self._target.info, config.prompts, max_tokens=config.max_tokens)
         self._oracles: dict[float, Outputs] = {}
 
     @property
@@ -134,8 +128,9 @@ class Bench:
         """All of it. Raises TransportError when a process does not start, or dies."""
         self._progress.doing("plain decoding, to compare with")
         for temperature in self.config.temperatures:
-            self._oracles[temperature] = decode_all(self._target, self._prompts, self.config, temperature)
-        self._progress.done(START_S + oracle_s(self.config))
+            sampling = self.config.sampling(temperature)
+            plain = decoded_plainly(self._target, self._prompts, max_tokens=self.config.max_tokens, sampling=sampling)
+            self._oracles[temperature] = plain
         async with deploy(self._target, self._draft, preset=self.config.preset, emulator=self.config.emulator) as deployment:
             for temperature in self.config.temperatures:
                 for name in SEARCHED:
@@ -157,7 +152,7 @@ class Bench:
 
         found = await search(cells, itl_ms)
         best = min(found, key=lambda cell: found[cell])
-        self._progress.done((MAX_DEPTH - len(found)) * run_s(self.config, best))
+        self._progress.done(MAX_DEPTH - len(found))
         self.runs.append(runs[best])
         for cell, value in found.items():
             self.tried.append(Tried(policy=cell.policy, temperature=temperature, itl_ms=value, is_best=cell == best))
@@ -183,7 +178,6 @@ class Bench:
             if cell.link is not None:
                 await self._continue(deployment, self._prompts[0], cell, WARM_UP_TOKENS)
         deployment.take_trace()
-        self._progress.done(BLOCK_START_S)
 
     async def _run_cell(self, deployment: Deployment, cell: Cell, repeat: int) -> RecordedRun:
         """Every prompt once. Raises TransportError when the worker is gone: its absence is not what is measured."""
@@ -195,7 +189,7 @@ class Bench:
         counters = await deployment.link_counters()
         if cell.link is not None and not deployment.has_worker:
             raise TransportError("the worker process is gone")
-        self._progress.done(run_s(self.config, cell))
+        self._progress.done(1)
         return RecordedRun(
             cell=cell,
             repeat=repeat,
@@ -259,23 +253,6 @@ async def search(cells: Sequence[Cell], itl_ms: Callable[[Cell], Awaitable[float
         if worse == WORSE_IN_A_ROW:
             break
     return found
-
-
-def encode_prompts(info: ModelInfo, config: BenchConfig) -> list[list[int]]:
-    """The prompts' tokens. Raises ConfigError on one that the target cannot continue."""
-    if not config.prompts:
-        raise ConfigError("there is no prompt; give at least one")
-    tokenizer = load_tokenizer(config.target)
-    prompts = [tokenizer.encode(text, reads_controls=True) for text in config.prompts]
-    for prompt in prompts:
-        check_request(info, prompt, max_tokens=config.max_tokens)
-    return prompts
-
-
-def decode_all(target: Backend, prompts: Sequence[Sequence[int]], config: BenchConfig, temperature: float) -> Outputs:
-    """What every policy must write."""
-    sampling = config.sampling(temperature)
-    return tuple([tuple(decode_plainly(target, prompt, max_tokens=config.max_tokens, sampling=sampling)) for prompt in prompts])
 
 
 def of_sessions(records: Sequence[Record], sessions: frozenset[SessionId]) -> list[Record]:

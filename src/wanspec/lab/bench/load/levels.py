@@ -16,7 +16,6 @@ from typing import Final
 from wanspec.core.speculation.sampling import check_sampling
 from wanspec.core.speculation.types import SamplingParams
 from wanspec.errors import ConfigError
-from wanspec.lab.bench.policies.plan import BLOCK_START_S, ORACLE_TOKEN_S, START_S
 from wanspec.lab.wan.deployment import MAX_RTT_MS, Emulator, check_once
 from wanspec.lab.wan.emulated_link import LinkSettings
 from wanspec.presets import preset
@@ -92,12 +91,12 @@ class Level:
 
     @property
     def load(self) -> str:
-        """For a person."""
+        """The load, for a person."""
         return f"{self.rate_per_s:g}/s" if self.rate_per_s is not None else f"{self.users} users"
 
     @property
     def label(self) -> str:
-        """Likewise, with the workers."""
+        """The load and the workers, for a person."""
         return self.load if self.workers is None else f"{self.load}, {self.workers} workers"
 
 
@@ -141,18 +140,6 @@ def arrivals(rate_per_s: float, *, duration_s: float, seed: int) -> Iterator[flo
     while due_s < duration_s:
         yield due_s
         due_s += chance.expovariate(rate_per_s)
-
-
-def estimate_s(config: LoadConfig) -> float:
-    """About how long all of it takes."""
-    levels = levels_of(config)
-    starts = len({level.workers for level in levels})
-    return oracle_s(config) + START_S + starts * BLOCK_START_S + len(levels) * config.duration_s
-
-
-def oracle_s(config: LoadConfig) -> float:
-    """About how long it takes to compute every answer."""
-    return len(questions_of(config)) * config.max_tokens * ORACLE_TOKEN_S
 
 
 def check_config(config: LoadConfig) -> None:
