@@ -99,8 +99,3 @@ class PacketLane:
         self.link.sent_bytes += len(packet)
         self.counts.sent += 1
         return packet
-
-    def reset(self) -> None:
-        """Count anew."""
-        self.counts = PacketCounts()
-        self.link.sent_bytes = 0

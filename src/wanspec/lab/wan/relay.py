@@ -21,12 +21,11 @@ import socket
 import struct
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 from typing import Final, cast
 
 from wanspec.errors import ConfigError, TransportError, WanspecError
 from wanspec.lab.wan.emulated_link import Lateness, LinkDirection, LinkSettings
-from wanspec.lab.wan.emulator import link_parser, link_settings, run_ahead, run_precisely, serve
+from wanspec.lab.wan.emulator import EmulatedLink, link_parser, link_settings, run_ahead, run_precisely, serve
 from wanspec.transport.security import Address, parse_address
 
 MAX_CONNECTIONS: Final = 256
@@ -189,16 +188,18 @@ class End(asyncio.Protocol):
         self._pair.closed(self._transport)
 
 
-class Relay:
+class Relay(EmulatedLink):
     """A running relay; `start_relay` makes it."""
 
     def __init__(self, to: Address, settings: LinkSettings, *, seed: int) -> None:
         """Raises ConfigError on what only packets can suffer."""
         _check(settings)
+        lateness = Lateness()
+        super().__init__(
+            LinkDirection(settings=settings, random=random.Random(seed), lateness=lateness),
+            LinkDirection(settings=settings, random=random.Random(seed + 1), lateness=lateness),
+        )
         self._to = to
-        self._lateness = Lateness()
-        self._there = LinkDirection(settings=settings, random=random.Random(seed), lateness=self._lateness)
-        self._back = LinkDirection(settings=settings, random=random.Random(seed + 1), lateness=self._lateness)
         self._pairs: set[Pair] = set()
         self._connecting: set[asyncio.Task[None]] = set()
         self._server: asyncio.Server | None = None
@@ -219,32 +220,20 @@ class Relay:
         host, port = self._server.sockets[0].getsockname()[:2]
         return str(Address(host=host, port=port))
 
-    @property
-    def settings(self) -> LinkSettings:
-        return self._there.settings
-
     def change(self, settings: LinkSettings) -> None:
         """Chunks that arrive from now on meet another link. Raises ConfigError on what only packets can suffer."""
         _check(settings)
-        self._there.settings = self._back.settings = settings
+        super().change(settings)
 
     def reset(self) -> None:
         """Count anew; connections that are open still are."""
-        self._lateness.clear()
-        self._there.sent_bytes = self._back.sent_bytes = 0
+        super().reset()
         self._connections_total = self._connections_failed = 0
 
     def counters(self) -> dict[str, float | None]:
         """The settings, and what has passed since the last reset."""
-        return {
-            **asdict(self.settings),
-            "connections_open": len(self._pairs),
-            "connections_total": self._connections_total,
-            "connections_failed": self._connections_failed,
-            "bytes_to_target": self._there.sent_bytes,
-            "bytes_from_target": self._back.sent_bytes,
-            **self._lateness.counters(),
-        }
+        totals = {"connections_total": self._connections_total, "connections_failed": self._connections_failed}
+        return {**super().counters(), "connections_open": len(self._pairs), **totals}
 
     async def close(self) -> None:
         """Stop listening and reset every connection."""
