@@ -1,1 +1,1 @@
-"""THE LAB, in which the product is studied: simulated, measured, compared, planned. The product never imports it; docs/lab.md is its map."""
+"""THE LAB, in which the product is studied: simulated, measured, compared, planned. docs/lab.md is its map. The product never imports it."""
