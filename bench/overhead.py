@@ -10,6 +10,7 @@ machine does not count.
 from __future__ import annotations
 
 import argparse
+import gc
 import heapq
 import json
 import time
@@ -21,10 +22,12 @@ from typing import Any
 
 import numpy as np
 
+from wanspec.cli.running import OBJECTS_BETWEEN_COLLECTIONS
 from wanspec.core.policy.registry import PolicyConfig
 from wanspec.core.protocol.controller import Controller
 from wanspec.core.protocol.effects import FinishRequest, SendMessage, StartDraft, StartVerify
 from wanspec.core.protocol.events import (
+    DeadlineReached,
     DraftFinished,
     DraftsReceived,
     MessageReceived,
@@ -53,6 +56,10 @@ step_nodes: list[int] = []
 timings_s: defaultdict[str, list[float]] = defaultdict(list)
 per_round_s: list[float] = [0.0]
 """What the controller's machine and codec cost in each round; the newest is still being added to."""
+gaps_s: list[float] = []
+"""From the end of each target pass to the start of the next pass, the machine's time: the device idles meanwhile."""
+COMMON_SHARE = 0.7
+"""Of the users in a pass, below which its gap is not counted: it is a pass of the few that begin or end."""
 
 
 def timed(name: str, function: Callable[..., Any], *arguments: Any, **keywords: Any) -> Any:  # noqa: ANN401
@@ -101,7 +108,15 @@ class Loop:
         name = f"controller handles {type(event).__name__}"
         if isinstance(event, VerifyFinished):
             per_round_s.append(0.0)
-        for effect in timed(name, self.controller.handle, event, now=self.now):
+        effects = timed(name, self.controller.handle, event, now=self.now)
+        if isinstance(event, VerifyFinished) and len(event.choices) >= COMMON_SHARE * self.users:
+            gaps_s.append(timings_s[name][-1])
+        self.do(effects)
+        if self.controller.next_deadline() == self.now:
+            self.do(timed("controller learns", self.controller.handle, DeadlineReached(), now=self.now))
+
+    def do(self, effects: Any) -> None:  # noqa: ANN401
+        for effect in effects:
             match effect:
                 case StartVerify(items=items):
                     logits = self.target.score(items)
@@ -152,6 +167,7 @@ def main() -> None:
     parser.add_argument("--users", type=int, default=1, help="requests at a time (1)")
     parser.add_argument("--json", type=Path, help="write the table to this file too")
     arguments = parser.parse_args()
+    gc.set_threshold(OBJECTS_BETWEEN_COLLECTIONS)  # as our commands do
     Loop(arguments.users).run()
     table = {
         name: {"calls": len(values), "us_p50": float(np.median(values)) * 1e6, "us_p95": float(np.quantile(values, 0.95)) * 1e6}
@@ -159,7 +175,12 @@ def main() -> None:
     }
     for name, row in table.items():
         print(f"{name:45} {row['calls']:7d} calls  p50 {row['us_p50']:7.0f} us  p95 {row['us_p95']:7.0f} us")
-    for name, values in (("controller, a round", per_round_s), ("worker, a step", timings_s["worker handles DraftFinished"])):
+    measured = {
+        "controller, a round": per_round_s,
+        "gap after a target pass": gaps_s,
+        "worker, a step": timings_s["worker handles DraftFinished"],
+    }
+    for name, values in measured.items():
         p50, p95 = np.percentile(values, [50, 95]) * 1e3
         print(f"\n{name}: mean {np.mean(values) * 1e3:.2f} ms, p50 {p50:.2f} ms, p95 {p95:.2f} ms", end="")
     print("\n(without the choice of tokens from logits, which a device does as part of its pass: the two sampling and ranking rows)")

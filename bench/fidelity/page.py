@@ -33,8 +33,8 @@ overheads; this was on {machine}.
 "Real" is two processes and a delaying relay on one machine, with the bundled pair held to a preset's step times; "sim." is
 `wanspec simulate`. Local and worker passes are draft passes per token; a pass over several users counts once. Offload is one less the local
 passes of those that the chain makes for as many users. A cell in which more than 2 % of the controller's passes were late is void and run
-again, then at the step times of `wan-70b`, whose target is slower, and of `l4-8b`, where both models are; {void} of {cells} cells stayed
-void, and are marked and not counted. Simulated figures are means over {seeds} runs whose passes vary by {variation:.0%}. Cells in which the
+again, in the end at the step times of a slower deployment, which the column "pace" names; {void} of {cells} cells stayed void, and are
+marked and not counted. Simulated figures are means over {seeds} runs whose passes vary by {variation:.0%}. Cells in which the
 two were further apart than 5 % were run again, up to three times, and have the mean of the runs that counted; the range of their latencies
 is in brackets. What the simulator is told of our own code is fitted to the same runs, policy by policy; `wanspec simulate` takes averages
 of that.

@@ -31,6 +31,12 @@ def sharing(outcomes: Sequence[Outcome]) -> str:
     )
 
 
+def plain(outcomes: Sequence[Outcome]) -> str:
+    """What the command printed, which is Markdown."""
+    (outcome,) = outcomes
+    return "\n".join(outcome.lines) + "\n"
+
+
 def virtual_clock(outcomes: Sequence[Outcome]) -> str:
     """`adaptive` with a worker, at each price, against what one site does without: the best chain, the best tree, and `alone`."""
     chain, tree, alone = (min(outcome.result, key=lambda row: row["itl_ms"]) for outcome in outcomes[:3])
@@ -60,6 +66,7 @@ def _by_hand(name: str, page: str, *commands: str) -> Figure:
 
 
 FIGURES = (
+    Figure(name="standings", page="docs/architecture.md", cost=Cost.SECONDS, commands=("python docs/figures/standings.py",), body=plain),
     Figure(name="demo", page="README.md", cost=Cost.DEAR, commands=("wanspec demo",), body=None),
     Figure(
         name="load",

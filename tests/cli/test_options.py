@@ -20,7 +20,7 @@ def test_every_command_that_runs_a_model_gives_it_the_threads_that_were_asked_fo
         given.append((spec, threads))
         raise ConfigError("enough")
 
-    monkeypatch.setattr("wanspec.engines.processors.usable_processors", lambda: 3)
+    monkeypatch.setattr("wanspec.engines.registry.usable_processors", lambda: 3)
     monkeypatch.setattr("wanspec.engines.registry.load_backend", refuse)
     flags = ["--threads", threads]
     for command in (["generate", "x"], ["serve", "--api", "127.0.0.1:0"], ["worker", "--controller", "127.0.0.1:1"]):

@@ -31,8 +31,7 @@ from wanspec.cli.application import app
 from wanspec.cli.options import worker_security
 from wanspec.cli.serve import serve_config
 from wanspec.core.protocol.placement import check_labels
-from wanspec.engines.model_spec import parse_spec
-from wanspec.engines.registry import ENGINES, engine_of
+from wanspec.engines.registry import ENGINES, engine_of, parse_spec
 from wanspec.serving.server.keys import ENVIRONMENT_VARIABLE
 from wanspec.transport.certificates import TrialCertificates, create_trial_certificates
 from wanspec.transport.security import MutualTls, parse_address

@@ -7,7 +7,7 @@ import time
 import pytest
 
 from wanspec.engines.chat_template import ChatTemplate
-from wanspec.engines.turns import ASK, ChatOptions, Turn
+from wanspec.engines.tokenizer import ASK, ChatOptions, Turn
 from wanspec.errors import ConfigError
 
 CONTROLS = {"<|begin|>": 1000, "<|end|>": 1001, "<|turn|>": 1002, "[INST]": 1003}

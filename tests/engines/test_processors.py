@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from wanspec.engines.processors import usable_processors
+from wanspec.engines.registry import usable_processors
 
 
 @pytest.fixture(autouse=True)

@@ -45,32 +45,32 @@ def run(caches: SessionCaches[NumpySlots], asked: ScoreItem, *, pieces: int = 1)
 def seen_by(cache: SlotCache[NumpySlots], extension: Extension) -> list[list[int]]:
     slots = cache.slots.head(cache.used + len(extension.tokens))[0]
     columns = [np.flatnonzero(row) for row in extension.visible(0, len(extension.tokens))]
-    paths = [[*slots[: cache.trunk_length].tolist(), *slots[cache.trunk_length + seen].tolist()] for seen in columns]
+    paths = [[*slots[: cache.prefix_length].tolist(), *slots[cache.prefix_length + seen].tolist()] for seen in columns]
     assert [len(path) - 1 for path in paths] == extension.positions.tolist()
     return paths
 
 
 class NaiveSession:
-    """A trunk and, for each node, the whole path from the trunk's end: slow and plainly right."""
+    """A prefix and, for each node, the whole path from the prefix's end: slow and plainly right."""
 
     def __init__(self) -> None:
-        self.trunk: list[int] = []
-        self.paths: dict[int, list[int]] = {}  # node ids from the trunk's end, the node last
+        self.prefix: list[int] = []
+        self.paths: dict[int, list[int]] = {}  # node ids from the prefix's end, the node last
         self.tokens: dict[int, int] = {}
 
     def run(self, asked: ScoreItem) -> list[list[int]]:
         gone = len(asked.commit)
         self.paths = {n: path[gone:] for n, path in self.paths.items() if path[:gone] == list(asked.commit) and len(path) > gone}
-        self.trunk += [self.tokens[node_id] for node_id in asked.commit]
+        self.prefix += [self.tokens[node_id] for node_id in asked.commit]
         seen = []
         for token in asked.append:
             self.paths = {}
-            self.trunk.append(token)
-            seen.append(list(self.trunk))
+            self.prefix.append(token)
+            seen.append(list(self.prefix))
         for node in asked.nodes:
             self.paths[node.node_id] = [*(self.paths[node.parent_id] if node.parent_id is not None else []), node.node_id]
             self.tokens[node.node_id] = node.token
-            seen.append(self.trunk + [self.tokens[n] for n in self.paths[node.node_id]])
+            seen.append(self.prefix + [self.tokens[n] for n in self.paths[node.node_id]])
         return seen
 
 
@@ -85,7 +85,7 @@ def valid_item(draw: st.DrawFn, session: NaiveSession, next_id: int) -> ScoreIte
         path = session.paths[draw(st.sampled_from(sorted(session.paths)))]
         commit = tuple(path[: draw(st.integers(1, len(path)))])
     append: tuple[int, ...] = ()
-    if draw(st.booleans()) or not session.trunk:
+    if draw(st.booleans()) or not session.prefix:
         append = tuple(draw(st.lists(tokens, min_size=1, max_size=4)))
     gone = len(commit)
     parents: list[int | None] = [None]
@@ -107,7 +107,7 @@ def test_every_row_sees_its_own_path_whatever_went_before(data: st.DataObject) -
         next_id += len(asked.nodes)
         assert run(caches, asked, pieces=data.draw(st.integers(1, 3))) == naive.run(asked)
     cache = caches._caches[SESSION]
-    assert cache.slots.head(cache.trunk_length)[0].tolist() == naive.trunk
+    assert cache.slots.head(cache.prefix_length)[0].tolist() == naive.prefix
     assert set(cache._index) == set(naive.paths)
 
 

@@ -130,8 +130,8 @@ async def test_a_worker_in_quarantine_says_why_and_is_let_in_when_it_is_over(
         async with asyncio.timeout(WAIT_S), worker(address, "--name", "liar") as process:
             await until(lambda: "turned away the worker" in caplog.text)
             assert isinstance(engine._listener, GrpcListener)
-            (sentence,) = engine._listener._reception._quarantine._sentences.values()
-            sentence.until = 0.0
+            (term,) = engine._listener._reception._quarantine._terms.values()
+            term.until = 0.0
             await engine.wait_for_workers(1)
             assert await text(engine) == plainly()
             await engine.drain("done")

@@ -20,9 +20,9 @@ from wanspec.engines.interface import Backend
 from wanspec.engines.paced import PacedBackend
 from wanspec.engines.scripted import ScriptedBackend
 from wanspec.errors import BackendError, ConfigError
-from wanspec.serving import prompt_scores
+from wanspec.serving import model_runner
 from wanspec.serving.engine import ControllerEngine
-from wanspec.serving.prompt_scores import prompt_pieces, score_piece
+from wanspec.serving.model_runner import prompt_pieces, score_piece
 
 PLAIN = PolicyConfig(name="autoregressive")
 
@@ -50,7 +50,7 @@ def in_pieces(backend: Backend, tokens: Sequence[int], *, count: int, key: str |
 @pytest.mark.parametrize("key", [None, "alice"])
 @pytest.mark.parametrize("length", [1, 2, 3, 4, 5, 6, 9, 10, 11])
 def test_every_length_gives_what_a_token_a_pass_gives(length: int, key: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(prompt_scores, "PIECE_TOKENS", 3)
+    monkeypatch.setattr(model_runner, "PIECE_TOKENS", 3)
     assert in_pieces(model(), prompt_of(length), count=2, key=key) == plainly(model(), prompt_of(length), count=2)
 
 
@@ -61,7 +61,7 @@ def test_the_bundled_target_agrees_with_itself() -> None:
 
 
 async def test_an_engine_scores_a_prompt_and_its_prefill_computes_one_token_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(prompt_scores, "PIECE_TOKENS", 8)
+    monkeypatch.setattr(model_runner, "PIECE_TOKENS", 8)
     target, prompt = model(), prompt_of(30)
     async with ControllerEngine(target=target, draft=model()) as engine, asyncio.timeout(10):
         found = await engine.score_prompt(prompt, num_log_probs=1, reuse_key="alice")

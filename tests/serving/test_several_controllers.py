@@ -27,8 +27,8 @@ from wanspec.serving.engine import ControllerEngine
 from wanspec.telemetry.records import EventHandled
 from wanspec.telemetry.trace import Trace, write_trace
 from wanspec.transport.handshake import Expected
+from wanspec.transport.interface import WorkerRefusedError
 from wanspec.transport.memory import MemoryListener
-from wanspec.transport.refusal import WorkerRefusedError
 
 PROMPTS = ([1, 2, 3], [4, 5])
 LONG_S = 600.0

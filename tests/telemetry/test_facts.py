@@ -18,25 +18,26 @@ from wanspec.core.protocol.controller import Controller
 from wanspec.core.protocol.effects import Effect
 from wanspec.core.protocol.events import ControllerEvent, MessageReceived, ProposerEvent, Row, RowTokens, StepFinished, WorkerEvent
 from wanspec.core.protocol.messages import ControllerMessage, Ping, WorkerMessage
-from wanspec.core.protocol.proposer import Proposer
+from wanspec.core.protocol.proposer import LocalDrafting, Proposer
 from wanspec.core.protocol.worker import Worker
 from wanspec.core.speculation.calibration import CalibrationBook
-from wanspec.core.speculation.types import DraftChoices, DraftingConfig, SessionId
+from wanspec.core.speculation.types import DraftChoices, DraftingConfig
 from wanspec.errors import ConfigError
 from wanspec.telemetry import facts
-from wanspec.telemetry.facts import EFFECTS, EVENTS, MESSAGES, VALUES, LocalSettings, RecordedTokens, event_facts, event_of
+from wanspec.telemetry.facts import EFFECTS, EVENTS, MESSAGES, VALUES, RecordedTokens, event_facts, event_of
 
 STRUCTS: list[Any] = [*EVENTS, *EFFECTS, *MESSAGES, *VALUES]
 SETTINGS: dict[Callable[..., Any], dict[str, Any]] = {
     Controller: {"vocabulary_size": 100, "end_tokens": frozenset({7, 0})},
     Worker: {"vocabulary_size": 100, "context_length": 50, "max_sessions": 2, "connected_at": 0.5},
-    facts.create_proposer: {
+    Proposer: {
         "vocabulary_size": 100,
         "max_length": 50,
         "max_draft_tokens": 4,
         "path_prob_min": 0.1,
         "drafting": DraftingConfig(),
-        "local": LocalSettings(context_length=50, redundancy_price_s=float("inf"), first_session_id=SessionId(3)),
+        "local": LocalDrafting(context_length=50, redundancy_price_s=float("inf")),
+        "first_session_id": 3,
     },
 }
 
@@ -104,11 +105,7 @@ def test_what_is_written_is_read_back(made: type, data: st.DataObject) -> None:
 def test_a_machine_is_made_of_its_facts(made: Callable[..., Any]) -> None:
     told = as_json(facts.machine_facts(made, SETTINGS[made]))
     machine = facts.machine_of(told, {})
-    assert isinstance(machine, Proposer if made is facts.create_proposer else made)  # type: ignore[arg-type]  # the others are classes
-
-
-def test_every_setting_of_a_proposer_can_be_given_as_a_value() -> None:
-    assert fields_of(facts.create_proposer) == fields_of(Proposer)
+    assert type(machine) is made
 
 
 def test_machines_that_shared_a_calibration_share_it_again() -> None:

@@ -21,14 +21,13 @@ from tests.transport.samples import (
 )
 
 from wanspec.core.protocol.messages import (
+    MAX_COUNT,
     MAX_NAME_LENGTH,
     MAX_NODE_ID,
     MAX_NODES_PER_FRAME,
-    MAX_OPENING,
-    MAX_PING,
     MAX_REASON_LENGTH,
-    MAX_REUSE_NUMBER,
     MAX_SEQUENCE_TOKENS,
+    MAX_SESSION_ID,
     MAX_SESSIONS,
     CloseSession,
     Commit,
@@ -55,10 +54,9 @@ from wanspec.transport.codec import (
     encode_frame,
     encode_goodbye,
 )
-from wanspec.transport.wire_format import MAX_SESSION_ID
 
 session_ids = st.integers(1, MAX_SESSION_ID).map(SessionId)
-openings = st.integers(1, MAX_OPENING)
+openings = st.integers(1, MAX_COUNT)
 positions = st.integers(0, MAX_SEQUENCE_TOKENS - 1).map(Position)
 tokens = st.integers(0, MAX_VOCABULARY - 1)
 token_tuples = st.lists(tokens, max_size=20).map(tuple)
@@ -111,7 +109,7 @@ draftings = st.builds(
     path_prob_min=st.floats(0, 1, exclude_max=True),
     is_calibrated=st.booleans(),
 )
-worker_messages = st.one_of(hellos, draft_messages(), st.builds(Pong, number=st.integers(1, MAX_PING)))
+worker_messages = st.one_of(hellos, draft_messages(), st.builds(Pong, number=st.integers(1, MAX_COUNT)))
 controller_messages = st.one_of(
     st.builds(Welcome, version=st.integers(0, 65535), controller_name=names),
     st.builds(
@@ -121,14 +119,14 @@ controller_messages = st.one_of(
         tokens=st.lists(tokens, min_size=1, max_size=20).map(tuple),
         sampling=samplings,
         drafting=draftings,
-        reuse_number=st.integers(0, MAX_REUSE_NUMBER),
+        reuse_number=st.integers(0, MAX_COUNT),
     ),
     st.builds(
         Commit, session_id=session_ids, position=positions, tokens=token_tuples, newest_node_id=st.integers(0, MAX_NODE_ID).map(NodeId)
     ),
     st.builds(CloseSession, session_id=session_ids),
     st.builds(Drain, reason=reasons),
-    st.builds(Ping, number=st.integers(1, MAX_PING)),
+    st.builds(Ping, number=st.integers(1, MAX_COUNT)),
 )
 
 
@@ -249,7 +247,7 @@ def test_the_longest_prompt_fits_a_frame() -> None:
         (DRAFTS, {"log_probs": (float("nan"),)}, "log_probs"),
         (drafts(MAX_NODES_PER_FRAME + 1), {}, "Drafts.parent_ids"),
         (OPEN_SESSION, {"reuse_number": -1}, "OpenSession.reuse_number"),
-        (OPEN_SESSION, {"reuse_number": MAX_REUSE_NUMBER + 1}, "OpenSession.reuse_number"),
+        (OPEN_SESSION, {"reuse_number": MAX_COUNT + 1}, "OpenSession.reuse_number"),
         (OPEN_SESSION, {"tokens": ()}, "OpenSession.tokens"),
         (OPEN_SESSION, {"tokens": (0,) * (MAX_SEQUENCE_TOKENS + 1)}, "OpenSession.tokens"),
         (OPEN_SESSION, {"sampling": SamplingParams(temperature=-0.1)}, "OpenSession.sampling.temperature"),
@@ -273,7 +271,7 @@ def test_the_longest_prompt_fits_a_frame() -> None:
         (COMMIT, {"tokens": ("a",)}, "Commit.tokens[0]"),
         (CLOSE_SESSION, {"session_id": 0}, "CloseSession.session_id"),
         (PING, {"number": 0}, "Ping.number"),
-        (PONG, {"number": MAX_PING + 1}, "Pong.number"),
+        (PONG, {"number": MAX_COUNT + 1}, "Pong.number"),
         (DRAIN, {"reason": "r" * (MAX_REASON_LENGTH + 1)}, "Drain.reason"),
     ],
 )
@@ -290,7 +288,7 @@ GOOD_DRAFTS = [2, 7, 1, 300, 20_000, 7_500, 900, [2], [1500], b"\x08"]
     [
         (1, 0, "Drafts.session_id: Expected `int` >= 1"),
         (2, 0, "Drafts.opening: Expected `int` >= 1"),
-        (2, MAX_OPENING + 1, "Drafts.opening: Expected `int` <= 2147483647"),
+        (2, MAX_COUNT + 1, "Drafts.opening: Expected `int` <= 2147483647"),
         (3, MAX_SEQUENCE_TOKENS, "Drafts.base_position: Expected `int` <= 131071"),
         (4, 3_600_000_001, "Drafts.held_s: Expected `int` <= 3600000000"),
         (4, 0.5, "Drafts.held_s: Expected `int`, got `float`"),
@@ -352,6 +350,16 @@ def test_an_older_hello_without_labels_is_still_understood() -> None:
     (older,) = decode_worker_frame(msgspec.msgpack.encode([[1, 2, "w", "m", FINGERPRINT, 2048, 4096, 64]]))
     assert isinstance(older, Hello)
     assert (older.version, older.labels) == (2, ())
+
+
+def test_last_fields_with_a_default_may_be_left_out_and_no_others() -> None:
+    assert decode_controller_frame(msgspec.msgpack.encode([[5, 7, 300, [1500]]])) == [
+        Commit(session_id=SessionId(7), position=Position(300), tokens=(1500,), newest_node_id=0)
+    ]
+    for fields in ([5, 7, 300], [5], [6], [4, 7, 1], [2, 7, 1, 300, 0, 0, 900, [], []], [5, 7, 300, [], 0, 0]):
+        for decode in (decode_controller_frame, decode_worker_frame):
+            with pytest.raises(RemoteProtocolError):
+                decode(msgspec.msgpack.encode([fields]))
 
 
 def test_a_goodbye_is_told_from_messages_and_made_printable() -> None:

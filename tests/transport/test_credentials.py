@@ -28,7 +28,7 @@ from wanspec.transport import grpc_credentials, watched_files
 from wanspec.transport.certificates import TrialCertificates
 from wanspec.transport.grpc_credentials import WorkerCredentials
 from wanspec.transport.grpc_wire import GrpcListener, dial, dialler, listen
-from wanspec.transport.refusal import WorkerRefusedError
+from wanspec.transport.interface import WorkerRefusedError
 from wanspec.transport.security import MutualTls, Plaintext, TokenTlsController, TokenTlsWorker
 
 

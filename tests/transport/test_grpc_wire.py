@@ -18,9 +18,8 @@ from wanspec.errors import ConfigError, RemoteProtocolError, TransportError
 from wanspec.transport.certificates import TrialCertificates
 from wanspec.transport.codec import MAX_FRAME_BYTES, decode_goodbye, encode_frame
 from wanspec.transport.grpc_wire import METHOD, SERVICE, GrpcListener, dial, listen
-from wanspec.transport.interface import Connection
+from wanspec.transport.interface import Connection, WorkerRefusedError
 from wanspec.transport.limits import WireLimits
-from wanspec.transport.refusal import WorkerRefusedError
 from wanspec.transport.security import ControllerSecurity, MutualTls, Plaintext, TokenTlsController, WorkerSecurity
 
 TOKEN = "a-token-for-tests"

@@ -18,9 +18,9 @@ from wanspec.errors import RemoteProtocolError, TransportError
 from wanspec.transport.certificates import TrialCertificates
 from wanspec.transport.codec import decode_controller_frame, decode_worker_frame, encode_frame, encode_message, join_padded_frame
 from wanspec.transport.grpc_wire import METHOD, dial, listen
+from wanspec.transport.interface import WorkerRefusedError
 from wanspec.transport.limits import WireLimits
 from wanspec.transport.memory import MemoryListener, MemoryPipe, dial_memory, pipe_pair
-from wanspec.transport.refusal import WorkerRefusedError
 from wanspec.transport.security import MutualTls, TokenTlsWorker
 
 

@@ -21,10 +21,9 @@ from tests.transport.samples import (
 from wanspec.core.protocol.messages import MAX_NODES_PER_FRAME, MAX_REASON_LENGTH, PROTOCOL_VERSION, Hello
 from wanspec.errors import LocalProtocolError, RemoteProtocolError, TransportError
 from wanspec.transport.codec import MAX_FRAME_BYTES, decode_goodbye, encode_frame, encode_goodbye
-from wanspec.transport.interface import Connection
+from wanspec.transport.interface import Connection, SlowPeerError, WorkerRefusedError
 from wanspec.transport.limits import Allowance, WireLimits
 from wanspec.transport.memory import MemoryListener, MemoryPipe, dial_memory
-from wanspec.transport.refusal import SlowPeerError, WorkerRefusedError
 
 
 @asynccontextmanager

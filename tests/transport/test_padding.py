@@ -9,8 +9,14 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 from tests.transport.samples import CLOSE_SESSION, COMMIT, DRAFTS, HELLO, OPEN_SESSION, PING, PONG, drafts
 
-from wanspec.core.protocol.frame_length import SMALLEST_FRAME_BYTES, frame_bytes
-from wanspec.core.protocol.messages import MAX_NODE_ID, MAX_SEQUENCE_TOKENS, Message
+from wanspec.core.protocol.messages import (
+    MAX_NODE_ID,
+    MAX_SEQUENCE_TOKENS,
+    MAX_SESSION_ID,
+    SMALLEST_FRAME_BYTES,
+    Message,
+    frame_bytes,
+)
 from wanspec.core.speculation.types import MAX_VOCABULARY
 from wanspec.errors import LocalProtocolError, RemoteProtocolError
 from wanspec.transport.codec import (
@@ -20,12 +26,11 @@ from wanspec.transport.codec import (
     decode_worker_frame,
     encode_message,
     join_padded_frame,
+    padding_after,
 )
 from wanspec.transport.connection import FramedConnection
 from wanspec.transport.limits import WireLimits
 from wanspec.transport.memory import pipe_pair
-from wanspec.transport.padding import padding_after
-from wanspec.transport.wire_format import MAX_SESSION_ID
 
 MAX_ROUND_TOKENS = 33
 """A verified path of `--verify-width` drafts, and the target's own token."""

@@ -7,9 +7,9 @@ import pytest
 from tests.transport.samples import EXPECTED, hello
 
 from wanspec.transport.codec import decode_goodbye, encode_frame
+from wanspec.transport.door import PER_FREE_PLACE, Places, host_of
 from wanspec.transport.limits import WireLimits
 from wanspec.transport.memory import MemoryPipe, pipe_pair
-from wanspec.transport.places import PER_FREE_PLACE, Places, host_of
 from wanspec.transport.reception import Reception
 
 

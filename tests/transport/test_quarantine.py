@@ -41,7 +41,7 @@ def test_it_remembers_only_so_many_and_those_longest_who_are_kept_out_longest() 
         quarantine.add("eve", "it lied", now=0.0)
     for number in range(3 * MAX_QUARANTINED):
         quarantine.add(f"name-{number}", "it lied", now=0.0)
-    assert len(quarantine._sentences) == MAX_QUARANTINED
+    assert len(quarantine._terms) == MAX_QUARANTINED
     assert quarantine.verdict("eve", now=1.0)
 
 

@@ -13,12 +13,12 @@ from tests.transport.test_grpc_wire import controller_tls, controller_token, joi
 from tests.workers import until
 
 from wanspec.errors import ConfigError, TransportError
-from wanspec.transport.certificates import TrialCertificates
+from wanspec.transport.certificates import TrialCertificates, authority_validity, certificate_validity, check_dates
 from wanspec.transport.grpc_wire import dial
+from wanspec.transport.interface import RefusalCause, WorkerRefusedError
 from wanspec.transport.limits import WireLimits
-from wanspec.transport.refusal import TELL_EVERY_S, RefusalCause, Refusals, WorkerRefusedError
+from wanspec.transport.reception import LOG_EVERY_S, Refusals
 from wanspec.transport.security import Plaintext, TokenTlsWorker
-from wanspec.transport.validity import authority_validity, certificate_validity, check_dates
 
 Make = Callable[..., TrialCertificates]
 
@@ -104,9 +104,7 @@ async def test_a_worker_whose_certificate_has_expired_is_told_the_date_and_the_c
             await dial(door.address, HELLO, security=strange)
         await until(lambda: door.refusals[RefusalCause.TLS] >= 1)
     (line,) = [record.getMessage() for record in caplog.records if "TLS handshake" in record.getMessage()]
-    assert line.startswith(
-        "a TLS handshake has led nowhere: a certificate that has expired or that the authority did not sign, a wrong clock"
-    )
+    assert line.startswith("a TLS handshake failed: a certificate that has expired or that the authority did not sign, a wrong clock")
 
 
 async def test_a_controller_whose_certificate_has_expired_says_so_itself_and_so_does_the_worker(
@@ -146,4 +144,4 @@ def test_of_many_refusals_of_one_cause_the_log_has_one_line_a_minute(caplog: pyt
         refusals.add(RefusalCause.FULL, "full", now=5.0)
     assert refusals.counts == {RefusalCause.TLS: 100, RefusalCause.FULL: 100}
     told = [record.getMessage() for record in caplog.records]
-    assert told == ["no", "full", f"no; {TELL_EVERY_S - 1:.0f} others like it since the last line of this kind"]
+    assert told == ["no", "full", f"no; {LOG_EVERY_S - 1:.0f} others like it since the last line of this kind"]

@@ -132,7 +132,7 @@ app = new_app(
 
 @app.callback(invoke_without_command=True)
 def root(*, version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
-    """See the application's help."""
+    """Print the version, where that is asked for."""
     if version:
         typer.echo(__version__)
         raise typer.Exit

@@ -7,7 +7,19 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from wanspec.cli.options import DraftModel, Lookup, Preset, Price, PromptFile, Seed, TargetModel, Width, numbers, read_prompts, words
+from wanspec.cli.options import (
+    DraftModel,
+    Lookup,
+    Preset,
+    Price,
+    PromptFile,
+    Seed,
+    TargetModel,
+    Width,
+    comma_separated,
+    numbers,
+    read_prompts,
+)
 from wanspec.cli.progress import progress_bar
 from wanspec.cli.results import check_writable, make_folder, write_json
 from wanspec.cli.running import exit_statuses, run, stderr, stdout
@@ -88,7 +100,7 @@ def policies(
             draft=draft,
             preset=preset,
             prompts=prompts_of(prompts, prompt_file, quick=quick),
-            policies=words(policy) or (QUICK_POLICIES if quick else POLICY_NAMES),
+            policies=comma_separated(policy) or (QUICK_POLICIES if quick else POLICY_NAMES),
             rtts_ms=numbers("--rtt", rtt) or (QUICK_RTTS_MS if quick else RTTS_MS),
             losses=numbers("--loss", loss) or default_losses,
             temperatures=numbers("--temperature", temperature) or (QUICK_TEMPERATURES if quick else TEMPERATURES),

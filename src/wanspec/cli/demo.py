@@ -63,7 +63,7 @@ def demo(
             rtt_ms=rtt,
             preset=preset,
             prompts=options.read_prompts(prompt or [], prompt_file) or options.demo_prompts(),
-            policies=tuple([options.policy_config(name, flags) for name in options.words(policy) or run_names()]),
+            policies=tuple([options.policy_config(name, flags) for name in options.comma_separated(policy) or run_names()]),
             max_tokens=max_tokens,
             sampling=SamplingParams(temperature=temperature, top_k=top_k, top_p=top_p, seed=seed),
             trace_folder=trace_folder,

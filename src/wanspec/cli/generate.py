@@ -74,7 +74,7 @@ def generate(
     from wanspec.core.speculation.sampling import check_sampling
     from wanspec.engines.registry import load_tokenizer
     from wanspec.serving.calibration_store import CalibrationStore
-    from wanspec.transport.diagnosis import check_can_listen
+    from wanspec.transport.grpc_workarounds import check_can_listen
     from wanspec.transport.security import parse_address
 
     with exit_statuses():

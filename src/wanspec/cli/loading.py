@@ -11,35 +11,38 @@ from wanspec.cli.options import AUTO, MAX_THREADS
 if TYPE_CHECKING:
     from wanspec.engines.interface import Backend, Residence
 
-Hear = Callable[[Mapping[str, object]], None]
-"""Told of a model that has been loaded: where it is run, and how long that took."""
+OnLoaded = Callable[[Mapping[str, object]], None]
+"""Called with what there is to say of a model that has been loaded: where it is run, and how long that took."""
 
 
 def thread_count(threads: str) -> int:
     """How many threads `--threads` means on this machine."""
-    from wanspec.engines.processors import usable_processors
+    from wanspec.engines.registry import usable_processors
 
     return min(usable_processors(), MAX_THREADS) if threads == AUTO else int(threads)
 
 
-def load_model(spec: str, pace: str, model: Literal["target", "draft"], *, threads: str = "1", hear: Hear = lambda _: None) -> Backend:
+def load_model(
+    spec: str, pace: str, model: Literal["target", "draft"], *, threads: str = "1", on_loaded: OnLoaded = lambda _: None
+) -> Backend:
     """The model that `spec` names, at a preset's pace if there is one. Raises ConfigError or BackendError."""
     from wanspec.engines.paced import PacedBackend
     from wanspec.engines.registry import load_backend
 
     began = time.perf_counter()
     backend = load_backend(spec, threads=thread_count(threads))
-    hear({"model": spec, **_whereabouts(backend.info.residence), "load_s": round(time.perf_counter() - began, 1)})
+    on_loaded({"model": spec, **_whereabouts(backend.info.residence), "load_s": round(time.perf_counter() - began, 1)})
     return PacedBackend.from_preset(backend, pace, model) if pace else backend
 
 
-def load_pair(target: str, draft: str, pace: str, *, threads: str = "1", hear: Hear = lambda _: None) -> tuple[Backend, Backend]:
+def load_pair(target: str, draft: str, pace: str, *, threads: str = "1", on_loaded: OnLoaded = lambda _: None) -> tuple[Backend, Backend]:
     """Both models; what one of them lacks is said before the other is loaded. Raises as `load_model` does."""
     from wanspec.engines.registry import check_model
 
     for spec in (target, draft):
         check_model(spec)
-    return load_model(target, pace, "target", threads=threads, hear=hear), load_model(draft, pace, "draft", threads=threads, hear=hear)
+    first = load_model(target, pace, "target", threads=threads, on_loaded=on_loaded)
+    return first, load_model(draft, pace, "draft", threads=threads, on_loaded=on_loaded)
 
 
 def _whereabouts(residence: Residence | None) -> dict[str, object]:

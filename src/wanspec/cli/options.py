@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from wanspec.core.policy.parameters import MAX_BRANCH, MAX_DRAFT_TOKENS, MAX_WIDTH, POLICY_NAMES
+from wanspec.core.policy.parameters import MAX_DRAFT_TOKENS, POLICY_NAMES
+from wanspec.core.speculation.types import MAX_BRANCH, MAX_WIDTH
 from wanspec.errors import ConfigError, WanspecError
 from wanspec.files import read_bounded, text_of
 from wanspec.presets import preset
@@ -187,7 +188,7 @@ def policy_config(name: str, flags: Mapping[str, Any]) -> PolicyConfig:
     )
 
 
-def words(texts: list[str] | None) -> tuple[str, ...]:
+def comma_separated(texts: list[str] | None) -> tuple[str, ...]:
     """What is between the commas, of all occurrences of a flag."""
     return tuple([word.strip() for text in texts or [] for word in text.split(",")])
 
@@ -195,7 +196,7 @@ def words(texts: list[str] | None) -> tuple[str, ...]:
 def numbers(flag: str, texts: list[str] | None) -> tuple[float, ...]:
     """The same, as numbers. Raises ConfigError."""
     found = []
-    for word in words(texts):
+    for word in comma_separated(texts):
         try:
             found.append(float(word))
         except ValueError as error:
@@ -265,8 +266,8 @@ def check_tls_files(flags: str, ca: Path | None, cert: Path | None, key: Path | 
 
     Raises TransportError where one of them has expired, and warns of one that soon does.
     """
+    from wanspec.transport.certificates import check_dates
     from wanspec.transport.security import tls_context
-    from wanspec.transport.validity import check_dates
 
     for names, files in ((f"{flags}-ca", {"ca_file": ca}), (f"{flags}-cert, {flags}-key", {"certificate_file": cert, "key_file": key})):
         try:

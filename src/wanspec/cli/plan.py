@@ -18,7 +18,7 @@ from wanspec.cli.plan_flags import Jobs, MatchRate, Rtt, Steps, Tokens, WorkerSt
 from wanspec.cli.progress import tracked
 from wanspec.cli.results import check_writable, write_json
 from wanspec.cli.running import exit_statuses, stderr, stdout
-from wanspec.core.policy.parameters import MAX_WIDTH
+from wanspec.core.speculation.types import MAX_WIDTH
 from wanspec.errors import ConfigError
 from wanspec.extras import check_installed
 from wanspec.files import write_whole
@@ -99,7 +99,7 @@ def plan(
             "rank_by": rank_by, "dearer": dearer, "prices": prices and str(prices), "load": load and str(load), "seed": seed,
         }  # fmt: skip
         base = _base(question)
-        places, home = _answer(question, base, _words(controllers), _words(workers), prices, load, price_ms, width, jobs)
+        places, home = _answer(question, base, _parts(controllers), _parts(workers), prices, load, price_ms, width, jobs)
         title = f"{cards(steps, worker_steps)}, {tokens}, users: {users}, ranked by {rank_by}"
         print_table(stdout, placement_table(places[:top], title=title))
         print_prose(stdout, LEGEND, style="dim")
@@ -231,13 +231,13 @@ def _choice(kind: Any, text: str, flag: str) -> Any:  # noqa: ANN401  # an enume
         raise ConfigError(f"{flag} is {text!r}; use one of {', '.join(kind)}") from None
 
 
-def _words(text: str) -> list[str]:
+def _parts(text: str) -> list[str]:
     return list(dict.fromkeys(word.strip() for word in text.split(",") if word.strip()))
 
 
 def _numbers(text: str, flag: str, *, low: float, high: float) -> list[float]:
     try:
-        values = [float(word) for word in _words(text)]
+        values = [float(word) for word in _parts(text)]
     except ValueError:
         values = []
     if not values or not all(low <= value <= high for value in values):

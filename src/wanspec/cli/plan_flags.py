@@ -23,5 +23,5 @@ MatchRate = Annotated[float, typer.Option(help="iid, markov: how often the draft
 
 
 def cards(steps: str, worker_steps: str) -> str:
-    """Whose step times, for a title."""
+    """Names the cards whose step times are used, for a title."""
     return f"{steps} (workers: {worker_steps})" if worker_steps else steps

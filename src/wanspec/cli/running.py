@@ -34,7 +34,7 @@ class _FoldingConsole(Console):
     """Breaks lines between words on a terminal; a file or a program gets them whole."""
 
     def print(self, *objects: Any, **options: Any) -> None:  # noqa: ANN401  # as rich has it
-        """As rich does."""
+        """Print as rich does."""
         if self.is_terminal:
             objects = tuple(between_words(each, self.width) if isinstance(each, str) else each for each in objects)
         super().print(*objects, **options)

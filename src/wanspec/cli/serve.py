@@ -56,7 +56,7 @@ class ServeConfig:
     model_name: str
     policy: PolicyConfig
     security: ControllerSecurity
-    """Of the link to the workers."""
+    """How workers prove themselves, and how the link to them is encrypted."""
     keys: ApiKeys | None
     keys_file: Path | None
     limits: ServerLimits
@@ -67,7 +67,7 @@ class ServeConfig:
     reuse_prompts: bool
     literal_prompts: bool
     access: Access
-    """To what the status page shows."""
+    """Who sees what on the status page."""
 
     @property
     def certificates(self) -> dict[str, Path]:
@@ -172,7 +172,7 @@ def serve(
     from wanspec.serving.parent_process import while_stdin_is_open
     from wanspec.serving.server.listening import bind
     from wanspec.serving.server.log import configure_logs
-    from wanspec.transport.diagnosis import check_can_listen
+    from wanspec.transport.grpc_workarounds import check_can_listen
     from wanspec.transport.security import parse_address
 
     with exit_statuses():
@@ -185,7 +185,7 @@ def serve(
             check_can_listen(parse_address(listen))
         _log.info("loading", extra={"fields": {"target": target, "draft": draft}})
         with trace_sink(trace) as sink, saving(store):
-            work = _serve(settings, *load_pair(target, draft, preset, threads=threads, hear=_say_loaded), store, sink)
+            work = _serve(settings, *load_pair(target, draft, preset, threads=threads, on_loaded=_say_loaded), store, sink)
             run(while_stdin_is_open(work) if until_stdin_closes else work)
 
 

@@ -225,7 +225,7 @@ def readings_table(tried: Sequence[Evaluation]) -> Table:
 
 
 def claims_table(claims: Sequence[Claim], *, title: str) -> Table:
-    """Published beside ours."""
+    """The paper's figures beside ours."""
     table = Table(title=title, box=SIMPLE_HEAD, pad_edge=False)
     for heading in ("where", "what", "published", "ours"):
         table.add_column(heading, justify="right" if heading in {"published", "ours"} else "left")

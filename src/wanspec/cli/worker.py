@@ -87,7 +87,7 @@ def worker(
         for address, security in securities.items():
             check_security(parse_address(address), security)
         check_labels(label or [])
-        backend = load_model(draft, preset, "draft", threads=threads, hear=_say_loaded)
+        backend = load_model(draft, preset, "draft", threads=threads, on_loaded=_say_loaded)
         work = _work(
             securities, backend, name or socket.gethostname(), max_sessions // len(controller), label or [],
             CalibrationStore(calibration), sink, until_stdin_closes=until_stdin_closes,

@@ -1,4 +1,4 @@
-"""The pair that comes with the package: a small target and a smaller draft, trained on Python's standard library."""
+"""The pair that is part of the package: a small target and a smaller draft, trained on Python's standard library."""
 
 from __future__ import annotations
 

@@ -1,13 +1,12 @@
-"""A model's own chat template: Jinja, as Hugging Face's models carry it, in a sandbox, for a template comes with a download.
+"""A model's own chat template, in Jinja as in Hugging Face's models, in a sandbox, as it comes with a download.
 
-The template's control tokens are read as such; what looks like one in a message is text. The template sees messages as they are, but that
-the first character of a control token's name in them is disguised as one that is in no message. A template may also put a name together out
-of the pieces of messages. So it is rendered once more, with every character disguised that a name begins with: where it then writes the
-same control tokens, they are its own, and the first rendering counts; where not, the second does. Between the control tokens text is
-encoded as text, with its own characters again.
+Control tokens written by the template are read as such; their names in a message are text. The template sees messages with the first
+character of such names disguised as a character that is in no message. A template may also join a name from pieces of messages. So it is
+rendered once more with every first character of a name disguised: if the control tokens are the same, they are the template's own and the
+first rendering counts; if not, the second does. Between the control tokens, text is encoded as text, with its characters restored.
 
-Known limits: a template that begins a name itself and lets a message or variable end it, as in `<|{{ name }}|>`, or that decodes what a
-message encodes (`striptags`), makes a control token of it.
+Known limits: a template that begins a name itself and lets a message or variable end it, as in `<|{{ name }}|>`, or that decodes a message
+(`striptags`), turns it into a control token.
 """
 
 from __future__ import annotations
@@ -24,22 +23,22 @@ import jinja2
 from jinja2.ext import Extension
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from wanspec.engines.turns import ASK, ChatOptions, Turn
+from wanspec.engines.tokenizer import ASK, ChatOptions, Turn
 from wanspec.errors import ConfigError
 
 DISGUISES = range(0xF0000, 0xF0400)
-"""Code points for private use, of which no conversation has them all by accident."""
+"""Private-use code points; no conversation has all of them by accident."""
 
 
 class ChatEncoder(Protocol):
-    """What a template needs of its tokenizer."""
+    """A tokenizer, as a chat template uses it."""
 
     def encode_text(self, text: str) -> list[int]:
-        """Tokens of what is text throughout."""
+        """Token ids of text without control tokens."""
         ...
 
     def encode_with_controls(self, text: str) -> list[int]:
-        """Tokens of a text whose control tokens count as such."""
+        """Token ids of a text, with control tokens read as such."""
         ...
 
 
@@ -47,7 +46,7 @@ class ChatTemplate:
     """A template and the control tokens that it may write."""
 
     def __init__(self, source: str, *, control_tokens: Mapping[str, int], variables: Mapping[str, str]) -> None:
-        """`variables`: `bos_token`, `eos_token` and the like. Raises ConfigError where `source` is no template."""
+        """`variables`: `bos_token`, `eos_token` and the like. Raises ConfigError on an invalid template."""
         self._control_tokens = control_tokens
         self._controls = re.compile(_longest_of(control_tokens) if control_tokens else r"(?!)")
         self._first_characters = sorted({name[0] for name in control_tokens})
@@ -59,7 +58,7 @@ class ChatTemplate:
             raise ConfigError(f"the model's chat template cannot be read: {error}") from error
 
     def encode(self, turns: Sequence[Turn], encoder: ChatEncoder, options: ChatOptions = ASK) -> list[int]:
-        """The tokens of a conversation. Raises ConfigError where the template will not have these messages."""
+        """Token ids of a conversation. Raises ConfigError where the template rejects these messages."""
         disguise, end_mark = self._disguises(turns, options.variables)
         text = self._render(turns, options, self._without_names(disguise), end_mark)
         guarded = self._render(turns, options, lambda text: text.translate(disguise), end_mark)
@@ -78,12 +77,12 @@ class ChatTemplate:
         return tokens + encoder.encode_text(text[end:].translate(undisguise))
 
     def _has_written(self, text: str, tokens: Iterable[int]) -> bool:
-        """Whether the control tokens are those that the text names; a tokenizer that takes capitals for small letters finds more."""
+        """Whether the control tokens are those that the text names; a tokenizer that ignores case finds more."""
         controls = set(self._control_tokens.values())
         return [self._control_tokens[name] for name in self._controls.findall(text)] == [token for token in tokens if token in controls]
 
     def _disguises(self, turns: Sequence[Turn], variables: Mapping[str, object]) -> tuple[dict[int, str], str]:
-        """A character that is in no message for each that a control token begins with, as `str.translate` takes them, and one more."""
+        """A character that is in no message for each first character of control tokens, for `str.translate`, and one more."""
         said = set(json.dumps([turns, variables], ensure_ascii=False))
         free = [character for character in map(chr, DISGUISES) if character not in said]
         if len(free) <= len(self._first_characters):
@@ -91,7 +90,7 @@ class ChatTemplate:
         return {ord(character): mark for character, mark in zip(self._first_characters, free, strict=False)}, free[-1]
 
     def _without_names(self, disguise: Mapping[int, str]) -> Callable[[str], str]:
-        """A function that disguises the control tokens in a text, also those that come to light when another is disguised."""
+        """A function that disguises the control tokens in a text, including those that appear once another is disguised."""
 
         def disguised(text: str) -> str:
             while self._controls.search(text):
@@ -124,9 +123,9 @@ class ChatTemplate:
 
 
 def _longest_of(names: Iterable[str]) -> str:
-    """A regular expression for the longest of some names that begins here.
+    """A regular expression that matches the longest of some names.
 
-    It looks at each character once; of a plain list it would try all of the names, some models' thousand, at every bracket of a message.
+    It reads each character once; a plain alternation would try all names, a thousand in some models, at every bracket of a message.
     """
     rests: defaultdict[str, list[str]] = defaultdict(list)
     for name in names:
@@ -134,13 +133,13 @@ def _longest_of(names: Iterable[str]) -> str:
     has_end = bool(rests.pop("", ()))
     branches = []
     for found in rests.values():
-        start = commonprefix(found)  # noqa: RUF071  # character by character is what is wanted
+        start = commonprefix(found)  # noqa: RUF071  # it compares character by character, as it should
         branches.append(re.escape(start) + _longest_of([name[len(start) :] for name in found]))
     return f"(?:{'|'.join(branches)}){'?' if has_end else ''}" if branches else ""
 
 
 def _cut(text: str, end_mark: str) -> str:
-    """What comes before the end of the last message; without its last spaces where the template trims messages."""
+    """The text up to the end of the last message, without trailing spaces where the template trims messages."""
     kept, found, rest = text.rpartition(end_mark)
     if not found:
         raise ConfigError("the model's chat template leaves out the last message, so that it cannot be continued")
@@ -148,7 +147,7 @@ def _cut(text: str, end_mark: str) -> str:
 
 
 def _guarded(variables: Mapping[str, object], guard: Callable[[str], str]) -> dict[str, object]:
-    """The same with every text in the values guarded."""
+    """The variables with every text in their values guarded."""
     return {name: _guarded_value(value, guard) for name, value in variables.items()}
 
 
@@ -164,10 +163,10 @@ def _guarded_value(value: object, guard: Callable[[str], str]) -> object:
             return value
 
 
-class Generation(Extension):
-    """`{% generation %}`, by which training finds the assistant's words: here only what is in it counts."""
+class GenerationTag(Extension):
+    """`{% generation %}`, which marks the assistant's words for training; only its content counts here."""
 
-    tags = {"generation"}  # noqa: RUF012  # as Jinja has it
+    tags = {"generation"}  # noqa: RUF012  # Jinja's attribute
 
     def parse(self, parser: Any) -> Any:  # noqa: ANN401  # Jinja's own
         """The statements inside."""
@@ -176,7 +175,7 @@ class Generation(Extension):
 
 
 class GuardedNamespace(jinja2.utils.Namespace):
-    """Jinja's own would let a template set names that Python gives a meaning to."""
+    """A namespace in which a template cannot set names with a meaning in Python."""
 
     def __setitem__(self, name: str, value: Any) -> None:  # noqa: ANN401
         if name.startswith("_"):
@@ -185,8 +184,8 @@ class GuardedNamespace(jinja2.utils.Namespace):
 
 
 def _environment() -> ImmutableSandboxedEnvironment:
-    """What Hugging Face's templates expect to find."""
-    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols", Generation])
+    """Jinja with the functions that Hugging Face's templates expect."""
+    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols", GenerationTag])
     functions: dict[str, Callable[..., object]] = {
         "raise_exception": _refuse,
         "strftime_now": lambda form: datetime.now().astimezone().strftime(form),
@@ -203,5 +202,5 @@ def _refuse(message: str) -> None:
 
 
 def _to_json(value: object, indent: int | None = None, **_: object) -> str:
-    """Jinja's own would escape for HTML."""
+    """JSON without the escapes for HTML that Jinja's own filter adds."""
     return json.dumps(value, ensure_ascii=False, indent=indent)

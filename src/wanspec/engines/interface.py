@@ -1,4 +1,4 @@
-"""What a model must do. Logits in rows, caches by session; see `ScoreItem` for the one question it is asked."""
+"""The interface of a model: logits in rows, caches by session; `ScoreItem` is the one question it is asked."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from wanspec.core.speculation.types import ScoreItem, SessionId
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Residence:
-    """Where and how a model is run, for an operator to see."""
+    """Where and how a model runs, for an operator."""
 
     device: str
-    """Such as `cpu`, `cuda:0`, or several with commas between."""
+    """Such as `cpu` or `cuda:0`; several are separated by commas."""
     precision: str
-    """Of the weights, as the engine calls it: `bfloat16`, `Q8_0`."""
+    """Precision of the weights in the engine's words: `bfloat16`, `Q8_0`."""
     weight_bytes: int
     """Memory of the weights alone, without caches."""
     threads: int
@@ -28,18 +28,20 @@ class Residence:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelInfo:
-    """What the two sides must agree on, and what bounds a session."""
+    """The facts of a model on which the two sides must agree, and the bounds of a session."""
 
     name: str
+    """The model's name, for people and in the Hello."""
     vocabulary_size: int
+    """Tokens of the tokenizer."""
     tokenizer_fingerprint: str
     """SHA-256 of the tokenizer's canonical vocabulary, hexadecimal."""
     context_length: int
     """Longest sequence, in tokens, drafts included."""
     end_tokens: tuple[int, ...]
-    """Each of them ends a text; a chat model may have several, for a turn and for the whole. Empty: nothing does."""
+    """Tokens that end a text; a chat model may have several, for a turn and for the whole. Empty: none."""
     residence: Residence | None = field(default=None, compare=False)
-    """None: it is not a real model, or nobody asked."""
+    """Where it runs; None: it is not a real model, or this is not known."""
 
 
 class Backend(Protocol):
@@ -57,13 +59,13 @@ class Backend(Protocol):
         ...
 
     def end_pass(self) -> None:
-        """The choices of the newest pass have been made: what emulates a slower machine waits here until that would be so there."""
+        """The choices of the newest pass have been made. A backend that emulates a slower machine waits here for its sake."""
         ...
 
     def close_session(self, session_id: SessionId) -> None:
-        """Free a session's cache; what it has computed may be kept under its reuse key. An unknown session is no error."""
+        """Free a session's cache; its prefix may be kept under its reuse key. An unknown session is no error."""
         ...
 
-    def forget(self, prefix: str) -> None:
-        """Free what is kept under reuse keys that begin so; what open sessions with such a key have computed will not be kept."""
+    def forget(self, key_prefix: str) -> None:
+        """Free the prefixes kept under reuse keys that begin with `key_prefix`, and keep none of open sessions with such a key."""
         ...

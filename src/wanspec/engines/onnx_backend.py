@@ -1,9 +1,9 @@
 """Llama models on ONNX Runtime, in the form that `models/export.py` writes: one graph for prefill, verify and expand, chain or tree.
 
-A pass reads the caches of its sessions as they lie, side by side in a block, without a copy. Sessions with few tokens share a pass, since
-what it costs is mostly to read weights and caches; one with many, such as a prompt, has one to itself, or several. Rows agree with
-one-session, one-token passes to about 1e-5 in a logit, not bit for bit: the order of floating-point sums depends on the shape of the pass,
-so two tokens that tie to within that may change places.
+A pass reads the caches of its sessions in place, side by side in a block. Sessions with few tokens share a pass, as most of its cost is
+reading weights and caches; one with many, such as a prompt, has one pass or several to itself. Rows agree with one-session, one-token
+passes to about 1e-5 in a logit, not bit for bit: the order of floating-point sums depends on the shape of the pass, so two tokens that tie
+to within that may change places.
 """
 
 from __future__ import annotations
@@ -18,9 +18,8 @@ from numpy.typing import NDArray
 
 from wanspec.core.speculation.types import ScoreItem, SessionId
 from wanspec.engines.interface import ModelInfo
-from wanspec.engines.parts import Part, parts_of
 from wanspec.engines.slot_blocks import Block, Blocks, BlockSlots, CacheShape
-from wanspec.engines.slot_cache import Extension, SessionCaches, SlotCache
+from wanspec.engines.slot_cache import Extension, Part, SessionCaches, SlotCache, parts_of
 from wanspec.errors import BackendError
 
 if TYPE_CHECKING:
@@ -28,18 +27,18 @@ if TYPE_CHECKING:
 
 BlockPart = Part[BlockSlots]
 MAX_PASS_TOKENS = 128
-"""Tokens computed in one pass; a longer prompt is cut. Larger pieces are no faster on a CPU and their mask and logits cost memory."""
+"""Tokens computed in one pass; longer prompts are cut. Larger pieces are no faster on a CPU, and their mask and logits cost memory."""
 MAX_SHARED_TOKENS = 8
-"""Of one session, in a pass with others: attention is computed for all as if each had as many as the one that has most."""
+"""Tokens of one session in a shared pass, as attention is computed for all as if each had as many as the longest."""
 MAX_GAP_ROWS = 4
-"""Rows of a block, between two of a pass, whose attention is computed in vain; beyond it another pass is cheaper."""
+"""Unused rows between two of a shared pass, whose attention is computed in vain; for more, another pass is cheaper."""
 
 
 class OnnxBackend:
     """A model on ONNX Runtime and the caches of its sessions."""
 
     def __init__(self, model: bytes, info: ModelInfo, *, threads: int = 1) -> None:
-        """`model` is a serialized graph as `models/export.py` writes it; `threads` are used within one operator."""
+        """`model`: a serialized graph of `models/export.py`; `threads` are used within one operator."""
         self._info = info
         self._runtime = open_session(model, threads=threads)
         layers, kv_heads, head_dim = self._runtime.get_outputs()[1].shape[1:]
@@ -52,7 +51,7 @@ class OnnxBackend:
         return self._info
 
     def score(self, items: Sequence[ScoreItem]) -> list[NDArray[np.float32]]:
-        """See `Backend.score`."""
+        """As `Backend.score`."""
         plans = self._caches.plan(items)
         nothing = np.empty((0, self._info.vocabulary_size), np.float32)
         answers: dict[SessionId, list[NDArray[np.float32]]] = {item.session_id: [] for item in items}
@@ -63,18 +62,18 @@ class OnnxBackend:
         return [joined([rows for rows in answer if len(rows)] or [nothing]) for answer in answers.values()]
 
     def end_pass(self) -> None:
-        """See `Backend.end_pass`."""
+        """As `Backend.end_pass`."""
 
     def close_session(self, session_id: SessionId) -> None:
-        """See `Backend.close_session`."""
+        """As `Backend.close_session`."""
         self._caches.close(session_id)
 
-    def forget(self, prefix: str) -> None:
-        """See `Backend.forget`."""
-        self._caches.forget(prefix)
+    def forget(self, key_prefix: str) -> None:
+        """As `Backend.forget`."""
+        self._caches.forget(key_prefix)
 
     def _run(self, group: Sequence[BlockPart]) -> list[NDArray[np.float32]]:
-        """One forward pass. Writes the new keys and values behind each session's cache; returns each part's logits [tokens, vocabulary]."""
+        """One forward pass. Writes the new keys and values after each session's cache; returns each part's logits [tokens, vocabulary]."""
         feed = inputs_of(group)
         try:
             logits, new_keys, new_values = self._runtime.run(["logits", "new_keys", "new_values"], feed)
@@ -95,7 +94,7 @@ def open_session(model: bytes, *, threads: int) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
-    options.enable_mem_pattern = False  # it would keep a plan for every shape, and no two passes have the same
+    options.enable_mem_pattern = False  # it would keep a plan for every shape, and hardly two passes have the same
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:
         return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
@@ -104,14 +103,14 @@ def open_session(model: bytes, *, threads: int) -> onnxruntime.InferenceSession:
 
 
 def laid_out(plans: Iterable[tuple[SlotCache[BlockSlots], Extension]]) -> Iterable[BlockPart]:
-    """Every extension in pieces, with room for its rows."""
+    """Every extension in pieces, after making room for its rows."""
     for cache, extension in plans:
         cache.slots.reserve(cache.used + len(extension.tokens))
         yield from parts_of(cache, extension, most=MAX_PASS_TOKENS)
 
 
 def grouped(parts: Iterable[BlockPart]) -> Iterable[list[BlockPart]]:
-    """The parts of each pass: those with many tokens alone, and first, since a small one may be a prompt's last; the others by place."""
+    """The parts of each pass: first those with many tokens, alone, since a small one may be a prompt's last; then the others by row."""
     shared: defaultdict[Block, list[BlockPart]] = defaultdict(list)
     for part in parts:
         if part.tokens > MAX_SHARED_TOKENS:
@@ -131,24 +130,24 @@ def grouped(parts: Iterable[BlockPart]) -> Iterable[list[BlockPart]]:
 
 
 def joined(arrays: Sequence[NDArray[Any]]) -> NDArray[Any]:
-    """The arrays one after the other; a single one as it is, without a copy."""
+    """The arrays concatenated; a single one as it is, without a copy."""
     return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
 
 
 def inputs_of(group: Sequence[BlockPart]) -> dict[str, NDArray[Any]]:
-    """What the graph takes, as `models/graph.py` declares it: a batch over the rows of a block from the first part's to the last's."""
+    """The graph's inputs (`models/graph.py`): a batch over the rows of a block from the first part's to the last's."""
     block, first_row = group[0].cache.slots.block, group[0].cache.slots.row
     past, most = block.capacity, max(part.tokens for part in group)
     caches = slice(first_row, group[-1].cache.slots.row + 1)
     mask = np.full((caches.stop - first_row, 1, 1, most, past + most), -np.inf, np.float32)
-    mask[..., range(most), range(past, past + most)] = 0.0  # every row sees itself, those too that stand for nothing
+    mask[..., range(most), range(past, past + most)] = 0.0  # every row sees itself, even unused ones
     rows, places = np.zeros((len(mask), most), np.int64), []
     row = 0
     for part in group:
-        index, (tokens, trunk, old) = part.cache.slots.row - first_row, (part.tokens, part.cache.trunk_length, part.cache.node_count)
+        index, (tokens, prefix, old) = part.cache.slots.row - first_row, (part.tokens, part.cache.prefix_length, part.cache.node_count)
         visible, seen = part.extension.visible(part.start, part.stop), mask[index, 0, 0, :tokens]
-        seen[:, :trunk] = 0.0
-        seen[:, trunk : part.past][visible[:, : old + part.start]] = 0.0
+        seen[:, :prefix] = 0.0
+        seen[:, prefix : part.past][visible[:, : old + part.start]] = 0.0
         seen[:, past : past + tokens][visible[:, old + part.start : old + part.stop]] = 0.0
         rows[index, :tokens] = range(row, row := row + tokens)
         places.append(np.arange(index * most, index * most + tokens))

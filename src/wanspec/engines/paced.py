@@ -1,9 +1,8 @@
-"""Holds every pass of a backend to the time that it would take elsewhere, so that a small machine shows a large one's timing.
+"""Makes every pass of a backend last as long as on another machine, so that a small machine shows a large one's timing.
 
-A pass lasts max(step_s, tokens x token_s), prefill and the choice of tokens included; a
-prompt takes as long as if nothing of it were kept. A pass that cannot keep its pace, because the model
-is slower than the preset or the machine is busy, is counted in `late_passes`: a run with more than a few of them is not at the preset's
-timing, and its figures do not count.
+A pass lasts max(step_s, tokens x token_s), including prefill and the choice of tokens; a prompt takes as long as without a kept prefix. A
+pass that cannot keep its pace, because the model is slower than the preset or the machine is busy, is counted in `late_passes`: a run with
+more than a few of them is not at the preset's timing, and its figures do not count.
 """
 
 from __future__ import annotations
@@ -21,11 +20,11 @@ from wanspec.errors import ConfigError
 from wanspec.presets import StepTime, preset
 
 MAX_PACE_S = 60.0
-"""No engine is slower; whoever writes more means milliseconds."""
+"""No engine is slower; a larger number was meant in milliseconds."""
 LATE_S = 0.001
 """A pass that ends this much after its time counts as late: ten times what a quiet machine's sleep overshoots."""
 SLEEP_MARGIN_S = 0.00012
-"""How early the long sleep ends; the rest is naps, which overshoot by less. Costs no more than this of a core per pass."""
+"""How early the long sleep ends; short naps follow, which overshoot by less. Costs at most this much CPU time per pass."""
 
 
 class PacedBackend:
@@ -39,16 +38,17 @@ class PacedBackend:
         self._backend = backend
         self._time = StepTime(step_s=step_s, token_s=token_s)
         self._due: float | None = None
-        """When the pass in flight is to end."""
+        """When the pass in flight should end."""
         self.passes = 0
+        """Passes so far."""
         self.late_passes = 0
         """Passes that ended more than LATE_S after their time."""
         self.lateness_s_max = 0.0
-        """How late the latest pass ended."""
+        """Lateness of the latest pass."""
 
     @classmethod
     def from_preset(cls, backend: Backend, name: str, model: Literal["target", "draft"]) -> Self:
-        """At the target's or the draft's pace of a named preset; no name: as fast as it goes."""
+        """At the target's or the draft's pace of a named preset; no name: as fast as possible."""
         if not name:
             return cls(backend, step_s=0.0, token_s=0.0)
         pace = preset(name).target if model == "target" else preset(name).draft
@@ -63,7 +63,7 @@ class PacedBackend:
         return self._time.pass_s(tokens)
 
     def score(self, items: Sequence[ScoreItem]) -> list[NDArray[np.float32]]:
-        """See `Backend.score`."""
+        """As `Backend.score`."""
         self._due = None
         started = time.perf_counter()
         logits = self._backend.score(items)
@@ -73,7 +73,7 @@ class PacedBackend:
         return logits
 
     def end_pass(self) -> None:
-        """Wait until the pass would have ended, and record how late it is then."""
+        """Wait until the pass should end, and record how late it is then."""
         due, self._due = self._due, None
         if due is None:
             return
@@ -84,9 +84,9 @@ class PacedBackend:
         self.lateness_s_max = max(self.lateness_s_max, -left)
 
     def close_session(self, session_id: SessionId) -> None:
-        """See `Backend.close_session`."""
+        """As `Backend.close_session`."""
         self._backend.close_session(session_id)
 
-    def forget(self, prefix: str) -> None:
-        """See `Backend.forget`."""
-        self._backend.forget(prefix)
+    def forget(self, key_prefix: str) -> None:
+        """As `Backend.forget`."""
+        self._backend.forget(key_prefix)

@@ -10,12 +10,13 @@ Each engine is imported when it is asked for.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+import os
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from wanspec.engines.model_spec import ModelSpec, parse_spec
 from wanspec.errors import ConfigError
 from wanspec.extras import how_to_install, is_installed
 
@@ -25,48 +26,129 @@ if TYPE_CHECKING:
     from wanspec.engines.tokenizer import Tokenizer
 
 SCRIPTED_DISAGREEMENT = "0.25"
-"""Of a scripted draft that does not say otherwise: about what real pairs have on easy text."""
+"""Default of a scripted draft: about what real pairs have on easy text."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelSpec:
+    """A model as a person writes it: `kind:name` or `kind:name,option=value,...`, taken apart."""
+
+    text: str
+    """The text as written."""
+    kind: str
+    """The engine."""
+    name: str
+    """One of the engine's models: a name, a file or a folder."""
+    options: Mapping[str, str]
+    """Values by option."""
+
+    def chosen(self, defaults: Mapping[str, str]) -> dict[str, str]:
+        """The options with these defaults. Raises ConfigError on an option without a default."""
+        for key in self.options:
+            if key not in defaults:
+                known = f"there is no option {key!r}; use {', '.join(defaults)}" if defaults else f"{self.kind} models take no options"
+                raise ConfigError(f"{self.text!r}: {known}")
+        return {**defaults, **self.options}
+
+    def number(self, text: str) -> float:
+        """An option's value as a finite number. Raises ConfigError."""
+        try:
+            number = float(text)
+        except ValueError:
+            raise ConfigError(f"{self.text!r}: {text!r} is not a number") from None
+        if not math.isfinite(number):
+            raise ConfigError(f"{self.text!r}: {text!r} is not a finite number")
+        return number
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Engine:
-    """What a kind of model is run by."""
+    """How to load one kind of models."""
 
     models: tuple[str, ...]
-    """What may stand behind the colon; a word in capitals stands for what the user has."""
+    """Names that may follow the colon; a word in capitals stands for any."""
     load: Callable[[ModelSpec, int], Backend]
-    """The model, on so many threads."""
+    """Loads a model, on this many threads."""
     tokenizer: Callable[[ModelSpec], Tokenizer]
+    """Loads the tokenizer alone."""
     check: Callable[[ModelSpec], None] = lambda _: None
-    """Raises ConfigError for what can be known without loading the model: packages and files that are not there."""
+    """Raises ConfigError for missing packages and files, without loading the model."""
+
+
+def parse_spec(text: str) -> ModelSpec:
+    """Parse a model's text. Raises ConfigError."""
+    whole, *pairs = text.split(",")
+    kind, _, name = whole.partition(":")
+    options = {}
+    for pair in pairs:
+        key, separator, value = pair.partition("=")
+        if not separator:
+            raise ConfigError(f"{pair!r} in {text!r} is not an option; write option=value")
+        options[key.strip()] = value.strip()
+    return ModelSpec(text=text, kind=kind, name=name, options=options)
 
 
 def load_backend(text: str, *, threads: int = 1) -> Backend:
-    """The model that `text` names, on `threads` threads. Raises ConfigError, which lists the known names, or BackendError."""
+    """Load the model that `text` names, on `threads` threads. Raises ConfigError, which lists the known names, or BackendError."""
     spec = parse_spec(text)
     return engine_of(spec).load(spec, threads)
 
 
 def load_tokenizer(text: str) -> Tokenizer:
-    """The tokenizer of the model that `text` names. Raises as `load_backend` does."""
+    """Load the tokenizer of the model that `text` names. Raises as `load_backend` does."""
     spec = parse_spec(text)
     return engine_of(spec).tokenizer(spec)
 
 
 def check_model(text: str) -> None:
-    """Raise ConfigError where the model that `text` names could not be loaded here, as far as that shows without loading it."""
+    """Raise ConfigError for missing packages and files of the model that `text` names, without loading it."""
     spec = parse_spec(text)
     engine_of(spec).check(spec)
 
 
 def engine_of(spec: ModelSpec) -> Engine:
-    """The engine that runs a model. Raises ConfigError where there is none."""
+    """The engine of a model. Raises ConfigError on an unknown kind or name."""
     engine = ENGINES.get(spec.kind)
     is_known = engine is not None and (spec.name in engine.models or (bool(spec.name) and any(model.isupper() for model in engine.models)))
     if engine is None or not is_known:
         names = [f"{kind}:{model}" for kind, engine in ENGINES.items() for model in engine.models]
         raise ConfigError(f"there is no model {spec.text.partition(',')[0]!r}; use one of {', '.join(names)}")
     return engine
+
+
+def usable_processors(root: Path = Path("/")) -> int:
+    """How many processors this process may use: those in its affinity, within the quotas of its control groups; at least 1.
+
+    A quota of 2.5 processors allows two threads: a third would halt all of them half of the time. `root` has /proc and /sys/fs/cgroup.
+    """
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, int(min([allowed, *_quotas(root)])))
+
+
+def _quotas(root: Path) -> Iterator[float]:
+    """Quotas, in processors, of the control groups around this process that have one."""
+    for folder in _control_groups(root):
+        for files in (("cpu.max",), ("cpu.cfs_quota_us", "cpu.cfs_period_us")):  # cgroup 2, cgroup 1
+            try:
+                quota_us, period_us = " ".join((folder / name).read_text("ascii") for name in files).split()
+            except (OSError, ValueError):
+                continue
+            if quota_us.isdecimal() and period_us.isdecimal() and int(quota_us) and int(period_us):  # "max" and -1: no limit
+                yield int(quota_us) / int(period_us)
+
+
+def _control_groups(root: Path) -> Iterator[Path]:
+    """Folders of this process's group and of all groups around it; in a container some do not exist, and the outermost is its own."""
+    try:
+        lines = (root / "proc/self/cgroup").read_text("utf-8").splitlines()
+    except OSError:
+        return
+    for _, controllers, path in (line.split(":", 2) for line in lines):
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        top = root / "sys/fs/cgroup" / ("cpu" if controllers else "")
+        group = top / path.lstrip("/")
+        yield from [group, *group.parents[: len(group.parts) - len(top.parts)]]
 
 
 def _bundled(spec: ModelSpec, threads: int) -> Backend:

@@ -1,8 +1,7 @@
-"""Models without weights, for tests: logits are an integer hash of the last few tokens, so that every batch gives exactly the same ones.
+"""Models without weights, for tests: logits are an integer hash of the last few tokens, so they are exactly the same in every batch.
 
-The caches are real (the same `SlotCache` as the bundled models'), and a row's tokens are read back through the mask that a real model would
-attend with: a wrong parent, commit or prefix shows as wrong tokens, as it would with a real model. A draft model shares its target's
-function in most contexts and has one of its own in the rest.
+The caches are real (the bundled models' `SlotCache`), and a row's tokens are read back through the attention mask: a wrong parent, commit
+or prefix shows as wrong tokens, as in a real model. A draft shares its target's function in most contexts and has its own in the rest.
 """
 
 from __future__ import annotations
@@ -19,8 +18,7 @@ from wanspec.core.speculation.types import ScoreItem, SessionId
 from wanspec.engines.interface import ModelInfo
 from wanspec.engines.slot_cache import Extension, SessionCaches, SlotCache
 from wanspec.engines.slots import NumpySlots
-from wanspec.engines.tokenizer import TextStream
-from wanspec.engines.turns import ASK, ChatOptions, Turn
+from wanspec.engines.tokenizer import ASK, ChatOptions, TextStream, Turn
 from wanspec.errors import ConfigError
 
 CONTEXT_TOKENS = 4
@@ -46,7 +44,7 @@ class ScriptedBackend:
         context_length: int = 4096,
         end_tokens: tuple[int, ...] = (),
     ) -> None:
-        """`disagreement` is the share of contexts where this model has a function of its own: 0 for the target, 1 for a useless draft."""
+        """`disagreement`: fraction of contexts where this model has a function of its own: 0 for the target, 1 for a useless draft."""
         if not 1 < vocabulary_size <= MAX_VOCABULARY:
             raise ConfigError(f"vocabulary_size is {vocabulary_size}; a scripted model has 2 to {MAX_VOCABULARY} tokens")
         if not 0.0 <= disagreement <= 1.0:
@@ -66,6 +64,7 @@ class ScriptedBackend:
         self.passes = 0
         """Batches scored."""
         self.tokens_computed = 0
+        """Tokens scored."""
 
     @property
     def info(self) -> ModelInfo:
@@ -73,11 +72,11 @@ class ScriptedBackend:
 
     @property
     def open_sessions(self) -> int:
-        """Sessions that hold a cache: what a leak test looks at."""
+        """Sessions that hold a cache, for leak tests."""
         return len(self._caches)
 
     def score(self, items: Sequence[ScoreItem]) -> list[NDArray[np.float32]]:
-        """See `Backend.score`."""
+        """As `Backend.score`."""
         plans = self._caches.plan(items)
         logits = []
         for cache, extension in plans:
@@ -91,18 +90,18 @@ class ScriptedBackend:
         return logits
 
     def end_pass(self) -> None:
-        """See `Backend.end_pass`."""
+        """As `Backend.end_pass`."""
 
     def close_session(self, session_id: SessionId) -> None:
-        """See `Backend.close_session`."""
+        """As `Backend.close_session`."""
         self._caches.close(session_id)
 
-    def forget(self, prefix: str) -> None:
-        """See `Backend.forget`."""
-        self._caches.forget(prefix)
+    def forget(self, key_prefix: str) -> None:
+        """As `Backend.forget`."""
+        self._caches.forget(key_prefix)
 
     def logits(self, contexts: NDArray[np.int64]) -> NDArray[np.float32]:
-        """The model itself: logits [rows, vocabulary] after `contexts` [rows, CONTEXT_TOKENS], -1 where the sequence has not begun."""
+        """The model itself: logits [rows, vocabulary] after `contexts` [rows, CONTEXT_TOKENS], with -1 before the sequence begins."""
         shared = hashed(contexts, self._seed)
         own = unit(mixed(shared + np.uint64(1))) < self._disagreement
         keys = np.where(own, mixed(shared + np.uint64(2)), shared)
@@ -114,13 +113,13 @@ class ScriptedBackend:
 
 
 class ScriptedTokenizer:
-    """Text for scripted models: a token is a printable ASCII character, so that all of its text can be read; larger ones repeat them."""
+    """Text for scripted models: a token is a printable ASCII character; larger ids repeat them."""
 
     def __init__(self, vocabulary_size: int) -> None:
         self._vocabulary_size = vocabulary_size
 
     def encode(self, text: str, *, reads_controls: bool = False, adds_beginning: bool = True) -> list[int]:
-        """A token for each byte; those beyond the vocabulary begin again."""
+        """A token for each byte, modulo the vocabulary."""
         return [(byte - _PRINTABLE[0]) % len(_PRINTABLE) % self._vocabulary_size for byte in text.encode()]
 
     def decode(self, tokens: Sequence[int]) -> str:
@@ -145,9 +144,9 @@ class ScriptedTokenizer:
 def context(cache: SlotCache[NumpySlots], extension: Extension, row: int) -> NDArray[np.int64]:
     """The last CONTEXT_TOKENS tokens that a row sees, itself included, padded with -1 in front."""
     tokens = cache.slots.head(cache.used + len(extension.tokens))[0]
-    seen = cache.trunk_length + np.flatnonzero(extension.visible(row, row + 1)[0])[-CONTEXT_TOKENS:]
-    trunk = tokens[max(0, cache.trunk_length - CONTEXT_TOKENS) : cache.trunk_length]
-    return np.concatenate((np.full(CONTEXT_TOKENS, -1), trunk, tokens[seen]))[-CONTEXT_TOKENS:]
+    seen = cache.prefix_length + np.flatnonzero(extension.visible(row, row + 1)[0])[-CONTEXT_TOKENS:]
+    prefix = tokens[max(0, cache.prefix_length - CONTEXT_TOKENS) : cache.prefix_length]
+    return np.concatenate((np.full(CONTEXT_TOKENS, -1), prefix, tokens[seen]))[-CONTEXT_TOKENS:]
 
 
 def hashed(contexts: NDArray[np.int64], seed: int) -> NDArray[np.uint64]:

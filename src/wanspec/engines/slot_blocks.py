@@ -1,7 +1,7 @@
-"""Keys and values of many sessions side by side, so that one pass reads those of all without copying any.
+"""Keys and values of many sessions side by side, so that one pass reads them all without a copy.
 
-A block holds sessions of about one length: a row each, of as many slots as the block has. A session begins without a row, gets one in the
-block that fits it, and moves to a larger one as it grows. An engine computes over a range of rows; what a row has no use for, it masks.
+A block holds sessions of about the same length, one in each row. A session begins without a row, gets one in the block that fits it, and
+moves to a larger block as it grows. An engine computes over a range of rows and masks the slots that a row does not use.
 """
 
 from __future__ import annotations
@@ -15,19 +15,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 FIRST_CAPACITY = 128
-"""Slots of the smallest block's rows; each next block's have twice as many. A row is read whole, so half of what is read may be in vain."""
+"""Slots per row of the smallest block; each next block has twice as many. Rows are read whole, so up to half of that may be wasted."""
 FIRST_ROWS = 1
-"""Rows that a block begins with; doubled when they run out."""
+"""Rows of a new block; doubled when they run out."""
 Floats = NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CacheShape:
-    """A model's keys, or values, for one token."""
+    """The shape of a model's keys, or values, for one token."""
 
     layers: int
+    """Transformer layers."""
     kv_heads: int
+    """Heads of keys and values in each layer."""
     head_dim: int
+    """Numbers of each head."""
 
 
 class Block:
@@ -35,16 +38,16 @@ class Block:
 
     def __init__(self, shape: CacheShape, capacity: int) -> None:
         size = (shape.layers, FIRST_ROWS, shape.kv_heads, 1, capacity, shape.head_dim)
-        self.keys: Floats = np.zeros(size, np.float32)  # not empty: what is masked is multiplied with 0 all the same, and may not be NaN
+        self.keys: Floats = np.zeros(size, np.float32)  # not empty: masked values are still multiplied by 0, and must not be NaN
         self.values: Floats = np.zeros(size, np.float32)
         self.capacity = capacity
         self._free = list(range(FIRST_ROWS))
         self._returned: deque[int] = deque()
-        """Rows that nobody needs any more, from whatever thread."""
+        """Rows given back, from any thread."""
 
     @property
     def rows(self) -> int:
-        """How many there are; an empty block is as small as a new one."""
+        """Number of rows; an empty block shrinks to its first size."""
         while self._returned:
             self._free.append(self._returned.popleft())
         rows: int = self.keys.shape[1]
@@ -54,7 +57,7 @@ class Block:
         return rows
 
     def take(self) -> int:
-        """A free row, the lowest: sessions in a pass should lie side by side."""
+        """The lowest free row, as sessions in a pass should lie side by side."""
         rows = self.rows
         if not self._free:
             self.keys, self.values = (np.concatenate((old, np.zeros_like(old)), axis=1) for old in (self.keys, self.values))
@@ -64,7 +67,7 @@ class Block:
         return row
 
     def give_back(self, row: int) -> None:
-        """Nobody needs this row any more. The only call that may come from another thread: Python ends objects wherever it likes."""
+        """Free a row. The only call that may come from any thread: Python may finalise objects in any."""
         self._returned.append(row)
 
 
@@ -76,7 +79,7 @@ class Blocks:
         self._blocks: dict[int, Block] = {}
 
     def fitting(self, slots: int) -> Block:
-        """The block whose rows have room for so many."""
+        """The block for rows of this many slots."""
         capacity = FIRST_CAPACITY
         while capacity < slots:
             capacity *= 2
@@ -84,10 +87,10 @@ class Blocks:
 
 
 class BlockSlots:
-    """One session's slots: a row of a block, see `Slots`."""
+    """`Slots` of one session: a row of a block."""
 
     def __init__(self, blocks: Blocks, block: Block | None = None) -> None:
-        """`block`: of this session alone; it is left when the session grows."""
+        """`block`: this session's own; it moves to a common one when it grows."""
         self._blocks = blocks
         self.block = block or Block(blocks.shape, 0)
         self.row = self.block.take()
@@ -100,7 +103,7 @@ class BlockSlots:
         return (self.block.keys.nbytes + self.block.values.nbytes) // self.block.rows
 
     def reserve(self, slots: int) -> None:
-        """Have room for so many."""
+        """Make room for this many."""
         if slots <= self.block.capacity:
             return
         block = self._blocks.fitting(slots)
@@ -111,19 +114,19 @@ class BlockSlots:
         self.block, self.row = block, row
 
     def write(self, start: int, keys: Floats, values: Floats) -> None:
-        """Put `keys` and `values`, each [count, layers, kv_heads, head_dim], into the slots from `start` on, for which there is room."""
+        """Write `keys` and `values`, each [count, layers, kv_heads, head_dim], to the slots from `start` on, after `reserve`."""
         stop = start + len(keys)
         self.block.keys[:, self.row, :, 0, start:stop] = keys.transpose(1, 2, 0, 3)
         self.block.values[:, self.row, :, 0, start:stop] = values.transpose(1, 2, 0, 3)
 
     def move(self, start: int, order: Sequence[int]) -> None:
-        """See `Slots.move`."""
+        """As `Slots.move`."""
         for buffer in (self.block.keys, self.block.values):
             slots = buffer[:, self.row, :, 0, start:]
             slots[:, :, : len(order)] = slots.take(order, axis=2)
 
     def first(self, count: int) -> Self:
-        """See `Slots.first`. They are not in a common block before they grow: what is kept for later shall be in nobody's way."""
+        """As `Slots.first`. The copy has a block of its own until it grows, so that kept prefixes do not fill common blocks."""
         block = Block(self._blocks.shape, count)
         block.keys[:, 0] = self.block.keys[:, self.row, :, :, :count]
         block.values[:, 0] = self.block.values[:, self.row, :, :, :count]

@@ -1,13 +1,13 @@
-"""The slots of one session: which token sits where in the cache, what each one may attend to, and how the tree moves on.
+"""The cache of one session: which token has which slot, what each one may attend to, and how the tree moves on.
 
-Slots hold, without gaps, the trunk, then the nodes (parents before children), then the rows of a pass under way; a model can therefore read
-a session's past from the leading slots. What a slot is made of is the engine's business (`slots`). A pass goes in three steps:
+Slots hold, without gaps, the prefix, then the nodes (parents before children), then the rows of a pass under way; so a model can read a
+session's past from the leading slots. The content of a slot is the engine's (`slots`). A pass takes three steps:
 
-1. `plan` checks an item against the cache and says what to compute: tokens, positions, and which slots every new row sees. Nothing changes.
-2. The engine puts the pass's new rows behind the used slots, in one piece or in several. To everyone else the cache is still the old one.
-3. `apply` makes the plan true: the committed path and the appended tokens join the trunk, what is left of the tree closes up behind it.
+1. `plan` checks an item against the cache and lays out its pass: tokens, positions, and the slots that every new row sees. Nothing changes.
+2. The engine writes the pass's new rows after the used slots, in one piece or in several. To everyone else the cache is still the old one.
+3. `apply` carries out the plan: the committed path and the appended tokens join the prefix, the rest of the tree closes up after it.
 
-So whatever fails before `apply` leaves the cache as it was. The nodes that a commit drops stay in the buffers during its pass, unseen.
+So any failure before `apply` leaves the cache as it was. The nodes that a commit drops stay in the buffers during its pass, unseen.
 """
 
 from __future__ import annotations
@@ -23,28 +23,29 @@ from numpy.typing import NDArray
 
 from wanspec.core.speculation.tree import MAX_TREE_NODES
 from wanspec.core.speculation.types import NodeId, ScoreItem, SessionId
-from wanspec.engines.kept_trunks import MAX_KEPT_BYTES, KeptTrunk, KeptTrunks
+from wanspec.engines.kept_prefixes import MAX_KEPT_BYTES, KeptPrefix, KeptPrefixes
 from wanspec.engines.slots import Slots
 from wanspec.errors import BackendError
 
 MAX_NODES = MAX_TREE_NODES
-"""Nodes that a session may hold: those of the largest tree, which a worker grows while nothing is committed; masks grow with its square."""
+"""Nodes that a session may hold, as many as the largest tree; masks grow with its square."""
 ROOT = -1
-"""The parent of the nodes that hang off the end of the trunk."""
+"""The parent of the nodes that hang off the end of the prefix."""
 S = TypeVar("S", bound=Slots)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Extension:
-    """What one item asks of one cache: its `append` tokens first, then its nodes, in the item's order."""
+    """The plan of one item: its q new rows are its `append` tokens, then its nodes, in the item's order."""
 
     item: ScoreItem
+    """The question."""
     tokens: NDArray[np.int64]
-    """[q]"""
+    """Token of each row [q]."""
     positions: NDArray[np.int64]
-    """[q], absolute."""
+    """Absolute position of each row [q]."""
     cached: int
-    """Nodes in the cache, those too that the commit drops."""
+    """Nodes in the cache, including those that the commit drops."""
     path: list[int]
     """Indices of the committed nodes among the cached nodes."""
     kept: list[int]
@@ -52,12 +53,12 @@ class Extension:
     parents: list[int]
     """For each new node, its parent's column in `visible`, or ROOT."""
     lineage: list[int]
-    """For each new node, the columns that it sees, itself included, as a bit set."""
+    """For each new node, the columns that it sees, including itself, as a bit set."""
 
     def visible(self, start: int, stop: int) -> NDArray[np.bool_]:
         """[stop - start, cached nodes + stop]: which cached nodes, and which new rows before `stop`, each of these new rows sees.
 
-        All see themselves, and the whole trunk. Only so many rows at a time: a long prompt's all together would not fit into memory.
+        All see themselves and the whole prefix. The matrix is made in parts, as that of a long prompt would not fit into memory.
         """
         appended, width = len(self.item.append), self.cached + stop
         visible = np.zeros((stop - start, width), np.bool_)
@@ -71,13 +72,13 @@ class Extension:
 
 
 class SlotCache(Generic[S]):
-    """The trunk and the nodes of one session."""
+    """The prefix and the nodes of one session."""
 
-    def __init__(self, slots: S, trunk_tokens: Sequence[int] = ()) -> None:
-        """`trunk_tokens`: those whose slots have been computed before."""
+    def __init__(self, slots: S, prefix_tokens: Sequence[int] = ()) -> None:
+        """`prefix_tokens`: tokens whose slots are computed already."""
         self.slots = slots
-        self.trunk_tokens = list(trunk_tokens)
-        self.trunk_length = len(self.trunk_tokens)
+        self.prefix_tokens = list(prefix_tokens)
+        self.prefix_length = len(self.prefix_tokens)
         self._index: dict[NodeId, int] = {}  # in the order of the slots, as are the four lists
         self._parents: list[int] = []
         self._tokens: list[int] = []
@@ -90,8 +91,8 @@ class SlotCache(Generic[S]):
 
     @property
     def used(self) -> int:
-        """The number of slots in use, trunk and nodes."""
-        return self.trunk_length + len(self._parents)
+        """Slots in use, prefix and nodes."""
+        return self.prefix_length + len(self._parents)
 
     def plan(self, item: ScoreItem) -> Extension:
         """Check `item` and lay out its pass. Raises BackendError for unknown, repeated or disconnected nodes, and for too many."""
@@ -100,10 +101,10 @@ class SlotCache(Generic[S]):
         kept = [] if appended else self._survivors(path)
         if len(kept) + len(item.nodes) > MAX_NODES:
             raise BackendError(f"session {item.session_id} would hold {len(kept) + len(item.nodes)} draft nodes, more than {MAX_NODES}")
-        base = self.trunk_length + len(path)
+        base = self.prefix_length + len(path)
         positions = list(range(base, base + appended))
-        trunk_bits = sum(1 << index for index in path) | ((1 << appended) - 1) << cached
-        parents, lineage = self._place_nodes(item, kept=kept, positions=positions, trunk_bits=trunk_bits)
+        prefix_bits = sum(1 << index for index in path) | ((1 << appended) - 1) << cached
+        parents, lineage = self._place_nodes(item, kept=kept, positions=positions, prefix_bits=prefix_bits)
         return Extension(
             item=item,
             tokens=np.array([*item.append, *(node.token for node in item.nodes)], np.int64),
@@ -116,7 +117,7 @@ class SlotCache(Generic[S]):
         )
 
     def _committed_path(self, item: ScoreItem) -> list[int]:
-        """Indices of the nodes in `item.commit`, each checked to hang off the one before."""
+        """Indices of the nodes in `item.commit`, each a child of the one before."""
         path: list[int] = []
         for node_id in item.commit:
             index = self._index.get(node_id)
@@ -128,16 +129,16 @@ class SlotCache(Generic[S]):
         return path
 
     def _survivors(self, path: list[int]) -> list[int]:
-        """Indices of the nodes below the end of the trunk once `path` has joined it."""
+        """Indices of the nodes below the end of the prefix once `path` has joined it."""
         if not path:
             return list(range(self.node_count))
         last = 1 << path[-1]
         return [index for index, lineage in enumerate(self._lineage) if lineage & last and index != path[-1]]
 
-    def _place_nodes(self, item: ScoreItem, *, kept: list[int], positions: list[int], trunk_bits: int) -> tuple[list[int], list[int]]:
-        """Columns of the parents of the item's nodes, and bit sets of the columns that they see; adds their positions to `positions`."""
+    def _place_nodes(self, item: ScoreItem, *, kept: list[int], positions: list[int], prefix_bits: int) -> tuple[list[int], list[int]]:
+        """For the item's nodes, their parents' columns and bit sets of the columns that they see; adds their positions to `positions`."""
         session_id, cached, alive = item.session_id, self.node_count, set(kept)
-        trunk_end = self.trunk_length + len(item.commit) + len(item.append)
+        prefix_end = self.prefix_length + len(item.commit) + len(item.append)
         first = cached + len(item.append)
         fresh: dict[NodeId, int] = {}
         parents: list[int] = []
@@ -147,7 +148,7 @@ class SlotCache(Generic[S]):
             if node_id in fresh or self._index.get(node_id) in alive:
                 raise BackendError(f"session {session_id} has node {node_id} already")
             if parent_id is None:
-                parent, seen, position = ROOT, trunk_bits, trunk_end
+                parent, seen, position = ROOT, prefix_bits, prefix_end
             elif (found := fresh.get(parent_id)) is not None:
                 parent, seen, position = found, lineage[found - first], positions[found - cached] + 1
             elif (found := self._index.get(parent_id)) in alive and found is not None:
@@ -161,25 +162,25 @@ class SlotCache(Generic[S]):
         return parents, lineage
 
     def apply(self, extension: Extension) -> None:
-        """Carry out a plan whose rows have all been written."""
+        """Carry out a plan after all of its rows have been written."""
         item, cached, appended = extension.item, self.node_count, len(extension.item.append)
         if item.commit or appended:
             self._drop(extension)
-        column_of = {column: index for index, column in enumerate(extension.kept)}  # where the columns of the plan end up
+        column_of = {column: index for index, column in enumerate(extension.kept)}  # index of each of the plan's columns afterwards
         column_of |= {cached + appended + offset: len(extension.kept) + offset for offset in range(len(item.nodes))}
         positions = extension.positions[appended:].tolist()
         for node, parent, position in zip(item.nodes, extension.parents, positions, strict=True):
             self._append_node(node.node_id, node.token, column_of.get(parent, ROOT), position)
 
     def _drop(self, extension: Extension) -> None:
-        """Move the committed path and the appended tokens to the trunk, and close the gaps among nodes, old and new."""
+        """Move the committed path and the appended tokens to the prefix, and close the gaps among nodes, old and new."""
         cached, appended = self.node_count, len(extension.item.append)
         new = range(cached, cached + extension.item.tokens)
         order = [*extension.path, *new[:appended], *extension.kept, *new[appended:]]
         if order != list(range(len(order))):
-            self.slots.move(self.trunk_length, order)
-        self.trunk_length += len(extension.path) + appended
-        self.trunk_tokens += [*[self._tokens[index] for index in extension.path], *extension.item.append]
+            self.slots.move(self.prefix_length, order)
+        self.prefix_length += len(extension.path) + appended
+        self.prefix_tokens += [*[self._tokens[index] for index in extension.path], *extension.item.append]
 
         ids, tokens, parents, positions = list(self._index), self._tokens, self._parents, self._positions
         self._index, self._tokens, self._parents, self._positions, self._lineage = {}, [], [], [], []
@@ -196,6 +197,45 @@ class SlotCache(Generic[S]):
         self._lineage.append((self._lineage[parent] if parent != ROOT else 0) | 1 << index)
 
 
+@dataclass(frozen=True, slots=True)
+class Part(Generic[S]):
+    """Rows `start` to `stop` of one session's extension, as computed in one pass."""
+
+    cache: SlotCache[S]
+    """The session's cache."""
+    extension: Extension
+    """The whole extension."""
+    start: int
+    """First row."""
+    stop: int
+    """Row after the last one."""
+
+    @property
+    def tokens(self) -> int:
+        return self.stop - self.start
+
+    @property
+    def past(self) -> int:
+        """Slots before these rows, including earlier rows of the same extension."""
+        return self.cache.used + self.start
+
+    @property
+    def total(self) -> int:
+        """Slots in use once these rows are computed."""
+        return self.cache.used + self.stop
+
+    @property
+    def unasked(self) -> int:
+        """Leading rows that the item does not ask for: those before the last of `append`."""
+        return min(max(len(self.extension.item.append) - 1 - self.start, 0), self.tokens)
+
+
+def parts_of(cache: SlotCache[S], extension: Extension, *, most: int) -> list[Part[S]]:
+    """An extension in pieces of at most `most` tokens, in order."""
+    count = len(extension.tokens)
+    return [Part(cache, extension, start, min(start + most, count)) for start in range(0, count, most)]
+
+
 def unpacked(bit_sets: Sequence[int], width: int) -> NDArray[np.bool_]:
     """The bit sets as rows of a matrix [sets, width], lowest bit first."""
     size = (width + 7) // 8
@@ -209,14 +249,14 @@ class SessionCaches(Generic[S]):
     def __init__(
         self, new_slots: Callable[[], S], *, vocabulary_size: int, context_length: int, max_kept_bytes: int = MAX_KEPT_BYTES
     ) -> None:
-        """`new_slots` makes those of a session that begins; `max_kept_bytes`: of what finished ones leave to others."""
+        """`new_slots` makes the slots of a new session; `max_kept_bytes` bounds the prefixes of finished ones."""
         self._new_slots = new_slots
         self._vocabulary_size = vocabulary_size
         self._context_length = context_length
         self._caches: dict[SessionId, SlotCache[S]] = {}
         self._reuse_keys: dict[SessionId, str] = {}
-        """Of the open sessions that have one."""
-        self._kept = KeptTrunks[S](max_bytes=max_kept_bytes)
+        """Reuse keys of the open sessions that have one."""
+        self._kept = KeptPrefixes[S](max_bytes=max_kept_bytes)
 
     def plan(self, items: Sequence[ScoreItem]) -> list[tuple[SlotCache[S], Extension]]:
         """Check a whole batch and lay it out; nothing changes. Raises BackendError as `Backend.score` says."""
@@ -240,15 +280,15 @@ class SessionCaches(Generic[S]):
         return cache, extension
 
     def _opened(self, item: ScoreItem) -> tuple[SlotCache[S], ScoreItem]:
-        """A cache for a new session, with what was computed before of its prompt, and an item for the rest: its last token at least."""
+        """A cache for a new session, with the longest kept prefix of its prompt, and an item for the rest, at least its last token."""
         found = self._kept.longest(item.reuse_key, item.append[:-1]) if item.reuse_key is not None else None
         if found is None:
             return SlotCache(self._new_slots()), item
-        trunk, number = found
-        return SlotCache(trunk.slots.first(number), item.append[:number]), replace(item, append=item.append[number:])
+        prefix, number = found
+        return SlotCache(prefix.slots.first(number), item.append[:number]), replace(item, append=item.append[number:])
 
     def apply(self, plans: Sequence[tuple[SlotCache[S], Extension]]) -> None:
-        """Carry out plans whose rows have all been written; opens the sessions that are new."""
+        """Carry out plans after all of their rows have been written; opens new sessions."""
         for cache, extension in plans:
             cache.apply(extension)
             self._caches[extension.item.session_id] = cache
@@ -256,20 +296,20 @@ class SessionCaches(Generic[S]):
                 self._reuse_keys[extension.item.session_id] = extension.item.reuse_key
 
     def close(self, session_id: SessionId) -> None:
-        """Free a session's cache, if there is one; its trunk is kept for others with its key, if it has one, unless another has it all."""
+        """Free a session's cache, if there is one. Its prefix is kept for others with its key, unless a kept one has all of it."""
         cache, key = self._caches.pop(session_id, None), self._reuse_keys.pop(session_id, None)
-        if cache is not None and key is not None and not self._kept.renew(key, cache.trunk_tokens):
-            slots = cache.slots.first(cache.trunk_length)
-            self._kept.keep(KeptTrunk(key=key, tokens=np.array(cache.trunk_tokens, np.int64), slots=slots))
+        if cache is not None and key is not None and not self._kept.renew(key, cache.prefix_tokens):
+            slots = cache.slots.first(cache.prefix_length)
+            self._kept.keep(KeptPrefix(key=key, tokens=np.array(cache.prefix_tokens, np.int64), slots=slots))
 
     def forget_kept(self) -> bool:
-        """Give up what finished sessions have left, where memory is short; False: there was nothing."""
+        """Drop all kept prefixes, where memory is short; False: there were none."""
         return self._kept.clear()
 
-    def forget(self, prefix: str) -> None:
-        """Free what is kept under reuse keys that begin so; open sessions with one have none from now on."""
-        self._reuse_keys = {session_id: key for session_id, key in self._reuse_keys.items() if not key.startswith(prefix)}
-        self._kept.forget(prefix)
+    def forget(self, key_prefix: str) -> None:
+        """As `Backend.forget`."""
+        self._reuse_keys = {session_id: key for session_id, key in self._reuse_keys.items() if not key.startswith(key_prefix)}
+        self._kept.forget(key_prefix)
 
     def __len__(self) -> int:
         return len(self._caches)

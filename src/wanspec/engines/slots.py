@@ -1,4 +1,4 @@
-"""What the slots of a session hold: an engine's keys and values, wherever it keeps them. Which slot is whose, `slot_cache` knows."""
+"""The slots of a session: an engine's keys and values, wherever it stores them. `slot_cache` knows which slot is whose."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 FIRST_CAPACITY = 128
-"""Slots that new buffers have room for; doubled when they run out."""
+"""Slots of new buffers; doubled when they run out."""
 Layout = tuple[tuple[int, ...], DTypeLike]
 """Shape and type of one slot of one buffer."""
 
 
 class Slots(Protocol):
-    """The slots of one session, of which `slot_cache` uses the first so many. They go when nobody refers to them any more."""
+    """The slots of one session, used from the first on. They are freed when nobody refers to them any more."""
 
     @property
     def size_bytes(self) -> int: ...
 
     def move(self, start: int, order: Sequence[int]) -> None:
-        """Let slot `start + i` hold what slot `start + order[i]` does; what is behind those is no longer needed."""
+        """Move the content of slot `start + order[i]` to slot `start + i`; the slots after these are no longer needed."""
         ...
 
     def first(self, count: int) -> Self:
-        """Slots of their own that hold what the first `count` do, for a session that begins with the same tokens."""
+        """A copy of the first `count` slots, for a session that begins with the same tokens."""
         ...
 
 
@@ -52,13 +52,13 @@ class NumpySlots:
             buffer[start:stop] = new
 
     def move(self, start: int, order: Sequence[int]) -> None:
-        """See `Slots.move`."""
+        """As `Slots.move`."""
         for buffer in self.buffers:
             slots = buffer[start:]
             slots[: len(order)] = slots.take(order, axis=0)
 
     def first(self, count: int) -> NumpySlots:
-        """See `Slots.first`."""
+        """As `Slots.first`."""
         slots = NumpySlots([(buffer.shape[1:], buffer.dtype) for buffer in self.buffers], capacity=count)
         slots.write(0, self.head(count))
         return slots

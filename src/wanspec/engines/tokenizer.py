@@ -1,7 +1,7 @@
 """Text to token ids and back, by a tokenizer.json, and text from tokens as they come.
 
-Every token stands for bytes. Two kinds of tokenizer say which: byte-level ones (GPT-2's; Llama 3 and Qwen have it too) write a byte as a
-printable character, SentencePiece's (Llama 2, Mistral, Gemma) write `▁` for a space and `<0x0A>` for a byte that has no token of its own.
+Every token stands for bytes, in one of two notations: byte-level tokenizers (GPT-2, Llama 3, Qwen) write a byte as a printable character,
+SentencePiece's (Llama 2, Mistral, Gemma) write `▁` for a space and `<0x0A>` for a byte that has no token of its own.
 """
 
 from __future__ import annotations
@@ -11,21 +11,52 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import takewhile
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from wanspec.engines.turns import ASK, ChatOptions, Turn
 from wanspec.errors import ConfigError
 
 if TYPE_CHECKING:
     from wanspec.engines.chat_template import ChatTemplate
 
+NAMED_TOKENS = ("bos_token", "eos_token", "pad_token", "unk_token")
+"""Control tokens that chat templates know by these names."""
+RESERVED = frozenset({"messages", "add_generation_prompt", "continue_final_message", "tools", "documents", *NAMED_TOKENS})
+"""Variables of a chat template that no client may set."""
 _BYTE = re.compile("<0x([0-9A-F]{2})>")
 _SPACE = "\N{LOWER ONE EIGHTH BLOCK}"
 
 
+class Turn(NamedTuple):
+    """A message of a conversation."""
+
+    role: str
+    """Such as `user`."""
+    text: str
+    """All of its text."""
+    more: Mapping[str, str] = {}
+    """Further fields for a chat template: the speaker's name, the reasoning before the text."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChatOptions:
+    """How a conversation's prompt ends, and the chat template's own variables."""
+
+    adds_generation_prompt: bool = True
+    """Whether it ends with the header of the assistant's next message."""
+    continues_final: bool = False
+    """Whether it ends within its last message, to be continued; then there is no generation prompt."""
+    variables: Mapping[str, object] = field(default_factory=dict)
+    """Variables of the chat template as JSON values by name, such as `enable_thinking`."""
+
+
+ASK = ChatOptions()
+"""Ask for the assistant's next message."""
+
+
 class Tokenizer(Protocol):
-    """What the server and the command line need of a tokenizer."""
+    """A tokenizer, as the server and the command line use it."""
 
     def encode(self, text: str, *, reads_controls: bool = False, adds_beginning: bool = True) -> list[int]: ...
 
@@ -41,7 +72,7 @@ class Tokenizer(Protocol):
 
 
 def vocabulary_fingerprint(vocabulary: Mapping[str, int]) -> str:
-    """SHA-256, hexadecimal, of a vocabulary (token text to id), the same whatever order it comes in."""
+    """SHA-256, hexadecimal, of a vocabulary (token text to id), whatever its order."""
     entries = sorted((token_id, token) for token, token_id in vocabulary.items())
     return hashlib.sha256(json.dumps(entries, separators=(",", ":")).encode()).hexdigest()
 
@@ -52,7 +83,7 @@ def begun(tokens: list[int], beginning: list[int]) -> list[int]:
 
 
 class JsonTokenizer:
-    """A tokenizer of the `tokenizers` library. Control tokens are read from text only where that is asked for, and never written to it."""
+    """A tokenizer of the `tokenizers` library. Control tokens are read from text only on request, and never written to it."""
 
     def __init__(
         self,
@@ -61,10 +92,10 @@ class JsonTokenizer:
         end_token: str | None = None,
         make_template: Callable[..., ChatTemplate] | None = None,
     ) -> None:
-        """`definition` is the text of a tokenizer.json; the token of the name `end_token` ends a text, and the model may know of more.
+        """`definition`: the text of a tokenizer.json. `end_token`: name of a token that ends a text; the model may have more.
 
-        `make_template` makes the model's chat template of its `control_tokens`, which are given by that name.
-        Raises ConfigError on a definition that is none, or of a kind that has no bytes.
+        `make_template` makes the model's chat template from the keyword `control_tokens`.
+        Raises ConfigError on an invalid definition, or of a kind without bytes.
         """
         self._tokenizer = _read(definition)
         self._with_controls = _read(definition)
@@ -84,27 +115,27 @@ class JsonTokenizer:
                 self._bytes[token_id] = token.encode() if token_id in added else to_bytes(token)
 
     def encode(self, text: str, *, reads_controls: bool = False, adds_beginning: bool = True) -> list[int]:
-        """Token ids of a text of its own: what the definition puts before one, such as BOS, unless it begins so itself, then the text.
+        """Token ids of a whole text, after the definition's beginning, such as BOS, unless the text has it already.
 
-        `reads_controls`: the names of control tokens count as such.
+        `reads_controls`: names of control tokens in the text are read as such.
         """
         tokens = self.encode_with_controls(text) if reads_controls else self.encode_text(text)
         return begun(tokens, self._begins_with if adds_beginning else [])
 
     def encode_text(self, text: str) -> list[int]:
-        """Token ids of `text`, nothing added."""
+        """Token ids of `text` alone."""
         return _ids(self._tokenizer, text)
 
     def encode_with_controls(self, text: str) -> list[int]:
-        """The same, where control tokens count as such."""
+        """Token ids of `text` alone, with control tokens read as such."""
         return _ids(self._with_controls, text)
 
     def encode_chat(self, turns: Sequence[Turn], options: ChatOptions = ASK) -> list[int] | None:
-        """A conversation, by the model's own template; None: it has none. Raises ConfigError where that does not take it."""
+        """Token ids of a conversation by the model's chat template; None: it has none. Raises ConfigError where the template rejects it."""
         return None if self._chat_template is None else self._chat_template.encode(turns, self, options)
 
     def decode(self, tokens: Sequence[int]) -> str:
-        """The text of `tokens`; what is not UTF-8 becomes U+FFFD."""
+        """The text of `tokens`; bytes that are not UTF-8 become U+FFFD."""
         text = self.token_bytes(tokens).decode("utf-8", errors="replace")
         return text.removeprefix(" ") if self._strips_space else text
 
@@ -117,23 +148,23 @@ class JsonTokenizer:
         return b"".join(self._bytes[token] for token in tokens)
 
     def control_name(self, token: int) -> str | None:
-        """What a control token, which stands for no bytes, is called; None: it is no control token."""
+        """The name of a control token, which stands for no bytes; None: it is no control token."""
         return self._control.get(token)
 
     @property
     def control_tokens(self) -> dict[str, int]:
-        """All of them, by name."""
+        """All control tokens, by name."""
         return {name: token for token, name in self._control.items()}
 
 
 class TokenBytes(Protocol):
-    """What a stream of text needs of its tokenizer."""
+    """A tokenizer, as a stream of text uses it."""
 
     def token_bytes(self, tokens: Iterable[int]) -> bytes: ...
 
 
 class TextStream:
-    """Turns tokens into text as they come. A character is given out once it is whole."""
+    """Turns tokens into text as they come; a character is given out once it is complete."""
 
     def __init__(self, tokenizer: TokenBytes) -> None:
         self._tokenizer = tokenizer
@@ -144,12 +175,12 @@ class TextStream:
         return self._decoder.decode(self._tokenizer.token_bytes(tokens))
 
     def finish(self) -> str:
-        """What is left at the end: U+FFFD for the beginning of a character that never came, or nothing."""
+        """The end of the text: U+FFFD for an incomplete character, or nothing."""
         return self._decoder.decode(b"", final=True)
 
 
 def byte_reader(decoder: Mapping[str, Any] | None) -> tuple[Callable[[str], bytes], bool]:
-    """What makes bytes of a token's name, and whether a text's first space is the tokenizer's own. Raises ConfigError for other kinds."""
+    """A function from a token's name to its bytes, and whether a text's first space is added. Raises ConfigError for other kinds."""
     steps = (decoder or {}).get("decoders") or [decoder or {}]
     kinds = [step.get("type") for step in steps]
     if "ByteLevel" in kinds:
@@ -167,7 +198,7 @@ def _sentencepiece_bytes(token: str) -> bytes:
 
 
 def _put_before_text(tokenizer: Any) -> list[int]:  # noqa: ANN401  # as below
-    """Tokens that a post-processor puts before a text. What it puts behind one is left out: nothing could follow the end of a text."""
+    """Tokens that the post-processor adds before a text. Those after it are left out, as the text goes on."""
     encoding = tokenizer.encode("a")
     return [token for token, _ in takewhile(lambda pair: pair[1], zip(encoding.ids, encoding.special_tokens_mask, strict=True))]
 

@@ -1,7 +1,7 @@
-"""What was learned about model pairs, kept between connections and, in a file, between runs: a warm start for the calibration.
+"""Calibrations by model pair, kept between connections and, in a file, between runs, for a warm start.
 
 The file is JSON: {"DRAFT for TARGET": {"TEMPERATURE": {"evidence": [...], "tokens": [...]}}}, the pairs used last at the end. It is
-replaced whole, so that nobody ever reads half of it. Of several processes with one file, what the last one knew stays.
+replaced whole, so that nobody ever reads half of it. Of several processes with one file, the last one to save wins.
 """
 
 from __future__ import annotations
@@ -23,21 +23,21 @@ from wanspec.errors import ConfigError
 from wanspec.files import read_bounded
 
 MAX_PAIRS = 64
-"""Kept at most, those used last: a controller gives itself its name, and another one each time would fill the disk."""
+"""Pairs kept, those used last: controllers choose their names, and a new name each time would fill the disk."""
 MAX_FILE_BYTES = 16 << 20
-"""Twice what so many pairs can take, each at every temperature."""
+"""Twice what MAX_PAIRS pairs can take, each at every temperature."""
 
 SAVE_PERIOD_S = 180.0
-"""A process that is killed loses at most this much of what it has learned."""
+"""A killed process loses at most this much learning."""
 
 _States = dict[str, dict[str, CalibrationState]]
 
 
 class CalibrationStore:
-    """Calibration books by model pair."""
+    """The calibrations of each model pair."""
 
     def __init__(self, path: Path | None = None) -> None:
-        """Begin with what the file at `path` says, if there is one; None: nothing is kept on disk.
+        """Read the file at `path`, if there is one; None: nothing is kept on disk.
 
         Raises ConfigError on a bad file, and where it could not be written.
         """
@@ -54,7 +54,7 @@ class CalibrationStore:
                 raise ConfigError(f"{path}: {pair} has a temperature that is no number: {error}; remove the file") from error
 
     def book(self, *, draft: str, target: str) -> CalibrationBook:
-        """The pair's book, to be written on."""
+        """The pair's calibrations, which go on learning."""
         pair = f"{draft} for {target}"
         return self._keep(pair, self._books.pop(pair, CalibrationBook()))
 
@@ -63,19 +63,19 @@ class CalibrationStore:
         self.write(self.encoded())
 
     def encoded(self) -> bytes:
-        """The file's content by now."""
+        """The present content of the file."""
         states: _States = {
             pair: {f"{temperature:g}": state for temperature, state in book.states.items()} for pair, book in self._books.items()
         }
         return msgspec.json.encode({pair: known for pair, known in states.items() if known})
 
     def write(self, content: bytes) -> None:
-        """Put this into the file, if there is one. From any thread. Raises ConfigError when it cannot be written."""
+        """Write this content to the file, if there is one; from any thread. Raises ConfigError when it cannot be written."""
         if self._path is not None:
             _replace(self._path, content)
 
     def _keep(self, pair: str, book: CalibrationBook) -> CalibrationBook:
-        """Put the book at the end; the one that has not been used for longest may have to go."""
+        """Put a pair at the end; the one used longest ago may be dropped."""
         self._books[pair] = book
         if len(self._books) > MAX_PAIRS:
             del self._books[next(iter(self._books))]
@@ -90,9 +90,9 @@ async def saved_regularly(
     say: Callable[[str], None],
     count_failure: Callable[[], None] = lambda: None,
 ) -> AsyncIterator[None]:
-    """Save what is learned every SAVE_PERIOD_S, meanwhile; the last time is the caller's.
+    """Save every SAVE_PERIOD_S inside this context; the final save is the caller's.
 
-    `lock` is held while the books are read. `say` is told of a failure, and of another one only after a success.
+    `lock` is held while the calibrations are read. `say` reports a failure, and another one only after a success.
     """
     task = asyncio.create_task(_save_regularly(store, nullcontext() if lock is None else lock, say, count_failure))
     try:
@@ -122,11 +122,11 @@ async def _save_regularly(
                 say(f"what was learned is not kept: {error}; it is tried again every {SAVE_PERIOD_S:g} s")
             is_failing = True
         finally:
-            await asyncio.wait([writing])  # or, when we are cancelled, it might replace what is saved after us
+            await asyncio.wait([writing])  # or, when we are cancelled, it might overwrite a later save
 
 
 def _target(path: Path) -> Path:
-    """Where the file itself is, behind all links. Raises ConfigError, now and not after hours, where it could not be replaced."""
+    """The file behind all links. Raises ConfigError, now and not after hours, where it could not be replaced."""
     target = Path(os.path.realpath(path))
     try:
         if not target.parent.is_dir():
@@ -144,10 +144,10 @@ def _target(path: Path) -> Path:
 
 
 def _read(path: Path) -> _States:
-    """What the file says; nothing, where there is none or it is empty."""
+    """The file's content; empty where there is none or it is empty."""
     if not path.exists():
         return {}
-    data = read_bounded(path, max_bytes=MAX_FILE_BYTES, what="a calibration file").removeprefix(codecs.BOM_UTF8)  # an editor's
+    data = read_bounded(path, max_bytes=MAX_FILE_BYTES, what="a calibration file").removeprefix(codecs.BOM_UTF8)  # some editors write it
     try:
         return msgspec.json.decode(data, type=_States) if data else {}
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:

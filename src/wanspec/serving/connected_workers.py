@@ -1,7 +1,7 @@
-"""The workers that are connected: let in, heard, told, let go; and what each has been good for, for whoever wants to know.
+"""The connected workers: their messages become events for the machine, its messages go to them, and each one's use is counted.
 
-What a worker says becomes an event for the machine, which judges it. A worker is *connected* while its connection lasts, and *accountable*
-until the machine has heard its last words: it can be blamed for them after it has hung up.
+A worker is *connected* while its connection lasts, and *accountable* until the machine has handled its last message, for which it can be
+blamed after it has hung up.
 """
 
 from __future__ import annotations
@@ -23,41 +23,42 @@ from wanspec.core.speculation.types import SessionId, WorkerId
 from wanspec.errors import RemoteProtocolError, TransportError, WanspecError
 from wanspec.telemetry.tracer import Tracer
 from wanspec.transport.codec import encoded_size
-from wanspec.transport.interface import Connection, Listener, Traffic
-from wanspec.transport.refusal import RefusalCause, SlowPeerError
+from wanspec.transport.interface import Connection, Listener, RefusalCause, SlowPeerError, Traffic
 
 _log = logging.getLogger(__name__)
 
 MAX_DEPARTURES = 10
-"""Remembered for an operator: who looks at night wants to know what happened before."""
+"""Departures remembered, for an operator who looks later."""
 MAX_PENDING_EVENTS = 256
-"""Events waiting for the machine above which no worker's next message is taken: a flood then fills the wire's own bounded buffer."""
+"""While more events than this wait for the machine no message is taken, and a flood fills the wire's own bounded buffer."""
 CATCH_UP_S = 0.001
-"""Between two looks at whether the machine has caught up: it takes longer for so many events."""
+"""Between two looks at whether the machine has caught up; 256 events take it longer than this."""
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
 class ConnectedWorker:
-    """A worker as an operator sees it, and those whose sessions it drafts for."""
+    """A worker as an operator and its requests see it."""
 
     worker_id: WorkerId
+    """The machine's id of this connection."""
     name: str
-    """What it calls itself; others may call themselves the same."""
+    """The name that it gives itself; others may have the same."""
     unique_name: str
-    """Its name, or where another connected worker has that already, one like it: no two have the same at a time."""
+    """Its name, extended where another connected worker has the same."""
     connection: Connection
+    """The wire to it."""
     rtt: RttEstimate = field(default_factory=RttEstimate)
-    """Of acknowledgements; its `min_s` is infinite until the first measurement. The machine has its own."""
+    """Round trips of acknowledgements; `min_s` is infinite until the first measurement. The machine has its own."""
     sessions: set[SessionId] = field(default_factory=set)
-    """Open there."""
+    """Sessions open at this worker."""
     committed_tokens: int = 0
-    """Committed by its sessions,"""
+    """Tokens committed by its sessions."""
     proposed_tokens: int = 0
-    """and those of them that it had proposed in time."""
+    """Committed tokens that it had proposed in time."""
     loss_cause: LossCause | None = None
-    """Why it is going; None while nobody knows."""
+    """Why it is leaving; None: not known, or it is not."""
     is_at_fault: bool = False
-    """Whether the door turns it away for a while."""
+    """Whether the listener refuses it for a while."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,13 +66,15 @@ class Departure:
     """A worker that has gone."""
 
     at: float
-    """By the event loop's clock."""
+    """When, by the event loop's clock."""
     name: str
+    """The name that it gave itself."""
     cause: LossCause
+    """Why it left."""
 
 
 class LinkEvents(Protocol):
-    """Where what workers do goes: a queue that leads to a machine."""
+    """A queue of events that leads to a machine."""
 
     def put_nowait(self, item: LinkEvent, /) -> None: ...
 
@@ -79,58 +82,58 @@ class LinkEvents(Protocol):
 
 
 class ConnectedWorkers:
-    """See the module's text."""
+    """The workers of one engine, from all of its listeners."""
 
     def __init__(self, events: LinkEvents, tracer: Tracer, spawn: Callable[[Coroutine[object, None, None]], object]) -> None:
-        """`events` lead to the machine; `spawn` runs what takes its time."""
+        """`events` lead to the machine; `spawn` runs a task."""
         self._events, self._tracer, self._spawn = events, tracer, spawn
         self._connected: dict[WorkerId, ConnectedWorker] = {}
         self._accountable: dict[WorkerId, ConnectedWorker] = {}
         self._ids = count(1)
         self._changed = asyncio.Condition()
         self._gone = Traffic(0, 0)
-        """Carried by connections that have ended."""
+        """Traffic of connections that have ended."""
         self.losses: Counter[LossCause] = Counter()
-        """Workers that are gone, by cause,"""
+        """Workers that have left, by cause."""
         self.quarantines: Counter[LossCause] = Counter()
-        """and those of them that the door turns away for a while."""
-        self._doors: list[Listener] = []
+        """Workers that were then refused for a while, by cause."""
+        self._listeners: list[Listener] = []
         self.departures: deque[Departure] = deque(maxlen=MAX_DEPARTURES)
-        """The latest, oldest first."""
+        """The latest departures, oldest first."""
 
     @property
     def connected(self) -> list[ConnectedWorker]:
-        """Oldest first."""
+        """Connected workers, oldest first."""
         return list(self._connected.values())
 
     @property
     def traffic(self) -> Traffic:
-        """What all connections have carried, those that have ended too."""
+        """Traffic of all connections, including those that have ended."""
         carried = [self._gone, *[worker.connection.traffic for worker in self._accountable.values()]]
         return Traffic(sum(traffic.sent_bytes for traffic in carried), sum(traffic.received_bytes for traffic in carried))
 
     @property
     def refusals(self) -> Counter[RefusalCause]:
         """Workers that were not let in, by cause."""
-        return sum((door.refusals for door in self._doors), Counter())
+        return sum((listener.refusals for listener in self._listeners), Counter())
 
     def get(self, worker_id: WorkerId) -> ConnectedWorker | None:
         """The worker, if it is connected."""
         return self._connected.get(worker_id)
 
     async def wait_for(self, number: int) -> None:
-        """Return when at least so many are connected."""
+        """Return when at least `number` are connected."""
         async with self._changed:
             await self._changed.wait_for(lambda: len(self._connected) >= number)
 
     async def accept(self, listener: Listener) -> None:
-        """Serve whoever comes through this door, until it closes."""
-        self._doors.append(listener)
+        """Serve the workers that this listener lets in, until it closes."""
+        self._listeners.append(listener)
         async for hello, connection in listener.connections():
             self._spawn(self._serve(WorkerId(next(self._ids)), hello, connection))
 
     async def drain(self, reason: str) -> None:
-        """Send every worker home."""
+        """Tell every worker to end."""
         leaving = self.connected
         for worker in leaving:
             worker.loss_cause = worker.loss_cause or LossCause.CLOSED
@@ -149,7 +152,7 @@ class ConnectedWorkers:
                     worker.sessions.add(session_id)
                 case CloseSession(session_id=session_id):
                     worker.sessions.discard(session_id)
-            if self._tracer.is_kept and not isinstance(message, Ping):  # a ping is sent for ever, and says nothing
+            if self._tracer.is_kept and not isinstance(message, Ping):  # pings never end, and say nothing
                 self._tracer.message_sent(worker_id, message, encoded_size(message), now=now)
         with contextlib.suppress(TransportError):  # `_serve` hears of it, too
             worker.connection.send(messages)
@@ -164,7 +167,7 @@ class ConnectedWorkers:
         self._spawn(worker.connection.drop(verdict.reason) if verdict.is_at_fault else worker.connection.close(verdict.reason))
 
     def lost(self, worker_id: WorkerId) -> None:
-        """The machine knows that it is gone, and has nothing more to say of it."""
+        """Note that the machine has handled the last event of this worker."""
         worker = self._accountable.pop(worker_id)
         cause = worker.loss_cause or LossCause.DISCONNECTED
         self.losses[cause] += 1
@@ -174,12 +177,12 @@ class ConnectedWorkers:
         self._gone = Traffic(self._gone.sent_bytes + sent_bytes, self._gone.received_bytes + received_bytes)
 
     def measured(self, worker_id: WorkerId, rtt_s: float) -> None:
-        """The machine has measured a round trip."""
+        """Note a round trip that the machine has measured."""
         if worker_id in self._connected:
             self._connected[worker_id].rtt.add(rtt_s)
 
     def finished_round(self, finished: RoundFinished) -> None:
-        """A session has committed tokens."""
+        """Count the tokens that a session has committed."""
         worker = self._connected.get(finished.worker_id) if finished.worker_id is not None else None
         if worker is not None:
             worker.committed_tokens += finished.committed
@@ -205,10 +208,10 @@ class ConnectedWorkers:
         try:
             while True:
                 for message in await connection.receive():
-                    await self._hear(worker, message)
+                    await self._receive(worker, message)
         except WanspecError as error:
             reason = str(error)
-            await self._part(worker, error)
+            await self._disconnect(worker, error)
         finally:
             del self._connected[worker_id]
             self._events.put_nowait(WorkerLost(worker_id=worker_id))
@@ -216,7 +219,7 @@ class ConnectedWorkers:
             _log.info("%s has left: %s", connection.peer, reason)
         await self._notify()
 
-    async def _hear(self, worker: ConnectedWorker, message: Message) -> None:
+    async def _receive(self, worker: ConnectedWorker, message: Message) -> None:
         event: LinkEvent
         match message:
             case Drafts():
@@ -228,11 +231,11 @@ class ConnectedWorkers:
             case _:
                 raise RemoteProtocolError(f"an unexpected {type(message).__name__}", worker=worker.name)
         while self._events.qsize() >= MAX_PENDING_EVENTS:  # noqa: ASYNC110  # rare, and the loop turns meanwhile
-            await asyncio.sleep(CATCH_UP_S)  # not 0: where the machine is dead, a flood shall not turn the loop for ever
+            await asyncio.sleep(CATCH_UP_S)  # not 0: where the machine is dead, a flood must not spin the loop for ever
         self._events.put_nowait(event)
 
-    async def _part(self, worker: ConnectedWorker, error: WanspecError) -> None:
-        """Let go of a connection that has ended with this error; what the machine says of it counts for more."""
+    async def _disconnect(self, worker: ConnectedWorker, error: WanspecError) -> None:
+        """Close a connection that has ended with this error; the machine may still overrule the cause."""
         connection = worker.connection
         match error:
             case RemoteProtocolError(reason=reason):

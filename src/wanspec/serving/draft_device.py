@@ -1,8 +1,8 @@
-"""A worker's draft model and the one thread that runs its passes, for as many controllers as the worker serves.
+"""A worker's draft model and the one thread that runs its passes, for all controllers that the worker serves.
 
-Passes run in the order in which they are asked for, and a connection asks for its next one when it has had its last: so connections with
-work take turns, a pass each. What one pass takes therefore includes the other's turn, and is reported so. Passes of two connections are
-not merged into one batch: that would make the one wait for the other even where there is no queue.
+Passes run in the order in which they are asked for, and a connection asks for its next one after its last one: so connections with work
+take turns, a pass each. The reported duration of a pass therefore includes the other's turn. Passes of two connections are not merged
+into one batch: that would make one wait for the other even where there is no queue.
 """
 
 from __future__ import annotations
@@ -22,35 +22,35 @@ from wanspec.core.speculation.types import ScoreItem, SessionId
 from wanspec.engines.interface import Backend, ModelInfo
 
 SESSIONS_PER_SHARE: Final = 1 << 53
-"""Every controller counts its sessions from 1, up to this on the wire; the model must not take one's for another's."""
+"""Every controller counts its sessions from 1 to below this (`messages.MAX_SESSION_ID`); the model must keep them apart."""
 
 
 class DraftDevice:
-    """See the module's text."""
+    """The model, its thread, and the lock of the machines that use it."""
 
     def __init__(self, draft: Backend) -> None:
         self._draft = draft
         self._numbers = count()
         self.passes = ThreadPoolExecutor(max_workers=1, thread_name_prefix="wanspec-pass")
         self.lock = threading.Lock()
-        """Held while a machine handles an event: in the event loop's thread or the passes', and what is learned is common to all."""
+        """Held while a machine handles an event, in either thread; the machines share their calibrations."""
 
     @property
     def info(self) -> ModelInfo:
-        """Of the draft model."""
+        """The draft model's."""
         return self._draft.info
 
     def share(self) -> DraftShare:
-        """A new connection's part in the model, to be used in the thread of `passes` only."""
+        """A new connection's share of the model, to be used in the thread of `passes` only."""
         return DraftShare(self._draft, next(self._numbers))
 
     async def close(self) -> None:
-        """Let the passes that were asked for end, and the thread with them."""
+        """Wait for the passes that were asked for, then end the thread."""
         await asyncio.to_thread(self.passes.shutdown)
 
 
 class DraftShare:
-    """One connection's part in the model, a `Backend` with session ids of its own."""
+    """One connection's share of the model, a `Backend` with session ids of its own."""
 
     def __init__(self, draft: Backend, number: int) -> None:
         self._draft = draft
@@ -73,11 +73,11 @@ class DraftShare:
         self._draft.close_session(self._own(session_id))
         self._open.discard(self._own(session_id))
 
-    def forget(self, prefix: str) -> None:
-        self._draft.forget(f"{self._number}/{prefix}")
+    def forget(self, key_prefix: str) -> None:
+        self._draft.forget(f"{self._number}/{key_prefix}")
 
     def close(self) -> None:
-        """Free what is kept, which nobody else may have, and the caches of every session that is still open."""
+        """Free the cached prefixes, which are this connection's alone, and the caches of every session that is still open."""
         self.forget("")
         for session_id in self._open:
             self._draft.close_session(session_id)
@@ -87,5 +87,5 @@ class DraftShare:
         return SessionId(self._offset + session_id)
 
     def _own_key(self, reuse_key: str | None) -> str | None:
-        """No other connection's, now or later, whatever keys its controller names."""
+        """A key that no other connection can have, now or later, whatever its controller sends."""
         return None if reuse_key is None else f"{self._number}/{reuse_key}"

@@ -1,7 +1,7 @@
 """The controller's driver: one event loop, one thread for passes, one connection per worker.
 
-The loop is the whole of it: take the next event, hand it to the machine, do what it asks. Passes run in a thread, one at a time, since the
-target and the local draft model share a device; everything else happens between two events.
+The loop takes the next event, hands it to the machine, and carries out the effects. Passes run in a thread, one at a time, since the target
+and the local draft model share a device; everything else happens between two events.
 """
 
 from __future__ import annotations
@@ -53,8 +53,7 @@ from wanspec.errors import BackendError, ConfigError, bare_cause
 from wanspec.serving.connected_workers import ConnectedWorkers
 from wanspec.serving.figures import Figures
 from wanspec.serving.generation import Generation, Tally
-from wanspec.serving.model_runner import choose_targets, exceptions_only, rank_drafts
-from wanspec.serving.prompt_scores import Piece, prompt_pieces, score_piece
+from wanspec.serving.model_runner import Piece, choose_targets, exceptions_only, prompt_pieces, rank_drafts, score_piece
 from wanspec.telemetry.records import Model
 from wanspec.telemetry.trace import NoTrace, SparedTrace, TraceSink
 from wanspec.telemetry.tracer import Tracer
@@ -68,9 +67,9 @@ class ControllerEngine:
     """Serves requests with a target model, a local draft model and whichever workers dial in; an async context manager.
 
     Its own cost is traced as one `RoundOverhead` for each target pass: the CPU time of the event loop's thread from the end of one round to
-    the end of the next. In it: the machine and the policy, taking apart and putting together messages, what gRPC does in Python, the
-    event loop itself, this trace, and whatever else shares the loop, such as the reader of a `Generation`. Not in it: the thread that runs
-    the passes (models, and the choice of tokens from their logits), gRPC's own threads, the kernel's work on other threads' behalf.
+    the end of the next. It includes the machine and the policy, encoding and decoding messages, gRPC's Python code, the event loop, this
+    trace, and whatever else shares the loop, such as the reader of a `Generation`. It excludes the thread that runs the passes (models, and
+    the choice of tokens from their logits), gRPC's own threads, and the kernel's work on behalf of other threads.
     """
 
     def __init__(
@@ -82,9 +81,9 @@ class ControllerEngine:
         trace: TraceSink | None = None,
         calibrations: CalibrationBook | None = None,
     ) -> None:
-        """Take over `listener`: it is closed with the engine. `calibrations`: of this pair; what is learned is written there.
+        """The engine owns `listener` and closes it. `calibrations`: this pair's, which go on learning.
 
-        A `trace` that cannot be written any more is given up with a warning; no request suffers from it.
+        A `trace` that can no longer be written is given up with a warning; requests go on.
         """
         check_pair(target.info, draft.info)
         self._target, self._draft, self._listener = target, draft, listener
@@ -101,7 +100,7 @@ class ControllerEngine:
         self._generations: dict[SessionId, Generation] = {}
         self.workers = ConnectedWorkers(self._events, self._tracer, self._spawn)
         self.tally, self.figures = Tally(), Figures()
-        """What was done for all requests together, and how it went."""
+        """Counts over all requests."""
         self._tasks: set[asyncio.Task[None]] = set()
         self._session_ids = count(1)
         self._failure: Exception | None = None
@@ -132,12 +131,12 @@ class ControllerEngine:
 
     @property
     def failure(self) -> Exception | None:
-        """What has ended every request, and ends every new one: a bug of ours, or that the engine was closed. None while all is well."""
+        """The error that ended every request and ends every new one: a bug of ours, or the engine was closed. None: all is well."""
         return self._failure
 
     @property
     def lost_trace_records(self) -> int:
-        """Records that are missing in the trace, since it could not be written any more."""
+        """Records missing from the trace since it could no longer be written."""
         return self._trace.lost_records if self._trace is not None else 0
 
     async def wait_for_failure(self) -> None:
@@ -145,7 +144,7 @@ class ControllerEngine:
         await self._has_failed.wait()
 
     def snapshot(self, session_id: SessionId | None = None) -> Snapshot:
-        """What goes on, for an operator to see; of one session also its draft tree."""
+        """The present state, for an operator; with the draft tree of one session."""
         return self._machine.snapshot(session_id, now=self._loop.time())
 
     async def wait_for_workers(self, number: int) -> None:
@@ -153,7 +152,7 @@ class ControllerEngine:
         await self.workers.wait_for(number)
 
     async def drain(self, reason: str) -> None:
-        """Send every worker home: it ends, unless it serves another controller too. Those of an engine that is merely closed dial again."""
+        """Tell every worker to end, unless it serves another controller too. Workers of an engine that is merely closed redial."""
         await self.workers.drain(reason)
 
     def submit(
@@ -170,9 +169,9 @@ class ControllerEngine:
     ) -> Generation:
         """Start generating; workers that `placement` does not allow never hear of it.
 
-        `reuse_key`: the models here may begin from what they have computed for finished requests with this key, and only for those.
-        `num_log_probs`, 0 or more: `Generation.rounds` has log probabilities too, of each token and of so many of the most probable.
-        `ignores_end`: go on behind the model's end tokens.
+        `reuse_key`: the models here may begin from the cached prefixes of finished requests with this key, and of no others.
+        `num_log_probs`, 0 or more: `Generation.rounds` also has log probabilities, of each token and of this many of the most probable.
+        `ignores_end`: go on after the model's end tokens.
         Raises ConfigError, naming the value and the limit, on a request that cannot be served.
         """
         if self._failure is not None:
@@ -203,10 +202,10 @@ class ControllerEngine:
         self._events.put_nowait(RequestCancelled(session_id=generation.session_id))
 
     async def score_prompt(self, prompt_tokens: Sequence[int], *, num_log_probs: int, reuse_key: str | None) -> list[LogProbs]:
-        """The target's log probabilities of every token of a prompt but the first, and of so many of the most probable ones.
+        """The target's log probabilities of every token of a prompt but the first, and of the `num_log_probs` most probable ones.
 
-        Its passes take turns with those of requests, which then seem to take longer. With `reuse_key`, a request for the same prompt and
-        with the same key begins from what they have computed. Raises ConfigError as `submit` does, BackendError when the target cannot.
+        Its passes take turns with those of requests, which then seem to take longer. A request with the same prompt and `reuse_key` begins
+        from the prefix that they have cached. Raises ConfigError as `submit` does, BackendError when the target fails.
         """
         check_request(self._target.info, prompt_tokens, max_tokens=1)
         session_id = SessionId(next(self._session_ids))
@@ -272,7 +271,7 @@ class ControllerEngine:
             self.workers.send(worker_id, messages, now=now)
 
     def _observe(self, effect: Effect) -> None:
-        """Take note, for whoever asked for the text and for an operator, of what a machine alone knows."""
+        """Count an effect that only reports, for its request and for an operator."""
         match effect:
             case RoundFinished(session_id=session_id):
                 self.tally.add_round(effect)
@@ -298,7 +297,7 @@ class ControllerEngine:
     # Passes.
 
     def _start_pass(self, model: Model, items: tuple[ScoreItem, ...], started: float) -> None:
-        """Queue a pass, now and not when its task begins: a release that is handled next must queue up behind it.
+        """Queue a pass at once, not when its task begins: a release that is handled next must queue up after it.
 
         `started`: of the event that led to it, so that what a pass costs includes the decision.
         """
@@ -330,7 +329,7 @@ class ControllerEngine:
         self._tracer.pass_finished(model, items, duration_s, now=now)
 
     def _release(self, session_id: SessionId) -> None:
-        """In the passes' thread. Nobody waits for it: what fails would leak a cache each time, and ends the engine as a bug does."""
+        """In the passes' thread. Nobody waits for it; a failure would leak a cache each time, so it ends the engine as a bug does."""
         try:
             self._target.close_session(session_id)
             self._draft.close_session(session_id)
@@ -347,7 +346,7 @@ class ControllerEngine:
         task.add_done_callback(self._ended)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
-        """Whatever ends a task before the engine is closed leaves nobody waiting."""
+        """A task that ends before the engine is closed ends every request, so that nobody waits for ever."""
         self._tasks.discard(task)
         if task.cancelled():
             self._fail(RuntimeError("a task of the engine was cancelled"))
@@ -355,13 +354,13 @@ class ControllerEngine:
             self._fail(error if isinstance(error, Exception) else RuntimeError(f"a task of the engine ended with {error!r}"))
 
     def _fail(self, error: Exception) -> None:
-        """A bug of ours has come up. It ends the engine, and an operator is to know why: once, as nothing is done after it."""
+        """A bug of ours ends the engine. It is logged once, as nothing happens after it."""
         if self._failure is None:
             _log.critical("the engine has failed, and serves nothing any more: %s", bare_cause(error))
         self._end(error)
 
     def _end(self, error: Exception) -> None:
-        """End every request with this error, and refuse new ones with it. The first error counts."""
+        """End every request with this error, and refuse new ones with it; the first error stays."""
         if self._failure is None:
             self._failure = error
             self._has_failed.set()
@@ -370,7 +369,7 @@ class ControllerEngine:
 
 
 def expected_of(info: ModelInfo) -> Expected:
-    """What a controller with this target expects of workers."""
+    """The Hello that a controller with this target expects."""
     return Expected(controller_name=info.name, tokenizer_fingerprint=info.tokenizer_fingerprint, vocabulary_size=info.vocabulary_size)
 
 

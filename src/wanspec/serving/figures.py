@@ -1,4 +1,4 @@
-"""How drafting goes, over all of an engine's requests: counts that only grow, for an operator, who takes differences of them."""
+"""Counts of drafting over all of an engine's requests, for metrics and the status page. They only grow."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from wanspec.core.protocol.effects import DraftsMerged, RoundFinished
 from wanspec.telemetry.reliability import ReliabilityCount
 
 MAX_POSITIONS: Final = 16
-"""Places of a round whose acceptance is counted, each a series of its own; what is accepted further down is rare, and not counted there."""
+"""Positions of a round whose acceptance is counted, each a metric series of its own; acceptance further down is rare."""
 ENTROPY_EDGES_NATS: Final = (0.1, 0.5, 1.0, 2.0, 4.0)
-"""Between the bins of decisions: from certain to open. Large models are mostly below 1, the small bundled one above 2."""
+"""Edges of the bins of decisions, from certain to open. Large models are mostly below 1, the small bundled one above 2."""
 DRAFT_AGE_EDGES_S: Final = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
-"""From just in time to several round trips ahead."""
+"""Edges of the histogram of draft ages, from just in time to several round trips ahead."""
 
 
 class DecisionKind(StrEnum):
-    """What a policy may decide before a pass."""
+    """A policy's decision before a pass."""
 
     VERIFY = "verify"
     WAIT = "wait"
@@ -28,7 +28,7 @@ class DecisionKind(StrEnum):
 
 
 class Histogram:
-    """Values counted by size, as Prometheus wants them: each edge belongs to the bucket below it."""
+    """Values counted by size, as in Prometheus: each edge belongs to the bucket below it."""
 
     def __init__(self, edges: Sequence[float]) -> None:
         """`edges` ascend; a last bucket without an end is added."""
@@ -37,33 +37,33 @@ class Histogram:
         self.sum = 0.0
 
     def add(self, value: float) -> None:
-        """Count one."""
+        """Count one value."""
         self.counts[bisect_left(self.edges, value)] += 1
         self.sum += value
 
 
 class Figures:
-    """See the module's text."""
+    """The counts of one engine."""
 
     def __init__(self) -> None:
         self.accepted_by_position = [0] * MAX_POSITIONS
-        """Rounds that accepted a draft in the first place after the head, in the second, ..."""
+        """Rounds that accepted a draft at the first position after the head, at the second, and so on."""
         self.rounds_without_local_drafts = 0
-        """Rounds that verified drafts without a local pass since the round before: those came from a worker, or were looked up."""
+        """Rounds that verified drafts without a local pass since the round before: from a worker, or looked up."""
         self.decisions: Counter[tuple[DecisionKind, int | None]] = Counter()
-        """By the bin of the target's entropy for the token after which they were taken; prefills, which decide nothing, left out.
+        """Decisions by kind and by the bin of the target's entropy for the newest token, without prefills, which decide nothing.
 
-        That entropy is what a policy can know: the draft's own, where a worker drafts, is not sent. It is also what says how likely the
-        worker is to have missed that token, which is when redundancy is of use. None: the policy does not use it, so that nobody knows.
+        A policy can know that entropy, while a worker's draft entropy is not sent. It also says how likely the worker is to have missed the
+        token, which is when redundancy helps. None: the policy does not use it, so it was not computed.
         """
         self.waited_s = 0.0
-        """Spent waiting for workers' drafts, over all sessions."""
+        """Time spent waiting for workers' drafts, over all sessions."""
         self.fresh_drafts = self.duplicate_drafts = self.late_drafts = self.stale_drafts = self.refused_drafts = 0
-        """What became of the nodes that workers sent: see `DraftsMerged`. Those for requests that had ended or moved are in none."""
+        """Nodes that workers sent, by outcome (`DraftsMerged`). Nodes for requests that had ended or moved are in none."""
         self.draft_ages_s = Histogram(DRAFT_AGE_EDGES_S)
-        """Of accepted drafts, from their arrival to the verify that accepted them."""
+        """Ages of accepted drafts, from their arrival to the verify that accepted them."""
         self.reliability = ReliabilityCount()
-        """Of the estimates of verified drafts, wherever they were drafted."""
+        """Estimates of verified drafts against their outcome, wherever they were drafted."""
 
     def add_round(self, finished: RoundFinished) -> None:
         """Count a verify and its outcome."""
@@ -82,7 +82,7 @@ class Figures:
             self.decisions[DecisionKind.DRAFT_LOCALLY, entropy_bin] += finished.local_drafts
 
     def add_drafts(self, merged: DraftsMerged) -> None:
-        """Count what became of a worker's drafts."""
+        """Count the outcome of a worker's drafts."""
         self.fresh_drafts += merged.joined - merged.late - merged.duplicates
         self.late_drafts += merged.late
         self.duplicate_drafts += merged.duplicates

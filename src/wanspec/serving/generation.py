@@ -1,4 +1,4 @@
-"""A request in progress, as whoever asked for it sees it: its tokens as they are committed, and what they have cost."""
+"""A request in progress, as its caller sees it: the tokens as they are committed, and their cost."""
 
 from __future__ import annotations
 
@@ -14,17 +14,20 @@ from wanspec.serving.connected_workers import ConnectedWorker
 
 @dataclass(slots=True, kw_only=True)
 class Tally:
-    """What was done so far: for one generation, or for all of an engine's."""
+    """Counts so far, for one generation or for all of an engine."""
 
     rounds: int = 0
+    """Verify passes."""
     drafted_rounds: int = 0
     """Rounds that verified at least one draft token."""
     draft_tokens: int = 0
-    """Verified, wherever they were drafted."""
+    """Draft tokens verified, wherever they were drafted."""
     accepted_draft_tokens: int = 0
+    """Draft tokens accepted, wherever they were drafted."""
     accepted_worker_tokens: int = 0
-    """Of the accepted, those that a worker had proposed while it had the session."""
+    """Accepted tokens that a worker had proposed while it had the session."""
     committed_tokens: int = 0
+    """Tokens of the text so far."""
     local_draft_passes: int = 0
     """Controller draft passes; one over several sessions counts for each of them."""
 
@@ -51,16 +54,16 @@ class Generation:
         self._queue: asyncio.Queue[EmitTokens | FinishRequest | Exception] = asyncio.Queue()
 
     def put(self, news: EmitTokens | FinishRequest | Exception) -> None:
-        """The engine's end."""
+        """Called by the engine."""
         self._queue.put_nowait(news)
 
     async def __aiter__(self) -> AsyncIterator[tuple[int, ...]]:
-        """Committed tokens. Raises BackendError when the target could not go on."""
+        """Committed tokens. Raises BackendError when the target fails."""
         async for news in self.rounds():
             yield news.tokens
 
     async def rounds(self) -> AsyncIterator[EmitTokens]:
-        """The same with their log probabilities, where they were asked for; for one reader, as is the other."""
+        """The same with log probabilities, where they were asked for. Only one reader may iterate, in one of the two ways."""
         while self.finish_reason is None:
             match await self._queue.get():
                 case FinishRequest(reason=reason, message=message):

@@ -1,7 +1,7 @@
-"""What a controller counts of its link to the workers, for Prometheus; read at the moment of asking.
+"""A controller's counts of its link to the workers, for Prometheus; read when they are asked for.
 
-Every series bears the model's name; some one label more, whose values are bounded: bins, causes, and workers. Workers name themselves, so
-that only so many are told apart at a time, and a worker's series end when it goes.
+Every series has the model's name as a label, and some have one more with a bounded number of values: bins, causes, and workers. Workers
+choose their names, so only MAX_SERIES_WORKERS have series at a time, which end when the worker leaves.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from wanspec.core.protocol.effects import LossCause
 from wanspec.serving.connected_workers import ConnectedWorker, ConnectedWorkers
 from wanspec.serving.figures import Figures, Histogram
 from wanspec.telemetry.reliability import BINS, calibration_error
-from wanspec.transport.refusal import RefusalCause
+from wanspec.transport.interface import RefusalCause
 
-MAX_TOLD_WORKERS: Final = 64
-"""Connected workers that have series of their own, the oldest first: as many as a door lets in, each with six series."""
+MAX_SERIES_WORKERS: Final = 64
+"""Connected workers that have series of their own, the oldest first: as many as a listener lets in, each with six series."""
 _ESTIMATE_BINS: Final = tuple(f"{index / BINS:g}-{(index + 1) / BINS:g}" for index in range(BINS))
 
 _WORKER_COUNTS: Final[tuple[tuple[str, str, Callable[[ConnectedWorker], float]], ...]] = (
@@ -32,36 +32,30 @@ _WORKER_COUNTS: Final[tuple[tuple[str, str, Callable[[ConnectedWorker], float]],
 )
 
 Values = Iterable[tuple[str, float]]
-"""By the value of a label."""
+"""Values by the value of a label."""
 
 
 class Families:
-    """Makes metric families that bear one model's name."""
+    """Makes metric families labelled with one model's name."""
 
     def __init__(self, model_name: str) -> None:
         self.model_name = model_name
 
     def gauge(self, name: str, text: str, value: float) -> Metric:
-        family = GaugeMetricFamily(name, text, labels=["model_name"])
-        family.add_metric([self.model_name], value)
-        return family
+        return self._filled(GaugeMetricFamily(name, text, labels=["model_name"]), [((), value)])
+
+    def gauges(self, name: str, text: str, label: str, values: Values) -> Metric:
+        return self._filled(GaugeMetricFamily(name, text, labels=["model_name", label]), [((key,), value) for key, value in values])
 
     def count(self, name: str, text: str, value: float) -> Metric:
-        family = CounterMetricFamily(name, text, labels=["model_name"])
-        family.add_metric([self.model_name], value)
-        return family
+        return self._filled(CounterMetricFamily(name, text, labels=["model_name"]), [((), value)])
 
     def counts(self, name: str, text: str, label: str, values: Values) -> Metric:
-        family = CounterMetricFamily(name, text, labels=["model_name", label])
-        for key, value in values:
-            family.add_metric([self.model_name, key], value)
-        return family
+        return self._filled(CounterMetricFamily(name, text, labels=["model_name", label]), [((key,), value) for key, value in values])
 
-    def gauges(self, name: str, text: str, values: Values) -> Metric:
-        """By worker."""
-        family = GaugeMetricFamily(name, text, labels=["model_name", "worker"])
-        for label, value in values:
-            family.add_metric([self.model_name, label], value)
+    def _filled(self, family: GaugeMetricFamily | CounterMetricFamily, values: Iterable[tuple[tuple[str, ...], float]]) -> Metric:
+        for labels, value in values:
+            family.add_metric([self.model_name, *labels], value)
         return family
 
     def histogram(self, name: str, text: str, counted: Histogram) -> Metric:
@@ -72,7 +66,7 @@ class Families:
 
 
 def link_metrics(families: Families, workers: ConnectedWorkers, figures: Figures) -> Iterator[Metric]:
-    """What became of drafts and of their estimates, and of the workers."""
+    """Metrics of drafts, of their estimates, and of the workers."""
     yield from _drafts(families, figures)
     yield from _estimates(families, figures)
     yield from _workers(families, workers)
@@ -117,13 +111,13 @@ def _workers(families: Families, workers: ConnectedWorkers) -> Iterator[Metric]:
 
 
 def _each_worker(families: Families, connected: Sequence[ConnectedWorker]) -> Iterator[Metric]:
-    workers = connected[:MAX_TOLD_WORKERS]
+    workers = connected[:MAX_SERIES_WORKERS]
 
-    def told(value: Callable[[ConnectedWorker], float]) -> Values:
+    def by_worker(value: Callable[[ConnectedWorker], float]) -> Values:
         return [(worker.unique_name, value(worker)) for worker in workers]
 
     rtts_s = [(worker.unique_name, worker.rtt.smoothed_s) for worker in workers if worker.rtt.min_s < inf]
-    yield families.gauges("wanspec:worker_rtt_seconds", "Round trip, smoothed, once it was measured", rtts_s)
-    yield families.gauges("wanspec:worker_sessions", "Generations that it drafts for", told(lambda own: len(own.sessions)))
+    yield families.gauges("wanspec:worker_rtt_seconds", "Round trip, smoothed, once it was measured", "worker", rtts_s)
+    yield families.gauges("wanspec:worker_sessions", "Generations that it drafts for", "worker", by_worker(lambda own: len(own.sessions)))
     for name, text, value in _WORKER_COUNTS:
-        yield families.counts(name, text, "worker", told(value))
+        yield families.counts(name, text, "worker", by_worker(value))

@@ -1,4 +1,4 @@
-"""A process that ends with the one that started it: the kernel closes our standard input when that one dies, however it dies."""
+"""A child process that ends with its parent: the kernel closes our standard input when the parent dies, however it dies."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Coroutine
 
 
 async def while_stdin_is_open(work: Coroutine[object, None, None]) -> None:
-    """In a child: do the work, and cancel it when standard input closes."""
+    """Run `work`, and cancel it when standard input closes."""
     tasks = {asyncio.ensure_future(work), asyncio.ensure_future(_end_of_stdin())}
     try:
         done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)

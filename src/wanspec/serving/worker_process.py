@@ -1,4 +1,4 @@
-"""The worker's driver: dials its controllers, drafts while a connection lasts, dials again when it is lost."""
+"""The worker's driver: dials its controllers, drafts while a connection lasts, redials when it is lost."""
 
 from __future__ import annotations
 
@@ -36,21 +36,20 @@ from wanspec.serving.model_runner import rank_drafts
 from wanspec.telemetry.trace import NoTrace, SparedTrace, TraceSink
 from wanspec.telemetry.tracer import Tracer
 from wanspec.transport.codec import encoded_size
-from wanspec.transport.interface import Connection
-from wanspec.transport.refusal import WorkerRefusedError
+from wanspec.transport.interface import Connection, WorkerRefusedError
 
 HOME_REDIAL_S = 5.0
-"""A controller that sent the worker home is dialled again after so long at first: it may take a while to end."""
+"""First delay before redialling a controller that has drained this worker: it may take a while to end."""
 WATCH_S = ACKNOWLEDGE_S / 2
-"""Between two looks at when the machine's next deadline is: a message may bring it nearer."""
-NOBODY = WorkerId(0)
-"""A worker does not know the id that the controller gave it."""
+"""Between two looks at the machine's next deadline, which a message may bring nearer."""
+UNKNOWN_WORKER = WorkerId(0)
+"""In a worker's trace: it does not know the id that the controller gave it."""
 
 Dial = Callable[[], Awaitable[tuple[Welcome, Connection]]]
 
 
 def hello_for(info: ModelInfo, *, worker_name: str, max_sessions: int, labels: Sequence[str] = ()) -> Hello:
-    """How a worker with this draft model introduces itself. Raises ConfigError on labels that cannot be."""
+    """The Hello of a worker with this draft model. Raises ConfigError on invalid labels."""
     carried = check_labels(labels)
     if key := repeated_key(carried):
         raise ConfigError(f"labels {', '.join(carried)}: a worker has one value for each key, and {key} has more")
@@ -75,19 +74,19 @@ async def run_worker(
     trace: TraceSink | None = None,
     calibrations: CalibrationStore | None = None,
 ) -> None:
-    """Draft for the controllers that `dials` reach until all of them have sent us home; `say` tells a person what happens.
+    """Draft for the controllers that `dials` reach until each has drained or refused us; `say` tells a person what happens.
 
-    While one still wants us, those that sent us home are dialled again: they may have been restarted since. `max_sessions`: for each
-    controller. What is learned goes into `calibrations`, which is saved now and then, and when a connection ends.
+    While one still wants us, those that drained us are redialled: they may have been restarted since. `max_sessions`: for each controller.
+    Calibration is learned into `calibrations`, which are saved every few minutes and when a connection ends.
 
-    Raises WorkerRefusedError when a controller will not have this worker at all, after the others have sent it home.
+    Raises WorkerRefusedError when a controller refused this worker for good, after the others have drained it.
     """
     device = DraftDevice(draft)
     store = calibrations or CalibrationStore()
     wanted = _Wanted(dials)
     spared = SparedTrace(trace) if trace is not None else None
     loops = [asyncio.create_task(_serve(dial, wanted, device, store, max_sessions=max_sessions, say=say, trace=spared)) for dial in dials]
-    leaving = asyncio.create_task(wanted.by_nobody.wait())
+    leaving = asyncio.create_task(wanted.is_over.wait())
     try:
         async with saved_regularly(store, lock=device.lock, say=say):
             under_way: set[asyncio.Task[object]] = {leaving, *loops}
@@ -105,12 +104,12 @@ async def run_worker(
 
 
 class _Wanted:
-    """By which controllers we are: by each until it sends us home or will not have us, and again when it lets us in."""
+    """The controllers that want drafts: each until it drains or refuses us, and again when it lets us in."""
 
     def __init__(self, dials: Iterable[Dial]) -> None:
         self._by = set(dials)
-        self.by_nobody = asyncio.Event()
-        """There is nobody left to draft for."""
+        self.is_over = asyncio.Event()
+        """Set when no controller wants drafts."""
         self.refusals: list[WorkerRefusedError] = []
 
     def let_in(self, dial: Dial) -> None:
@@ -119,7 +118,7 @@ class _Wanted:
     def let_go(self, dial: Dial) -> None:
         self._by.discard(dial)
         if not self._by:
-            self.by_nobody.set()
+            self.is_over.set()
 
 
 async def _serve(
@@ -132,7 +131,7 @@ async def _serve(
     say: Callable[[str], None],
     trace: TraceSink | None,
 ) -> None:
-    """Draft for one controller, for ever, or until it will not have us."""
+    """Draft for one controller, for ever or until it refuses us for good."""
     loop = asyncio.get_running_loop()
     redial = Redial(now=loop.time())
     while True:
@@ -152,18 +151,18 @@ async def _serve(
         except WorkerRefusedError as error:
             wanted.refusals.append(error)
             wanted.let_go(dial)
-            if not wanted.by_nobody.is_set():
+            if not wanted.is_over.is_set():
                 say(f"{error}; it is not dialled again, the other controllers are")
             return
         except (BackendError, RemoteProtocolError, TransportError) as error:
             parting = str(error)
         delay_s = redial.delay_s(began=began, was_let_in=was_let_in, least_s=least_delay_s, now=loop.time())
-        say(f"{parting}; " + ("goodbye" if wanted.by_nobody.is_set() else f"dialling again in {delay_s:.2g} s"))
+        say(f"{parting}; " + ("goodbye" if wanted.is_over.is_set() else f"dialling again in {delay_s:.2g} s"))
         await asyncio.sleep(shortened(delay_s, random.random()))  # no secret
 
 
 def _save(store: CalibrationStore, device: DraftDevice, say: Callable[[str], None]) -> None:
-    """Keep what was learned. Where that fails the worker is as good as before, and the next connection's end is another try."""
+    """Save the calibration. A failure harms nothing, and the end of the next connection is another try."""
     try:
         with device.lock:
             store.save()
@@ -172,9 +171,9 @@ def _save(store: CalibrationStore, device: DraftDevice, say: Callable[[str], Non
 
 
 class _Connected:
-    """One connection's life: a machine, and a part in the device that runs its passes.
+    """One connection: a machine, and a share of the device that runs its passes.
 
-    What arrives is handled in the event loop's thread; the end of a pass in its own, so that the next one starts at once. Hence the lock.
+    Messages are handled in the event loop's thread, the end of a pass in its own, so that the next one starts at once. Hence the lock.
     """
 
     def __init__(
@@ -193,10 +192,10 @@ class _Connected:
         )
         self._is_over = False
         self._failure: asyncio.Future[None] = self._loop.create_future()
-        """Of a pass, or of what was done about its end."""
+        """The error of a pass, or of handling its end."""
 
     async def run(self) -> None:
-        """Draft until the controller wants no more. Raises what else has ended the connection."""
+        """Draft until the controller wants no more. Raises any other error that ended the connection."""
         receiving = asyncio.create_task(self._receive())
         try:
             await self._lost(receiving)
@@ -215,7 +214,7 @@ class _Connected:
             await asyncio.gather(receiving, self._failure, return_exceptions=True)
 
     async def _lost(self, receiving: asyncio.Task[None]) -> None:
-        """Return when something has ended the connection. The deadline is watched no longer: it would come again and again."""
+        """Return when something has ended the connection. The deadline is then no longer watched, as it would come again and again."""
         watching = asyncio.create_task(self._watch())
         try:
             await asyncio.wait({receiving, self._failure}, return_when=asyncio.FIRST_COMPLETED)
@@ -231,7 +230,7 @@ class _Connected:
             await asyncio.sleep(0)  # a flood must not keep the loop, and the pass's thread from the lock
 
     async def _watch(self) -> None:
-        """Tell the machine when its deadline has come, which is put off all the time, and may also come to be sooner."""
+        """Tell the machine when its deadline has come; messages keep moving it, usually later."""
         while (wait_s := self._deadline() - self._loop.time()) < math.inf:
             await asyncio.sleep(min(max(0.0, wait_s), WATCH_S))
             if wait_s <= WATCH_S:
@@ -243,13 +242,13 @@ class _Connected:
         return math.inf if deadline is None else deadline
 
     def _handle(self, event: WorkerEvent) -> None:
-        """Take in an event and do what it asks for, in whichever thread it has come up."""
+        """Handle an event and carry out the effects, in the thread where it happened."""
         with self._device.lock:
             if self._is_over:
                 return
             now = self._loop.time()
             if self._tracer.is_kept and isinstance(event, MessageReceived) and not isinstance(event.message, Ping):
-                self._tracer.message_received(NOBODY, event.message, encoded_size(event.message), now=now)
+                self._tracer.message_received(UNKNOWN_WORKER, event.message, encoded_size(event.message), now=now)
             messages: list[Message] = []
             for effect in self._machine.handle(event, now=now):
                 match effect:
@@ -258,8 +257,8 @@ class _Connected:
                         self._device.passes.submit(self._run_pass, items, now)
                     case SendMessage(message=message):
                         messages.append(message)
-                        if self._tracer.is_kept and not isinstance(message, Pong):  # as with pings: they say nothing
-                            self._tracer.message_sent(NOBODY, message, encoded_size(message), now=now)
+                        if self._tracer.is_kept and not isinstance(message, Pong):  # pings and pongs say nothing
+                            self._tracer.message_sent(UNKNOWN_WORKER, message, encoded_size(message), now=now)
                     case ReleaseSession(session_id=session_id):
                         self._device.passes.submit(self._release, session_id)
                     case LeaveController(reason=reason):
@@ -273,7 +272,7 @@ class _Connected:
         try:
             self._connection.send(messages)
         except TransportError:
-            pass  # `_receive` will say so, after what came before it
+            pass  # `_receive` raises it, after the messages that came before
         except Exception as error:  # noqa: BLE001  # a bug of ours, raised by `run`
             self._fail(error)
 

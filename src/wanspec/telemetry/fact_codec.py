@@ -1,8 +1,8 @@
-"""Structs to facts and back, by a table of names: facts are what JSON can hold, under names that outlive those of classes and fields.
+"""Structs to facts and back, by a table of names. Facts are JSON values under names that stay when classes and fields are renamed.
 
-A table has a line for each class: its kind, a colon, and its fields in order, `FACT=FIELD` where the two names differ. Values of fields are
-written by their types. A class whose line has no kind is a value inside others, and is known by its place. JSON has no infinities: such a
-float is the string `inf`, `-inf` or `nan`. All other floats come back as they were, to the last bit.
+A table has a line for each class: its kind, a colon, and its fields in order, `FACT=FIELD` where the two names differ. A field is written
+by its type. A class whose line has no kind is a value inside others, and is known by its place. JSON has no infinities: such a float is the
+string `inf`, `-inf` or `nan`. All other floats come back exactly.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ T = TypeVar("T")
 
 
 class FactCodec:
-    """See the module's text."""
+    """Writes and reads facts by one table."""
 
     def __init__(self, table: Mapping[Callable[..., Any], str], special: Mapping[object, tuple[Write, Write]]) -> None:
-        """`table`: lines by class, or by function with keywords. `special`: how types that it cannot describe are written, and read."""
+        """`table`: lines by class, or by function with keywords. `special`: functions that write and read other types."""
         self._lines = {made: line.partition(":") for made, line in table.items()}
         self._made_by = {kind: made for made, (kind, colon, _) in self._lines.items() if colon}
         self._special = special
@@ -41,7 +41,7 @@ class FactCodec:
         return self._write(made, arguments.__getitem__)
 
     def read(self, facts: Facts) -> tuple[Callable[..., Any], dict[str, Any]]:
-        """Class or function of a kind, and its keywords. Raises ConfigError on a kind or a fact that the table does not have."""
+        """Class or function of a kind, and its keywords. Raises ConfigError on an unknown kind or fact."""
         made = self._made_by.get(facts.get(KIND, ""))
         if made is None:
             raise ConfigError(
@@ -50,7 +50,7 @@ class FactCodec:
         return made, self._keywords(made, facts)
 
     def read_as(self, made: Callable[..., T], facts: Facts) -> T:
-        """A value that is known by its place."""
+        """A value whose class is known by its place."""
         return made(**self._keywords(made, facts))
 
     def _write(self, made: Callable[..., Any], get: Callable[[str], Any]) -> Facts:
@@ -67,7 +67,7 @@ class FactCodec:
         """Fact, field and type of the field, for each."""
         if made not in self._fields:
             line, colon, rest = self._lines[made]
-            hints = get_type_hints(made) or get_type_hints(made.__init__)  # a class without fields has those of its calls
+            hints = get_type_hints(made) or get_type_hints(made.__init__)  # a machine's class has the parameters of its constructor
             pairs = [word.partition("=") for word in (rest if colon else line).split()]
             self._fields[made] = [(fact, field or fact, hints[field or fact]) for fact, _, field in pairs]
         return self._fields[made]
@@ -79,7 +79,7 @@ class FactCodec:
         return {field: self._value(facts[fact], hint) for fact, (field, hint) in known.items() if fact in facts}
 
     def _writer(self, hint: Any) -> Write:  # noqa: ANN401  # a type
-        """How a field of this type is written."""
+        """The function that writes a field of this type."""
         hint = getattr(hint, "__supertype__", hint)
         if hint in self._special:
             return self._special[hint][0]
@@ -108,8 +108,8 @@ class FactCodec:
             return lambda values: values if all(map(math.isfinite, values)) else [_number(value) for value in values]
         return lambda values: [write(value) for value in values]
 
-    def _value(self, facts: Any, hint: Any) -> Any:  # noqa: ANN401  # what JSON holds, and a type; one case for each kind of type
-        """What a field of this type was."""
+    def _value(self, facts: Any, hint: Any) -> Any:  # noqa: ANN401  # a JSON value and a type; one case for each kind of type
+        """The value of a field of this type."""
         hint = getattr(hint, "__supertype__", hint)
         if facts is None:
             return None
@@ -134,7 +134,7 @@ class FactCodec:
         return facts
 
 
-def _itself(value: Any) -> Any:  # noqa: ANN401  # whatever JSON can hold
+def _itself(value: Any) -> Any:  # noqa: ANN401  # any JSON value
     return value
 
 

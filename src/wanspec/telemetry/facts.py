@@ -1,8 +1,8 @@
-"""The facts of the protocol: what machines are made with, told and ask for, in words that stay when classes and fields get other names.
+"""The facts of the protocol: settings, events, effects and messages of machines, in words that stay when classes and fields are renamed.
 
-The adapter between recordings and the machines of this version, with `row_memory` for an engine's steps. **When an event, an effect, a
-message, a setting or a field of them is renamed, change the class or the right side here and leave the left one**: older recordings can
-then be replayed, and versions be compared (`bench/replay.py`). A test holds the table to every class and every field.
+This is the adapter between recordings and the machines of this version, with `recording.RowWriter` for an engine's steps. **When you rename
+one of them, or a field, change the class or the right side here and leave the left side**: older recordings can then be replayed, and
+versions be compared (`bench/replay.py`). A test checks that the table has every class and every field.
 """
 
 from __future__ import annotations
@@ -11,69 +11,30 @@ import inspect
 import os
 from array import array
 from collections.abc import Callable, Mapping, Sequence
-from itertools import count
 from typing import Any, Final
-
-from msgspec import Struct
 
 from wanspec.core.policy.registry import PolicyConfig
 from wanspec.core.protocol import effects, events, messages
 from wanspec.core.protocol.controller import Controller
 from wanspec.core.protocol.effects import Effect
 from wanspec.core.protocol.events import ControllerEvent, ProposerEvent, RowTokens, WorkerEvent
-from wanspec.core.protocol.local_drafting import LocalDrafting
-from wanspec.core.protocol.placement import ANYWHERE, Placement
-from wanspec.core.protocol.proposer import Proposer
+from wanspec.core.protocol.placement import Placement
+from wanspec.core.protocol.proposer import LocalDrafting, Proposer
 from wanspec.core.protocol.worker import Worker
 from wanspec.core.speculation import types
 from wanspec.core.speculation.calibration import CalibrationBook, CalibrationState
-from wanspec.core.speculation.types import DraftingConfig, SessionId
 from wanspec.telemetry.fact_codec import FactCodec, Facts
 
 Machine = Controller | Worker | Proposer
 Event = ControllerEvent | WorkerEvent | ProposerEvent
 
 
-class LocalSettings(Struct, frozen=True, kw_only=True):
-    """The draft model beside a proposer's engine."""
-
-    context_length: int
-    redundancy_price_s: float
-    first_session_id: SessionId
-    """Its sessions count up from here."""
-
-    def create(self) -> LocalDrafting:
-        ids = map(SessionId, count(self.first_session_id))
-        return LocalDrafting(context_length=self.context_length, redundancy_price_s=self.redundancy_price_s, session_ids=ids)
-
-
-def create_proposer(
-    *,
-    vocabulary_size: int,
-    max_length: int,
-    max_draft_tokens: int,
-    path_prob_min: float,
-    drafting: DraftingConfig,
-    placement: Placement = ANYWHERE,
-    local: LocalSettings | None = None,
-) -> Proposer:
-    """A proposer whose settings are values, which can be written down."""
-    return Proposer(
-        vocabulary_size=vocabulary_size,
-        max_length=max_length,
-        max_draft_tokens=max_draft_tokens,
-        path_prob_min=path_prob_min,
-        drafting=drafting,
-        placement=placement,
-        local=local.create() if local is not None else None,
-    )
-
-
 MACHINES: Final[dict[Callable[..., Any], str]] = {
     Controller: "controller: vocabulary=vocabulary_size end_tokens draft_device=has_draft_device draft_context=draft_context_length"
     " calibrations",
     Worker: "worker: vocabulary=vocabulary_size context=context_length max_sessions calibrations connected_at",
-    create_proposer: "proposer: vocabulary=vocabulary_size max_length max_draft_tokens path_prob_min drafting placement local",
+    Proposer: "proposer: vocabulary=vocabulary_size max_length max_draft_tokens path_prob_min drafting placement local"
+    " first_session=first_session_id",
 }
 EVENTS: Final[dict[Callable[..., Any], str]] = {
     events.RequestArrived: "request: session=session_id prompt=prompt_tokens sampling max_tokens policy placement reuse_key"
@@ -106,7 +67,7 @@ EFFECTS: Final[dict[Callable[..., Any], str]] = {
     effects.RttMeasured: "rtt: worker=worker_id rtt_s",
 }
 PASSES: Final = frozenset({"verify", "draft"})
-"""Kinds of effects that are answered by a result."""
+"""Kinds of effects that a result answers."""
 MESSAGES: Final[dict[Callable[..., Any], str]] = {
     messages.Welcome: "welcome: version name=controller_name",
     messages.OpenSession: "open: session=session_id opening tokens sampling drafting reuse=reuse_number",
@@ -126,7 +87,7 @@ VALUES: Final[dict[Callable[..., Any], str]] = {
     types.TargetChoices: "tokens log_probs entropy_nats",
     types.LogProbs: "log_prob top",
     types.DraftChoices: "tokens log_probs entropy_nats",
-    types.ScoreItem: "session=session_id sampling commit append nodes trunk=trunk_length next=next_positions reuse_key"
+    types.ScoreItem: "session=session_id sampling commit append nodes trunk=prefix_length next=next_positions reuse_key"
     " log_probs=num_log_probs entropy=wants_entropy",
     types.NodeSpec: "node=node_id parent=parent_id token",
     events.Row: "tokens new=num_new",
@@ -135,12 +96,12 @@ VALUES: Final[dict[Callable[..., Any], str]] = {
     " controller_entropy_nats=controller_entropy_threshold_nats staleness max_depth width verify_width path_prob_min lookup"
     " price_s=redundancy_price_s",
     CalibrationState: "evidence tokens promised kept",
-    LocalSettings: "context=context_length price_s=redundancy_price_s first_session=first_session_id",
+    LocalDrafting: "context=context_length price_s=redundancy_price_s",
 }
 
 
 class RecordedTokens(tuple[int, ...]):
-    """The tokens of a row, as `RowTokens` has them."""
+    """The tokens of a recorded row, as `RowTokens`."""
 
     __slots__ = ()
 
@@ -156,7 +117,7 @@ def _tokens_of(row: RowTokens) -> Sequence[int]:
 
 
 def _book_facts(book: CalibrationBook) -> Facts:
-    """Machines that share a book see what the others write into it, so it has a name, unlike that of any other process."""
+    """Machines may share a book, which then learns from all of them, so it has a name, unique over all processes."""
     states = [[temperature, _CODEC.write(state)] for temperature, state in book.states.items()]
     return {"book": f"{os.getpid()}-{id(book)}", "states": states}
 
@@ -172,36 +133,36 @@ _CODEC: Final = FactCodec(
 
 
 def event_facts(event: Event) -> Facts:
-    """What happened."""
+    """The facts of an event."""
     return _CODEC.write(event)
 
 
 def effect_facts(effect: Effect) -> Facts:
-    """What is asked for."""
+    """The facts of an effect."""
     return _CODEC.write(effect)
 
 
 def is_pass(effect: Effect) -> bool:
-    """Whether it asks for a pass of a model."""
+    """Whether the effect asks for a pass of a model."""
     return EFFECTS[type(effect)].partition(":")[0] in PASSES
 
 
 def event_of(facts: Facts) -> Event:
-    """The event of these facts. Raises ConfigError on what this version does not know."""
+    """The event of these facts. Raises ConfigError on facts that this version does not know."""
     made, keywords = _CODEC.read(facts)
     event: Event = made(**keywords)
     return event
 
 
 def machine_facts(made: Callable[..., Machine], settings: Mapping[str, Any]) -> Facts:
-    """What a machine is made with: one of MACHINES, and its keywords."""
+    """The settings of a machine: one of MACHINES, and its keywords."""
     bound = inspect.signature(made).bind(**settings)
     bound.apply_defaults()
     return _CODEC.write_call(made, bound.arguments)
 
 
 def machine_of(facts: Facts, books: dict[str, CalibrationBook]) -> Machine:
-    """A machine made with these facts. `books`: those of earlier machines, by name, which it may share; its own is added."""
+    """A machine with these settings. `books`: the calibration books of earlier machines, by name, which it may share; its own is added."""
     made, keywords = _CODEC.read(facts)
     if keywords.get("calibrations") is not None:
         keywords["calibrations"] = books.setdefault(facts["calibrations"]["book"], keywords["calibrations"])

@@ -1,4 +1,4 @@
-"""How good acceptance estimates were: what verified drafts had been estimated at against what came of them, by bins of the estimate."""
+"""How good acceptance estimates were: estimated against observed acceptance of verified drafts, by bins of the estimate."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from wanspec.telemetry.records import Verified
 
 BINS = 10
-"""Of equal width in probability."""
+"""Bins of equal width in probability."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -17,19 +17,21 @@ class ReliabilityBin:
     """The drafts whose estimates fell into one bin."""
 
     drafts: int = 0
+    """Verified drafts."""
     estimated: float = 0.0
-    """Sum of their estimates: how many were expected to be accepted."""
+    """Sum of their estimates, the expected number of accepted drafts."""
     accepted: int = 0
+    """Accepted drafts."""
 
 
 class ReliabilityCount:
-    """Bins that are filled a round at a time, by who keeps no rounds."""
+    """Bins that are filled round by round."""
 
     def __init__(self) -> None:
         self._drafts, self._estimated, self._accepted = [0] * BINS, [0.0] * BINS, [0] * BINS
 
     def add(self, *, accepted_estimates: Sequence[float], rejected_estimates: Sequence[float]) -> None:
-        """Take in a round's: see `Verified`."""
+        """Add the estimates of a round, as in `Verified`."""
         for estimate in (*accepted_estimates, *rejected_estimates):
             index = _bin(estimate)
             self._drafts[index] += 1
@@ -39,7 +41,7 @@ class ReliabilityCount:
 
     @property
     def bins(self) -> ReliabilityBins:
-        """As they are now."""
+        """The present bins."""
         return tuple(
             ReliabilityBin(drafts=drafts, estimated=estimated, accepted=accepted)
             for drafts, estimated, accepted in zip(self._drafts, self._estimated, self._accepted, strict=True)
@@ -47,7 +49,7 @@ class ReliabilityCount:
 
 
 ReliabilityBins = tuple[ReliabilityBin, ...]
-"""BINS of them, from 0 to 1."""
+"""BINS bins, from 0 to 1."""
 
 
 def reliability_bins(rounds: Iterable[Verified]) -> ReliabilityBins:
@@ -59,7 +61,7 @@ def reliability_bins(rounds: Iterable[Verified]) -> ReliabilityBins:
 
 
 def merged(parts: Sequence[ReliabilityBins]) -> ReliabilityBins:
-    """The bins of several runs taken together."""
+    """The bins of several runs, added."""
     return tuple(
         ReliabilityBin(
             drafts=sum(own.drafts for own in bins),

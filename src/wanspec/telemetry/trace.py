@@ -1,4 +1,4 @@
-"""Where records go, and how a trace file is read back."""
+"""Sinks of records, and reading a trace file back."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from wanspec.telemetry.records import Record
 _log = logging.getLogger(__name__)
 
 FLUSH_INTERVAL_S = 1.0
-"""A process that is killed loses at most about this much of its trace; a flush for every record would cost a system call each."""
+"""A killed process loses about this much of its trace; flushing every record would cost a system call each."""
 
 
 class TraceSink(Protocol):
@@ -27,7 +27,7 @@ class TraceSink(Protocol):
 
     @property
     def keeps_events(self) -> bool:
-        """Whether it is to have what machines are made with and told: much, and of no use to figures."""
+        """Whether it takes the settings and events of machines, which are large and of no use for figures."""
         ...
 
     def record(self, record: Record) -> None: ...
@@ -39,14 +39,14 @@ class NoTrace:
     keeps_events = False
 
     def record(self, record: Record) -> None:
-        """Forget it."""
+        """Drop it."""
 
 
 class Trace:
-    """Keeps the records in memory, without a bound: for tests, demos and simulations, not for servers."""
+    """Keeps the records in memory without a bound, for tests, demos and simulations."""
 
     def __init__(self, *, keeps_events: bool = False) -> None:
-        """`keeps_events`: those of machines too, for a file that will be written."""
+        """`keeps_events`: machines' too, for a file that will be written."""
         self.keeps_events = keeps_events
         self.records: list[Record] = []
 
@@ -61,7 +61,7 @@ class TraceWriter:
     """
 
     def __init__(self, path: str | PathLike[str], *, keeps_events: bool = True) -> None:
-        """`keeps_events`: those of machines too; no figure needs them."""
+        """`keeps_events`: machines' too; no figure needs them."""
         self._path, self.keeps_events = path, keeps_events
         try:
             self._file = Path(path).open("wb")  # noqa: SIM115 - open until close()
@@ -70,7 +70,7 @@ class TraceWriter:
         self._encoder = msgspec.json.Encoder()
         self._flushed_at: float | None = None
         self.failure: OSError | None = None
-        """Why a record could not be written. None: all were."""
+        """The error of a record that could not be written; None: all were."""
 
     def record(self, record: Record) -> None:
         try:
@@ -81,11 +81,11 @@ class TraceWriter:
         except OSError as error:
             error.filename, self.failure = self._path, error
             with suppress(OSError):
-                self._file.close()  # or what is left would be tried again, and end the process with a complaint of the interpreter's
+                self._file.close()  # else the interpreter would try again at exit, and complain
             raise
 
     def close(self) -> None:
-        """Write what is left. Repeating it is harmless."""
+        """Write the rest. Repeating it is harmless."""
         try:
             self._file.close()
         except OSError as error:
@@ -100,13 +100,13 @@ class TraceWriter:
 
 
 class SparedTrace:
-    """Passes records on until one cannot be written, and then gives the trace up: work that is traced goes on without it."""
+    """Passes records on until one cannot be written, then gives the trace up, so that the traced work can go on."""
 
     def __init__(self, sink: TraceSink) -> None:
         self._sink: TraceSink | None = sink
         self.keeps_events = sink.keeps_events
         self.lost_records = 0
-        """That which could not be written, and all since."""
+        """Records that were not written."""
 
     def record(self, record: Record) -> None:
         if self._sink is not None:
@@ -132,7 +132,7 @@ def read_trace(path: str | PathLike[str]) -> list[Record]:
     A last line without an end is what a killed process leaves; it is dropped. Raises ConfigError naming the line and what is wrong.
     """
     try:
-        lines = Path(path).read_bytes().removeprefix(codecs.BOM_UTF8).split(b"\n")  # a mark is an editor's
+        lines = Path(path).read_bytes().removeprefix(codecs.BOM_UTF8).split(b"\n")  # some editors write it
     except OSError as error:
         raise ConfigError(f"cannot read the trace {path}: {error.strerror}") from error
     decoder: msgspec.json.Decoder[Record] = msgspec.json.Decoder(Record)

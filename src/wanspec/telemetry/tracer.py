@@ -1,4 +1,4 @@
-"""From what passes through a driver to trace records: the one place that knows both vocabularies."""
+"""From a driver's events, effects and messages to trace records."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ M = TypeVar("M", bound=Machine)
 
 
 class Tracer:
-    """Writes down what happens at one site."""
+    """Records the events of one site."""
 
     def __init__(self, sink: TraceSink, site: records.Site) -> None:
         self._sink = sink
         self._site: records.Site = site
         self.is_kept = not isinstance(sink, NoTrace)
-        """Whether anybody will read it: if not, what only it needs may be left undone."""
+        """Whether records are kept; if not, work for them alone may be skipped."""
 
     def recorded(self, made: Callable[P, M]) -> Callable[P, M]:
-        """The same class of machines, whose settings and events are written down where the sink keeps them."""
+        """The same class of machines, with settings and events recorded where the sink keeps them."""
         return recorded(made, self._sink, self._site)
 
     def request_arrived(self, event: RequestArrived, *, now: float) -> None:
@@ -39,7 +39,7 @@ class Tracer:
         )
 
     def effect(self, effect: Effect, *, now: float) -> None:
-        """Write down an effect that is news in itself; passes and messages have their own methods."""
+        """Record an effect that has a record of its own; passes and messages have their own methods."""
         match effect:
             case DraftsMerged(joined=joined, stale=stale, refused=refused):
                 self._sink.record(

@@ -1,6 +1,6 @@
-"""A small certificate authority: a first certificate for each side, and further ones whenever they are wanted.
+"""Certificates: a small authority that makes them for both sides, and when they are valid.
 
-Whoever holds the authority's key lets workers in. An organisation that has an authority of its own uses that.
+Whoever holds the authority's key lets workers in. An organisation with an authority of its own uses that.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import ipaddress
 import os
 import re
+import ssl
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -20,13 +21,16 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from wanspec.errors import ConfigError
+from wanspec.errors import ConfigError, TransportError
 from wanspec.files import read_bounded
+from wanspec.transport.security import tls_context
 
 VALIDITY = timedelta(days=365)
-"""Of a certificate, and never longer than its authority's."""
+"""How long a certificate is valid, within its authority's validity."""
 AUTHORITY_VALIDITY = 5 * VALIDITY
-"""Of the authority: certificates are replaced under it for some years before everybody has to be told of a new one."""
+"""How long an authority is valid: certificates are replaced under it for some years before every site needs a new one."""
+SOON: Final = timedelta(days=30)
+"""A certificate that ends within this is warned of, to be renewed."""
 CLOCK_SKEW = timedelta(minutes=10)
 """How far behind a site's clock may be and still accept a certificate made just now."""
 CA_FILE, CA_KEY_FILE = "ca.pem", "ca-key.pem"
@@ -36,7 +40,7 @@ MAX_HOST_LENGTH = 253
 _HOST: Final = re.compile(r"(?:\*\.)?[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,62})(?:\.[A-Za-z0-9_][A-Za-z0-9_-]{0,62})*")
 """Labels of letters, digits, hyphens and underscores, the first of them perhaps a wildcard."""
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-"""What can be a file's name and a certificate's subject, which has 64 characters at most."""
+"""Fits a file name and a certificate's subject, which has 64 characters at most."""
 MAX_PEM_BYTES = 64 << 10
 """A key, or a file of some certificates."""
 
@@ -46,22 +50,20 @@ class TrialCertificates:
     """Where the files are. A worker site needs `ca_file`, `worker_certificate_file` and `worker_key_file`, nothing else."""
 
     ca_file: Path
+    """The authority's certificate, for every site."""
     ca_key_file: Path
     """Signs further certificates; keep it off the machines that serve."""
     controller_certificate_file: Path
+    """The controller's certificate."""
     controller_key_file: Path
+    """The controller's private key."""
     worker_certificate_file: Path
+    """The worker's certificate."""
     worker_key_file: Path
+    """The worker's private key."""
 
     def all(self) -> tuple[Path, ...]:
-        return (
-            self.ca_file,
-            self.ca_key_file,
-            self.controller_certificate_file,
-            self.controller_key_file,
-            self.worker_certificate_file,
-            self.worker_key_file,
-        )
+        return tuple(getattr(self, name) for name in self.__slots__)
 
 
 def create_trial_certificates(folder: Path, hosts: Sequence[str]) -> TrialCertificates:
@@ -234,3 +236,76 @@ def _write_new(path: Path, data: bytes, *, mode: int) -> None:
     """Write a file that must not exist yet, under `mode` from its first byte on."""
     with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
         file.write(data)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Validity:
+    """When a certificate is valid, or the longest-lived authority of a file."""
+
+    begins: datetime
+    """Not before."""
+    ends: datetime
+    """Not after."""
+
+    def fault(self, *, now: datetime) -> str:
+        """Why it is invalid now, with the time by this machine's clock, which may be wrong as well; empty: it is valid."""
+        if self.ends <= now:
+            return f"expired on {shown(self.ends)} by this machine's clock ({shown(now)})"
+        if now < self.begins:
+            return f"is good from {shown(self.begins)} on only, and this machine's clock says {shown(now)}"
+        return ""
+
+
+def certificate_validity(file: Path) -> Validity:
+    """Dates of a side's own certificate, the first in the file. Raises ConfigError where that is none."""
+    pem = read_bounded(file, max_bytes=MAX_PEM_BYTES, what="a certificate in PEM")
+    try:
+        certificate = x509.load_pem_x509_certificate(pem)
+    except ValueError as error:
+        raise ConfigError(f"{file}: not a certificate in PEM; name one") from error
+    return Validity(begins=certificate.not_valid_before_utc, ends=certificate.not_valid_after_utc)
+
+
+def authority_validity(file: Path) -> Validity | None:
+    """Dates of the authority in the file that lasts longest; None where the file has none. Raises ConfigError where it cannot be used."""
+    found = [(_utc(str(ca["notAfter"])), _utc(str(ca["notBefore"]))) for ca in tls_context(ca_file=file).get_ca_certs()]
+    if not found:
+        return None
+    ends, begins = max(found)
+    return Validity(begins=begins, ends=ends)
+
+
+def fault_of(certificate_file: Path) -> str:
+    """Why this certificate is invalid now; empty where it is valid, or cannot be read."""
+    try:
+        return certificate_validity(certificate_file).fault(now=datetime.now(UTC))
+    except ConfigError:
+        return ""
+
+
+def check_dates(certificate_file: Path | None, ca_file: Path | None, *, now: datetime) -> list[str]:
+    """Warnings of files that expire soon. Raises TransportError on one that is not valid now.
+
+    It is no ConfigError: in another minute, or with another clock, the same settings are fine. A handshake says nothing useful of dates,
+    and a controller hears nothing of failed ones, so both sides are told when they start.
+    """
+    warnings = []
+    files = [(certificate_file, "the certificate", certificate_validity), (ca_file, "the authority's certificate", authority_validity)]
+    for file, what, validity_of in files:
+        validity = validity_of(file) if file is not None else None
+        if validity is None:
+            continue
+        if fault := validity.fault(now=now):
+            raise TransportError(f"{what} {file} {fault}; renew it, or set the clock")
+        if validity.ends - now < SOON:
+            warnings.append(f"{what} {file} expires on {shown(validity.ends)}, in {(validity.ends - now).days} days; renew it before")
+    return warnings
+
+
+def _utc(text: str) -> datetime:
+    return datetime.fromtimestamp(ssl.cert_time_to_seconds(text), UTC)
+
+
+def shown(at: datetime) -> str:
+    """A time for a person."""
+    return f"{at:%Y-%m-%d %H:%M} UTC"

@@ -1,7 +1,13 @@
-"""Between messages and bytes. A frame is a list of messages; its layout is `wire_format`'s.
+"""Between messages and bytes. A frame is a list of messages; `protocol.messages` has their layout and bounds.
 
 What goes out is held to the same bounds as what comes in, and by the same code: a message is encoded, then validated as its receiver
-would. `log_probs` come back rounded to 1/16 nat and `held_s` and `step_s` to a microsecond.
+would. `log_probs` come back rounded to 1/16 nat and `held_s` and `step_s` to a microsecond (`packed_drafts`).
+
+Encryption hides the words of a frame and not its length, which would tell how many tokens a round has accepted, or a step drafted: enough
+to tell texts apart (arXiv 2411.01076). So a frame is filled up to 512 bytes, or to the next power of two above: a Commit of any round, a
+ping, a CloseSession and nine in ten Drafts are all of the first length. Padding is the last element of a frame, MessagePack binary of
+zeros. Frames of the handshake and goodbyes have none: they say nothing of a text. A receiver takes frames without, and refuses more than
+fills a frame up.
 
 Sizes in bytes, before they are padded, for session 7 at position 300, held for 20 ms, steps of 7.5 ms, node ids near 900 and tokens near
 1500: Drafts of 0 / 1 / 8 / 32 / 256 nodes 21 / 26 / 61 / 185 / 1438, a Commit of three tokens 20, a CloseSession or Ping 4; with large ids
@@ -12,15 +18,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from typing import Annotated, Final, TypeVar, assert_never
+from typing import Annotated, Final, TypeVar
 
 import msgspec
-from msgspec import Meta
+from msgspec import Meta, Struct
 
-from wanspec.core.protocol.frame_length import MIN_PADDING_BYTES
 from wanspec.core.protocol.messages import (
-    MAX_NODE_ID,
     MAX_REASON_LENGTH,
+    MIN_PADDING_BYTES,
     CloseSession,
     Commit,
     ControllerMessage,
@@ -31,32 +36,14 @@ from wanspec.core.protocol.messages import (
     OpenSession,
     Ping,
     Pong,
+    Reason,
     Welcome,
     WorkerMessage,
+    frame_bytes,
 )
-from wanspec.core.speculation.types import DraftingConfig, NodeId, Position, SamplingParams, SessionId
+from wanspec.core.speculation.types import DraftingConfig, SamplingParams
 from wanspec.errors import LocalProtocolError, RemoteProtocolError
-from wanspec.transport.padding import check_padding, padding_after
-from wanspec.transport.wire_format import (
-    LOG_PROB_STEPS,
-    LOG_PROB_STEPS_PER_NAT,
-    STEPS_PER_S,
-    CloseSessionFrame,
-    CommitFrame,
-    ControllerFrame,
-    DraftingFields,
-    DraftsFrame,
-    DrainFrame,
-    GoodbyeFrame,
-    HelloFrame,
-    MessageFrame,
-    OpenSessionFrame,
-    PingFrame,
-    PongFrame,
-    SamplingFields,
-    WelcomeFrame,
-    WorkerFrame,
-)
+from wanspec.transport.packed_drafts import PackedDrafts, pack, unpack
 
 MAX_FRAME_BYTES: Final = 1 << 20
 """Holds the longest prompt (2**17 tokens of 5 bytes) and bounds what one read can cost."""
@@ -65,51 +52,47 @@ MAX_MESSAGES_PER_FRAME: Final = 1024
 MAX_FRAMING_BYTES: Final = 3 + MIN_PADDING_BYTES
 """MessagePack's array header for up to MAX_MESSAGES_PER_FRAME elements, and the least padding."""
 
-_LOG_PROBS: Final = tuple(0.0 - step / LOG_PROB_STEPS_PER_NAT for step in range(LOG_PROB_STEPS))
+
+class Goodbye(Struct, array_like=True, tag=8, frozen=True, forbid_unknown_fields=True):
+    """The wire's own last word, either way; always alone in its frame. Machines never see it."""
+
+    reason: Reason
+    """Why the connection ends."""
+    permanent: bool
+    """Whether dialling again would change nothing."""
+
+
 _SMALL_ARRAY: Final = 16
 """Array lengths below this share a byte with MessagePack's type."""
+_MAX_8_BITS, _MAX_16_BITS = (1 << 8) - 1, (1 << 16) - 1
 
 _Decoded = TypeVar("_Decoded")
-_Shape = TypeVar("_Shape", bound=msgspec.Struct)
-_from_worker: msgspec.msgpack.Decoder[list[WorkerFrame | bytes]] = msgspec.msgpack.Decoder(
-    Annotated[list[WorkerFrame | bytes], Meta(max_length=MAX_MESSAGES_PER_FRAME)]
+_from_worker: msgspec.msgpack.Decoder[list[Hello | PackedDrafts | Pong | bytes]] = msgspec.msgpack.Decoder(
+    Annotated[list[Hello | PackedDrafts | Pong | bytes], Meta(max_length=MAX_MESSAGES_PER_FRAME)]
 )
-_from_controller: msgspec.msgpack.Decoder[list[ControllerFrame | bytes]] = msgspec.msgpack.Decoder(
-    Annotated[list[ControllerFrame | bytes], Meta(max_length=MAX_MESSAGES_PER_FRAME)]
+_from_controller: msgspec.msgpack.Decoder[list[ControllerMessage | bytes]] = msgspec.msgpack.Decoder(
+    Annotated[list[ControllerMessage | bytes], Meta(max_length=MAX_MESSAGES_PER_FRAME)]
 )
-_from_anybody = msgspec.msgpack.Decoder(list[MessageFrame])
+_from_anybody = msgspec.msgpack.Decoder(list[Hello | PackedDrafts | Pong | ControllerMessage])
 _split = msgspec.msgpack.Decoder(list[msgspec.Raw])
-_goodbye: msgspec.msgpack.Decoder[list[GoodbyeFrame]] = msgspec.msgpack.Decoder(
-    Annotated[list[GoodbyeFrame], Meta(min_length=1, max_length=1)]
-)
+_goodbye: msgspec.msgpack.Decoder[list[Goodbye]] = msgspec.msgpack.Decoder(Annotated[list[Goodbye], Meta(min_length=1, max_length=1)])
 _encode = msgspec.msgpack.Encoder().encode
-_GOODBYE_START: Final = _encode([GoodbyeFrame(reason="", permanent=False)])[:3]
+_GOODBYE_START: Final = _encode([Goodbye(reason="", permanent=False)])[:3]
 _DECODING_ERRORS = (msgspec.MsgspecError, ValueError, OverflowError, RecursionError)
 """All that msgspec was seen to raise on fuzzed bytes: invalid UTF-8 is a ValueError, deep nesting a RecursionError."""
 _WHERE: Final = re.compile(r"(?P<what>.*) - at `\$(?P<path>.*)`", re.DOTALL)
 _STEP: Final = re.compile(r"\[(\d+)\]")
-_SHAPES: Final[dict[object, type[msgspec.Struct]]] = {
+_SHAPES: Final[dict[object, type[Struct]]] = {
     shape.__struct_config__.tag: shape
-    for shape in (
-        HelloFrame,
-        DraftsFrame,
-        WelcomeFrame,
-        OpenSessionFrame,
-        CommitFrame,
-        CloseSessionFrame,
-        DrainFrame,
-        GoodbyeFrame,
-        PingFrame,
-        PongFrame,
-    )
+    for shape in (Hello, PackedDrafts, Welcome, OpenSession, Commit, CloseSession, Drain, Goodbye, Ping, Pong)
 }
-_NESTED: Final = {"sampling": SamplingFields.__struct_fields__, "drafting": DraftingFields.__struct_fields__}
+_NESTED: Final = {"sampling": SamplingParams.__struct_fields__, "drafting": DraftingConfig.__struct_fields__}
 
 
 def encode_message(message: Message) -> bytes:
     """One message's bytes, to be joined into a frame. Raises LocalProtocolError where the message breaks a bound."""
     try:
-        data = _encode(_to_frame(message))
+        data = _encode(pack(message) if isinstance(message, Drafts) else message)
         frame = join_frame([data])
         _from_anybody.decode(frame)
     except msgspec.ValidationError as error:
@@ -121,7 +104,7 @@ def encode_message(message: Message) -> bytes:
 
 def encoded_size(message: Message) -> int:
     """Bytes of one message, without checking it: for a trace."""
-    return len(_encode(_to_frame(message)))
+    return len(_encode(pack(message) if isinstance(message, Drafts) else message))
 
 
 def join_frame(parts: Sequence[bytes]) -> bytes:
@@ -136,32 +119,42 @@ def join_frame(parts: Sequence[bytes]) -> bytes:
 
 
 def join_padded_frame(parts: Sequence[bytes]) -> bytes:
-    """The same, filled up to one of few lengths."""
+    """A frame of messages that are encoded already, padded to one of few lengths. Raises as `join_frame` does."""
     return join_frame([*parts, padding_after(len(_header(len(parts) + 1)) + sum(map(len, parts)))])
 
 
+def padding_after(content_bytes: int) -> bytes:
+    """The element that fills a frame up; `content_bytes` is all the rest, the array's header with this element included."""
+    missing = frame_bytes(content_bytes) - content_bytes
+    if missing - 2 <= _MAX_8_BITS:
+        return b"\xc4" + (missing - 2).to_bytes(1, "big") + bytes(missing - 2)
+    if missing - 3 <= _MAX_16_BITS:
+        return b"\xc5" + (missing - 3).to_bytes(2, "big") + bytes(missing - 3)
+    return b"\xc6" + (missing - 5).to_bytes(4, "big") + bytes(missing - 5)
+
+
 def encode_frame(messages: Sequence[Message]) -> bytes:
-    """One frame of messages. Raises LocalProtocolError where a message or the whole breaks a bound."""
+    """One frame of messages, without padding. Raises LocalProtocolError where a message or the whole breaks a bound."""
     return join_frame([encode_message(message) for message in messages])
 
 
 def decode_worker_frame(data: bytes) -> list[WorkerMessage]:
-    """What a worker sent. Raises RemoteProtocolError, and nothing else, on anything that a worker may not send."""
+    """A worker's messages. Raises RemoteProtocolError, and nothing else, on anything that a worker may not send."""
     parts = _decode(data, _from_worker.decode)
-    check_padding(parts, size_bytes=len(data))
-    return [_from_worker_frame(part) for part in parts if not isinstance(part, bytes)]
+    _check_padding(parts, data)
+    return [unpack(part) if isinstance(part, PackedDrafts) else part for part in parts if not isinstance(part, bytes)]
 
 
 def decode_controller_frame(data: bytes) -> list[ControllerMessage]:
-    """What a controller sent. Raises RemoteProtocolError, and nothing else, on anything that a controller may not send."""
+    """A controller's messages. Raises RemoteProtocolError, and nothing else, on anything that a controller may not send."""
     parts = _decode(data, _from_controller.decode)
-    check_padding(parts, size_bytes=len(data))
-    return [_from_controller_frame(part) for part in parts if not isinstance(part, bytes)]
+    _check_padding(parts, data)
+    return [part for part in parts if not isinstance(part, bytes)]
 
 
 def encode_goodbye(reason: str, *, permanent: bool = False) -> bytes:
     """The frame that ends a connection and says why; the reason is made `printable`."""
-    return _encode([GoodbyeFrame(reason=printable(reason), permanent=permanent)])
+    return _encode([Goodbye(reason=printable(reason), permanent=permanent)])
 
 
 def printable(reason: str) -> str:
@@ -169,7 +162,7 @@ def printable(reason: str) -> str:
     return "".join(char if char.isprintable() else " " for char in reason[:MAX_REASON_LENGTH])
 
 
-def decode_goodbye(data: bytes) -> GoodbyeFrame | None:
+def decode_goodbye(data: bytes) -> Goodbye | None:
     """The frame as a goodbye, None when it is something else. Raises RemoteProtocolError on a malformed one."""
     if not data.startswith(_GOODBYE_START):
         return None
@@ -177,7 +170,7 @@ def decode_goodbye(data: bytes) -> GoodbyeFrame | None:
 
 
 def _header(count: int) -> bytes:
-    """MessagePack's, of an array."""
+    """MessagePack's header of an array."""
     return bytes((0x90 | count,)) if count < _SMALL_ARRAY else b"\xdc" + count.to_bytes(2, "big")
 
 
@@ -193,6 +186,15 @@ def _decode(data: bytes, decode: Callable[[bytes], list[_Decoded]]) -> list[_Dec
         raise RemoteProtocolError(f"malformed frame: {error}") from error
 
 
+def _check_padding(parts: Sequence[object], data: bytes) -> None:
+    """Raise RemoteProtocolError where the frame `data` has padding before its end, or more than fills it up."""
+    if any(isinstance(part, bytes) for part in parts[:-1]):
+        raise RemoteProtocolError("padding before the end of a frame")
+    padding = parts[-1] if parts else None
+    if isinstance(padding, bytes) and frame_bytes(len(data) - len(padding) - MIN_PADDING_BYTES) != len(data):
+        raise RemoteProtocolError(f"{len(padding)} bytes of padding do not fill up a frame of {len(data)}")
+
+
 def _explain(error: str, data: bytes) -> str:
     """msgspec's `expected ... - at `$[message][field]`` with the names in place of the numbers."""
     where = _WHERE.fullmatch(error)
@@ -205,7 +207,7 @@ def _explain(error: str, data: bytes) -> str:
     return f"{_name(shape, path)}: {where['what']}"
 
 
-def _shape_at(data: bytes, index: int) -> type[msgspec.Struct] | None:
+def _shape_at(data: bytes, index: int) -> type[Struct] | None:
     """The shape that the tag of the frame's message `index` stands for, when that can be told."""
     try:
         start = bytes(_split.decode(data)[index])[:2]
@@ -214,145 +216,12 @@ def _shape_at(data: bytes, index: int) -> type[msgspec.Struct] | None:
     return _SHAPES.get(start[1]) if len(start) > 1 else None
 
 
-def _name(shape: type[msgspec.Struct] | None, path: list[int]) -> str:
+def _name(shape: type[Struct] | None, path: list[int]) -> str:
     """`Drafts.tokens[3]` for a place in a message; the tag comes first on the wire and is no field."""
     if shape is None:
         return "message of an unknown kind"
-    name, fields = shape.__name__.removesuffix("Frame"), ("tag", *shape.__struct_fields__)
+    name, fields = shape.__name__.removeprefix("Packed"), ("tag", *shape.__struct_fields__)
     for step in path:
         name = f"{name}.{fields[step]}" if step < len(fields) else f"{name}[{step}]"
         fields = _NESTED.get(fields[step], ()) if step < len(fields) else ()
     return name
-
-
-def _to_frame(message: Message) -> MessageFrame:
-    match message:
-        case Drafts():
-            return _pack_drafts(message)
-        case Commit():
-            return CommitFrame(message.session_id, message.position, message.tokens, message.newest_node_id)
-        case OpenSession():
-            return OpenSessionFrame(
-                message.session_id,
-                message.opening,
-                message.tokens,
-                _copied(SamplingFields, message.sampling),
-                _copied(DraftingFields, message.drafting),
-                message.reuse_number,
-            )
-        case CloseSession():
-            return CloseSessionFrame(message.session_id)
-        case Drain():
-            return DrainFrame(message.reason)
-        case Ping():
-            return PingFrame(message.number)
-        case Pong():
-            return PongFrame(message.number)
-        case Hello():
-            return _copied(HelloFrame, message)
-        case Welcome():
-            return _copied(WelcomeFrame, message)
-        case _:
-            assert_never(message)
-
-
-def _from_worker_frame(frame: WorkerFrame) -> WorkerMessage:
-    match frame:
-        case DraftsFrame():
-            return _unpack_drafts(frame)
-        case HelloFrame():
-            return _copied(Hello, frame)
-        case PongFrame():
-            return Pong(number=frame.number)
-        case _:
-            assert_never(frame)
-
-
-def _from_controller_frame(frame: ControllerFrame) -> ControllerMessage:
-    match frame:
-        case CommitFrame():
-            return Commit(
-                session_id=SessionId(frame.session_id),
-                position=Position(frame.position),
-                tokens=frame.tokens,
-                newest_node_id=frame.newest_node_id,
-            )
-        case OpenSessionFrame():
-            return OpenSession(
-                session_id=SessionId(frame.session_id),
-                opening=frame.opening,
-                tokens=frame.tokens,
-                sampling=_copied(SamplingParams, frame.sampling),
-                drafting=_copied(DraftingConfig, frame.drafting),
-                reuse_number=frame.reuse_number,
-            )
-        case CloseSessionFrame():
-            return CloseSession(session_id=SessionId(frame.session_id))
-        case DrainFrame():
-            return Drain(reason=frame.reason)
-        case PingFrame():
-            return Ping(number=frame.number)
-        case WelcomeFrame():
-            return _copied(Welcome, frame)
-        case _:
-            assert_never(frame)
-
-
-def _copied(shape: type[_Shape], source: msgspec.Struct) -> _Shape:
-    """The fields of `source` in the shape of its counterpart, where they bear the same names; for what is not sent in every round."""
-    return shape(**{name: getattr(source, name) for name in shape.__struct_fields__})
-
-
-def _pack_drafts(drafts: Drafts) -> DraftsFrame:
-    """Raises ValueError where the arrays do not fit each other or a value does not fit its steps."""
-    _check_nodes(drafts.first_node_id, len(drafts.parent_ids), len(drafts.tokens), len(drafts.log_probs))
-    steps_back = []
-    for node_id, parent_id in enumerate(drafts.parent_ids, drafts.first_node_id):
-        if not 0 <= parent_id < node_id:
-            raise ValueError(f"parent_ids: node {node_id} has parent {parent_id}, at least 0 and below its own id")
-        steps_back.append(node_id - parent_id if parent_id else 0)
-    for log_prob in drafts.log_probs:
-        if not _LOG_PROBS[-1] <= log_prob <= 0.0:
-            raise ValueError(f"log_probs: {log_prob}, at least {_LOG_PROBS[-1]} and at most 0")
-    return DraftsFrame(
-        drafts.session_id,
-        drafts.opening,
-        drafts.base_position,
-        round(drafts.held_s * STEPS_PER_S),
-        round(drafts.step_s * STEPS_PER_S),
-        drafts.first_node_id,
-        tuple(steps_back),
-        drafts.tokens,
-        bytes([round(-log_prob * LOG_PROB_STEPS_PER_NAT) for log_prob in drafts.log_probs]),
-    )
-
-
-def _unpack_drafts(frame: DraftsFrame) -> Drafts:
-    try:
-        _check_nodes(frame.first_node_id, len(frame.parent_ids), len(frame.tokens), len(frame.log_probs))
-    except ValueError as error:
-        raise RemoteProtocolError(f"Drafts.{error}") from error
-    parent_ids = []
-    for node_id, steps_back in enumerate(frame.parent_ids, frame.first_node_id):
-        if steps_back >= node_id:
-            raise RemoteProtocolError(f"Drafts.parent_ids: node {node_id} has a parent {steps_back} ids back, at most {node_id - 1}")
-        parent_ids.append(node_id - steps_back if steps_back else 0)
-    return Drafts(
-        session_id=SessionId(frame.session_id),
-        opening=frame.opening,
-        base_position=Position(frame.base_position),
-        held_s=frame.held_s / STEPS_PER_S,
-        step_s=frame.step_s / STEPS_PER_S,
-        first_node_id=NodeId(frame.first_node_id),
-        parent_ids=tuple(parent_ids),
-        tokens=frame.tokens,
-        log_probs=tuple([_LOG_PROBS[step] for step in frame.log_probs]),
-    )
-
-
-def _check_nodes(first_node_id: int, parents: int, tokens: int, log_probs: int) -> None:
-    """Raises ValueError unless the arrays are of one length and their ids within bounds."""
-    if not parents == tokens == log_probs:
-        raise ValueError(f"parent_ids, tokens, log_probs: {parents}, {tokens} and {log_probs} of them, must be equally many")
-    if first_node_id + parents - 1 > MAX_NODE_ID:
-        raise ValueError(f"first_node_id: {first_node_id} and {parents} nodes, the last at most {MAX_NODE_ID} (MAX_NODE_ID)")

@@ -1,16 +1,15 @@
-"""One connection, whatever carries its frames.
+"""One connection, over any `FramePipe`, which only moves opaque frames.
 
-A `FramedConnection` owns everything that is the same on every wire: the queue of what is not sent yet and its joining into as few frames
-as possible, the queue of what is not read yet and the pushing back, the rate limits, and how a connection ends. A `FramePipe` below it
-only moves opaque frames.
+A `FramedConnection` has everything that is the same on every wire: the queue of unsent messages, joined into as few frames as possible;
+the queue of unread frames, with back-pressure; the rate limits; and how a connection ends.
 
 Sending: `send` encodes at once, so that an error points at its caller, and queues; one task writes. While a write is under way more
 messages gather, and the next frame takes them all: no delay is ever added. Receiving: one task reads ahead up to a limit.
 
-The end: it happens once, through `_end`, for one of these causes: our caller closes; the peer says goodbye; the peer breaks a limit; the
-pipe breaks. In the first case what is queued still goes out, in the first and third the peer is told why; then both sides let go, and the
-pipe is cut if that takes longer than `close_timeout_s`. What is raised of it is a copy each time: a raised error holds the frames that it
-came through, and those hold us, so that we, and what gRPC has for a call, would stay until somebody collects garbage.
+The end happens once, through `_end`, for one of four causes: our caller closes; the peer says goodbye; the peer breaks a limit; the pipe
+breaks. In the first case the queue still goes out, in the first and third the peer is told why; then both sides let go, and the pipe is
+cut if that takes longer than `close_timeout_s`. Each raise uses a copy of the error: a traceback keeps its frames, and through them this
+connection and gRPC's call, alive until the next garbage collection.
 """
 
 from __future__ import annotations
@@ -34,15 +33,14 @@ from wanspec.transport.codec import (
     join_padded_frame,
 )
 from wanspec.transport.door import Turns
-from wanspec.transport.interface import Traffic
+from wanspec.transport.interface import SlowPeerError, Traffic, WorkerRefusedError
 from wanspec.transport.limits import Allowance, WireLimits
-from wanspec.transport.refusal import SlowPeerError, WorkerRefusedError
 
-_WORDLESS: Final = f"it died, the network broke, or a frame was longer than {MAX_FRAME_BYTES} bytes (MAX_FRAME_BYTES)"
+_UNKNOWN_END: Final = f"it died, the network broke, or a frame was longer than {MAX_FRAME_BYTES} bytes (MAX_FRAME_BYTES)"
 
 
 def _forgive(reason: str) -> None:
-    """What a peer does has no consequences beyond its connection."""
+    """A peer's fault has no consequences beyond its connection."""
 
 
 class FramePipe(Protocol):
@@ -82,8 +80,8 @@ class FramedConnection:
     ) -> None:
         """`worker` names the peer in RemoteProtocolError; empty at a worker, whose peer is the controller.
 
-        `on_fault` hears, once and at once, for what the peer was dropped; also when it has hung up first. `turns`: at the door that it
-        came through, if it shares one with others.
+        `on_fault` is called once, at once, with the reason why the peer was dropped, even if it has hung up first. `turns`: its turns at
+        the listener's door, if it came through one.
         """
         self._pipe = pipe
         self._peer, self._identity = peer, identity
@@ -172,11 +170,11 @@ class FramedConnection:
         await self.wait_closed()
 
     async def wait_closed(self) -> None:
-        """Return once the connection has ended, for whatever cause, and holds nothing any more."""
+        """Return once the connection has ended, for whatever cause, and has freed everything."""
         await asyncio.shield(self._life)
 
     def lose(self, reason: str) -> None:
-        """Take note that the pipe is gone, from somebody who knows before a read or write does."""
+        """Take note that the pipe is gone, before a read or write finds out."""
         self._end(TransportError(f"{self.peer}: {reason}"))
 
     def _accuse(self, reason: str) -> RemoteProtocolError:
@@ -186,7 +184,7 @@ class FramedConnection:
         return copy(self._violation)
 
     def _drop(self, reason: str, failure: TransportError | None = None) -> None:
-        """End it because of what the peer does: nothing but the reason goes out."""
+        """End it because of what the peer did: nothing but the reason goes out."""
         if not self._is_at_fault:
             self._is_at_fault = True
             self._on_fault(reason)
@@ -210,18 +208,18 @@ class FramedConnection:
     async def _live(self) -> None:
         reader = asyncio.create_task(self._read())
         writer = asyncio.create_task(self._write())
-        untold = False
+        is_untold = False
         try:
             await self._ended.wait()
             if self._farewell is not None:
                 await asyncio.wait((reader, writer), timeout=self._limits.close_timeout_s)
-                untold = not writer.done()
+                is_untold = not writer.done()
         finally:
             self._end(TransportError(f"{self.peer}: the event loop is closing"))
             reader.cancel()
             writer.cancel()
             await asyncio.gather(reader, writer, return_exceptions=True)
-            await self._pipe.abort(str(self._failure) if untold else "")
+            await self._pipe.abort(str(self._failure) if is_untold else "")
 
     async def _read(self) -> None:
         try:
@@ -229,7 +227,7 @@ class FramedConnection:
                 if self._failure is None:
                     self._take(frame)
                     await self._room.wait()
-            self._end(TransportError(f"{self.peer} is gone without a word: {_WORDLESS}"))
+            self._end(TransportError(f"{self.peer} is gone without a word: {_UNKNOWN_END}"))
         except TransportError as error:
             self._end(error)
         except Exception as error:  # noqa: BLE001 - a fault below must not leave our caller waiting for ever

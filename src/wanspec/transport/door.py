@@ -1,43 +1,49 @@
-"""What all connections of one door may cost together, and who waits where they would cost more.
+"""How the connections of one listener share its places and its time.
 
-Each connection has an allowance of its own (`limits`), which bounds one peer and not sixty-four. So a door has one for all of them. Where
-it is spent, peers wait for their turn; nobody is dropped. Whose turn it is, start-time fair queueing says (Goyal, Vin and Cheng, 1996):
-the peer's that has taken least. A hostile peer that asks for all there is gets what the others leave, and delays each by one message.
+`Places` limits how many connections one peer holds. `Door` bounds what all connections cost together: each has an allowance of its own
+(`limits`), which bounds one peer and not sixty-four. Where the common one is spent, peers wait for their turn; nobody is dropped. Turns
+follow start-time fair queueing (Goyal, Vin and Cheng, 1996): the peer that has taken least comes first. A hostile peer that asks for all
+there is gets what the others leave, and delays each by one message.
 """
 
 from __future__ import annotations
 
 import asyncio
 import heapq
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import count
 from typing import Final
 
 from wanspec.transport.limits import Allowance, WireLimits
 
 MESSAGE_NODES: Final = 32
-"""A message costs what so many draft nodes do, besides those that it carries."""
+"""A message costs as much as this many draft nodes, besides those that it carries."""
+PER_FREE_PLACE: Final = 3
+"""Places that one peer may have for each one that is free."""
 
 
 class Door:
-    """See the module's text."""
+    """The allowance that all connections of a listener share, and the queue for it."""
 
     def __init__(self, limits: WireLimits) -> None:
         self._allowance = Allowance(limits.max_door_nodes_per_s, limits.max_door_nodes_burst)
         self._virtual = 0.0
-        """What a peer that always wants more has taken so far."""
+        """Virtual time: what a peer that always wants more has taken so far."""
         self._waiting: list[tuple[float, int, int, asyncio.Future[None]]] = []
-        """(where the peer stands, order of arrival, what it asks for, its turn)"""
+        """(the peer's virtual time, order of arrival, amount asked for, its turn)"""
         self._numbers = count()
         self._timer: asyncio.TimerHandle | None = None
 
     def turns(self) -> Turns:
-        """A new connection's place at the door."""
+        """The turns of a new connection."""
         return Turns(self)
 
-    def ask(self, stands_at: float, amount: int) -> tuple[float, asyncio.Future[None]]:
-        """Queue a peer. Returns where it stands afterwards, and its turn, which may have come already."""
+    def ask(self, taken: float, amount: int) -> tuple[float, asyncio.Future[None]]:
+        """Queue a peer at its virtual time `taken`. Returns its virtual time afterwards, and its turn, which may have come already."""
         turn = asyncio.get_running_loop().create_future()
-        start = max(self._virtual, stands_at)
+        start = max(self._virtual, taken)
         heapq.heappush(self._waiting, (start, next(self._numbers), amount, turn))
         if self._timer is None:
             self._serve()
@@ -58,13 +64,53 @@ class Door:
 
 
 class Turns:
-    """One connection's."""
+    """The turns of one connection."""
 
     def __init__(self, door: Door) -> None:
         self._door = door
-        self._stands_at = 0.0
+        self._taken = 0.0
 
     async def take(self, *, messages: int, nodes: int) -> None:
-        """Return when it is this connection's turn to have so much looked at."""
-        self._stands_at, turn = self._door.ask(self._stands_at, nodes + MESSAGE_NODES * messages)
+        """Return when it is this connection's turn to have this much processed."""
+        self._taken, turn = self._door.ask(self._taken, nodes + MESSAGE_NODES * messages)
         await turn
+
+
+class Places:
+    """The places of one door, and how many of them one peer may have.
+
+    A peer may have three times as many places as are free: alone it gets three quarters of them, and the next peer still finds some. A few
+    places stay free until there are nearly as many peers as places. Choudhury and Hahne (1998) divide the buffer of a switch in this way
+    ("dynamic thresholds"). A peer is known by what it cannot choose: its certificate's subject, or else the host that it dials from.
+    """
+
+    def __init__(self, limit: int, *, name: str) -> None:
+        """`name`: the limit's name in refusals."""
+        self._limit = limit
+        self._name = name
+        self._taken: Counter[str] = Counter()
+
+    def refusal(self, peer: str) -> str:
+        """Why there is no place for a peer now; empty when there is one."""
+        taken, own = self._taken.total(), self._taken[peer]
+        if taken >= self._limit:
+            return f"{taken} places are taken already ({self._name})"
+        if own >= PER_FREE_PLACE * (self._limit - taken):
+            return f"{own} of {self._limit} places are taken by {peer} already; the others are for other peers ({self._name})"
+        return ""
+
+    @contextmanager
+    def taken_by(self, peer: str) -> Iterator[None]:
+        """Hold a place; ask `refusal` first."""
+        self._taken[peer] += 1
+        try:
+            yield
+        finally:
+            self._taken[peer] -= 1
+            if not self._taken[peer]:
+                del self._taken[peer]
+
+
+def host_of(address: str) -> str:
+    """An address without its port, if it has one."""
+    return address.rpartition(":")[0] or address

@@ -1,4 +1,4 @@
-"""TLS credentials for gRPC, of controllers and of workers, from files that are read again when they change."""
+"""TLS credentials of both sides for gRPC, from files that are read again when they change."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _log = logging.getLogger(__name__)
 
 
 class ListenerCredentials:
-    """A controller's. A handshake gets what was read last; connections that are open keep what they began with."""
+    """A controller's credentials. A handshake gets the files as last read; open connections keep what they began with."""
 
     def __init__(self, security: MutualTls | TokenTlsController, *, began: Callable[[], object]) -> None:
         """`began` is called before each handshake, from gRPC's threads. Raises ConfigError when a file cannot be used."""
@@ -50,7 +50,7 @@ class ListenerCredentials:
         return grpc.ssl_server_certificate_configuration([pair], root_certificates=authority)
 
     def _change(self) -> grpc.ServerCertificateConfiguration | None:
-        """Asked by gRPC at each handshake: what is new since the last one."""
+        """Called by gRPC at each handshake. Returns the configuration if it is new since the last one."""
         self._began()
         newest = self._newest  # once: the files may be read in another thread meanwhile
         if newest is self._in_use:
@@ -60,7 +60,7 @@ class ListenerCredentials:
 
 
 class WorkerCredentials:
-    """A worker's. Its files are read whenever it dials; where they have become unusable, what was read last is shown again."""
+    """A worker's credentials. Its files are read whenever it dials; where they have become unusable, the last usable ones are shown."""
 
     def __init__(self, security: WorkerSecurity) -> None:
         self._security = security

@@ -1,10 +1,10 @@
 """The wire between sites: one gRPC bidirectional stream per worker, raw frames, no protobuf.
 
-The worker dials out; the controller listens. What gRPC reports is translated here: nothing of it travels inward. A stream that broke is
-gone; whoever wants another dials again.
+The worker dials out; the controller listens. gRPC's errors are translated here and travel no further. A stream that broke is gone; to get
+another, dial again.
 
-gRPC's server cannot reset one stream, so whoever does not take the end of its own loses the TCP connection below (`hang_up`), with all
-other streams that a proxy may carry over it.
+gRPC's server cannot reset one stream, so a peer that does not take the end of its stream loses the TCP connection below (`hang_up`), with
+all other streams that a proxy may carry over it.
 """
 
 from __future__ import annotations
@@ -24,15 +24,14 @@ from cryptography import x509
 
 from wanspec.core.protocol.messages import Hello, Welcome
 from wanspec.errors import ConfigError, TransportError
+from wanspec.transport.certificates import fault_of, shown
 from wanspec.transport.codec import MAX_FRAME_BYTES, decode_controller_frame, encode_frame, printable
 from wanspec.transport.connection import FramedConnection
-from wanspec.transport.diagnosis import check_can_listen, rejects_our_certificate, why_rejected
+from wanspec.transport.grpc_workarounds import TlsWatch, check_can_listen, hang_up, rejects_our_certificate, why_rejected
 from wanspec.transport.handshake import Expected, introduce
-from wanspec.transport.hang_up import hang_up
-from wanspec.transport.interface import Connection
+from wanspec.transport.interface import Connection, RefusalCause, WorkerRefusedError
 from wanspec.transport.limits import WireLimits
 from wanspec.transport.reception import Reception
-from wanspec.transport.refusal import RefusalCause, WorkerRefusedError
 from wanspec.transport.security import (
     Address,
     ControllerSecurity,
@@ -44,8 +43,6 @@ from wanspec.transport.security import (
     is_authorized,
     parse_address,
 )
-from wanspec.transport.tls_watch import TlsWatch
-from wanspec.transport.validity import fault_of, shown
 from wanspec.transport.watched_files import WatchedFiles, watch
 
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # its core writes to stderr what we raise; read once, when grpc is first imported
@@ -60,26 +57,26 @@ _log = logging.getLogger(__name__)
 SERVICE: Final = "wanspec.Wire"
 METHOD: Final = f"/{SERVICE}/Exchange"
 MAX_METADATA_BYTES: Final = 8 << 10
-"""Headers, before anybody is authenticated: a token and what proxies add."""
+"""Headers, which arrive before authentication: a token and what proxies add."""
 MAX_STREAMS_PER_CONNECTION: Final = 8
 """A worker needs one; a proxy in between may carry several workers over one connection."""
 KEEPALIVE_PERIOD_S: Final = 20.0
 """Quiet time before a ping: below the idle limits of NAT gateways (from 30 s)."""
 KEEPALIVE_TIMEOUT_S: Final = 10.0
-"""A ping unanswered for so long means that the connection is gone."""
+"""A ping unanswered for this long means that the connection is gone."""
 
 Options = list[tuple[str, int | str]]
 _Call = grpc.aio.StreamStreamCall[bytes, bytes]
 _Context = grpc.aio.ServicerContext[bytes, bytes]
 
 _NOT_CONNECTED = re.compile(r"\Afailed to connect to all addresses; last error: \w+: \S+: (?:Failed to connect to remote host: )?")
-"""What gRPC writes before the reason: the address again, in its own words."""
+"""gRPC's words before the reason, which repeat the address."""
 
 
 async def listen(address: str, *, expected: Expected, security: ControllerSecurity, limits: WireLimits | None = None) -> GrpcListener:
-    """Open a controller's door at HOST:PORT; port 0 takes a free one.
+    """Listen for workers at HOST:PORT; port 0 takes a free one.
 
-    Raises ConfigError for an address, credential or plaintext that cannot be used, TransportError when the port cannot be had.
+    Raises ConfigError for an address, credential or plaintext that cannot be used, TransportError when the port cannot be opened.
     """
     limits = limits or WireLimits()
     where = parse_address(address)
@@ -99,7 +96,7 @@ async def listen(address: str, *, expected: Expected, security: ControllerSecuri
 
 
 def dialler(address: str, hello: Hello, *, security: WorkerSecurity) -> Callable[[], Awaitable[tuple[Welcome, Connection]]]:
-    """A `dial` to call time and again: each call shows the certificates that the files have by then."""
+    """A `dial` to call again and again: each call shows the certificates that the files have by then."""
     return partial(dial, address, hello, security=security, credentials=WorkerCredentials(security))
 
 
@@ -111,10 +108,10 @@ async def dial(
     limits: WireLimits | None = None,
     credentials: WorkerCredentials | None = None,
 ) -> tuple[Welcome, Connection]:
-    """Join the controller at HOST:PORT. `credentials`: those of earlier calls, to go on with where their files have become unusable.
+    """Join the controller at HOST:PORT. `credentials`: those of earlier calls, used again where their files have become unusable.
 
-    Raises ConfigError for an address, credential or plaintext that cannot be used, WorkerRefusedError when the controller (or its
-    certificate) will not do and dialling again would change nothing, TransportError when it may be worth another try.
+    Raises ConfigError for an address, credential or plaintext that cannot be used, WorkerRefusedError when redialling would not help,
+    TransportError when it may be worth another try.
     """
     limits = limits or WireLimits()
     where = parse_address(address)
@@ -178,13 +175,13 @@ class _WorkerPipe:
         self._call = call
         self._controller = controller
         self.unavailable = False
-        """Whether gRPC could not connect, for a reason that it does not know."""
+        """Whether gRPC failed to connect and does not know why."""
 
     async def opened(self) -> None:
-        """Wait for the controller's word on our credentials; `read` raises it when it is no.
+        """Wait until the controller has accepted our credentials; if it has not, `read` raises why.
 
-        One RTT, once. A Hello sent meanwhile would spoil the answer: when a write meets the end of a stream, gRPC replaces the status that
-        the controller sent by an internal error.
+        This takes one RTT, once. A Hello sent meanwhile would spoil the answer: when a write meets the end of a stream, gRPC replaces the
+        controller's status by an internal error.
         """
         await self._call.initial_metadata()
 
@@ -214,7 +211,7 @@ class _WorkerPipe:
         await self._channel.close()
 
     def _failure(self, code: grpc.StatusCode, details: str | None) -> TransportError:
-        """What gRPC says, in words for the person who runs the worker; the controller may have chosen the details."""
+        """gRPC's failure in words for the person who runs the worker; the controller may have chosen the details."""
         details = _NOT_CONNECTED.sub("", printable(details)) if details else None
         text = f"{self._controller}: {details or code.name}"
         match code:
@@ -242,7 +239,7 @@ class _ControllerPipe:
     def __init__(self, context: _Context) -> None:
         self._context = context
         self._is_welcome = False
-        """Whether the peer has been told to speak (`_WorkerPipe.opened`)."""
+        """Whether the peer was told that its credentials are accepted (`_WorkerPipe.opened`)."""
 
     async def read(self) -> bytes | None:
         try:
@@ -271,41 +268,41 @@ class _ControllerPipe:
         self._refuse(grpc.StatusCode.RESOURCE_EXHAUSTED, reason)
 
     def _refuse(self, code: grpc.StatusCode, reason: str) -> None:
-        """The stream ends with this when its handler returns. No window is needed for it, unless frames are under way."""
+        """End the stream with this status when its handler returns. It needs no window, unless frames are under way."""
         self._context.set_code(code)
         self._context.set_details(reason)
 
 
 _TLS_FAILURES: Final = {
     "certificate has expired": "its certificate has expired, or this machine's clock is ahead; renew it there, or set the clock here",
-    "certificate is not yet valid": "its certificate is not valid yet: the clock here is behind, or that of whoever made it was ahead",
+    "certificate is not yet valid": "its certificate is not valid yet: the clock here is behind, or that of its maker was ahead",
     "CERTIFICATE_VERIFY_FAILED": "its certificate is not signed by the authority in --tls-ca",
     "Hostname Verification": "its certificate is for other hosts; dial one that it names, or name one by --server-name",
     "WRONG_VERSION_NUMBER": "it does not speak TLS on this port; configure TLS on both sides or on neither",
     "missing selected ALPN": "it is no WANSpec controller, or behind a proxy without HTTP/2; dial the port of --listen, not that of --api",
 }
-"""What gRPC's core says, and what it means for the person who runs the worker: nothing that dialling again would cure."""
+"""Signs in gRPC's messages that redialling would not help, and their meaning for the person who runs the worker."""
 
 
 def _complain(reception: Reception, security: ControllerSecurity) -> None:
-    """A TLS handshake has led nowhere."""
+    """Count and log a failed TLS handshake."""
     own = "" if isinstance(security, Plaintext) else fault_of(security.certificate_file)
     why = (
         f"this controller's certificate {own}"
         if own
-        else "a certificate that has expired or that the authority did not sign, a wrong clock, no TLS, or nobody's worker"
+        else "a certificate that has expired or that the authority did not sign, a wrong clock, no TLS, or no worker"
     )
     reception.refuse(
-        RefusalCause.TLS, f"a TLS handshake has led nowhere: {why}; GRPC_VERBOSITY=info in the environment has gRPC write each one's reason"
+        RefusalCause.TLS, f"a TLS handshake failed: {why}; GRPC_VERBOSITY=info in the environment has gRPC write each one's reason"
     )
 
 
 def _handlers(
     reception: Reception, security: ControllerSecurity, handshakes: TlsWatch, *, port: int, patience_s: float
 ) -> grpc.GenericRpcHandler:
-    """`patience_s`: how long whoever is refused or dropped may take until it has taken the end of its stream."""
+    """`patience_s`: how long a peer that is refused or dropped may leave the end of its stream unread."""
 
-    def see_off(address: str) -> None:
+    def cut_if_stuck(address: str) -> None:
         cut = asyncio.get_running_loop().call_later(patience_s, _cut, address, port)
         task = asyncio.current_task()
         assert task is not None, "gRPC runs each handler in a task, which ends when the peer has taken the end"
@@ -322,7 +319,7 @@ def _handlers(
         try:
             await reception.attend(_ControllerPipe(context), address=address, certificate=_subject(context.auth_context()))
         finally:
-            see_off(address)
+            cut_if_stuck(address)
 
     async def watched(requests: AsyncIterator[bytes], context: _Context) -> None:
         with handshakes.stream(context.peer()):
@@ -338,7 +335,7 @@ def _cut(address: str, port: int) -> None:
 
 
 def _subject(properties: Mapping[str, Iterable[bytes]]) -> str:
-    """Of the certificate that a worker has shown; empty where none was asked for."""
+    """The subject of the worker's certificate; empty where none was asked for."""
     for certificate in properties.get("x509_pem_cert", ()):
         return printable(f"certificate {x509.load_pem_x509_certificate(certificate).subject.rfc4514_string()}")
     return ""
@@ -346,7 +343,7 @@ def _subject(properties: Mapping[str, Iterable[bytes]]) -> str:
 
 def _both_sides() -> Options:
     return [
-        ("grpc.compression_enabled_algorithms_bitset", 1),  # none: what is compressed is refused, and not inflated first
+        ("grpc.compression_enabled_algorithms_bitset", 1),  # none: compressed messages are refused without being inflated
         ("grpc.keepalive_time_ms", round(KEEPALIVE_PERIOD_S * 1000)),
         ("grpc.keepalive_timeout_ms", round(KEEPALIVE_TIMEOUT_S * 1000)),
         ("grpc.keepalive_permit_without_calls", 1),
@@ -364,7 +361,7 @@ def _server_options(limits: WireLimits) -> Options:
         ("grpc.http2.max_ping_strikes", 2),
         ("grpc.so_reuseport", 0),
         ("grpc.max_concurrent_streams", MAX_STREAMS_PER_CONNECTION),
-        # TCP and TLS, then a stream: whoever has not got so far by then only holds one of the connections below.
+        # TCP and TLS, then a stream: a peer that is slower only holds one of the connections below.
         ("grpc.server_handshake_timeout_ms", round(limits.handshake_timeout_s * 1000)),
         ("grpc.max_connection_idle_ms", round(limits.handshake_timeout_s * 1000)),
         ("grpc.max_allowed_incoming_connections", limits.max_workers + limits.max_handshakes),

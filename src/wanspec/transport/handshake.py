@@ -18,50 +18,41 @@ from wanspec.transport.codec import (
     encode_goodbye,
 )
 from wanspec.transport.connection import FramePipe
+from wanspec.transport.interface import RefusalCause, TurnedAwayError, WorkerRefusedError
 from wanspec.transport.limits import WireLimits
-from wanspec.transport.refusal import RefusalCause, TurnedAwayError, WorkerRefusedError
 
 MAX_FRAMES_AFTER_REFUSAL = 16
-"""Read from a worker that was refused, until it hangs up: what an honest one had under way; beyond it the controller hangs up first."""
+"""Frames that a refused worker may still have under way until it hangs up; after these the controller hangs up first."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Expected:
-    """What a worker must bring to be of use to this controller."""
+    """The Hello that fits this controller."""
 
     controller_name: str
     """Sent in the Welcome."""
     tokenizer_fingerprint: str
-    """The target's, as in Hello."""
+    """The target's tokenizer, as in Hello."""
     vocabulary_size: int
-    """The target's, as in Hello."""
+    """The target's vocabulary, in tokens."""
 
 
 def hello_mismatch(hello: Hello, expected: Expected) -> tuple[RefusalCause, str] | None:
-    """What is wrong with a Hello and how to put it right; None when it fits."""
+    """The fault of a Hello and its fix; None: it fits."""
     if hello.version != PROTOCOL_VERSION:
-        return (
-            RefusalCause.VERSION,
-            (
-                f"protocol version: the worker speaks {hello.version}, the controller {PROTOCOL_VERSION}; "
-                "install the same WANSpec release on both sides"
-            ),
+        return RefusalCause.VERSION, (
+            f"protocol version: the worker speaks {hello.version}, the controller {PROTOCOL_VERSION}; "
+            "install the same WANSpec release on both sides"
         )
     if hello.tokenizer_fingerprint != expected.tokenizer_fingerprint:
-        return (
-            RefusalCause.TOKENIZER,
-            (
-                f"tokenizer fingerprint: the worker's is {hello.tokenizer_fingerprint} (model {hello.model_name}), "
-                f"the controller's is {expected.tokenizer_fingerprint}; draft with a model that has the target model's tokenizer"
-            ),
+        return RefusalCause.TOKENIZER, (
+            f"tokenizer fingerprint: the worker's is {hello.tokenizer_fingerprint} (model {hello.model_name}), "
+            f"the controller's is {expected.tokenizer_fingerprint}; draft with a model that has the target model's tokenizer"
         )
     if hello.vocabulary_size != expected.vocabulary_size:
-        return (
-            RefusalCause.TOKENIZER,
-            (
-                f"vocabulary size: the worker's is {hello.vocabulary_size} (model {hello.model_name}), "
-                f"the controller's is {expected.vocabulary_size}; draft with a model of the target model's vocabulary"
-            ),
+        return RefusalCause.TOKENIZER, (
+            f"vocabulary size: the worker's is {hello.vocabulary_size} (model {hello.model_name}), "
+            f"the controller's is {expected.vocabulary_size}; draft with a model of the target model's vocabulary"
         )
     key = repeated_key(hello.labels)
     if key:
@@ -69,16 +60,16 @@ def hello_mismatch(hello: Hello, expected: Expected) -> tuple[RefusalCause, str]
     return None
 
 
-async def nobody(hello: Hello) -> None:
-    """Turn nobody away."""
+async def _admit_all(hello: Hello) -> None:
+    """Raises for no worker."""
 
 
 async def admit(
-    pipe: FramePipe, *, expected: Expected, limits: WireLimits, turn_away: Callable[[Hello], Awaitable[None]] = nobody
+    pipe: FramePipe, *, expected: Expected, limits: WireLimits, turn_away: Callable[[Hello], Awaitable[None]] = _admit_all
 ) -> Hello:
     """The controller's part: read a Hello and answer it. `turn_away` may raise on a Hello that fits.
 
-    Raises TurnedAwayError, with the cause, when the worker was refused, which it has been told; TransportError when the connection broke.
+    Raises TurnedAwayError, with the cause, after it has refused the worker; TransportError when the connection broke.
     """
     deadline = asyncio.get_running_loop().time() + limits.handshake_timeout_s
     try:
@@ -108,7 +99,7 @@ async def admit(
 
 
 async def refuse(pipe: FramePipe, reason: str, *, permanent: bool, limits: WireLimits) -> None:
-    """Tell a worker why it is not let in, as far as it listens, and give it time to hang up first, having read it."""
+    """Tell a worker why it is not let in, and give it time to read that and hang up first."""
     with contextlib.suppress(TransportError, TimeoutError):
         async with asyncio.timeout(limits.close_timeout_s):
             await pipe.write(encode_goodbye(reason, permanent=permanent))
@@ -121,10 +112,10 @@ async def refuse(pipe: FramePipe, reason: str, *, permanent: bool, limits: WireL
 async def introduce(pipe: FramePipe, hello: bytes, *, controller: str) -> Welcome:
     """The worker's part: send the encoded Hello and read the answer.
 
-    `controller` names the peer in messages. Raises WorkerRefusedError when the controller will not have this worker, TransportError when
-    the connection broke or the controller is full. The caller sets the time limit.
+    `controller` names the peer in messages. Raises WorkerRefusedError when the controller refuses this worker for good, TransportError
+    when the connection broke or the controller is full. The caller sets the time limit.
     """
-    with contextlib.suppress(TransportError):  # what went wrong is for the read to say
+    with contextlib.suppress(TransportError):  # the read says what went wrong
         await pipe.write(hello)
     frame = await pipe.read()
     if frame is None:
@@ -136,7 +127,7 @@ async def introduce(pipe: FramePipe, hello: bytes, *, controller: str) -> Welcom
 
 
 def decode_admitted_worker_frame(frame: bytes) -> list[WorkerMessage]:
-    """What a worker sent after its Hello, which it may not repeat. Raises RemoteProtocolError."""
+    """A worker's messages after its Hello, which it may not repeat. Raises RemoteProtocolError."""
     messages = decode_worker_frame(frame)
     if any(isinstance(message, Hello) for message in messages):
         raise RemoteProtocolError("a second Hello")

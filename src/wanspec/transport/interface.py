@@ -1,20 +1,65 @@
-"""What a wire must do: carry messages in order, both ways, and say plainly when it is gone."""
+"""The interface of a wire: it carries messages in order, both ways, and raises when it is gone."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
+from enum import StrEnum
 from typing import NamedTuple, Protocol
 
 from wanspec.core.protocol.messages import Hello, Message
-from wanspec.transport.refusal import RefusalCause
+from wanspec.errors import TransportError
+
+
+class WorkerRefusedError(TransportError):
+    """The controller refuses this worker as it is: wrong credentials, or a Hello that does not fit.
+
+    Redialling will not help, somebody must change the configuration; any other TransportError is worth another try.
+    """
+
+
+class RefusalCause(StrEnum):
+    """Why a controller has not let a worker in."""
+
+    TLS = "tls"
+    """The TLS handshake failed: a certificate, a clock, or no TLS."""
+    TOKEN = "token"  # noqa: S105
+    """No bearer token, or a wrong one."""
+    PROTOCOL = "protocol"
+    """No Hello, or one that breaks a rule."""
+    VERSION = "version"
+    """Another version of the protocol."""
+    TOKENIZER = "tokenizer"
+    """Another tokenizer than the target's, or another vocabulary size."""
+    SLOW = "slow"
+    """No Hello in time, or it did not read the Welcome in time."""
+    LEFT = "left"
+    """It left before it was let in."""
+    FULL = "full"
+    """No place left."""
+    QUARANTINED = "quarantined"
+    """It was dropped not long ago for what it did."""
+
+
+class TurnedAwayError(TransportError):
+    """A worker was not let in (raised at the controller)."""
+
+    def __init__(self, message: str, cause: RefusalCause) -> None:
+        super().__init__(message)
+        self.cause = cause
+
+
+class SlowPeerError(TransportError):
+    """The peer was dropped because it does not read what it is sent."""
 
 
 class Traffic(NamedTuple):
     """Bytes of frames so far, without what the wire below adds."""
 
     sent_bytes: int
+    """Written to the wire below."""
     received_bytes: int
+    """Read from the wire below."""
 
 
 class Connection(Protocol):
@@ -22,7 +67,7 @@ class Connection(Protocol):
 
     @property
     def peer(self) -> str:
-        """Who is at the other end, for messages to people."""
+        """Name and address of the other end, for messages to people."""
         ...
 
     @property
@@ -32,7 +77,7 @@ class Connection(Protocol):
 
     @property
     def traffic(self) -> Traffic:
-        """What it has carried; it goes on counting while it ends."""
+        """Bytes carried, including those of the end."""
         ...
 
     def send(self, messages: Sequence[Message]) -> None:
@@ -51,25 +96,25 @@ class Connection(Protocol):
         ...
 
     async def drop(self, reason: str) -> None:
-        """End the connection for what the peer does, and tell it; a controller does not let it in again for a while."""
+        """End the connection because of what the peer did, and tell it; a controller refuses it for a while."""
         ...
 
 
 class Listener(Protocol):
-    """A controller's door: it authenticates workers and checks their Hello before anybody else sees them."""
+    """A controller's entrance: it authenticates workers and checks their Hello before anybody else sees them."""
 
     @property
     def address(self) -> str:
-        """HOST:PORT where workers dial in, with the port that was in fact bound."""
+        """HOST:PORT where workers dial in, with the actual port where 0 was asked for."""
         ...
 
     @property
     def refusals(self) -> Counter[RefusalCause]:
-        """How many workers were not let in, by cause."""
+        """Workers that were not let in, by cause."""
         ...
 
     def connections(self) -> AsyncIterator[tuple[Hello, Connection]]:
-        """Workers that were let in, as they come, each already answered with a Welcome."""
+        """Workers as they are let in, each already answered with a Welcome."""
         ...
 
     async def close(self) -> None:

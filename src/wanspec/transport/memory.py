@@ -1,4 +1,4 @@
-"""A wire inside one process, for tests and examples: real frames, real handshake, real limits, and a one-way delay to taste."""
+"""A wire inside one process, for tests and examples: real frames, handshake and limits, and any one-way delay."""
 
 from __future__ import annotations
 
@@ -11,10 +11,9 @@ from wanspec.errors import TransportError
 from wanspec.transport.codec import decode_controller_frame, encode_frame, encode_goodbye
 from wanspec.transport.connection import FramedConnection
 from wanspec.transport.handshake import Expected, introduce
-from wanspec.transport.interface import Connection
+from wanspec.transport.interface import Connection, RefusalCause
 from wanspec.transport.limits import WireLimits
 from wanspec.transport.reception import Reception
-from wanspec.transport.refusal import RefusalCause
 
 MAX_FRAMES_UNDER_WAY = 1024
 """Frames one way between write and read; beyond it the writer waits, as on a wire with flow control."""
@@ -22,8 +21,8 @@ MAX_FRAMES_UNDER_WAY = 1024
 _ADDRESS = "memory"
 
 
-class _Lane:
-    """One direction: frames with the time at which each is due at the far end; None ends it."""
+class _Direction:
+    """Frames one way, each with the time at which it is due at the far end; None ends it."""
 
     def __init__(self, one_way_delay_s: float) -> None:
         self._one_way_delay_s = one_way_delay_s
@@ -50,7 +49,7 @@ class _Lane:
 class MemoryPipe:
     """One end of a `FramePipe` pair; `pipe_pair` makes both."""
 
-    def __init__(self, incoming: _Lane, outgoing: _Lane) -> None:
+    def __init__(self, incoming: _Direction, outgoing: _Direction) -> None:
         self._incoming = incoming
         self._outgoing = outgoing
 
@@ -72,8 +71,8 @@ class MemoryPipe:
 
 
 def pipe_pair(*, one_way_delay_s: float = 0.0) -> tuple[MemoryPipe, MemoryPipe]:
-    """Two ends that face each other."""
-    there, back = _Lane(one_way_delay_s), _Lane(one_way_delay_s)
+    """Both ends of a pipe."""
+    there, back = _Direction(one_way_delay_s), _Direction(one_way_delay_s)
     return MemoryPipe(back, there), MemoryPipe(there, back)
 
 
@@ -104,7 +103,7 @@ class MemoryListener:
         await asyncio.gather(*self._attending)
 
     def open_pipe(self) -> MemoryPipe:
-        """The far end of a new pipe that this listener attends to, for a peer of any manners. Raises TransportError once closed."""
+        """The far end of a new pipe that this listener attends to. Raises TransportError once closed."""
         if self._closed:
             raise TransportError("nobody listens here: the listener is closed")
         near, far = pipe_pair(one_way_delay_s=self._one_way_delay_s)
@@ -115,7 +114,7 @@ class MemoryListener:
 
 
 async def dial_memory(listener: MemoryListener, hello: Hello, *, limits: WireLimits | None = None) -> tuple[Welcome, Connection]:
-    """Join a listener of this process. Raises WorkerRefusedError when it will not have this worker, otherwise TransportError."""
+    """Join a listener of this process. Raises WorkerRefusedError when it refuses this worker for good, otherwise TransportError."""
     limits = limits or WireLimits()
     frame = encode_frame([hello])
     pipe = listener.open_pipe()

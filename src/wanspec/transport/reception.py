@@ -1,33 +1,57 @@
-"""What every listener does with a pipe that somebody opened: greet it, hand it on, stay with it until it ends."""
+"""The part of a listener that is the same on every wire: greet a new pipe, hand its worker on, stay until it ends."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import logging
+import math
+from collections import Counter
 from collections.abc import AsyncIterator
-from typing import Protocol
+from typing import Final, Protocol
 
 from wanspec.core.protocol.messages import Hello
 from wanspec.errors import TransportError
 from wanspec.transport.connection import FramedConnection, FramePipe
-from wanspec.transport.door import Door
+from wanspec.transport.door import Door, Places, host_of
 from wanspec.transport.handshake import Expected, admit, decode_admitted_worker_frame, refuse
-from wanspec.transport.interface import Connection
+from wanspec.transport.interface import Connection, RefusalCause, TurnedAwayError
 from wanspec.transport.limits import WireLimits
-from wanspec.transport.places import Places, host_of
 from wanspec.transport.quarantine import Quarantine, identity
-from wanspec.transport.refusal import RefusalCause, Refusals, TurnedAwayError
 
+LOG_EVERY_S: Final = 60.0
+"""Between two log lines of one cause: a stranger may dial as fast as it can."""
 _log = logging.getLogger(__name__)
 
 
 class IncomingPipe(FramePipe, Protocol):
-    """A pipe that somebody opened to us. Nobody speaks on it before the first `read`."""
+    """A pipe that a peer opened to us. Neither side speaks on it before the first `read`."""
 
     async def decline(self, reason: str) -> None:
         """Refuse the peer, instead of the first `read`, without waiting until it takes the reason."""
         ...
+
+
+class Refusals:
+    """Counts workers that were not let in and logs them: the first of each cause at once, then one a minute."""
+
+    def __init__(self) -> None:
+        self.counts: Counter[RefusalCause] = Counter()
+        self._logged: dict[RefusalCause, tuple[float, int]] = {}
+        """By cause: the time of the last log line, and the count by then."""
+
+    def add(self, cause: RefusalCause, text: str, *, now: float) -> None:
+        """Count one more, with the text for the log."""
+        self.counts[cause] += 1
+        if cause is RefusalCause.QUARANTINED:
+            _log.debug("%s", text)  # no warning: one was written when the quarantine began
+            return
+        logged_at, logged = self._logged.get(cause, (-math.inf, 0))
+        if now - logged_at < LOG_EVERY_S:
+            return
+        self._logged[cause] = now, self.counts[cause]
+        others = self.counts[cause] - logged - 1
+        _log.warning("%s%s", text, f"; {others} others like it since the last line of this kind" if others else "")
 
 
 class Reception:
@@ -41,17 +65,17 @@ class Reception:
         self._greetings = Places(limits.max_handshakes, name="max_handshakes")
         self._open: set[FramedConnection] = set()
         self._admitted: asyncio.Queue[tuple[Hello, Connection] | None] = asyncio.Queue()
-        """Bounded by max_workers, as every element is open; None: the listener is closed."""
+        """Workers let in and not yet taken, at most max_workers, as each one is open; None: the listener is closed."""
         self._closed = False
         self._quarantine = Quarantine()
-        self._being_told: set[str] = set()
-        """Who is in quarantine and being told so."""
+        self._being_refused: set[str] = set()
+        """Peers in quarantine that are being told so now."""
         self.refusals = Refusals()
 
     async def attend(self, pipe: IncomingPipe, *, address: str, certificate: str = "") -> None:
         """Greet a worker and stay until its connection has ended; a refused one is told, logged and forgotten. Raises nothing.
 
-        `certificate`: the subject of the one that it has shown; empty: none.
+        `certificate`: the subject of its certificate; empty: it has shown none.
         """
         peer = certificate or host_of(address)
         cause, reason = RefusalCause.FULL, self._no_room(peer)
@@ -88,14 +112,14 @@ class Reception:
             await connection.close("the controller is shutting down")
         try:
             await connection.wait_closed()
-        except asyncio.CancelledError:  # how gRPC tells that the peer has gone
+        except asyncio.CancelledError:  # gRPC cancels us when the peer has gone
             connection.lose("the connection is gone")
             raise
         finally:
             self._open.discard(connection)
 
     def refuse(self, cause: RefusalCause, text: str) -> None:
-        """Take note of a worker that was not let in."""
+        """Count and log a worker that was not let in."""
         if not self._closed:
             self.refusals.add(cause, text, now=asyncio.get_running_loop().time())
 
@@ -107,10 +131,10 @@ class Reception:
         """Workers as they are let in; ends when the reception is closed."""
         while (admitted := await self._admitted.get()) is not None:
             yield admitted
-        self._admitted.put_nowait(None)  # for whoever else iterates
+        self._admitted.put_nowait(None)  # for others that iterate
 
     async def close(self) -> None:
-        """Let nobody in any more and end every connection. Repeating it is harmless."""
+        """Refuse everybody from now on and end every connection. Repeating it is harmless."""
         self._closed = True
         self._admitted.put_nowait(None)
         await asyncio.gather(*[connection.close("the controller is shutting down") for connection in self._open])
@@ -130,16 +154,16 @@ class Reception:
         _log.warning("quarantined %s for %g s: %s", peer, length_s, reason)
 
     async def _turn_away(self, pipe: FramePipe, peer: str) -> None:
-        """Raises TurnedAwayError when the peer is in quarantine; it is told so once at a time, however often it dials."""
+        """Raises TurnedAwayError when the peer is in quarantine; of several connections at a time only one is told why."""
         reason = self._quarantine.verdict(peer, now=asyncio.get_running_loop().time())
         if not reason:
             return
-        if peer not in self._being_told:
-            self._being_told.add(peer)
+        if peer not in self._being_refused:
+            self._being_refused.add(peer)
             try:
                 await refuse(pipe, reason, permanent=False, limits=self._limits)
             finally:
-                self._being_told.discard(peer)
+                self._being_refused.discard(peer)
         else:
             with contextlib.suppress(TransportError):
                 await pipe.end()

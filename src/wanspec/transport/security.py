@@ -1,4 +1,4 @@
-"""Who may talk to whom: the credentials of both sides, and the refusal to go without them beyond this machine."""
+"""The credentials of both sides, and the refusal to go without them beyond this machine."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MAX_ADDRESS_SHOWN = 100
 _ADDRESS: Final = re.compile(r"(?:(?P<host>[A-Za-z0-9._-]{1,253})|\[(?P<ipv6>[0-9A-Za-z:.%_-]{1,253})\]):(?P<port>[0-9]{1,5})")
 """Underscores and zones (`fe80::1%eth0`) are in use, whatever the standards say."""
 _NO_HOSTS: Final = frozenset({"unix", "unix-abstract", "vsock", "dns", "ipv4", "ipv6", "xds"})
-"""Before a colon, gRPC takes these for kinds of addresses: `unix:80` would be a file."""
+"""gRPC reads these before a colon as address schemes: `unix:80` would be a file."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,7 +26,7 @@ class MutualTls:
     """Either side: TLS, and each proves itself with a certificate of one authority. `wanspec.transport.certificates` makes a set."""
 
     ca_file: Path
-    """The authority's certificate, PEM; whoever it signed is trusted."""
+    """The authority's certificate, PEM; everybody it signed is trusted."""
     certificate_file: Path
     """This side's own, PEM."""
     key_file: Path
@@ -40,8 +40,11 @@ class TokenTlsController:
     """Controller: TLS with a certificate of its own; workers prove themselves with a bearer token."""
 
     certificate_file: Path
+    """The controller's own certificate, PEM."""
     key_file: Path
+    """The private key of `certificate_file`, PEM, without a passphrase."""
     token: str = field(repr=False)
+    """The bearer token that workers must show."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +52,7 @@ class TokenTlsWorker:
     """Worker: TLS against the controller's certificate, and a bearer token."""
 
     token: str = field(repr=False)
+    """The controller's bearer token."""
     ca_file: Path | None = None
     """The authority that signed the controller's certificate, PEM; None: the public ones."""
     server_name: str = ""
@@ -62,6 +66,7 @@ class Plaintext:
     token: str = field(default="", repr=False)
     """Bearer token; empty: none is asked for or shown."""
     allow_plaintext: bool = False
+    """Whether every machine on the path is trusted."""
 
 
 ControllerSecurity = MutualTls | TokenTlsController | Plaintext
@@ -70,11 +75,12 @@ WorkerSecurity = MutualTls | TokenTlsWorker | Plaintext
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Address:
-    """HOST:PORT, taken apart."""
+    """Host and port."""
 
     host: str
     """A name or an address, IPv6 without its brackets."""
     port: int
+    """0 to 65535."""
 
     def __str__(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
@@ -89,7 +95,7 @@ class Address:
 
 
 def parse_address(text: str) -> Address:
-    """Take HOST:PORT apart. Raises ConfigError."""
+    """Parse HOST:PORT. Raises ConfigError."""
     parts = _ADDRESS.fullmatch(text)
     if parts is None or parts["host"] in _NO_HOSTS or int(parts["port"]) > MAX_PORT:
         shown = text if len(text) <= MAX_ADDRESS_SHOWN else text[:MAX_ADDRESS_SHOWN] + "..."

@@ -1,7 +1,7 @@
 """Files that are read again when they change: certificates and keys, which are renewed while a process runs for months.
 
-Files that cannot be used, such as half of a renewal, change nothing: what was read before stays in force, a warning says so once, and they
-are tried again. Whoever reads swaps what new connections get; those that are open keep what they have.
+Files that cannot be used, such as half of a renewal, change nothing: the last usable ones stay in force, a warning says so once, and they
+are tried again. The reader swaps what new connections get; open ones keep what they have.
 """
 
 from __future__ import annotations
@@ -15,24 +15,24 @@ from pathlib import Path
 from wanspec.errors import ConfigError
 
 PERIOD_S = 10.0
-"""Between two looks. Files count as changed when two looks find them alike: a certificate and its key are written one after the other."""
+"""Between two looks. A change counts once two looks in a row find it alike: certificate and key are written one after the other."""
 
 _log = logging.getLogger(__name__)
 _Stamp = tuple[tuple[int, int, int] | None, ...]
 
 
 class WatchedFiles:
-    """Some files, and what reads them."""
+    """Some files and the function that reads them."""
 
     def __init__(self, what: str, files: Iterable[Path | None], read: Callable[[], None]) -> None:
-        """Calls `read` once. It raises ConfigError, and then leaves everything as it was. `what` it reads is for the log, in the plural."""
+        """Calls `read` once; it may raise ConfigError, leaving everything as it was. `what`: a plural noun for the log."""
         self._what, self._files, self._read = what, [file for file in files if file is not None], read
         self._in_force = self._seen = self._stamp()
         self._warned_of: _Stamp | None = None
         self._read()
 
     def look(self) -> None:
-        """Read the files again if they have changed and rest."""
+        """Read the files again if they have changed and are no longer changing."""
         stamp, before = self._stamp(), self._seen
         self._seen = stamp
         if stamp == self._in_force:
@@ -64,7 +64,7 @@ def _file_stamp(file: Path) -> tuple[int, int, int] | None:
 
 
 async def watch(files: Sequence[WatchedFiles]) -> None:
-    """Look at them now and then, until cancelled; in a thread, for a file may be on a disk that does not answer."""
+    """Look at them every PERIOD_S, until cancelled; in a thread, as a file may be on a disk that does not answer."""
     while files:
         await asyncio.sleep(PERIOD_S)
         for each in files:

@@ -1,27 +1,34 @@
-"""Our policy in situations made by hand: what it verifies, when it drafts locally, when it waits, and what it charges for what."""
+"""Our policy in situations made by hand: what it verifies, when it drafts locally, and what it charges for what."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from msgspec.structs import replace
+from tests.core.policy.measured import DRAFT_S, SURE, TARGET_S, USUAL, rising
 
-from wanspec.core.policy.adaptive import WAIT_COST, Adaptive
+from wanspec.core.policy.adaptive import CHEAP_PACE, DEAR_PACE, Adaptive
+from wanspec.core.policy.alone import Alone
 from wanspec.core.policy.arrivals import Arrivals
-from wanspec.core.policy.coverage import INITIAL_SHARES, KNOWN_LOOKS, MAX_LEVELS, Coverage, Look
+from wanspec.core.policy.coverage import Coverage, Look
 from wanspec.core.policy.interface import DraftLocally, Outcome, Situation, Verify, Wait
-from wanspec.core.policy.pass_times import NO_PACE, Pace, PassTimes
+from wanspec.core.policy.pass_times import PassTimes
 from wanspec.core.policy.registry import PolicyConfig, create_policy
+from wanspec.core.speculation.ratio import Ratio
 from wanspec.core.speculation.tree import DraftTree, Node
 
-TARGET_S, DRAFT_S, RTT_S, STEP_S = 0.02, 0.004, 0.05, 0.004
+RTT_S, STEP_S = 0.05, 0.004
 NOW = 10.0
 FRESH = Arrivals(rtt_s=RTT_S, deviation_s=0.0005, step_s=STEP_S, told_at=NOW, rejoin_position=1, rejoin_told_at=NOW)
 """The worker has just been told of a token that was news to it."""
 FOLLOWING = replace(FRESH, told_at=NOW, rejoin_position=0, rejoin_told_at=NOW - 5.0)
 """It foresaw every token for seconds."""
+OVERDUE = replace(FRESH, told_at=NOW - 1.0, rejoin_told_at=NOW - 1.0)
+"""It should have answered long ago."""
 
 
 def adaptive(*, price_s: float = 0.01, verify_width: int = 8, path_prob_min: float = 0.001) -> Adaptive:
@@ -31,11 +38,11 @@ def adaptive(*, price_s: float = 0.01, verify_width: int = 8, path_prob_min: flo
     return policy
 
 
-def pace(token_s: float | None) -> Pace:
-    """Of a worker's sessions: so much a token, over many."""
-    known = Pace()
+def pace(token_s: float | None) -> Ratio:
+    """Of a worker's sessions: so much a token, over many; None: nothing is known."""
+    known = Ratio(math.inf)
     if token_s is not None:
-        known.add(token_s * 1000, 1000)
+        known.add(token_s * 1e9, 1e9)
     return known
 
 
@@ -45,19 +52,24 @@ def situation(
     *,
     drafted: Collection[Node] = (),
     pace_s: float | None = None,
+    alone_s: float | None = None,
     share: float = 1.0,
     coverage: Coverage | None = None,
+    times: tuple[PassTimes, PassTimes] = (PassTimes(TARGET_S), PassTimes(DRAFT_S)),
 ) -> Situation:
+    """`times`: of the target's passes and of the local draft model's."""
+    coverage, (target_times, draft_times) = coverage or Coverage(), times
     return Situation(
         tree=tree,
         num_sessions=1,
         arrivals=arrivals,
         pace=pace(pace_s),
-        pace_alone=NO_PACE,
+        pace_alone=pace(alone_s),
         worker_share=share,
-        coverage=coverage or Coverage(),
-        target_times=PassTimes(TARGET_S),
-        draft_times=PassTimes(DRAFT_S),
+        coverage=coverage,
+        alone=lambda width: Alone(coverage, target_times=target_times, draft_times=draft_times, num_sessions=1, width=width),
+        target_times=target_times,
+        draft_times=draft_times,
         has_drafted=lambda node: node in drafted,
     )
 
@@ -136,36 +148,37 @@ def test_the_surer_the_drafts_the_deeper_it_drafts() -> None:
     assert depths[0] < depths[-1]
 
 
-def test_in_the_gap_after_an_unforeseen_token_it_drafts_locally() -> None:
+def test_after_a_token_that_the_worker_had_not_foreseen_it_drafts_locally() -> None:
     tree = new_tree()
     assert decide(adaptive(price_s=0.0), situation(tree, FRESH), now=NOW) == DraftLocally((tree.head,))
 
 
-def test_what_arrives_before_the_pass_would_be_done_is_no_reason_to_draft() -> None:
-    tree = new_tree()
-    policy = adaptive(price_s=0.0)
+def test_a_local_pass_is_credited_with_less_for_what_will_have_arrived_before_its_end() -> None:
     early = NOW - RTT_S - STEP_S  # told so long ago that its answer is two milliseconds away
-    arrivals = replace(FRESH, told_at=early, rejoin_told_at=early)
-    assert NOW < arrivals.children_at(tree.head, now=NOW) < NOW + DRAFT_S
-    assert not isinstance(decide(policy, situation(tree, arrivals), now=NOW), DraftLocally)
-    (arrived,) = chain(tree, 0.5, arrived_at=NOW)  # the next level is a step behind
-    other = add(tree, tree.head, 9, 0.49)  # this one was never sent
-    slow = replace(FRESH, step_s=0.002)
-    decision = decide(policy, situation(tree, slow, drafted=[tree.head]), now=NOW)
-    assert decision == DraftLocally((tree.head.children[arrived.token], other))  # for the other's sake; the first comes along
-    tree = new_tree()
-    chain(tree, 0.99, arrived_at=NOW)
-    assert not isinstance(decide(policy, situation(tree, slow, drafted=[tree.head]), now=NOW), DraftLocally)
+    soon = replace(FRESH, told_at=early, rejoin_told_at=early)
+    assert NOW < soon.children_at(new_tree().head, now=NOW) < NOW + DRAFT_S < FRESH.children_at(new_tree().head, now=NOW)
+    never_delivers, often, always = (gain_s(situation(new_tree(), soon, share=share)) for share in (0.0, 0.5, 1.0))
+    assert never_delivers > often > always
+    assert [gain_s(situation(new_tree(), FRESH, share=share)) for share in (0.0, 1.0)] == [never_delivers] * 2
+    policy = adaptive(price_s=often)  # all of which is charged
+    assert isinstance(decide(policy, situation(new_tree(), soon, share=0.0)), DraftLocally)
+    assert isinstance(decide(policy, situation(new_tree(), soon, share=1.0)), Verify)
+
+
+def gain_s(asked: Situation, *, price_s: float = 0.0) -> float:
+    """What a local pass is worth, where there is to be one."""
+    decision = adaptive(price_s=price_s).decide(asked, now=NOW)
+    assert isinstance(decision, DraftLocally)
+    return decision.gain_s
 
 
 def test_what_is_overdue_is_drafted() -> None:
     tree = new_tree()
-    late = replace(FRESH, told_at=NOW - 1.0, rejoin_told_at=NOW - 1.0)
-    assert decide(adaptive(price_s=0.0), situation(tree, late), now=NOW) == DraftLocally((tree.head,))
+    assert decide(adaptive(price_s=0.0), situation(tree, OVERDUE), now=NOW) == DraftLocally((tree.head,))
 
 
 def test_at_an_infinite_price_it_never_drafts_where_a_worker_does_and_does_where_none_does() -> None:
-    for arrivals in (FRESH, FOLLOWING, replace(FRESH, told_at=NOW - 1.0, rejoin_told_at=NOW - 1.0)):
+    for arrivals in (FRESH, FOLLOWING, OVERDUE):
         for depth in (0, 2):
             for pace_s in (None, 0.0001, 100.0):
                 tree = new_tree()
@@ -176,53 +189,94 @@ def test_at_an_infinite_price_it_never_drafts_where_a_worker_does_and_does_where
     assert decide(adaptive(price_s=math.inf), situation(tree), now=NOW) == DraftLocally((tree.head,))
 
 
-def gap_decision(price_s: float, *, pace_s: float) -> object:
-    tree = new_tree()
-    return decide(adaptive(price_s=price_s), situation(tree, FRESH, pace_s=pace_s), now=NOW)
-
-
 def test_a_high_price_keeps_it_from_drafting_only_while_it_is_faster_than_alone() -> None:
-    assert not isinstance(gap_decision(10.0, pace_s=0.001), DraftLocally)
-    assert isinstance(gap_decision(0.0, pace_s=0.001), DraftLocally)
-    assert isinstance(gap_decision(10.0, pace_s=0.1), DraftLocally)  # slower than alone: nothing is charged
+    faster, slower = (situation(new_tree(), FRESH, pace_s=pace_s, alone_s=0.02) for pace_s in (0.01, 0.1))
+    assert isinstance(decide(adaptive(price_s=10.0), faster), Verify)
+    assert isinstance(decide(adaptive(price_s=0.0), faster), DraftLocally)
+    assert isinstance(decide(adaptive(price_s=10.0), slower), DraftLocally)  # nothing is charged
 
 
-def test_the_pace_of_this_session_counts_more_and_more() -> None:
-    tree, policy = new_tree(), adaptive(price_s=10.0)
-    for round_ in range(1200):
-        decide(policy, situation(tree, FRESH, pace_s=0.001), now=NOW)
-        policy.committed(Outcome(drafted=2, accepted=1, entropy_nats=0.1), now=round_ * 0.2)
-    assert isinstance(decide(policy, situation(tree, FRESH, pace_s=0.001), now=NOW), DraftLocally)
+@pytest.mark.parametrize(
+    ("ratio", "charged"), [(0.5, 1.0), (DEAR_PACE, 1.0), ((DEAR_PACE + CHEAP_PACE) / 2, 0.5), (CHEAP_PACE, 0.0), (2.0, 0.0)]
+)
+def test_of_the_price_as_much_is_charged_as_leaves_it_faster_than_alone(ratio: float, charged: float) -> None:
+    asked = situation(new_tree(), FRESH, pace_s=0.015, alone_s=0.015 / ratio)
+    assert gain_s(asked) - gain_s(asked, price_s=0.002) == pytest.approx(charged * 0.002, abs=1e-8)
 
 
-def test_it_waits_for_what_is_a_moment_away() -> None:
+@pytest.mark.parametrize(("pace_s", "token_s"), [(0.0125, 0.0125), (0.1, TARGET_S)])
+def test_a_token_is_worth_what_one_has_cost_and_no_more_than_plain_decoding_takes(pace_s: float, token_s: float) -> None:
+    for arrivals in (None, FRESH, FOLLOWING):
+        decision = adaptive(price_s=math.inf).decide(situation(new_tree(max_position=1), arrivals, pace_s=pace_s), now=NOW)
+        assert isinstance(decision, Verify)
+        assert decision.token_s == pytest.approx(token_s)
+
+
+@pytest.mark.parametrize("price_s", [0.0, 0.01, math.inf])
+@pytest.mark.parametrize("step_s", [1e-6, STEP_S, 60.0])
+def test_it_never_waits_not_even_for_what_is_a_moment_away(price_s: float, step_s: float) -> None:
+    certain = Coverage()
+    certain.total = 1.0
+    for arrivals in (FRESH, FOLLOWING, OVERDUE):
+        for pace_s in (None, 0.0001, 100.0):
+            tree = new_tree()
+            add(tree, tree.head, 9, 0.5)  # it has not come
+            chain(tree, 0.49, 0.99, arrived_at=NOW - STEP_S + 0.0005)
+            asked = situation(tree, replace(arrivals, step_s=step_s), pace_s=pace_s, coverage=certain)
+            assert not isinstance(decide(adaptive(price_s=price_s), asked), Wait)
+
+
+@pytest.mark.parametrize(("price_s", "tolerates"), [(10.0, False), (math.inf, True)])
+def test_at_an_infinite_price_alone_a_worker_keeps_its_place_though_text_is_slower_for_it(price_s: float, *, tolerates: bool) -> None:
+    policy = adaptive(price_s=price_s)
+    decide(policy, situation(new_tree(), FRESH))
+    policy.committed(Outcome(drafted=0, accepted=0), now=NOW)
+    assert policy.tolerates_harm == tolerates
+    assert policy.alone_token_s is not None  # so that it is known all the same what text would have cost
+
+
+def drawn_tree(nodes: Sequence[tuple[int, float, bool]]) -> DraftTree:
+    """A node each: which of those before it it hangs from, its probability given that one, and whether a worker proposed it."""
     tree = new_tree()
-    chain(tree, 0.95, arrived_at=NOW - STEP_S + 0.0005)  # the next level is half a millisecond away
-    decision = decide(adaptive(), situation(tree, FOLLOWING, drafted=[tree.head]), now=NOW)
-    assert isinstance(decision, Wait)
-    assert NOW < decision.until < NOW + 2 * STEP_S
+    made = [tree.head]
+    for number, (index, prob, has_arrived) in enumerate(nodes):
+        made.append(add(tree, made[index % len(made)], number, prob, arrived_at=NOW if has_arrived else None))
+    return tree
 
 
-def test_it_does_not_wait_for_little_or_for_long() -> None:
-    for prob, step_s in ((0.02, STEP_S), (0.95, 0.2)):
-        tree = new_tree()
-        nodes = chain(tree, prob, arrived_at=NOW - STEP_S + 0.0005)
-        arrivals = replace(FOLLOWING, step_s=step_s)
-        decision = decide(adaptive(price_s=math.inf), situation(tree, arrivals, drafted=[tree.head]), now=NOW)
-        assert decision == Verify(tuple(nodes))
+@settings(max_examples=200, deadline=None)
+@given(
+    nodes=st.lists(st.tuples(st.integers(0, 20), st.floats(0.01, 0.9), st.booleans()), max_size=12),
+    price_s=st.one_of(st.floats(0.0, 0.05), st.just(math.inf)),
+    paces_s=st.tuples(*[st.floats(0.001, 0.1)] * 2),
+    dear=st.tuples(*[st.floats(0.0, 1.0)] * 2),
+    is_sure=st.booleans(),
+    arrivals=st.sampled_from([None, FRESH, FOLLOWING, OVERDUE]),
+)
+def test_what_is_not_computed_where_it_cannot_be_worth_the_price_would_change_nothing(
+    nodes: Sequence[tuple[int, float, bool]],
+    price_s: float,
+    paces_s: tuple[float, float],
+    dear: tuple[float, float],
+    is_sure: bool,  # noqa: FBT001  # drawn by name
+    arrivals: Arrivals | None,
+) -> None:
+    asked = situation(
+        drawn_tree(nodes),
+        arrivals,
+        pace_s=paces_s[0],
+        alone_s=paces_s[1],
+        coverage=SURE if is_sure else USUAL,
+        times=(rising(TARGET_S, dear[0] * TARGET_S), rising(DRAFT_S, dear[1] * DRAFT_S)),
+    )
 
+    def without_bound(width: int) -> Alone:
+        alone = asked.alone(width)
+        alone.most_tokens = math.inf
+        return alone
 
-@pytest.mark.parametrize("step_s", [1e-6, 60.0])
-def test_no_step_time_that_the_wire_lets_through_makes_it_wait_long(step_s: float) -> None:
-    for arrivals in (FRESH, FOLLOWING):
-        tree = new_tree()
-        add(tree, tree.head, 9, 0.5)  # it has not come
-        chain(tree, 0.49, 0.99, arrived_at=NOW)
-        certain = Coverage()
-        certain.total = 1.0
-        decision = decide(adaptive(), situation(tree, replace(arrivals, step_s=step_s), coverage=certain), now=NOW)
-        if isinstance(decision, Wait):
-            assert decision.until - NOW < MAX_LEVELS * TARGET_S / WAIT_COST
+    policy = adaptive(price_s=price_s, verify_width=32)
+    assert policy.decide(asked, now=NOW) == policy.decide(replace(asked, alone=without_bound), now=NOW)
 
 
 def test_at_the_end_of_the_text_it_asks_for_nothing() -> None:
@@ -237,10 +291,10 @@ def test_a_question_asked_sixty_times_leaves_no_trace() -> None:
     decisions = [decide(policy, situation(tree, FRESH, drafted=[tree.head], coverage=seen), now=NOW) for _ in range(60)]
     assert decisions == [decisions[0]] * 60
     assert seen.total == Coverage().total
-    policy.drafted()
+    policy.learn()
     once = seen.total
     assert once < Coverage().total
-    policy.drafted()
+    policy.learn()
     assert seen.total == once
 
 
@@ -250,32 +304,16 @@ def test_the_share_that_children_cover_is_learned_pass_by_pass() -> None:
     add(tree, tree.head, 1, 0.1)
     for _ in range(200):
         decide(policy, situation(tree, drafted=[tree.head], coverage=seen), now=NOW)
-        policy.drafted()
+        policy.learn()
     bare = new_tree()
     assert decide(policy, situation(bare, coverage=seen), now=NOW) == Verify()  # a draft pass for a tenth of a token is not worth it
     assert isinstance(decide(policy, situation(bare), now=NOW), DraftLocally)
 
 
-def test_the_less_a_worker_has_to_say_the_less_is_waited_for_it_and_the_more_is_drafted() -> None:
-    for share, kind in ((0.9, Wait), (0.0, DraftLocally)):
-        tree = new_tree()
-        chain(tree, 0.95, arrived_at=NOW - STEP_S + 0.0005)
-        decision = decide(adaptive(price_s=0.0), situation(tree, FOLLOWING, drafted=[tree.head], share=share), now=NOW)
-        assert isinstance(decision, kind)
-
-
-def rising(first_s: float, token_s: float) -> PassTimes:
-    """Passes that take so much longer for every token beyond the first."""
-    times = PassTimes(first_s)
-    for size in (1, 2, 4, 8, 16, 32, 64):
-        times.add(size, first_s + token_s * (size - 1))
-    return times
-
-
 def test_where_a_draft_costs_as_much_to_verify_as_a_token_to_decode_one_user_decodes_plainly() -> None:
     tree, policy = new_tree(), adaptive()
     chain(tree, 0.9, 0.9)
-    asked = replace(situation(tree, drafted=[tree.head]), target_times=rising(TARGET_S, TARGET_S))
+    asked = situation(tree, drafted=[tree.head], times=(rising(TARGET_S, TARGET_S), PassTimes(DRAFT_S)))
     decision = policy.decide(asked, now=NOW)
     assert isinstance(decision, Verify)
     assert decision.token_s == pytest.approx(TARGET_S)  # a node of less than that is left out of the pass, however few users there are
@@ -287,20 +325,12 @@ def test_a_local_pass_expands_only_the_leaves_that_are_worth_their_time_in_it() 
     nodes = [add(tree, tree.head, token, prob) for token, prob in enumerate((0.5, 0.1, 0.05, 0.01))]
     asked = situation(tree, drafted=[tree.head])
     assert decide(adaptive(), asked) == DraftLocally(tuple(nodes))
-    assert decide(adaptive(), replace(asked, draft_times=rising(DRAFT_S, DRAFT_S / 2))) == DraftLocally((nodes[0],))
-
-
-def usual() -> Coverage:
-    """Of a draft model that is known to cover what the initial guess says."""
-    coverage = Coverage()
-    per_bin = tuple(float(value) for value in coverage._per_bin)
-    for _ in range(KNOWN_LOOKS):
-        coverage.learn(Look(1.0, INITIAL_SHARES, per_bin))
-    return coverage
+    dear = situation(tree, drafted=[tree.head], times=(PassTimes(TARGET_S), rising(DRAFT_S, DRAFT_S / 2)))
+    assert decide(adaptive(), dear) == DraftLocally((nodes[0],))
 
 
 def test_a_draft_model_that_must_catch_up_first_does_so_where_the_text_will_repay_it() -> None:
-    seen = replace(situation(new_tree(), coverage=usual()), draft_times=rising(DRAFT_S, DRAFT_S / 10))
+    seen = situation(new_tree(), coverage=USUAL, times=(PassTimes(TARGET_S), rising(DRAFT_S, DRAFT_S / 10)))
     assert isinstance(decide(adaptive(), seen), DraftLocally)
     prompt = replace(seen, draft_tokens=lambda nodes: len(nodes) + 10_000)
     assert not isinstance(decide(adaptive(), replace(prompt, num_undrafted=1)), DraftLocally)
@@ -310,9 +340,10 @@ def test_a_draft_model_that_must_catch_up_first_does_so_where_the_text_will_repa
 
 
 def test_what_a_draft_model_must_catch_up_with_is_charged_while_a_worker_makes_the_text_faster() -> None:
-    fast, slow = (replace(situation(new_tree(), FRESH, coverage=usual(), pace_s=pace_s), num_undrafted=1000) for pace_s in (0.001, 1.0))
-    for asked, drafts in ((fast, False), (slow, True)):
-        behind = replace(asked, draft_times=rising(DRAFT_S, DRAFT_S / 10), draft_tokens=lambda nodes: len(nodes) + 100)
+    times = (PassTimes(TARGET_S), rising(DRAFT_S, DRAFT_S / 10))
+    for pace_s, drafts in ((0.001, False), (1.0, True)):
+        asked = situation(new_tree(), FRESH, coverage=USUAL, times=times, pace_s=pace_s)
+        behind = replace(asked, num_undrafted=1000, draft_tokens=lambda nodes: len(nodes) + 100)
         assert isinstance(decide(adaptive(price_s=0.0), behind), DraftLocally) == drafts
 
 
@@ -320,29 +351,9 @@ def test_several_local_passes_may_pay_where_one_does_not() -> None:
     dear_second_token = PassTimes(TARGET_S)
     for size, pass_s in ((1, TARGET_S), (2, 1.9 * TARGET_S), (32, 2.2 * TARGET_S)):
         dear_second_token.add(size, pass_s)
-    asked = replace(situation(new_tree(), coverage=sure()), target_times=dear_second_token)
+    asked = situation(new_tree(), coverage=SURE, times=(dear_second_token, PassTimes(DRAFT_S)))
     assert isinstance(decide(adaptive(verify_width=32), asked), DraftLocally)
     assert not isinstance(decide(adaptive(verify_width=1), asked), DraftLocally)
-
-
-def sure() -> Coverage:
-    """Of a draft model whose first choice is always right."""
-    coverage = Coverage()
-    for _ in range(400):
-        coverage.learn(Look(1.0, (1.0, *[0.0] * 7), (1.0, *[0.0] * 63)))
-    return coverage
-
-
-def test_alone_the_token_that_a_round_ends_with_is_computed_in_the_next() -> None:
-    costs_s = []
-    for token_s in (0.0, DRAFT_S):
-        policy = adaptive(verify_width=1)
-        times = rising(DRAFT_S, token_s)
-        decide(policy, replace(situation(new_tree(), coverage=sure()), draft_times=times))
-        policy.committed(Outcome(drafted=1, accepted=1), now=NOW)
-        assert policy.alone_token_s is not None
-        costs_s.append(policy.alone_token_s)
-    assert costs_s == pytest.approx([(TARGET_S + DRAFT_S) / 2, (TARGET_S + 2 * DRAFT_S) / 2])
 
 
 def test_a_draft_model_that_was_of_no_use_is_asked_again_when_that_costs_next_to_nothing() -> None:
@@ -356,16 +367,17 @@ def test_a_draft_model_that_was_of_no_use_is_asked_again_when_that_costs_next_to
     assert not isinstance(decide(adaptive(), replace(situation(new_tree(), FRESH, coverage=useless), is_draft_due=True)), DraftLocally)
 
 
-def test_tokens_that_free_drafts_foresaw_cost_less_alone() -> None:
-    costs_s = []
+def test_what_a_round_would_have_cost_alone_goes_by_the_newest_question_about_it() -> None:
+    policy, asked = adaptive(), situation(new_tree(), FRESH)
+    policy.committed(Outcome(drafted=0, accepted=0), now=NOW)
+    assert policy.alone_token_s is None  # it was never asked: that was the prefill
     for num_free in (0, 4):
-        policy = adaptive()
-        decide(policy, situation(new_tree(), FRESH))
+        decide(policy, asked)
         policy.committed(Outcome(drafted=8, accepted=4, num_free=num_free), now=NOW)
-        assert policy.alone_token_s is not None
-        costs_s.append(policy.alone_token_s)
-    assert costs_s[1] < 0.6 * costs_s[0]
-    assert costs_s[1] == pytest.approx(TARGET_S / 5, rel=0.3)  # they are verified in one pass, with hardly a draft pass
+        assert policy.alone_token_s == asked.alone(8).token_s(num_free)
+    before = policy.alone_token_s
+    policy.committed(Outcome(drafted=0, accepted=0), now=NOW)
+    assert policy.alone_token_s == before
 
 
 def test_before_a_worker_is_known_it_has_the_benefit_of_the_doubt_and_the_price_is_charged() -> None:

@@ -26,10 +26,12 @@ def test_children_that_are_too_improbable_are_withheld_and_come_when_the_head_mo
     assert frontier.offer(tree, first, [(4, math.log(0.12)), (5, math.log(0.02))], CONFIG) == []
     assert tree.size == 2
     tree.commit([2])
+    tree.prune()
     (released,) = frontier.head_moved(tree, CONFIG)
     assert (released.token, released.parent) == (4, first)
     assert released in frontier
     tree.commit([4])
+    tree.prune()
     assert frontier.head_moved(tree, CONFIG) == []
 
 
@@ -43,6 +45,7 @@ def test_what_was_withheld_and_then_committed_is_not_proposed() -> None:
     tree, frontier = new_tree(), Frontier()
     frontier.offer(tree, tree.head, [(2, math.log(0.05))], CONFIG)
     tree.commit([2])
+    tree.prune()
     assert frontier.head_moved(tree, CONFIG) == []
 
 
@@ -51,6 +54,7 @@ def test_what_was_withheld_below_a_node_that_is_gone_goes_with_it() -> None:
     (left, right) = frontier.offer(tree, tree.head, [(2, math.log(0.5)), (3, math.log(0.4))], CONFIG)
     frontier.offer(tree, right, [(4, math.log(0.1))], CONFIG)
     tree.commit([left.token])
+    tree.prune()
     assert frontier.head_moved(tree, CONFIG) == []
     assert frontier._withheld == []
 
@@ -102,6 +106,7 @@ def test_whatever_happens_new_nodes_are_probable_have_consecutive_ids_and_parent
                 new += frontier.offer(tree, leaf, list(enumerate(sorted(log_probs, reverse=True))), config)
         elif tree.room > 2:
             tree.commit([0 if kind == "commit" else 77])
+            tree.prune()
             new = frontier.head_moved(tree, config)
             if tree.head.node_id not in taken and tree.head not in frontier:
                 frontier.add(tree.head)

@@ -1,10 +1,10 @@
-"""What passes and rounds take: by size of the pass, and per token."""
+"""What passes take, by their size."""
 
 from __future__ import annotations
 
 import pytest
 
-from wanspec.core.policy.pass_times import GUESSED_TOKENS, INHERITED_TOKENS, MAX_ANSWERS, NO_PACE, PACE_MEMORY_ROUNDS, Pace, PassTimes
+from wanspec.core.policy.pass_times import MAX_ANSWERS, PassTimes
 
 
 def test_before_any_measurement_the_initial_time_is_assumed() -> None:
@@ -51,32 +51,6 @@ def test_measurements_are_smoothed() -> None:
     for _ in range(50):
         times.add(1, 0.02)
     assert times.expected_s(1) == pytest.approx(0.02, rel=1e-3)
-
-
-def test_the_pace_is_time_over_tokens_and_the_last_rounds_count_most() -> None:
-    pace = Pace()
-    assert pace.token_s is None
-    pace.add(0.03, 3)
-    pace.add(0.05, 1)
-    assert pace.token_s == pytest.approx(0.02, rel=0.02)
-    for _ in range(int(6 * PACE_MEMORY_ROUNDS)):
-        pace.add(0.1, 2)
-    assert pace.token_s == pytest.approx(0.05, rel=0.01)
-
-
-def test_a_pace_is_blended_by_tokens_with_another() -> None:
-    pace = Pace()
-    assert pace.after(NO_PACE, 0.02) == pytest.approx(0.02)
-    pace.add(1.0, 20.0)
-    assert pace.after(NO_PACE, 0.02) == pytest.approx((1.0 + 0.02 * GUESSED_TOKENS) / (20 + GUESSED_TOKENS))
-    before = Pace()
-    before.add(3.0, 30.0)
-    assert pace.after(before, 0.02) == pytest.approx((1.0 + 3.0 + 0.02 * GUESSED_TOKENS) / (20 + 30 + GUESSED_TOKENS))
-    before.add(1000.0, 10_000.0)
-    share = INHERITED_TOKENS / 10_030
-    assert pace.after(before, 0.02) == pytest.approx(
-        (1.0 + share * 1003.0 + 0.02 * GUESSED_TOKENS) / (20 + INHERITED_TOKENS + GUESSED_TOKENS), rel=0.01
-    )
 
 
 def test_a_pass_that_seems_to_have_taken_no_time_can_be_divided_by() -> None:

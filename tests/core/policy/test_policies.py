@@ -7,13 +7,15 @@ from collections.abc import Sequence
 import pytest
 
 from wanspec.core.policy import registry
+from wanspec.core.policy.alone import Alone
 from wanspec.core.policy.arrivals import Arrivals
 from wanspec.core.policy.coverage import Coverage
 from wanspec.core.policy.drafting import Frontier, offered_children
-from wanspec.core.policy.interface import DraftLocally, Outcome, Situation, Verify, Wait
+from wanspec.core.policy.interface import Decision, DraftLocally, Outcome, Policy, Situation, Verify, Wait
 from wanspec.core.policy.parameters import POLICY_NAMES
-from wanspec.core.policy.pass_times import NO_PACE, PassTimes
+from wanspec.core.policy.pass_times import PassTimes
 from wanspec.core.policy.registry import PolicyConfig, create_policy
+from wanspec.core.speculation.ratio import Ratio
 from wanspec.core.speculation.tree import DraftTree, Node
 from wanspec.core.speculation.types import DraftChoices, DraftingConfig
 from wanspec.errors import ConfigError
@@ -41,16 +43,18 @@ ARRIVALS = Arrivals(rtt_s=RTT_S, deviation_s=0.0, step_s=DRAFT_STEP_S, told_at=0
 
 
 def situation(tree: DraftTree, *, live: bool = True, drafted: bool = False, drafted_nodes: Sequence[Node] = ()) -> Situation:
+    coverage, target_times, draft_times = Coverage(), PassTimes(0.0234), PassTimes(DRAFT_STEP_S)
     return Situation(
         tree=tree,
         num_sessions=1,
         arrivals=ARRIVALS if live else None,
-        pace=NO_PACE,
-        pace_alone=NO_PACE,
+        pace=Ratio(1000.0),
+        pace_alone=Ratio(1000.0),
         worker_share=0.5,
-        coverage=Coverage(),
-        target_times=PassTimes(0.0234),
-        draft_times=PassTimes(DRAFT_STEP_S),
+        coverage=coverage,
+        alone=lambda width: Alone(coverage, target_times=target_times, draft_times=draft_times, num_sessions=1, width=width),
+        target_times=target_times,
+        draft_times=draft_times,
         has_drafted=lambda node: drafted or node in drafted_nodes,
     )
 
@@ -214,6 +218,7 @@ def test_a_leaf_is_taken_once_and_too_deep_ones_come_back_when_the_head_has_move
     assert leaves.take(tree, config) == [likely, unlikely]
     assert leaves.take(tree, config) == []
     tree.commit([2])
+    tree.prune()
     assert leaves.head_moved(tree, config) == []
     assert deeper in leaves
     assert leaves.take(tree, config) == [deeper]
@@ -256,11 +261,21 @@ def test_impossible_parameters_are_named_with_what_is_allowed(config: PolicyConf
 
 
 @pytest.mark.parametrize("name", ["autoregressive", "colocated", "colocated-tree", "remote", "paper"])
-def test_a_local_pass_teaches_nothing_to_policies_that_go_by_rules(name: str) -> None:
+def test_what_a_question_showed_teaches_nothing_to_policies_that_go_by_rules(name: str) -> None:
     tree, _ = tree_with_chain(1)
     policy = create_policy(PolicyConfig(name=name))
     before = policy.decide(situation(tree), now=10.0)
-    policy.drafted()
+    policy.learn()
     again = create_policy(PolicyConfig(name=name))
-    again.drafted()
+    again.learn()
     assert again.decide(situation(tree), now=10.0) == before
+
+
+def test_a_policy_that_says_nothing_of_itself_asks_for_no_worker_and_for_nothing_that_costs() -> None:
+    class Bare(Policy):
+        def decide(self, situation: Situation, *, now: float) -> Decision:
+            return Verify()
+
+    policy = Bare()
+    assert (policy.drafting, policy.local_drafting, policy.alone_token_s) == (None, DraftingConfig(), None)
+    assert (policy.uses_lookup, policy.uses_entropy, policy.tolerates_harm) == (False, False, False)

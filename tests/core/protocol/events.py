@@ -8,13 +8,29 @@ from typing import TypeVar
 
 from wanspec.core.policy.registry import PolicyConfig
 from wanspec.core.protocol.controller import Controller
-from wanspec.core.protocol.effects import SendMessage
-from wanspec.core.protocol.events import ControllerEvent, DraftFinished, DraftsReceived, RequestArrived, VerifyFinished, WorkerJoined
+from wanspec.core.protocol.effects import Effect, SendMessage
+from wanspec.core.protocol.events import (
+    ControllerEvent,
+    DeadlineReached,
+    DraftFinished,
+    DraftsReceived,
+    RequestArrived,
+    VerifyFinished,
+    WorkerJoined,
+)
 from wanspec.core.protocol.messages import Drafts, OpenSession
 from wanspec.core.protocol.placement import ANYWHERE, Placement
 from wanspec.core.speculation.types import DraftChoices, NodeId, Position, SamplingParams, SessionId, TargetChoices, WorkerId
 
 T = TypeVar("T")
+
+
+class PromptController(Controller):
+    """A controller whose driver comes back at once when it is asked to."""
+
+    def handle(self, event: ControllerEvent, *, now: float) -> list[Effect]:
+        effects = super().handle(event, now=now)
+        return [*effects, *super().handle(DeadlineReached(), now=now)] if self._learn_at is not None else effects
 
 
 class Tokens(tuple[int, ...]):
@@ -93,7 +109,7 @@ def drafts(
 
 def controller(*events: ControllerEvent) -> Controller:
     """One to which these have happened, all at once."""
-    machine = Controller(vocabulary_size=100, end_tokens=(0,))
+    machine = PromptController(vocabulary_size=100, end_tokens=(0,))
     for event in events:
         machine.handle(event, now=0.0)
     return machine

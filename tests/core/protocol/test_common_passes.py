@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import pytest
-from tests.core.protocol.events import arrival
+from tests.core.protocol.events import PromptController, arrival, drafted
 
-from wanspec.core.policy.interface import DraftLocally, Verify
+from wanspec.core.policy.interface import Decision, DraftLocally, Verify
 from wanspec.core.policy.registry import PolicyConfig
 from wanspec.core.protocol.controller import Controller
-from wanspec.core.protocol.effects import StartDraft, StartVerify
-from wanspec.core.protocol.events import RequestArrived, VerifyFinished
+from wanspec.core.protocol.effects import EmitTokens, StartDraft, StartVerify
+from wanspec.core.protocol.events import DraftFinished, RequestArrived, RequestCancelled, VerifyFinished
+from wanspec.core.protocol.passes import MAX_PIECE_TOKENS, NEAR_TOKENS
 from wanspec.core.protocol.session import Session
 from wanspec.core.speculation.tree import Node
 from wanspec.core.speculation.types import SamplingParams, SessionId, TargetChoices
@@ -21,7 +23,7 @@ STEP_S, FREE_TOKENS = 0.02, 16
 
 def machine_with(sessions: int) -> Controller:
     """A controller whose target computes FREE_TOKENS in one step and no more for nothing, and knows it; the prefills are done."""
-    machine = Controller(vocabulary_size=100, end_tokens=(0,))
+    machine = PromptController(vocabulary_size=100, end_tokens=(0,))
     for number in range(1, sessions + 1):
         machine.handle(arrival(number, policy=PolicyConfig(name="adaptive", lookup=False), prompt=(1, 2), max_tokens=50), now=0.0)
     for tokens in (1, 2, 4, 8, FREE_TOKENS, 2 * FREE_TOKENS, 4 * FREE_TOKENS, 8 * FREE_TOKENS):
@@ -39,12 +41,17 @@ def grown(session: Session, prob: float, depth: int) -> tuple[Node, ...]:
     return tuple(nodes)
 
 
+def verified(decisions: Sequence[tuple[Session, Decision]], machine: Controller) -> list[tuple[Session, tuple[Node, ...]]]:
+    """What a common target pass verifies of each session's."""
+    return machine._passes.verifies(decisions, instead_of_drafts=True)
+
+
 @pytest.mark.parametrize(("prob", "fewest", "most"), [(0.01, 12, FREE_TOKENS), (0.95, 32, 32), (0.9, 24, 30)])
 def test_alone_too_a_session_gets_what_is_worth_its_time(prob: float, fewest: int, most: int) -> None:
     machine = machine_with(1)
     (session,) = machine._sessions.values()
     nodes = grown(session, prob, 32)
-    ((_, got),) = machine._passes._within_reason([(session, Verify(nodes, gives_way=True, token_s=STEP_S))])
+    ((_, got),) = verified([(session, Verify(nodes, gives_way=True, token_s=STEP_S))], machine)
     assert got == nodes[: len(got)]
     assert fewest <= len(got) <= most  # what is free is taken; beyond, a node must be worth a sixteenth of a step
 
@@ -55,7 +62,7 @@ def test_what_many_ask_for_is_cut_to_what_is_worth_its_time_and_the_surer_get_mo
     asked = [
         (s, Verify(grown(s, prob, 16), gives_way=True, token_s=STEP_S)) for s, prob in zip(sessions, (0.95, 0.8, 0.5, 0.1), strict=True)
     ]
-    got = machine._passes._within_reason(asked)
+    got = verified(asked, machine)
     counts = [len(nodes) for _, nodes in got]
     assert counts == sorted(counts, reverse=True)
     assert counts[0] > counts[1] > counts[3] == 0
@@ -68,7 +75,9 @@ def test_what_does_not_give_way_is_left_whole() -> None:
     machine = machine_with(2)
     first, second = machine._sessions.values()
     firm, soft = Verify(grown(first, 0.1, 16)), Verify(grown(second, 0.01, 16), gives_way=True, token_s=STEP_S)
-    assert machine._passes._within_reason([(first, firm), (second, soft)]) == [(first, firm.nodes), (second, ())]
+    assert verified([(first, firm), (second, soft)], machine) == [(first, firm.nodes), (second, ())]
+    draft = DraftLocally((second.tree.head,), gain_s=1.0, otherwise=soft)  # it would have drafted, were it the draft model's turn
+    assert verified([(first, firm), (second, draft)], machine) == [(first, firm.nodes), (second, ())]
 
 
 def test_a_draft_pass_must_gain_its_sessions_more_than_the_others_wait() -> None:
@@ -76,10 +85,12 @@ def test_a_draft_pass_must_gain_its_sessions_more_than_the_others_wait() -> None
     machine._passes.draft_times.add(1, 0.01)
     first, _ = machine._sessions.values()
     draft = DraftLocally((first.tree.head,), gain_s=0.015)
-    assert machine._passes._are_drafts_first([draft, Verify()])
-    assert not machine._passes._are_drafts_first([draft, Verify(), Verify()])
-    assert machine._passes._are_drafts_first([draft])
-    assert not machine._passes._are_drafts_first([Verify()])
+    assert machine._passes.are_drafts_first([draft, Verify()])
+    assert not machine._passes.are_drafts_first([draft, Verify(), Verify()])
+    assert machine._passes.are_drafts_first([draft])
+    assert not machine._passes.are_drafts_first([Verify()])
+    for bystanders, are_first in ((1, True), (2, False)):
+        assert machine._passes.are_drafts_first([draft], bystanders=bystanders) == are_first
 
 
 def test_asking_a_draft_model_again_costs_a_hundredth_of_the_time_and_all_that_it_has_not_seen_is_counted() -> None:
@@ -99,7 +110,7 @@ def test_asking_a_draft_model_again_costs_a_hundredth_of_the_time_and_all_that_i
 
 @pytest.mark.parametrize(("reuse_key", "expected"), [(None, 64), ("alice", 0)])
 def test_a_prompt_that_the_draft_model_may_have_seen_is_not_charged(reuse_key: str | None, expected: int) -> None:
-    machine = Controller(vocabulary_size=100, end_tokens=(0,))
+    machine = PromptController(vocabulary_size=100, end_tokens=(0,))
     policy = PolicyConfig(name="adaptive")
     arrival = RequestArrived(
         session_id=SessionId(1), prompt_tokens=(1,) * 64, sampling=SamplingParams(), max_tokens=9, policy=policy, reuse_key=reuse_key
@@ -125,7 +136,7 @@ def test_where_it_does_not_those_who_wanted_it_verify_with_the_others() -> None:
 
 @pytest.mark.parametrize("reuse_key", [None, "alice"])
 def test_a_first_pass_that_may_go_on_from_kept_tokens_tells_nothing_of_what_tokens_take(reuse_key: str | None) -> None:
-    machine = Controller(vocabulary_size=100, end_tokens=(0,))
+    machine = PromptController(vocabulary_size=100, end_tokens=(0,))
     policy = PolicyConfig(name="autoregressive")
     arrival = RequestArrived(
         session_id=SessionId(1), prompt_tokens=(1,) * 64, sampling=SamplingParams(), max_tokens=9, policy=policy, reuse_key=reuse_key
@@ -136,3 +147,55 @@ def test_a_first_pass_that_may_go_on_from_kept_tokens_tells_nothing_of_what_toke
     keys = [item.reuse_key for effect in effects if isinstance(effect, StartVerify) for item in effect.items]
     assert keys == [reuse_key, None]  # named once: afterwards the model has a cache of the session's own
     assert machine._passes.target_times.expected_s(64) == (5.0 if reuse_key is None else before)
+
+
+def texts_read(effects: Sequence[object]) -> dict[int, int]:
+    """How many tokens of each session's text the pass that starts computes."""
+    (items,) = [effect.items for effect in effects if isinstance(effect, StartVerify | StartDraft)]
+    return {item.session_id: len(item.append) for item in items}
+
+
+def pass_of(*tokens: tuple[int, ...]) -> VerifyFinished:
+    return VerifyFinished(choices=tuple([TargetChoices(tokens=each) for each in tokens]), duration_s=STEP_S)
+
+
+def test_a_long_prompt_is_computed_in_pieces_beside_the_rounds_of_the_others() -> None:
+    machine = PromptController(vocabulary_size=100, end_tokens=(0,))
+    machine.handle(arrival(1, policy="autoregressive", max_tokens=50), now=0.0)
+    for number in (2, 3):
+        machine.handle(arrival(number, policy="autoregressive", prompt=(1,) * (2 * MAX_PIECE_TOKENS), max_tokens=50), now=0.0)
+    assert texts_read(machine.handle(pass_of((7,)), now=0.1)) == {1: 1, 2: MAX_PIECE_TOKENS}  # the third has to wait
+    effects = machine.handle(pass_of((8,), ()), now=0.2)
+    assert [effect.session_id for effect in effects if isinstance(effect, EmitTokens)] == [1]  # nothing follows a piece
+    assert texts_read(effects) == {1: 1, 2: MAX_PIECE_TOKENS}
+    effects = machine.handle(pass_of((9,), (5,)), now=0.3)
+    assert [effect.session_id for effect in effects if isinstance(effect, EmitTokens)] == [1, 2]
+    assert texts_read(effects) == {1: 1, 2: 1, 3: MAX_PIECE_TOKENS}
+
+
+def test_what_is_nearly_computed_waits_for_nobodys_long_prompt() -> None:
+    machine = PromptController(vocabulary_size=100, end_tokens=(0,))
+    lengths = {1: 1, 2: MAX_PIECE_TOKENS + 1, 3: NEAR_TOKENS, 4: NEAR_TOKENS + 1}
+    for number, length in lengths.items():
+        machine.handle(arrival(number, policy="autoregressive", prompt=(1,) * length, max_tokens=50), now=0.0)
+    assert texts_read(machine.handle(pass_of((7,)), now=0.1)) == {1: 1, 2: MAX_PIECE_TOKENS, 3: NEAR_TOKENS}
+    assert texts_read(machine.handle(pass_of((7,), (), (7,)), now=0.2)) == {1: 1, 2: 1, 3: 1, 4: NEAR_TOKENS + 1}
+
+
+def test_the_draft_model_too_computes_a_long_prompt_in_pieces_and_nothing_is_drafted_before_it_has() -> None:
+    machine = PromptController(vocabulary_size=100, end_tokens=(0,))
+    machine.handle(arrival(1, policy="colocated", prompt=(1,) * MAX_PIECE_TOKENS, max_tokens=50), now=0.0)
+    assert texts_read(machine.handle(pass_of((7,)), now=0.1)) == {1: MAX_PIECE_TOKENS}
+    effects = machine.handle(DraftFinished(choices=((),), duration_s=0.01), now=0.2)
+    assert texts_read(effects) == {1: 1}
+    (session,) = machine._sessions.values()
+    assert list(session.tree.drafts()) == []
+    machine.handle(drafted(8), now=0.3)
+    assert [node.token for node in session.tree.drafts()] == [8]
+
+
+def test_a_request_that_is_cancelled_while_its_prompt_is_computed_in_pieces_is_over() -> None:
+    machine = PromptController(vocabulary_size=100, end_tokens=(0,))
+    machine.handle(arrival(1, policy="autoregressive", prompt=(1,) * (MAX_PIECE_TOKENS + 1)), now=0.0)
+    machine.handle(RequestCancelled(session_id=SessionId(1)), now=0.1)
+    assert machine.handle(pass_of(()), now=0.2) == []

@@ -8,11 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
-from tests.core.protocol.events import arrival, controller, drafted, drafts, joined, only, opened, received, verified
+from tests.core.protocol.events import PromptController, arrival, controller, drafted, drafts, joined, only, opened, received, verified
 
-from wanspec.core.policy.interface import Decision, DraftLocally, Outcome, Situation, Verify, Wait
+from wanspec.core.policy.interface import Decision, DraftLocally, Policy, Situation, Verify, Wait
 from wanspec.core.policy.registry import PolicyConfig
-from wanspec.core.protocol.controller import MAX_PATIENT_RTT_S, Controller
 from wanspec.core.protocol.effects import (
     EmitTokens,
     FinishReason,
@@ -33,6 +32,7 @@ from wanspec.core.protocol.events import (
     VerifyFinished,
 )
 from wanspec.core.protocol.messages import OpenSession
+from wanspec.core.protocol.site import MAX_PATIENT_RTT_S
 from wanspec.core.speculation.types import (
     DraftingConfig,
     SessionId,
@@ -60,7 +60,7 @@ def test_a_round_goes_draft_draft_verify_and_commits_what_was_accepted() -> None
 
 
 def test_a_draft_model_is_asked_for_nothing_beyond_its_context() -> None:
-    machine = Controller(vocabulary_size=100, end_tokens=(0,), draft_context_length=5)
+    machine = PromptController(vocabulary_size=100, end_tokens=(0,), draft_context_length=5)
     machine.handle(arrival(1), now=0.0)
     (item,) = only(machine.handle(verified(7), now=0.1), StartDraft).items
     assert item.append == (1, 2, 3, 7)
@@ -74,7 +74,7 @@ def test_a_draft_model_is_asked_for_nothing_beyond_its_context() -> None:
 
 
 def test_of_several_nodes_those_within_the_context_are_drafted_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    machine = Controller(vocabulary_size=100, end_tokens=(0,), draft_context_length=5)
+    machine = PromptController(vocabulary_size=100, end_tokens=(0,), draft_context_length=5)
     for event in (arrival(1), verified(7)):
         machine.handle(event, now=0.0)
     session = machine._sessions[SessionId(1)]
@@ -110,7 +110,7 @@ def test_a_text_goes_on_behind_an_end_token_where_that_is_asked_for() -> None:
 
 
 def test_of_several_end_tokens_the_first_to_come_ends_the_text() -> None:
-    machine = Controller(vocabulary_size=100, end_tokens=(0, 50))
+    machine = PromptController(vocabulary_size=100, end_tokens=(0, 50))
     for event in (arrival(1), verified(7), drafted(50), drafted(0)):
         machine.handle(event, now=0.0)
     effects = machine.handle(verified(50, 0, 6), now=0.0)
@@ -181,7 +181,7 @@ def test_a_policy_that_wants_more_than_the_tree_can_hold_gets_its_round(monkeypa
 
 
 def test_local_drafts_have_their_own_device_where_there_is_one() -> None:
-    machine = Controller(vocabulary_size=100, end_tokens=(0,), has_draft_device=True)
+    machine = PromptController(vocabulary_size=100, end_tokens=(0,), has_draft_device=True)
     machine.handle(arrival(1), now=0.0)
     machine.handle(arrival(2, policy="autoregressive"), now=0.0)
     effects = machine.handle(verified(7), now=0.1)  # 1 wants to draft, 2 its prefill
@@ -208,9 +208,8 @@ def test_no_more_drafts_are_accepted_than_tokens_committed(tokens: list[int], ma
 
 
 def test_a_wait_ends_in_time_while_the_other_device_runs(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Scripted:
+    class Scripted(Policy):
         drafting = local_drafting = DraftingConfig()
-        uses_lookup, uses_entropy, alone_token_s = False, False, None
 
         def __init__(self, decide: Callable[[Situation, float], Decision]) -> None:
             self._decide, self.asked = decide, 0
@@ -219,20 +218,11 @@ def test_a_wait_ends_in_time_while_the_other_device_runs(monkeypatch: pytest.Mon
             self.asked += 1
             return self._decide(situation, now)
 
-        def opened(self, *, now: float) -> None:
-            pass
-
-        def drafted(self) -> None:
-            pass
-
-        def committed(self, outcome: Outcome, *, now: float) -> None:
-            pass
-
     drafter = Scripted(lambda situation, _: DraftLocally((situation.tree.head,)))
     waiter = Scripted(lambda _, now: Wait(0.12) if now < 0.12 else Verify())
     policies = iter([drafter, waiter])
     monkeypatch.setattr("wanspec.core.protocol.controller.create_policy", lambda _: next(policies))
-    machine = Controller(vocabulary_size=100, end_tokens=(0,), has_draft_device=True)
+    machine = PromptController(vocabulary_size=100, end_tokens=(0,), has_draft_device=True)
     machine.handle(joined(1), now=0.0)
     machine.handle(arrival(1), now=0.0)
     machine.handle(arrival(2), now=0.0)
@@ -252,7 +242,7 @@ def test_a_wait_ends_in_time_while_the_other_device_runs(monkeypatch: pytest.Mon
 def test_a_request_that_ends_as_its_worker_is_rested_is_opened_nowhere() -> None:
     machine = controller(joined(1), arrival(1, policy="remote"), joined(2))
     worker = machine._workers[WorkerId(1)]
-    worker.committed, worker.useful, worker.tried = 200.0, 0.0, 200
+    worker.committed(200, proposed=0, now=0.0)
     effects = machine.handle(verified(0), now=0.1)
     assert opened(effects) == []
     assert only(effects, FinishRequest).session_id == 1

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from tests.core.protocol.events import arrival, drafted, drafts, joined, only, received, verified
+from tests.core.protocol.events import PromptController, arrival, drafted, drafts, joined, only, received, verified
 
 from wanspec.core.policy.registry import PolicyConfig
 from wanspec.core.protocol.controller import Controller
@@ -18,7 +18,7 @@ from wanspec.core.speculation.types import WorkerId
 
 def started(policy: str, *, workers: int) -> Controller:
     """A controller whose one request, of three tokens, has its prefill under way."""
-    machine = Controller(vocabulary_size=100, end_tokens=())
+    machine = PromptController(vocabulary_size=100, end_tokens=())
     for number in range(1, workers + 1):
         machine.handle(joined(number), now=0.0)
     machine.handle(arrival(policy=PolicyConfig(name=policy, num_draft_tokens=2), max_tokens=50), now=0.0)

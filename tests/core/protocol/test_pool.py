@@ -2,9 +2,26 @@
 
 from __future__ import annotations
 
+import random
+
 from wanspec.core.protocol.heartbeat import Heartbeat
 from wanspec.core.protocol.placement import ANYWHERE, Placement
-from wanspec.core.protocol.pool import FIRST_REST_S, JUDGED_TOKENS, REVIEW_S, PooledWorker, choose_worker
+from wanspec.core.protocol.pool import (
+    FIRST_REST_S,
+    MAX_REST_S,
+    PROVEN_TOKENS,
+    REVIEW_S,
+    STANDINGS,
+    TOLERATED_RATIO,
+    TRIAL_PASSES,
+    TRIAL_TOKENS,
+    USELESS_SHARE,
+    Finding,
+    PairedTest,
+    PooledWorker,
+    Standing,
+    choose_worker,
+)
 from wanspec.core.speculation.types import SessionId, WorkerId
 
 
@@ -15,12 +32,17 @@ def worker(
     made = PooledWorker(WorkerId(worker_id), f"worker-{worker_id}", max_sessions, labels, Heartbeat(now=0.0))
     made.heartbeat.rtt.add(rtt_s)
     if share is not None:
-        made.tried, made.committed, made.useful = int(JUDGED_TOKENS), JUDGED_TOKENS, share * JUDGED_TOKENS
+        made.committed(int(PROVEN_TOKENS), proposed=None, now=0.0)
+        made.proposed.add(share * PROVEN_TOKENS, PROVEN_TOKENS)
     return made
 
 
-def judge(worker: PooledWorker, committed: int, proposed: int, *, took_s: float = 0.0, alone_s: float = 0.0, now: float = 0.0) -> bool:
-    return worker.judge(committed=committed, proposed=proposed, took_s=took_s, alone_s=alone_s, now=now)
+def judge(worker: PooledWorker, committed: int, proposed: int | None, *, took_s: float = 0.0, alone_s: float = 0.0) -> bool:
+    """A round that committed so much, of which the worker had proposed so much, in a pass of its own; whether the worker may go on."""
+    worker.committed(committed, proposed=proposed, now=0.0)
+    if alone_s:
+        worker.paired.add(took_s, alone_s)
+    return worker.judge()
 
 
 def chosen(workers: list[PooledWorker], *, sessions: int = 1, placement: Placement = ANYWHERE, now: float = 0.0) -> list[int]:
@@ -69,7 +91,7 @@ def test_a_worker_without_a_session_for_long_is_tried_again() -> None:
     workers = [worker(1, share=0.3), worker(2, share=0.8)]
     assert chosen(workers, now=REVIEW_S - 1.0) == [2]
     workers[1].sessions.clear()
-    judge(workers[1], 1, 1, now=REVIEW_S - 1.0)
+    workers[1].committed(1, proposed=1, now=REVIEW_S - 1.0)
     assert chosen(workers, now=REVIEW_S) == [1]
 
 
@@ -102,68 +124,126 @@ def test_who_is_full_or_rests_or_is_not_allowed_is_not_chosen() -> None:
 def test_a_rest_is_twice_as_long_each_time_until_the_worker_proves_useful() -> None:
     useless = worker(1)
     for expected_s in (FIRST_REST_S, 2 * FIRST_REST_S):
-        judge(useless, 190, 0)
+        assert not judge(useless, 190, 0)
         useless.rest(0.0)
         assert useless.rests_until == expected_s
+        useless.wake(expected_s)
     assert judge(useless, 190, 100)
     useless.rest(0.0)
     assert useless.rests_until == FIRST_REST_S
 
 
+def test_no_rest_is_longer_than_five_minutes() -> None:
+    useless = worker(1)
+    for _ in range(10):
+        useless.rest(0.0)
+        assert useless.rests_until is not None
+        useless.wake(useless.rests_until)
+        assert useless.rests_until is None
+    useless.rest(0.0)
+    assert useless.rests_until == MAX_REST_S
+
+
+def test_a_worker_on_trial_proves_itself_or_rests_and_begins_again_after_it() -> None:
+    tried = worker(1)
+    standings = [tried.standing]
+    for rounds, committed, proposed in ((100, 1, 1), (500, 1, 1), (1, 1000, 0)):  # not enough to tell, good, and of no use any more
+        for _ in range(rounds):
+            if not judge(tried, committed, proposed):
+                tried.rest(0.0)
+        standings.append(tried.standing)
+    tried.wake(FIRST_REST_S - 0.1)
+    standings.append(tried.standing)
+    tried.wake(FIRST_REST_S)
+    standings.append(tried.standing)
+    trial, good, resting = Standing.TRIAL, Standing.GOOD, Standing.RESTING
+    assert standings == [trial, trial, good, resting, resting, trial]
+
+
+def test_from_every_standing_there_is_a_way_on_and_none_that_makes_no_sense() -> None:
+    assert {before for before, _ in STANDINGS} == {*Standing}
+    assert {finding for _, finding in STANDINGS} == {*Finding}
+    assert {finding for before, finding in STANDINGS if before is Standing.RESTING} == {Finding.RESTED}
+
+
 def test_sessions_that_end_within_their_head_start_end_the_trial_all_the_same() -> None:
     far = worker(1)
-    assert far.is_on_trial(0.0)
-    assert far.judge(committed=190, proposed=None, took_s=None, alone_s=None, now=0.0)
-    assert (far.is_on_trial(0.0), far.is_judged) == (False, False)
+    assert far.is_to_be_tried(0.0)
+    assert judge(far, int(TRIAL_TOKENS), None)
+    assert (far.is_to_be_tried(0.0), far.standing) == (False, Standing.TRIAL)
 
 
 def test_nobody_is_judged_by_a_few_tokens() -> None:
-    assert judge(worker(1), 50, 0)
+    few = int(TRIAL_TOKENS)
+    assert judge(worker(1), few, 0)
+    assert not judge(worker(1), few + 1, 0)
+
+
+def test_a_worker_that_proposes_next_to_nothing_is_of_no_use_and_one_token_more_or_less_is_luck() -> None:
+    for proposed, may_go_on in ((int(USELESS_SHARE * 200) - 2, False), (int(USELESS_SHARE * 200) - 1, True)):
+        assert judge(worker(1), 200, proposed) == may_go_on
+
+
+def passes(test: PairedTest, *ratios: float) -> PairedTest:
+    """Passes that took so many times what they would have without the worker."""
+    for ratio in ratios:
+        test.add(0.05 * ratio, 0.05)
+    return test
 
 
 def test_a_worker_with_which_tokens_take_longer_than_without_rests_however_much_it_proposes() -> None:
     harmful, useful = worker(1), worker(2)
-    assert judge(harmful, 50, 40, took_s=1.0, alone_s=0.6)  # too early to tell
-    assert not judge(harmful, 100, 80, took_s=2.0, alone_s=1.2)
-    assert judge(useful, 150, 120, took_s=3.0, alone_s=2.9)
+    for _ in range(int(TRIAL_PASSES) + 2):
+        last = judge(harmful, 3, 3, took_s=0.06, alone_s=0.05), judge(useful, 3, 3, took_s=0.05, alone_s=0.05)
+    assert last == (False, True)
     harmful.rest(0.0)
-    assert judge(harmful, 150, 120, took_s=3.0, alone_s=2.9)  # what led to the rest is forgotten
+    harmful.wake(FIRST_REST_S)
+    assert judge(harmful, 3, 3, took_s=0.06, alone_s=0.05)  # what led to the rest is forgotten
+
+
+def test_a_few_passes_tell_nothing() -> None:
+    few = int(TRIAL_PASSES) - 1
+    assert not passes(PairedTest(), *[2.0] * few).is_loss
+    assert passes(PairedTest(), *[2.0] * (few + 3)).is_loss  # the first have faded a little
+
+
+def test_as_much_slower_as_the_policys_estimate_may_be_wrong_is_tolerated() -> None:
+    assert not passes(PairedTest(), *[TOLERATED_RATIO - 0.01] * 2000).is_loss
+    assert passes(PairedTest(), *[TOLERATED_RATIO + 0.01] * 2000).is_loss
+
+
+def test_a_loss_that_may_be_chance_is_none_and_the_longer_it_lasts_the_surer_it_is() -> None:
+    swinging = [0.7, 1.5]  # 1.1 on average
+    assert not passes(PairedTest(), *swinging * 20).is_loss
+    assert passes(PairedTest(), *swinging * 300).is_loss
+
+
+def test_hardly_any_worker_that_costs_nothing_is_rested_for_bad_luck() -> None:
+    rested = 0
+    for seed in range(200):
+        luck, test = random.Random(seed), PairedTest()
+        for _ in range(400):
+            passes(test, luck.gauss(1.0, 0.3))
+            if test.is_loss:
+                rested += 1
+                break
+    assert rested <= 20
 
 
 def test_one_long_round_is_not_held_against_a_worker() -> None:
-    held_up = worker(1)
-    for _ in range(60):
-        judge(held_up, 3, 2, took_s=0.05, alone_s=0.06)
-    assert judge(held_up, 3, 2, took_s=5.0, alone_s=0.06)
+    held_up = passes(PairedTest(), *[0.8] * 60)
+    assert not passes(held_up, 2.0).is_loss
 
 
-def test_a_policy_that_does_not_say_what_a_token_costs_alone_has_no_worker_rested_for_that() -> None:
-    assert worker(1).judge(committed=190, proposed=100, took_s=9.0, alone_s=None, now=0.0)
+def test_a_worker_that_has_grown_slow_is_found_out_though_it_was_good_for_long() -> None:
+    test = passes(PairedTest(), *[0.6] * 5000)
+    assert not test.is_loss
+    assert passes(test, *[2.0] * 400).is_loss
 
 
-def test_the_longer_a_worker_does_a_little_harm_the_surer_it_is() -> None:
-    rounds = 0
-    harmful = worker(1)
-    while judge(harmful, 4, 3, took_s=1.2, alone_s=1.0):
-        rounds += 1
-    assert 50 < rounds < 300
-
-
-def test_what_sessions_share_a_pass_with_one_another_is_one_piece_of_luck() -> None:
-    """Eight sessions whose first common passes were unlucky: the worker had proposed all that they committed."""
-    judged = [(worker(1), 1), (worker(2), 8)]
-    verdicts: list[list[bool]] = []
-    for _ in range(40):
-        verdicts += [[one.judge(committed=3, proposed=3, took_s=0.0135, alone_s=0.01, together=n, now=0.0) for one, n in judged]]
-    assert [all(verdict[index] for verdict in verdicts) for index in (0, 1)] == [False, True]
-
-
-def test_a_worker_that_makes_the_tokens_of_many_sessions_slower_rests_after_as_few_tokens_as_that_of_one() -> None:
-    def tokens_until_rest(together: int) -> int:
-        harmful, tokens = worker(1), 4
-        while harmful.judge(committed=4, proposed=3, took_s=2.0, alone_s=1.0, together=together, now=0.0):
-            tokens += 4
-        return tokens
-
-    assert tokens_until_rest(1) == 108
-    assert tokens_until_rest(8) <= 108 + 8 * 4  # within the same common pass
+def test_a_worker_that_was_passed_over_comes_after_the_others_until_it_is_of_use() -> None:
+    busy, other = worker(1, share=0.8), worker(2, share=0.6)
+    assert chosen([busy, other]) == [1]
+    busy.passed_over()
+    busy.sessions.clear()
+    assert chosen([busy, other]) == [2]

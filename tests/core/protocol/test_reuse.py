@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from tests.core.protocol.events import arrival, joined
+from tests.core.protocol.events import PromptController, arrival, joined
 
 from wanspec.core.protocol import reuse
-from wanspec.core.protocol.controller import Controller
 from wanspec.core.protocol.effects import Effect, SendMessage, StartDraft
 from wanspec.core.protocol.events import DraftFinished, MessageReceived, RequestCancelled, WorkerLost
 from wanspec.core.protocol.messages import CloseSession, OpenSession
@@ -33,7 +32,7 @@ def test_a_number_that_was_forgotten_is_never_given_again(monkeypatch: pytest.Mo
 
 
 def test_a_worker_hears_the_number_of_a_requests_key_and_after_it_was_away_another() -> None:
-    machine = Controller(vocabulary_size=100, end_tokens=(0,))
+    machine = PromptController(vocabulary_size=100, end_tokens=(0,))
     machine.handle(joined(1), now=0.0)
     heard = [
         numbers(machine.handle(arrival(number, policy="remote", reuse_key=key), now=0.0))

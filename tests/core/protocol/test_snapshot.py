@@ -6,7 +6,7 @@ import math
 
 import pytest
 from tests.cluster import Cluster, WanProfile, plain_decode
-from tests.core.protocol.events import arrival, joined
+from tests.core.protocol.events import PromptController, arrival, joined
 
 from wanspec.core.policy.registry import PolicyConfig
 from wanspec.core.protocol.controller import Controller
@@ -20,7 +20,7 @@ PROMPT = (91, 92, 93)
 
 
 def controller_with_a_request() -> Controller:
-    controller = Controller(vocabulary_size=95, end_tokens=())
+    controller = PromptController(vocabulary_size=95, end_tokens=())
     controller.handle(joined(7, labels=("region=eu",)), now=1.0)
     controller.handle(arrival(policy="remote", prompt=PROMPT, max_tokens=4000), now=1.0)
     return controller

@@ -8,16 +8,15 @@ from collections.abc import Sequence
 
 import pytest
 from tests.core.protocol import events
+from tests.core.protocol.events import PromptController
 
-from wanspec.core.policy.parameters import MAX_DEPTH
 from wanspec.core.policy.registry import PolicyConfig
-from wanspec.core.protocol.controller import Controller
 from wanspec.core.protocol.link import SessionLink
 from wanspec.core.protocol.messages import MAX_WORKER_NODES
 from wanspec.core.protocol.worker import Worker
 from wanspec.core.speculation.reliability import Reliability
 from wanspec.core.speculation.tree import DraftTree
-from wanspec.core.speculation.types import DraftChoices, SamplingParams, ScoreItem, SessionId, TargetChoices, WorkerId
+from wanspec.core.speculation.types import MAX_DEPTH, DraftChoices, SamplingParams, ScoreItem, SessionId, TargetChoices, WorkerId
 from wanspec.core.speculation.verification import walk
 from wanspec.lab.simulation.cluster import Cluster
 from wanspec.lab.simulation.compute import Device
@@ -64,7 +63,7 @@ class SharpText:
 def test_trees_stay_together_over_a_long_pass_where_text_is_sharp_and_drafts_are_fast() -> None:
     """Another user's prompt makes one long target pass; the worker drafts far ahead meanwhile, up to its limit."""
     hardware, model, trace = preset("h100-70b"), SharpText(), Trace()
-    controller = Controller(vocabulary_size=VOCABULARY_SIZE, end_tokens=())
+    controller = PromptController(vocabulary_size=VOCABULARY_SIZE, end_tokens=())
     cluster = Cluster(
         controller=controller,
         target=model,
@@ -138,9 +137,11 @@ def test_what_a_commit_removes_counts_no_more() -> None:
     tree, link = linked()
     flood(link, MAX_WORKER_NODES)
     tree.commit([1])
+    tree.prune()
     assert tree.num_arrived == 1  # on the spine until the worker has heard
     link.merge(events.drafts(3, [7], first=5000), vocabulary_size=100, now=0.2)
     tree.commit([9])
+    tree.prune()
     link.merge(events.drafts(4, [], first=5001), vocabulary_size=100, now=0.3)
     assert tree.num_arrived == 0
 

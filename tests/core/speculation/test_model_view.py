@@ -30,7 +30,7 @@ def test_the_first_item_is_the_prompt_and_its_row_is_the_heads() -> None:
     tree, view = started()
     assert view.is_empty
     planned = view.plan(tree, [])
-    assert (planned.item.append, planned.item.trunk_length, planned.item.next_positions) == ((1, 2, 3), 3, (3,))
+    assert (planned.item.append, planned.item.prefix_length, planned.item.next_positions) == ((1, 2, 3), 3, (3,))
     assert planned.rows == (tree.head,)
     assert view.has_scored(tree.head)
 
@@ -54,7 +54,7 @@ def test_committed_nodes_that_were_scored_move_and_the_rest_is_appended() -> Non
     view.committed(tree.commit([4, 5, 9]))
     planned = view.plan(tree, [])
     assert (planned.item.commit, planned.item.append) == ((path[0].node_id, path[1].node_id), (9,))
-    assert (planned.item.trunk_length, planned.item.next_positions) == (6, (6,))
+    assert (planned.item.prefix_length, planned.item.next_positions) == (6, (6,))
 
 
 def test_after_a_divergence_later_commits_are_appended_although_a_node_was_scored() -> None:
@@ -76,6 +76,29 @@ def test_it_is_known_beforehand_how_much_a_pass_would_compute() -> None:
     assert sizes == [3, 2, 1, 0]
     view.committed(tree.commit([4, 9]))
     assert (view.num_unseen, view.num_to_compute(tree, [tree.head])) == (1, 1)
+
+
+def test_a_text_may_be_computed_in_pieces_and_nothing_follows_but_the_last() -> None:
+    tree = DraftTree([1, 2, 3, 4, 5], max_position=100)
+    view = ModelView(SessionId(1), SamplingParams(), [1, 2, 3, 4, 5], reuse_key="alice", num_log_probs=0)
+    pieces = [view.plan_piece(2), view.plan_piece(1)]
+    assert [(piece.item.append, piece.item.prefix_length, piece.rows) for piece in pieces] == [((1, 2), 2, ()), ((3,), 3, ())]
+    assert [(piece.item.next_positions, piece.item.num_log_probs) for piece in pieces] == [((), None)] * 2
+    assert [piece.item.reuse_key for piece in pieces] == ["alice", None]
+    assert (view.num_unseen, view.is_empty, view.has_scored(tree.head)) == (2, False, False)
+    last = view.plan(tree, [])
+    assert (last.item.append, last.item.prefix_length, last.item.next_positions, last.item.reuse_key) == ((4, 5), 5, (5,), None)
+
+
+def test_a_piece_keeps_the_committed_nodes_that_the_model_has_scored() -> None:
+    tree, view = started()
+    view.plan(tree, [])
+    (scored,) = grow(tree, tree.head, 4)
+    view.plan(tree, [scored])
+    view.committed(tree.commit([4, 7, 8]))
+    piece = view.plan_piece(1)
+    assert (piece.item.commit, piece.item.append, piece.item.prefix_length) == ((scored.node_id,), (7,), 5)
+    assert (view.plan(tree, []).item.commit, view.num_unseen) == ((), 0)
 
 
 def verdict(tree: DraftTree, view: ModelView, choices: dict[Node, int]) -> list[int]:

@@ -43,8 +43,53 @@ def test_a_commit_follows_a_draft_and_keeps_what_is_below_it() -> None:
     other = add(tree, tree.head, 6)
     assert tree.commit([4]) == [first]
     assert tree.head is first
+    assert list(tree.drafts()) == [second]
+    assert other in tree  # until it is pruned
+    tree.prune()
     assert second in tree
     assert other not in tree
+
+
+def test_pruning_says_what_was_drafted_in_the_place_of_each_committed_token_and_forgets_what_branched_off() -> None:
+    tree = new_tree()
+    head, first, other = tree.head, add(tree, tree.head, 4), add(tree, tree.head, 6)
+    second, beside = add(tree, first, 5), add(tree, other, 5)
+    path = tree.commit([4, 7])
+    assert [node in tree for node in (other, beside, second)] == [True] * 3
+    before, after = tree.prune()
+    assert (before.parent, before.children, before.chosen) == (head, {4: first, 6: other}, first)
+    assert (after.parent, after.children, after.chosen) == (first, {5: second, 7: path[1]}, path[1])
+    assert [node in tree for node in (other, beside, second)] == [False] * 3
+    assert other.parent is None  # or each would keep the other in memory
+    assert set(tree.nodes.values()) == {head, *path}
+    assert tree.prune() == []
+
+
+def test_pruning_may_come_after_the_spine_was_forgotten_and_after_more_commits() -> None:
+    tree = new_tree()
+    nodes = [add(tree, tree.head, token) for token in (4, 5)]
+    tree.commit([4])
+    tree.commit([8, 9])
+    tree.advance_root(5)
+    assert [fork.chosen.token for fork in tree.prune()] == [4, 8, 9]
+    assert nodes[1] not in tree
+    assert list(tree.nodes.values()) == [tree.head]
+
+
+def test_of_what_a_worker_proposed_no_more_is_counted_than_there_is() -> None:
+    tree = new_tree()
+    for token in (4, 5):
+        tree.join(tree.head, token, log_prob=-1.0, claim=-1.0, now=0.0)
+    tree.commit([4])
+    assert tree.num_arrived == 2
+    tree.prune()
+    assert tree.num_arrived == 1
+    add(tree, tree.head, 6)
+    tree.join(tree.head, 7, log_prob=-1.0, claim=-1.0, now=0.0)
+    tree.commit([6])
+    tree.disown()  # another worker comes before the old one's drafts are pruned
+    tree.prune()
+    assert tree.num_arrived == 0
 
 
 def test_a_commit_of_what_nobody_drafted_makes_the_node() -> None:
@@ -73,6 +118,7 @@ def test_nothing_grows_below_a_pruned_node() -> None:
     pruned = add(tree, tree.head, 6)
     child = add(tree, pruned, 1)
     tree.commit([4])
+    tree.prune()
     assert tree.add(pruned, 2, log_prob=-1.0) is None
     assert tree.add(pruned, child.token, log_prob=-1.0) is None
 
@@ -157,8 +203,11 @@ class TreeMachine(RuleBasedStateMachine):
         self.committed: tuple[int, ...] = (0,)
         self.root_position = 0
         self.paths: set[tuple[int, ...]] = set()
+        self.forks: list[tuple[int, set[int]]] = []
+        """Committed tokens since the last pruning, and what was drafted in the place of each."""
         self.known: list[tuple[Node, tuple[int, ...]]] = [(self.tree.head, (0,))]
 
+    @precondition(lambda self: not self.forks)
     @rule(data=st.data(), token=TOKENS)
     def add(self, data: st.DataObject, token: int) -> None:
         parent, parent_path = data.draw(st.sampled_from(self.known))
@@ -180,9 +229,19 @@ class TreeMachine(RuleBasedStateMachine):
     @rule(tokens=st.lists(TOKENS, min_size=1, max_size=3))
     def commit(self, tokens: list[int]) -> None:
         for node in self.tree.commit(tokens):
+            drafted = {path[-1] for path in self.paths if path[:-1] == self.committed}
+            self.forks.append((node.token, drafted))
             self.committed = (*self.committed, node.token)
             self.known.append((node, self.committed))
         self.paths = {path for path in self.paths if len(path) > len(self.committed) and path[: len(self.committed)] == self.committed}
+
+    @rule()
+    def prune(self) -> None:
+        forks = self.tree.prune()
+        assert [(fork.chosen.token, set(fork.children) - {fork.chosen.token}) for fork in forks] == [
+            (token, drafted - {token}) for token, drafted in self.forks
+        ]
+        self.forks = []
 
     @rule(count=st.integers(0, 12), depth=st.integers(0, 6))
     def most_probable(self, count: int, depth: int) -> None:
@@ -207,7 +266,8 @@ class TreeMachine(RuleBasedStateMachine):
         assert drafts == self.paths
         spine = [self.tree.spine_node(position) for position in range(self.root_position, len(self.committed))]
         assert [node.token for node in spine if node] == list(self.committed[self.root_position :])
-        assert len(self.tree.nodes) == len(self.paths) + len(spine)
+        if not self.forks:
+            assert len(self.tree.nodes) == len(self.paths) + len(spine)
 
 
 TreeMachine.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
@@ -220,6 +280,7 @@ def test_a_draft_below_a_node_that_is_gone_joins_nothing_though_the_node_had_suc
     assert gone is not None
     child = tree.add(gone, 6, log_prob=-0.1)
     tree.commit([7])
+    tree.prune()
     assert child is not None
     assert child not in tree
     assert tree.join(gone, 6, log_prob=-0.1, claim=-0.1, now=1.0) is None

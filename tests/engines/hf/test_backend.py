@@ -188,7 +188,7 @@ def test_slots_that_two_share_are_free_when_both_are_gone() -> None:
     assert pool.slots_in_use == 0
 
 
-def test_a_kept_trunk_is_shared_and_not_copied(tiny: HfBackend) -> None:
+def test_a_kept_prefix_is_shared_and_not_copied(tiny: HfBackend) -> None:
     before = tiny.pool.slots_in_use
     score(tiny, item(append=PROMPT, key="alice"))
     tiny.close_session(SessionId(1))

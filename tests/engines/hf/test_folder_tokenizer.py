@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers, processors
 
 from wanspec.engines.hf.tokenizer import load_folder_tokenizer
-from wanspec.engines.tokenizer import JsonTokenizer, byte_alphabet
-from wanspec.engines.turns import Turn
+from wanspec.engines.tokenizer import JsonTokenizer, Turn, byte_alphabet
 from wanspec.errors import ConfigError
 
 BEGIN, END, TURN = "<|begin|>", "<|end|>", "<|turn|>"

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from wanspec.engines.llamacpp.context import Row
+from wanspec.engines.llamacpp.context import BatchRow
 from wanspec.errors import BackendError
 
 VOCABULARY = 50
@@ -58,11 +58,11 @@ class CheckedCells:
                 cell.sequences.discard(sequence)
         self.cells = [cell for cell in self.cells if cell.sequences]
 
-    def decode(self, rows: Sequence[Row]) -> NDArray[np.float32]:
+    def decode(self, rows: Sequence[BatchRow]) -> NDArray[np.float32]:
         pieces = [self.decode_piece(rows[start : start + self.max_rows]) for start in range(0, len(rows), self.max_rows)]
         return np.concatenate([np.empty((0, VOCABULARY), np.float32), *pieces])
 
-    def decode_piece(self, rows: Sequence[Row]) -> NDArray[np.float32]:
+    def decode_piece(self, rows: Sequence[BatchRow]) -> NDArray[np.float32]:
         if self.fail_after is not None:
             if not self.fail_after:
                 raise BackendError("the device is gone")
@@ -78,7 +78,7 @@ class CheckedCells:
             assert len(self.cells) <= self.num_cells, "the cache is full"
         return np.array([self.seen(row) for row in rows if row.is_asked], np.float32).reshape(-1, VOCABULARY)
 
-    def check_coupled(self, rows: Sequence[Row]) -> None:
+    def check_coupled(self, rows: Sequence[BatchRow]) -> None:
         """Sequences that share a row of the batch begin and end alike; what shares less and less of it stays shared."""
         sets: dict[int, set[int]] = {}
         for row in rows:
@@ -93,7 +93,7 @@ class CheckedCells:
     def end_of(self, sequence: int) -> int:
         return max((cell.position for cell in self.cells if sequence in cell.sequences), default=-1) + 1
 
-    def seen(self, row: Row) -> NDArray[np.float32]:
+    def seen(self, row: BatchRow) -> NDArray[np.float32]:
         """As llama.cpp's mask has it: the cells of the row's first sequence up to its position."""
         seen = [cell for cell in self.cells if row.sequences[0] in cell.sequences and cell.position <= row.position]
         return logits_after([cell.token for cell in sorted(seen, key=lambda cell: cell.position)])

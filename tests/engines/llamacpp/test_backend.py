@@ -36,9 +36,9 @@ class Text:
 
     def __init__(self, session: int, rng: random.Random) -> None:
         self.session, self.rng = session, rng
-        self.trunk: list[int] = []
+        self.prefix: list[int] = []
         self.nodes: dict[int, tuple[int | None, list[int]]] = {}
-        """Parent and path from the trunk's end."""
+        """Parent and path from the prefix's end."""
         self.next_id = 1
 
     def tokens(self, most: int) -> list[int]:
@@ -52,7 +52,7 @@ class Text:
             if not below:
                 break
             commit.append(self.rng.choice(below))
-        append = self.tokens(6) if not self.trunk or self.rng.random() < 0.2 else []
+        append = self.tokens(6) if not self.prefix or self.rng.random() < 0.2 else []
         self.move(commit, append)
         fresh: list[Node] = []
         for _ in range(self.rng.randint(0, most_nodes)):
@@ -61,14 +61,14 @@ class Text:
             fresh.append((self.next_id, parent, token))
             self.nodes[self.next_id] = (parent, [*(self.nodes[parent][1] if parent is not None else []), token])
             self.next_id += 1
-        rows = [self.trunk] if append else []
-        rows += [[*self.trunk, *self.nodes[node][1]] for node, _, _ in fresh]
+        rows = [self.prefix] if append else []
+        rows += [[*self.prefix, *self.nodes[node][1]] for node, _, _ in fresh]
         return item(self.session, commit=commit, append=append, nodes=fresh), [list(row) for row in rows]
 
     def move(self, commit: list[int], append: list[int]) -> None:
         if commit:
             path = self.nodes[commit[-1]][1]
-            self.trunk += path
+            self.prefix += path
             kept = {node: (parent, own[len(path) :]) for node, (parent, own) in self.nodes.items() if own[: len(path)] == path}
             alive: dict[int, tuple[int | None, list[int]]] = {}
             for node, (parent, own) in kept.items():  # equal tokens do not make a path: the parents do
@@ -76,7 +76,7 @@ class Text:
                     alive[node] = (None if parent == commit[-1] else parent, own)
             self.nodes = alive
         if append:
-            self.trunk += append
+            self.prefix += append
             self.nodes = {}
 
 
@@ -149,7 +149,7 @@ def test_an_id_that_one_session_has_to_spare_serves_another() -> None:
 
 
 def test_a_leaf_whose_sequence_was_given_up_is_computed_again_with_its_child() -> None:
-    engine = CheckedCells(sequences=3, cells=100)  # one of them for the trunk
+    engine = CheckedCells(sequences=3, cells=100)  # one of them for the prefix
     backend = backend_on(engine)
     assert_rows(backend, item(append=[1], nodes=[(1, None, 2), (2, None, 3)]), [1], [1, 2], [1, 3])
     assert_rows(backend, item(nodes=[(3, None, 4)]), [1, 4])
@@ -166,7 +166,7 @@ def test_a_pass_with_more_leaves_than_sequences_is_computed_in_several() -> None
     assert engine.passes == [4, 3, 3, 1]
 
 
-def test_drafts_give_way_to_the_trunks_of_other_sessions() -> None:
+def test_drafts_give_way_to_the_prefixes_of_other_sessions() -> None:
     engine = CheckedCells(sequences=16, cells=20)
     backend = backend_on(engine)
     backend.score([item(1, append=range(8), nodes=[(node, None, node) for node in range(1, 9)])])

@@ -16,7 +16,7 @@ from tests.engines.test_chat_template import SOURCE
 from wanspec.engines.llamacpp import gguf_model
 from wanspec.engines.llamacpp.gguf_model import GgufModel
 from wanspec.engines.llamacpp.tokenizer import GgufTokenizer
-from wanspec.engines.turns import Turn
+from wanspec.engines.tokenizer import Turn
 from wanspec.errors import ConfigError
 
 gguf = pytest.importorskip("gguf")

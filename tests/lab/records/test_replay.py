@@ -151,7 +151,7 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("old")
     for name in ("src", "bench"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
-    file = folder / "src" / "wanspec" / "core" / "protocol" / "controller.py"
+    file = folder / "src" / "wanspec" / "core" / "protocol" / "site.py"
     text = file.read_text(encoding="utf-8")
     assert "MAX_PATIENT_RTT_S = 1.0" in text
     file.write_text(text.replace("MAX_PATIENT_RTT_S = 1.0", "MAX_PATIENT_RTT_S = 0.05"), encoding="utf-8")

@@ -1,12 +1,14 @@
-"""What a token would cost without a worker, as `adaptive` works it out, is what it costs there."""
+"""What a token would cost without a worker, as the controller works it out, is what it costs there."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 import pytest
 
-from wanspec.core.policy.adaptive import Adaptive, RoundsAlone
-from wanspec.core.policy.interface import Situation
+from wanspec.core.policy.alone import Alone
+from wanspec.core.protocol import site
 from wanspec.lab.simulation.run import simulate
 from wanspec.lab.simulation.scenario import parse
 
@@ -17,14 +19,13 @@ TOLERANCE = 0.05
 @pytest.mark.parametrize("match_rate", [0.2, 0.55, pytest.param(0.88, marks=pytest.mark.slow)])
 def test_what_a_token_costs_alone_is_worked_out_without_bias(match_rate: float, monkeypatch: pytest.MonkeyPatch) -> None:
     estimates_s = []
-    work_out = Adaptive._rounds_alone
 
-    def recorded(self: Adaptive, situation: Situation) -> RoundsAlone:
-        rounds = work_out(self, situation)
-        estimates_s.append(rounds.token_s(0))
-        return rounds
+    class Recorded(Alone):
+        def __init__(self, *args: Any, **settings: Any) -> None:  # noqa: ANN401  # as its base
+            super().__init__(*args, **settings)
+            estimates_s.append(self.bare_s)
 
-    monkeypatch.setattr(Adaptive, "_rounds_alone", recorded)
+    monkeypatch.setattr(site, "Alone", Recorded)
     document = {
         "load": {"requests": 12, "tokens": 150},
         "compute": {"target_ms": [[1, TARGET_MS]], "draft_ms": [[1, DRAFT_MS]]},

@@ -73,7 +73,7 @@ def ask(cluster: Cluster) -> None:
 
 
 def proposed(cluster: Cluster) -> float:
-    return cluster.controller._workers[WorkerId(1)].useful
+    return cluster.controller._workers[WorkerId(1)].proposed.top
 
 
 def test_a_worker_that_computes_a_prompt_for_a_minute_keeps_its_session_and_is_of_use_afterwards() -> None:

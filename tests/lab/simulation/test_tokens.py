@@ -7,8 +7,9 @@ import random
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
-from wanspec.core.speculation.types import NodeId, NodeSpec, SamplingParams, ScoreItem, SessionId
+from wanspec.core.speculation.types import NodeId, NodeSpec, Position, SamplingParams, ScoreItem, SessionId
 from wanspec.lab.records.token_trace import TokenTrace
 from wanspec.lab.simulation.models import SimulatedModel, TokenWorld
 from wanspec.lab.simulation.tokens import PositionRecord, ReplayTokens, TokenModel, iid_tokens, markov_tokens
@@ -134,7 +135,26 @@ def test_a_replay_gives_the_sequences_in_order_and_goes_on_where_one_ends() -> N
 
 
 def item(append: tuple[int, ...] = (), nodes: tuple[NodeSpec, ...] = (), commit: tuple[NodeId, ...] = ()) -> ScoreItem:
-    return ScoreItem(session_id=SessionId(1), sampling=SamplingParams(), append=append, nodes=nodes, commit=commit)
+    rows = bool(append) + len(nodes)
+    return ScoreItem(
+        session_id=SessionId(1),
+        sampling=SamplingParams(),
+        append=append,
+        nodes=nodes,
+        commit=commit,
+        next_positions=tuple(map(Position, range(1, 1 + rows))),
+    )
+
+
+def test_nothing_follows_a_piece_of_a_longer_text_and_the_rest_goes_on_from_it() -> None:
+    world = TokenWorld(iid_tokens(match_rate=0.8, seed=0), seed=5)
+    prompt = world.prompt(SessionId(1), 4)
+    text = world.open(SessionId(1), prompt, 6)
+    model = SimulatedModel(world)
+    piece = replace(item(prompt[:3]), next_positions=())
+    assert [choices.tokens for choices in model.choose_targets([piece])] == [()]
+    assert model.choose_targets([item(prompt[3:])])[0].tokens == text[:1]
+    assert SimulatedModel(world).rank_drafts([piece]) == ((),)
 
 
 def test_a_model_knows_a_context_whichever_way_it_came_there() -> None:

@@ -18,12 +18,11 @@ from prometheus_client.parser import text_string_to_metric_families
 from tests.core.protocol.events import Tokens
 from tests.serving.scripted import GREEDY, model, plainly
 
-from wanspec.core.protocol import local_drafting
+from wanspec.core.protocol import passes, proposer
 from wanspec.core.protocol.effects import Effect
 from wanspec.core.protocol.events import ProposerEvent, Row
-from wanspec.core.protocol.local_drafting import LocalDrafting
-from wanspec.core.protocol.proposer import Proposer
-from wanspec.core.speculation.types import DraftingConfig, ScoreItem, SessionId
+from wanspec.core.protocol.proposer import LocalDrafting, Proposer
+from wanspec.core.speculation.types import DraftingConfig, ScoreItem
 from wanspec.engines.scripted import ScriptedBackend
 from wanspec.errors import ConfigError, TransportError
 from wanspec.lab.records.replay import Replay
@@ -34,7 +33,6 @@ from wanspec.plugins.vllm.local_model import LocalModel, load_local_model
 from wanspec.serving.engine import expected_of
 from wanspec.serving.model_runner import decode_plainly
 from wanspec.serving.worker_process import hello_for, run_worker
-from wanspec.telemetry.facts import LocalSettings, create_proposer
 from wanspec.telemetry.trace import Trace, write_trace
 from wanspec.telemetry.tracer import Tracer
 from wanspec.transport.grpc_wire import dial
@@ -46,7 +44,7 @@ SECURITY = Plaintext(token="a-secret")
 DRAFTING = DraftingConfig(branch=8, leaves=64, max_depth=64, path_prob_min=0.001, is_calibrated=True)
 
 
-def machine(kind: type[Proposer] = Proposer, local: LocalDrafting | None = None) -> Proposer:
+def machine(kind: type[Proposer] = Proposer, local: LocalDrafting | None = None, *, first_session_id: int = 1) -> Proposer:
     return kind(
         vocabulary_size=model().info.vocabulary_size,
         max_length=1000,
@@ -54,6 +52,7 @@ def machine(kind: type[Proposer] = Proposer, local: LocalDrafting | None = None)
         path_prob_min=0.01,
         drafting=DRAFTING,
         local=local,
+        first_session_id=first_session_id,
     )
 
 
@@ -135,13 +134,13 @@ async def test_drafts_arrive_are_accepted_and_counted() -> None:
 async def test_what_the_machine_was_told_is_written_down_and_told_again(tmp_path: Path) -> None:
     trace = Trace(keeps_events=True)
     create_machine = partial(
-        Tracer(trace, "controller").recorded(create_proposer),
+        Tracer(trace, "controller").recorded(Proposer),
         vocabulary_size=model().info.vocabulary_size,
         max_length=1000,
         max_draft_tokens=MAX_DRAFT_TOKENS,
         path_prob_min=0.01,
         drafting=DRAFTING,
-        local=LocalSettings(context_length=1000, redundancy_price_s=0.0, first_session_id=SessionId(1)),
+        local=LocalDrafting(context_length=1000, redundancy_price_s=0.0),
     )
     with link(create_machine, LocalModel(model(0.2))) as (made, address):
         engine = Engine(made, [1, 2, 3])
@@ -200,14 +199,14 @@ async def test_a_bug_of_ours_costs_drafts_for_a_while_and_nothing_else(
         assert engine.is_exact
 
 
-def beside(ids: Iterator[SessionId], kind: type[Proposer] = Proposer) -> Proposer:
-    return machine(kind, LocalDrafting(context_length=1000, redundancy_price_s=0.0, session_ids=ids))
+def beside(kind: type[Proposer] = Proposer, *, first_session_id: int = 1) -> Proposer:
+    """A machine with a draft model beside its engine."""
+    return machine(kind, LocalDrafting(context_length=1000, redundancy_price_s=0.0), first_session_id=first_session_id)
 
 
 async def test_drafts_made_beside_the_engine_are_accepted_counted_and_given_back() -> None:
     draft = model(0.2)
-    ids = map(SessionId, count(1))
-    with link(lambda: beside(ids), LocalModel(draft)) as (made, _):
+    with link(beside, LocalModel(draft)) as (made, _):
         engine = Engine(made, [1, 2, 3])
         await engine.accept(40)
         assert engine.is_exact
@@ -235,11 +234,10 @@ class Failing(ScriptedBackend):
 
 
 async def test_a_draft_model_that_fails_costs_local_drafts_for_a_while_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(local_drafting, "REST_S", 0.05)
-    monkeypatch.setattr(local_drafting, "TRIAL_SHARE", 1.0)  # so that it is asked, however slow this machine is just now
+    monkeypatch.setattr(proposer, "REST_S", 0.05)
+    monkeypatch.setattr(passes, "TRIAL_SHARE", 1.0)  # so that it is asked, however slow this machine is just now
     draft = Failing(vocabulary_size=model().info.vocabulary_size, seed=5, disagreement=0.2)
-    ids = map(SessionId, count(1))
-    with link(lambda: beside(ids), LocalModel(draft)) as (made, _):
+    with link(beside, LocalModel(draft)) as (made, _):
         engine = Engine(made, [1, 2, 3])
         await engine.accept(10)
         draft.is_broken = True
@@ -255,8 +253,8 @@ async def test_after_a_bug_of_ours_the_draft_model_begins_with_empty_hands(
 ) -> None:
     monkeypatch.setattr(draft_link, "RESTART_S", 0.05)
     draft = model(0.2)
-    ids = map(SessionId, count(1))
-    with link(lambda: beside(ids, Faulty), LocalModel(draft)) as (made, _), caplog.at_level(logging.CRITICAL):
+    first_ids = count(1, 1000)  # of each machine
+    with link(lambda: beside(Faulty, first_session_id=next(first_ids)), LocalModel(draft)) as (made, _), caplog.at_level(logging.CRITICAL):
         engine = Engine(made, [6, 7])
         await engine.accept(10)
         Faulty.failures = 1

@@ -18,7 +18,7 @@ from tests.workers import until
 
 from wanspec.core.protocol.messages import OpenSession
 from wanspec.serving.engine import expected_of
-from wanspec.serving.link_metrics import MAX_TOLD_WORKERS
+from wanspec.serving.link_metrics import MAX_SERIES_WORKERS
 from wanspec.serving.worker_process import hello_for
 from wanspec.telemetry.reliability import BINS, calibration_error
 from wanspec.transport.interface import Connection
@@ -127,7 +127,7 @@ async def test_workers_of_one_name_and_of_odd_names_are_told_apart_and_the_numbe
         told = exposed(place)
     labels = list(told["wanspec:worker_sessions"])
     assert labels[:6] == [names[0], "same", "same#3", "same#2", "w0", "w1"]
-    assert len(labels) == MAX_TOLD_WORKERS < told["wanspec:workers_connected"][""] == len(names)
+    assert len(labels) == MAX_SERIES_WORKERS < told["wanspec:workers_connected"][""] == len(names)
 
 
 async def test_a_worker_that_breaks_the_protocol_is_counted_once_and_as_quarantined() -> None:

@@ -20,7 +20,7 @@ from wanspec.engines.paced import PacedBackend
 from wanspec.errors import BackendError
 from wanspec.serving.server.limits import ServerLimits
 from wanspec.serving.server.schema import ChatRequest, CompletionRequest, Message, StreamOptions, TextPart
-from wanspec.serving.server.unsupported import IGNORED, IGNORED_IN_PARTS, IGNORED_IN_STREAM_OPTIONS, REFUSED, REFUSED_IN_MESSAGES
+from wanspec.serving.server.unsupported import REFUSED, REFUSED_IN_MESSAGES
 
 CHAT = {"messages": [{"role": "user", "content": "x"}]}
 
@@ -166,9 +166,25 @@ truncation_side use_beam_search vllm_xargs watermarking
 """
 """The fields of its completions and chats that OpenAI does not have, or has for the other of the two only."""
 
+IGNORED = frozenset(
+    {
+        # OpenAI's: identity, price and speed
+        *("metadata", "parallel_tool_calls", "prediction", "prompt_cache_key", "prompt_cache_options", "prompt_cache_retention"),
+        *("safety_identifier", "service_tier", "user"),
+        # vLLM's: names for its logs, companions of refused fields, fields of routes that we do not have
+        *("request_id", "return_mm_kwargs", "return_token_offsets", "routed_experts_prompt_start", "session_id"),
+        *("spaces_between_special_tokens", "stream_interval", "truncation_side"),
+    }
+)
+"""Fields that change no text."""
+IGNORED_IN_STREAM_OPTIONS = frozenset({"include_obfuscation"})
+"""OpenAI's padding of events; ours is the operator's --coalesce-ms."""
+IGNORED_IN_PARTS = frozenset({"prompt_cache_breakpoint"})
+"""Fields of a message's parts that change no text."""
+
 
 def unsettled(shape: type, model: type[BaseModel], *settled: Iterable[str]) -> set[str]:
-    """Fields of the SDK's `shape` that nobody has thought of: honour them in `model`, or say in `unsupported` what becomes of them."""
+    """Fields of the SDK's `shape` that nobody has thought of: honour them in `model`, refuse them in `unsupported`, or list them above."""
     return set(shape.__annotations__) - set(model.model_fields).union(*settled)
 
 

@@ -4,41 +4,20 @@ from __future__ import annotations
 
 import math
 
-from wanspec.core.policy.interface import Decision, DraftLocally, Outcome, Situation, Verify, Wait
+from wanspec.core.policy.interface import Decision, DraftLocally, Outcome, Policy, Situation, Verify, Wait
 from wanspec.core.speculation.types import DraftingConfig
 
 
-class Autoregressive:
+class Autoregressive(Policy):
     """Plain target decoding: one token a pass."""
-
-    drafting: DraftingConfig | None = None
-    local_drafting = DraftingConfig()
-    uses_lookup = False
-    uses_entropy = False
-    alone_token_s = None
 
     def decide(self, situation: Situation, *, now: float) -> Decision:
         del situation, now
         return Verify()
 
-    def opened(self, *, now: float) -> None:
-        pass
 
-    def drafted(self) -> None:
-        pass
-
-    def committed(self, outcome: Outcome, *, now: float) -> None:
-        pass
-
-
-class Colocated:
+class Colocated(Policy):
     """Standard speculative decoding: draft a chain of depth `num_draft_tokens` locally, then verify it."""
-
-    drafting: DraftingConfig | None = None
-    local_drafting = DraftingConfig()
-    uses_lookup = False
-    uses_entropy = False
-    alone_token_s = None
 
     def __init__(self, *, num_draft_tokens: int) -> None:
         self._num_draft_tokens = num_draft_tokens
@@ -51,22 +30,9 @@ class Colocated:
             return DraftLocally((path[-1] if path else tree.head,))
         return Verify(tuple(path))
 
-    def opened(self, *, now: float) -> None:
-        pass
 
-    def drafted(self) -> None:
-        pass
-
-    def committed(self, outcome: Outcome, *, now: float) -> None:
-        pass
-
-
-class ColocatedTree:
+class ColocatedTree(Policy):
     """Speculative decoding with a tree drafted on the spot: `levels` batched local passes, then a pass over the most probable nodes."""
-
-    drafting: DraftingConfig | None = None
-    uses_entropy = False
-    alone_token_s = None
 
     def __init__(self, *, levels: int, verify_width: int, local_drafting: DraftingConfig, uses_lookup: bool) -> None:
         self.local_drafting = local_drafting
@@ -88,29 +54,18 @@ class ColocatedTree:
                 return DraftLocally(tuple(fresh))
         return Verify(tuple(tree.most_probable(self._verify_width, min_log_prob=-math.inf)))
 
-    def opened(self, *, now: float) -> None:
-        pass
-
-    def drafted(self) -> None:
-        pass
-
     def committed(self, outcome: Outcome, *, now: float) -> None:
         self._drafted = 0
 
 
-class Remote:
+class Remote(Policy):
     """Verify what the worker has drafted, `num_draft_tokens` at a time; never draft locally.
 
     Waits for the worker as long as its drafts may reasonably take, then decodes with what is there, so that nothing hangs on it.
     """
 
-    local_drafting = DraftingConfig()
-    uses_lookup = False
-    uses_entropy = False
-    alone_token_s = None
-
     def __init__(self, *, num_draft_tokens: int, drafting: DraftingConfig) -> None:
-        self.drafting: DraftingConfig | None = drafting
+        self.drafting = drafting
         self._num_draft_tokens = num_draft_tokens
         self._waiting_since = 0.0
 
@@ -126,11 +81,7 @@ class Remote:
     def opened(self, *, now: float) -> None:
         self._waiting_since = now
 
-    def drafted(self) -> None:
-        pass
-
     def committed(self, outcome: Outcome, *, now: float) -> None:
-        del outcome
         self._waiting_since = now
 
 

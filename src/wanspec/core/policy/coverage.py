@@ -83,6 +83,11 @@ class Coverage:
         """Probability that one of its children follows a node."""
 
     @property
+    def first(self) -> float:
+        """Probability that its first child follows a node."""
+        return self._shares[0]
+
+    @property
     def is_known(self) -> bool:
         """Whether enough was seen for the shares to be more than a guess."""
         return self._looks >= KNOWN_LOOKS
@@ -96,7 +101,7 @@ class Coverage:
         self._per_bin += smoothing * (np.array(look.per_bin) / whole - self._per_bin)
         self._looks += 1
         if self._looks % REFRESH_LOOKS == 0 or self._looks < REFRESH_LOOKS:
-            self._trees.clear()
+            self._trees = {width: self._grow(width) for width in self._trees}
 
     def after(self, leaves: Iterable[float], verified: Sequence[float], *, width: int) -> list[float]:
         """The `width` best path probabilities, now `verified` (best first), once leaves of these probabilities are expanded; best first."""

@@ -8,14 +8,17 @@ worker? It sees the tree and the controller's estimates, and it holds no clock. 
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from msgspec import Struct
 
+from wanspec.core.policy.alone import Alone
 from wanspec.core.policy.arrivals import Arrivals
 from wanspec.core.policy.coverage import Coverage
-from wanspec.core.policy.pass_times import Pace, PassTimes
+from wanspec.core.policy.pass_times import PassTimes
+from wanspec.core.speculation.ratio import Ratio
 from wanspec.core.speculation.tree import DraftTree, Node
 from wanspec.core.speculation.types import DraftingConfig
 
@@ -25,20 +28,23 @@ class Situation(Struct, frozen=True, kw_only=True):
 
     tree: DraftTree
     num_sessions: int
-    """That share the passes."""
+    """Sessions that share the passes."""
     arrivals: Arrivals | None
-    """When the worker's drafts will come; None where none drafts for this session, or has been silent for suspiciously long."""
-    pace: Pace
-    """Seconds per token of late with this worker, over all its sessions; empty without one."""
-    pace_alone: Pace
-    """The same for what those tokens would have cost without it."""
+    """When the worker's drafts will come; None: nobody drafts for this session, or has been silent for suspiciously long."""
+    pace: Ratio
+    """Seconds per token: with this worker, over all its sessions; without one, over all sessions that have none."""
+    pace_alone: Ratio
+    """Seconds that the tokens of `pace` would have cost without the worker."""
     worker_share: float
-    """Of the tokens committed of late, how many the worker had proposed in time; 0 without one."""
+    """Share of the committed tokens that the worker had proposed in time; 0 without one."""
     coverage: Coverage
-    """What children cover, at this temperature."""
+    """How much probability children cover, at this temperature."""
+    alone: Callable[[int], Alone]
+    """What this site could do without a worker, with at most so many nodes verified for each session."""
     target_times: PassTimes
+    """How long this machine's target passes take."""
     draft_times: PassTimes
-    """Of this machine's own passes."""
+    """How long this machine's draft passes take."""
     has_drafted: Callable[[Node], bool]
     """Whether the local draft model has expanded a node."""
     draft_tokens: Callable[[Sequence[Node]], int] = len
@@ -46,7 +52,7 @@ class Situation(Struct, frozen=True, kw_only=True):
     num_undrafted: int = 0
     """Newest tokens of the text, generated here, that the local draft model has not seen."""
     is_draft_due: bool = False
-    """Whether the local draft model has not been asked for so long that asking it once costs next to nothing."""
+    """Whether nobody else drafts, and the local draft model has rested for so long that asking it once costs next to nothing."""
 
     @property
     def worker_is_live(self) -> bool:
@@ -70,15 +76,11 @@ class Outcome(Struct, frozen=True, kw_only=True):
     drafted: int
     """Draft tokens verified."""
     accepted: int
-    """Of these, how many were committed; the bonus or correction token is not among them."""
+    """Draft tokens committed; the bonus or correction token is not among them."""
     entropy_nats: float | None = None
     """Entropy of the target's distribution for its last choice; None unless the policy uses it."""
     num_free: int = 0
     """How many of the first tokens committed had been proposed by drafts that cost no pass (lookup)."""
-    accepted_estimates: tuple[float, ...] = ()
-    """The probabilities at which drafts that were committed had been estimated, given their parents,"""
-    rejected_estimates: tuple[float, ...] = ()
-    """and those of drafts beside or after them that were verified and not committed, though their parents were."""
 
 
 class Verify(Struct, frozen=True):
@@ -86,9 +88,9 @@ class Verify(Struct, frozen=True):
 
     nodes: tuple[Node, ...] = ()
     gives_way: bool = False
-    """Whether the last of the nodes, which are best first and parents before children, may be left out where they take too long."""
+    """Whether the controller may drop nodes from the end, where a common pass would take too long: best first, parents before children."""
     token_s: float = 0.0
-    """What a committed token is worth to the session, in seconds: a node that gives way must be worth its time at that rate."""
+    """What a committed token is worth to the session, in seconds: a node that gives way must be worth its time at this rate."""
 
 
 class DraftLocally(Struct, frozen=True):
@@ -96,9 +98,9 @@ class DraftLocally(Struct, frozen=True):
 
     nodes: tuple[Node, ...]
     gain_s: float = math.inf
-    """What that is worth to the session, in seconds, its own time subtracted,"""
+    """What the pass is worth to the session, in seconds, its own time subtracted; infinity: the policy cannot say, and takes turns."""
     otherwise: Verify = Verify()
-    """and what it would do instead, where it is not worth the time of the others."""
+    """What the session does instead, where the pass is not worth the time of the other sessions; unused where the gain is infinite."""
 
 
 class Wait(Struct, frozen=True):
@@ -111,45 +113,33 @@ Decision = Verify | DraftLocally | Wait
 
 
 class Policy(Protocol):
-    """One session's policy. Raises nothing; called only with a head that the target has not scored yet."""
+    """One session's policy; the values and hooks below are the defaults. Called only with a head that the target has not scored yet."""
 
-    @property
-    def drafting(self) -> DraftingConfig | None:
-        """How a worker shall draft for this session; None asks for no worker."""
-        ...
+    drafting: DraftingConfig | None = None
+    """How a worker shall draft for this session; None asks for no worker."""
+    local_drafting: DraftingConfig = DraftingConfig()
+    """Which children local passes offer."""
+    uses_lookup: bool = False
+    """Whether drafts that cost no pass (`lookup`) are to be added to the tree."""
+    uses_entropy: bool = False
+    """Whether outcomes are to say the target's entropy, which costs about as much as choosing a token."""
+    tolerates_harm: bool = False
+    """Whether a worker keeps its place though tokens take longer with it than without."""
+    alone_token_s: float | None = None
+    """What a token of the newest round would have cost without a worker, in seconds; None: the policy does not say."""
 
-    @property
-    def local_drafting(self) -> DraftingConfig:
-        """Which children local passes offer."""
-        ...
-
-    @property
-    def uses_lookup(self) -> bool:
-        """Whether drafts that cost no pass (`lookup`) are to be added to the tree."""
-        ...
-
-    @property
-    def uses_entropy(self) -> bool:
-        """Whether outcomes are to say the target's entropy, which costs about as much as choosing a token."""
-        ...
-
-    @property
-    def alone_token_s(self) -> float | None:
-        """What a token would cost without a worker, in seconds; None: it does not say."""
-        ...
-
+    @abstractmethod
     def decide(self, situation: Situation, *, now: float) -> Decision:
-        """What to do next. A question: it may be asked any number of times, whenever something arrives, and leaves no trace."""
-        ...
+        """What to do next. A question: it may be asked any number of times, whenever something arrives."""
 
     def opened(self, *, now: float) -> None:
         """A worker has just been told the whole committed sequence."""
-        ...
-
-    def drafted(self) -> None:
-        """A local draft pass for this session is over."""
-        ...
+        return
 
     def committed(self, outcome: Outcome, *, now: float) -> None:
         """A round is over; the head has moved."""
-        ...
+        return
+
+    def learn(self) -> None:
+        """A pass has been started on the newest decision: learn from what that question showed, while the device computes."""
+        return

@@ -13,7 +13,7 @@ from __future__ import annotations
 from enum import StrEnum
 
 from wanspec.core.policy.chain import patience_s
-from wanspec.core.policy.interface import Decision, DraftLocally, Outcome, Situation, Verify, Wait
+from wanspec.core.policy.interface import Decision, DraftLocally, Outcome, Policy, Situation, Verify, Wait
 from wanspec.core.speculation.types import DraftingConfig
 
 
@@ -26,16 +26,13 @@ class StalenessRule(StrEnum):
     """t_update + R > now + T_draft, as in the text: only if a local draft step would be done before the worker's news is here."""
 
 
-class Paper:
+class Paper(Policy):
     """Algorithm 1. The worker's half, Algorithm 2, is `DraftingConfig` (b, s, theta)."""
 
-    local_drafting = DraftingConfig()
-    uses_lookup = False
     uses_entropy = True
-    alone_token_s = None
 
     def __init__(self, *, num_draft_tokens: int, entropy_threshold_nats: float, staleness: StalenessRule, drafting: DraftingConfig) -> None:
-        self.drafting: DraftingConfig | None = drafting
+        self.drafting = drafting
         self._num_draft_tokens = num_draft_tokens
         self._entropy_threshold_nats = entropy_threshold_nats
         self._staleness = staleness
@@ -54,9 +51,6 @@ class Paper:
 
     def opened(self, *, now: float) -> None:
         self._updated_at = now
-
-    def drafted(self) -> None:
-        pass
 
     def committed(self, outcome: Outcome, *, now: float) -> None:
         self._waiting_since = now

@@ -5,6 +5,4 @@ from __future__ import annotations
 POLICY_NAMES = ("autoregressive", "colocated", "colocated-tree", "remote", "paper", "adaptive")
 """Every policy that `create_policy` knows, the simplest first."""
 MAX_DRAFT_TOKENS = 32
-MAX_BRANCH = 8
-MAX_WIDTH = 128
-MAX_DEPTH = 64
+"""Draft tokens that a chain policy verifies in one target pass; `speculation.types` has the other limits."""

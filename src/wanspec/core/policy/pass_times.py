@@ -1,9 +1,12 @@
-"""What this site's own work takes, as it was measured: passes by the number of tokens that they compute, and rounds per token."""
+"""How long a model's passes take at this site, by the number of tokens that they compute: measured, and guessed in between."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
 
 SMOOTHING = 0.2
 BINS = 18
@@ -12,14 +15,10 @@ KNOWN_AHEAD = 2.0
 """Passes this much larger than the largest that was measured are tried."""
 MAX_ANSWERS = 4096
 """Sizes for which an answer is kept: of a model that makes no passes they would grow without end."""
+HICCUP_SHARE = 0.5
+"""A pass that takes less than this share of the mean is the new mean."""
 MIN_PASS_S = 1e-6
 """A pass that seems to have taken less was not timed."""
-PACE_MEMORY_ROUNDS = 400.0
-"""Older rounds fade: a stretch of easy text is not the pace."""
-
-
-INHERITED_TOKENS, GUESSED_TOKENS = 300.0, 30.0
-"""What the pace of the sessions before counts at a session's start, at most, and what a guess does."""
 
 
 class PassTimes:
@@ -30,9 +29,9 @@ class PassTimes:
         self._initial_s = initial_s
         self._tries_less = tries_less
         self._means: dict[int, tuple[float, float]] = {}
-        """For each bin that was seen the mean tokens and the mean time of its passes,"""
+        """For each bin that was seen, the mean tokens and the mean time of its passes."""
         self._known: list[tuple[float, float]] = []
-        """and the same from few tokens to many."""
+        """The means, from few tokens to many."""
         self._expected_s: dict[int, float] = {}
         """Answers since the last measurement: each round asks for the same sizes several times."""
 
@@ -40,6 +39,8 @@ class PassTimes:
         """A pass over `tokens` tokens has taken this long."""
         index, duration_s = _bin(tokens), max(MIN_PASS_S, duration_s)
         mean_tokens, mean_s = self._means.get(index, (tokens, duration_s))
+        if duration_s < HICCUP_SHARE * mean_s:  # what was measured before was a hiccup of the machine: no pass is faster than it can be
+            mean_s = duration_s
         self._means[index] = mean_tokens + SMOOTHING * (tokens - mean_tokens), mean_s + SMOOTHING * (duration_s - mean_s)
         self._known = [means for _, means in sorted(self._means.items())]
         self._expected_s.clear()
@@ -47,8 +48,8 @@ class PassTimes:
     def expected_s(self, tokens: int) -> float:
         """How long a pass over `tokens` tokens takes: between what was measured, or as the nearest that was.
 
-        What is smaller than all that was measured may be taken to be cheaper in proportion, so that it is tried: where trees are wide it
-        would never be. Up to KNOWN_AHEAD times the largest is taken to take as long, for the same reason; beyond that, as long per token.
+        Smaller passes than any measured may be assumed to be cheaper in proportion, so that they get tried. Up to KNOWN_AHEAD times the
+        largest measured size we assume the same duration, so that larger passes get tried; beyond it, the same duration per token.
         """
         expected_s = self._expected_s.get(tokens)
         if expected_s is None:
@@ -72,6 +73,15 @@ class PassTimes:
             return next(mean_s for mean_tokens, mean_s in known if tokens <= mean_tokens)
         return fewest_s * tokens / fewest if self._tries_less else fewest_s
 
+    def of_sizes(self, tokens: NDArray[np.float64]) -> NDArray[np.float64]:
+        """`expected_s` of many sizes, which need not be whole, in any shape."""
+        if not self._known:
+            return np.full(tokens.shape, self._initial_s)
+        sizes, means_s = np.array(self._known).T
+        expected_s: NDArray[np.float64] = np.interp(tokens, sizes, means_s)
+        expected_s *= np.maximum(1.0, tokens / (KNOWN_AHEAD * max(1.0, sizes[-1])))
+        return expected_s * np.minimum(1.0, tokens / max(1.0, sizes[0])) if self._tries_less else expected_s
+
     def durations_s(self, sure_tokens: int, more_tokens: Iterable[int]) -> list[float]:
         """The same for passes over `sure_tokens` and each of these numbers of tokens more."""
         return [self.expected_s(sure_tokens + more) for more in more_tokens]
@@ -79,36 +89,3 @@ class PassTimes:
 
 def _bin(tokens: int) -> int:
     return min(BINS - 1, max(0, tokens - 1).bit_length())
-
-
-class Pace:
-    """Seconds per committed token, over the last rounds."""
-
-    def __init__(self, time_s: float = 0.0, tokens: float = 0.0) -> None:
-        self.time_s, self.tokens = time_s, tokens
-
-    def after(self, before: Pace, guess_s: float) -> float:
-        """Seconds per token where `before` counts too, as INHERITED_TOKENS tokens at most, and a guess as GUESSED_TOKENS."""
-        inherited = before.faded(INHERITED_TOKENS)
-        time_s = self.time_s + inherited.time_s + GUESSED_TOKENS * guess_s
-        return time_s / (self.tokens + inherited.tokens + GUESSED_TOKENS)
-
-    def faded(self, tokens: float) -> Pace:
-        """The same, counting as no more than this many tokens."""
-        share = min(1.0, tokens / max(1.0, self.tokens))
-        return Pace(share * self.time_s, share * self.tokens)
-
-    def add(self, duration_s: float, tokens: float) -> None:
-        """A round has taken this long and committed so many tokens."""
-        fade = 1.0 - 1.0 / PACE_MEMORY_ROUNDS
-        self.time_s = fade * self.time_s + duration_s
-        self.tokens = fade * self.tokens + tokens
-
-    @property
-    def token_s(self) -> float | None:
-        """None before the first round."""
-        return self.time_s / self.tokens if self.tokens else None
-
-
-NO_PACE = Pace()
-"""Of nobody; never added to."""

@@ -10,8 +10,8 @@ from wanspec.core.policy.adaptive import Adaptive
 from wanspec.core.policy.chain import Autoregressive, Colocated, ColocatedTree, Remote
 from wanspec.core.policy.interface import Policy
 from wanspec.core.policy.paper import Paper, StalenessRule
-from wanspec.core.policy.parameters import MAX_BRANCH, MAX_DEPTH, MAX_DRAFT_TOKENS, MAX_WIDTH
-from wanspec.core.speculation.types import DraftingConfig
+from wanspec.core.policy.parameters import MAX_DRAFT_TOKENS
+from wanspec.core.speculation.types import MAX_BRANCH, MAX_DEPTH, MAX_WIDTH, DraftingConfig
 from wanspec.errors import ConfigError
 
 

@@ -2,7 +2,7 @@
 
 Theory of operation. A session is always in one of three places: in a pass in flight, waiting (its policy wants drafts that are under
 way), or ready. Whenever the device is free, every session that is not in a pass is asked for its decision, and `passes` makes common passes
-of them. The first pass of a session is its prefill and carries no drafts.
+of them (`site`). The first passes of a session are its prefill and carry no drafts.
 
 Workers only ever add to trees; what becomes of them and of what they say is the `workforce`'s. One that has left a commit unanswered for
 long is not waited for.
@@ -12,16 +12,10 @@ The machine has no IO, no clock, no randomness. Everything enters through `handl
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
 from collections.abc import Collection
 from typing import assert_never
 
-from msgspec.structs import replace
-
-from wanspec.core.policy.arrivals import Arrivals
-from wanspec.core.policy.coverage import Coverage
-from wanspec.core.policy.interface import Decision, DraftLocally, Situation, Verify, Wait
-from wanspec.core.policy.pass_times import NO_PACE
+from wanspec.core.policy.interface import Decision, Verify
 from wanspec.core.policy.registry import create_policy
 from wanspec.core.protocol.effects import Effect, EmitTokens, FinishReason, FinishRequest, ReleaseSession
 from wanspec.core.protocol.events import (
@@ -38,27 +32,16 @@ from wanspec.core.protocol.events import (
     WorkerJoined,
     WorkerLost,
 )
-from wanspec.core.protocol.link import SessionLink
 from wanspec.core.protocol.messages import MAX_SEQUENCE_TOKENS
-from wanspec.core.protocol.passes import Passes
-from wanspec.core.protocol.session import Session
+from wanspec.core.protocol.session import RequestSession, Session
+from wanspec.core.protocol.site import Site
 from wanspec.core.protocol.snapshot import Snapshot, take_snapshot
-from wanspec.core.protocol.workforce import Workforce
-from wanspec.core.speculation.calibration import MAX_TEMPERATURE, CalibrationBook
-from wanspec.core.speculation.tree import Node
+from wanspec.core.speculation.calibration import CalibrationBook
 from wanspec.core.speculation.types import SessionId
 from wanspec.errors import LocalProtocolError
 
-WORKER_LATE_RTTS = 4.0
-WORKER_LATE_MIN_S = 0.25
-"""A commit unanswered for this long, and this many round trips, means that the worker is not to be waited for."""
-MAX_PATIENT_RTT_S = 1.0
-"""The longest round trip that is waited for, above any on this planet: a worker could make its own seem as long as it likes."""
-MAX_VAIN_WAIT_S = 5.0
-"""Waited without one draft accepted, after which a session waits for no worker until one is: many rounds over any honest link."""
 
-
-class Controller:
+class Controller(Site):
     """See the module's text."""
 
     def __init__(
@@ -74,14 +57,13 @@ class Controller:
 
         `draft_context_length`: of the local draft model, in tokens; a text that is longer is drafted for by others, or not.
         """
-        self._end_tokens, self._draft_context_length = end_tokens, draft_context_length
-        self._sessions: dict[SessionId, Session] = {}
-        self._workforce = Workforce(self._sessions, vocabulary_size=vocabulary_size)
-        self._workers = self._workforce.workers
-        self._passes = Passes(has_draft_device=has_draft_device)
-        self._calibrations = calibrations or CalibrationBook()
-        self._coverages: defaultdict[float, Coverage] = defaultdict(Coverage)
-        """By temperature."""
+        super().__init__(
+            vocabulary_size=vocabulary_size,
+            has_draft_device=has_draft_device,
+            draft_context_length=draft_context_length,
+            calibrations=calibrations,
+        )
+        self._end_tokens = end_tokens
 
     @property
     def num_sessions(self) -> int:
@@ -98,14 +80,20 @@ class Controller:
         return take_snapshot(self._workers.values(), self._sessions, session_id, now=now)
 
     def handle(self, event: ControllerEvent, *, now: float) -> list[Effect]:
-        """Take in what happened at `now` (seconds, any monotonic clock); what is to be done about it."""
-        effects = self._apply(event, now)
-        effects += self._start_passes(self._asked(event, now), now)
+        """Take in what happened at `now` (seconds, any monotonic clock); what is to be done about it.
+
+        Raises LocalProtocolError on what its driver should not have said.
+        """
+        learned = self.learn(now)
+        applied = self._apply(event, now)
+        effects = [*self._start_passes(self._who_is_asked(event, now), now), *learned, *applied]
         self._workforce.told(effects, now)
         return effects
 
     def next_deadline(self) -> float | None:
         """When to send DeadlineReached, unless something else happens before."""
+        if self._learn_at is not None:
+            return self._learn_at
         deadlines = self._workforce.deadlines()
         if self._passes.has_room:  # with none, a pass's end is when all are asked again
             deadlines += [session.wait_until for session in self._sessions.values() if session.wait_until is not None]
@@ -122,7 +110,8 @@ class Controller:
             case VerifyFinished():
                 return self._verify_finished(event, now)
             case DraftFinished():
-                return self._draft_finished(event, now)
+                self.drafted(event, now)
+                return []
             case PassFailed(kind=kind, reason=reason):
                 rows = self._passes.end(kind, now=now)
                 ended = [effect for session, _ in rows for effect in self._end(session.session_id, FinishReason.ERROR, reason)]
@@ -141,9 +130,8 @@ class Controller:
             raise LocalProtocolError(
                 f"a request needs a prompt and max_tokens of 1 or more, not {len(event.prompt_tokens)} and {event.max_tokens}"
             )
-        policy = create_policy(event.policy)
         calibration = self._calibrations.at(event.sampling.temperature)
-        session = Session(event, policy, calibration)
+        session = RequestSession(event, create_policy(event.policy), calibration)
         self._sessions[event.session_id] = session
         return self._workforce.begin(session, now)
 
@@ -157,7 +145,7 @@ class Controller:
 
     # Passes.
 
-    def _asked(self, event: ControllerEvent, now: float) -> Collection[Session]:
+    def _who_is_asked(self, event: ControllerEvent, now: float) -> Collection[Session]:
         """Who is asked what it wants: all where a device has become free, else those whose answer may have changed."""
         if not self._passes.has_room:
             return ()
@@ -174,94 +162,34 @@ class Controller:
     def _start_passes(self, asked: Collection[Session], now: float) -> list[Effect]:
         """Ask those of these sessions that are in no pass what they want, and start what most need, where a device is free."""
         busy = self._passes.session_ids
-        return self._passes.start([(session, self._decide(session, now)) for session in asked if session.session_id not in busy])
+        free = [session for session in asked if session.session_id not in busy]
+        effects = self._passes.start(self.decide(free, now)) if free else []
+        if effects:
+            self.has_started(now)
+        return effects
 
     def _decide(self, session: Session, now: float) -> Decision:
-        session.end_wait(now=now)
-        if session.target_view.is_empty:
-            return Verify()
-        session.look_up()
-        decision = session.policy.decide(self._situation(session, now), now=now)
-        match decision:
-            case Wait(until=until):
-                session.wait(until, now=now)
-            case DraftLocally(nodes=nodes):
-                fitting = tuple([node for node in nodes if node.position < self._draft_context_length])
-                if all(map(session.draft_view.has_scored, fitting)):  # the tree is full, or the context: there is nothing more to be had
-                    return Verify(tuple(session.tree.path_to(nodes[0])))
-                return decision if len(fitting) == len(nodes) else replace(decision, nodes=fitting)
-        return decision
-
-    def _situation(self, session: Session, now: float) -> Situation:
-        arrivals = self._arrivals(session, now)
-        worker = self._workers[session.link.worker_id] if session.link else None
-        return Situation(
-            tree=session.tree,
-            num_sessions=len(self._sessions),
-            arrivals=arrivals,
-            coverage=self._coverages[min(round(session.sampling.temperature, 1), MAX_TEMPERATURE)],
-            pace=worker.pace if worker else NO_PACE,
-            pace_alone=worker.pace_alone if worker else NO_PACE,
-            worker_share=worker.share if worker else 0.0,
-            target_times=self._passes.target_times,
-            draft_times=self._passes.draft_times,
-            has_drafted=session.draft_view.has_scored,
-            draft_tokens=session.draft_tokens,
-            num_undrafted=min(session.draft_view.num_unseen, session.end - session.num_prompt_tokens),
-            is_draft_due=self._passes.is_draft_due(session, now),
-        )
-
-    def _arrivals(self, session: Session, now: float) -> Arrivals | None:
-        """What may be expected of the session's worker; None where there is none, or not to be waited for."""
-        link = session.link
-        if link is None or session.waited_in_vain_s >= MAX_VAIN_WAIT_S:
-            return None
-        worker = self._workers[link.worker_id]
-        rtt_s = min(worker.rtt.smoothed_s, MAX_PATIENT_RTT_S)
-        late_s = max(WORKER_LATE_MIN_S, WORKER_LATE_RTTS * rtt_s)
-        if any(since is not None and now - since > late_s for since in (link.unacknowledged_since, link.computes_since)):
-            return None
-        rejoin_position, rejoin_told_at = link.rejoins
-        return Arrivals(
-            rtt_s=rtt_s,
-            deviation_s=worker.rtt.variance_s,
-            step_s=worker.step_s,
-            told_at=link.told_at,
-            rejoin_position=rejoin_position,
-            rejoin_told_at=rejoin_told_at,
-        )
+        return Verify() if session.is_prefilling else super()._decide(session, now)
 
     def _verify_finished(self, event: VerifyFinished, now: float) -> list[Effect]:
         effects: list[Effect] = []
         finished = self._passes.end(PassKind.VERIFY, event.duration_s, now=now)
-        together = Counter([session.link.worker_id for session, _ in finished if session.link is not None])
-        committed: list[tuple[Session, SessionLink | None, list[Node]]] = []
+        self._alone.clear()
+        verified_at, has_ended = now - event.duration_s, False
         for (session, rows), choices in zip(finished, event.choices, strict=True):
-            if session.session_id not in self._sessions:
+            if session.session_id not in self._sessions or not rows:  # cancelled, or a piece of its prompt
                 continue
+            assert isinstance(session, RequestSession), "every session here is a request's"
             end_tokens = () if session.ignores_end else self._end_tokens
-            outcome, reason, path = session.commit(rows, choices, end_tokens, now=now)
-            effects.append(session.finished_round(outcome, path, verified_at=now - event.duration_s))
+            path, reason = session.verified(rows, choices, end_tokens, verified_at=verified_at, now=now)
             tokens, log_probs = tuple([node.token for node in path]), choices.log_probs[: len(path)]
             effects.append(EmitTokens(session_id=session.session_id, position=path[0].position, tokens=tokens, log_probs=log_probs))
             if reason:
-                effects += self._end(session.session_id, reason)
-            committed.append((session, session.link, path))
-        for session, link, path in committed:  # when all that end have ended: a rest moves those that go on
-            if link is None or session.link is not link:  # moved, and told everything
+                effects += [session.learn().finished, *self._end(session.session_id, reason)]
+                has_ended = True
                 continue
-            alone_s = session.policy.alone_token_s
-            total_alone_s = None if alone_s is None else alone_s * len(path)
-            effects += self._workforce.judge(
-                session, path, took_s=session.round_s, alone_s=total_alone_s, together=together[link.worker_id], now=now
-            )
-            if session.session_id in self._sessions and session.link is link:
-                effects.append(self._workforce.tell(session.session_id, link, path, now))
-        return [*effects, *self._workforce.place_waiting(now)]
-
-    def _draft_finished(self, event: DraftFinished, now: float) -> list[Effect]:
-        finished = self._passes.end(PassKind.DRAFT, event.duration_s, now=now)
-        for (session, rows), choices in zip(finished, event.choices, strict=True):
-            if session.session_id in self._sessions:
-                session.merge_local(rows, choices)
-        return []
+            self._committed.append(session)
+            self._learn_at = now
+            if session.link is not None:
+                effects.append(self._workforce.tell(session, path, now))
+        return [*effects, *self._workforce.place_waiting(now)] if has_ended else effects

@@ -13,11 +13,10 @@ from operator import lt
 
 from msgspec import Struct
 
-from wanspec.core.policy.parameters import MAX_DEPTH
 from wanspec.core.protocol.messages import ACKNOWLEDGE_S, MAX_WORKER_NODES, Drafts
 from wanspec.core.speculation.reliability import Reliability
 from wanspec.core.speculation.tree import DraftTree, Node
-from wanspec.core.speculation.types import WorkerId
+from wanspec.core.speculation.types import MAX_DEPTH, WorkerId
 from wanspec.errors import RemoteProtocolError
 
 MAX_NODE_IDS = 2 * MAX_WORKER_NODES

@@ -1,8 +1,11 @@
-"""What runs on the controller's devices, and what runs next: the common passes of many sessions.
+"""What runs on a site's devices, and what runs next: the common passes of many sessions.
 
 Those that want to verify make one batched target pass, those that want to draft one batched draft pass. Where both models share a device
-and both are wanted, the one goes first that is worth more; the nodes that may give way do, where they would make the pass dear. Where the
-local draft model has a device of its own, the two passes run side by side, for different sessions.
+and both are wanted, the more valuable pass runs first; optional nodes are dropped where they would make it too slow. Where the local draft
+model has a device of its own, the two passes run side by side, for different sessions.
+
+All sessions in a pass wait for all of it. So no pass computes more than MAX_PIECE_TOKENS of texts that the model has not seen: a long
+prompt is computed in pieces, pass by pass, beside the other sessions' rounds.
 """
 
 from __future__ import annotations
@@ -17,8 +20,8 @@ from wanspec.core.policy.sharing import best_size, counts_of, ranked
 from wanspec.core.protocol.effects import Effect, StartDraft, StartVerify
 from wanspec.core.protocol.events import PassKind
 from wanspec.core.protocol.session import Session
-from wanspec.core.speculation.model_view import ModelView
-from wanspec.core.speculation.tree import Node
+from wanspec.core.speculation.model_view import ModelView, PlannedItem
+from wanspec.core.speculation.tree import DraftTree, Node
 from wanspec.core.speculation.types import ScoreItem, SessionId
 from wanspec.errors import LocalProtocolError
 
@@ -27,17 +30,45 @@ INITIAL_DRAFT_STEP_S = 0.001
 INITIAL_TARGET_STEP_S = 0.03
 TRIAL_SHARE = 0.01
 """Of the time, how much may go into finding out whether a draft model that seemed useless still is."""
+NEAR_TOKENS = 64
+"""A text of which a model has not seen more is computed in one piece: it takes no longer than a few drafts do."""
+MAX_PIECE_TOKENS = 2048
+"""Of texts of which a model has not seen more, computed in one pass, over all sessions."""
 
 _Rows = list[tuple[Session, tuple[Node, ...]]]
 """Sessions, and the nodes of each that a pass is about."""
 
 
+class Allowance:
+    """How much unseen text one pass may still compute."""
+
+    def __init__(self, tokens: int) -> None:
+        self._tokens = tokens
+
+    def plan(self, view: ModelView, tree: DraftTree, wanted: Sequence[Node]) -> PlannedItem | None:
+        """A session's part of the pass: the wanted nodes, or a piece of the text before them; None: not in this pass."""
+        unseen = view.num_unseen
+        if unseen > NEAR_TOKENS:
+            if not self._tokens:
+                return None
+            if unseen > self._tokens:
+                piece, self._tokens = self._tokens, 0
+                return view.plan_piece(piece)
+            self._tokens -= unseen
+        return view.plan(tree, wanted)
+
+
+def known_tokens(items: Sequence[ScoreItem]) -> int | None:
+    """How many tokens a pass computes, prompts included; None where a model may have seen a part of them for an earlier session."""
+    return sum([item.tokens for item in items]) if all(item.reuse_key is None for item in items) else None
+
+
 @dataclass(frozen=True, slots=True)
 class _Pass:
     rows: _Rows
-    """For each row of the answer the node that it belongs to."""
+    """For each row of the answer the node that it belongs to; no rows: a piece of a text."""
     tokens: int | None
-    """Computed in all, prompts included; None: it is not known, since a session begins in it that a model may have seen a part of."""
+    """See `known_tokens`."""
 
 
 class Passes:
@@ -66,24 +97,39 @@ class Passes:
         return len(self._in_flight) < 1 + self._has_draft_device
 
     @property
-    def session_ids(self) -> set[SessionId]:
+    def sessions(self) -> list[Session]:
         """Sessions that are in a pass."""
-        return {session.session_id for running in self._in_flight.values() for session, _ in running.rows}
+        return [session for running in self._in_flight.values() for session, _ in running.rows]
+
+    @property
+    def rows(self) -> list[tuple[Node, ...]]:
+        """The nodes of these sessions that the passes are about."""
+        return [rows for running in self._in_flight.values() for _, rows in running.rows]
+
+    @property
+    def session_ids(self) -> set[SessionId]:
+        """Ids of the sessions that are in a pass."""
+        return {session.session_id for session in self.sessions}
 
     def start(self, decisions: Sequence[tuple[Session, Decision]]) -> list[Effect]:
         """Start what most need, where its device is free."""
         drafts: _Rows = [(session, decision.nodes) for session, decision in decisions if isinstance(decision, DraftLocally)]
-        drafts_first = self._has_draft_device or self._are_drafts_first([decision for _, decision in decisions])
-        if not drafts_first:
-            decisions = [(s, d.otherwise if isinstance(d, DraftLocally) and d.gain_s < math.inf else d) for s, d in decisions]
-        verifies = [(session, decision) for session, decision in decisions if isinstance(decision, Verify)]
+        drafts_first = self._has_draft_device or self.are_drafts_first([decision for _, decision in decisions])
         effects: list[Effect] = []
-        if verifies and PassKind.VERIFY not in self._in_flight and (self._has_draft_device or not drafts_first):
-            rows = self._within_reason(verifies)
-            effects.append(StartVerify(items=self._begin(PassKind.VERIFY, rows, lambda session: session.target_view)))
-        if drafts and PassKind.DRAFT not in self._in_flight and drafts_first:
-            effects.append(StartDraft(items=self._begin(PassKind.DRAFT, drafts, lambda session: session.draft_view)))
+        if PassKind.VERIFY not in self._in_flight and (self._has_draft_device or not drafts_first):
+            verifies = self.verifies(decisions, instead_of_drafts=not drafts_first)
+            if items := self._begin(PassKind.VERIFY, verifies, lambda session: session.target_view):
+                effects.append(StartVerify(items=items))
+        if drafts and drafts_first:
+            effects += self.start_draft(drafts)
         return effects
+
+    def start_draft(self, wanted: _Rows) -> list[Effect]:
+        """Start a draft pass, where its device is free."""
+        if PassKind.DRAFT in self._in_flight:
+            return []
+        items = self._begin(PassKind.DRAFT, wanted, lambda session: session.draft_view)
+        return [StartDraft(items=items)] if items else []
 
     def is_draft_due(self, session: Session, now: float) -> bool:
         """Whether the local draft model was asked so long ago that its last pass, and one for this session, are next to nothing."""
@@ -101,14 +147,14 @@ class Passes:
             self._drafted_at, self._drafted_s = now, duration_s
         return ended.rows
 
-    def _are_drafts_first(self, decisions: Sequence[Decision]) -> bool:
+    def are_drafts_first(self, decisions: Sequence[Decision], *, bystanders: int = 0) -> bool:
         """Whether the one device is to draft next.
 
-        It is where that gains those who want it more than the others lose, who wait meanwhile. Sessions that cannot say what it gains
-        them take turns with those that want to verify.
+        It is where that gains those who want it more than the others lose, who wait meanwhile, `bystanders` among them. Sessions that
+        cannot say what it gains them take turns with those that want to verify.
         """
         drafters = [decision for decision in decisions if isinstance(decision, DraftLocally)]
-        others = sum(isinstance(decision, Verify) for decision in decisions)
+        others = bystanders + sum(isinstance(decision, Verify) for decision in decisions)
         if not drafters or not others:
             return bool(drafters)
         gain_s = math.fsum(decision.gain_s for decision in drafters)
@@ -116,8 +162,11 @@ class Passes:
             return self._last_was_verify
         return gain_s > others * self.draft_times.expected_s(sum(len(decision.nodes) for decision in drafters))
 
-    def _within_reason(self, verifies: Sequence[tuple[Session, Verify]]) -> _Rows:
+    def verifies(self, decisions: Sequence[tuple[Session, Decision]], *, instead_of_drafts: bool) -> _Rows:
         """The nodes to verify in a common pass: of those that may give way, as many as are worth the time that all pay for them."""
+        if instead_of_drafts:
+            decisions = [(s, d.otherwise if isinstance(d, DraftLocally) and d.gain_s < math.inf else d) for s, d in decisions]
+        verifies = [(session, decision) for session, decision in decisions if isinstance(decision, Verify)]
         sure_tokens = len(verifies) + sum(len(decision.nodes) for _, decision in verifies if not decision.gives_way)
         candidates = ranked([_gains_s(session, decision) if decision.gives_way else [] for session, decision in verifies])
         gains_s = [gain_s for gain_s, _ in candidates]
@@ -129,12 +178,14 @@ class Passes:
         ]
 
     def _begin(self, kind: PassKind, wanted: _Rows, view: Callable[[Session], ModelView]) -> tuple[ScoreItem, ...]:
-        planned = [(session, view(session).plan(session.tree, nodes)) for session, nodes in wanted]
-        is_known = all(plan.item.reuse_key is None for _, plan in planned)
-        tokens = sum(plan.item.tokens for _, plan in planned) if is_known else None
-        self._in_flight[kind] = _Pass([(session, plan.rows) for session, plan in planned], tokens)
-        self._last_was_verify = kind is PassKind.VERIFY
-        return tuple(plan.item for _, plan in planned)
+        allowance = Allowance(MAX_PIECE_TOKENS)
+        planned = [(session, allowance.plan(view(session), session.tree, nodes)) for session, nodes in wanted]
+        parts = [(session, plan) for session, plan in planned if plan is not None]
+        items = tuple([plan.item for _, plan in parts])
+        if items:
+            self._in_flight[kind] = _Pass([(session, plan.rows) for session, plan in parts], known_tokens(items))
+            self._last_was_verify = kind is PassKind.VERIFY
+        return items
 
 
 def _gains_s(session: Session, decision: Verify) -> list[float]:

@@ -1,19 +1,15 @@
-"""The proposer machine: workers' drafts for an inference engine that verifies by itself, such as vLLM.
+"""The proposer machine: a controller whose verify is the step of an inference engine, such as vLLM.
 
-Theory of operation. The engine runs one step after another for all of its requests. After each it shows its rows, and is told at once
-what may follow each of them: the most probable path of the row's draft tree, from what workers have sent by then. No worker is waited for.
-What the engine makes of a proposal shows in the next step, by the tokens that the row has gained; its worker is told of them.
+Theory of operation. The engine runs one step after another for all of its requests. After each it shows its rows, and is told what may
+follow each of them: the most probable path of the row's draft tree. No worker is waited for. What the engine makes of a proposal shows in
+the next step, by the tokens that the row has gained.
 
-Rows have no names, and their order changes. They are known by what they say: a row continues the text that ended where the row's new
-tokens begin, with the same last tokens before that. Where there is none, it continues a text without a row that ended a little before:
-steps may not have been shown, or a conversation goes on. Rows that say the same share a text, until they differ. What is mistaken for
-another's text, or not found again, costs drafts and nothing else, since the engine verifies all of them.
+Where there is a draft model beside the engine, the policy of each text is asked what it wants, as in a controller: to have its chain
+verified as it is, or to have it lengthened first by a local draft pass, for which every request waits. The answer to the engine is the
+verify; it comes when no local pass is worth its time any more. Where a local pass fails, local drafts rest, and the engine goes on.
 
-Nor does anybody say that a request has ended. A text that has no row any more may have been preempted, and is kept for a short while,
-unless its place at a worker is wanted.
-
-Where there is a draft model beside the engine, `local_drafting` says when it lengthens what workers have sent; the answer then waits for
-its passes. What concerns workers is the `workforce`'s. The machine has no IO, no clock, no randomness; everything enters through `handle`.
+Which row is which text, `rows` finds out. Nor does anybody say that a request has ended: a text that has no row any more may have been
+preempted, and is kept for a short while, unless its place at a worker is wanted.
 """
 
 from __future__ import annotations
@@ -23,25 +19,30 @@ from collections.abc import Sequence
 from itertools import count
 from typing import assert_never
 
-from wanspec.core.protocol.effects import DraftsProposed, Effect
+from msgspec import Struct
+
+from wanspec.core.policy.adaptive import Adaptive
+from wanspec.core.policy.interface import DraftLocally
+from wanspec.core.protocol.effects import DraftsProposed, Effect, ReleaseSession
 from wanspec.core.protocol.events import (
     DeadlineReached,
     DraftFinished,
     DraftsReceived,
     PassFailed,
+    PassKind,
     PongReceived,
     ProposerEvent,
     Row,
-    RowTokens,
     StepFinished,
     WorkerJoined,
     WorkerLost,
 )
-from wanspec.core.protocol.followed_text import FollowedText, TextKey, key_of
-from wanspec.core.protocol.local_drafting import LocalDrafting
+from wanspec.core.protocol.passes import NEAR_TOKENS
 from wanspec.core.protocol.placement import ANYWHERE, Placement
-from wanspec.core.protocol.workforce import Workforce
+from wanspec.core.protocol.rows import Rows, RowSession
+from wanspec.core.protocol.site import Site
 from wanspec.core.speculation.types import DraftingConfig, SessionId
+from wanspec.errors import LocalProtocolError
 
 ABSENT_S = 2.0
 """Without a row while the engine has gone on, after which a text is forgotten: a request that is preempted mostly comes back before."""
@@ -49,12 +50,24 @@ IDLE_S = 30.0
 """The same while the engine has not gone on: its step may be a long one, and nobody else wants the place."""
 MAX_ABSENT = 256
 """Texts without a row that are kept; beyond them the one that has been without for longest is forgotten."""
+MAX_CACHES = 512
+"""Texts that the draft model holds at a time; others are not drafted for here. More than most engines run, and some that have ended."""
+REST_S = 10.0
+"""Of local drafts after a pass that failed: what was wrong, such as memory that was short, may pass."""
+NO_DRAFT_MODEL_S = 1e9
+"""How long a pass takes of a draft model that is not there."""
 
-MAX_MISSED_TOKENS = 1024
-"""Of a row, that were committed unseen, for it to be taken for the same text: a worker computes them in one pass."""
+
+class LocalDrafting(Struct, frozen=True, kw_only=True):
+    """Drafts of a model beside the engine."""
+
+    context_length: int
+    """Tokens of the longest text that the model can hold."""
+    redundancy_price_s: float
+    """What a local pass costs beyond its time, for a text that a worker drafts for."""
 
 
-class Proposer:
+class Proposer(Site):
     """See the module's text."""
 
     def __init__(
@@ -67,36 +80,67 @@ class Proposer:
         drafting: DraftingConfig,
         placement: Placement = ANYWHERE,
         local: LocalDrafting | None = None,
+        first_session_id: int = 1,
     ) -> None:
         """`max_length`: of a text, in tokens, as the engine has it. `path_prob_min`: a less probable path is not proposed.
 
-        `local`: of the draft model beside the engine, where there is one.
+        `local`: the draft model beside the engine, where there is one. `first_session_id`: its sessions count up from here.
         """
-        self._vocabulary_size, self._max_length = vocabulary_size, max_length
-        self._max_draft_tokens, self._min_log_prob = max_draft_tokens, math.log(path_prob_min)
-        self._drafting, self._placement, self._local = drafting, placement, local
-        self._texts: dict[SessionId, FollowedText] = {}
-        self._by_key: dict[TextKey, FollowedText] = {}
-        self._workforce = Workforce(self._texts, vocabulary_size=vocabulary_size)
-        self._session_ids = count(1)
-        self._step = 0
-        self._asked: list[FollowedText | None] = []
+        super().__init__(
+            vocabulary_size=vocabulary_size,
+            has_draft_device=False,
+            draft_context_length=local.context_length if local is not None else 0,
+            calibrations=None,
+        )
+        self._vocabulary_size, self._max_length, self._placement = vocabulary_size, max_length, placement
+        self._max_draft_tokens, self._path_prob_min, self._drafting = max_draft_tokens, path_prob_min, drafting
+        self._local = local
+        if local is None:
+            self._passes.draft_times.add(1, NO_DRAFT_MODEL_S)
+        self._rows = Rows()
+        self._session_ids = count(first_session_id)
+        self._num_rows = 0
+        """Of the newest step: so many requests wait for a local pass."""
+        self._asking: list[RowSession | None] = []
         """The texts of the newest step's rows; None: it is not drafted for."""
+        self._stepped_at = 0.0
+        """When the newest step ended."""
+        self._local_s = 0.0
+        """What local passes have taken since."""
+        self._has_caught_up = False
+        """Whether a piece of a long text has been computed since the newest step."""
+        self._num_to_verify = 0
+        """Tokens of the engine's coming step: one for each request, and drafts."""
+        self._cached: set[SessionId] = set()
+        """Texts that the draft model holds."""
+        self._num_passes = self._num_tokens = 0
+        """Local passes since the newest step, one over several texts counting for each of them, and draft tokens that they gave."""
+        self._rests_until = math.inf
+        """Until when local drafts rest; infinity: until a step of the engine has been timed."""
 
     @property
     def num_texts(self) -> int:
         """Texts followed: those of the newest step, and those that may come back."""
-        return len(self._texts)
+        return len(self._sessions)
+
+    @property
+    def num_sharing(self) -> int:
+        return self._num_rows
 
     def handle(self, event: ProposerEvent, *, now: float) -> list[Effect]:
-        """Take in what happened at `now` (seconds, any monotonic clock); what is to be done about it."""
-        effects = self._apply(event, now)
+        """Take in what happened at `now` (seconds, any monotonic clock); what is to be done about it.
+
+        Raises LocalProtocolError on what its driver should not have said.
+        """
+        effects = [*self.learn(now), *self._apply(event, now)]
         self._workforce.told(effects, now)
         return effects
 
     def next_deadline(self) -> float | None:
         """When to send DeadlineReached, unless something else happens before."""
-        return min([*self._workforce.deadlines(), *[self._forgotten_at(text) for text in self._texts.values()]], default=None)
+        if self._learn_at is not None:
+            return self._learn_at
+        return min([*self._workforce.deadlines(), *[self._forgotten_at(text) for text in self._rows.texts]], default=None)
 
     def _apply(self, event: ProposerEvent, now: float) -> list[Effect]:
         match event:
@@ -105,12 +149,12 @@ class Proposer:
             case DraftsReceived() | PongReceived() | WorkerJoined() | WorkerLost():
                 return self._workforce.handle(event, now)
             case DraftFinished():
-                assert self._local is not None, "without a draft model there are no passes"
-                self._local.finished(event)
+                self.drafted(event, now)
+                self._local_s += event.duration_s
+                self._num_tokens += sum([bool(ranked) for ranked in event.choices])
                 return self._answer(now)
             case PassFailed():
-                assert self._local is not None, "as above"
-                return [*self._local.failed(now=now), *self._answer(now)]
+                return [*self._local_failed(now), *self._answer(now)]
             case DeadlineReached():
                 return [*self._workforce.deadline_reached(now), *self._forget_absent(now)]
             case _:
@@ -119,128 +163,152 @@ class Proposer:
     # The engine's steps.
 
     def _step_finished(self, rows: tuple[Row, ...], now: float) -> list[Effect]:
-        self._step += 1
+        if not self._passes.are_none:
+            raise LocalProtocolError("a local draft pass is in flight")
         effects: list[Effect] = []
-        known = [self._by_key.get(key_of(row.tokens, len(row.tokens) - row.num_new)) for row in rows]
-        went_on = [row.num_new for row, text in zip(rows, known, strict=True) if row.num_new and text and text.seen_step == self._step - 1]
-        for text in known:
-            if text is not None:
-                text.seen_at, text.seen_step = now, self._step
-        self._asked = []
-        for row, text in zip(rows, known, strict=True):
+        texts = self._rows.begin_step(rows, now)
+        went_on = [text is not None and row.num_new > 0 and text.went_on for row, text in zip(rows, texts, strict=True)]
+        if went_on and all(went_on):  # the engine was not idle, and no prompt was computed
+            self._passes.target_times.add(self._num_to_verify, now - self._stepped_at - self._local_s)
+            self._rests_until = now if self._rests_until == math.inf else self._rests_until
+        self._alone.clear()
+        self._stepped_at, self._local_s, self._num_rows = now, 0.0, len(rows)
+        self._num_passes = self._num_tokens = 0
+        self._has_caught_up, self._asking = False, []
+        for row, text in zip(rows, texts, strict=True):
             followed = self._follow(row, text, now, effects)
-            followed.seen_at, followed.seen_step = now, self._step
-            self._asked.append(followed if row.num_new else None)
-        if self._local is not None:
-            texts = list({text.session_id: text for text in self._asked if text is not None}.values())
-            self._local.step_began(texts, num_rows=len(rows), went_on=len(went_on), committed=sum(went_on), now=now)
+            self._rows.see(followed, now)
+            self._asking.append(followed if row.num_new else None)
         return [*effects, *self._answer(now)]
 
     def _answer(self, now: float) -> list[Effect]:
         """Draft here, where that is worth its time, or say what may follow each row."""
-        local = self._local
-        if local is not None:
-            start = local.start(max_tokens=self._max_draft_tokens, min_log_prob=self._min_log_prob, now=now)
-            if start is not None:
-                return [start]
-        chains = [text.propose(self._max_draft_tokens, self._min_log_prob, now=now) if text is not None else () for text in self._asked]
-        if local is not None:
-            local.answered(len(chains) + sum([len(chain) for chain in chains]))
-        proposed = DraftsProposed(
-            chains=tuple(chains),
-            local_drafts=local.num_passes if local is not None else 0,
-            local_draft_tokens=local.num_tokens if local is not None else 0,
-        )
-        return [proposed, *self._make_room(now)]
+        texts = list({text.session_id: text for text in self._asking if text is not None and text.is_speakable}.values())
+        decisions = self.decide(texts, now)
+        if now >= self._rests_until and self._passes.are_drafts_first(
+            [decision for _, decision in decisions], bystanders=self._num_rows - len(texts)
+        ):
+            wanted = {text.session_id: decision.nodes for text, decision in decisions if isinstance(decision, DraftLocally)}
+            started = self._passes.start_draft(
+                [(text, wanted[text.session_id]) for text in texts if text.session_id in wanted and self._may_compute(text)]
+            )
+            if started:
+                self._has_caught_up = any(not rows for rows in self._passes.rows)
+                self.has_started(now)
+                self._num_passes += len(self._passes.sessions)
+                return started
+        chains = {text.session_id: nodes for text, nodes in self._passes.verifies(decisions, instead_of_drafts=True)}
+        for text in texts:
+            text.propose(chains.get(text.session_id, ()), now=now)
+        proposed = [text.proposal if text is not None else () for text in self._asking]
+        self._num_to_verify = len(proposed) + sum([len(chain) for chain in proposed])
+        self._decided, self._learn_at = list(texts), now
+        answer = DraftsProposed(chains=tuple(proposed), local_drafts=self._num_passes, local_draft_tokens=self._num_tokens)
+        return [answer, *self._make_room(now)]
 
-    def _follow(self, row: Row, known: FollowedText | None, now: float, effects: list[Effect]) -> FollowedText:
-        """The row's text, up to date; `known`: the one that it continues. What that takes is added to `effects`."""
+    def _follow(self, row: Row, text: RowSession | None, now: float, effects: list[Effect]) -> RowSession:
+        """The row's text, up to date; `text`: the one that it continues. What that takes is added to `effects`."""
         end = len(row.tokens)
-        key = key_of(row.tokens, end)
-        if known is not None and known.end == end - row.num_new:
-            effects += self._grow(known, key, row.tokens.slice(end - row.num_new, end), now)
-            return known
-        same = self._by_key.get(key)  # another row of this step says the same
+        if text is not None and text.end == end - row.num_new:
+            self._commit(text, row, now, effects)
+            return text
+        same = self._rows.same_as(row)
         if same is not None:
             return same
-        missed = self._missed(row.tokens)
+        missed = self._rows.missed_by(row)
         if missed is not None:
-            effects += self._grow(missed, key, row.tokens.slice(missed.end, end), now, is_judged=False)
+            self._commit(missed, row, now, effects, is_judged=False)
             return missed
-        text = self._begin(key, row.tokens.slice(0, end))
+        text = RowSession(
+            SessionId(next(self._session_ids)),
+            row,
+            max_length=self._max_length,
+            vocabulary_size=self._vocabulary_size,
+            policy=self._policy(),
+            calibration=self._calibrations.at(0.0),  # of all temperatures: the engine does not tell them
+            placement=self._placement,
+        )
+        self._sessions[text.session_id] = text
+        self._rows.add(text)
         effects += self._workforce.begin(text, now)
         return text
 
-    def _missed(self, tokens: RowTokens) -> FollowedText | None:
-        """A text without a row so far that these tokens continue, the longest."""
-        near = range(len(tokens) - MAX_MISSED_TOKENS, len(tokens))
-        texts = [text for text in self._texts.values() if text.seen_step < self._step and text.end in near]
-        continued = [text for text in texts if key_of(tokens, text.end) == text.key]
-        return max(continued, key=lambda text: text.end, default=None)
-
-    def _begin(self, key: TextKey, tokens: tuple[int, ...]) -> FollowedText:
-        session_id = SessionId(next(self._session_ids))
-        text = FollowedText(
-            session_id,
-            key,
-            tokens,
-            max_length=self._max_length,
-            vocabulary_size=self._vocabulary_size,
-            drafting=self._drafting,
-            placement=self._placement,
-        )
-        self._texts[session_id] = self._by_key[text.key] = text
-        return text
-
-    def _grow(self, text: FollowedText, key: TextKey, tokens: tuple[int, ...], now: float, *, is_judged: bool = True) -> list[Effect]:
-        """`is_judged`: whether the worker had the chance to propose these tokens."""
+    def _commit(self, text: RowSession, row: Row, now: float, effects: list[Effect], *, is_judged: bool = True) -> None:
+        """Commit what the row has gained. `is_judged`: whether the worker had the chance to propose it."""
+        tokens = row.tokens.slice(text.end, len(row.tokens))
         if not tokens:
-            return []
-        self._forget_key(text)
-        link, old_head = text.link, text.tree.head
-        path, finished = text.grow(key, tokens)
-        if self._local is not None:
-            self._local.committed(text, old_head, path)
-        self._by_key[text.key] = text
-        effects: list[Effect] = []
+            return
+        link = text.link
+        path = self._rows.grow(text, row, tokens, now=now)
         if is_judged:
-            effects = [finished, *self._workforce.judge(text, path, took_s=None, alone_s=None, now=now)]
-        if link is None or text.link is not link:  # it has none, or has just been told everything; one may have become free
-            return [*effects, *self._workforce.place(text, now)]
-        if text.is_speakable:
-            return [*effects, self._workforce.tell(text.session_id, link, path, now)]
-        effects += self._workforce.end(text, now)
-        text.link = None
-        return effects
+            self._committed.append(text)
+        else:
+            text.learn()
+        if link is None:
+            effects += self._workforce.place(text, now)
+        elif text.is_speakable:
+            effects.append(self._workforce.tell(text, path, now))
+        else:
+            effects += self._workforce.end(text, now)
+            text.link = None
+
+    def _policy(self) -> Adaptive:
+        return Adaptive(
+            verify_width=self._max_draft_tokens,
+            redundancy_price_s=self._local.redundancy_price_s if self._local is not None else 0.0,
+            drafting=self._drafting,
+            uses_lookup=False,
+            chain_prob_min=self._path_prob_min,
+        )
+
+    # The draft model beside the engine.
+
+    def _may_compute(self, text: RowSession) -> bool:
+        """Whether the draft model may compute this text now: it holds it, or may begin to, and one step waits for one piece."""
+        session_id = text.session_id
+        if self._has_caught_up and text.draft_view.num_unseen > NEAR_TOKENS:
+            return False
+        if session_id not in self._cached and len(self._cached) < MAX_CACHES:
+            self._cached.add(session_id)
+        return session_id in self._cached
+
+    def _local_failed(self, now: float) -> list[Effect]:
+        """What the draft model holds is not known: it forgets all of it, and rests."""
+        self._passes.end(PassKind.DRAFT, now=now)
+        self._rests_until = now + REST_S
+        released: list[Effect] = [ReleaseSession(session_id=session_id) for session_id in sorted(self._cached)]
+        for text in self._rows.texts:
+            if text.session_id in self._cached:
+                text.forget_drafts()
+        self._cached.clear()
+        return released
 
     # Texts without a row.
 
-    def _forgotten_at(self, text: FollowedText) -> float:
-        return text.seen_at + (ABSENT_S if text.seen_step < self._step else IDLE_S)
+    def _forgotten_at(self, text: RowSession) -> float:
+        return text.seen_at + (ABSENT_S if self._rows.is_absent(text) else IDLE_S)
 
     def _forget_absent(self, now: float) -> list[Effect]:
-        return self._forget([text for text in self._texts.values() if now >= self._forgotten_at(text)], now)
+        return self._forget([text for text in self._rows.texts if now >= self._forgotten_at(text)], now)
 
     def _make_room(self, now: float) -> list[Effect]:
         """Forget texts without a row where they are too many, or hold places that others want."""
-        absent = sorted([text for text in self._texts.values() if text.seen_step < self._step], key=lambda text: text.seen_at)
+        absent = sorted([text for text in self._rows.texts if self._rows.is_absent(text)], key=lambda text: text.seen_at)
         excess = absent[: max(0, len(absent) - MAX_ABSENT)]
-        wanted = sum([text.lacks_worker for text in self._texts.values() if text.seen_step == self._step])
+        wanted = sum([text.lacks_worker for text in self._rows.texts if not self._rows.is_absent(text)])
         idle = [text for text in absent[len(excess) :] if text.link is not None][:wanted]
         return self._forget([*excess, *idle], now)
 
-    def _forget(self, texts: Sequence[FollowedText], now: float) -> list[Effect]:
+    def _forget(self, texts: Sequence[RowSession], now: float) -> list[Effect]:
         """Forget all of these, and then give their places away: none of them gets another's."""
         if not texts:
             return []
         effects: list[Effect] = []
         for text in texts:
-            self._forget_key(text)
-            del self._texts[text.session_id]
-            effects += self._local.forget(text) if self._local is not None else []
+            self._rows.forget(text)
+            del self._sessions[text.session_id]
+            if text.session_id in self._cached:
+                self._cached.discard(text.session_id)
+                effects.append(ReleaseSession(session_id=text.session_id))
             effects += self._workforce.close(text)
         return [*effects, *self._workforce.place_waiting(now)]
-
-    def _forget_key(self, text: FollowedText) -> None:
-        if self._by_key.get(text.key) is text:  # another that has come to say the same may stand there
-            del self._by_key[text.key]

@@ -1,9 +1,15 @@
-"""A request as the controller holds it: the tree, what each model has seen of it, its policy, its worker."""
+"""A text as the site with the target holds it: what its draft model has seen of it, its policy, and what each round teaches.
+
+A round goes like this. The policy is asked (`look_up` first adds the drafts that cost nothing), a pass is planned by a view, and the tokens
+that the target chose are committed (`commit`). What the round teaches is left for later, when the next pass has started (`learn`): the
+device waits for the decision, and nobody for the lesson.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Collection, Sequence
+from typing import NamedTuple
 
 from msgspec.structs import replace
 
@@ -12,88 +18,95 @@ from wanspec.core.policy.interface import Outcome, Policy
 from wanspec.core.policy.lookup import Lookup
 from wanspec.core.protocol.effects import FinishReason, RoundFinished
 from wanspec.core.protocol.events import RequestArrived
-from wanspec.core.protocol.link import SessionLink, proposed_in
+from wanspec.core.protocol.link import SessionLink
 from wanspec.core.protocol.messages import OpenSession
+from wanspec.core.protocol.placement import Placement
+from wanspec.core.protocol.text import Text
 from wanspec.core.speculation.calibration import Calibration
 from wanspec.core.speculation.model_view import ModelView
+from wanspec.core.speculation.rankings import Rankings
 from wanspec.core.speculation.reliability import Reliability
-from wanspec.core.speculation.tree import DraftTree, Node
-from wanspec.core.speculation.types import DraftChoices, NodeId, Position, TargetChoices, WorkerId
+from wanspec.core.speculation.tree import Fork, Node
+from wanspec.core.speculation.types import DraftChoices, SamplingParams, SessionId, TargetChoices, WorkerId
 
 
-class Session:
-    """One request in progress."""
+class Round(NamedTuple):
+    """A round that was committed and has yet to be learned from."""
 
-    def __init__(self, request: RequestArrived, policy: Policy, calibration: Calibration) -> None:
-        self.session_id = session_id = request.session_id
-        self.placement = request.placement
-        self.sampling = sampling = request.sampling
-        self.ignores_end = request.ignores_end
-        self.policy = policy
-        self.reuse_key = reuse_key = request.reuse_key
-        prompt_tokens = request.prompt_tokens
-        self.tokens = list(prompt_tokens)
-        """Prompt and committed tokens."""
-        self.num_prompt_tokens = len(prompt_tokens)
-        self._end_position = len(prompt_tokens) + request.max_tokens
-        # The last token is chosen by the row before it, so a draft in its place would never be verified.
-        self.tree = DraftTree(prompt_tokens, max_position=self._end_position - 2)
-        self.target_view = ModelView(
+    finished: RoundFinished
+    """What became of it, but for the estimates."""
+    path: list[Node]
+    """The committed tokens' nodes."""
+    verified: Collection[Node]
+    """The drafts that the target scored."""
+    link: SessionLink | None
+    """To the worker that had drafted for it."""
+    took_s: float | None
+    """How long it took, local passes included; None for the first, which is the prefill."""
+    alone_s: float | None
+    """What its tokens would have cost without a worker, in seconds; None: not known."""
+    tolerates_harm: bool
+    """Whether a worker keeps its place though rounds take longer with it."""
+
+
+class Session(Text):
+    """One text in progress."""
+
+    target_view: ModelView
+    """What the target has seen, where this site runs its passes."""
+
+    def __init__(
+        self,
+        session_id: SessionId,
+        tokens: Sequence[int],
+        *,
+        max_length: int,
+        sampling: SamplingParams,
+        policy: Policy,
+        calibration: Calibration,
+        placement: Placement,
+        reuse_key: str | None = None,
+    ) -> None:
+        """`max_length`: tokens of the longest text. `calibration`: of the local draft model at the text's temperature."""
+        super().__init__(
             session_id,
-            sampling,
-            prompt_tokens,
+            tokens,
+            max_length=max_length,
+            sampling=sampling,
+            drafting=policy.drafting,
+            placement=placement,
             reuse_key=reuse_key,
-            num_log_probs=request.num_log_probs,
-            wants_entropy=policy.uses_entropy,
         )
-        self.draft_view = ModelView(session_id, sampling, prompt_tokens, reuse_key=reuse_key)
-        self._calibration = calibration
-        self._lookup = Lookup(prompt_tokens) if policy.uses_lookup else None
-        self._choices: dict[NodeId, DraftChoices] = {}
-        """What the local draft model said after nodes that are still in the tree."""
-        self.link: SessionLink | None = None
-        self._openings = 0
-        """Times that it was opened at a worker."""
+        self.policy = policy
+        self.draft_view = ModelView(session_id, sampling, tokens, reuse_key=reuse_key)
+        self._rankings = Rankings(calibration if policy.local_drafting.is_calibrated else None)
+        self._lookup = Lookup(tokens) if policy.uses_lookup else None
         self.wait_until: float | None = None
         """When the policy's patience ends, while it waits."""
-        self._waiting_since = 0.0
-        self._round_began_at: float | None = None
-        self.round_s: float | None = None
-        """How long the newest round took, waits and local passes included; None for the first, which is the prefill."""
+        self._was_waiting, self._waiting_since = False, 0.0
+        self._waits, self._waited_s = 0, 0.0
+        """How often the policy chose to wait since the newest round, and for how long in all."""
         self.waited_in_vain_s = 0.0
         """Spent waiting since a worker's draft was last accepted."""
+        self._round_began_at: float | None = None
         self._entropy_nats: float | None = None
         """Of the target's distribution for its last choice; None before the first round, and where the policy has no use for it."""
-        self._was_waiting = False
-        self._local_drafts, self._waits, self._waited_s = 0, 0, 0.0
-        """What was done since the round before."""
+        self.round: Round | None = None
+        """What has been committed and not been learned from."""
 
     @property
-    def end(self) -> Position:
-        """Position of the next token to be committed."""
-        return Position(len(self.tokens))
+    def is_prefilling(self) -> bool:
+        """Whether the target has yet to compute all of the prompt; of an engine's row nobody says, and it counts as done."""
+        return False
 
     @property
-    def lacks_worker(self) -> bool:
-        """Whether it could do with a worker, may have one, and has none."""
-        return self.link is None and self.policy.drafting is not None and self.placement.offload
+    def num_undrafted(self) -> int:
+        """Newest tokens, written here, that the local draft model has not seen."""
+        return min(self.draft_view.num_unseen, self.end - self.num_prompt_tokens)
 
     def attach(self, worker_id: WorkerId, reliability: Reliability, *, reuse_number: int, now: float) -> OpenSession:
-        """Tie the session to a worker; the message that opens it there."""
-        drafting = self.policy.drafting
-        assert drafting is not None, "a policy without a worker cannot be attached to one"
-        self.tree.disown()
-        self._openings += 1
-        self.link = SessionLink(worker_id, self.tree, reliability, opening=self._openings, now=now, max_depth=drafting.max_depth)
         self.policy.opened(now=now)
-        return OpenSession(
-            session_id=self.session_id,
-            opening=self._openings,
-            tokens=tuple(self.tokens),
-            sampling=self.sampling,
-            drafting=drafting,
-            reuse_number=reuse_number,
-        )
+        return super().attach(worker_id, reliability, reuse_number=reuse_number, now=now)
 
     def wait(self, until: float, *, now: float) -> None:
         """The policy waits for the worker."""
@@ -105,8 +118,8 @@ class Session:
         self._was_waiting = self.wait_until is not None
         if self.wait_until is not None:
             waited_s = min(now, self.wait_until) - self._waiting_since
-            self.waited_in_vain_s += waited_s
             self._waited_s += waited_s
+            self.waited_in_vain_s += waited_s
         self.wait_until = None
 
     def look_up(self) -> None:
@@ -121,15 +134,12 @@ class Session:
 
     def merge_local(self, rows: tuple[Node, ...], choices: tuple[DraftChoices, ...]) -> None:
         """Add children to every node that the local draft model has scored."""
-        self._local_drafts += 1
-        self.policy.drafted()
+        self.local_drafts += 1
         config = self.policy.local_drafting
         least = self.tree.head.path_log_prob + (math.log(config.path_prob_min) if config.path_prob_min else -math.inf)
-        calibration = self._calibration if config.is_calibrated else None
-        estimates = estimates_of([(ranking, calibration) for ranking in choices])
+        estimates = estimates_of([(ranking, self._rankings.calibration) for ranking in choices])
         for node, ranking, log_probs in zip(rows, choices, estimates, strict=True):
-            if config.is_calibrated:
-                self._choices[node.node_id] = ranking
+            self._rankings.note(node, ranking)
             for token, log_prob in offered_children(ranking, log_probs, config):
                 path_log_prob = node.path_log_prob + log_prob
                 existing = node.children.get(token)
@@ -138,11 +148,85 @@ class Session:
                 elif existing is not None and (existing.arrived_at is not None or path_log_prob > existing.path_log_prob):
                     self.tree.reestimate(existing, path_log_prob)  # a worker may say anything
 
-    def commit(
-        self, rows: tuple[Node, ...], choices: TargetChoices, end_tokens: Collection[int], *, now: float
-    ) -> tuple[Outcome, FinishReason | None, list[Node]]:
-        """Commit what the target has chosen. Returns the round's outcome, why the request ends, if it does, and the new tokens' nodes."""
-        accepted, rejected = self._judge({row.node_id for row in rows}, choices.tokens)
+    def commit(self, tokens: Sequence[int], outcome: Outcome, verified: Collection[Node], *, verified_at: float, now: float) -> list[Node]:
+        """Commit tokens that the target chose. Returns their nodes; `round` then has what there is to learn.
+
+        `verified`: the drafts that the target has scored from `verified_at` on; `outcome`: what it made of them.
+        """
+        old_head = self.tree.head
+        path = self.extend(tokens)
+        if self._lookup is not None:
+            outcome = replace(outcome, num_free=self._lookup.committed(old_head, path))
+        if any(node.arrived_at is not None for node in path[: outcome.accepted]):
+            self.waited_in_vain_s = 0.0
+        self.draft_view.committed(path)
+        self.policy.committed(outcome, now=now)
+        took_s = None if self._round_began_at is None else now - self._round_began_at
+        alone_s = None if self.policy.alone_token_s is None else self.policy.alone_token_s * len(path)
+        finished = self._finished(outcome, path, verified_at=verified_at)
+        self.round = Round(finished, path, verified, self.link, took_s, alone_s, self.policy.tolerates_harm)
+        self._round_began_at = now
+        return path
+
+    def learn(self) -> Round:
+        """Learn from `round`; returns it, complete."""
+        assert self.round is not None, "there is a round to learn from"
+        done, self.round = self.round, None
+        forks = self.tree.prune()
+        self._rankings.committed(self.tree, forks[0].parent, done.path)
+        if done.link is self.link:
+            self.test_claims(forks)
+        accepted, rejected = estimates(forks, done.verified)
+        return done._replace(finished=replace(done.finished, accepted_estimates=accepted, rejected_estimates=rejected))
+
+    def _finished(self, outcome: Outcome, path: Sequence[Node], *, verified_at: float) -> RoundFinished:
+        """What is known of the newest round at once; the next one begins."""
+        entropy_before_nats, self._entropy_nats = self._entropy_nats, outcome.entropy_nats
+        waits, waited_s = self._waits, self._waited_s
+        self._waits, self._waited_s = 0, 0.0
+        return replace(
+            self.round_finished(path, drafted=outcome.drafted, accepted=outcome.accepted, verified_at=verified_at),
+            is_prefill=self.is_prefilling,
+            entropy_nats=outcome.entropy_nats,
+            entropy_before_nats=entropy_before_nats,
+            waits=waits,
+            waited_s=waited_s,
+        )
+
+
+class RequestSession(Session):
+    """A request's text, which this site's target writes."""
+
+    def __init__(self, request: RequestArrived, policy: Policy, calibration: Calibration) -> None:
+        self._end_position = len(request.prompt_tokens) + request.max_tokens
+        super().__init__(
+            request.session_id,
+            request.prompt_tokens,
+            max_length=self._end_position,
+            sampling=request.sampling,
+            policy=policy,
+            calibration=calibration,
+            placement=request.placement,
+            reuse_key=request.reuse_key,
+        )
+        self.ignores_end = request.ignores_end
+        self.target_view = ModelView(
+            self.session_id,
+            request.sampling,
+            request.prompt_tokens,
+            reuse_key=request.reuse_key,
+            num_log_probs=request.num_log_probs,
+            wants_entropy=policy.uses_entropy,
+        )
+
+    @property
+    def is_prefilling(self) -> bool:
+        return self._round_began_at is None
+
+    def verified(
+        self, rows: tuple[Node, ...], choices: TargetChoices, end_tokens: Collection[int], *, verified_at: float, now: float
+    ) -> tuple[list[Node], FinishReason | None]:
+        """Commit what the target has chosen after these rows, the head's first. The new nodes, and why the request ends, if it does."""
         tokens = list(choices.tokens[: self._end_position - self.end])
         reason = FinishReason.LENGTH if self.end + len(tokens) == self._end_position else None
         end = next((index for index, token in enumerate(tokens) if token in end_tokens), None)
@@ -153,73 +237,20 @@ class Session:
             drafted=len(rows) - 1,
             accepted=min(len(choices.tokens) - 1, len(tokens)),  # what the target accepted beyond the end is in no text
             entropy_nats=choices.entropy_nats,
-            accepted_estimates=accepted,
-            rejected_estimates=rejected,
         )
-        self.tokens += tokens
-        old_head = self.tree.head
-        path = self.tree.commit(tokens)
-        self._learn([old_head, *path], path)
-        if self._lookup is not None:
-            outcome = replace(outcome, num_free=self._lookup.committed(old_head, path))
-        if any(node.arrived_at is not None for node in path[: outcome.accepted]):
-            self.waited_in_vain_s = 0.0
+        path = self.commit(tokens, outcome, rows[1:], verified_at=verified_at, now=now)
         self.target_view.committed(path)
-        self.draft_view.committed(path)
-        if self.link is None:
-            self.tree.advance_root(self.tree.head.position)
-        self.round_s = None if self._round_began_at is None else now - self._round_began_at
-        self._round_began_at = now
-        self.policy.committed(outcome, now=now)
-        return outcome, reason, path
+        return path, reason
 
-    def finished_round(self, outcome: Outcome, path: Sequence[Node], *, verified_at: float) -> RoundFinished:
-        """What there is to tell of the round that has just been committed; the next one begins. `verified_at`: when its pass began."""
-        finished = RoundFinished(
-            session_id=self.session_id,
-            drafted=outcome.drafted,
-            accepted=outcome.accepted,
-            committed=len(path),
-            is_prefill=self.round_s is None,
-            entropy_nats=outcome.entropy_nats,
-            entropy_before_nats=self._entropy_nats,
-            accepted_estimates=outcome.accepted_estimates,
-            rejected_estimates=outcome.rejected_estimates,
-            worker_id=self.link.worker_id if self.link is not None else None,
-            proposed=proposed_in(path) if self.link is not None else 0,
-            draft_ages_s=tuple([max(0.0, verified_at - at) for node in path[: outcome.accepted] if (at := node.arrived_at) is not None]),
-            local_drafts=self._local_drafts,
-            waits=self._waits,
-            waited_s=self._waited_s,
-        )
-        self._entropy_nats = outcome.entropy_nats
-        self._local_drafts, self._waits, self._waited_s = 0, 0, 0.0
-        return finished
 
-    def _judge(self, verified: Collection[NodeId], tokens: Sequence[int]) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        """Estimates (probabilities) of the children that were put to the test and came true, and of those that did not."""
-        accepted: list[float] = []
-        rejected: list[float] = []
-        node: Node | None = self.tree.head
-        for token in tokens:
-            assert node is not None, "the target went on after a token of its own"
-            assert node.node_id in verified, "the target went on after a token that it did not verify"
-            for child in node.children.values():
-                if child.node_id not in verified:
-                    continue
-                came_true = child.token == token
-                (accepted if came_true else rejected).append(math.exp(child.path_log_prob - node.path_log_prob))
-                if self.link is not None and child.arrived_at is not None:
-                    self.link.reliability.observe(child.claim, came_true=came_true)
-            node = node.children.get(token)
-        return tuple(accepted), tuple(rejected)
-
-    def _learn(self, parents: Sequence[Node], path: Sequence[Node]) -> None:
-        """What the target chose, for the calibration of the local draft model."""
-        if not self._choices:
-            return
-        for parent, node in zip(parents, path, strict=False):
-            choices = self._choices.get(parent.node_id)
-            if choices is not None:
-                self._calibration.observe(choices, node.token)
-        self._choices = {node_id: choices for node_id, choices in self._choices.items() if node_id in self.tree.nodes}
+def estimates(forks: Sequence[Fork], verified: Collection[Node]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """How probable verified drafts had been estimated, given their parents: those that came true, and those beside them that did not."""
+    ids = {node.node_id for node in verified}
+    accepted: list[float] = []
+    rejected: list[float] = []
+    for fork in forks:
+        for child in fork.children.values():
+            if child.node_id in ids:
+                prob = math.exp(child.path_log_prob - fork.parent.path_log_prob)
+                (accepted if child is fork.chosen else rejected).append(prob)
+    return tuple(accepted), tuple(rejected)

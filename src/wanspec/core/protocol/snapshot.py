@@ -113,7 +113,7 @@ def _worker(worker: PooledWorker, now: float) -> WorkerSnapshot:
         labels=worker.labels,
         rtt_s=measured[0].smoothed_s if measured else None,
         step_s=worker.step_s,
-        share=worker.useful / worker.committed if worker.committed else None,
+        share=worker.proposed.top / worker.proposed.bottom if worker.proposed.bottom else None,
         sessions=len(worker.sessions),
         max_sessions=worker.max_sessions,
         rests_s=max(0.0, worker.rests_until - now) if worker.rests_until is not None else 0.0,
@@ -121,8 +121,7 @@ def _worker(worker: PooledWorker, now: float) -> WorkerSnapshot:
 
 
 def _num_drafts(session: Session) -> int:
-    tree = session.tree
-    return tree.size - (tree.head.position - tree.root.position + 1)
+    return sum(1 for _ in session.tree.drafts())
 
 
 def _tree(session: Session) -> TreeSnapshot:

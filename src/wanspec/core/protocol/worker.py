@@ -43,6 +43,7 @@ from wanspec.core.protocol.messages import (
 from wanspec.core.protocol.reuse import NO_REUSE
 from wanspec.core.speculation.calibration import Calibration, CalibrationBook
 from wanspec.core.speculation.model_view import ModelView
+from wanspec.core.speculation.rankings import Rankings
 from wanspec.core.speculation.sampling import check_sampling
 from wanspec.core.speculation.tree import DraftTree, Node
 from wanspec.core.speculation.types import DraftChoices, NodeId, ScoreItem, SessionId
@@ -69,9 +70,7 @@ class _Session:
         self.owes_since: float | None = now
         """When the oldest commit came that is not acknowledged."""
         self._based_at = now
-        self.calibration = calibration if message.drafting.is_calibrated else None
-        self._choices: dict[NodeId, DraftChoices] = {}
-        """What the model said after nodes that are still in the tree, for the calibration."""
+        self.rankings = Rankings(calibration if message.drafting.is_calibrated else None)
         self._newest_sent = self._newest_arrived = 0
         self._frontier = Frontier()
         self._frontier.add(self.tree.head)
@@ -94,13 +93,10 @@ class _Session:
             return []
         old_head = self.tree.head
         path = self.tree.commit(news)
-        for parent, node in zip([old_head, *path], path, strict=False):
-            choices = self._choices.get(parent.node_id)
-            if self.calibration is not None and choices is not None:
-                self.calibration.observe(choices, node.token)
+        self.tree.prune()
         self.view.committed(path)
         self.tree.advance_root(self.tree.head.position)
-        self._choices = {node_id: choices for node_id, choices in self._choices.items() if node_id in self.tree.nodes}
+        self.rankings.committed(self.tree, old_head, path)
         released = self._frontier.head_moved(self.tree, self.config)
         if not self.view.has_scored(self.tree.head) and self.tree.head not in self._frontier:
             self._frontier.add(self.tree.head)
@@ -127,8 +123,7 @@ class _Session:
 
     def grow(self, parent: Node, ranking: DraftChoices, log_probs: Sequence[float]) -> list[Node]:
         """Hang the offered children under a node that was scored. Returns the new nodes."""
-        if self.calibration is not None:
-            self._choices[parent.node_id] = ranking
+        self.rankings.note(parent, ranking)
         return self._frontier.offer(self.tree, parent, offered_children(ranking, log_probs, self.config), self.config)
 
     def messages(self, nodes: list[Node], step_s: float, now: float) -> list[SendMessage]:
@@ -291,7 +286,7 @@ class Worker:
             for parent, ranking in zip(rows, ranked, strict=True)
             if parent in session.tree  # it is still wanted
         ]
-        estimates = estimates_of([(ranking, session.calibration) for session, _, ranking in scored])
+        estimates = estimates_of([(ranking, session.rankings.calibration) for session, _, ranking in scored])
         new: defaultdict[_Session, list[Node]] = defaultdict(list)
         for (session, parent, ranking), log_probs in zip(scored, estimates, strict=True):
             new[session] += session.grow(parent, ranking, log_probs)

@@ -4,7 +4,7 @@ Workers only ever add to trees. What they say is checked by `SessionLink`; a wor
 to another worker or go on without one, and the text is the same. A worker that has left a commit unanswered for too long is dropped; one
 that gives no sign of life at all is dropped sooner (`heartbeat`). Which worker a session gets, and when one is rested, `pool` says.
 
-The sessions are their machine's; this sees of them what `DraftedSession` names.
+The sessions are their machine's.
 """
 
 from __future__ import annotations
@@ -12,17 +12,26 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Protocol, assert_never
+from typing import assert_never
 
-from wanspec.core.policy.pass_times import Pace
 from wanspec.core.protocol.effects import DraftsMerged, DropWorker, Effect, LossCause, RttMeasured, SendMessage
 from wanspec.core.protocol.events import DraftsReceived, LinkEvent, PongReceived, WorkerJoined, WorkerLost
 from wanspec.core.protocol.heartbeat import ASLEEP_S, Heartbeat
 from wanspec.core.protocol.link import SessionLink, proposed_in
-from wanspec.core.protocol.messages import MAX_SEQUENCE_TOKENS, CloseSession, Commit, Drafts, OpenSession, Ping
-from wanspec.core.protocol.placement import Placement
-from wanspec.core.protocol.pool import BUSY_S, MAX_HEAD_START_S, REVIEW_S, PooledWorker, WorkerRecord, choose_worker
-from wanspec.core.speculation.reliability import Reliability
+from wanspec.core.protocol.messages import MAX_SEQUENCE_TOKENS, CloseSession, Commit, Drafts, Ping
+from wanspec.core.protocol.pool import (
+    BUSY_S,
+    MAX_HEAD_START_S,
+    MAX_ROUND_RATIO,
+    PACE_MEMORY_TOKENS,
+    REVIEW_S,
+    PooledWorker,
+    WorkerRecord,
+    choose_worker,
+)
+from wanspec.core.protocol.session import Round
+from wanspec.core.protocol.text import Text
+from wanspec.core.speculation.ratio import Ratio
 from wanspec.core.speculation.tree import Node
 from wanspec.core.speculation.types import SessionId, WorkerId
 from wanspec.errors import RemoteProtocolError
@@ -45,45 +54,16 @@ COUNT_PERIOD_S = 0.05
 """Between two counts of all nodes, while there may be too many: a count looks at every session."""
 
 
-class DraftedSession(Protocol):
-    """A session, as far as its worker is concerned."""
-
-    link: SessionLink | None
-    """Its tie to the worker that drafts for it; None: nobody does."""
-    reuse_key: str | None
-    """Whose text it is; None: it is computed afresh."""
-
-    @property
-    def session_id(self) -> SessionId: ...
-
-    @property
-    def placement(self) -> Placement: ...
-
-    @property
-    def end(self) -> int:
-        """Tokens of its text so far."""
-        ...
-
-    @property
-    def lacks_worker(self) -> bool:
-        """Whether it could do with a worker, may have one, and has none."""
-        ...
-
-    def attach(self, worker_id: WorkerId, reliability: Reliability, *, reuse_number: int, now: float) -> OpenSession:
-        """Tie it to a worker; the message that opens it there."""
-        ...
-
-
 class Workforce:
     """See the module's text."""
 
-    def __init__(self, sessions: Mapping[SessionId, DraftedSession], *, vocabulary_size: int) -> None:
+    def __init__(self, sessions: Mapping[SessionId, Text], *, vocabulary_size: int) -> None:
         """`sessions` are those in progress; their machine adds and removes them."""
         self._sessions = sessions
         self._vocabulary_size = vocabulary_size
         self.workers: dict[WorkerId, PooledWorker] = {}
         self.newest_session_id = SessionId(0)
-        self._pace, self._pace_alone = Pace(), Pace()
+        self._pace, self._pace_alone = Ratio(PACE_MEMORY_TOKENS), Ratio(PACE_MEMORY_TOKENS)
         """Of all workers: what a newcomer begins with, so that nobody is in doubt again by coming again."""
         self._former: dict[str, WorkerRecord] = {}
         """Of workers that have left, by identity, in the order in which they left."""
@@ -95,12 +75,12 @@ class Workforce:
 
     # Sessions.
 
-    def begin(self, session: DraftedSession, now: float) -> list[Effect]:
+    def begin(self, session: Text, now: float) -> list[Effect]:
         """A session has begun, with an id above every earlier one."""
         self.newest_session_id = session.session_id
         return self.place(session, now)
 
-    def close(self, session: DraftedSession) -> list[Effect]:
+    def close(self, session: Text) -> list[Effect]:
         """A session is over, and no longer among the sessions; `place_waiting` may give its place away."""
         if session.link is None:
             return []
@@ -108,18 +88,19 @@ class Workforce:
         self.workers[worker_id].sessions.discard(session.session_id)
         return [SendMessage(worker_id=worker_id, message=CloseSession(session_id=session.session_id))]
 
-    def end(self, session: DraftedSession, now: float) -> list[Effect]:
+    def end(self, session: Text, now: float) -> list[Effect]:
         """Close a session that is over, and give its place away."""
         return [*self.close(session), *self.place_waiting(now)]
 
-    def place(self, session: DraftedSession, now: float) -> list[Effect]:
+    def place(self, session: Text, now: float) -> list[Effect]:
         """Open a session that lacks a worker at the best one that it allows, if there is any."""
         if not session.lacks_worker:
             return []
         worker = choose_worker(self.workers.values(), session.placement, length=session.end, now=now)
         return [] if worker is None else [self._open(session, worker, now)]
 
-    def _open(self, session: DraftedSession, worker: PooledWorker, now: float) -> SendMessage:
+    def _open(self, session: Text, worker: PooledWorker, now: float) -> SendMessage:
+        worker.wake(now)
         worker.sessions.add(session.session_id)
         reuse_number = worker.reuse_numbers.of(session.reuse_key)
         opening = session.attach(worker.worker_id, worker.reliability, reuse_number=reuse_number, now=now)
@@ -129,57 +110,54 @@ class Workforce:
         """A place at a worker may have become free: look for one for every session that has none, the oldest first."""
         return [effect for session in self._sessions.values() for effect in self.place(session, now)]
 
-    def tell(self, session_id: SessionId, link: SessionLink, path: Sequence[Node], now: float) -> SendMessage:
-        """Tell a session's worker of newly committed tokens, `path` being their nodes."""
+    def tell(self, session: Text, path: Sequence[Node], now: float) -> SendMessage:
+        """Tell a session's worker, which it has, of newly committed tokens, `path` being their nodes; or that it can hold no more of it."""
+        link = session.link
+        assert link is not None, "a session without a worker has nobody to tell"
+        if session.end >= self.workers[link.worker_id].context_length:
+            session.link = None  # another worker perhaps can
+            self.workers[link.worker_id].sessions.discard(session.session_id)
+            return SendMessage(worker_id=link.worker_id, message=CloseSession(session_id=session.session_id))
         link.told(path, now=now)
         tokens = tuple([node.token for node in path])
-        commit = Commit(session_id=session_id, position=path[0].position, tokens=tokens, newest_node_id=link.newest_node_id)
+        commit = Commit(session_id=session.session_id, position=path[0].position, tokens=tokens, newest_node_id=link.newest_node_id)
         return SendMessage(worker_id=link.worker_id, message=commit)
 
-    def judge(
-        self,
-        session: DraftedSession,
-        path: Sequence[Node],
-        *,
-        took_s: float | None,
-        alone_s: float | None,
-        together: int = 1,
-        now: float,
-    ) -> list[Effect]:
-        """Take note of what a session's worker was good for in a round that committed `path`; rest it when it has been good for nothing.
+    def judge(self, worker_id: WorkerId, rounds: Sequence[tuple[Text, Round]], now: float) -> list[Effect]:
+        """Take note of what a worker was good for in its sessions' rounds of one pass; rest it when it has been good for nothing."""
+        worker = self.workers[worker_id]
+        effects: list[Effect] = []
+        took_s = alone_s = 0.0
+        for session, done in rounds:
+            link = session.link
+            assert link is not None, "the session is this worker's"
+            settled_at = self._settled_at(worker, link)
+            if link.computes_since is not None and now >= link.computes_since + WORKER_SILENCE_S:
+                effects += self._move(session, worker, now)
+            worker.committed(len(done.path), proposed=proposed_in(done.path) if now >= settled_at else None, now=now)
+            if done.took_s is not None and done.alone_s is not None:
+                for pace, pace_alone in ((worker.pace, worker.pace_alone), (self._pace, self._pace_alone)):
+                    pace.add(done.took_s, len(done.path))
+                    pace_alone.add(done.alone_s, len(done.path))
+                if now - done.took_s >= settled_at and not done.tolerates_harm:  # else it began without the worker's drafts
+                    took_s += min(done.took_s, MAX_ROUND_RATIO * done.alone_s)
+                    alone_s += done.alone_s
+        if alone_s:
+            worker.paired.add(took_s, alone_s)
+        return effects if worker.judge() else [*effects, *self._rest(worker, now)]
 
-        `took_s`: the round; `alone_s`: what its tokens would have cost without a worker; None where that is not known. `together`: how
-        many sessions of its worker were in the same common pass.
-        """
-        if session.link is None:
-            return []
-        worker = self.workers[session.link.worker_id]
-        if session.end >= worker.context_length and session.session_id in worker.sessions:
-            closed = self.close(session)  # it can hold no more of it, and another perhaps can
-            session.link = None
-            return [*closed, *self.place_waiting(now)]
-        if took_s is not None and alone_s is not None:
-            for pace, pace_alone in ((worker.pace, worker.pace_alone), (self._pace, self._pace_alone)):
-                pace.add(took_s, len(path))
-                pace_alone.add(alone_s, len(path))
-        computes_since = session.link.computes_since
-        settled_at = session.link.opened_at + worker.head_start_s
-        if not session.link.has_answered:
-            settled_at += min(session.link.num_opening_tokens * PROMPT_TOKEN_S, MAX_HEAD_START_S)
-        if computes_since is not None:  # worth nothing so far, which is no reason to throw away what it has computed
-            if now >= computes_since + WORKER_SILENCE_S and (moved := self._move(session, worker, now)):
-                return moved
-            settled_at = max(settled_at, computes_since + MAX_COMPUTING_S)
-        proposed = proposed_in(path) if now >= settled_at else None
-        if took_s is not None and now - took_s < settled_at:
-            took_s = None  # the round began without the worker's drafts: what it cost is not the worker's doing
-        if worker.judge(committed=len(path), proposed=proposed, took_s=took_s, alone_s=alone_s, together=together, now=now):
-            return []
-        return self._rest(worker, now)
+    def _settled_at(self, worker: PooledWorker, link: SessionLink) -> float:
+        """From when on what a session commits says something about its worker."""
+        settled_at = link.opened_at + worker.head_start_s
+        if not link.has_answered:
+            settled_at += min(link.num_opening_tokens * PROMPT_TOKEN_S, MAX_HEAD_START_S)
+        if link.computes_since is not None:  # worth nothing so far, which is no reason to throw away what it has computed
+            settled_at = max(settled_at, link.computes_since + MAX_COMPUTING_S)
+        return settled_at
 
-    def _move(self, session: DraftedSession, worker: PooledWorker, now: float) -> list[Effect]:
+    def _move(self, session: Text, worker: PooledWorker, now: float) -> list[Effect]:
         """Give a session whose worker has not drafted for so long to another one, if one is free."""
-        others = [other for other in self.workers.values() if other is not worker and now >= other.busy_until]
+        others = [other for other in self.workers.values() if other is not worker and now >= other.late_until]
         other = choose_worker(others, session.placement, length=session.end, now=now)
         if other is None:
             return []
@@ -265,7 +243,7 @@ class Workforce:
             return [self._drop(worker_id, error.reason), *self.place_waiting(now)]
         self._num_nodes += result.joined
         worker.step_s = drafts.step_s or worker.step_s
-        worker.busy_until = -math.inf if session.link.computes_since is None else now + BUSY_S
+        worker.late_until = -math.inf if session.link.computes_since is None else now + BUSY_S
         merged = DraftsMerged(
             session_id=session.session_id,
             worker_id=worker_id,

@@ -1,6 +1,6 @@
 """What one model has seen of one session: turns "score these nodes" into the item of a forward pass.
 
-The view mirrors the model's cache. Committed nodes that the model has scored move to its trunk; committed tokens that it has not are
+The view mirrors the model's cache. Committed nodes that the model has scored move to its prefix; committed tokens that it has not are
 appended to it; ancestors of a wanted node that it lacks are scored with it. A pass counts as done when it is planned, since passes of a
 model run one after another.
 """
@@ -42,7 +42,7 @@ class ModelView:
         self._session_id = session_id
         self._sampling = sampling
         self._reuse_key, self._num_log_probs, self._wants_entropy = reuse_key, num_log_probs, wants_entropy
-        self._trunk_length = 0
+        self._prefix_length = 0
         self._commit: list[NodeId] = []
         self._append: list[int] = list(tokens)
         self._cached: set[NodeId] = set()
@@ -50,7 +50,7 @@ class ModelView:
     @property
     def is_empty(self) -> bool:
         """Whether the model has yet to see this session at all."""
-        return self._trunk_length == 0
+        return self._prefix_length == 0
 
     def has_scored(self, node: Node) -> bool:
         """Whether `node` is in the model's cache."""
@@ -79,6 +79,21 @@ class ModelView:
             else:
                 self._append.append(node.token)
 
+    def plan_piece(self, tokens: int) -> PlannedItem:
+        """The item that computes the next `tokens` of the unseen text, fewer than there are, and has no rows: nothing follows them yet."""
+        piece, self._append = self._append[:tokens], self._append[tokens:]
+        self._prefix_length += len(self._commit) + len(piece)
+        item = ScoreItem(
+            session_id=self._session_id,
+            sampling=self._sampling,
+            commit=tuple(self._commit),
+            append=tuple(piece),
+            prefix_length=self._prefix_length,
+            reuse_key=self._reuse_key,
+        )
+        self._commit, self._reuse_key = [], None
+        return PlannedItem(item=item, rows=())
+
     def plan(self, tree: DraftTree, wanted: Iterable[Node]) -> PlannedItem:
         """The item that scores the `wanted` nodes below the head, whatever they hang from, and the head where it was not scored yet."""
         if len(self._cached) > 2 * len(tree.nodes) + CACHED_SLACK:
@@ -89,14 +104,14 @@ class ModelView:
             if node.node_id not in self._cached:
                 missing += self._missing(tree, node)
         scored = (*rows, *missing)
-        self._trunk_length += len(self._commit) + len(self._append)
+        self._prefix_length += len(self._commit) + len(self._append)
         item = ScoreItem(
             session_id=self._session_id,
             sampling=self._sampling,
             commit=tuple(self._commit),
             append=tuple(self._append),
             nodes=tuple([_spec(tree, node) for node in missing]),
-            trunk_length=self._trunk_length,
+            prefix_length=self._prefix_length,
             next_positions=tuple([Position(row.position + 1) for row in scored]),
             reuse_key=self._reuse_key,
             num_log_probs=self._num_log_probs,

@@ -12,9 +12,11 @@ Positions are absolute; nothing here knows time, models or the wire.
 from __future__ import annotations
 
 import heapq
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import count
-from typing import cast
+from operator import attrgetter
+from typing import NamedTuple, cast
 
 from msgspec import Struct, field
 
@@ -42,6 +44,19 @@ class Node(Struct, eq=False):
     """At the controller: the worker's own estimate given the parent (natural logarithm)."""
 
 
+_PATH_LOG_PROB = attrgetter("path_log_prob")
+
+
+class Fork(NamedTuple):
+    """What was drafted in the place of a committed token."""
+
+    parent: Node
+    children: dict[int, Node]
+    """The parent's when the token was committed, by token."""
+    chosen: Node
+    """The committed token's, one of these if it had been drafted."""
+
+
 class DraftTree:
     """Committed end and proposed continuations of one sequence."""
 
@@ -59,6 +74,8 @@ class DraftTree:
         self.num_arrived = 0
         """At the controller: nodes that the session's worker has proposed, those on the spine included."""
         self.nodes: dict[NodeId, Node] = {}
+        self._forks: list[Fork] = []
+        """Since the last `prune`."""
         self.root = self._create(None, tokens[-1], Position(len(tokens) - 1), 0.0)
         self.head = self.root
 
@@ -119,8 +136,9 @@ class DraftTree:
             for child in self.head.children.values():
                 self._remove_subtree(child)
             self.head.children = {}
-        for node in self.drafts():
-            node.arrived_at = None
+        for node in self.nodes.values():  # what is yet to be pruned, too
+            if node is not self.head:
+                node.arrived_at = None
         self.num_arrived = int(self.head.arrived_at is not None)
 
     def grow(self, parent: Node, children: Iterable[tuple[int, float]]) -> list[Node]:
@@ -144,18 +162,27 @@ class DraftTree:
             pending.extend(moved.children.values())
 
     def commit(self, tokens: Iterable[int]) -> list[Node]:
-        """Move the head along `tokens`, which are final. Returns their nodes; those that nobody proposed are made."""
+        """Move the head along `tokens`, which are final. Returns their nodes; those that nobody proposed are made.
+
+        Drafts that branch off are below the head no more. They stay in memory until `prune`.
+        """
         path = []
         for token in tokens:
-            old_head = self.head
-            self.head = old_head.children.get(token) or self._create(
-                old_head, token, Position(old_head.position + 1), old_head.path_log_prob
-            )
-            for sibling in [child for child in old_head.children.values() if child is not self.head]:
-                self._remove_subtree(sibling)
-            old_head.children = {token: self.head}
+            parent, children = self.head, self.head.children
+            self.head = children.get(token) or self._create(parent, token, Position(parent.position + 1), parent.path_log_prob)
+            parent.children = {token: self.head}
+            self._forks.append(Fork(parent, children, self.head))
             path.append(self.head)
         return path
+
+    def prune(self) -> list[Fork]:
+        """Forget the drafts that have branched off since the last call; says which there were, in the order of the committed tokens."""
+        forks, self._forks = self._forks, []
+        for fork in forks:
+            for child in fork.children.values():
+                if child is not fork.chosen:
+                    self._remove_subtree(child)
+        return forks
 
     def advance_root(self, position: int) -> None:
         """Forget the spine before `position` (at most the head's)."""
@@ -198,12 +225,15 @@ class DraftTree:
                 heapq.heappush(heap, (-child.path_log_prob, child.node_id, child))
         return best
 
-    def best_path(self, depth: int) -> list[Node]:
-        """From below the head, the most probable child at each step, at most `depth` nodes."""
-        path: list[Node] = []
+    def best_path(self, depth: int, *, min_log_prob: float = -math.inf) -> list[Node]:
+        """From below the head, the most probable child at each step, at most `depth` nodes and as probable as that from the head on."""
         node = self.head
+        least = node.path_log_prob + min_log_prob
+        path: list[Node] = []
         while node.children and len(path) < depth:
-            node = max(node.children.values(), key=lambda child: child.path_log_prob)
+            node = max(node.children.values(), key=_PATH_LOG_PROB)
+            if node.path_log_prob < least:
+                break
             path.append(node)
         return path
 

@@ -1,18 +1,25 @@
 """The values that every room shares: ids, sampling parameters, what a model is asked and what it answers.
 
 A *session* is one request's generation. Its sequence is the prompt followed by the generated tokens; a `Position` is an absolute
-0-based index into it. A model keeps, per session, a *trunk* (committed tokens, in order) and below it *nodes* (draft tokens, each with a
+0-based index into it. A model keeps, per session, a *prefix* (committed tokens, in order) and below it *nodes* (draft tokens, each with a
 parent). `ScoreItem` is the one question a model can be asked, for target and draft, prefill, verify and expand alike.
 """
 
 from __future__ import annotations
 
-from typing import NewType
+import sys
+from typing import Annotated, NewType
 
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 MAX_VOCABULARY = 1 << 20
 """Tokens; above every published tokenizer."""
+MAX_BRANCH = 8
+"""Children that are offered below one draft token."""
+MAX_WIDTH = 128
+"""Leaves expanded in one draft step, and draft tokens verified in one target pass."""
+MAX_DEPTH = 64
+"""Tokens that a worker drafts ahead of the committed text."""
 
 SessionId = NewType("SessionId", int)
 """Counts up from 1 at the controller, never reused within a controller's life."""
@@ -23,17 +30,20 @@ NodeId = NewType("NodeId", int)
 Position = NewType("Position", int)
 
 
-class SamplingParams(Struct, frozen=True, kw_only=True):
-    """How a target token is chosen. The output is a function of prompt, these parameters and the seed alone."""
+class SamplingParams(Struct, frozen=True, kw_only=True, array_like=True, forbid_unknown_fields=True):
+    """How a target token is chosen. The output is a function of prompt, these parameters and the seed alone.
 
-    temperature: float = 0.0
+    The bounds are those of the wire (`protocol.messages`), which `sampling.check_sampling` narrows.
+    """
+
+    temperature: Annotated[float, Meta(ge=0.0, le=sys.float_info.max)] = 0.0
     """0 to 100; below 0.001 decoding is greedy and ignores the other fields."""
-    top_k: int = 0
+    top_k: Annotated[int, Meta(ge=0, le=MAX_VOCABULARY)] = 0
     """Keep only the top_k largest target logits; 0 keeps all."""
-    top_p: float = 1.0
+    top_p: Annotated[float, Meta(ge=0.0, le=1.0)] = 1.0
     """Keep the smallest set of tokens whose probability reaches top_p, in [0, 1]; 0 is greedy decoding."""
-    seed: int = 0
-    """Seed of the Gumbel noise shared by both sides, in [0, 2**64)."""
+    seed: Annotated[int, Meta(ge=0)] = 0
+    """Seed of the Gumbel noise shared by both sides, in [0, 2**64), where MessagePack's integers end."""
 
 
 class NodeSpec(Struct, frozen=True, kw_only=True):
@@ -41,27 +51,28 @@ class NodeSpec(Struct, frozen=True, kw_only=True):
 
     node_id: NodeId
     parent_id: NodeId | None
-    """Another node of the session, already in the cache or earlier in the same item; None: the end of the trunk."""
+    """Another node of the session, already in the cache or earlier in the same item; None: the end of the prefix."""
     token: int
 
 
 class ScoreItem(Struct, frozen=True, kw_only=True):
     """One session's part of a batched forward pass.
 
-    In order: the cached nodes `commit` move to the end of the trunk and every cached node that does not descend from the last of them
-    is dropped; the tokens `append` are scored and join the trunk (which drops all remaining nodes when not empty); the `nodes` are
+    In order: the cached nodes `commit` move to the end of the prefix and every cached node that does not descend from the last of them
+    is dropped; the tokens `append` are scored and join the prefix (which drops all remaining nodes when not empty); the `nodes` are
     scored and cached. The first item of a session opens it. The answer has one row for the last token of `append`, when there is one,
-    followed by one row per node, in order.
+    followed by one row per node, in order. A piece of a long text, of which the rest follows later, has no `next_positions`: nothing is
+    chosen after it.
     """
 
     session_id: SessionId
     sampling: SamplingParams
     commit: tuple[NodeId, ...] = ()
-    """A path in the cache: the first hangs off the trunk's end, each next one off the one before."""
+    """A path in the cache: the first hangs off the prefix's end, each next one off the one before."""
     append: tuple[int, ...] = ()
     nodes: tuple[NodeSpec, ...] = ()
-    trunk_length: int | None = None
-    """Tokens in the trunk after `commit` and `append`, where the caller knows it; a model that counts otherwise has drifted."""
+    prefix_length: int | None = None
+    """Tokens in the prefix after `commit` and `append`, where the caller knows it; a model that counts otherwise has drifted."""
     next_positions: tuple[Position, ...] = ()
     """For each row of the answer the position that its choice is for: the noise depends on it, the logits do not."""
     reuse_key: str | None = None
@@ -90,7 +101,7 @@ class LogProbs(Struct, frozen=True, kw_only=True):
 
 
 class TargetChoices(Struct, frozen=True, kw_only=True):
-    """The target's verdict on one item: the tokens that follow the trunk."""
+    """The target's verdict on one item: the tokens that follow the prefix."""
 
     tokens: tuple[int, ...]
     """The draft tokens that it accepts, one below the other, and one more of its own: the correction or bonus token."""
@@ -111,18 +122,18 @@ class DraftChoices(Struct, frozen=True, kw_only=True):
     """Entropy of the draft's distribution, before the noise."""
 
 
-class DraftingConfig(Struct, frozen=True, kw_only=True):
+class DraftingConfig(Struct, frozen=True, kw_only=True, array_like=True, forbid_unknown_fields=True):
     """How a worker grows its tree for one session; chosen by the controller's policy, sent with the session."""
 
-    branch: int = 1
+    branch: Annotated[int, Meta(ge=1, le=MAX_BRANCH)] = 1
     """Children offered where the draft is uncertain, 1 to 8."""
-    leaves: int = 1
+    leaves: Annotated[int, Meta(ge=1, le=MAX_WIDTH)] = 1
     """Leaves expanded in one draft step, 1 to 128."""
-    entropy_threshold_nats: float = 0.0
+    entropy_threshold_nats: Annotated[float, Meta(ge=-sys.float_info.max, le=sys.float_info.max)] = 0.0
     """Draft entropy below which only the first choice is kept; 0 or less branches everywhere."""
-    max_depth: int = 16
+    max_depth: Annotated[int, Meta(ge=1, le=MAX_DEPTH)] = 16
     """How far below its root the worker drafts ahead, 1 to 64."""
-    path_prob_min: float = 0.0
+    path_prob_min: Annotated[float, Meta(ge=0.0, lt=1.0)] = 0.0
     """Nodes that the target's path, from the head, is less likely to reach are neither sent nor expanded, in [0, 1)."""
     is_calibrated: bool = False
     """Whether probabilities are acceptance estimates (`calibration`) or the draft model's own."""

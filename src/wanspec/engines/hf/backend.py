@@ -1,8 +1,8 @@
 """Any causal model of transformers whose attention takes a mask and a cache: prefill, verify and expand, chain or tree, over many sessions.
 
-A pass goes through the model's own `forward`, with explicit positions, a mask of four dimensions, and in place of transformers' cache one
-that stores new keys and values in our pool and hands out those of the sessions at hand. Nothing is fetched from the device but logits, of
-the rows asked for. In float32 rows agree with one-session, one-token passes to about 1e-5 in a logit; half precision is as coarse as it is.
+A pass goes through the model's own `forward`, with explicit positions, a four-dimensional mask, and instead of transformers' cache one that
+stores new keys and values in our pool and returns those of the batch's sessions. Only logits are fetched from the device, for the rows
+asked for. In float32 rows agree with one-session, one-token passes to about 1e-5 in a logit; half precision is coarser.
 """
 
 from __future__ import annotations
@@ -18,23 +18,23 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from wanspec.core.speculation.types import ScoreItem, SessionId
-from wanspec.engines.hf.batch import LIMITS, Batch, batches
+from wanspec.engines.hf.batch import LIMITS, PaddedBatch, batches
 from wanspec.engines.hf.pool import PooledSlots, SlotPool
 from wanspec.engines.interface import ModelInfo
 from wanspec.engines.slot_cache import SessionCaches
 from wanspec.errors import BackendError
 
 Model = Any
-"""Of transformers, which has no types where it is not installed."""
+"""A model of transformers, which has no types where it is not installed."""
 MAX_KEPT_BYTES = 1 << 30
-"""Of what finished sessions leave to others: 8,192 tokens of an 8B model with grouped heads. Given up where memory is short."""
+"""Memory of kept prefixes: 8,192 tokens of an 8B model with grouped heads. Dropped where memory is short."""
 
 
 class HfBackend:
     """A model of transformers and the caches of its sessions."""
 
     def __init__(self, model: Model, info: ModelInfo) -> None:
-        """`model` is in evaluation mode, attends with `sdpa`, and lies where it is to be run."""
+        """`model` is in evaluation mode, uses `sdpa` attention, and is on its devices."""
         self._model, self._info = model, info
         known = inspect.signature(model.forward).parameters
         self._keeps_logits = "logits_to_keep" in known
@@ -54,7 +54,7 @@ class HfBackend:
         return self._info
 
     def score(self, items: Sequence[ScoreItem]) -> list[NDArray[np.float32]]:
-        """See `Backend.score`."""
+        """As `Backend.score`."""
         while True:
             try:
                 return self._score(items)
@@ -69,15 +69,15 @@ class HfBackend:
                 raise BackendError(f"PyTorch failed on {self._info.name}: {error}") from error
 
     def end_pass(self) -> None:
-        """See `Backend.end_pass`."""
+        """As `Backend.end_pass`."""
 
     def close_session(self, session_id: SessionId) -> None:
-        """See `Backend.close_session`."""
+        """As `Backend.close_session`."""
         self._caches.close(session_id)
 
-    def forget(self, prefix: str) -> None:
-        """See `Backend.forget`."""
-        self._caches.forget(prefix)
+    def forget(self, key_prefix: str) -> None:
+        """As `Backend.forget`."""
+        self._caches.forget(key_prefix)
 
     def _score(self, items: Sequence[ScoreItem]) -> list[NDArray[np.float32]]:
         plans = self._caches.plan(items)
@@ -90,7 +90,7 @@ class HfBackend:
         nothing = np.empty((0, self._info.vocabulary_size), np.float32)
         return [np.concatenate([nothing, *answer]) if len(answer) != 1 else answer[0] for answer in answers.values()]
 
-    def _run(self, batch: Batch) -> list[NDArray[np.float32]]:
+    def _run(self, batch: PaddedBatch) -> list[NDArray[np.float32]]:
         """One forward pass. Writes the new keys and values; returns each line's logits of the rows asked for."""
         longest, first = batch.tokens.shape[1], batch.asked_from
         logits: Tensor = self._model(
@@ -114,16 +114,16 @@ class HfBackend:
 
 
 class PassCache:
-    """What a model takes for its cache during one pass."""
+    """The cache that a model sees during one pass."""
 
     is_compileable = False
 
-    def __init__(self, pool: SlotPool, batch: Batch) -> None:
+    def __init__(self, pool: SlotPool, batch: PaddedBatch) -> None:
         self._pool, self._batch = pool, batch
         self._indices: dict[torch.device, tuple[Tensor, Tensor, Tensor]] = {}
 
     def update(self, keys: Tensor, values: Tensor, layer: int, *_: object, **__: object) -> tuple[Tensor, Tensor]:
-        """Store a layer's new keys and values [lines, heads, longest, size]; all that the lines may see, [lines, heads, slots, size]."""
+        """Store a layer's new keys and values [lines, heads, longest, size]. Returns all of the lines' [lines, heads, slots, size]."""
         rows, writes, reads = self._on(keys.device)
         found = []
         for stored, new in zip(self._pool.layer(layer, keys, values), (keys, values), strict=True):
@@ -134,7 +134,7 @@ class PassCache:
         return found[0], found[1]
 
     def get_seq_length(self, layer: int = 0) -> int:
-        """None of ours is in the model's own order; positions and mask say what is."""
+        """0: positions and mask say everything about the order of our slots."""
         return 0
 
     def _on(self, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
@@ -148,6 +148,6 @@ class PassCache:
 
 
 def fetched(logits: Tensor) -> NDArray[np.float32]:
-    """On this side, as float32; half precision crosses as such."""
+    """The logits in our memory, as float32; half precision is converted after the transfer."""
     array: NDArray[np.float32] = logits.cpu().float().numpy()
     return array

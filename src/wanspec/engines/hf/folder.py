@@ -1,7 +1,6 @@
-"""A model's folder: one of ours, or one that is downloaded from the Hugging Face hub; and whether everything is in it.
+"""A model's folder, local or downloaded from the Hugging Face hub, and checks that it is complete.
 
-Half a download, a clone without its large files, a format that could run code: said before a model is loaded from it, and in words that say
-what to do.
+Half a download, a clone without its large files and a format that could run code are reported before loading, with the fix.
 """
 
 from __future__ import annotations
@@ -16,9 +15,9 @@ from wanspec.errors import ConfigError
 from wanspec.extras import how_to_install
 
 DOWNLOADED = ["*.json", "*.safetensors", "*.jinja"]
-"""Of a repository: no weights in other formats, which are as large again."""
+"""Files downloaded from a repository; weights in other formats would double the size."""
 MAX_HEADER_BYTES = 100_000_000
-"""Of a file of weights: the format's own limit."""
+"""Longest header of a safetensors file: the format's own limit."""
 LARGE_FILE_POINTER = b"version https://git-lfs"
 INSTALL = how_to_install("hf")
 
@@ -27,7 +26,7 @@ Json = dict[str, Any]
 
 @cache
 def find_folder(name: str, revision: str | None) -> Path:
-    """The folder of that name, or a copy of the hub's repository of that name, complete. Raises ConfigError."""
+    """The folder of that name, or else a download of the hub's repository of that name. Raises ConfigError unless it is complete."""
     folder = local_folder(name) or _downloaded(name, revision)
     check_folder(folder)
     return folder
@@ -44,7 +43,7 @@ def local_folder(name: str) -> Path | None:
 
 
 def check_folder(folder: Path) -> None:
-    """Raise ConfigError where something is missing or cut off."""
+    """Raise ConfigError where a file is missing or truncated."""
     read_json(folder / "config.json")
     if not (folder / "tokenizer.json").is_file():
         raise ConfigError(f"{folder} has no tokenizer.json; only tokenizers in that format are read (transformers can convert others)")
@@ -53,7 +52,7 @@ def check_folder(folder: Path) -> None:
 
 
 def read_json(path: Path) -> Json:
-    """A file of a model's folder. Raises ConfigError where there is none, or something else."""
+    """Read a JSON object from a file of a model's folder. Raises ConfigError."""
     try:
         found = json.loads(path.read_bytes())
     except FileNotFoundError:
@@ -68,7 +67,7 @@ def read_json(path: Path) -> Json:
 
 
 def weight_bytes(folder: Path) -> int:
-    """The size of the model's weights as they are stored."""
+    """Size of the stored weights."""
     return sum(file.stat().st_size for file in _weight_files(folder))
 
 
@@ -97,7 +96,7 @@ def _check_weights(file: Path) -> None:
             size = opened.seek(0, 2)
         ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
     except FileNotFoundError:
-        raise ConfigError(f"{file.parent} has no {file.name}: half a download? Fetch the model again; what is there is not lost") from None
+        raise ConfigError(f"{file.parent} has no {file.name}: half a download? Fetch the model again; complete files are kept") from None
     except OSError as error:
         raise ConfigError(f"{file}: {error.strerror}") from error
     except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
@@ -108,7 +107,7 @@ def _check_weights(file: Path) -> None:
 
 
 def _downloaded(name: str, revision: str | None) -> Path:
-    """The hub's repository, with its progress shown; one that has been downloaded before does without the network."""
+    """Download a repository of the hub, showing progress; a complete earlier download needs no network."""
     try:
         from huggingface_hub import snapshot_download
         from huggingface_hub.errors import (
@@ -128,9 +127,7 @@ def _downloaded(name: str, revision: str | None) -> Path:
     except HFValidationError as error:
         raise ConfigError(f"{name!r} is neither a folder here nor a name on the Hugging Face hub (OWNER/MODEL)") from error
     except GatedRepoError as error:
-        raise ConfigError(
-            f"{where} is given out on request: ask for it on its page of the hub, and log in here with `hf auth login`"
-        ) from error
+        raise ConfigError(f"{where} is gated: request access on its page of the hub, and log in here with `hf auth login`") from error
     except RevisionNotFoundError as error:
         raise ConfigError(f"there is no {where} on the Hugging Face hub") from error
     except RepositoryNotFoundError as error:
@@ -142,4 +139,4 @@ def _downloaded(name: str, revision: str | None) -> Path:
             f"{name!r} is no folder here, was never downloaded whole, and the Hugging Face hub cannot be reached (or HF_HUB_OFFLINE is set)"
         ) from error
     except (HfHubHTTPError, OSError) as error:
-        raise ConfigError(f"{where} cannot be downloaded: {error}; start again, what has come is kept") from error
+        raise ConfigError(f"{where} cannot be downloaded: {error}; start again; downloaded files are kept") from error

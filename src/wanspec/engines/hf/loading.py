@@ -1,4 +1,4 @@
-"""From a folder to a model that is ready, or to a message that says why not: before any request is accepted."""
+"""Loads a model from a folder, and checks that it can score trees, before any request is accepted."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from wanspec.engines.hf.backend import HfBackend, Model
 from wanspec.engines.hf.folder import find_folder, read_json, weight_bytes
 from wanspec.engines.hf.tokenizer import load_folder_tokenizer
 from wanspec.engines.interface import ModelInfo, Residence
-from wanspec.engines.model_spec import ModelSpec
+from wanspec.engines.registry import ModelSpec
 from wanspec.engines.tokenizer import JsonTokenizer
 from wanspec.errors import BackendError, ConfigError
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 CAUSAL = ("ForCausalLM", "LMHeadModel")
-"""What the names of architectures end with that continue text and do nothing else."""
+"""Endings of the names of architectures that only continue text."""
 DEFAULTS = {"dtype": "auto", "device": "auto", "device_map": "", "revision": "", "threads": ""}
 PROBE_SESSION = SessionId((1 << 62) + 1)
 """Beyond every id that a controller gives out."""
@@ -34,18 +34,18 @@ PROBE_SESSION = SessionId((1 << 62) + 1)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Placing:
-    """Where a model goes, and in what precision."""
+    """A model's devices and precision."""
 
     dtype: torch.dtype | str
-    """Or "auto": as the model was made."""
+    """Precision; "auto": the checkpoint's own."""
     device_map: Any
-    """As transformers takes it: a place for all of it, or "auto"."""
+    """Transformers' device_map: one device, "auto" for all GPUs, or None for the CPU."""
     device: torch.device
-    """Where all of it goes, or the first part."""
+    """The device of the whole model, or of its first part."""
 
 
 def load_hf(spec: ModelSpec, *, threads: int) -> HfBackend:
-    """The model that `spec` names. Raises ConfigError or BackendError, naming what is wrong with it."""
+    """Load the model that `spec` names. Raises ConfigError or BackendError, naming the fault."""
     options = spec.chosen(DEFAULTS)
     placing = _placing(spec, options)
     torch.set_num_threads(_threads(spec, options["threads"]) if options["threads"] else threads)
@@ -73,7 +73,7 @@ def load_hf(spec: ModelSpec, *, threads: int) -> HfBackend:
 
 
 def check_architecture(config: Model, name: str) -> None:
-    """Raise ConfigError on a model that cannot score a tree, or is no causal language model of text alone."""
+    """Raise ConfigError unless the model is a causal language model of text with full attention."""
     architecture = (config.architectures or [config.model_type])[0]
     if config.architectures and not architecture.endswith(CAUSAL):
         raise ConfigError(f"{name} is a {architecture}; only causal language models of text (...ForCausalLM) are run")
@@ -88,7 +88,7 @@ def check_architecture(config: Model, name: str) -> None:
 
 
 def check_tree(backend: HfBackend) -> None:
-    """Score a small tree and one of its paths alone. Raises ConfigError where they differ: a model that ignores masks or our cache."""
+    """Score a small tree and one of its paths alone. Raises ConfigError where they differ, as the model ignores masks or our cache."""
     size = backend.info.vocabulary_size
     first, second, third, fourth = size // 5, size // 4, size // 3, size // 2
     siblings = tuple(NodeSpec(node_id=NodeId(number), parent_id=None, token=token) for number, token in ((1, third), (2, fourth)))
@@ -137,7 +137,7 @@ def _threads(spec: ModelSpec, text: str) -> int:
 
 
 def _check_room(spec: ModelSpec, folder: Path, placing: Placing) -> None:
-    """Raise ConfigError where the weights alone are larger than the memory that is free: loading would end the process, or all others."""
+    """Raise ConfigError where the weights are larger than the free memory: loading would kill this process, or others."""
     if placing.device_map == "auto":
         return
     stored = read_json(folder / "config.json")
@@ -153,7 +153,7 @@ def _check_room(spec: ModelSpec, folder: Path, placing: Placing) -> None:
 
 
 def _free_memory() -> int | None:
-    """What a process may still take here, as Linux estimates it; None: nobody knows."""
+    """Memory available to a new process by Linux's estimate; None: unknown."""
     try:
         lines = Path("/proc/meminfo").read_text("ascii").splitlines()
     except OSError:
@@ -162,7 +162,7 @@ def _free_memory() -> int | None:
 
 
 def _loaded(spec: ModelSpec, folder: Path, config: Model, placing: Placing) -> Model:
-    """The weights in their places. Raises BackendError where some are missing: they would be random."""
+    """Load the weights. Raises BackendError where some are missing, as they would be random."""
     transformers.utils.logging.set_verbosity_error()
     if not sys.stderr.isatty():
         transformers.utils.logging.disable_progress_bar()
@@ -188,7 +188,7 @@ def _loaded(spec: ModelSpec, folder: Path, config: Model, placing: Placing) -> M
 
 @contextmanager
 def _explained(spec: ModelSpec) -> Iterator[None]:
-    """Whatever transformers raises on loading, which may be anything, as an error of ours."""
+    """Turn any error of transformers on loading into one of ours."""
     try:
         yield
     except torch.OutOfMemoryError as error:
@@ -196,8 +196,8 @@ def _explained(spec: ModelSpec) -> Iterator[None]:
             f"{spec.name} does not fit into the GPU's memory; use dtype=bfloat16, device_map=auto, or a smaller model"
         ) from error
     except ImportError as error:
-        raise ConfigError(f"{spec.name} needs what is not installed: {error}") from error
-    except Exception as error:  # whatever a model's own code raises
+        raise ConfigError(f"{spec.name} needs a package that is not installed: {error}") from error
+    except Exception as error:  # a model's own code may raise anything
         raise BackendError(f"transformers cannot load {spec.name}: {error}") from error
 
 
@@ -212,13 +212,13 @@ def _residence(model: Model) -> Residence:
 
 
 def end_tokens(model: Model, tokenizer: JsonTokenizer) -> tuple[int, ...]:
-    """The model's own (generation_config.json, else config.json), and the tokenizer's, which ends a turn of many a chat model."""
+    """End tokens of the model (generation_config.json, else config.json) and of the tokenizer, which in many chat models ends a turn."""
     ends = model.generation_config.eos_token_id
     listed = [*([ends] if isinstance(ends, int) else ends or []), tokenizer.end_token]
     return tuple(sorted({token for token in listed if token is not None and 0 <= token < tokenizer.vocabulary_size}))
 
 
 def _name(name: str) -> str:
-    """What to call a model: the hub's name, or of a folder its own and that of the folder that it is in."""
+    """A model's name: the hub's, or the last two parts of a folder's path."""
     path = Path(name).expanduser()
     return "/".join(path.resolve().parts[-2:]) if path.is_dir() else name

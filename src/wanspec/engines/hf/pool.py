@@ -1,8 +1,8 @@
 """Keys and values of all sessions of a model, on its own devices: one pool of slots, of which every session has a list.
 
-A pass reads a session's slots through its list and writes behind it, so that a commit, which reorders the list, moves nothing; and sessions
-that begin with the same tokens have the same slots for them. Slot 0 is nobody's: zeros, which stand where a shorter session of a batch has
-nothing, and which no row sees.
+A pass reads a session's slots through its list and adds new ones, so that a commit, which reorders the list, moves no data; and sessions
+that begin with the same tokens share slots. Slot 0 holds zeros and belongs to no session: it pads the shorter sessions of a batch, and no
+row sees it.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 FIRST_SLOTS = 256
-"""Of a new pool; it grows by half, or by what is needed where that is more."""
+"""Slots of a new pool; it grows by half, or by more where needed."""
 
 Indices = NDArray[np.int64]
 
 
 class SlotPool:
-    """For each layer keys and values, [slots, heads, size] each, on the layer's device; made when it first has something to store."""
+    """Keys and values of each layer, [slots, heads, size] each, on the layer's device; made when first needed."""
 
     def __init__(self) -> None:
         self._returned: deque[Indices] = deque()
-        """Slots that somebody has no more use for, from whatever thread."""
+        """Slots given back by a session, from any thread."""
         self._empty()
 
     def _empty(self) -> None:
@@ -42,11 +42,11 @@ class SlotPool:
 
     @property
     def slot_bytes(self) -> int:
-        """What one slot takes, over all layers."""
+        """Size of one slot over all layers."""
         return sum(tensor[0].nbytes for pair in self._layers.values() for tensor in pair)
 
     def take(self, count: int) -> Indices:
-        """So many slots that nobody uses. Raises torch.OutOfMemoryError; the pool is then as it was."""
+        """Take `count` free slots. Raises torch.OutOfMemoryError; the pool is then as it was."""
         self._collect()
         if count > len(self._free):
             self._grow(self._capacity + max(self._capacity // 2, count - len(self._free)))
@@ -56,15 +56,15 @@ class SlotPool:
         return taken
 
     def share(self, slots: Indices) -> None:
-        """Somebody else uses these too."""
+        """Count another user of these slots."""
         self._users[slots] += 1
 
     def give_back(self, slots: Indices) -> None:
-        """Somebody uses these no more. The only call that may come from another thread: Python ends objects wherever it likes."""
+        """End one use of these slots. The only call that may come from any thread: Python may finalise objects in any."""
         self._returned.append(slots)
 
     def layer(self, index: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Where a layer's keys and values are, which look like these [..., heads, tokens, size]."""
+        """A layer's stored keys and values, made like these [..., heads, tokens, size] the first time."""
         found = self._layers.get(index)
         if found is None:
             found = self._layers[index] = self._made(keys, self._capacity), self._made(values, self._capacity)
@@ -79,7 +79,7 @@ class SlotPool:
             self._empty()
 
     def _grow(self, capacity: int) -> None:
-        for index, pair in self._layers.items():  # one after the other: what is needed twice is a layer at most
+        for index, pair in self._layers.items():  # one after the other, so that at most one layer is held twice
             self._layers[index] = self._grown(pair[0], capacity), self._grown(pair[1], capacity)
         self._free += range(capacity - 1, self._capacity - 1, -1)
         self._users = np.concatenate((self._users, np.zeros(capacity - self._capacity, np.int32)))
@@ -93,7 +93,7 @@ class SlotPool:
 
     @staticmethod
     def _grown(tensor: Tensor, capacity: int) -> Tensor:
-        if len(tensor) >= capacity:  # before memory ran out
+        if len(tensor) >= capacity:  # grown before memory ran out
             return tensor
         grown = torch.empty((capacity, *tensor.shape[1:]), dtype=tensor.dtype, device=tensor.device)
         grown[: len(tensor)] = tensor
@@ -101,36 +101,36 @@ class SlotPool:
 
 
 class PooledSlots:
-    """See `Slots`: those of one session."""
+    """`Slots` of one session."""
 
     def __init__(self, pool: SlotPool, indices: Indices | None = None) -> None:
         self._pool = pool
         self.indices = np.empty(0, np.int64) if indices is None else indices
-        """Where in the pool each slot is."""
+        """The pool's index of each slot."""
 
     def __del__(self) -> None:
         self._pool.give_back(self.indices)
 
     @property
     def size_bytes(self) -> int:
-        """Those that are shared count for each that shares them."""
+        """Shared slots count for each session that shares them."""
         return len(self.indices) * self._pool.slot_bytes
 
     def reserve(self, count: int) -> None:
-        """Have at least `count` slots. Raises torch.OutOfMemoryError."""
+        """Make room for `count` slots. Raises torch.OutOfMemoryError."""
         missing = count - len(self.indices)
         if missing > 0:
             self.indices = np.concatenate((self.indices, self._pool.take(missing)))
 
     def move(self, start: int, order: Sequence[int]) -> None:
-        """See `Slots.move`."""
+        """As `Slots.move`."""
         moved = self.indices[start:]
         kept = moved[list(order)]
         self._pool.give_back(np.setdiff1d(moved, kept))
         self.indices = np.concatenate((self.indices[:start], kept))
 
     def first(self, count: int) -> PooledSlots:
-        """See `Slots.first`."""
+        """As `Slots.first`."""
         shared = self.indices[:count].copy()
         self._pool.share(shared)
         return PooledSlots(self._pool, shared)

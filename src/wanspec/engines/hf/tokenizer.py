@@ -1,4 +1,4 @@
-"""The tokenizer of a model's folder: tokenizer.json, with what the files beside it say of ends and chats."""
+"""The tokenizer of a model's folder: tokenizer.json, with end tokens and chat template from the files beside it."""
 
 from __future__ import annotations
 
@@ -7,14 +7,13 @@ from pathlib import Path
 
 from wanspec.engines.chat_template import ChatTemplate
 from wanspec.engines.hf.folder import Json, find_folder, read_json
-from wanspec.engines.model_spec import ModelSpec
-from wanspec.engines.tokenizer import JsonTokenizer
-from wanspec.engines.turns import NAMED_TOKENS
+from wanspec.engines.registry import ModelSpec
+from wanspec.engines.tokenizer import NAMED_TOKENS, JsonTokenizer
 from wanspec.errors import ConfigError
 from wanspec.files import text_of
 
 DEFAULT_TEMPLATE = "default"
-"""Of several, the one for chats without tools."""
+"""Name of the template for chats without tools, where there are several."""
 SETTINGS_FILES = ("tokenizer_config.json", "special_tokens_map.json")
 
 
@@ -24,7 +23,7 @@ def load_hf_tokenizer(spec: ModelSpec) -> JsonTokenizer:
 
 
 def load_folder_tokenizer(folder: Path) -> JsonTokenizer:
-    """Raises ConfigError, naming the folder, where the tokenizer cannot be used."""
+    """The tokenizer of a folder. Raises ConfigError, naming the folder."""
     try:
         settings = _settings(folder)
         named = {name: content for name in NAMED_TOKENS if (content := _content(settings, name))}
@@ -48,13 +47,13 @@ def _text(file: Path) -> str:
 
 
 def _settings(folder: Path) -> Json:
-    """What the files beside tokenizer.json say. As in transformers, a configuration that lists its added tokens needs no older file."""
+    """Settings from the files beside tokenizer.json. As in transformers, one that lists its added tokens needs no older file."""
     settings, older = (read_json(folder / name) if (folder / name).exists() else {} for name in SETTINGS_FILES)
     return settings if "added_tokens_decoder" in settings else settings | older
 
 
 def _template(folder: Path, settings: Json) -> str | None:
-    """In a file of its own, or in the settings, alone or by name."""
+    """The chat template, from its own file or from the settings; None: there is none."""
     file = folder / "chat_template.jinja"
     if file.exists():
         return _text(file)

@@ -1,7 +1,7 @@
-"""The backend: what a pass asks of each session, laid over lanes (`lanes`) and computed by llama.cpp (`context`).
+"""The llama.cpp backend: passes laid over lanes (`lanes`) and computed by llama.cpp (`context`).
 
-`SessionCaches` knows, here as for every engine, what each session holds, and refuses what does not fit. Where its tokens are, if they are
-anywhere, is known to their lanes: see there.
+As in every engine, `SessionCaches` knows the tokens of each session and checks items. The lanes know which of these tokens are in the cache
+at present, and where.
 """
 
 from __future__ import annotations
@@ -16,51 +16,58 @@ from numpy.typing import NDArray
 
 from wanspec.core.speculation.types import ScoreItem, SessionId
 from wanspec.engines.interface import ModelInfo
-from wanspec.engines.llamacpp.context import Engine, Row
-from wanspec.engines.llamacpp.lanes import Lanes, Token, Trunk
+from wanspec.engines.llamacpp.context import BatchRow, Decoder
+from wanspec.engines.llamacpp.lanes import CachedToken, Lanes, Prefix
 from wanspec.engines.slot_cache import ROOT, Extension, SessionCaches
 from wanspec.errors import BackendError
 
 
 class NoSlots:
-    """What `SlotCache` need not know of where things are."""
+    """`Slots` without content: the lanes know where tokens are."""
 
     size_bytes = 0
 
     def move(self, start: int, order: Sequence[int]) -> None:
-        """See `Slots.move`."""
+        """As `Slots.move`."""
 
     def first(self, count: int) -> NoSlots:
-        """See `Slots.first`."""
+        """As `Slots.first`."""
         return self
 
 
 @dataclass(slots=True)
-class Session:
-    """The tokens of one session, as `SlotCache` counts them: a trunk, and nodes in order."""
+class SessionTokens:
+    """The tokens of one session, as `SlotCache` counts them."""
 
-    trunk: Trunk
-    nodes: list[Token]
+    prefix: Prefix
+    """Committed tokens."""
+    nodes: list[CachedToken]
+    """Draft nodes, in the order of `SlotCache`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Growth:
-    """What a pass makes of a session."""
+    """How a pass changes a session."""
 
-    session: Session
-    committed: list[Token]
-    appended: list[Token]
-    kept: list[Token]
-    fresh: list[Token]
+    session: SessionTokens
+    """The session before the pass."""
+    committed: list[CachedToken]
+    """Nodes that join the prefix."""
+    appended: list[CachedToken]
+    """New tokens that join the prefix after these."""
+    kept: list[CachedToken]
+    """Nodes that stay."""
+    fresh: list[CachedToken]
+    """New nodes."""
 
     @property
-    def answered(self) -> list[Token]:
-        """Those whose logits are asked for."""
+    def answered(self) -> list[CachedToken]:
+        """Tokens whose logits are asked for."""
         return [*self.appended[-1:], *self.fresh]
 
     @property
-    def dropped(self) -> list[Token]:
-        """Nodes that are none any more."""
+    def dropped(self) -> list[CachedToken]:
+        """Nodes that do not stay."""
         kept = set(self.kept)
         return [node for node in self.session.nodes if node not in kept]
 
@@ -68,16 +75,16 @@ class Growth:
 class LlamaCppBackend:
     """A model run by llama.cpp, and the one cache of its sessions."""
 
-    def __init__(self, engine: Engine, info: ModelInfo) -> None:
+    def __init__(self, engine: Decoder, info: ModelInfo) -> None:
         self._engine = engine
         self._info = info
         self._caches = SessionCaches(NoSlots, vocabulary_size=info.vocabulary_size, context_length=info.context_length)
         self._lanes = Lanes(engine, sequences=engine.num_sequences, capacity=engine.num_cells)
-        self._sessions: dict[SessionId, Session] = {}
-        self._chunk: list[Token] = []
-        """Placed, to be computed next."""
-        self._answers: dict[Token, NDArray[np.float32] | None] = {}
-        """Of the pass under way: the logits after each token that they are asked of, once they are there."""
+        self._sessions: dict[SessionId, SessionTokens] = {}
+        self._chunk: list[CachedToken] = []
+        """Tokens that have cells and are computed next."""
+        self._answers: dict[CachedToken, NDArray[np.float32] | None] = {}
+        """Logits after each token that was asked for in the present pass; None: not computed yet."""
 
     @property
     def info(self) -> ModelInfo:
@@ -85,11 +92,11 @@ class LlamaCppBackend:
 
     @property
     def num_cells_used(self) -> int:
-        """Cells that hold a token: what a leak test looks at."""
+        """Cells that hold a token, for leak tests."""
         return self._lanes.num_used
 
     def score(self, items: Sequence[ScoreItem]) -> list[NDArray[np.float32]]:
-        """See `Backend.score`."""
+        """As `Backend.score`."""
         plans = self._caches.plan([replace(item, reuse_key=None) for item in items])
         first_chunk = self._lanes.begin_chunk()
         growths: list[Growth] = []
@@ -111,47 +118,47 @@ class LlamaCppBackend:
         return answers
 
     def end_pass(self) -> None:
-        """See `Backend.end_pass`."""
+        """As `Backend.end_pass`."""
 
     def close_session(self, session_id: SessionId) -> None:
-        """See `Backend.close_session`."""
+        """As `Backend.close_session`."""
         self._caches.close(session_id)
         session = self._sessions.pop(session_id, None)
         if session is not None:
             self._lanes.forget(session.nodes)
-            self._lanes.close_trunk(session.trunk)
+            self._lanes.close_prefix(session.prefix)
 
-    def forget(self, prefix: str) -> None:
-        """See `Backend.forget`; nothing is kept here."""
+    def forget(self, key_prefix: str) -> None:
+        """As `Backend.forget`; no prefixes are kept here."""
 
     def _growth(self, extension: Extension) -> Growth:
-        """What an extension means for the tokens of its session; a new session gets a trunk."""
-        session = self._sessions.get(extension.item.session_id) or Session(self._lanes.open_trunk(), [])
+        """The growth of a session by its extension; a new session gets a prefix."""
+        session = self._sessions.get(extension.item.session_id) or SessionTokens(self._lanes.open_prefix(), [])
         committed = [session.nodes[index] for index in extension.path]
         end = committed[-1] if committed else None
         rows = list(zip(extension.tokens.tolist(), extension.positions.tolist(), strict=True))
-        appended: list[Token] = []
+        appended: list[CachedToken] = []
         for token, position in rows[: len(extension.item.append)]:
-            end = Token(token, position, end)
+            end = CachedToken(token, position, end)
             appended.append(end)
-        columns: list[Token] = [*session.nodes, *appended]
+        columns: list[CachedToken] = [*session.nodes, *appended]
         for (token, position), parent in zip(rows[len(appended) :], extension.parents, strict=True):
-            columns.append(Token(token, position, end if parent == ROOT else columns[parent]))
+            columns.append(CachedToken(token, position, end if parent == ROOT else columns[parent]))
         fresh = columns[len(session.nodes) + len(appended) :]
         return Growth(session, committed, appended, [session.nodes[index] for index in extension.kept], fresh)
 
     def _lay_out(self, growth: Growth) -> None:
-        """Place what a pass computes for one session, and compute what must be out of the way for that."""
-        trunk = growth.session.trunk
-        joining = [*self._lanes.adopt(trunk, growth.committed), *growth.appended]
-        self._lanes.forget(growth.dropped)  # already now: if the pass fails, what is wanted of them is computed again
+        """Place the tokens that a pass computes for one session; chunks that are in the way are computed."""
+        prefix = growth.session.prefix
+        joining = [*self._lanes.adopt(prefix, growth.committed), *growth.appended]
+        self._lanes.forget(growth.dropped)  # before the pass: if it fails, those still wanted are computed again
         for token in joining:
-            self._fit(partial(self._prolong, trunk, token))
+            self._fit(partial(self._prolong, prefix, token))
         for node in growth.fresh:
-            self._fit(partial(self._place, trunk, node))
+            self._fit(partial(self._place, prefix, node))
 
     def _fit(self, place: Callable[[], bool]) -> None:
-        """Place something; where there is no room, compute the chunk, whose lanes may then be given up, and at last forget all drafts."""
+        """Place a token. Where there is no room, compute the chunk, so that its lanes may be given up; at last forget all drafts."""
         if place():
             return
         self._compute_chunk()
@@ -165,41 +172,41 @@ class LlamaCppBackend:
                 f"{self._lanes.num_used}; start with a larger context= or sessions="
             )
 
-    def _prolong(self, trunk: Trunk, token: Token) -> bool:
-        if not self._lanes.prolong(trunk, token):
+    def _prolong(self, prefix: Prefix, token: CachedToken) -> bool:
+        if not self._lanes.prolong(prefix, token):
             return False
         self._chunk.append(token)
         return True
 
-    def _place(self, trunk: Trunk, node: Token) -> bool:
+    def _place(self, prefix: Prefix, node: CachedToken) -> bool:
         for token in node.missing():
-            if not self._lanes.place(trunk, token):
+            if not self._lanes.place(prefix, token):
                 return False
             self._chunk.append(token)
         return True
 
     def _compute_chunk(self) -> None:
-        """Compute what has been placed, and begin another chunk."""
+        """Compute the placed tokens, and begin another chunk."""
         chunk, self._chunk = self._chunk, []
         asked = [token for token in chunk if token in self._answers and self._answers[token] is None]
         wanted = set(asked)
-        rows = [Row(token.token, token.position, [lane.number for lane in token.lanes], token in wanted) for token in chunk]
+        rows = [BatchRow(token.token, token.position, [lane.number for lane in token.lanes], token in wanted) for token in chunk]
         logits = self._engine.decode(rows)
         self._answers.update(zip(asked, logits[:, : self._info.vocabulary_size], strict=True))
         self._lanes.begin_chunk()
 
     def _withdraw(self, growths: Sequence[Growth], *, since: int) -> None:
-        """Make a pass undone that has failed."""
+        """Undo a pass that has failed."""
         self._chunk, self._answers = [], {}
         for growth in growths:
-            self._lanes.withdraw(growth.session.trunk, [*growth.committed, *growth.appended], since=since)
-            if not growth.session.trunk.length:  # opened for this pass
-                self._lanes.close_trunk(growth.session.trunk)
+            self._lanes.withdraw(growth.session.prefix, [*growth.committed, *growth.appended], since=since)
+            if not growth.session.prefix.length:  # opened for this pass
+                self._lanes.close_prefix(growth.session.prefix)
 
     def _settle(self, session_id: SessionId, growth: Growth) -> None:
-        """Make a pass true that has been computed."""
+        """Carry out a pass that has been computed."""
         session = growth.session
-        self._lanes.settle(session.trunk, [*growth.committed, *growth.appended], [*growth.kept, *growth.fresh])
+        self._lanes.settle(session.prefix, [*growth.committed, *growth.appended], [*growth.kept, *growth.fresh])
         session.nodes = [*growth.kept, *growth.fresh]
         self._sessions[session_id] = session
 

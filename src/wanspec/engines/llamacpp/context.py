@@ -1,7 +1,7 @@
-"""The part of llama.cpp that computes: a model's context, the one cache of all sessions, and passes over it.
+"""A llama.cpp context: the one cache of all sessions, and passes over it.
 
-A pass that breaks llama.cpp's rules is answered with a bare -1, or ends the process. `lanes` keeps the rules of its batches,
-`SessionCaches` those of the vocabulary and the context.
+llama.cpp answers a pass that breaks its rules with a bare -1, or ends the process. `lanes` keeps the rules of batches, `SessionCaches`
+those of the vocabulary and the context.
 """
 
 from __future__ import annotations
@@ -21,24 +21,26 @@ from wanspec.engines.llamacpp.library import complaints
 from wanspec.errors import BackendError, ConfigError
 
 MAX_PASS_TOKENS = 512
-"""Tokens computed in one pass; a longer prompt is cut. llama.cpp's own default: more are no faster, and their logits cost memory."""
+"""Tokens computed in one pass; a longer prompt is cut. More than this default of llama.cpp are no faster, and their logits cost memory."""
 _FULL: Final = 1
-"""What `llama_decode` returns where the cache has no room."""
+"""Status of `llama_decode` where the cache has no room."""
 
 
-class Row(NamedTuple):
+class BatchRow(NamedTuple):
     """A token to be computed."""
 
     token: int
+    """The token id."""
     position: int
+    """Its absolute position."""
     sequences: list[int]
-    """The ids that its cell is to belong to; their cells before it are what it sees."""
+    """The ids that its cell will belong to; it sees their earlier cells."""
     is_asked: bool
     """Whether its logits are wanted."""
 
 
-class Engine(Cells, Protocol):
-    """Cells, and what computes them."""
+class Decoder(Cells, Protocol):
+    """Cells, and their computation."""
 
     @property
     def num_sequences(self) -> int: ...
@@ -46,8 +48,8 @@ class Engine(Cells, Protocol):
     @property
     def num_cells(self) -> int: ...
 
-    def decode(self, rows: Sequence[Row]) -> NDArray[np.float32]:
-        """Compute rows, each behind those that it follows. Returns the logits of those that are asked for [asked, vocabulary].
+    def decode(self, rows: Sequence[BatchRow]) -> NDArray[np.float32]:
+        """Compute rows, each after those that it follows. Returns the logits of those asked for [asked, vocabulary].
 
         Raises BackendError; some of the rows may then have been computed.
         """
@@ -55,7 +57,7 @@ class Engine(Cells, Protocol):
 
 
 class Context:
-    """A model's context. Its memory is returned when nobody refers to it any more."""
+    """A model's context. Its memory is freed when nobody refers to it any more."""
 
     def __init__(self, model: GgufModel, *, cells: int, sequences: int, threads: int, is_on_gpu: bool) -> None:
         """Raises ConfigError where there is not enough memory."""
@@ -83,19 +85,19 @@ class Context:
         self.num_sequences = sequences
 
     def copy(self, source: int, to: int, *, start: int, end: int) -> None:
-        """See `Cells.copy`."""
+        """As `Cells.copy`."""
         self._library.llama_memory_seq_cp(self._memory, source, to, start, end)
 
     def cut(self, sequence: int, *, start: int) -> None:
-        """See `Cells.cut`."""
+        """As `Cells.cut`."""
         self._library.llama_memory_seq_rm(self._memory, sequence, start, -1)
 
-    def decode(self, rows: Sequence[Row]) -> NDArray[np.float32]:
-        """See `Engine.decode`."""
+    def decode(self, rows: Sequence[BatchRow]) -> NDArray[np.float32]:
+        """As `Decoder.decode`."""
         pieces = [self._decode(rows[start : start + self._max_rows]) for start in range(0, len(rows), self._max_rows)]
         return np.concatenate([np.empty((0, self._model.num_rows), np.float32), *pieces])
 
-    def _decode(self, rows: Sequence[Row]) -> NDArray[np.float32]:
+    def _decode(self, rows: Sequence[BatchRow]) -> NDArray[np.float32]:
         ids = np.array([sequence for row in rows for sequence in row.sequences], np.int32)
         counts = np.array([len(row.sequences) for row in rows], np.int32)
         starts = ids.ctypes.data + ids.itemsize * (np.cumsum(counts) - counts).astype(np.uint64)
@@ -122,7 +124,7 @@ class Context:
 
 
 def _check_memory(model: GgufModel, cells: int, *, bytes_per_value: int) -> None:
-    """The system gives out more memory than it has, and ends whoever uses it: refuse what cannot be."""
+    """Raise ConfigError where the cache is larger than the memory: the system would promise it, and kill the process that uses it."""
     needed = cells * model.cached_values * bytes_per_value
     present = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if needed > present:

@@ -1,7 +1,7 @@
-"""Writes the bundled models as GGUF files, for llama.cpp and whatever else reads that.
+"""Writes the bundled models as GGUF files, for llama.cpp and other readers.
 
-The weights are written in single precision: llama.cpp rounds activations to the precision of the weights that they meet, and the bundled
-models are too small for that to save anything.
+The weights are written in single precision: llama.cpp rounds activations to the precision of the weights, and the bundled models are too
+small for that to save anything.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ _LAYER_NAMES = {
     "mlp.up_proj": "ffn_up",
     "mlp.down_proj": "ffn_down",
 }
-"""Hugging Face's names and GGUF's. The output layer has no weights of its own: they are the embedding's."""
+"""GGUF's names by Hugging Face's. The output layer shares the embedding's weights."""
 
 
 def export_gguf(folder: Path, model: BundledModel) -> Path:
-    """Write a bundled model into a file of its name in `folder`, made if need be; returns the file. Raises as `write_gguf` does."""
+    """Write a bundled model to a file of its name in `folder`, which is made if needed. Returns the file. Raises as `write_gguf` does."""
     path = folder / f"{model}.gguf"
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -50,7 +50,7 @@ def export_gguf(folder: Path, model: BundledModel) -> Path:
 
 
 def write_gguf(model: BundledModel, path: Path) -> None:
-    """Write a bundled model into a file. Raises ConfigError when it cannot be written, or the `gguf` package is missing."""
+    """Write a bundled model to a file. Raises ConfigError when it cannot be written, or the `gguf` package is missing."""
     check_installed("writing a GGUF file", "gguf", extra="llamacpp", otherwise="pip install gguf")
     import gguf
 
@@ -71,7 +71,7 @@ def write_gguf(model: BundledModel, path: Path) -> None:
 
 
 def gguf_tensor(name: str, weight: NDArray[np.float32], shape: Mapping[str, int]) -> tuple[str, NDArray[np.float32]]:
-    """A weight under its Hugging Face name, as llama.cpp wants it: it rotates neighbouring pairs, so queries and keys change places."""
+    """A weight by its Hugging Face name in llama.cpp's form, which rotates neighbouring pairs, so rows of queries and keys move."""
     module = name.removesuffix(".weight")
     if module in _OUTER_NAMES:
         return f"{_OUTER_NAMES[module]}.weight", weight
@@ -99,7 +99,7 @@ def _describe(writer: gguf.GGUFWriter, shape: Mapping[str, Any], *, context_leng
 
 
 def _add_tokenizer(writer: gguf.GGUFWriter, definition: Mapping[str, Any], *, end_token: int) -> None:
-    """A byte-level tokenizer, from the text of its tokenizer.json."""
+    """Add a byte-level tokenizer from its tokenizer.json."""
     import gguf
 
     special = {token["id"] for token in definition["added_tokens"] if token["special"]}

@@ -1,4 +1,4 @@
-"""A model in a GGUF file as llama.cpp has loaded it: what it says about itself, and its vocabulary."""
+"""A model in a GGUF file, loaded by llama.cpp: its metadata and its vocabulary."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ GGUF_MAGIC = b"GGUF"
 FLOAT32_FILE = "0"
 """`general.file_type` of a file all of whose weights are float32."""
 STATE_KEYS = ("ssm.state_size", "ssm.conv_kernel", "shortconv.l_cache", "wkv.head_size")
-"""What a file says, behind its architecture's name, of layers that keep a state instead of keys and values: some models mix both."""
+"""Metadata keys, after the architecture's name, of layers with a state instead of keys and values; some models mix both."""
 _NO, _YES = False, True
 """The bindings take no keywords: of tokenizing, whether to add and to read control tokens; of pieces, whether to write them."""
 _METADATA_BYTES = 4096
-"""Of one value, as a rule; a longer one, such as a chat template, is asked for again."""
+"""Buffer for one value; a longer one, such as a chat template, is read again."""
 _BEGINNINGS_AND_ENDS = {"bos_token": "llama_vocab_bos", "eos_token": "llama_vocab_eos"}
 
 
 class GgufModel:
-    """A loaded file. Its memory is returned when nobody refers to it any more."""
+    """A loaded file. Its memory is freed when nobody refers to it any more."""
 
     def __init__(self, path: Path, *, gpu_layers: int = 0, vocabulary_only: bool = False) -> None:
-        """`gpu_layers`: how many go to the GPU. Raises ConfigError on what is no whole GGUF file that this llama.cpp can run."""
+        """`gpu_layers`: layers on the GPU. Raises ConfigError unless it is a whole GGUF file that this llama.cpp can run."""
         library = llama_cpp()
         check_file(path)
         params = library.llama_model_default_params()
@@ -45,7 +45,7 @@ class GgufModel:
 
     @property
     def name(self) -> str:
-        """Its file's: what files call themselves has blanks, and is often a checkpoint's name."""
+        """The file's name; names in metadata have blanks, and are often a checkpoint's."""
         return self.path.stem
 
     @property
@@ -55,24 +55,24 @@ class GgufModel:
 
     @property
     def trained_context(self) -> int:
-        """Tokens."""
+        """Context length of the training, in tokens."""
         return int(self.library.llama_model_n_ctx_train(self.pointer))
 
     @property
     def weight_bytes(self) -> int:
-        """Of all tensors."""
+        """Size of all tensors."""
         return int(self.library.llama_model_size(self.pointer))
 
     @property
     def precision(self) -> str:
-        """As llama.cpp calls it in its description, behind architecture and size: `Q8_0`, `all F32`."""
+        """Precision in llama.cpp's words, such as `Q8_0` or `all F32`."""
         buffer = ctypes.create_string_buffer(_METADATA_BYTES)
         self.library.llama_model_desc(self.pointer, buffer, len(buffer))
         return buffer.value.decode(errors="replace").split(" ", 2)[-1]
 
     @property
     def cached_values(self) -> int:
-        """Numbers that the cache holds of each token: keys and values of every layer."""
+        """Numbers in the cache per token: keys and values of every layer."""
         library, model = self.library, self.pointer
         head_size = library.llama_model_n_embd(model) // max(library.llama_model_n_head(model), 1)
         return int(2 * library.llama_model_n_layer(model) * library.llama_model_n_head_kv(model) * head_size)
@@ -88,7 +88,7 @@ class GgufModel:
 
     @cached_property
     def vocabulary(self) -> dict[str, int]:
-        """Token text to id, without the padding that fills the model's rows up."""
+        """Token text to id, without the padding of the model's rows."""
         texts = [self.library.llama_vocab_get_text(self._vocab, token).decode(errors="replace") for token in range(self.num_rows)]
         return {text: token for token, text in enumerate(texts) if not self._is_padding(token, text)}
 
@@ -99,28 +99,28 @@ class GgufModel:
 
     @property
     def fingerprint(self) -> str:
-        """The same as of the tokenizer in Hugging Face's form."""
+        """Fingerprint of the vocabulary, equal to that of the same tokenizer in Hugging Face's format."""
         return vocabulary_fingerprint(self.vocabulary)
 
     @property
     def control_tokens(self) -> dict[str, int]:
-        """Those that stand for no text, by name."""
+        """Tokens that stand for no text, by name."""
         return {text: token for text, token in self.vocabulary.items() if self.is_control(token)}
 
     @property
     def template_variables(self) -> dict[str, str]:
-        """What a chat template calls the tokens that begin and end a text, where there are such."""
+        """The chat template's variables for the tokens that begin and end a text, where there are such."""
         tokens = {name: int(getattr(self.library, function)(self._vocab)) for name, function in _BEGINNINGS_AND_ENDS.items()}
         return {name: self.piece(token).decode(errors="replace") for name, token in tokens.items() if token >= 0}
 
     @property
     def beginning(self) -> list[int]:
-        """The tokens that a text of its own begins with, as llama.cpp has it: BOS, where the file says that the model wants it."""
+        """The tokens before a whole text, as in llama.cpp: BOS, where the file asks for it."""
         return [int(self.library.llama_vocab_bos(self._vocab))] if self.library.llama_vocab_get_add_bos(self._vocab) else []
 
     @property
     def end_tokens(self) -> tuple[int, ...]:
-        """The tokens that end a text: of a turn, of a document."""
+        """Tokens that end a turn or a document."""
         return tuple(token for token in range(self.vocabulary_size) if self.library.llama_vocab_is_eog(self._vocab, token))
 
     def is_control(self, token: int) -> bool:
@@ -128,7 +128,7 @@ class GgufModel:
         return bool(self._attributes(token) & self.library.LLAMA_TOKEN_ATTR_CONTROL)
 
     def check_is_decoder(self) -> None:
-        """Raises ConfigError where the model is of no kind that writes text token by token and attends to all of it."""
+        """Raises ConfigError unless the model is a decoder with full attention."""
         library, model = self.library, self.pointer
         architecture = self.metadata("general.architecture")
         has_states = any(self.metadata(f"{architecture}.{key}") is not None for key in STATE_KEYS)
@@ -143,9 +143,9 @@ class GgufModel:
                 raise ConfigError(f"{self.path} is {kind} ({architecture}); trees need a decoder that attends to all of its text")
 
     def encode(self, text: str, *, reads_controls: bool = False) -> list[int]:
-        """Token ids of `text`, nothing added; control tokens are read from it or not."""
+        """Token ids of `text` alone. `reads_controls`: control tokens in it are read as such."""
         data = text.encode()
-        room = len(data) + 8  # a byte is a token at the most; some tokenizers put a space in front
+        room = len(data) + 8  # at most a token per byte; some tokenizers add a space in front
         tokens = (ctypes.c_int32 * room)()
         count = self.library.llama_tokenize(self._vocab, data, len(data), tokens, room, _NO, reads_controls)
         if count < 0:
@@ -153,7 +153,7 @@ class GgufModel:
         return list(tokens[:count])
 
     def piece(self, token: int) -> bytes:
-        """The bytes that a token stands for; of a control token its name."""
+        """The bytes of a token; for a control token, its name."""
         buffer = ctypes.create_string_buffer(256)
         length = self.library.llama_token_to_piece(self._vocab, token, buffer, len(buffer), 0, _YES)
         if length < 0:
@@ -169,7 +169,7 @@ class GgufModel:
 
 
 def check_file(path: Path) -> None:
-    """Raise ConfigError where this is no GGUF file, by its first bytes."""
+    """Raise ConfigError unless the file begins as GGUF files do."""
     try:
         with path.open("rb") as file:
             magic = file.read(len(GGUF_MAGIC))

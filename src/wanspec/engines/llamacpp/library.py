@@ -1,4 +1,4 @@
-"""llama.cpp itself, through llama-cpp-python's plain bindings of its C interface: imported, made quiet, and made to say why it failed."""
+"""llama.cpp through llama-cpp-python's bindings of its C interface: imported, silenced, with its errors collected."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from wanspec.extras import how_to_install
 
 INSTALL: Final = how_to_install("llamacpp")
 MAX_COMPLAINTS = 3
-"""Of what llama.cpp has logged as errors: the last ones are those that say why."""
+"""Error lines of llama.cpp that are kept: the last ones say why."""
 _ERROR_LEVEL: Final = 4
 """GGML_LOG_LEVEL_ERROR."""
 
@@ -34,19 +34,19 @@ def llama_cpp() -> Any:  # noqa: ANN401  # the bindings have no types
 
 
 def missing(what: object) -> ConfigError:
-    """The bindings are not there, as `what` says."""
+    """The error for missing bindings, with the reason `what`."""
     return ConfigError(f"llamacpp models are run by llama-cpp-python, which is not installed ({what}): {INSTALL}")
 
 
 def complaints() -> str:
-    """What llama.cpp has said since this was last asked about what went wrong."""
+    """llama.cpp's errors since the last call."""
     said = "; ".join(_complaints)
     _complaints.clear()
     return said or "llama.cpp does not say why"
 
 
 def _log(level: int, text: bytes, _data: object) -> None:
-    """Called by llama.cpp with a line to log. Its pages of information at each start are dropped."""
+    """Called by llama.cpp with a line to log; all but errors are dropped."""
     if level == _ERROR_LEVEL:
         _complaints.append(text.decode(errors="replace").strip())
 

@@ -11,17 +11,17 @@ from wanspec.engines.llamacpp.backend import LlamaCppBackend
 from wanspec.engines.llamacpp.context import Context
 from wanspec.engines.llamacpp.gguf_model import GgufModel
 from wanspec.engines.llamacpp.tokenizer import GgufTokenizer
-from wanspec.engines.model_spec import ModelSpec
+from wanspec.engines.registry import ModelSpec
 from wanspec.errors import ConfigError
 
 MAX_DEFAULT_CONTEXT = 4096
-"""Tokens of a session where nobody has asked for more: the cache is reserved whole, and models are trained on contexts of a gigabyte."""
+"""Default context of a session: the cache is reserved whole, and at the trained context it would take a gigabyte."""
 MAX_GPU_LAYERS = 1 << 10
-"""No model has as many."""
+"""More layers than any model has."""
 MAX_THREADS = 512
-"""What ggml has room for."""
+"""ggml's limit."""
 _DEFAULTS: Final = {"gpu_layers": "0", "sessions": "16", "leaves": "0", "context": "0", "threads": "0"}
-"""Sixteen sessions are what a worker offers. No leaves, no context: as many as there can be. No threads: the caller's."""
+"""Sixteen sessions are a worker's default. 0 leaves or context: as many as possible. 0 threads: the caller's number."""
 _RANGES: Final = {
     "gpu_layers": (0, MAX_GPU_LAYERS),
     "sessions": (1, 128),
@@ -32,7 +32,7 @@ _RANGES: Final = {
 
 
 def load_llamacpp(spec: ModelSpec, *, threads: int = 1) -> LlamaCppBackend:
-    """The model in a file, with a cache of its own. Raises ConfigError on what cannot be run."""
+    """Load the model in a file, with a cache of its own. Raises ConfigError where it cannot run."""
     options = {key: _whole(spec, key, text) for key, text in spec.chosen(_DEFAULTS).items()}
     model = GgufModel(Path(spec.name), gpu_layers=options["gpu_layers"])
     model.check_is_decoder()
@@ -64,7 +64,7 @@ def load_llamacpp(spec: ModelSpec, *, threads: int = 1) -> LlamaCppBackend:
 
 
 def load_gguf_tokenizer(spec: ModelSpec) -> GgufTokenizer:
-    """The tokenizer in a file. Raises ConfigError on what is no GGUF file."""
+    """Load the tokenizer in a file. Raises ConfigError unless it is a GGUF file."""
     return GgufTokenizer(Path(spec.name))
 
 

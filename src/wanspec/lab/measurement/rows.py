@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
-from wanspec.transport.wire_format import PRINTABLE
+from wanspec.core.protocol.messages import PRINTABLE
 
 VERSION = 1
 """The version of this format."""

@@ -8,7 +8,7 @@ from typing import TypeVar
 import msgspec
 from msgspec import Struct
 
-from wanspec.core.protocol.frame_length import frame_bytes
+from wanspec.core.protocol.messages import frame_bytes
 from wanspec.errors import WanspecError
 from wanspec.lab.planning.site_tables import PriceRow
 from wanspec.lab.simulation.parallel import map_parallel

@@ -6,8 +6,7 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from wanspec.engines.model_spec import parse_spec
-from wanspec.engines.registry import engine_of
+from wanspec.engines.registry import engine_of, parse_spec
 from wanspec.errors import ConfigError
 from wanspec.lab.planning.placements import OneSite, Placement
 from wanspec.lab.planning.step_times import read_step_times

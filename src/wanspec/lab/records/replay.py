@@ -21,9 +21,8 @@ from wanspec.core.speculation.calibration import CalibrationBook
 from wanspec.errors import ConfigError
 from wanspec.telemetry.fact_codec import Facts
 from wanspec.telemetry.facts import Event, Machine, effect_facts, event_of, machine_of
-from wanspec.telemetry.recording import Handle, PassesAsked
+from wanspec.telemetry.recording import Handle, PassesAsked, RowReader
 from wanspec.telemetry.records import EventHandled, MachineBegan, PassAsked
-from wanspec.telemetry.row_memory import RowReader
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

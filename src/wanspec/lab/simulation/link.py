@@ -15,8 +15,7 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from wanspec.core.protocol.frame_length import frame_bytes
-from wanspec.core.protocol.messages import CloseSession, Commit, Drafts, Message, OpenSession, Ping, Pong
+from wanspec.core.protocol.messages import CloseSession, Commit, Drafts, Message, OpenSession, Ping, Pong, frame_bytes
 
 RECOVERY_RTTS = 1.25
 MIN_RECOVERY_S = 0.002

@@ -107,23 +107,23 @@ class TokenWorld:
 
 
 class SimulatedModel:
-    """One model with its caches: a trunk and nodes for each session, each known by its context."""
+    """One model with its caches: a prefix and nodes for each session, each known by its context."""
 
     def __init__(self, world: TokenWorld, *, is_oracle: bool = False) -> None:
         """As a draft model, it is never wrong if `is_oracle`."""
         self._world = world
         self._is_oracle = is_oracle
-        self._trunks: dict[SessionId, tuple[int, int]] = {}
+        self._prefixes: dict[SessionId, tuple[int, int]] = {}
         self._nodes: dict[SessionId, dict[NodeId, int]] = {}
 
     @property
     def open_sessions(self) -> int:
         """Sessions that hold a cache."""
-        return len(self._trunks)
+        return len(self._prefixes)
 
     def close_session(self, session_id: SessionId) -> None:
         """Free a session's cache; an unknown session is no error."""
-        self._trunks.pop(session_id, None)
+        self._prefixes.pop(session_id, None)
         self._nodes.pop(session_id, None)
 
     def choose_targets(self, items: Sequence[ScoreItem]) -> tuple[TargetChoices, ...]:
@@ -132,9 +132,14 @@ class SimulatedModel:
 
     def rank_drafts(self, items: Sequence[ScoreItem]) -> tuple[tuple[DraftChoices, ...], ...]:
         """Run a draft pass; for each item one ranking per row."""
-        return tuple(tuple([self._draft_choices(context) for context in self._contexts(item)]) for item in items)
+        rows = [(item, self._contexts(item)) for item in items]
+        return tuple(
+            tuple([self._draft_choices(context) for context in contexts]) if item.next_positions else () for item, contexts in rows
+        )
 
     def _target_choices(self, item: ScoreItem, contexts: Sequence[int]) -> TargetChoices:
+        if not item.next_positions:  # a piece of a longer text
+            return TargetChoices(tokens=())
         world = self._world
         walked = walk(item, lambda row: world.target_token(contexts[row]))
         entropy_nats = world.record(contexts[walked[-1][0]]).target_entropy_nats if item.wants_entropy else None
@@ -147,20 +152,20 @@ class SimulatedModel:
 
     def _contexts(self, item: ScoreItem) -> list[int]:
         """Move the cache as `ScoreItem` says; the context that each row of the answer follows. Raises BackendError on drift."""
-        trunk, length = self._trunks.get(item.session_id, (self._world.root(item.session_id), 0))
+        prefix, length = self._prefixes.get(item.session_id, (self._world.root(item.session_id), 0))
         nodes = self._nodes.setdefault(item.session_id, {})
         if item.commit:
-            trunk, length = nodes[item.commit[-1]], length + len(item.commit)
+            prefix, length = nodes[item.commit[-1]], length + len(item.commit)
         rows = []
         if item.append:
-            trunk, length = self._world.context_after(trunk, item.append), length + len(item.append)
+            prefix, length = self._world.context_after(prefix, item.append), length + len(item.append)
             nodes.clear()
-            rows.append(trunk)
-        if item.trunk_length not in {None, length}:
-            raise BackendError(f"session {item.session_id}: a trunk of {length} tokens, the caller counts {item.trunk_length}")
+            rows.append(prefix)
+        if item.prefix_length not in {None, length}:
+            raise BackendError(f"session {item.session_id}: a prefix of {length} tokens, the caller counts {item.prefix_length}")
         for node in item.nodes:
-            parent = trunk if node.parent_id is None else nodes[node.parent_id]
+            parent = prefix if node.parent_id is None else nodes[node.parent_id]
             context = nodes[node.node_id] = hash((parent, node.token))
             rows.append(context)
-        self._trunks[item.session_id] = (trunk, length)
+        self._prefixes[item.session_id] = (prefix, length)
         return rows

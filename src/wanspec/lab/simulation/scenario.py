@@ -16,8 +16,9 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta, Struct
 
-from wanspec.core.policy.parameters import MAX_BRANCH, MAX_DRAFT_TOKENS, MAX_WIDTH
+from wanspec.core.policy.parameters import MAX_DRAFT_TOKENS
 from wanspec.core.policy.registry import PolicyConfig, create_policy
+from wanspec.core.speculation.types import MAX_BRANCH, MAX_WIDTH
 from wanspec.errors import ConfigError
 from wanspec.files import read_toml
 from wanspec.lab.records.conversion import converted

@@ -1,1 +1,1 @@
-"""WANSpec's drafts in vLLM: the class that vLLM loads, and what it needs. Nothing here imports vLLM before vLLM is running."""
+"""WANSpec's drafts in vLLM: the class that vLLM loads, and its parts. Nothing here imports vLLM before vLLM is running."""

@@ -1,8 +1,8 @@
 """The controller's side of the draft link inside an engine's process: a daemon thread with an event loop of its own.
 
-The engine's thread shows its rows and is told what has arrived; it waits for the machine (`shared_machine`), for the local draft passes
-that the machine asks for, which it runs itself, and for nothing else. Nothing is ever raised into the engine: where our own code fails,
-there are no drafts for a while, workers are let go, and all begins anew.
+The engine's thread passes its rows to the machine and gets drafts. It waits for the machine (`SharedMachine`) and for local draft passes,
+which it runs itself, and for nothing else. Nothing is ever raised into the engine: where our own code fails, there are no drafts for a
+while, the workers' connections are closed, and everything starts anew.
 """
 
 from __future__ import annotations
@@ -27,12 +27,11 @@ from wanspec.core.protocol.effects import (
     SendMessage,
     StartDraft,
 )
-from wanspec.core.protocol.events import DeadlineReached, LinkEvent, Row, StepFinished, WorkerLost
+from wanspec.core.protocol.events import DeadlineReached, LinkEvent, ProposerEvent, Row, StepFinished, WorkerLost
 from wanspec.core.protocol.messages import Message
 from wanspec.core.protocol.proposer import Proposer
 from wanspec.core.speculation.types import WorkerId
 from wanspec.plugins.vllm.local_model import LocalModel
-from wanspec.plugins.vllm.shared_machine import SharedMachine
 from wanspec.serving.connected_workers import ConnectedWorkers
 from wanspec.serving.figures import Figures, Histogram
 from wanspec.serving.generation import Tally
@@ -43,18 +42,18 @@ from wanspec.transport.handshake import Expected
 from wanspec.transport.security import Address, ControllerSecurity, parse_address
 
 START_S = 30.0
-"""The port is bound long before, or never; the same for an answer of the loop's."""
+"""Longest wait for the port to be bound, or for an answer of the loop."""
 RESTART_S = 5.0
-"""Between a failure of ours and the next try: it may fail again at once, and tells the log every time."""
+"""Between a failure of ours and the next try, which may fail again at once; each one is logged."""
 STEP_EDGES_S = (0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.05)
-"""Of what the engine waits for us in a step."""
+"""Edges of the histogram of the engine's wait in a step."""
 
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
 
 
 class DraftLink:
-    """See the module's text."""
+    """The link of one engine to its workers."""
 
     def __init__(
         self,
@@ -65,38 +64,38 @@ class DraftLink:
         create_machine: Callable[[], Proposer],
         local: LocalModel | None = None,
     ) -> None:
-        """`create_machine`: a fresh one, now and after every failure. `local`: what runs its draft passes, where it asks for any."""
+        """`create_machine` makes a fresh machine, now and after every failure. `local` runs its local draft passes."""
         self._address, self._expected, self._security, self._create_machine = address, expected, security, create_machine
         self._local = local
-        self._life: _Life | None = None
-        """None: no worker can be there at present."""
+        self._life: _Run | None = None
+        """None: no workers can be connected at present."""
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run, name="wanspec-draft-link", daemon=True)
         self._bound: Future[str] = Future()
         self.tally, self.figures, self.step_s = Tally(), Figures(), Histogram(STEP_EDGES_S)
         self.local_draft_tokens = 0
-        """Given by local draft passes."""
+        """Draft tokens of local draft passes."""
         self.failures = 0
         """Times that our own code failed."""
 
     @property
     def workers(self) -> ConnectedWorkers | None:
-        """For the loop's thread; None: no worker can be there at present."""
+        """The workers, for the loop's thread; None: none can be connected at present."""
         return self._life.workers if self._life is not None else None
 
     def start(self) -> str:
-        """Open the door. Returns its HOST:PORT. Raises ConfigError or TransportError where that cannot be."""
+        """Listen for workers. Returns HOST:PORT. Raises ConfigError or TransportError where it cannot."""
         self._thread.start()
         return self._bound.result(timeout=START_S)
 
     def step(self, rows: tuple[Row, ...]) -> Sequence[tuple[int, ...]]:
-        """What may follow each row of the engine's step; for the engine's thread. Raises nothing."""
+        """Drafts for each row of the engine's step; for the engine's thread. Raises nothing."""
         life, began = self._life, time.perf_counter()
         if life is None:
             return [()] * len(rows)
         try:
             return life.step(rows)
-        except Exception as error:  # noqa: BLE001  # whatever it is, the engine goes on
+        except Exception as error:  # noqa: BLE001  # the engine goes on in any case
             self._life = None
             self._loop.call_soon_threadsafe(life.events.put_nowait, error)
             return [()] * len(rows)
@@ -104,7 +103,7 @@ class DraftLink:
             self.step_s.add(time.perf_counter() - began)
 
     def ask(self, question: Callable[[], T]) -> T:
-        """The loop's thread's answer; for any other thread."""
+        """Run `question` in the loop's thread; for any other thread."""
 
         async def answer() -> T:
             return question()
@@ -131,14 +130,14 @@ class DraftLink:
             await asyncio.sleep(RESTART_S)
 
     async def _serve(self) -> NoReturn:
-        """Let workers in until something fails."""
+        """Serve workers until something fails."""
         listener = await listen(str(self._address), expected=self._expected, security=self._security)
-        self._address = parse_address(listener.address)  # the port that it has, if any would do
+        self._address = parse_address(listener.address)  # with the actual port, if it was 0
         try:
             async with asyncio.TaskGroup() as tasks:
                 if self._local is not None:
-                    self._local.release_all()  # what the machine before had there
-                life = _Life(self, SharedMachine(self._create_machine()), self._loop, tasks, self._local)
+                    self._local.release_all()  # the sessions of the machine before
+                life = _Run(self, SharedMachine(self._create_machine()), self._loop, tasks, self._local)
                 tasks.create_task(life.workers.accept(listener))
                 self._life = life
                 if not self._bound.done():
@@ -148,19 +147,51 @@ class DraftLink:
             await listener.close()
 
 
-class _Life:
-    """A machine and its workers, from the opening of the door to a failure."""
+class SharedMachine:
+    """A machine that two threads share: the engine's, which asks once a step, and the loop's, which carries out the effects.
+
+    A lock is held for one event at a time: at most a millisecond or two, to add a frame's drafts to a tree. The engine's thread would wait
+    that long anyway, as Python runs one thread at a time. Effects are kept in their order, whichever thread brought the event.
+    """
+
+    def __init__(self, machine: Proposer) -> None:
+        self._machine = machine
+        self._lock = threading.Lock()
+        """Held while the machine or the effects are used."""
+        self._effects: list[Effect] = []
+
+    def handle(self, event: ProposerEvent, *, now: float) -> Sequence[Effect]:
+        """Handle an event. Returns its effects, which `take_effects` also returns."""
+        with self._lock:
+            effects = self._machine.handle(event, now=now)
+            self._effects += effects
+        return effects
+
+    def take_effects(self) -> list[Effect]:
+        """All effects since the last call."""
+        with self._lock:
+            effects, self._effects = self._effects, []
+        return effects
+
+    def next_deadline(self) -> float | None:
+        """The machine's next deadline."""
+        with self._lock:
+            return self._machine.next_deadline()
+
+
+class _Run:
+    """A machine and its workers, until a failure."""
 
     def __init__(
         self, link: DraftLink, machine: SharedMachine, loop: asyncio.AbstractEventLoop, tasks: asyncio.TaskGroup, local: LocalModel | None
     ) -> None:
         self._link, self._machine, self._loop, self._local = link, machine, loop, local
         self.events: asyncio.Queue[LinkEvent | Exception | None] = asyncio.Queue()
-        """For the machine; None: the engine's thread has left it something to do; an error: it has met one."""
+        """Events for the machine; None: the engine's thread has left effects to carry out; an error: it has met one."""
         self.workers = ConnectedWorkers(self.events, Tracer(NoTrace(), "controller"), tasks.create_task)
 
     def step(self, rows: tuple[Row, ...]) -> Sequence[tuple[int, ...]]:
-        """For the engine's thread."""
+        """As `DraftLink.step`."""
         effects = self._machine.handle(StepFinished(rows=rows), now=time.monotonic())
         while self._local is not None and (start := _only(StartDraft, effects)) is not None:
             effects = self._machine.handle(self._local.run(start.items), now=time.monotonic())
@@ -170,7 +201,7 @@ class _Life:
         return proposed.chains
 
     async def run(self) -> NoReturn:
-        """Take one event after another, and do what the machine asks."""
+        """Handle one event after another, and carry out the effects."""
         while True:
             event = await self._next_event()
             if isinstance(event, Exception):

@@ -1,4 +1,4 @@
-"""The proposer's figures for Prometheus, on this machine alone: vLLM's own endpoint is in another process, and has vLLM's."""
+"""The proposer's metrics for Prometheus, on this machine alone: vLLM's own endpoint is in another process."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from wanspec.transport.security import Address
 
 
 class ProposerFigures(Collector):
-    """What the draft link counts, read at the moment of asking."""
+    """The draft link's counts, read when Prometheus asks."""
 
     def __init__(self, link: DraftLink, model_name: str) -> None:
         self._link, self._families = link, Families(model_name)
@@ -41,7 +41,7 @@ class ProposerFigures(Collector):
 
 
 def serve_figures(address: Address, link: DraftLink, model_name: str) -> Address:
-    """Serve them at this address; where in fact. Raises TransportError where the port cannot be had."""
+    """Serve the metrics at this address. Returns it with the actual port. Raises TransportError where the port is taken."""
     registry = CollectorRegistry()
     registry.register(ProposerFigures(link, model_name))
     try:

@@ -1,4 +1,4 @@
-"""What the proposer needs to know of the vLLM that it runs in: read once, in one place, since vLLM may call it otherwise next time."""
+"""The facts about the vLLM around the proposer, read in one place, since vLLM may rename them."""
 
 from __future__ import annotations
 
@@ -18,19 +18,21 @@ class Hosting:
     """The engine around the proposer."""
 
     is_cpu: bool
+    """Whether it runs on a CPU."""
     is_heard: bool
     """Whether the scheduler takes the drafts of this process."""
     engine: int
-    """Which of several data-parallel engines this is part of."""
+    """Index of the data-parallel engine, from 0."""
     max_draft_tokens: int
+    """Draft tokens verified in a step."""
     max_length: int
-    """Of a sequence, in tokens."""
+    """Longest sequence, in tokens."""
     expected: Expected
-    """What a worker must bring."""
+    """The Hello that fits."""
 
 
 def hosting_of(vllm_config: Any) -> Hosting:  # noqa: ANN401  # vLLM ships no types that are checked here
-    """Raises ConfigError where the model has no tokenizer that a draft model could share."""
+    """The facts. Raises ConfigError where the model has no tokenizer that a draft model could share."""
     platforms: Any = import_module("vllm.platforms")
     parallel = vllm_config.parallel_config
     model = vllm_config.model_config

@@ -1,6 +1,6 @@
-"""The draft model beside an engine, in its process: passes in the engine's thread, sessions given back from the draft link's.
+"""The draft model beside an engine, in its process: passes in the engine's thread, sessions released from the draft link's.
 
-A lock keeps the two apart: a model has one caller at a time. Whatever fails in a pass is an answer, too.
+A lock keeps the two apart, as a model has one caller at a time. A pass that fails is an answer, too.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from wanspec.core.protocol.events import DraftFinished, PassFailed, PassKind
-from wanspec.core.protocol.followed_text import UNCOUPLED
+from wanspec.core.protocol.rows import UNCOUPLED
 from wanspec.core.speculation.types import ScoreItem, SessionId
 from wanspec.engines.interface import Backend
 from wanspec.engines.registry import load_backend
@@ -21,14 +21,14 @@ from wanspec.errors import ConfigError
 from wanspec.serving.model_runner import ORACLE_SESSION, rank_drafts
 from wanspec.transport.handshake import Expected
 
-_log = logging.getLogger(f"vllm.{__name__}")  # vLLM shows what is said under its own name, and of others only warnings
+_log = logging.getLogger(f"vllm.{__name__}")  # vLLM shows its own loggers, and only warnings of others
 
 PROBES = 2
-"""Passes before the first request: the first of all is often many times slower than any after it."""
+"""Passes before the first request: a model's first pass is often many times slower than any other."""
 
 
 class LocalModel:
-    """See the module's text."""
+    """A backend that two threads share."""
 
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
@@ -43,7 +43,7 @@ class LocalModel:
             with self._lock:
                 self._open.update(item.session_id for item in items)
                 choices = rank_drafts(self._backend, items)
-        except Exception as error:  # noqa: BLE001  # whatever it is, the engine goes on
+        except Exception as error:  # noqa: BLE001  # the engine goes on in any case
             _log.exception("a local draft pass of WANSpec's has failed; vLLM goes on, without local drafts for a while")
             return PassFailed(kind=PassKind.DRAFT, reason=str(error))
         return DraftFinished(choices=choices, duration_s=time.perf_counter() - began)
@@ -55,7 +55,7 @@ class LocalModel:
             self._backend.close_session(session_id)
 
     def release_all(self) -> None:
-        """Free them all."""
+        """Free the caches of all sessions."""
         with self._lock:
             for session_id in self._open:
                 self._backend.close_session(session_id)
@@ -63,7 +63,7 @@ class LocalModel:
 
 
 def load_local_model(name: str, expected: Expected) -> LocalModel:
-    """The draft model of this name, tried. Raises ConfigError where it does not fit the target, or as `load_backend` does."""
+    """Load and try the draft model of this name. Raises ConfigError where it does not fit the target, or as `load_backend` does."""
     torch: Any = sys.modules.get("torch")
     threads = torch.get_num_threads() if torch is not None else 1
     backend = load_backend(name)

@@ -1,11 +1,11 @@
 """The class that vLLM loads: "method": "custom_class", "model": "wanspec.plugins.vllm.proposer.WanProposer" in its speculative config.
 
-One is made in each process that has the last layers, before the weights are loaded. What is wrong with versions, settings or the tokenizer
-is found then, and ends vLLM's start with a message. After that nothing of ours ends anything: an engine dies of an exception here, of a
-token beyond its vocabulary, and of a chain that is too long.
+vLLM makes one in each process that has the last layers, before it loads the weights. Faults of versions, settings or the tokenizer end
+vLLM's start with a message. Later nothing of ours may raise: an engine dies of an exception here, of a token beyond its
+vocabulary, and of a chain that is too long.
 
-Where several processes share the last layers (tensor parallelism), each is asked and one is heard: vLLM's scheduler takes the drafts of
-the first, and sends them to all with the next step. So the first has the link, and the others say nothing.
+Where several processes share the last layers (tensor parallelism), vLLM asks each of them, and its scheduler takes the drafts of the first
+and sends them to all with the next step. So the first has the link, and the others propose nothing.
 """
 
 from __future__ import annotations
@@ -17,31 +17,29 @@ from itertools import count
 from typing import Any, Final
 
 from wanspec.core.protocol.events import Row
-from wanspec.core.protocol.proposer import Proposer
-from wanspec.core.speculation.types import SessionId
+from wanspec.core.protocol.proposer import LocalDrafting, Proposer
 from wanspec.plugins.vllm.draft_link import DraftLink
 from wanspec.plugins.vllm.figures_server import serve_figures
 from wanspec.plugins.vllm.hosting import Hosting, hosting_of
-from wanspec.plugins.vllm.local_model import LocalModel, load_local_model
-from wanspec.plugins.vllm.settings import ProposerSettings, read_settings
+from wanspec.plugins.vllm.local_model import load_local_model
+from wanspec.plugins.vllm.settings import read_settings
 from wanspec.plugins.vllm.versions import installed_vllm, needs_sampler_repair, repair_sampler
-from wanspec.telemetry.facts import LocalSettings, create_proposer
 from wanspec.telemetry.trace import NoTrace, SparedTrace, TraceWriter
 from wanspec.telemetry.tracer import Tracer
 
-_log = logging.getLogger(f"vllm.{__name__}")  # vLLM shows what is said under its own name, and of others only warnings
+_log = logging.getLogger(f"vllm.{__name__}")  # vLLM shows its own loggers, and only warnings of others
 
 MAX_LOGGED_FAULTS: Final = 10
-"""Of ours in `propose`, each with its traceback; the engine may ask a hundred times a second."""
-SESSIONS_A_LIFE: Final = 1 << 40
-"""Ids for one machine's sessions at the local model, which may still have some of the machine before."""
+"""Faults in `propose` that are logged with a traceback; the engine may ask a hundred times a second."""
+SESSIONS_PER_MACHINE: Final = 1 << 40
+"""Ids for one machine's sessions at the local model, which may still have sessions of the machine before."""
 
 
 class WanProposer:
-    """See the module's text."""
+    """The proposer of one vLLM process."""
 
     def __init__(self, vllm_config: Any) -> None:  # noqa: ANN401  # vLLM ships no types that are checked here
-        """Raises ConfigError or TransportError where this vLLM, the settings or the tokenizer will not do."""
+        """Raises ConfigError or TransportError where this vLLM, the settings or the tokenizer cannot be used."""
         _, version = installed_vllm()
         hosting = hosting_of(vllm_config)
         if needs_sampler_repair(version, is_cpu=hosting.is_cpu):
@@ -51,12 +49,12 @@ class WanProposer:
         self._link = _open_link(hosting) if hosting.is_heard else None
 
     def load_model(self, target_model: object) -> None:
-        """The draft model is elsewhere, or has been loaded."""
+        """Nothing to do: the draft model is elsewhere, or already loaded."""
 
     def propose(
         self, sampled_token_ids: Sequence[Sequence[int]], num_tokens_no_spec: Any, token_ids_cpu: Any, slot_mappings: object = None  # noqa: ANN401  # arrays
     ) -> list[list[int]]:  # fmt: skip
-        """What may follow each row: at most as many tokens as vLLM verifies, none where none are known."""
+        """Drafts for each row, at most as many tokens as vLLM verifies."""
         nothing: list[list[int]] = [[] for _ in sampled_token_ids]
         if self._link is None:
             return nothing
@@ -65,7 +63,7 @@ class WanProposer:
             rows = [_row(token_ids_cpu[index], length, len(sampled_token_ids[index])) for index, length in enumerate(lengths)]
             chains = self._link.step(tuple(rows))
             return [list(chain[: self._max_draft_tokens]) for chain in chains]
-        except Exception:  # noqa: BLE001  # whatever it is, the engine goes on
+        except Exception:  # noqa: BLE001  # the engine goes on in any case
             self._faults += 1
             if self._faults <= MAX_LOGGED_FAULTS:
                 _log.exception("no drafts in this step, for a fault of WANSpec's; vLLM goes on")
@@ -101,15 +99,20 @@ def _open_link(hosting: Hosting) -> DraftLink:
     path = settings.trace_of(hosting.engine)
     tracer = Tracer(SparedTrace(TraceWriter(path)) if path else NoTrace(), "controller")
 
+    drafting = LocalDrafting(
+        context_length=local.context_length if local is not None else 0, redundancy_price_s=settings.redundancy_price_s
+    )
+
     def create_machine() -> Proposer:
-        return tracer.recorded(create_proposer)(
+        return tracer.recorded(Proposer)(
             vocabulary_size=hosting.expected.vocabulary_size,
             max_length=hosting.max_length,
             max_draft_tokens=hosting.max_draft_tokens,
             path_prob_min=settings.path_prob_min,
             drafting=settings.drafting(),
             placement=settings.placement(),
-            local=_local_settings(settings, local, life=next(lives)) if local is not None else None,
+            local=drafting if local is not None else None,
+            first_session_id=1 + next(lives) * SESSIONS_PER_MACHINE,
         )
 
     link = DraftLink(
@@ -125,11 +128,3 @@ def _open_link(hosting: Hosting) -> DraftLink:
         _log.info("figures of WANSpec's drafts at http://%s/metrics", figures)
     _log.info("workers dial %s", address)
     return link
-
-
-def _local_settings(settings: ProposerSettings, local: LocalModel, *, life: int) -> LocalSettings:
-    return LocalSettings(
-        context_length=local.context_length,
-        redundancy_price_s=settings.redundancy_price_s,
-        first_session_id=SessionId(1 + life * SESSIONS_A_LIFE),
-    )

@@ -1,6 +1,6 @@
-"""What the proposer is told, from outside the process that it runs in: vLLM hands a class of ours nothing of its own.
+"""Settings of the proposer, which vLLM cannot pass to a custom class.
 
-It comes by the environment, which vLLM's processes inherit: one variable with JSON, that `wanspec vllm serve` writes, and one with the
+They come by the environment, which vLLM's processes inherit: one variable with JSON, written by `wanspec vllm serve`, and one with the
 token, so that no secret is on a command line or in a file.
 """
 
@@ -17,8 +17,7 @@ from wanspec.core.policy.parameters import MAX_DRAFT_TOKENS
 from wanspec.core.policy.registry import PolicyConfig, create_policy
 from wanspec.core.protocol.placement import Placement, check_labels
 from wanspec.core.speculation.types import DraftingConfig
-from wanspec.engines.model_spec import parse_spec
-from wanspec.engines.registry import engine_of
+from wanspec.engines.registry import engine_of, parse_spec
 from wanspec.errors import ConfigError
 from wanspec.transport.security import (
     MAX_PORT,
@@ -32,7 +31,7 @@ from wanspec.transport.security import (
 )
 
 SETTINGS_VARIABLE = "WANSPEC_VLLM"
-TOKEN_VARIABLE = "WANSPEC_TOKEN"  # noqa: S105  # the name of one
+TOKEN_VARIABLE = "WANSPEC_TOKEN"  # noqa: S105  # the variable's name
 PROPOSER_CLASS = "wanspec.plugins.vllm.proposer.WanProposer"
 
 
@@ -40,30 +39,32 @@ class ProposerSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """How workers are let in, and how they draft."""
 
     listen: str
-    """HOST:PORT where workers dial in; of several data-parallel engines, each takes the next port."""
+    """HOST:PORT where workers dial in; each further data-parallel engine takes the next port."""
     tls_ca: str = ""
     """Authority of the workers' certificates, PEM; empty: they show a token."""
     tls_cert: str = ""
+    """This side's certificate, PEM; empty: plaintext."""
     tls_key: str = ""
-    """This side's certificate and key, PEM; empty: plaintext."""
+    """The private key of `tls_cert`, PEM."""
     allow_plaintext: bool = False
+    """Whether plaintext beyond loopback is accepted."""
     labels: tuple[str, ...] = ()
-    """Of the workers that may see the texts, as in `Placement`."""
+    """Labels of the workers that may see the texts, as in `Placement`."""
     width: int = 16
     """Leaves that a worker expands per draft step, 1 to 128."""
     path_prob_min: float = 0.1
-    """A draft is proposed if its path is at least as probable, above 0 and below 1."""
+    """Least probability of a proposed draft's path, above 0 and below 1."""
     draft: str = ""
-    """The draft model beside vLLM, as `load_backend` takes it; empty: there is none."""
+    """The draft model beside vLLM, as for `load_backend`; empty: none."""
     price_ms: float | None = 10.0
-    """What a pass of it costs beyond its time for a text that a worker drafts for, at least 0; null: more than it is ever worth."""
+    """Price of a local pass beyond its time, for a text that a worker drafts for, at least 0; null: infinite."""
     metrics: str = ""
-    """HOST:PORT of the figures for Prometheus; empty: nowhere."""
+    """HOST:PORT of the metrics for Prometheus; empty: none."""
     trace: str = ""
-    """File for what our machine is told, to replay it; data-parallel engines but the first add `.NUMBER`. Empty: none."""
+    """Trace file of our machine's events, for replay; data-parallel engines but the first add `.NUMBER`. Empty: none."""
 
     def checked(self, token: str) -> ProposerSettings:
-        """Itself. Raises ConfigError, naming the value and the fix, where something of it cannot be used."""
+        """Returns itself. Raises ConfigError, naming the value and the fix."""
         check_security(parse_address(self.listen), self.security(token))
         check_labels(self.labels)
         if not 0.0 < self.path_prob_min < 1.0:
@@ -79,11 +80,11 @@ class ProposerSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     @property
     def redundancy_price_s(self) -> float:
-        """The same in seconds."""
+        """`price_ms` in seconds."""
         return math.inf if self.price_ms is None else self.price_ms / 1e3
 
     def security(self, token: str) -> ControllerSecurity:
-        """Who is let in."""
+        """How workers prove themselves."""
         if not self.tls_cert:
             return Plaintext(token=token, allow_plaintext=self.allow_plaintext)
         certificate_file, key_file = Path(self.tls_cert), Path(self.tls_key)
@@ -92,7 +93,7 @@ class ProposerSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         return TokenTlsController(certificate_file=certificate_file, key_file=key_file, token=token)
 
     def drafting(self) -> DraftingConfig:
-        """How workers draft: a tree, so that where a chain was wrong there are drafts before a round trip is over."""
+        """How workers draft: a tree, so that after a wrong chain there are other drafts before a round trip is over."""
         drafting = create_policy(PolicyConfig(name="adaptive", width=self.width)).drafting
         assert drafting is not None, "this policy has workers"
         return drafting
@@ -102,7 +103,7 @@ class ProposerSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         return Placement(labels=check_labels(self.labels))
 
     def address_of(self, engine: int) -> Address:
-        """Where the workers of data-parallel engine `engine`, counted from 0, dial in. Raises ConfigError beyond the last port."""
+        """Address for the workers of data-parallel engine `engine`, counted from 0. Raises ConfigError beyond the last port."""
         return _nth(self.listen, engine)
 
     def trace_of(self, engine: int) -> str:
@@ -110,7 +111,7 @@ class ProposerSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         return f"{self.trace}.{engine}" if self.trace and engine else self.trace
 
     def metrics_of(self, engine: int) -> Address:
-        """The same of its figures."""
+        """Address of the metrics of data-parallel engine `engine`, counted from 0. Raises ConfigError beyond the last port."""
         return _nth(self.metrics, engine)
 
 
@@ -123,7 +124,7 @@ def _nth(text: str, engine: int) -> Address:
 
 
 def read_settings(environment: Mapping[str, str]) -> tuple[ProposerSettings, str]:
-    """The settings and the token. Raises ConfigError where there are none, or they cannot be used."""
+    """The settings and the token. Raises ConfigError where they are missing or invalid."""
     text = environment.get(SETTINGS_VARIABLE, "")
     token = environment.get(TOKEN_VARIABLE, "")
     if not text:
@@ -139,7 +140,7 @@ def read_settings(environment: Mapping[str, str]) -> tuple[ProposerSettings, str
 
 
 def encode_settings(settings: ProposerSettings) -> str:
-    """What `read_settings` reads; there is no secret in it."""
+    """The JSON for `read_settings`; it holds no secret."""
     return msgspec.json.encode(settings).decode()
 
 

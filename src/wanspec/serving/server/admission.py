@@ -1,21 +1,21 @@
-"""Who runs, who waits, who is refused.
+"""Admission: which generations run, wait or are refused, and how many requests each API key may make.
 
 A generation takes a place before it reaches the engine: at once where one is free, otherwise at the end of a bounded first-in-first-out
-queue. The choices of one request enter together or not at all, and then take their turns one by one. Beside it, what one API key may have.
+queue. The choices of one request enter together or not at all, and then take their turns one by one.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import defaultdict, deque
-from dataclasses import dataclass
+from collections import Counter, defaultdict, deque
 from enum import Enum, auto
 from http import HTTPStatus
 
 from wanspec.serving.server.errors import ApiError
+from wanspec.transport.limits import Allowance
 
 RETRY_AFTER_S = 1.0
-"""What a refused client is told to wait: places come free all the time."""
+"""Retry-After of a refusal: places come free all the time."""
 
 
 class _State(Enum):
@@ -25,21 +25,21 @@ class _State(Enum):
 
 
 class Place:
-    """A place in the engine, or the prospect of one."""
+    """A place in the engine, or in the queue for one."""
 
     def __init__(self, admission: Admission) -> None:
         self._admission = admission
         self.state = _State.WAITING
         self.granted = asyncio.Event()
-        """Set when its turn has come."""
+        """Set when the generation may run."""
 
     def leave(self) -> None:
-        """Give the place to the next, or stop waiting for it; any number of times."""
+        """Give up the place, or the wait for it. Repeating it is harmless."""
         self._admission.leave(self)
 
 
 class Admission:
-    """The door of the engine."""
+    """The engine's places and the queue for them."""
 
     def __init__(self, *, max_running: int, max_queued: int) -> None:
         self._max_running, self._max_queued = max_running, max_queued
@@ -48,7 +48,7 @@ class Admission:
 
     @property
     def waiting(self) -> int:
-        """How many wait for their turn."""
+        """Generations in the queue."""
         return len(self._waiting)
 
     def check_room(self, number: int) -> None:
@@ -63,7 +63,7 @@ class Admission:
             )
 
     def enter(self, number: int) -> list[Place]:
-        """Take `number` places, in order. Raises ApiError (429) where there are not so many left."""
+        """Take `number` places, in order. Raises ApiError (429) where fewer are left."""
         self.check_room(number)
         places = [Place(self) for _ in range(number)]
         self._waiting.extend(places)
@@ -71,7 +71,7 @@ class Admission:
         return places
 
     def leave(self, place: Place) -> None:
-        """See `Place.leave`."""
+        """Free a place, or take it out of the queue."""
         match place.state:
             case _State.RUNNING:
                 self.running -= 1
@@ -88,54 +88,44 @@ class Admission:
             place.granted.set()
 
 
-@dataclass(slots=True)
-class _Usage:
-    open: int = 0
-    allowance: float = 0.0
-    """Requests that may still be made in this instant."""
-    updated_at: float | None = None
-
-
 class KeyLimits:
-    """What each API key may have: requests at a time, and requests in a minute (a token bucket that holds a minute's worth)."""
+    """Limits per API key: requests in progress, and requests in a minute."""
 
     def __init__(self, *, max_open: int, requests_per_minute: int) -> None:
         """0 is no limit."""
         self._max_open, self._rate_per_minute = max_open, requests_per_minute
-        self._usages: defaultdict[str, _Usage] = defaultdict(_Usage)
+        self._open: Counter[str] = Counter()
+        self._allowances: defaultdict[str, Allowance] = defaultdict(lambda: Allowance(requests_per_minute / 60.0, requests_per_minute))
 
     @property
     def open(self) -> int:
         """Requests in progress, of all keys."""
-        return sum(usage.open for usage in self._usages.values())
+        return self._open.total()
 
     def begin(self, key_name: str, *, now: float) -> None:
         """Count a request that begins. Raises ApiError (429) when it is one too many."""
-        usage = self._usages[key_name]
-        if self._max_open and usage.open >= self._max_open:
+        if self._max_open and self._open[key_name] >= self._max_open:
             raise ApiError(
                 HTTPStatus.TOO_MANY_REQUESTS,
-                f"this API key has {usage.open} requests in progress, as many as it may have; wait for one to end",
+                f"this API key has {self._open[key_name]} requests in progress, as many as it may have; wait for one to end",
                 code="too_many_streams",
                 retry_after_s=RETRY_AFTER_S,
             )
         if self._rate_per_minute:
-            self._spend(usage, now)
-        usage.open += 1
+            self._spend(self._allowances[key_name], now)
+        self._open[key_name] += 1
 
     def end(self, key_name: str) -> None:
         """Count a request, once begun, that ends."""
-        self._usages[key_name].open -= 1
+        self._open[key_name] -= 1
 
-    def _spend(self, usage: _Usage, now: float) -> None:
-        per_s = self._rate_per_minute / 60.0
-        earned = self._rate_per_minute if usage.updated_at is None else per_s * (now - usage.updated_at)
-        usage.allowance, usage.updated_at = min(self._rate_per_minute, usage.allowance + earned), now
-        if usage.allowance < 1.0:
+    def _spend(self, allowance: Allowance, now: float) -> None:
+        wait_s = allowance.wait_s(now=now)
+        if wait_s > 0.0:
             raise ApiError(
                 HTTPStatus.TOO_MANY_REQUESTS,
                 f"this API key has made its {self._rate_per_minute} requests of a minute",
                 code="rate_limit_exceeded",
-                retry_after_s=(1.0 - usage.allowance) / per_s,
+                retry_after_s=wait_s,
             )
-        usage.allowance -= 1.0
+        allowance.take(now=now)

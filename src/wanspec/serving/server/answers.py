@@ -1,6 +1,6 @@
-"""The bodies of answers, as OpenAI shapes them; `wanspec` in each choice is our own.
+"""The bodies of answers in OpenAI's shapes; `wanspec` in each choice is our own.
 
-Completions and chats, whole and in pieces, differ in names alone: a `Dialect` knows them.
+Completions and chats, whole and in pieces, differ only in names, which a `Dialect` knows.
 """
 
 from __future__ import annotations
@@ -18,20 +18,23 @@ from wanspec.serving.server.logprobs import ChatLogProbs, CompletionLogProbs, ch
 from wanspec.serving.server.schema import Parameters
 
 FINGERPRINT = f"wanspec-{__version__}"
-"""Texts repeat with the same seed as long as this and the model are the same."""
+"""The same seed repeats a text as long as this and the model are the same."""
 EVENT_END = b"\n\n"
 DONE = b"data: [DONE]\n\n"
 
 
 class Usage(Struct, frozen=True, kw_only=True):
-    """Tokens of a request; of several prompts, together."""
+    """Token counts of a request."""
 
     prompt_tokens: int
+    """Tokens of all its prompts."""
     completion_tokens: int
+    """Tokens of all its choices."""
     total_tokens: int
+    """The sum of both."""
 
 
-class Report(Struct, frozen=True, kw_only=True):
+class ChoiceReport(Struct, frozen=True, kw_only=True):
     """How a choice came about."""
 
     seed: int
@@ -39,64 +42,89 @@ class Report(Struct, frozen=True, kw_only=True):
     offload: bool
     """Whether a worker was sent the prompt."""
     worker: str | None
-    """The one that was sent it last."""
+    """The worker that was sent the prompt last."""
     rtt_ms: float | None
-    """The round trip to it."""
+    """Round trip to the worker."""
     rounds: int
+    """Verify passes."""
     draft_tokens: int
+    """Draft tokens verified."""
     accepted_draft_tokens: int
+    """Draft tokens accepted."""
     accepted_worker_tokens: int
-    """Of these, those that a worker had proposed: over `committed_tokens`, its share of the text."""
+    """Accepted tokens that a worker had proposed; divided by `committed_tokens`, its share of the text."""
     committed_tokens: int
-    """Of the target's making, those behind a stop string included."""
+    """Tokens committed, including those after a stop string."""
     local_draft_passes: int
+    """Controller draft passes."""
 
 
 class TextChoice(Struct, frozen=True, kw_only=True):
     """A choice of a completion, or a piece of one."""
 
     index: int
+    """Counts from 0 over all prompts."""
     text: str
+    """The text, or the next piece of it."""
     logprobs: CompletionLogProbs | None = None
+    """Where they were asked for."""
     finish_reason: str | None
-    wanspec: Report | UnsetType = UNSET
+    """`stop` or `length`; None: the text goes on."""
+    wanspec: ChoiceReport | UnsetType = UNSET
+    """At the end of a choice."""
 
 
 class ChatText(Struct, frozen=True, kw_only=True):
     """A message, or a piece of one."""
 
     role: str | UnsetType = UNSET
+    """`assistant`, in a message or its first piece."""
     content: str | UnsetType = UNSET
+    """The text, or the next piece of it."""
 
 
 class ChatChoice(Struct, frozen=True, kw_only=True):
     """A choice of a chat, or a piece of one."""
 
     index: int
+    """Counts from 0."""
     message: ChatText | UnsetType = UNSET
+    """The whole message."""
     delta: ChatText | UnsetType = UNSET
+    """The next piece of the message."""
     logprobs: ChatLogProbs | None = None
+    """Where they were asked for."""
     finish_reason: str | None
-    wanspec: Report | UnsetType = UNSET
+    """`stop` or `length`; None: the text goes on."""
+    wanspec: ChoiceReport | UnsetType = UNSET
+    """At the end of a choice."""
 
 
 class Answer(Struct, frozen=True, kw_only=True):
     """A whole answer, or an event of a stream."""
 
     id: str
+    """The same in all events of an answer."""
     object: str
+    """OpenAI's name of this kind of answer."""
     created: int
+    """Unix time of the request, in seconds."""
     model: str
+    """The model's name for clients."""
     system_fingerprint: str = FINGERPRINT
+    """The version of the server."""
     choices: Sequence[TextChoice | ChatChoice]
+    """All choices, or the piece of one."""
     usage: Usage | UnsetType | None = UNSET
+    """Token counts; None in the earlier events of a stream that ends with them."""
 
 
 @dataclass(frozen=True, slots=True)
 class Dialect:
-    """How one of the two kinds of requests is answered."""
+    """The names in answers of one kind of requests."""
 
     is_chat: bool
+    """Chats or completions."""
 
     def answer_id(self, request_id: str) -> str:
         return f"{'chatcmpl' if self.is_chat else 'cmpl'}-{request_id}"
@@ -154,7 +182,7 @@ class AnswerWriter:
         return msgspec.json.encode(self._answer(answered, is_piece=False, usage=usage_of(choices)))
 
     def events(self, choices: Sequence[Choice]) -> list[bytes]:
-        """Server-sent events with all that there is to tell about `choices` and has not been told yet."""
+        """Server-sent events with everything new about `choices`."""
         events = []
         for choice in choices:
             news, is_first = choice.take(), choice.index not in self._begun
@@ -187,7 +215,7 @@ class AnswerWriter:
 
 
 def error_event(body: bytes) -> bytes:
-    """What a stream says when it cannot go on."""
+    """The event of an error in a stream."""
     return b"data: " + body + EVENT_END
 
 
@@ -199,11 +227,11 @@ def usage_of(choices: Iterable[Choice]) -> Usage:
     return Usage(prompt_tokens=prompt_tokens, completion_tokens=completion_tokens, total_tokens=prompt_tokens + completion_tokens)
 
 
-def report_of(choice: Choice) -> Report:
+def report_of(choice: Choice) -> ChoiceReport:
     """How a choice came about."""
     tally, worker = choice.tally, choice.worker
     name, rtt_s = worker or (None, None)
-    return Report(
+    return ChoiceReport(
         seed=choice.order.sampling.seed,
         offload=worker is not None,
         worker=name,

@@ -22,9 +22,9 @@ from wanspec.serving.server.status_page import make_page_router
 
 
 def create_app(service: Service, *, keys: ApiKeys | None, is_private: bool, access: Access | None = None) -> ASGIApp:
-    """The whole server as an ASGI application. `is_private`: see `Guard`. `access`: to what the status page shows."""
+    """The whole server as an ASGI application. `is_private`: see `Guard`. `access`: to the status page's data."""
     app = FastAPI(title="WANSpec", version=__version__, docs_url=None, redoc_url=None)  # their pages load scripts from elsewhere
-    app.router.redirect_slashes = False  # to this server's own scheme and host, which behind a proxy are not the client's
+    app.router.redirect_slashes = False  # it would redirect to this server's scheme and host, which behind a proxy are not the client's
     app.include_router(make_router(service, access or Access()))
     app.include_router(make_page_router())
     app.add_exception_handler(HTTPException, on_http_exception)
@@ -34,7 +34,7 @@ def create_app(service: Service, *, keys: ApiKeys | None, is_private: bool, acce
 
 
 async def _on_bug(_: Request, __: Exception) -> Response:
-    """FastAPI raises it again after this, and `AccessLog` writes it down."""
+    """FastAPI raises the error again after this, and `AccessLog` logs it."""
     return error_response(
-        ApiError(HTTPStatus.INTERNAL_SERVER_ERROR, "an error of ours; the log has the request's id", code="internal_error")
+        ApiError(HTTPStatus.INTERNAL_SERVER_ERROR, "an internal error; the log has the request's id", code="internal_error")
     )

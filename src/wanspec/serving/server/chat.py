@@ -1,4 +1,4 @@
-"""A conversation as a prompt: by the model's own template, or, of a model that has none, such as the bundled pair, a plain transcript.
+"""A conversation as a prompt: by the model's own chat template, or, where it has none (the bundled pair), as a plain transcript.
 
     system: You are terse.
 
@@ -6,8 +6,8 @@
 
     assistant:
 
-A `developer` message is a `system` message; a speaker's name stands in parentheses behind the role. Roles are plain text to the model: a
-message that contains such a line looks to it like another turn. Models that were trained on a template know better, by control tokens.
+A `developer` message is a `system` message; a speaker's name stands in parentheses after the role. Roles in a transcript are plain text: a
+message that contains such a line looks like another turn. Models with a template mark turns by control tokens instead.
 """
 
 from __future__ import annotations
@@ -15,29 +15,30 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from wanspec.engines.tokenizer import Tokenizer
-from wanspec.engines.turns import ASK, ChatOptions, Turn
+from wanspec.engines.tokenizer import ASK, ChatOptions, Tokenizer, Turn
 from wanspec.serving.server.errors import bad_request
 from wanspec.serving.server.schema import ChatRequest, Message
 
 NO_EFFORT = "none"
-"""A `reasoning_effort` of this turns thinking off, which a model without a template does anyway."""
+"""The `reasoning_effort` that turns thinking off; a model without a template does not think anyway."""
 _ROLES = {"developer": "system"}
 
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
-    """What a chat's answer is to continue."""
+    """A chat that is to be continued."""
 
     messages: Sequence[Message]
+    """The turns so far."""
     options: ChatOptions = ASK
+    """How the prompt ends, and variables of the template."""
     template_field: str = ""
-    """The field of the request that only a chat template can honour; empty: there is none."""
+    """The field of the request that only a chat template can honour; empty: none."""
 
     def encode(self, tokenizer: Tokenizer) -> list[int]:
-        """The prompt's tokens. Raises ConfigError where the model's template does not take these messages.
+        """The prompt's tokens. Raises ConfigError where the model's template rejects these messages.
 
-        Raises ApiError (400) where the request has something for a template, and there is none.
+        Raises ApiError (400) where the request has a field for a template and the model has none.
         """
         tokens = tokenizer.encode_chat([_turn(message) for message in self.messages], self.options)
         if tokens is None and self.template_field:
@@ -48,9 +49,9 @@ class Conversation:
 
 
 def conversation_of(request: ChatRequest) -> Conversation:
-    """What a request for a chat asks to be continued, and how."""
+    """The conversation of a chat request."""
     effort, variables = request.reasoning_effort, request.chat_template_kwargs or {}
-    efforts = {} if effort is None else {"reasoning_effort": effort, "enable_thinking": effort != NO_EFFORT}  # as vLLM tells templates
+    efforts = {} if effort is None else {"reasoning_effort": effort, "enable_thinking": effort != NO_EFFORT}  # as in vLLM
     options = ChatOptions(
         adds_generation_prompt=request.add_generation_prompt is not False,
         continues_final=bool(request.continue_final_message),

@@ -1,7 +1,7 @@
 """One choice of an answer: from the queue through the engine to text.
 
-A choice runs in a task of its own and never waits for the client. Its text gathers until somebody takes it, so that a slow reader holds up
-nobody, and gets what has gathered in one piece; how much may gather is bounded. Whoever wants no more of it aborts it, at any time.
+A choice runs in a task of its own and never waits for the client. Its text is buffered, within a bound, until the client takes it, all at
+once: a slow reader holds up nobody. It may be aborted at any time.
 """
 
 from __future__ import annotations
@@ -31,38 +31,44 @@ from wanspec.serving.server.stop import StopStrings
 _log = logging.getLogger(__name__)
 
 STOP, LENGTH, ABORT, ERROR = "stop", "length", "abort", "error"
-"""Why a choice ended: OpenAI's words for the first two."""
+"""Why a choice ended; the first two are OpenAI's words."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServingContext:
-    """What every choice needs."""
+    """The parts of the server that every choice uses."""
 
     engine: ControllerEngine
+    """Generates the tokens."""
     tokenizer: Tokenizer
+    """The target's tokenizer."""
     limits: ServerLimits
+    """The operator's limits."""
     metrics: Metrics
+    """Counts for Prometheus."""
     history: History
+    """Figures for the status page."""
 
 
 @dataclass(frozen=True, slots=True)
 class News:
-    """What there is to tell of a choice."""
+    """New text of a choice."""
 
     text: str
+    """The text since the last piece."""
     log_probs: Sequence[Placed] = ()
-    """Of the tokens that begin in this text, where they are wanted."""
+    """Log probabilities of the tokens that begin in this text, where they are wanted."""
 
 
 class Choice:
-    """See the module's text."""
+    """A choice under way, or ended."""
 
     def __init__(self, context: ServingContext, index: int, order: Order, place: Place, news: asyncio.Event) -> None:
-        """`news` is set whenever there is something to take, or the end."""
+        """`news` is set whenever there is text to take, or the choice has ended."""
         self._context, self._place, self._news = context, place, news
         self.index, self.order = index, order
         self.finish_reason: str | None = None
-        """Set when all of the text is there, or all that there will ever be."""
+        """Set once the text is complete, or will not go on."""
         self.error: ApiError | None = None
         self.completion_tokens = 0
         self._unread = [order.prompt.echo] if order.prompt.echo and not order.prompt.echo_offsets else []
@@ -71,13 +77,13 @@ class Choice:
         self._stops = StopStrings(order.stops, includes_stop=order.includes_stop)
         self._log_probs = LogProbStream(context.tokenizer)
         self._num_decoded = self._num_given = 0
-        """Characters that the tokens so far have completed, and those of them that are text: the others may yet become a stop string."""
+        """Characters decoded so far, and how many of them are surely text; the rest may yet become a stop string."""
         self._generation: Generation | None = None
         self._loop = asyncio.get_running_loop()
         self.arrived_at = self._loop.time()
         self._newest_at = 0.0
         self._paced_tokens, self._paced_s = 0, 0.0
-        """Of all rounds but the first."""
+        """Tokens of all rounds but the first, and their time."""
         self._task = asyncio.create_task(self._run())
         self._task.add_done_callback(self._ended)
 
@@ -88,41 +94,41 @@ class Choice:
 
     @property
     def session_id(self) -> SessionId | None:
-        """Its number in the engine, once it is there."""
+        """The engine's id of it, once it is there."""
         return self._generation.session_id if self._generation is not None else None
 
     @property
     def tokens_per_s(self) -> float | None:
-        """Its pace after the first round; None before."""
+        """Tokens per second after the first round; None before."""
         return self._paced_tokens / self._paced_s if self._paced_s else None
 
     @property
     def tally(self) -> Tally:
-        """What its rounds have cost."""
+        """Counts of its rounds."""
         return self._generation.tally if self._generation is not None else Tally()
 
     @property
     def worker(self) -> tuple[str, float | None] | None:
-        """The worker that was last sent the prompt, and the round trip to it in seconds, once known; None: it never left this site."""
+        """The worker that was last sent the prompt, and its RTT in seconds, once known; None: the prompt never left this site."""
         worker = self._generation.worker if self._generation is not None else None
         if worker is None:
             return None
         return worker.name, worker.rtt.smoothed_s if worker.rtt.min_s < float("inf") else None
 
     def take(self) -> News:
-        """What has come since the last call."""
+        """The text since the last call."""
         text, self._unread, self._num_unread = "".join(self._unread), [], 0
         return News(text, self._log_probs.take(end=self._num_given))
 
     def abort(self) -> None:
-        """Nobody wants it any more."""
+        """Stop generating."""
         if self._generation is not None:
             self._context.engine.cancel(self._generation)
         else:
             self._task.cancel()
 
     def end(self, error: ApiError) -> None:
-        """It cannot go on, and the client is to be told why."""
+        """Stop generating, and tell the client why."""
         if self.finish_reason is None:
             self._fail(error)
             self.abort()
@@ -178,7 +184,7 @@ class Choice:
         )
         self._context.metrics.started(len(order.prompt.tokens))
         async for news in self._generation.rounds():
-            if self.finish_reason is None:  # else it is stopped, and the engine has yet to hear of it
+            if self.finish_reason is None:  # else it has stopped, and the engine will soon know
                 self._add(news.tokens, news.log_probs)
         if self.finish_reason is None:
             match self._generation.finish_reason:
@@ -188,13 +194,13 @@ class Choice:
                     self._end_text(LENGTH if reason is FinishReason.LENGTH else STOP)
 
     def _end_text(self, reason: str) -> None:
-        """It has come to its end, and met no stop string."""
+        """End the text without a stop string."""
         self._give(self._stops.push(self._stream.finish())[0] + self._stops.finish())
-        self._num_given += bool(self.order.prompt.echo_offsets)  # who scores prompts counts on an entry for each token, the end's too
+        self._num_given += bool(self.order.prompt.echo_offsets)  # scoring clients expect an entry for each token, the end token's too
         self._finish(reason)
 
     def _add(self, tokens: Sequence[int], log_probs: Sequence[LogProbs]) -> None:
-        """Take in what a round has committed, a token at a time: where the text stops must not depend on how it was cut into rounds."""
+        """Add a round's tokens one at a time: where the text stops must not depend on how it was cut into rounds."""
         before = self.completion_tokens
         for index, token in enumerate(tokens):
             self.completion_tokens += 1
@@ -227,7 +233,7 @@ class Choice:
         self._num_unread += len(text)
         self._num_given += len(text)
         if self.order.is_streamed and self._num_unread > self._context.limits.max_unread_characters:
-            self._fail(ApiError(HTTPStatus.INTERNAL_SERVER_ERROR, "the text was not read for too long", code="slow_reader"))
+            self._fail(ApiError(HTTPStatus.INTERNAL_SERVER_ERROR, "the client did not read its text in time", code="slow_reader"))
             self.abort()
         self._news.set()
 
@@ -249,19 +255,19 @@ class Choice:
             self._finish(ERROR)
 
     def _finish(self, reason: str) -> None:
-        self.finish_reason = self.finish_reason or reason  # what comes after the end changes nothing
+        self.finish_reason = self.finish_reason or reason  # the first reason stays
         self._news.set()
 
     def _ended(self, task: asyncio.Task[None]) -> None:
-        """However it ended: even before it began."""
+        """However the task ended, even before it began."""
         self._place.leave()
         if self.finish_reason is None:
             if not task.cancelled() and (bug := task.exception()) is not None:
-                if bug is not self._context.engine.failure:  # which was told, once, when it came up
+                if bug is not self._context.engine.failure:  # the engine's failure was logged once, when it happened
                     _log.error("bug", extra={"fields": {"trace": bare_trace(bug)}})
-                self._fail(ApiError(HTTPStatus.INTERNAL_SERVER_ERROR, "an error of ours", code="internal_error"))
+                self._fail(ApiError(HTTPStatus.INTERNAL_SERVER_ERROR, "an internal error", code="internal_error"))
             else:
                 self._finish(ABORT)
         assert self.finish_reason is not None
-        is_refused = self.error is not None and self.error.status_code in REFUSALS  # which is counted elsewhere: the model has not failed
+        is_refused = self.error is not None and self.error.status_code in REFUSALS  # counted elsewhere: the model has not failed
         self._context.metrics.finished(ABORT if is_refused else self.finish_reason, self._loop.time() - self.arrived_at)

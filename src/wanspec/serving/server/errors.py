@@ -1,4 +1,4 @@
-"""What a client is told when something is wrong: OpenAI's envelope, whatever went wrong and wherever."""
+"""Errors for clients, always in OpenAI's envelope."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 MAX_MESSAGE_CHARACTERS = 1000
-"""Of a message: what it quotes came from a client."""
+"""Longest message, as it may quote a client."""
 _KINDS = {HTTPStatus.UNAUTHORIZED: "authentication_error", HTTPStatus.TOO_MANY_REQUESTS: "rate_limit_error"}
 
 
 class ApiError(HTTPException):
-    """A request that ends badly; `str` of it is for the client."""
+    """A request that fails; `str` of it is for the client."""
 
     def __init__(
         self,
@@ -29,7 +29,7 @@ class ApiError(HTTPException):
         retry_after_s: float | None = None,
         ends_connection: bool = False,
     ) -> None:
-        """`param` is the field at fault. `ends_connection`: the rest of the request is not going to be read."""
+        """`param`: the field at fault. `ends_connection`: the rest of the request will not be read."""
         headers = {}
         if retry_after_s is not None:
             headers["Retry-After"] = str(max(1, math.ceil(retry_after_s)))
@@ -50,7 +50,7 @@ class ApiError(HTTPException):
 
 
 def bad_request(message: str, *, param: str | None = None, code: str | None = None) -> ApiError:
-    """The client's mistake, in the field `param`."""
+    """An error in the field `param`."""
     return ApiError(HTTPStatus.BAD_REQUEST, message, param=param, code=code)
 
 
@@ -62,24 +62,24 @@ def envelope(status: int, message: str, *, param: str | None = None, code: str |
 
 
 def _shown(text: str) -> str:
-    """What may be quoted of a client's own words."""
+    """A client's words, cut and encodable."""
     return text[:MAX_MESSAGE_CHARACTERS].encode(errors="replace").decode()
 
 
 def error_response(error: HTTPException) -> Response:
-    """The answer that tells a client of `error`."""
+    """The HTTP response for `error`."""
     body = error.body if isinstance(error, ApiError) else envelope(error.status_code, f"{error.detail}; see docs/serving.md")
     return Response(body, error.status_code, error.headers, media_type="application/json")
 
 
 async def on_http_exception(_: Request, error: Exception) -> Response:
-    """FastAPI's handler for what is raised on purpose: no such path, no such method, and ours."""
+    """FastAPI's handler for raised responses: no such path, no such method, and ApiError."""
     assert isinstance(error, HTTPException)
     return error_response(error)
 
 
 async def on_invalid_request(_: Request, error: Exception) -> Response:
-    """FastAPI's handler for a body that does not fit: the first fault, in words, without the value."""
+    """FastAPI's handler for an invalid body: names the first fault, without the value."""
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
     if first["type"] == "json_invalid":

@@ -1,7 +1,7 @@
-"""The outer shell of the server: who asks, how much at once, and what is written down about it.
+"""The outer shell of the server: API keys, sizes, and the access log.
 
-Plain ASGI: FastAPI's own middleware would read answers before passing them on, and would hide hang-ups. Nothing of a prompt, a text or a
-key reaches the log: paths are logged as their routes, errors without their words.
+Plain ASGI: FastAPI's own middleware would read answers before passing them on, and would hide hang-ups. No prompt, text or key reaches the
+log: paths are logged as their routes, errors without their messages.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from wanspec.serving.server.status_page import PAGE_PATHS
 from wanspec.transport.security import Address
 
 OPEN_PATHS = frozenset({"/health", "/ready"})
-"""What a load balancer asks without a key."""
+"""Paths that a load balancer asks without a key."""
 STATUS_PATH = "/status.json"
 QUIET_PATHS = OPEN_PATHS | {STATUS_PATH}
-"""Asked again and again by programs: what goes well there is hardly worth a line."""
+"""Paths that programs poll; success there is logged at DEBUG."""
 LINE_BYTES = len(": \r\n")
-"""Of a header besides its name and value."""
+"""Bytes of a header besides its name and value."""
 JSON_TYPE = b"application/json"
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 _log = logging.getLogger(__name__)
@@ -38,27 +38,29 @@ _log = logging.getLogger(__name__)
 
 @dataclass(slots=True, kw_only=True)
 class Visit:
-    """What is known of a request besides its body."""
+    """Facts about a request besides its body."""
 
     request_id: str
+    """The client's X-Request-ID, or a random one."""
     key_name: str = ANONYMOUS
+    """Name of the API key."""
     status: int = 0
-    """0 while there is no answer."""
+    """HTTP status of the answer; 0 before there is one."""
     late_status: int = 0
-    """What the status would have been, had the failure come before the head of the stream; 0: none."""
+    """HTTP status of a failure that came after the head of a stream; 0: none."""
     notes: dict[str, object] = field(default_factory=dict)
-    """For the log."""
+    """Further fields for the log."""
 
     @staticmethod
     def of(scope: Scope) -> Visit:
-        """The one that `AccessLog` made."""
+        """The visit that `AccessLog` made for this request."""
         visit = scope["state"]["visit"]
         assert isinstance(visit, Visit)
         return visit
 
 
 class AccessLog:
-    """Gives each request an id, and writes a line about it when it is over. What fails inside ends here."""
+    """Gives each request an id, logs it when it is over, and catches bugs inside."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         self._app, self._metrics = app, metrics
@@ -90,10 +92,10 @@ class AccessLog:
 
 
 class Guard:
-    """Lets in who has a key, and as much as the limits allow."""
+    """Refuses requests without a key or beyond the limits."""
 
     def __init__(self, app: ASGIApp, *, keys: ApiKeys | None, limits: ServerLimits, is_private: bool) -> None:
-        """`is_private`: served to this machine alone, and without keys; then no other name of it is answered to."""
+        """`is_private`: without keys, requests are served to localhost only, by no other name."""
         self._app, self._keys, self._limits, self._is_private = app, keys, limits, is_private
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -122,7 +124,7 @@ class Guard:
                 ends_connection=True,
             )
         if b"transfer-encoding" in headers and b"content-length" in headers:
-            # One proxy goes by this, another by that: what one holds for a body is a request to the other.
+            # Proxies disagree on which one counts, so one's body would be the other's next request (request smuggling).
             raise ApiError(HTTPStatus.BAD_REQUEST, "give a Content-Length or a Transfer-Encoding, not both", ends_connection=True)
         if self._is_private:
             _check_host(headers.get(b"host", b""))
@@ -137,7 +139,7 @@ class Guard:
                 )
             Visit.of(scope).key_name = name
         if scope["method"] == "POST" and headers.get(b"content-type", b"").split(b";")[0].strip().lower() != JSON_TYPE:
-            # Not pedantry: a web page may send anything else to this machine without asking, and its user would not know.
+            # A web page may send any other type to this machine without its user's knowledge (CSRF).
             raise ApiError(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "send Content-Type: application/json", ends_connection=True)
         if int(headers.get(b"content-length", b"0") or 0) > self._limits.max_body_bytes:
             raise self._too_large()
@@ -173,19 +175,19 @@ class Guard:
 
 
 def _routed(scope: Scope) -> Scope:
-    """The request as the routes know it. A HEAD is a GET whose body uvicorn keeps to itself."""
+    """The request as the routes know it. A HEAD is a GET whose body uvicorn drops."""
     method = "GET" if scope["method"] == "HEAD" else scope["method"]
     return {**scope, "path": _path(scope), "method": method}
 
 
 def _path(scope: Scope) -> str:
-    """As the routes know it: a slash at the end makes no other one."""
+    """The path without a slash at its end."""
     path: str = scope["path"]
     return path.rstrip("/") or "/"
 
 
 def _check_host(host: bytes) -> None:
-    """Raise ApiError for a name that is not this machine's own: some web page has bound its name to this address (DNS rebinding)."""
+    """Raise ApiError for a host name other than localhost: a web page may have bound its name to this address (DNS rebinding)."""
     name = host.decode("latin-1").rpartition(":")[0] if re.search(rb":\d+$", host) else host.decode("latin-1")
     if not Address(host=name.strip("[]").lower(), port=0).is_loopback:
         raise ApiError(
@@ -196,7 +198,7 @@ def _check_host(host: bytes) -> None:
 
 
 def _request_id(scope: Scope) -> str:
-    """The client's own, where it is fit for a log; else a new one."""
+    """The client's own id, where it is fit for a log; else a new one."""
     given = dict(scope["headers"]).get(b"x-request-id", b"")
     return given.decode() if _REQUEST_ID.fullmatch(given) else secrets.token_hex(16)
 

@@ -1,4 +1,4 @@
-"""API keys: who may ask. They come from a file or the environment, and are never shown again."""
+"""API keys, from a file or the environment. They are never shown again."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from wanspec.transport.watched_files import WatchedFiles
 
 ENVIRONMENT_VARIABLE = "WANSPEC_API_KEYS"
 MIN_KEY_CHARACTERS = 16
-"""Fewer could be guessed."""
+"""A shorter key could be guessed."""
 MAX_KEYS = 10_000
-"""Each request is compared with every key."""
+"""Keys of a server; each request is compared with every key."""
 MAX_FILE_BYTES = 4 << 20
 ANONYMOUS = "anonymous"
-"""Everybody's name where no keys are asked for."""
+"""The key name of all requests where no keys are required."""
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _SCHEME = b"bearer "
 
 
 class ApiKeys:
-    """Named keys. Only their digests are kept."""
+    """Named keys. Only their digests are stored."""
 
     def __init__(self, keys: Mapping[str, str]) -> None:
-        """`keys`: by name, not empty. Raises ConfigError, naming the name and never the key."""
+        """`keys`: by name, at least one. Raises ConfigError, with the name and never the key."""
         if not 0 < len(keys) <= MAX_KEYS:
             raise ConfigError(f"there are {len(keys)} API keys; give 1 to {MAX_KEYS}")
         for name, key in keys.items():
@@ -42,7 +42,7 @@ class ApiKeys:
         self._digests = {name: _digest(key.encode()) for name, key in keys.items()}
 
     def become(self, newer: ApiKeys) -> None:
-        """Let in those whose keys `newer` has, and nobody else from now on."""
+        """Replace all keys by those of `newer`."""
         self._digests = newer._digests
 
     def __len__(self) -> int:
@@ -50,11 +50,11 @@ class ApiKeys:
 
     @property
     def names(self) -> frozenset[str]:
-        """Whose keys there are."""
+        """The names of all keys."""
         return frozenset(self._digests)
 
     def name_of(self, authorization: bytes) -> str | None:
-        """Whose key an `authorization` header shows; None: nobody's. Takes the same time for every wrong key."""
+        """The name of the key in an `authorization` header; None: no such key. Takes the same time for every wrong key."""
         if not authorization.lower().startswith(_SCHEME):
             return None
         shown = _digest(authorization[len(_SCHEME) :].strip())
@@ -63,7 +63,7 @@ class ApiKeys:
 
 
 def load_keys(file: Path | None, environment: Mapping[str, str]) -> ApiKeys | None:
-    """The keys of `file`, or else of WANSPEC_API_KEYS; None where there is neither. Raises ConfigError."""
+    """The keys of `file`, or else of WANSPEC_API_KEYS; None: neither is given. Raises ConfigError."""
     if file is not None:
         return ApiKeys(_parse(_read(file), str(file)))
     text = environment.get(ENVIRONMENT_VARIABLE, "")
@@ -71,19 +71,19 @@ def load_keys(file: Path | None, environment: Mapping[str, str]) -> ApiKeys | No
 
 
 def watched_keys(keys: ApiKeys, file: Path) -> WatchedFiles:
-    """Keeps `keys` as the file has them; requests under way go on. Raises ConfigError."""
+    """Keeps `keys` up to date with the file; requests under way go on. Raises ConfigError."""
     return WatchedFiles("API keys", [file], lambda: keys.become(ApiKeys(_parse(_read(file), str(file)))))
 
 
 def _parse(text: str, source: str) -> dict[str, str]:
-    """Lines of NAME:KEY; empty ones and those that begin with # are passed over."""
+    """Parse lines of NAME:KEY; empty lines and those that begin with # are skipped."""
     keys: dict[str, str] = {}
     for number, line in enumerate(text.splitlines(), start=1):
         if not line.strip() or line.lstrip().startswith("#"):
             continue
         name, colon, key = line.strip().partition(":")
         if not colon:
-            raise ConfigError(f"{source}, entry {number}: write NAME:KEY")  # not repeated here: it may well be a key
+            raise ConfigError(f"{source}, entry {number}: write NAME:KEY")  # not quoted: it may be a key
         if name in keys:
             raise ConfigError(f"{source}, entry {number}: {name} has a key already; give each its own name")
         keys[name] = key.strip()

@@ -1,4 +1,4 @@
-"""What one server takes on, and from whom."""
+"""The server's limits."""
 
 from __future__ import annotations
 
@@ -9,53 +9,53 @@ from wanspec.errors import ConfigError
 MAX_STOPS = 4
 """Stop strings of a request: as many as OpenAI takes."""
 MAX_STOP_CHARACTERS = 256
-"""Of one stop string: text is held back, and searched at every token, for as long as it might become one."""
+"""Longest stop string: text that might become one is held back, and searched at every token."""
 MAX_STOP_TOKENS = 128
 """Stop tokens of a request: many more than any model has control tokens that end something."""
 MAX_ENCODINGS = 2
-"""Prompts tokenised at a time, each in a thread: a crowd of long ones must not starve the passes."""
+"""Prompts tokenised at a time, each in a thread: many long ones must not starve the passes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerLimits:
-    """Every bound of the server that an operator may want to move. Raises ConfigError where a value cannot be."""
+    """The limits that an operator may change. Raises ConfigError on an invalid value."""
 
     max_running: int = 16
     """Generations in the engine at a time, at least 1; each choice of a request is one."""
     max_queued: int = 64
-    """Generations waiting for their turn, at least 0; whoever comes beyond them is refused."""
+    """Generations waiting for their turn, at least 0; further ones are refused."""
     max_queue_wait_s: float = 60.0
     """The longest wait for a turn: most clients and proxies give up after a minute anyway."""
     max_choices: int = 8
     """Choices of one request: its prompts times its `n`."""
     max_prompt_tokens: int = 0
-    """Of one prompt; 0: as many as the context holds."""
+    """Longest prompt; 0: the context length."""
     max_body_bytes: int = 1 << 20
-    """Of a request: a megabyte is a book."""
+    """Longest body of a request: a megabyte is a book."""
     max_header_bytes: int = 16 << 10
-    """Of a request's head, together."""
+    """Longest head of a request."""
     max_connections: int = 1024
-    """Open at a time; below the 1,024 files that a process may usually have only if clients behave, so raise `ulimit -n` as well."""
+    """Connections open at a time. A process may usually have 1,024 files, so raise `ulimit -n` as well."""
     max_handshakes: int = 256
-    """TLS handshakes under way: whoever comes beyond them is cut off. Each holds some 300 kB for `head_timeout_s` at most."""
+    """TLS handshakes under way; further ones are cut off. Each holds some 300 kB, for `head_timeout_s` at most."""
     head_timeout_s: float = 10.0
-    """From the first to the last byte of a request's head, and from the opening of a connection; as much for a TLS handshake."""
+    """Time for a request's head, from its first byte or the opening of the connection; as much for a TLS handshake."""
     keep_alive_s: float = 75.0
-    """How long a connection is kept between two requests: longer than proxies keep theirs, most of them for 60 s. Where there are
-    `max_connections`, the one that has been idle for longest makes room for a new one."""
+    """How long a connection may be idle between two requests: longer than at most proxies, which have 60 s. At `max_connections`, the one
+    that has been idle for longest is closed for a new one."""
     body_timeout_s: float = 30.0
-    """For all of a request's body."""
+    """Time for all of a request's body."""
     slow_reader_s: float = 20.0
-    """How long a connection may stay too full to be written to; then it is cut."""
+    """How long a client may leave data unread; then the connection is cut."""
     quiet_s: float = 5.0
-    """How long a stream says nothing: then its head, or a comment, tells proxies that it goes on; they give up after 30 s and more."""
+    """Longest silence of a stream; then its head or a comment goes out, as proxies give up after 30 s or more."""
     max_unread_characters: int = 1 << 18
-    """Text of one choice of a stream that its client has not taken yet; beyond it the generation is cancelled."""
+    """Unread text of one choice of a stream; beyond it the generation is cancelled."""
     coalesce_s: float = 0.0
-    """Between two events of a stream, 0 to 10, which are then as long as each other; 0: as they come, and sizes and times of events tell an
-    eavesdropper something of the text."""
+    """Time between two events of a stream, 0 to 10, padded to few sizes. 0: an event for each round, whose size and time leak information
+    about the text."""
     key_streams: int = 0
-    """Requests of one API key at a time; 0: no limit."""
+    """Requests of one API key in progress; 0: no limit."""
     key_requests_per_minute: int = 0
     """Requests of one API key in a minute; 0: no limit."""
 
@@ -70,5 +70,5 @@ class ServerLimits:
 
     @property
     def max_choices_ever(self) -> int:
-        """Choices that a request may have if it is to be served at all."""
+        """Choices that a request may have on an idle server."""
         return min(self.max_choices, self.max_running + self.max_queued)

@@ -1,7 +1,7 @@
-"""The port: uvicorn, and the patience it lacks.
+"""The port: uvicorn, with the time limits that it lacks.
 
-uvicorn waits forever for a request's head and for a reader that does not read. Here both have a limit, as has the number of connections;
-what is not HTTP is told so in the same envelope as every other error.
+uvicorn waits for ever for a request's head and for a client that does not read. Here both have a limit, as has the number of connections;
+bytes that are not HTTP get an error in the same envelope as every other.
 """
 
 from __future__ import annotations
@@ -33,21 +33,21 @@ from wanspec.transport.watched_files import WatchedFiles, watch
 BACKLOG = 256
 """Connections that the kernel holds for us while we are busy."""
 LAST_WORDS_S = 2
-"""For telling those whose answers took too long; then uvicorn cuts them off."""
+"""Time to tell clients that their answers took too long; then uvicorn cuts them off."""
 SMALL_PIECE_BYTES, MAX_SMALL_PIECES = 512, 4096
-"""Pieces of a body that are smaller, and how many of them one request may have: taking them apart costs some 20 us each, during which
-nobody else's tokens go out. Packets and the chunks of honest clients are larger."""
+"""Pieces of a body smaller than the first are limited to the second: parsing one takes some 20 us, and no tokens go out meanwhile. Packets
+and the chunks of honest clients are larger."""
 
 
 class PatientParser(h11.Connection):
-    """h11's side of one connection, with bodies in a bounded number of small pieces."""
+    """h11's parser of one connection, with a limit on small pieces of a body."""
 
     def __init__(self, *, max_header_bytes: int) -> None:
         super().__init__(h11.SERVER, max_header_bytes)
         self._small_pieces = 0
 
     def next_event(self) -> type[h11.NEED_DATA | h11.PAUSED] | h11.Event:
-        """What the client said next."""
+        """The client's next event."""
         event = super().next_event()
         if isinstance(event, h11.Request):
             self._small_pieces = 0
@@ -59,14 +59,14 @@ class PatientParser(h11.Connection):
 
 
 IdleConnections = dict["BoundedHttp", None]
-"""In order: the one that has been idle for longest comes first."""
+"""Idle connections; the one that has been idle for longest comes first."""
 
 
 class BoundedHttp(H11Protocol):
     """One connection."""
 
-    def __init__(self, *arguments: Any, limits: ServerLimits, idle: IdleConnections, **named: Any) -> None:  # noqa: ANN401  # uvicorn's affair
-        """`idle`: the port's connections between two requests, which this one joins and leaves."""
+    def __init__(self, *arguments: Any, limits: ServerLimits, idle: IdleConnections, **named: Any) -> None:  # noqa: ANN401  # uvicorn's own arguments
+        """`idle`: the port's connections that are between two requests."""
         super().__init__(*arguments, **named)
         self.conn = PatientParser(max_header_bytes=limits.max_header_bytes)
         self.timeout_keep_alive = limits.keep_alive_s  # type: ignore[assignment]  # seconds, for `call_later`
@@ -75,9 +75,9 @@ class BoundedHttp(H11Protocol):
         self._write_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in uvicorn
-        """Take it. Where there are too many, the one that has been idle for longest makes room; where none is idle, refuse."""
+        """Accept a connection. If there are too many, close the one that has been idle for longest; if none is idle, refuse."""
         super().connection_made(transport)
-        transport.set_write_buffer_limits(high=1, low=0)  # so that we hear of what is not taken; TLS never resumes with 0
+        transport.set_write_buffer_limits(high=1, low=0)  # so that we notice unread data; TLS never resumes with 0
         self._watch_head()
         if len(self.connections) > self._limits.max_connections:
             if self._idle:
@@ -88,7 +88,7 @@ class BoundedHttp(H11Protocol):
             self._refuse(HTTPStatus.SERVICE_UNAVAILABLE, "too many connections; try again", (f"Retry-After: {RETRY_AFTER_S:.0f}",))
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """It is gone."""
+        """Forget a connection that is gone."""
         super().connection_lost(exc)
         self._idle.pop(self, None)
         for timer in (self._head_timer, self._write_timer):
@@ -96,14 +96,14 @@ class BoundedHttp(H11Protocol):
                 timer.cancel()
 
     def data_received(self, data: bytes) -> None:
-        """Some of a request."""
+        """Parse a part of a request."""
         if not self.transport.is_closing():
             self._idle.pop(self, None)
             super().data_received(data)
             self._watch_head()
 
     def on_response_complete(self) -> None:
-        """The next request may begin: until then the connection is idle, and uvicorn counts the time."""
+        """Mark the connection as idle until its next request; uvicorn limits that time."""
         super().on_response_complete()
         if self.conn.their_state is h11.IDLE and not self.conn.trailing_data[0] and not self.transport.is_closing():
             self._idle[self] = None
@@ -111,22 +111,22 @@ class BoundedHttp(H11Protocol):
             self._watch_head()
 
     def pause_writing(self) -> None:
-        """The client does not take what we send."""
+        """Start the clock on a client that does not read."""
         super().pause_writing()
         self._write_timer = self.loop.call_later(self._limits.slow_reader_s, self.transport.abort)
 
     def resume_writing(self) -> None:
-        """It has taken all of it."""
+        """Stop the clock on a client that has read everything."""
         super().resume_writing()
         if self._write_timer is not None:
             self._write_timer.cancel()
 
     def send_400_response(self, msg: str) -> None:
-        """Answer what is not HTTP, or more than we take apart."""
+        """Answer bytes that are not HTTP, or beyond the parser's limits."""
         if self.conn.our_state in {h11.IDLE, h11.SEND_RESPONSE}:
             self._refuse(HTTPStatus.BAD_REQUEST, "this is no valid HTTP request, or its head is too long, or its body in too many pieces")
         else:
-            self.transport.abort()  # in the middle of an answer: there is no telling
+            self.transport.abort()  # in the middle of an answer no error can be sent
 
     def _refuse(self, status: HTTPStatus, message: str, headers: tuple[str, ...] = ()) -> None:
         """Answer without uvicorn, whatever the request was, and close."""
@@ -142,7 +142,7 @@ class BoundedHttp(H11Protocol):
         self.transport.close()
 
     def _watch_head(self) -> None:
-        """Run the clock while a request's head is awaited, or the rest of a request that has been answered already."""
+        """Run the clock while a request's head is awaited, or the rest of a request that is already answered."""
         is_awaited = self.conn.their_state is h11.IDLE or self.conn.our_state is h11.DONE
         if is_awaited and self._head_timer is None:
             self._head_timer = self.loop.call_later(self._limits.head_timeout_s, self.transport.abort)
@@ -152,7 +152,7 @@ class BoundedHttp(H11Protocol):
 
 
 class ApiServer(uvicorn.Server):
-    """uvicorn, ended by cancellation instead of by signals: those are the command line's."""
+    """uvicorn, ended by cancellation instead of signals, which belong to the command line."""
 
     def __init__(
         self,
@@ -164,7 +164,7 @@ class ApiServer(uvicorn.Server):
         drain_s: float,
         watched: Sequence[WatchedFiles] = (),
     ) -> None:
-        """`drain_s`: how long answers under way may take once the server is to end. `watched`: what else is read again while it serves.
+        """`drain_s`: how long answers under way may still take when the server ends. `watched`: further files to reread when they change.
 
         Raises ConfigError on bad certificates.
         """
@@ -172,7 +172,7 @@ class ApiServer(uvicorn.Server):
         self._limits = limits
         self._certificate_file, self._key_file = certificate_file, key_file
         self._tls: ssl.SSLContext | None = None
-        """For new connections."""
+        """TLS settings for new connections; None: plaintext."""
         self._watched = list(watched)
         if certificate_file is not None:
             self._watched.append(WatchedFiles("certificates of the API", (certificate_file, key_file), self._read_tls))
@@ -182,7 +182,7 @@ class ApiServer(uvicorn.Server):
         super().__init__(
             uvicorn.Config(
                 app,
-                http=self._connection,  # type: ignore[arg-type]  # it is called, no more
+                http=self._connection,  # type: ignore[arg-type]  # uvicorn only calls it
                 ws="none",
                 lifespan="off",
                 loop="asyncio",
@@ -195,13 +195,13 @@ class ApiServer(uvicorn.Server):
             )
         )
 
-    def _connection(self, **parts: Any) -> asyncio.Protocol:  # noqa: ANN401  # uvicorn's affair
-        """What takes a new connection."""
+    def _connection(self, **parts: Any) -> asyncio.Protocol:  # noqa: ANN401  # uvicorn's own arguments
+        """The protocol of a new connection."""
         http = BoundedHttp(**parts, limits=self._limits, idle=self._idle)
         return http if self._tls is None else TlsDoor(http, self._tls, self.handshakes, limits=self._limits)
 
     def _read_tls(self) -> None:
-        assert self._certificate_file is not None, "there is something to read"
+        assert self._certificate_file is not None, "called for a TLS port only"
         self._tls = server_context(self._certificate_file, self._key_file)
 
     @contextmanager
@@ -210,9 +210,9 @@ class ApiServer(uvicorn.Server):
         yield
 
     async def serve_until_cancelled(self, service: Service, sock: socket.socket) -> None:
-        """Serve on a bound socket; when cancelled, let nobody new in, finish what is under way, then end.
+        """Serve on a bound socket; when cancelled, refuse new requests, finish those under way, then end.
 
-        Returns when the engine has failed: `drain_s` later, so that balancers and monitors get to see it before the port is closed.
+        Also returns `drain_s` after the engine has failed, so that balancers and monitors can see it before the port closes.
         """
         serving = asyncio.create_task(self.serve([sock]))
         watching, failing = asyncio.create_task(watch(self._watched)), asyncio.create_task(self._outlive(service))
@@ -233,7 +233,7 @@ class ApiServer(uvicorn.Server):
 
 
 def bind(address: Address) -> socket.socket:
-    """A socket at `address`; port 0 takes a free one. Raises TransportError where it cannot be had."""
+    """A socket at `address`; port 0 takes a free one. Raises TransportError where it cannot be opened."""
     family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
     try:
         return socket.create_server((address.host, address.port), family=family, backlog=BACKLOG)

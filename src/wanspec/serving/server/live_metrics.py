@@ -1,8 +1,4 @@
-"""What the engine and the admission count themselves, read at the moment of asking.
-
-Every series bears the model's name; some one label more, whose values are bounded: places in a round, bins, causes, and workers. Workers
-name themselves, so that only so many are told apart at a time, and a worker's series end when it goes.
-"""
+"""Counts of the engine and the admission, read when Prometheus asks. Labels are bounded as in `link_metrics`."""
 
 from __future__ import annotations
 
@@ -13,7 +9,7 @@ from math import inf
 from pathlib import Path
 from typing import Final
 
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from wanspec.errors import ConfigError
@@ -21,10 +17,10 @@ from wanspec.serving.engine import ControllerEngine
 from wanspec.serving.figures import ENTROPY_EDGES_NATS, DecisionKind
 from wanspec.serving.link_metrics import Families, link_metrics
 from wanspec.serving.server.admission import Admission
-from wanspec.transport.validity import certificate_validity
+from wanspec.transport.certificates import certificate_validity
 
 STATES: Final = ("ok", "degraded", "draining", "failed")
-"""A server serves requests, serves them with local drafts alone, serves no more since it ends, or since its engine has failed."""
+"""The server serves, serves with local drafts alone, refuses requests as it is ending, or refuses them as its engine has failed."""
 _ENTROPY_BINS: Final[dict[int | None, str]] = {
     **{index: f"{low:g}-{high:g}" for index, (low, high) in enumerate(pairwise((0.0, *ENTROPY_EDGES_NATS, inf)))},
     None: "unknown",
@@ -32,7 +28,7 @@ _ENTROPY_BINS: Final[dict[int | None, str]] = {
 
 
 class LiveMetrics(Collector):
-    """See the module's text."""
+    """A Prometheus collector over one server."""
 
     def __init__(
         self,
@@ -42,7 +38,7 @@ class LiveMetrics(Collector):
         certificates: Mapping[str, Path],
         model_name: str,
     ) -> None:
-        """`state`: the server's, one of STATES. `certificates`: files, by where they are shown: api or link."""
+        """`state`: one of STATES. `certificates`: files by where they are shown: api or link."""
         self._engine, self._admission, self._state, self._model_name = engine, admission, state, model_name
         self._certificates = certificates
         self._families = Families(model_name)
@@ -56,21 +52,15 @@ class LiveMetrics(Collector):
 
     def _condition(self) -> Iterator[Metric]:
         present = self._state()
-        ready = GaugeMetricFamily("wanspec:ready", "1 for the state that the server is in", labels=["model_name", "state"])
-        for state in STATES:
-            ready.add_metric([self._model_name, state], state == present)
-        yield ready
-        expiries = GaugeMetricFamily(
-            "wanspec:certificate_expires_seconds", "When it expires, as a Unix time, by where it is shown", labels=["model_name", "of"]
-        )
-        for shown_at, expires in self._expiries():
-            expiries.add_metric([self._model_name, shown_at], expires)
-        yield expiries
+        states = [(state, state == present) for state in STATES]
+        yield self._families.gauges("wanspec:ready", "1 for the state that the server is in", "state", states)
+        text = "When it expires, as a Unix time, by where it is shown"
+        yield self._families.gauges("wanspec:certificate_expires_seconds", text, "of", self._expiries())
         lost = self._engine.lost_trace_records
         yield self._families.count("wanspec:lost_trace_records", "Records missing in --trace, since it could not be written", lost)
 
     def _expiries(self) -> Iterator[tuple[str, float]]:
-        """When the files as they are now expire; a file that is being replaced is left out."""
+        """Expiry of the present files; a file that is being replaced is left out."""
         for shown_at, file in self._certificates.items():
             with suppress(ConfigError):
                 yield shown_at, certificate_validity(file).ends.timestamp()

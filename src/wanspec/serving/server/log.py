@@ -1,4 +1,4 @@
-"""Logs on standard error: for people, or one JSON object a line. What a line is about stands in fields, which hold no prompt and no key."""
+"""Logs on standard error: for people, or one JSON object a line. Details are in fields, which hold no prompt and no key."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class PlainLines(logging.Formatter):
 
 
 def fields_of(record: logging.LogRecord) -> dict[str, object]:
-    """What was given as `extra={"fields": ...}`, and of an exception where it came from."""
+    """The fields given as `extra={"fields": ...}`, and the trace of an exception."""
     fields = dict(getattr(record, "fields", {}))
     if record.exc_info and record.exc_info[1] is not None:
         fields["trace"] = bare_trace(record.exc_info[1])
@@ -39,14 +39,14 @@ def fields_of(record: logging.LogRecord) -> dict[str, object]:
 
 
 def bare_trace(error: BaseException) -> str:
-    """Where it happened and what kind it is; what it says only where that cannot quote a prompt."""
+    """The stack and the kind of an error; its message only where that cannot quote a prompt."""
     words = harmless_words(error)
     return "".join(traceback.format_tb(error.__traceback__)) + type(error).__name__ + (f": {words}" if words else "")
 
 
 def configure_logs(*, as_json: bool) -> None:
     """Send the process's logs to standard error."""
-    logging.getLogger("uvicorn").setLevel(logging.ERROR)  # what it says besides, anybody can make it say, and we say better
+    logging.getLogger("uvicorn").setLevel(logging.ERROR)  # its other messages can be caused by any client, and ours are better
     handler = logging.StreamHandler()
     handler.setFormatter(JsonLines() if as_json else PlainLines())
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)

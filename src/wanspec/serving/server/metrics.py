@@ -1,7 +1,6 @@
-"""What Prometheus sees: our names under `wanspec:`, and vLLM's beside them where they mean the same. Never a prompt, a text or a key.
+"""Prometheus metrics: our names under `wanspec:`, and vLLM's beside them where they mean the same. Never a prompt, a text or a key.
 
-What the engine and the admission count themselves is read from them when somebody asks (`live_metrics`); only what would otherwise be
-forgotten is recorded here.
+Counts that the engine and the admission keep are read when Prometheus asks (`live_metrics`); all others are recorded here.
 """
 
 from __future__ import annotations
@@ -23,13 +22,13 @@ _LABEL = ["model_name"]
 
 
 class Metrics:
-    """The figures of one server. Every series is there from the start, at 0: of one that is born as 1, no rate shows the first error."""
+    """The metrics of one server. Every series starts at 0: a rate would miss the first event of a series that appears with 1."""
 
     def __init__(self, live: LiveMetrics, *, model_name: str) -> None:
-        """`live`: what is read whenever somebody asks."""
+        """`live`: the metrics that are read on request."""
         self._model_name = model_name
         self.refusals: Counter_[int] = Counter_()
-        """By HTTP status."""
+        """Requests refused, by HTTP status."""
         self._registry = CollectorRegistry()
         self._registry.register(live)
         self._finished = Counter(
@@ -55,46 +54,46 @@ class Metrics:
             self._histogram(name, "Arrival of a request to its end", E2E_BUCKETS_S)
             for name in ("wanspec:e2e_request_latency_seconds", "vllm:e2e_request_latency_seconds")
         ]
-        self._save_failures = self._counter("wanspec:calibration_save_failures", "Times that what was learned could not be saved").labels(
+        self._save_failures = self._counter("wanspec:calibration_save_failures", "Times that the calibration could not be saved").labels(
             model_name
         )
 
     def calibration_not_saved(self) -> None:
-        """What was learned could not be written."""
+        """Count a failure to save the calibration."""
         self._save_failures.inc()
 
     def refused(self, status: int) -> None:
-        """A request was not served."""
+        """Count a request that was refused."""
         self.refusals[status] += 1
         self._refused.labels(str(status)).inc()
 
     def started(self, prompt_tokens: int) -> None:
-        """A generation reached the engine."""
+        """Count a generation that reached the engine."""
         for counter in self._prompt_tokens:
             counter.labels(self._model_name).inc(prompt_tokens)
 
     def first_tokens(self, ttft_s: float, number: int) -> None:
-        """The first round is over; it committed `number` tokens."""
+        """Count a first round, which committed `number` tokens."""
         for histogram in self._ttft_s:
             histogram.labels(self._model_name).observe(ttft_s)
         self._generated(number)
 
     def more_tokens(self, round_s: float, number: int) -> None:
-        """A later round is over."""
+        """Count a later round, which committed `number` tokens."""
         itl_s = self._itl_s.labels(self._model_name)
         for _ in range(number):
             itl_s.observe(round_s / number)
         self._generated(number)
 
     def finished(self, reason: str, e2e_s: float) -> None:
-        """A generation that was let in has ended: stop, length, abort or error."""
+        """Count a generation that has ended: stop, length, abort or error."""
         self._finished.labels(self._model_name, reason).inc()
         if reason != "abort":
             for histogram in self._e2e_s:
                 histogram.labels(self._model_name).observe(e2e_s)
 
     def exposition(self) -> bytes:
-        """Everything, in Prometheus' text format."""
+        """All metrics in Prometheus' text format."""
         return generate_latest(self._registry)
 
     def _generated(self, number: int) -> None:

@@ -1,4 +1,4 @@
-"""From a request's fields to what the engine is asked for: one order for each choice."""
+"""From a request's fields to orders for the engine, one for each choice."""
 
 from __future__ import annotations
 
@@ -19,22 +19,23 @@ from wanspec.serving.server.schema import DEFAULT_TEMPERATURE, ChatRequest, Comp
 
 NUM_SEEDS = 2**64
 RANDOM_SEEDS = (None, -1)
-"""A request's seeds that ask for a random one: vLLM, llama.cpp and their clients write -1."""
+"""Seeds that ask for a random one: vLLM, llama.cpp and their clients write -1."""
 RANDOM_SEED_BITS = 53
-"""Of a seed drawn for a client: as many as survive JSON in a language whose numbers are doubles."""
+"""Size of a random seed: it survives JSON in languages whose numbers are doubles."""
 LOCAL_POLICY = "colocated-tree"
-"""How a prompt is served that no worker may see: the best that one site can do alone."""
+"""The policy for a prompt that no worker may see: the best that one site can do alone."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prompt:
-    """What is to be continued."""
+    """A text to be continued."""
 
     tokens: tuple[int, ...]
+    """The prompt, tokenised."""
     echo: str = ""
-    """The text again, where the answer shall begin with it,"""
+    """The prompt's text, where the answer shall begin with it."""
     echo_offsets: tuple[int, ...] = ()
-    """and the character of it that each token begins in, where their log probabilities are wanted too."""
+    """The character of `echo` that each token begins in, where the prompt's log probabilities are wanted."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,20 +43,27 @@ class Order:
     """One generation."""
 
     prompt: Prompt
+    """The text to continue."""
     max_tokens: int
+    """Most tokens to generate; 0: only the prompt is scored."""
     sampling: SamplingParams
+    """How tokens are drawn, with this choice's own seed."""
     policy: PolicyConfig
+    """How it is drafted."""
     placement: Placement
+    """Which workers may see it."""
     stops: tuple[str, ...]
+    """Stop strings."""
     stop_tokens: frozenset[int]
+    """Tokens that end the text, besides the model's own."""
     ignores_end: bool
-    """Whether the text goes on behind the model's own end tokens."""
+    """Whether the text goes on after the model's own end tokens."""
     includes_stop: bool
-    """Whether the text ends behind the stop string or token, not before it."""
+    """Whether the text includes the stop string or token that ends it."""
     reuse_key: str | None
-    """Whose finished requests it may begin from; None: nobody's."""
+    """The key whose cached prefixes it may begin from; None: none."""
     num_log_probs: int | None
-    """Of how many of the most probable tokens log probabilities are wanted, besides each token's own; None: of none at all."""
+    """How many of the most probable tokens get log probabilities, besides the chosen one; None: no log probabilities."""
     is_streamed: bool
     """Whether the client takes the text as it comes, or all of it at the end."""
 
@@ -113,7 +121,7 @@ def check_choices(parameters: Parameters, *, num_prompts: int, limits: ServerLim
 
 
 def check_log_probs(parameters: Parameters) -> None:
-    """Raise ApiError (400) where log probabilities are asked for that there are none of, or nothing at all is."""
+    """Raise ApiError (400) where `top_logprobs` or a `max_tokens` of 0 lacks the field that it needs."""
     if isinstance(parameters, ChatRequest) and parameters.top_logprobs and not parameters.logprobs:
         raise bad_request("top_logprobs go with logprobs: true only", param="top_logprobs")
     if isinstance(parameters, CompletionRequest) and parameters.most_tokens == 0 and not parameters.echo:
@@ -121,12 +129,12 @@ def check_log_probs(parameters: Parameters) -> None:
 
 
 def without_worker(policy: PolicyConfig) -> PolicyConfig:
-    """The policy itself if it never asks for a worker, else the best that does not."""
+    """The policy itself if it uses no worker, else LOCAL_POLICY."""
     return policy if create_policy(policy).drafting is None else replace(policy, name=LOCAL_POLICY)
 
 
 def _placement(parameters: Parameters) -> Placement:
-    """Which workers may see the prompt. Raises ApiError (400) on what is no label."""
+    """Which workers may see the prompt. Raises ApiError (400) on an invalid label."""
     options = parameters.wanspec
     if options is None:
         return ANYWHERE
@@ -137,7 +145,7 @@ def _placement(parameters: Parameters) -> Placement:
 
 
 def _stop_tokens(parameters: Parameters, info: ModelInfo) -> frozenset[int]:
-    """Raises ApiError (400) on what is no token."""
+    """Raises ApiError (400) on an id outside the vocabulary."""
     outside = next((token for token in parameters.stop_token_ids or () if not 0 <= token < info.vocabulary_size), None)
     if outside is not None:
         raise bad_request(f"token {outside} is outside the vocabulary of {info.vocabulary_size}", param="stop_token_ids")

@@ -21,7 +21,7 @@ from wanspec.serving.server.status_page import DATA_HEADERS
 from wanspec.serving.server.stream import ClientGoneError, EventStream, unless_gone
 
 CLIENT_CLOSED_REQUEST = 499
-"""nginx's status for an answer that nobody waits for any more; only the log sees it."""
+"""nginx's status for a client that hung up; only the log sees it."""
 
 
 def make_router(service: Service, access: Access) -> APIRouter:
@@ -52,14 +52,14 @@ def make_router(service: Service, access: Access) -> APIRouter:
 
     @router.get("/health")
     async def health() -> Response:
-        """Whether this process is of use: 500 when only a new one can serve."""
+        """Whether this process can serve: 500 when it must be restarted."""
         if service.has_failed:
             return _json({"status": "failed"}, HTTPStatus.INTERNAL_SERVER_ERROR)
         return _json({"status": "alive"})
 
     @router.get("/ready")
     async def ready() -> Response:
-        """Whether requests are welcome; without workers they are, but are served with local drafts alone."""
+        """Whether requests are accepted; without workers they are served with local drafts alone."""
         return _json(service.readiness, HTTPStatus.SERVICE_UNAVAILABLE if service.obstacle else HTTPStatus.OK)
 
     @router.get("/metrics")
@@ -69,7 +69,7 @@ def make_router(service: Service, access: Access) -> APIRouter:
 
     @router.get(STATUS_PATH)
     async def status(http: Request, request: int | None = None, since: int = -1) -> Response:
-        """What the status page shows: workers, requests, figures of the seconds after `since`, the draft tree of one request."""
+        """Data of the status page: workers, requests, figures of the seconds after `since`, the draft tree of one request."""
         seen = status_of(service, access, Visit.of(http.scope).key_name, number=request, since=since)
         return Response(msgspec.json.encode(seen), media_type="application/json", headers=DATA_HEADERS)
 
@@ -87,7 +87,7 @@ async def _answer(
     prompt_field: str,
     echo: bool = False,
 ) -> Response:
-    """The life of a request here: check, wait for a place, generate, answer whole or in pieces. Raises ApiError."""
+    """Answer a request: check, wait for a place, generate, answer whole or in pieces. Raises ApiError."""
     visit = Visit.of(request.scope)
     service.check(body, num_prompts=len(texts))
     writer = AnswerWriter(dialect, body, request_id=visit.request_id, model_name=service.model_name)
@@ -110,7 +110,7 @@ async def _answer(
 
 
 def _remember(visit: Visit, batch: Batch) -> None:
-    """What the log shall say of this request."""
+    """Note what the log says of this request."""
     usage = usage_of(batch.choices)
     visit.notes["prompt_tokens"], visit.notes["completion_tokens"] = usage.prompt_tokens, usage.completion_tokens
     visit.notes["finish_reasons"] = [choice.finish_reason or "abort" for choice in batch.choices]

@@ -1,7 +1,7 @@
-"""Request bodies. Types are strict, `null` means absent, what is not named here stays in `model_extra`, for `unsupported` to judge.
+"""Request bodies. Types are strict, `null` means absent, and other fields stay in `model_extra` for `unsupported` to check.
 
-Where a list is wrong, it is so by its first wrong item: pydantic would tell of every one, some 80 us each, and a body has room for half a
-million, during which nobody's tokens would go out.
+Validation of a list stops at its first wrong item: pydantic would report all, at some 80 us each, and a body has room for half a million,
+during which no other request's tokens would go out.
 """
 
 from __future__ import annotations
@@ -24,32 +24,32 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from wanspec.core.protocol.placement import MAX_LABELS
-from wanspec.engines.turns import RESERVED
+from wanspec.engines.tokenizer import RESERVED
 from wanspec.serving.server.limits import MAX_STOP_CHARACTERS, MAX_STOP_TOKENS, MAX_STOPS
 
 DEFAULT_TEMPERATURE = 1.0
-"""OpenAI's."""
+"""OpenAI's default."""
 MAX_TEMPERATURE = 2.0
-"""OpenAI's."""
+"""OpenAI's limit."""
 MAX_COMPLETION_LOG_PROBS, MAX_CHAT_LOG_PROBS = 5, 20
-"""OpenAI's."""
+"""OpenAI's limits."""
 DEFAULT_MAX_TOKENS = 16
-"""OpenAI's, for completions; a chat may go on to the end of the context."""
+"""OpenAI's default for completions; a chat may go on to the end of the context."""
 MAX_NUMBER = 2**31 - 1
-"""Of choices or tokens: JSON can spell numbers that Python will not print."""
+"""Largest number of choices or tokens: JSON can spell numbers that Python will not print."""
 MAX_MESSAGES = 4096
-"""Of a chat: each has some tokens of its own, and is checked before anybody else's turn."""
+"""Messages of a chat; all are checked before any other request has its turn."""
 MAX_PROMPTS = 4096
-"""Of a request, whatever its operator allows: each is checked before anybody else's turn."""
+"""Prompts of a request, whatever the operator allows; all are checked before any other request has its turn."""
 MAX_NAME_CHARACTERS = 64
-"""OpenAI's, of a speaker's name."""
+"""OpenAI's limit on a speaker's name."""
 MAX_DEPTH = 16
-"""Of what is within a template's variables."""
+"""Nesting of a template's variables."""
 _STRICT = ConfigDict(strict=True, extra="allow", allow_inf_nan=False)
 
 
 def _text(value: str) -> str:
-    """A text that has bytes: JSON can spell halves of characters."""
+    """A text that can be encoded: JSON can spell lone surrogates."""
     if not value.isascii():
         try:
             value.encode()
@@ -88,7 +88,7 @@ def _known(value: object) -> object:
 
 
 def _wanted(value: object) -> object:
-    return None if value is False else value  # a chat's word for none, which is clear enough
+    return None if value is False else value  # as in a chat
 
 
 def _parts(value: object) -> object:
@@ -102,7 +102,7 @@ def _refused(value: object) -> object:
 
 
 def _template_variables(value: object) -> object:
-    """A template's own variables, of values that can be shown to it."""
+    """Check the names, depth and texts of a template's variables."""
     if isinstance(value, dict):
         for name in value:
             if name in RESERVED:
@@ -123,39 +123,44 @@ def _check_depth(value: object, depth: int) -> None:
 
 
 class WanspecOptions(BaseModel):
-    """Our own extension."""
+    """WANSpec's own fields."""
 
     model_config = ConfigDict(strict=True, extra="forbid")
 
     offload: bool = True
     """False: no worker ever sees this prompt."""
     allowed_labels: Annotated[list[str], Field(min_length=1, max_length=MAX_LABELS, fail_fast=True)] | None = None
-    """Only workers that carry these ever see this prompt (`protocol/placement.py`). Not empty: that might mean all of them, or none."""
+    """Only workers with these labels see this prompt (`protocol/placement.py`). Not empty, which would be ambiguous."""
     literal_prompt: bool | None = None
-    """Whether what looks like a control token in a completion's prompt is text; None: as the server was told. In chats it always is."""
+    """Whether control tokens in a completion's prompt are plain text; None: the server's setting. In chats they always are."""
 
 
 class StreamOptions(BaseModel):
-    """What a stream shall carry besides the text."""
+    """Options of a stream."""
 
     model_config = _STRICT
 
     include_usage: bool | None = None
+    """OpenAI's: the stream ends with the numbers of tokens."""
     continuous_usage_stats: bool | None = None
     """vLLM's: with `include_usage`, every event has the numbers of tokens so far."""
 
 
 class Parameters(BaseModel):
-    """What completions and chats have in common."""
+    """The common fields of completions and chats."""
 
     model_config = _STRICT
 
     model: str | None = None
+    """Must be the served model's name, if given."""
     max_tokens: Annotated[int, Field(ge=1, le=MAX_NUMBER)] | None = None
+    """Most tokens to generate."""
     max_completion_tokens: Annotated[int, Field(ge=1, le=MAX_NUMBER)] | None = None
     """The newer name of `max_tokens`; it wins."""
     temperature: Annotated[float, Field(ge=0.0, le=MAX_TEMPERATURE)] | None = None
+    """As `SamplingParams.temperature`; None: DEFAULT_TEMPERATURE."""
     top_p: Annotated[float, Field(ge=0.0, le=1.0)] | None = None
+    """As `SamplingParams.top_p`; None: 1."""
     top_k: Annotated[int, Field(ge=-1, le=MAX_NUMBER)] | None = None
     """0 and -1 keep all, as does any number above the vocabulary."""
     seed: Annotated[int, Field(ge=-(2**63), lt=2**64)] | None = None
@@ -168,35 +173,40 @@ class Parameters(BaseModel):
         ]
         | None
     ) = None
+    """Stop strings, of which none is empty."""
     stop_token_ids: Annotated[list[int], Field(max_length=MAX_STOP_TOKENS, fail_fast=True)] | None = None
     """vLLM's: the text ends before any of these tokens, too."""
     ignore_eos: bool | None = None
-    """vLLM's: the text goes on behind the model's own end tokens."""
+    """vLLM's: the text goes on after the model's own end tokens."""
     include_stop_str_in_output: bool | None = None
-    """vLLM's: the text ends behind the stop string or token, not before it."""
+    """vLLM's: the text includes the stop string or token that ends it."""
     n: Annotated[int, Field(ge=1, le=MAX_NUMBER)] | None = None
+    """Choices for each prompt; None: 1."""
     stream: bool | None = None
+    """Whether the answer comes as server-sent events."""
     stream_options: StreamOptions | None = None
+    """Only with `stream`."""
     wanspec: Annotated[WanspecOptions | None, BeforeValidator(_known)] = None
+    """Our own fields."""
 
     @property
     def most_tokens(self) -> int | None:
-        """How many to generate, by whichever name that is asked for; None: it is not."""
+        """How many tokens to generate, by either name; None: not given."""
         return self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
 
     @property
     def includes_usage(self) -> bool:
-        """Whether a stream shall end with the numbers of tokens."""
+        """Whether a stream ends with the numbers of tokens."""
         return bool(self.stream_options and self.stream_options.include_usage)
 
     @property
     def repeats_usage(self) -> bool:
-        """Whether every event of a stream shall have them."""
+        """Whether every event of a stream has the numbers of tokens so far."""
         return self.includes_usage and bool(self.stream_options and self.stream_options.continuous_usage_stats)
 
     @property
     def num_log_probs(self) -> int | None:
-        """Of how many of the most probable tokens log probabilities are wanted, besides each token's own; None: of none at all."""
+        """How many of the most probable tokens get log probabilities, besides the chosen one; None: no log probabilities."""
         raise NotImplementedError
 
 
@@ -206,15 +216,17 @@ class CompletionRequest(Parameters):
     prompt: Annotated[list[Any], PlainValidator(_prompts, json_schema_input_type=str | list[str] | list[int] | list[list[int]])]
     """Texts and token lists."""
     max_tokens: Annotated[int, Field(ge=0, le=MAX_NUMBER)] | None = None
-    """0 with `echo` only: nothing but the prompt, and its log probabilities where they are asked for."""
+    """0 only with `echo`: the answer is the prompt, with its log probabilities where they are asked for."""
     echo: bool | None = None
+    """Whether the text begins with the prompt."""
     add_special_tokens: bool | None = None
-    """vLLM's: False, and nothing is put before the prompt that the model wants there."""
+    """vLLM's: False adds no beginning-of-text token."""
     logprobs: Annotated[Annotated[int, Field(ge=0, le=MAX_COMPLETION_LOG_PROBS)] | None, BeforeValidator(_wanted)] = None
+    """As `num_log_probs`."""
 
     @property
     def num_log_probs(self) -> int | None:
-        """See `Parameters`."""
+        """As in `Parameters`."""
         return self.logprobs
 
 
@@ -224,7 +236,9 @@ class TextPart(BaseModel):
     model_config = _STRICT
 
     type: Literal["text"]
+    """Its kind."""
     text: Annotated[str, AfterValidator(_text)]
+    """Its text."""
 
 
 Part = Annotated[TextPart, BeforeValidator(_refused)]
@@ -236,14 +250,15 @@ class Message(BaseModel):
     model_config = _STRICT
 
     role: Literal["system", "developer", "user", "assistant"]
+    """The speaker's role."""
     content: Annotated[list[Part], Field(fail_fast=True), BeforeValidator(_parts, json_schema_input_type=str | list[TextPart])]
-    """An assistant's may be absent: clients send its turns back as they came."""
+    """The text. An assistant's may be absent: clients send its turns back as they came."""
     refusal: Annotated[str, AfterValidator(_text)] | None = None
-    """What an assistant said instead."""
+    """The assistant's refusal, in place of content."""
     name: Annotated[str, StringConstraints(max_length=MAX_NAME_CHARACTERS), AfterValidator(_text)] | None = None
-    """The speaker's."""
+    """The speaker's name."""
     reasoning_content: Annotated[str, AfterValidator(_text)] | None = None
-    """An assistant's thinking, for templates that look at it."""
+    """An assistant's reasoning, for templates that use it."""
     reasoning: Annotated[str, AfterValidator(_text)] | None = None
     """The newer name of `reasoning_content`."""
 
@@ -255,7 +270,7 @@ class Message(BaseModel):
 
     @property
     def text(self) -> str:
-        """All parts, one after another."""
+        """All parts, joined."""
         return "".join(part.text for part in self.content) + (self.refusal or "")
 
 
@@ -263,27 +278,28 @@ class ChatRequest(Parameters):
     """`POST /v1/chat/completions`."""
 
     messages: Annotated[list[Message], Field(min_length=1, max_length=MAX_MESSAGES, fail_fast=True)]
+    """The conversation so far."""
     logprobs: bool | None = None
+    """Whether tokens get log probabilities."""
     top_logprobs: Annotated[int, Field(ge=0, le=MAX_CHAT_LOG_PROBS)] | None = None
+    """How many of the most probable tokens get them, too; only with `logprobs`."""
     reasoning_effort: Annotated[str, StringConstraints(max_length=MAX_NAME_CHARACTERS), AfterValidator(_text)] | None = None
     """A variable of the model's chat template."""
     add_generation_prompt: bool | None = None
-    """vLLM's: False, and the prompt ends with the last message."""
+    """vLLM's: False ends the prompt with the last message."""
     continue_final_message: bool | None = None
-    """vLLM's: the prompt ends within the last message, which the text then continues."""
+    """vLLM's: the text continues the last message."""
     chat_template_kwargs: Annotated[dict[str, Any] | None, BeforeValidator(_template_variables)] = None
-    """vLLM's: variables of the model's chat template. They win over those of other fields."""
+    """vLLM's: variables of the model's chat template, which win over those of other fields."""
 
     @field_validator("continue_final_message")
     @classmethod
     def _has_one_end(cls, value: bool | None, info: ValidationInfo) -> bool | None:  # noqa: FBT001  # pydantic's
         if value and info.data.get("add_generation_prompt"):
-            raise PydanticCustomError(
-                "end", "the prompt cannot end within the last message and behind it; set add_generation_prompt: false"
-            )
+            raise PydanticCustomError("end", "the prompt cannot end within the last message and after it; set add_generation_prompt: false")
         return value
 
     @property
     def num_log_probs(self) -> int | None:
-        """See `Parameters`."""
+        """As in `Parameters`."""
         return (self.top_logprobs or 0) if self.logprobs else None

@@ -1,4 +1,4 @@
-"""What the routes call: from a checked request to a batch of choices under way, with every bound observed on the way in."""
+"""Called by the routes: from a checked request to a batch of choices under way, within every limit."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ DEGRADED: Final = "requests are served with the local draft model alone until a 
 
 
 class Batch:
-    """The choices of one request. Whoever got it closes it."""
+    """The choices of one request. Its owner aborts it in the end."""
 
     def __init__(self, context: ServingContext, admission: Admission, orders: Sequence[Order], *, request_id: str, key_name: str) -> None:
         """Raises ApiError (429) where there is no room."""
@@ -45,7 +45,7 @@ class Batch:
 
     @property
     def error(self) -> ApiError | None:
-        """Why the request fails, if it does: one choice is enough."""
+        """Why the request fails; None: it does not. One failed choice is enough."""
         return next((choice.error for choice in self.choices if choice.error is not None), None)
 
     @property
@@ -54,7 +54,7 @@ class Batch:
         return self.error is not None or all(choice.finish_reason is not None for choice in self.choices)
 
     async def wait_for_news(self) -> None:
-        """Return when there is something new to take, or to know."""
+        """Return when there is new text or an end."""
         await self._news.wait()
         self._news.clear()
 
@@ -77,7 +77,7 @@ class Batch:
             raise self.error
 
     def abort(self) -> None:
-        """Nobody reads on: end what is still under way."""
+        """End the choices that are still under way."""
         for choice in self.choices:
             if not choice.has_ended:
                 choice.abort()
@@ -86,7 +86,7 @@ class Batch:
 class Service:
     """One model, served."""
 
-    def __init__(  # noqa: PLR0913  # what a server can be told, all by name
+    def __init__(  # noqa: PLR0913  # a server's settings, all by name
         self,
         *,
         engine: ControllerEngine,
@@ -99,10 +99,10 @@ class Service:
         has_literal_prompts: bool = False,
         certificates: Mapping[str, Path] | None = None,
     ) -> None:
-        """`model_name`: what clients call it; empty: its own name. `reuses_prompts`: requests may begin from earlier ones of their key.
+        """`model_name`: its name for clients; empty: its own. `reuses_prompts`: requests may begin from cached prefixes of their key.
 
         `has_literal_prompts`: what looks like a control token in a completion's prompt is text, unless a request says otherwise.
-        `certificates`: the files whose dates an operator watches, by where they are shown: api or link.
+        `certificates`: the files whose expiry is a metric, by where they are shown: api or link.
         """
         self.engine, self.info, self.limits, self._tokenizer, self._policy = engine, info, limits, tokenizer, policy
         self.model_name = model_name or info.name
@@ -113,16 +113,16 @@ class Service:
         live = LiveMetrics(engine, self.admission, lambda: self.state, certificates or {}, self.model_name)
         self.metrics = Metrics(live, model_name=self.model_name)
         self.is_draining = False
-        """Set when the server is about to end: nobody new is let in."""
+        """Set when the server is about to end: new requests are refused."""
         self.history = History(engine.tally)
         self._context = ServingContext(engine=engine, tokenizer=tokenizer, limits=limits, metrics=self.metrics, history=self.history)
         self.batches: WeakSet[Batch] = WeakSet()
-        """Those that somebody still answers with."""
+        """Batches of requests under way."""
         self._encoding = asyncio.Semaphore(MAX_ENCODINGS)
 
     @property
     def has_failed(self) -> bool:
-        """Whether nothing can be served any more, whatever comes: the process is to be started again."""
+        """Whether the engine has failed for good: the process must be restarted."""
         return self.engine.failure is not None
 
     @property
@@ -134,14 +134,14 @@ class Service:
 
     @property
     def state(self) -> str:
-        """In a word: ok, degraded (no worker is connected), draining or failed."""
+        """One of ok, degraded (no worker is connected), draining and failed."""
         return self.obstacle or ("ok" if self.engine.worker_names else "degraded")
 
     @property
     def readiness(self) -> dict[str, object]:
-        """For whoever asks whether requests are welcome, with what is meant by `degraded`."""
-        told: dict[str, object] = {"status": self.state, "workers": len(self.engine.worker_names)}
-        return {**told, "detail": DEGRADED} if told["status"] == "degraded" else told
+        """The body of /ready, which explains `degraded`."""
+        body: dict[str, object] = {"status": self.state, "workers": len(self.engine.worker_names)}
+        return {**body, "detail": DEGRADED} if body["status"] == "degraded" else body
 
     def check_model(self, name: str | None) -> None:
         """Raise ApiError (404) where a client names another model."""
@@ -155,7 +155,7 @@ class Service:
 
     @contextmanager
     def request(self, key_name: str) -> Iterator[None]:
-        """A request of this key, from before its prompt is looked at to the end of its answer. Raises ApiError (429, 503)."""
+        """Count a request of this key, from before its prompt is read to the end of its answer. Raises ApiError (429, 503)."""
         if self.obstacle is not None:
             raise ApiError(
                 HTTPStatus.SERVICE_UNAVAILABLE,
@@ -173,27 +173,27 @@ class Service:
     async def prompts(
         self, texts: Sequence[str | list[int] | Conversation], request: Parameters, *, prompt_field: str, echo: bool = False
     ) -> list[Prompt]:
-        """Tokenise what is no tokens. Raises ApiError (400) on a conversation that the model's template does not take."""
+        """Tokenise texts and conversations. Raises ApiError (400) on a conversation that the model's template rejects."""
         prompts = []
         for text in texts:
             try:
                 tokens = text if isinstance(text, list) else await self._encode(text, request)
             except ConfigError as error:
                 raise bad_request(str(error), param=prompt_field) from error
-            is_echoed = echo and len(tokens) < self.info.context_length  # what is too long is about to be refused, not to be taken apart
+            is_echoed = echo and len(tokens) < self.info.context_length  # a longer one is refused later, and need not be decoded
             echoed = "" if not is_echoed else text if isinstance(text, str) else self.decode(tokens)
             offsets = self._offsets(tokens, echoed) if is_echoed and request.num_log_probs is not None else ()
             prompts.append(Prompt(tokens=tuple(tokens), echo=echoed, echo_offsets=offsets))
         return prompts
 
     def _offsets(self, tokens: Sequence[int], text: str) -> tuple[int, ...]:
-        """The character of their `text` that each of the tokens begins in."""
+        """For each token, the character of `text` that it begins in."""
         stream, offsets, offset = self._tokenizer.stream(), [], 0
         for token in tokens:
             offsets.append(offset)
             if 0 <= token < self.info.vocabulary_size:
                 offset += len(stream.push([token]))
-                name = self._tokenizer.control_name(token)  # which the text has where it was read from it
+                name = self._tokenizer.control_name(token)  # in the text, if the token was read from it
                 offset += len(name) if name is not None and text.startswith(name, offset) else 0
         return tuple(offsets)
 
@@ -207,7 +207,7 @@ class Service:
         request_id: str,
         key_name: str,
     ) -> Batch:
-        """Let a request of this key in. Raises ApiError (400, 429)."""
+        """Start the choices of a request of this key. Raises ApiError (400, 429)."""
         orders = make_orders(
             parameters,
             prompts,
@@ -229,7 +229,7 @@ class Service:
                 choice.end(ApiError(HTTPStatus.SERVICE_UNAVAILABLE, "the server has ended; ask again", code="unavailable"))
 
     def check(self, parameters: Parameters, *, num_prompts: int) -> None:
-        """Raise ApiError (400, 404) for what cannot be served whatever the prompts say."""
+        """Raise ApiError (400, 404) for a request that cannot be served, whatever its prompts."""
         self.check_model(parameters.model)
         check_supported(parameters)
         if parameters.stream_options is not None and not parameters.stream:
@@ -238,7 +238,7 @@ class Service:
         check_choices(parameters, num_prompts=num_prompts, limits=self.limits)
 
     def decode(self, tokens: Sequence[int]) -> str:
-        """The text of tokens; of what is none, nothing."""
+        """The text of tokens; ids outside the vocabulary are skipped."""
         return self._tokenizer.decode([token for token in tokens if 0 <= token < self.info.vocabulary_size])
 
     async def _encode(self, text: str | Conversation, request: Parameters) -> list[int]:

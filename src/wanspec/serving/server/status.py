@@ -1,8 +1,8 @@
-"""What the status page shows, put together when somebody asks for it.
+"""The data of the status page, collected for each request of it.
 
-Who sees what. Workers and totals are for everybody who has a key, as the metrics are. A request is for the key that made it, and for
-operators: its pace and its draft tree, even as mere token ids, say what is written in it. Without keys everybody who is let in sees
-everything. Never in it: prompts, keys, and texts unless the server was started to show those of draft trees.
+Everybody with a key sees workers and totals, as in the metrics. A request is shown to the key that made it, and to operators: its pace and
+its draft tree, even as mere token ids, reveal its text. Without keys everybody who is let in sees everything. It never has prompts or keys,
+and texts of draft trees only if the server was started to show them.
 
 The answer is bounded by the limits below and by those of `protocol.snapshot`, and takes about a millisecond.
 """
@@ -25,27 +25,27 @@ from wanspec.serving.server.service import Batch, Service
 from wanspec.serving.server.status_history import Second
 
 MAX_SHOWN_WORKERS = 64
-"""As many as the workers' port takes."""
+"""As many as a listener lets in."""
 MAX_SHOWN_REQUESTS = 64
-"""The oldest; nobody reads more, and a server may have thousands."""
+"""The oldest requests are shown; a server may have thousands."""
 MAX_TOKEN_CHARACTERS = 32
-"""Of one token's text."""
+"""Longest text shown of one token."""
 MAX_QUOTED_CHARACTERS = 64
-"""Of a name that is none, in an error."""
+"""Longest quotation of a wrong name in an error."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Access:
-    """Who sees what, beyond the rules above."""
+    """Exceptions from the rules above."""
 
     shows_text: bool = False
-    """Whether draft trees come with the text of their tokens."""
+    """Whether draft trees have the text of their tokens."""
     operators: frozenset[str] = frozenset()
     """Names of the keys that see the requests of all others."""
 
     @classmethod
     def checked(cls, operators: str, *, shows_text: bool, keys: ApiKeys | None) -> Access:
-        """`operators`: names with spaces between. Raises ConfigError on one that has no key."""
+        """`operators`: names separated by spaces. Raises ConfigError on a name that has no key."""
         names = frozenset(operators.split())
         unknown = sorted(names - (keys.names if keys is not None else frozenset()))
         if unknown:
@@ -65,73 +65,87 @@ class RequestStatus(Struct, frozen=True, kw_only=True):
     """A choice of a request under way."""
 
     id: str
-    """The request's, as in answers and logs."""
+    """The request's id, as in answers and logs."""
     choice: int
+    """Index of the choice in the request."""
     number: int | None
-    """Of its session in the engine, by which its tree is asked for; None while it waits for its turn."""
+    """The engine's session id, by which its tree is asked for; None while it waits for its turn."""
     age_s: float
+    """Time since the request arrived."""
     tokens: int
+    """Tokens generated so far."""
     tokens_per_s: float | None
-    """After its first round."""
+    """Pace after its first round; None before."""
     worker: str | None
-    """The one that drafts for it now."""
+    """The worker that drafts for it now."""
     rounds: int
+    """Verify passes, as in answers."""
     draft_tokens: int
-    """Verified, as in answers."""
+    """Draft tokens verified, as in answers."""
     accepted_draft_tokens: int
+    """Draft tokens accepted, as in answers."""
     local_draft_passes: int
+    """Controller draft passes, as in answers."""
     drafts: int
-    """In its tree now."""
+    """Drafts in its tree now."""
 
 
 class Departed(Struct, frozen=True, kw_only=True):
-    """A worker that has gone."""
+    """A worker that has left."""
 
     name: str
+    """The name that it gave itself."""
     cause: str
-    """As in `wanspec:workers_lost_total`."""
+    """Why, as in `wanspec:workers_lost_total`."""
     age_s: float
-    """Since then."""
+    """Time since it left."""
 
 
 class Status(Struct, frozen=True, kw_only=True):
     """Everything that the page shows."""
 
     model: str
+    """The model's name for clients."""
     state: str
     """ok, degraded, draining or failed, as for /ready."""
     failure: str | None
-    """What has ended the engine, without words that might be a user's; None while all is well."""
+    """The error that ended the engine, without words that might be a user's; None: all is well."""
     version: str
+    """WANSpec's version."""
     began_at: int
-    """When the server began (Unix time, seconds): the numbers of seconds mean something else after a new start."""
+    """Unix time of the server's start; seconds are numbered from it."""
     second: int
-    """The number of the second that it is."""
+    """Number of the present second."""
     running: int
+    """Generations in the engine, of all keys."""
     waiting: int
-    """Of all keys."""
+    """Generations in the queue, of all keys."""
     sees_all: bool
     """Whether `requests` are everybody's."""
     shows_text: bool
+    """Whether `texts` may be shown."""
     workers: list[WorkerSnapshot]
+    """Connected workers."""
     departed: list[Departed]
-    """The latest, newest first."""
+    """The latest workers that left, newest first."""
     refused_workers: dict[str, int]
-    """Since the start, by cause; those that there were."""
+    """Workers not let in since the start, by cause; causes without any are left out."""
     refused_requests: dict[int, int]
-    """Since the start, by HTTP status; those that there were."""
+    """Requests refused since the start, by HTTP status; statuses without any are left out."""
     requests: list[RequestStatus]
+    """Requests under way that this key may see, oldest first."""
     left_out: int
-    """Requests that are not listed, since there are too many."""
+    """Requests beyond MAX_SHOWN_REQUESTS."""
     seconds: list[Second]
+    """Figures of the seconds that were asked for."""
     tree: TreeSnapshot | None
-    """Of the request that was asked for, while it is under way."""
+    """Draft tree of the request that was asked for, while it is under way."""
     texts: list[str | None] | None
-    """Of the nodes of `tree`, where they may be shown; None for a prompt's."""
+    """Texts of the nodes of `tree`, where they may be shown; None for a prompt token's."""
 
 
 def status_of(service: Service, access: Access, viewer: str, *, number: int | None, since: int) -> Status:
-    """What the key `viewer` may see. `number`: of the session whose tree is asked for; `since`: the newest second already known."""
+    """Everything that the key `viewer` may see. `number`: the session whose tree is asked for; `since`: the newest second already known."""
     visible = sorted(_under_way(service, access, viewer), key=lambda pair: pair[1].arrived_at)
     is_visible = any(choice.session_id == number for _, choice in visible)
     snapshot = service.engine.snapshot(SessionId(number) if number is not None and is_visible else None)

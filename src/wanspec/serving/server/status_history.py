@@ -1,6 +1,6 @@
-"""The last minutes in figures, one set for each second: a bounded ring in memory, for the charts of the status page.
+"""Figures of the last minutes by second, in a bounded ring, for the charts of the status page.
 
-There is no timer: a second is opened by the first thing that happens in it, and one in which nothing happens leaves nothing.
+There is no timer: the first event of a second opens it, and a second without events is left out.
 """
 
 from __future__ import annotations
@@ -13,25 +13,27 @@ from msgspec import Struct
 from wanspec.serving.generation import Tally
 
 HISTORY_S = 300
-"""Kept; a chart of five minutes shows what a worker that joins or rests has changed."""
+"""Seconds kept; a chart of five minutes shows the effect of a worker that joins or rests."""
 
 
 class Second(Struct, frozen=True, array_like=True):
-    """What happened in one second."""
+    """The figures of one second."""
 
     number: int
     """Seconds since the server began."""
     committed_tokens: int
+    """Tokens committed, of all requests."""
     local_draft_passes: int
+    """Controller draft passes, over sessions."""
     itl_s: float | None
-    """Mean inter-token latency: the time of the rounds that ended over their tokens, without first rounds; None where there were none."""
+    """Mean inter-token latency: time of the rounds that ended over their tokens, without first rounds; None: no such round."""
     ttft_s: float | None
-    """Mean time to first token of those generations whose first token came, queueing included; None where there were none."""
+    """Mean time to first token of the generations that got theirs, including the queue; None: no generation did."""
 
 
 @dataclass(slots=True)
 class _Open:
-    """A second that is not over."""
+    """The present second, with sums."""
 
     number: int
     committed_tokens: int = 0
@@ -52,7 +54,7 @@ class _Open:
 
 
 class History:
-    """See the module's text. `now` is in seconds, by any monotonic clock."""
+    """The ring. `now` is in seconds, by any monotonic clock."""
 
     def __init__(self, tally: Tally) -> None:
         """`tally`: the engine's, which goes on counting."""
@@ -63,24 +65,24 @@ class History:
         self._seconds: deque[Second] = deque(maxlen=HISTORY_S)
 
     def first_tokens(self, ttft_s: float, *, now: float) -> None:
-        """The first round of a generation is over."""
+        """Count the first round of a generation."""
         second = self._at(now)
         second.ttfts_s += ttft_s
         second.first_rounds += 1
 
     def more_tokens(self, round_s: float, number: int, *, now: float) -> None:
-        """A later round is over; it committed `number` tokens."""
+        """Count a later round, which committed `number` tokens."""
         second = self._at(now)
         second.rounds_s += round_s
         second.round_tokens += number
 
     def since(self, number: int, *, now: float) -> tuple[int, list[Second]]:
-        """The number of the second that it is now, and those seconds after `number` that are over and not too old, oldest first."""
+        """The number of the present second, and the finished seconds after `number` that are kept, oldest first."""
         current = self._at(now).number
         return current, [second for second in self._seconds if second.number > max(number, current - HISTORY_S - 1)]
 
     def _at(self, now: float) -> _Open:
-        """The second that it is, with what the engine has counted since it was last looked at."""
+        """The present second, with the engine's counts brought up to date."""
         if self._began_at is None:
             self._began_at = now
         number = int(now - self._began_at)

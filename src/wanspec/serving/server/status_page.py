@@ -1,7 +1,7 @@
-"""The status page without what it shows: a few static files, the same for everybody, served without a key.
+"""The static files of the status page, the same for everybody, served without a key.
 
-They ask `/status.json` for everything else, with the key that the reader types in. What they show comes from workers and users, so the page
-makes text nodes of it and nothing else, and the headers forbid the browser to run whatever else it might find there.
+They ask `/status.json` for the data, with the key that the reader types in. The data comes from workers and users, so the page makes text
+nodes of it only, and the headers forbid the browser to run anything else.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ PAGE_FILES = {
     "/status/charts.js": ("charts.js", "text/javascript"),
     "/status/tree.js": ("tree.js", "text/javascript"),
 }
-"""By path: the file beside the package's code, and what it is."""
+"""File and media type by path."""
 PAGE_PATHS = frozenset(PAGE_FILES)
 CONTENT_RULES = (
     "default-src 'none'",
@@ -34,7 +34,7 @@ CONTENT_RULES = (
     "require-trusted-types-for 'script'",
     "trusted-types 'none'",
 )
-"""Our own files run and nothing else does; no text can become markup (trusted types), and nothing can be sent anywhere else."""
+"""Only our own files run; no text can become markup (trusted types), and nothing can be sent anywhere else."""
 _ALWAYS = {"X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer", "Cross-Origin-Resource-Policy": "same-origin"}
 PAGE_HEADERS = {
     **_ALWAYS,

@@ -1,9 +1,8 @@
-"""Answers that take their time: streams of server-sent events, and what happens when the client hangs up.
+"""Streams of server-sent events, and hang-ups of clients.
 
-Events come as their text does, one a round; sizes and times of rounds tell something of the text even when it is encrypted. Where the
-operator wants them coalesced, they come at even intervals instead, whatever has been committed, and each time as many bytes: what is
-missing is filled up with a comment, which readers of server-sent events pass over. Only the end comes at once. Otherwise a comment goes out
-where there has been nothing to tell for a while, in the queue or in a long pass: proxies cut what is silent.
+By default there is an event for each round. Even encrypted, the size and timing of rounds leak information about the text. An operator can
+have events coalesced: they then go out at even intervals, padded to few sizes by a comment, which clients ignore; only the end goes out at
+once. Where there is nothing to send for a while, in the queue or in a long pass, a comment goes out: proxies cut silent connections.
 """
 
 from __future__ import annotations
@@ -16,15 +15,15 @@ from typing import TypeVar
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from wanspec.core.protocol.frame_length import next_length
+from wanspec.core.protocol.messages import next_length
 from wanspec.serving.server.answers import AnswerWriter, error_event
 from wanspec.serving.server.limits import ServerLimits
 from wanspec.serving.server.service import Batch
 
 SMALLEST_BEAT_BYTES = 1024
-"""Of what is sent at a time where events are coalesced: an event is some 250 bytes without its text, and the end of a choice twice that."""
+"""Smallest piece of a coalesced stream: an event is some 250 bytes without its text, and the end of a choice twice that."""
 COMMENT = b": \n\n"
-"""An empty one."""
+"""An empty comment."""
 
 T = TypeVar("T")
 
@@ -34,7 +33,7 @@ class ClientGoneError(Exception):
 
 
 class EventStream(Response):
-    """A batch of choices as server-sent events. Ends the request it was opened with when it has been sent, or cannot be."""
+    """A batch of choices as server-sent events. Ends the request in any case: when all is sent, or cannot be."""
 
     media_type = "text/event-stream"
 
@@ -74,7 +73,7 @@ class EventStream(Response):
             filler = await self._wait()
 
     async def _wait(self) -> bytes:
-        """Return when there may be something to send; what is to be sent where there is nothing."""
+        """Wait until there may be something to send. Returns what to send where there is not."""
         try:
             async with asyncio.timeout(self._coalesce_s or self._quiet_s):
                 await self._batch.wait_for_news()
@@ -86,13 +85,13 @@ class EventStream(Response):
 
 
 def _filled_up(events: bytes) -> bytes:
-    """The same behind a comment, of one of few lengths; [DONE] stays last."""
+    """The events behind a comment that pads them to one of few lengths; [DONE] stays last."""
     length = next_length(len(events) + len(COMMENT), smallest=SMALLEST_BEAT_BYTES)
     return b": ".ljust(length - len(events) - len(b"\n\n"), b" ") + b"\n\n" + events
 
 
 async def unless_gone(work: Coroutine[object, None, T], receive: Receive) -> T:
-    """What `work` returns or raises. Raises ClientGoneError when the client hangs up before; `work` is then cancelled."""
+    """The result of `work`. Raises ClientGoneError when the client hangs up first; `work` is then cancelled."""
     working, watching = asyncio.ensure_future(work), asyncio.ensure_future(_hang_up(receive))
     try:
         await asyncio.wait({working, watching}, return_when=asyncio.FIRST_COMPLETED)

@@ -1,6 +1,6 @@
-"""TLS at the port, with what asyncio's own server lacks: a number of handshakes that may be under way, and little patience with them.
+"""TLS at the port, with two limits that asyncio's server lacks: how many handshakes are under way, and how long each may take.
 
-A handshake is done by the server, before anybody has shown a key, and costs memory and time; who does not end it gets no further.
+A handshake costs the server memory and time before the client has shown a key.
 """
 
 from __future__ import annotations
@@ -15,31 +15,31 @@ from wanspec.serving.server.limits import ServerLimits
 from wanspec.transport.security import tls_context
 
 GOODBYE_S = 2.0
-"""How long a connection that we close waits for the client's word that it has seen that."""
+"""How long a connection that we close waits for the client's close message."""
 
 Handshakes = set[asyncio.Task[None]]
 
 
 def server_context(certificate_file: Path, key_file: Path | None) -> ssl.SSLContext:
     """A server's TLS settings. Raises ConfigError naming the file and the fix."""
-    tls_context(certificate_file=certificate_file, key_file=key_file)  # says what is wrong; the next lines would not
+    tls_context(certificate_file=certificate_file, key_file=key_file)  # its errors name the file and the fix
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(certificate_file, key_file)
     return context
 
 
 class TlsDoor(asyncio.Protocol):
-    """One connection until its handshake has ended; then it is `http`'s."""
+    """One connection until the end of its handshake, when `http` takes over."""
 
     def __init__(self, http: H11Protocol, context: ssl.SSLContext, handshakes: Handshakes, *, limits: ServerLimits) -> None:
-        """`handshakes`: those under way at this port; this one joins them."""
+        """`handshakes`: those under way at this port, with this one."""
         self._http, self._context, self._handshakes, self._limits = http, context, handshakes, limits
         self._early: list[bytes] = []
-        """What came together with the end of the handshake."""
+        """Data that arrived together with the end of the handshake."""
         self._is_handed_over = self._is_lost = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # TCP's has both ways
-        """Begin the handshake, unless too many are under way, or too many connections open, those that are told so included."""
+        """Begin the handshake, unless too many are under way or too many connections open, including those being refused."""
         most = self._limits.max_handshakes
         if len(self._handshakes) >= most or len(self._http.connections) >= self._limits.max_connections + most:
             transport.abort()
@@ -50,13 +50,13 @@ class TlsDoor(asyncio.Protocol):
         task.add_done_callback(self._handshakes.discard)
 
     def data_received(self, data: bytes) -> None:
-        """Keep it for whom it is meant."""
+        """Keep it for `http`."""
         self._early.append(data)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """It is gone."""
+        """Note that the connection is gone."""
         self._is_lost = True
-        if self._is_handed_over:  # but this call was under way
+        if self._is_handed_over:  # `http` took over while this call was under way
             self._http.connection_lost(exc)
 
     async def _shake_hands(self, transport: asyncio.Transport) -> None:
@@ -70,8 +70,8 @@ class TlsDoor(asyncio.Protocol):
                 ssl_handshake_timeout=self._limits.head_timeout_s,
                 ssl_shutdown_timeout=GOODBYE_S,
             )
-        except OSError as error:  # no TLS, none of ours, not in time, or it went: there is nobody to tell
-            error.with_traceback(None)  # it would hold what it came through, 300 kB, until somebody collects garbage
+        except OSError as error:  # no TLS, wrong TLS, too slow, or gone: nobody is there to be told
+            error.with_traceback(None)  # its frames would hold 300 kB until the next garbage collection
         finally:
             if encrypted is None:
                 transport.abort()

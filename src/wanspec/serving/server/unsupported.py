@@ -1,7 +1,7 @@
-"""Fields that clients know and that we do not have: refused where ignoring one would change the text, unless its value asks for nothing.
+"""Fields of other servers that we do not support: refused where ignoring one would change the text, unless its value has no effect.
 
-Together with those of `schema` they are all of OpenAI's, which a test holds against its SDK, all of vLLM's, as of version 0.32.0, and what
-other servers choose tokens by. Unknown fields are ignored.
+A test checks that each field of OpenAI's SDK and of vLLM 0.32.0 is in `schema`, or here, or changes no text and is ignored, as unknown
+fields are. The sampling fields of other servers are here, too.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from wanspec.serving.server.errors import bad_request
 from wanspec.serving.server.schema import ChatRequest, Parameters
 
 Harmless = Mapping[str, tuple[object, ...]]
-"""By field the values, besides null, that mean the same as not giving it."""
+"""By field, the values that mean the same as leaving it out, besides null."""
 
 REFUSED: Harmless = {
     # OpenAI's
@@ -44,7 +44,7 @@ REFUSED: Harmless = {
     # vLLM's
     "allowed_token_ids": ([],),
     "bad_words": ([],),
-    "cache_salt": (),  # who gives one shares nothing with others: --no-reuse-prompts, or a key of his own
+    "cache_salt": (),  # use --no-reuse-prompts, or an API key of your own, instead
     "chat_template": (),
     "documents": ([],),
     "ec_transfer_params": (),
@@ -106,26 +106,11 @@ REFUSED: Harmless = {
 REFUSED_IN_MESSAGES: Harmless = {
     "audio": (),
     "function_call": (),
-    "partial": (False,),  # of Qwen and Kimi: to be continued, as `continue_final_message` does
-    "prefix": (False,),  # of Mistral and DeepSeek: the same
+    "partial": (False,),  # Qwen's and Kimi's `continue_final_message`
+    "prefix": (False,),  # Mistral's and DeepSeek's
     "tool_call_id": (),
     "tool_calls": ([],),
 }
-IGNORED = frozenset(
-    {
-        # OpenAI's: who asks, what it costs, how soon it comes
-        *("metadata", "parallel_tool_calls", "prediction", "prompt_cache_key", "prompt_cache_options", "prompt_cache_retention"),
-        *("safety_identifier", "service_tier", "user"),
-        # vLLM's: names for its logs, what goes with fields that are refused, answers of routes that we do not have
-        *("request_id", "return_mm_kwargs", "return_token_offsets", "routed_experts_prompt_start", "session_id"),
-        *("spaces_between_special_tokens", "stream_interval", "truncation_side"),
-    }
-)
-"""Fields that change no text."""
-IGNORED_IN_STREAM_OPTIONS = frozenset({"include_obfuscation"})
-"""OpenAI's: ours is --coalesce-ms, which is the operator's to say."""
-IGNORED_IN_PARTS = frozenset({"prompt_cache_breakpoint"})
-"""Of a message."""
 _TOLD_APART = (bool,)  # Python takes False for 0 and True for 1
 
 

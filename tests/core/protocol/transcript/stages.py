@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from itertools import count
 from typing import Any, Protocol
 
 import pytest
@@ -46,10 +45,9 @@ from wanspec.core.protocol.events import (
     WorkerJoined,
     WorkerLost,
 )
-from wanspec.core.protocol.local_drafting import LocalDrafting
 from wanspec.core.protocol.messages import CloseSession, Commit, Message, OpenSession, Ping
 from wanspec.core.protocol.placement import Placement
-from wanspec.core.protocol.proposer import Proposer
+from wanspec.core.protocol.proposer import LocalDrafting, Proposer
 from wanspec.core.protocol.worker import Worker
 from wanspec.core.speculation.types import DraftingConfig, NodeId, SamplingParams, ScoreItem, SessionId, TargetChoices, WorkerId
 from wanspec.errors import LocalProtocolError, RemoteProtocolError
@@ -97,12 +95,19 @@ class Stage:
     def _handle(self, event: Any) -> list[str]:  # noqa: ANN401  # as above
         self.seen.add(type(event))
         try:
-            effects = self._machine.handle(event, now=self._now_s)
+            effects = self._effects(event)
         except RemoteProtocolError as error:
             return [f"refused: {error.reason}"]
         except LocalProtocolError as error:
             return [f"the driver is wrong: {error}"]
         return [line for effect in effects for line in self._in_words(effect)]
+
+    def _effects(self, event: Any) -> list[Effect]:  # noqa: ANN401  # as above
+        """What the machine wants done, with what it wants done when its driver comes back at once because it is asked to."""
+        effects = self._machine.handle(event, now=self._now_s)
+        if self._machine.next_deadline() == self._now_s:
+            effects += self._machine.handle(DeadlineReached(), now=self._now_s)
+        return effects
 
     def _wait(self, after_ms: float) -> list[str]:
         """Time passes, and the machine is told of each of its deadlines."""
@@ -321,7 +326,7 @@ class EngineStage(LinkStage):
     """The proposer, for an engine that verifies by itself."""
 
     def __init__(self, line: Line) -> None:
-        local = LocalDrafting(context_length=1000, redundancy_price_s=0.0, session_ids=map(SessionId, count(1001)))
+        local = LocalDrafting(context_length=1000, redundancy_price_s=0.0)
         machine = Proposer(
             vocabulary_size=VOCABULARY,
             max_length=line.whole("length", 1000),

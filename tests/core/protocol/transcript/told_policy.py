@@ -6,7 +6,7 @@ import math
 
 from tests.core.protocol.transcript.lines import CommandError, Line
 
-from wanspec.core.policy.interface import Decision, DraftLocally, Outcome, Situation, Verify, Wait
+from wanspec.core.policy.interface import Decision, DraftLocally, Policy, Situation, Verify, Wait
 from wanspec.core.speculation.tree import DraftTree, Node
 from wanspec.core.speculation.types import DraftingConfig
 
@@ -28,14 +28,13 @@ class Told:
         self.gain_s = line.seconds("gain", math.inf) if self.verb == "draft" else math.inf
 
 
-class ToldPolicy:
+class ToldPolicy(Policy):
     """One session's."""
 
     local_drafting = DraftingConfig(branch=2)
-    uses_lookup, uses_entropy, alone_token_s = False, False, None
 
     def __init__(self) -> None:
-        self.drafting: DraftingConfig | None = DraftingConfig(branch=2, leaves=1, max_depth=8)
+        self.drafting = DraftingConfig(branch=2, leaves=1, max_depth=8)
         self.tell(Told([], Line("policy")))
 
     def tell(self, told: Told) -> None:
@@ -53,15 +52,6 @@ class ToldPolicy:
         if told.verb == "verify" or told.otherwise is None:
             return Verify(nodes, gives_way=told.gives_way, token_s=told.worth_s)
         return DraftLocally(nodes, told.gain_s, Verify(tuple([draft_at(tree, path) for path in told.otherwise.paths])))
-
-    def opened(self, *, now: float) -> None:
-        pass
-
-    def drafted(self) -> None:
-        pass
-
-    def committed(self, outcome: Outcome, *, now: float) -> None:
-        pass
 
 
 def draft_at(tree: DraftTree, path: str) -> Node:

@@ -9,24 +9,24 @@ from hypothesis import strategies as st
 from tests.engines.items import item, score
 
 from wanspec.core.speculation.types import SessionId
-from wanspec.engines import kept_trunks
+from wanspec.engines import kept_prefixes
 from wanspec.engines.bundled_pair import load_bundled
-from wanspec.engines.kept_trunks import KeptTrunk, KeptTrunks
+from wanspec.engines.kept_prefixes import KeptPrefix, KeptPrefixes
 from wanspec.engines.scripted import ScriptedBackend
 from wanspec.engines.slots import NumpySlots
 from wanspec.errors import BackendError
 
 
-def trunk(*tokens: int, key: str = "alice") -> KeptTrunk[NumpySlots]:
+def prefix(*tokens: int, key: str = "alice") -> KeptPrefix[NumpySlots]:
     """A hundred bytes a token."""
-    return KeptTrunk(key=key, tokens=np.array(tokens, np.int64), slots=NumpySlots([((100,), np.uint8)], capacity=len(tokens)))
+    return KeptPrefix(key=key, tokens=np.array(tokens, np.int64), slots=NumpySlots([((100,), np.uint8)], capacity=len(tokens)))
 
 
-def empty(max_bytes: int = 10_000) -> KeptTrunks[NumpySlots]:
-    return KeptTrunks(max_bytes=max_bytes)
+def empty(max_bytes: int = 10_000) -> KeptPrefixes[NumpySlots]:
+    return KeptPrefixes(max_bytes=max_bytes)
 
 
-def found(kept: KeptTrunks[NumpySlots], *tokens: int, key: str = "alice") -> tuple[list[int], int] | None:
+def found(kept: KeptPrefixes[NumpySlots], *tokens: int, key: str = "alice") -> tuple[list[int], int] | None:
     result = kept.longest(key, tokens)
     return None if result is None else (result[0].tokens.tolist(), result[1])
 
@@ -34,7 +34,7 @@ def found(kept: KeptTrunks[NumpySlots], *tokens: int, key: str = "alice") -> tup
 def test_the_longest_beginning_in_common_is_found_to_the_token() -> None:
     kept = empty()
     for tokens in ((1, 2, 9, 9), (1, 2, 3, 4), (7,)):
-        kept.keep(trunk(*tokens))
+        kept.keep(prefix(*tokens))
     assert found(kept, 1, 2, 3, 8, 8) == ([1, 2, 3, 4], 3)
     assert found(kept, 1, 2, 3, 4, 5) == ([1, 2, 3, 4], 4)
     assert found(kept, 1, 2, 3) == ([1, 2, 3, 4], 3)
@@ -44,58 +44,58 @@ def test_the_longest_beginning_in_common_is_found_to_the_token() -> None:
 
 def test_nobody_begins_from_what_another_key_has_computed() -> None:
     kept = empty()
-    kept.keep(trunk(1, 2, 3))
-    kept.keep(trunk(1, key="bob"))
+    kept.keep(prefix(1, 2, 3))
+    kept.keep(prefix(1, key="bob"))
     assert found(kept, 1, 2, 3, key="bob") == ([1], 1)
     assert found(kept, 1, 2, 3, key="carol") is None
 
 
-def test_a_trunk_that_goes_on_takes_the_place_of_the_shorter_one() -> None:
+def test_a_prefix_that_goes_on_takes_the_place_of_the_shorter_one() -> None:
     kept = empty()
     for tokens in ((1, 2), (1, 5), (1, 2, 3)):
-        kept.keep(trunk(*tokens))
-    kept.keep(trunk(1, 2, key="bob"))
+        kept.keep(prefix(*tokens))
+    kept.keep(prefix(1, 2, key="bob"))
     assert kept.size_bytes == 100 * (2 + 3 + 2)
     assert found(kept, 1, 2) == ([1, 2, 3], 2)
 
 
-def test_what_a_trunk_has_already_makes_it_the_newest_and_is_not_kept_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kept_trunks, "MAX_KEPT_TRUNKS", 2)
+def test_what_a_prefix_has_already_makes_it_the_newest_and_is_not_kept_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kept_prefixes, "MAX_KEPT_PREFIXES", 2)
     kept = empty()
-    kept.keep(trunk(1, 2, 3))
-    kept.keep(trunk(4))
+    kept.keep(prefix(1, 2, 3))
+    kept.keep(prefix(4))
     had_all = [kept.renew("alice", tokens) for tokens in ((1, 2, 9), (1, 2, 3, 4), (1, 2, 3), (1, 2))]
     assert (had_all, kept.renew("bob", (1, 2))) == ([False, False, True, True], False)
-    kept.keep(trunk(5))
+    kept.keep(prefix(5))
     assert [found(kept, first) is not None for first in (1, 4, 5)] == [True, False, True]
 
 
-def test_the_oldest_go_when_there_are_too_many_bytes_or_trunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kept_trunks, "MAX_KEPT_TRUNKS", 3)
+def test_the_oldest_go_when_there_are_too_many_bytes_or_prefixes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kept_prefixes, "MAX_KEPT_PREFIXES", 3)
     kept = empty(max_bytes=600)
     for first in (1, 2, 3):
-        kept.keep(trunk(first, 0))
-    kept.keep(trunk(*range(10, 17)))  # too large by itself: nothing goes for it
+        kept.keep(prefix(first, 0))
+    kept.keep(prefix(*range(10, 17)))  # too large by itself: nothing goes for it
     assert [found(kept, first) is not None for first in (1, 2, 3, 10)] == [True, True, True, False]
-    kept.keep(trunk(4, 0, 0))
+    kept.keep(prefix(4, 0, 0))
     assert [found(kept, first) is not None for first in (1, 2, 3, 4)] == [False, False, True, True]
     for first in (5, 6, 7):
-        kept.keep(trunk(first))
+        kept.keep(prefix(first))
     assert [found(kept, first) is not None for first in (3, 4, 5, 6, 7)] == [False, False, True, True, True]
 
 
 def test_what_is_kept_can_be_given_up() -> None:
     kept = empty()
     assert not kept.clear()
-    kept.keep(trunk(1, 2))
+    kept.keep(prefix(1, 2))
     assert kept.clear()
     assert (kept.size_bytes, found(kept, 1)) == (0, None)
 
 
-def test_trunks_whose_keys_begin_alike_are_forgotten_together() -> None:
+def test_prefixes_whose_keys_begin_alike_are_forgotten_together() -> None:
     kept = empty()
     for key in ("1/a", "1/b", "11/a"):
-        kept.keep(trunk(1, 2, key=key))
+        kept.keep(prefix(1, 2, key=key))
     kept.forget("1/")
     assert [found(kept, 1, key=key) is not None for key in ("1/a", "1/b", "11/a")] == [False, False, True]
 
@@ -103,7 +103,7 @@ def test_trunks_whose_keys_begin_alike_are_forgotten_together() -> None:
 @settings(max_examples=60, deadline=None)
 @given(prompts=st.lists(st.lists(st.integers(0, 1), min_size=1, max_size=9), min_size=2, max_size=6), data=st.data())
 def test_rows_are_the_same_whatever_was_kept(prompts: list[list[int]], data: st.DataObject) -> None:
-    """Sessions one after another, each with a node, its commit and another token, so that trunks grow in every way."""
+    """Sessions one after another, each with a node, its commit and another token, so that prefixes grow in every way."""
     model = ScriptedBackend(vocabulary_size=8)
     for session_id, prompt in enumerate(prompts, start=1):
         fresh = ScriptedBackend(vocabulary_size=8)
@@ -131,7 +131,7 @@ def test_a_prompt_seen_before_is_computed_from_where_it_differs_and_to_its_last_
 
 
 def test_a_request_that_is_made_again_and_again_is_kept_once() -> None:
-    """Its trunk ends where its last round began, now sooner, now later."""
+    """Its prefix ends where its last round began, now sooner, now later."""
     model, tokens = load_bundled("target"), list(range(100, 140))
     sizes = []
     for session_id, length in enumerate((40, 38, 36, 39, 37, 40), start=1):

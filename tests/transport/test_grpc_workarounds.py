@@ -4,7 +4,7 @@ import socket
 
 import pytest
 
-from wanspec.transport.hang_up import hang_up
+from wanspec.transport.grpc_workarounds import hang_up
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from wanspec.core.protocol.frame_length import frame_bytes, next_length
+from wanspec.core.protocol.messages import frame_bytes, next_length
 
 
 @pytest.mark.parametrize(("content", "frame"), [(0, 512), (510, 512), (511, 1024), (1022, 1024), (1023, 2048), ((1 << 17) - 2, 1 << 17)])

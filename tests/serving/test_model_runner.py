@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from wanspec.core.speculation.sampling import Noise, gumbel_noise
-from wanspec.serving import noise_cache
-from wanspec.serving.noise_cache import NoiseCache
+from wanspec.serving import model_runner
+from wanspec.serving.model_runner import NoiseCache
 
 
 def test_noise_is_worked_out_once_while_it_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -17,7 +17,7 @@ def test_noise_is_worked_out_once_while_it_is_kept(monkeypatch: pytest.MonkeyPat
         worked_out.append(position)
         return gumbel_noise(seed, position, size)
 
-    monkeypatch.setattr(noise_cache, "gumbel_noise", watched)
+    monkeypatch.setattr(model_runner, "gumbel_noise", watched)
     cache = NoiseCache(max_bytes=2 * 8 * 100)
     for position in (1, 2, 1, 3, 1, 2):  # 2 gives way to 3, for 1 was wanted since
         assert np.array_equal(cache(5, position, 100), gumbel_noise(5, position, 100))

@@ -3,7 +3,7 @@ from hypothesis import strategies as st
 
 from wanspec.core.protocol.events import Row, StepFinished
 from wanspec.telemetry.facts import RecordedTokens
-from wanspec.telemetry.row_memory import RowReader, RowWriter
+from wanspec.telemetry.recording import RowReader, RowWriter
 
 ROWS = st.lists(st.tuples(st.lists(st.integers(0, 2), max_size=4), st.lists(st.integers(0, 2), max_size=2)), max_size=3)
 
