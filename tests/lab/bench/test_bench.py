@@ -143,7 +143,7 @@ def test_the_runs_are_counted_with_those_of_the_search() -> None:
         ({"emulator": "relay"}, "a loss of 0.01 needs --wan tun"),
         ({"rtts_ms": (15.0, 15.0)}, "--rtt: 15.0 is named twice"),
         ({"rtts_ms": (-1.0,)}, "--rtt: -1 ms"),
-        ({"losses": (1.0,)}, "loss 1.0"),
+        ({"losses": (1.0,)}, "loss is 1.0"),
         ({"temperatures": (-1.0,)}, "temperature must be"),
         ({"temperatures": ()}, "--temperature: give at least one"),
         ({"policies": ("magic",)}, "unknown policy 'magic'"),

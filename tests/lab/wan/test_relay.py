@@ -243,7 +243,7 @@ async def test_the_command_relays_answers_lines_and_ends_with_its_standard_input
         answers.append(json.loads(await process.stdout.readline()))
     assert (answers[0]["rtt_ms"], answers[0]["connections_failed"]) == (70.0, 1)
     assert answers[1]["rtt_ms"] == 30
-    assert "give a number" in answers[2]["error"]
+    assert "rtt_ms is 'x': expected" in answers[2]["error"]
     process.stdin.close()
     _, errors = await process.communicate()
     assert (process.returncode, errors) == (0, b"")

@@ -125,7 +125,7 @@ async def test_the_counters_are_those_since_the_reset() -> None:
         counters = await link.says(rtt_ms=1)
         assert (counters["rtt_ms"], counters["bytes_to_target"]) == (1, 1052)  # IP 20, TCP 20, its timestamps 12
         assert counters["lateness_ms_p99"] is not None
-        assert "give a number" in (await link.child.ask('{"loss": "x"}'))["error"]
+        assert "expected `float`" in (await link.child.ask('{"loss": "x"}'))["error"]
 
 
 @needs_root

@@ -16,10 +16,10 @@ from typing import Annotated, Any, TypeVar
 
 from msgspec import Meta, Struct
 
+from wanspec.core.protocol.messages import PRINTABLE
 from wanspec.errors import ConfigError
 from wanspec.files import read_text
 from wanspec.lab.records.conversion import converted
-from wanspec.transport.wire_format import PRINTABLE
 
 MAX_TABLE_BYTES = 16 << 20
 """A matrix of a hundred sites with its quantiles has one."""

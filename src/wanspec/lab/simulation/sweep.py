@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import numpy as np
 
 from wanspec.errors import ConfigError
 from wanspec.lab.records.metrics import RunRow, compare
@@ -24,6 +23,9 @@ STYLES = ("-", "--")
 """Of lines, in turn; each is thinner than the one before, too: a line that lies on another lets it be seen."""
 WIDEST, NARROWEST, NARROWER = 3.2, 1.2, 0.5
 """Widths of lines, in points."""
+FIGURES = ("itl_ms", "itl_ratio", "itl_ratio_alone", "local_draft_passes_per_token", "offload_fraction", "bytes_per_token")
+COUNTS = ("controller_draft_passes", "worker_draft_passes")
+"""Fields of a row that the table shows as medians over seeds."""
 BANDS = "bands: 95 % interval of the median over seeds"
 
 
@@ -109,21 +111,12 @@ def median_rows(rows: Sequence[SimulatedRow]) -> list[SimulatedRow]:
     groups: dict[str, list[SimulatedRow]] = {}
     for row in rows:
         groups.setdefault(repr((row.policy, row.rtt_ms, row.point)), []).append(row)
-    return [
-        replace(
-            group[0],
-            itl_ms=median([row.itl_ms for row in group]),
-            itl_ratio=median([row.itl_ratio for row in group]),
-            itl_ratio_alone=median([row.itl_ratio_alone for row in group]),
-            local_draft_passes_per_token=median([row.local_draft_passes_per_token for row in group]),
-            offload_fraction=median([row.offload_fraction for row in group]),
-            bytes_per_token=median([row.bytes_per_token for row in group]),
-            controller_draft_passes=round(float(np.median([row.controller_draft_passes for row in group]))),
-            worker_draft_passes=round(float(np.median([row.worker_draft_passes for row in group]))),
-            identical=all(row.identical for row in group),
-        )
-        for group in groups.values()
-    ]
+    return [replace(group[0], identical=all(row.identical for row in group), **_medians_of(group)) for group in groups.values()]
+
+
+def _medians_of(rows: Sequence[SimulatedRow]) -> dict[str, Any]:
+    figures = {name: median([getattr(row, name) for row in rows]) for name in (*FIGURES, *COUNTS)}
+    return figures | {name: round(figures[name] or 0.0) for name in COUNTS}
 
 
 def title_of(scenarios: Sequence[Scenario]) -> str:

@@ -10,10 +10,15 @@ import json
 import math
 import random
 from collections import Counter
-from dataclasses import dataclass, field, fields, replace
-from typing import Any, Final
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Final
+
+import msgspec
+from msgspec import Meta, Struct
 
 from wanspec.errors import ConfigError
+from wanspec.lab.records.conversion import converted
 
 MAX_DELAY_MS: Final = 60_000.0
 """Round trip and jitter: longer than TCP waits for an answer to its first packets, and so of no use."""
@@ -21,53 +26,38 @@ MAX_LATENESS_MS: Final = 2.0
 """Lateness, p99, above which a run was not over the link that was asked for, and its figures do not count."""
 LATENESS_STEP: Final = 1.02
 """Ratio of the bounds of one bucket of lateness: a quantile is never understated, and overstated by at most 2 %."""
+Delay = Annotated[float, Meta(ge=0.0, le=MAX_DELAY_MS)]
 LATENESS_FLOOR_S: Final = 1e-6
 """Upper bound of the first bucket; with it a minute of lateness falls into bucket 905."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LinkSettings:
-    """What the emulated link does, the same both ways."""
+class LinkSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What the emulated link does, the same both ways; `link_settings` checks them."""
 
-    rtt_ms: float = 0.0
+    rtt_ms: Delay = 0.0
     """Round trip; each direction takes half."""
-    jitter_ms: float = 0.0
+    jitter_ms: Delay = 0.0
     """Extra delay, at most; one way, drawn evenly, order kept."""
-    bandwidth_bytes_per_s: float | None = None
+    bandwidth_bytes_per_s: Annotated[float, Meta(gt=0.0)] | None = None
     """Each way; None is unlimited."""
-    loss: float = 0.0
-    """Share of the packets that are lost, each way, in [0, 1)."""
-    loss_burst: float = 1.0
-    """Mean number of packets lost in a row, at least 1; 1: each is lost or not regardless of the others."""
+    loss: Annotated[float, Meta(ge=0.0, lt=1.0)] = 0.0
+    """Share of the packets that are lost, each way."""
+    loss_burst: Annotated[float, Meta(ge=1.0)] = 1.0
+    """Mean number of packets lost in a row; 1: each is lost or not regardless of the others."""
     down: bool = False
     """A partition: nothing that arrives meanwhile gets through."""
 
-    def __post_init__(self) -> None:
-        for name, value_ms in (("rtt_ms", self.rtt_ms), ("jitter_ms", self.jitter_ms)):
-            if not 0.0 <= value_ms <= MAX_DELAY_MS:
-                raise ConfigError(f"{name} {value_ms}: give 0 to {MAX_DELAY_MS:g}")
-        if self.bandwidth_bytes_per_s is not None and not self.bandwidth_bytes_per_s > 0.0:
-            raise ConfigError(f"bandwidth_bytes_per_s {self.bandwidth_bytes_per_s}: give a positive number, or null for no limit")
-        if not 0.0 <= self.loss < 1.0:
-            raise ConfigError(f"loss {self.loss}: give a share of at least 0 and below 1")
-        if not 1.0 <= self.loss_burst < math.inf:
-            raise ConfigError(f"loss_burst {self.loss_burst}: give a mean number of packets in a row, at least 1")
-        if self.loss_burst > 1.0 and self.loss > self.loss_burst * (1.0 - self.loss):
-            raise ConfigError(f"loss_burst {self.loss_burst}: with loss {self.loss} give 1, or at least {self.loss / (1.0 - self.loss):g}")
+
+UNCHANGED: Final = LinkSettings()
 
 
-def changed_settings(settings: LinkSettings, changes: dict[str, Any]) -> LinkSettings:
-    """The settings after these changes. Raises ConfigError."""
-    names = [setting.name for setting in fields(LinkSettings)]
-    for name, value in changes.items():
-        if name not in names:
-            raise ConfigError(f"unknown setting {name!r}; there are {', '.join(names)} and reset")
-        if name == "down":
-            if not isinstance(value, bool):
-                raise ConfigError(f"down {value!r}: give true or false")
-        elif isinstance(value, bool) or not (isinstance(value, int | float) or (value is None and name == "bandwidth_bytes_per_s")):
-            raise ConfigError(f"{name} {value!r}: give a number")
-    return replace(settings, **changes)
+def link_settings(changes: Mapping[str, Any], before: LinkSettings = UNCHANGED) -> LinkSettings:
+    """The settings before, after these changes. Raises ConfigError."""
+    settings = converted(msgspec.structs.asdict(before) | dict(changes), LinkSettings)
+    if settings.loss_burst > 1.0 and settings.loss > settings.loss_burst * (1.0 - settings.loss):
+        least = settings.loss / (1.0 - settings.loss)
+        raise ConfigError(f"loss_burst is {settings.loss_burst:g}: with loss {settings.loss} give 1, or at least {least:g}")
+    return settings
 
 
 def read_changes(line: bytes) -> tuple[dict[str, Any], bool]:

@@ -18,11 +18,12 @@ import signal
 import struct
 import sys
 from collections.abc import Coroutine, Mapping
-from dataclasses import asdict
 from typing import Final
 
+import msgspec
+
 from wanspec.errors import ConfigError
-from wanspec.lab.wan.emulated_link import LinkDirection, LinkSettings, changed_settings, read_changes
+from wanspec.lab.wan.emulated_link import LinkDirection, LinkSettings, link_settings, read_changes
 
 SCHED_SETATTR: Final = {"x86_64": 314, "aarch64": 274}
 """The system call, by machine: neither Python nor most C libraries have a function for it."""
@@ -55,7 +56,7 @@ class EmulatedLink:
     def counters(self) -> dict[str, float | None]:
         """The settings, and what has passed since the last reset."""
         passed = {"bytes_to_target": self._there.sent_bytes, "bytes_from_target": self._back.sent_bytes}
-        return {**asdict(self.settings), **passed, **self._there.lateness.counters()}
+        return {**msgspec.structs.asdict(self.settings), **passed, **self._there.lateness.counters()}
 
 
 def link_parser(module: str, description: str) -> argparse.ArgumentParser:
@@ -70,15 +71,9 @@ def link_parser(module: str, description: str) -> argparse.ArgumentParser:
     return parser
 
 
-def link_settings(options: argparse.Namespace) -> LinkSettings:
-    """What the flags say. Raises ConfigError."""
-    return LinkSettings(
-        rtt_ms=options.rtt_ms,
-        jitter_ms=options.jitter_ms,
-        bandwidth_bytes_per_s=options.bandwidth_bytes_per_s,
-        loss=options.loss,
-        loss_burst=options.loss_burst,
-    )
+def parsed_settings(options: argparse.Namespace) -> LinkSettings:
+    """The settings that the flags give. Raises ConfigError."""
+    return link_settings({name: value for name, value in vars(options).items() if name in LinkSettings.__struct_fields__})
 
 
 def run_precisely(work: Coroutine[None, None, None]) -> None:
@@ -119,7 +114,7 @@ def answer(emulator: EmulatedLink, line: bytes) -> Mapping[str, object]:
     try:
         if line.lstrip().startswith(b"{"):
             changes, resets = read_changes(line)
-            emulator.change(changed_settings(emulator.settings, changes))
+            emulator.change(link_settings(changes, emulator.settings))
             if resets:
                 emulator.reset()
     except ConfigError as error:

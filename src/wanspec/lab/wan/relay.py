@@ -25,7 +25,7 @@ from typing import Final, cast
 
 from wanspec.errors import ConfigError, TransportError, WanspecError
 from wanspec.lab.wan.emulated_link import Lateness, LinkDirection, LinkSettings
-from wanspec.lab.wan.emulator import EmulatedLink, link_parser, link_settings, run_ahead, run_precisely, serve
+from wanspec.lab.wan.emulator import EmulatedLink, link_parser, parsed_settings, run_ahead, run_precisely, serve
 from wanspec.transport.security import Address, parse_address
 
 MAX_CONNECTIONS: Final = 256
@@ -281,7 +281,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--to", required=True, metavar="HOST:PORT", help="need not be up yet")
     options = parser.parse_args(arguments)
     try:
-        run_precisely(_run(listen=options.listen, to=options.to, settings=link_settings(options), seed=options.seed))
+        run_precisely(_run(listen=options.listen, to=options.to, settings=parsed_settings(options), seed=options.seed))
     except WanspecError as error:
         parser.error(str(error))
 

@@ -23,7 +23,7 @@ from typing import Final
 
 from wanspec.errors import WanspecError
 from wanspec.lab.wan.emulated_link import Lateness, LinkSettings
-from wanspec.lab.wan.emulator import EmulatedLink, link_parser, link_settings, run_ahead, run_precisely, serve
+from wanspec.lab.wan.emulator import EmulatedLink, link_parser, parsed_settings, run_ahead, run_precisely, serve
 from wanspec.lab.wan.namespaces import CONGESTION_CONTROL, NamespaceSite, create_site
 from wanspec.lab.wan.packets import PacketCounts, PacketLane
 
@@ -115,7 +115,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--congestion-control", default=CONGESTION_CONTROL, metavar="NAME", help="TCP's (default: %(default)s)")
     options = parser.parse_args(arguments)
     try:
-        run_precisely(_run(link_settings(options), seed=options.seed, congestion_control=options.congestion_control))
+        run_precisely(_run(parsed_settings(options), seed=options.seed, congestion_control=options.congestion_control))
     except WanspecError as error:
         parser.error(str(error))
 

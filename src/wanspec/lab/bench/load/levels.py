@@ -17,7 +17,7 @@ from wanspec.core.speculation.sampling import check_sampling
 from wanspec.core.speculation.types import SamplingParams
 from wanspec.errors import ConfigError
 from wanspec.lab.wan.deployment import MAX_RTT_MS, Emulator, check_once
-from wanspec.lab.wan.emulated_link import LinkSettings
+from wanspec.lab.wan.emulated_link import link_settings
 from wanspec.presets import preset
 
 MAX_RATE_PER_S: Final = 1_000.0
@@ -172,7 +172,7 @@ def _check_own(server: OwnServer) -> None:
         if not any(server.workers):
             raise ConfigError(f"--kill-every {server.kill_every_s:g}: there is no worker to kill; give --workers 1 or more")
     _check_range("--rtt", (server.rtt_ms,), 0.0, MAX_RTT_MS)
-    LinkSettings(rtt_ms=server.rtt_ms, loss=server.loss)
+    link_settings({"rtt_ms": server.rtt_ms, "loss": server.loss})
     if server.loss and server.emulator == "relay":
         raise ConfigError(f"--loss: the relay carries bytes and can lose none, so a loss of {server.loss:g} needs --wan tun")
     if server.preset:

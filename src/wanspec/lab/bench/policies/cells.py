@@ -18,7 +18,7 @@ from wanspec.core.speculation.types import SamplingParams
 from wanspec.errors import ConfigError
 from wanspec.lab.records.run_names import ADAPTIVE, ALONE, CHAIN, policy_of_run
 from wanspec.lab.wan.deployment import MAX_RTT_MS, Emulator, check_once
-from wanspec.lab.wan.emulated_link import LinkSettings
+from wanspec.lab.wan.emulated_link import link_settings
 from wanspec.presets import preset
 
 T = TypeVar("T")
@@ -126,7 +126,7 @@ def check_config(config: BenchConfig) -> None:
         if not 0.0 <= rtt_ms <= MAX_RTT_MS:
             raise ConfigError(f"--rtt: {rtt_ms:g} ms; give 0 to {MAX_RTT_MS:g}")
     for link in config.links:
-        LinkSettings(rtt_ms=link.rtt_ms, loss=link.loss)
+        link_settings({"rtt_ms": link.rtt_ms, "loss": link.loss})
     for temperature in config.temperatures:
         check_sampling(config.sampling(temperature))
     if config.max_tokens < 1:
