@@ -17,7 +17,7 @@ demo: $(INSTALLED)  ## two processes and an emulated WAN, on this machine
 test: check  ## format, lint, types, layers, and the tests that tell most: under four minutes on two cores
 	$(BIN)/$(PYTEST) -m "not slow" $(ARGS)
 
-test-all: check coverage  ## every test, long samples, and every branch of the pure rooms
+test-all: check coverage  ## every test, long samples, and every branch of the core
 	TEST_SEEDS=200 $(BIN)/$(PYTEST) $(ARGS)
 
 test-hf: .venv-hf/.installed  ## transformers and PyTorch on a CPU, with small models made on the spot
@@ -49,7 +49,7 @@ check: $(INSTALLED)  ## format, lint, types, layers
 	$(BIN)/mypy --no-error-summary
 	$(BIN)/lint-imports --no-logo
 
-coverage: $(INSTALLED)  ## every branch of the pure rooms, by their own tests
+coverage: $(INSTALLED)  ## every branch of the core, by their own tests
 	$(BIN)/python -m pytest --quiet tests/core --deselect tests/core/protocol/test_exactness.py \
 	  --cov=wanspec.core --cov-branch --cov-report=term-missing --cov-fail-under=100
 

@@ -13,8 +13,8 @@ ends it and prints what there is, and with `--log` the next run goes on from the
 A third of the scenarios write the recorded texts of the bundled pair, in which there is something to look up. A scenario that is more than
 5 % slower is run again with four times the tokens, since a few hundred are a matter of luck; both ratios are printed.
 
-With `--many-users` 2 to 128 users share the passes and up to eight workers, and the best of plain decoding, chains of one to four and trees,
-with and without lookup, is the rival.
+With `--many-users` 2 to 128 users share the passes and up to eight workers, and the best of plain decoding, chains of one to four and
+trees, with and without lookup, is the rival.
 
 With `--rising` every scenario has such passes, drafts may be worthless (however sure the draft model is of them), half have no worker, and
 one text of 2,000 tokens is written: the ratio is printed over all of it and from token 500 on, when the machine knows itself.

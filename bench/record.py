@@ -47,13 +47,13 @@ PRESET, RTT_MS, NEAR_RTT_MS = "l40s-8b", 70.0, 15.0
 ADAPTIVE = PolicyConfig(name="adaptive", width=8)
 GREEDY, SAMPLED = SamplingParams(), SamplingParams(temperature=0.8, top_p=0.95, seed=7)
 PROMPTS = held_out_prompts()
-WAITING = {
+STALLED = {
     "link": {"rtt_ms": NEAR_RTT_MS},
     "policy": {"name": "adaptive", "width": 8},
     "load": {"requests": 6, "tokens": 40, "users": 4},
     "faults": [{"kind": "stall", "at_ms": 900.0, "duration_ms": 700.0}],
 }
-"""Where it is worth waiting for the worker, which the bundled pair's drafts seldom are, and where in the end it does not come."""
+"""Where the worker is near, and in the end does not come."""
 SOAK_SEEDS = 30
 VLLM_START_S = 240
 VLLM_TEXTS, VLLM_TOKENS = 4, 64
@@ -246,7 +246,7 @@ def write(records: Iterable[Record], path: Path) -> None:
 def records_by_name(name: str) -> list[Record]:
     """Do a run; what was recorded."""
     if name == VIRTUAL:
-        return records_of_simulation([parse(WAITING)])
+        return records_of_simulation([parse(STALLED)])
     if name == SOAK:
         return records_of_simulation(map(random_scenario, range(SOAK_SEEDS)))
     return asyncio.run(records_of_vllm() if name == VLLM else records_of(RUNS[name]))

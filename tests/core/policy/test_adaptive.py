@@ -364,7 +364,6 @@ def test_a_draft_model_that_was_of_no_use_is_asked_again_when_that_costs_next_to
     asked = situation(new_tree(), coverage=useless)
     assert isinstance(decide(adaptive(), asked), Verify)
     assert isinstance(decide(adaptive(), replace(asked, is_draft_due=True)), DraftLocally)
-    assert not isinstance(decide(adaptive(), replace(situation(new_tree(), FRESH, coverage=useless), is_draft_due=True)), DraftLocally)
 
 
 def test_what_a_round_would_have_cost_alone_goes_by_the_newest_question_about_it() -> None:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import math
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from tests.core.policy.measured import DRAFT_S, SURE, TARGET_S, USUAL, rising
 
 from wanspec.core.policy.alone import Alone
 from wanspec.core.policy.coverage import LIMITS, MAX_LEVELS, Coverage, Look
 from wanspec.core.policy.pass_times import PassTimes
+from wanspec.core.policy.sharing import best_size
 
 
 def alone(
@@ -102,3 +105,25 @@ def test_an_answer_is_the_same_when_it_is_asked_for_again() -> None:
     for num_verified in (0, 3, 0):
         assert site.gain_of_levels_s(0.7, num_verified, TARGET_S) == alone(USUAL).gain_of_levels_s(0.7, num_verified, TARGET_S)
     assert site._added[0].shape == (len(LIMITS), MAX_LEVELS)
+
+
+@settings(deadline=None)
+@given(
+    probs=st.lists(st.floats(0.001, 1.0), max_size=8),
+    num_sessions=st.integers(1, 4),
+    dear=st.floats(0.0, 1.0),
+)
+def test_nodes_and_leaves_are_worth_what_a_pass_shared_by_all_sessions_makes_them(
+    probs: list[float], num_sessions: int, dear: float
+) -> None:
+    gains_s = sorted([TARGET_S * prob for prob in probs], reverse=True)
+    target_times, draft_times = rising(TARGET_S, dear * TARGET_S), rising(DRAFT_S, dear * DRAFT_S)
+    site = alone(USUAL, target_times=target_times, draft_times=draft_times, num_sessions=num_sessions)
+    count, worth_s = best_size(gains_s, target_times, sure_tokens=num_sessions, copies=num_sessions)
+    assert site.nodes_worth(gains_s)[1] == pytest.approx(worth_s, abs=1e-12)
+    if worth_s > 1e-9:
+        assert site.nodes_worth(gains_s)[0] == count
+    leaves = site.num_leaves_worth(gains_s)
+    added_s = [draft_times.expected_s(num_sessions * (1 + number)) - draft_times.expected_s(num_sessions) for number in range(9)]
+    best_s = max(sum(gains_s[:number]) - added_s[number] for number in range(len(gains_s) + 1))
+    assert sum(gains_s[:leaves]) - added_s[leaves] == pytest.approx(best_s, abs=1e-12)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from wanspec.core.policy.pass_times import MAX_ANSWERS, PassTimes
 
@@ -64,3 +67,37 @@ def test_a_model_that_makes_no_passes_does_not_grow() -> None:
     for tokens in range(2 * MAX_ANSWERS):
         assert times.expected_s(tokens) == 0.01
     assert len(times._expected_s) <= MAX_ANSWERS
+
+
+def test_a_pass_of_half_the_time_shows_that_those_before_were_hiccups() -> None:
+    times = PassTimes(1.0)
+    for duration_s in (2.0, 2.0, 0.02):
+        times.add(4, duration_s)
+    assert times.expected_s(4) == 0.02
+    times.add(4, 0.011)  # more than half of it
+    assert times.expected_s(4) == pytest.approx(0.02 - 0.2 * 0.009)
+
+
+@settings(deadline=None)
+@given(
+    measured=st.lists(st.tuples(st.integers(1, 3000), st.floats(0.001, 1.0)), max_size=8),
+    sizes=st.lists(st.integers(1, 8000), min_size=1, max_size=20),
+    tries_less=st.booleans(),
+)
+def test_of_many_sizes_it_says_what_it_says_of_each(measured: list[tuple[int, float]], sizes: list[int], *, tries_less: bool) -> None:
+    times = PassTimes(0.03, tries_less=tries_less)
+    for tokens, duration_s in measured:
+        times.add(tokens, duration_s)
+    asked = np.array([sizes, sizes], np.float64)
+    assert times.of_sizes(asked) == pytest.approx(np.array([[times.expected_s(size) for size in sizes]] * 2))
+
+
+def test_fewer_tokens_take_no_longer_than_more_though_they_did_when_they_were_last_computed() -> None:
+    times = PassTimes(1.0)
+    for tokens, duration_s in ((1, 0.5), (4, 0.02), (64, 0.03)):
+        times.add(tokens, duration_s)
+    assert [times.expected_s(tokens) for tokens in (1, 2, 4, 64)] == pytest.approx([0.02, 0.02, 0.02, 0.03])
+    times.add(64, 0.01)
+    assert times.expected_s(1) == times.expected_s(64) == 0.01
+    times.add(1, 0.5)  # now the machine is slow again
+    assert times.expected_s(1) > 0.1

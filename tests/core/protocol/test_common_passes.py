@@ -6,17 +6,17 @@ import math
 from collections.abc import Sequence
 
 import pytest
-from tests.core.protocol.events import PromptController, arrival, drafted
+from tests.core.protocol.events import PromptController, arrival, controller, drafted, drafts, joined, received
 
 from wanspec.core.policy.interface import Decision, DraftLocally, Verify
 from wanspec.core.policy.registry import PolicyConfig
 from wanspec.core.protocol.controller import Controller
 from wanspec.core.protocol.effects import EmitTokens, StartDraft, StartVerify
-from wanspec.core.protocol.events import DraftFinished, RequestArrived, RequestCancelled, VerifyFinished
-from wanspec.core.protocol.passes import MAX_PIECE_TOKENS, NEAR_TOKENS
+from wanspec.core.protocol.events import DraftFinished, RequestArrived, RequestCancelled, VerifyFinished, WorkerLost
 from wanspec.core.protocol.session import Session
+from wanspec.core.speculation.model_view import MAX_PIECE_TOKENS, NEAR_TOKENS
 from wanspec.core.speculation.tree import Node
-from wanspec.core.speculation.types import SamplingParams, SessionId, TargetChoices
+from wanspec.core.speculation.types import SamplingParams, SessionId, TargetChoices, WorkerId
 
 STEP_S, FREE_TOKENS = 0.02, 16
 
@@ -149,9 +149,9 @@ def test_a_first_pass_that_may_go_on_from_kept_tokens_tells_nothing_of_what_toke
     assert machine._passes.target_times.expected_s(64) == (5.0 if reuse_key is None else before)
 
 
-def texts_read(effects: Sequence[object]) -> dict[int, int]:
+def texts_read(effects: Sequence[object], kind: type[StartVerify | StartDraft] | None = None) -> dict[int, int]:
     """How many tokens of each session's text the pass that starts computes."""
-    (items,) = [effect.items for effect in effects if isinstance(effect, StartVerify | StartDraft)]
+    (items,) = [effect.items for effect in effects if isinstance(effect, kind or StartVerify | StartDraft)]
     return {item.session_id: len(item.append) for item in items}
 
 
@@ -199,3 +199,22 @@ def test_a_request_that_is_cancelled_while_its_prompt_is_computed_in_pieces_is_o
     machine.handle(arrival(1, policy="autoregressive", prompt=(1,) * (MAX_PIECE_TOKENS + 1)), now=0.0)
     machine.handle(RequestCancelled(session_id=SessionId(1)), now=0.1)
     assert machine.handle(pass_of(()), now=0.2) == []
+
+
+def test_while_a_worker_is_to_be_waited_for_no_draft_pass_is_due_for_the_sake_of_finding_out() -> None:
+    machine = controller(joined(1), arrival(1, policy="adaptive"))
+    (session,) = machine._sessions.values()
+    machine.handle(received(drafts(2)), now=100.0)
+    assert not machine._situation(session, 100.1).is_draft_due
+    machine.handle(WorkerLost(worker_id=WorkerId(1)), now=100.2)
+    assert machine._situation(session, 100.3).is_draft_due
+
+
+def test_where_the_draft_model_has_its_own_device_a_second_draft_pass_waits_for_the_first() -> None:
+    machine = PromptController(vocabulary_size=100, end_tokens=(0,), has_draft_device=True)
+    for number in (1, 2):
+        machine.handle(arrival(number), now=0.0)
+    assert texts_read(machine.handle(pass_of((7,)), now=0.1), StartDraft) == {1: 4}
+    effects = machine.handle(pass_of((7,)), now=0.2)
+    assert not [effect for effect in effects if isinstance(effect, StartDraft | StartVerify)]
+    assert texts_read(machine.handle(drafted(8), now=0.3), StartDraft) == {1: 0, 2: 4}

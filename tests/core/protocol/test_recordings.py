@@ -71,7 +71,7 @@ def test_a_recorded_run_is_the_same_each_time(path: Path) -> None:
     assert told(list(Replay(path))) == told(answers_to(path))
 
 
-CONSTANTS = [(adaptive, "WAIT_COST"), (calibration, "LENIENCE"), (pass_times, "SMOOTHING"), (proposer, "ABSENT_S")]
+CONSTANTS = [(adaptive, "GUESSED_PACE"), (calibration, "LENIENCE"), (pass_times, "SMOOTHING"), (proposer, "ABSENT_S")]
 
 
 @pytest.mark.parametrize(("module", "name"), CONSTANTS, ids=[name for _, name in CONSTANTS])

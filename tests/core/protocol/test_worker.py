@@ -327,6 +327,22 @@ def test_text_beyond_its_context_is_acknowledged_and_not_drafted() -> None:
     assert sent(tell(machine, commit(9, *[1] * 100))).base_position == 108
 
 
+def test_a_long_prompt_is_computed_in_pieces_beside_the_drafts_of_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("wanspec.core.protocol.worker.MAX_PIECE_TOKENS", 70)
+    machine = worker(open_session(1, tokens=(7,) * 200), open_session(2), context_length=1000)
+    passes = []
+    effects = machine.handle(DraftFinished(choices=((),), duration_s=0.007), now=1.01)
+    for step in range(3):
+        (start,) = [effect for effect in effects if isinstance(effect, StartDraft)]
+        passes.append({int(item.session_id): (len(item.append), bool(item.next_positions)) for item in start.items})
+        row = DraftChoices(tokens=(5,), log_probs=(-0.1,), entropy_nats=2.0)
+        choices = tuple((row,) * len(item.next_positions) for item in start.items)
+        effects = machine.handle(DraftFinished(choices=choices, duration_s=0.007), now=1.02 + step / 100)
+    assert passes[0] == {1: (70, False), 2: (3, True)}
+    assert passes[1] == {1: (60, True), 2: (0, True)}
+    assert 1 in passes[2]
+
+
 def test_far_more_sessions_than_offered_are_refused() -> None:
     machine = worker(open_session(1), max_sessions=1)
     tell(machine, open_session(2))

@@ -77,17 +77,21 @@ async def worker(address: str) -> AsyncIterator[None]:
 
 
 class Engine:
-    """Greedy decoding of one prompt that verifies what it is proposed, as vLLM does."""
+    """Greedy decoding of one prompt that verifies what it is proposed, as vLLM does: a step takes no longer for a few drafts."""
 
     def __init__(self, proposer: DraftLink, prompt: list[int]) -> None:
         self.tokens, self.accepted, self._proposer, self._target = prompt, 0, proposer, model()
         self._prompt_length = len(prompt)
         self._chain: tuple[int, ...] = ()
+        self._text = prompt
+        """As far as the target has been asked."""
 
     def step(self) -> None:
+        end = len(self.tokens)
+        if len(self._text) <= end + MAX_DRAFT_TOKENS:
+            self._text = [*self._text, *decode_plainly(self._target, self._text, max_tokens=64, sampling=GREEDY)]
         new: list[int] = []
-        for draft in (*self._chain, None):
-            (token,) = decode_plainly(self._target, [*self.tokens, *new], max_tokens=1, sampling=GREEDY)
+        for draft, token in zip((*self._chain, None), self._text[end:], strict=False):
             new.append(token)
             if token != draft:
                 break

@@ -41,7 +41,11 @@ class PassTimes:
         mean_tokens, mean_s = self._means.get(index, (tokens, duration_s))
         if duration_s < HICCUP_SHARE * mean_s:  # what was measured before was a hiccup of the machine: no pass is faster than it can be
             mean_s = duration_s
-        self._means[index] = mean_tokens + SMOOTHING * (tokens - mean_tokens), mean_s + SMOOTHING * (duration_s - mean_s)
+        mean_s += SMOOTHING * (duration_s - mean_s)
+        self._means[index] = mean_tokens + SMOOTHING * (tokens - mean_tokens), mean_s
+        for fewer in range(index):  # fewer tokens take no longer, whatever they took when they were last computed
+            if fewer in self._means and self._means[fewer][1] > mean_s:
+                self._means[fewer] = self._means[fewer][0], mean_s
         self._known = [means for _, means in sorted(self._means.items())]
         self._expected_s.clear()
 

@@ -20,8 +20,8 @@ from wanspec.core.policy.sharing import best_size, counts_of, ranked
 from wanspec.core.protocol.effects import Effect, StartDraft, StartVerify
 from wanspec.core.protocol.events import PassKind
 from wanspec.core.protocol.session import Session
-from wanspec.core.speculation.model_view import ModelView, PlannedItem
-from wanspec.core.speculation.tree import DraftTree, Node
+from wanspec.core.speculation.model_view import MAX_PIECE_TOKENS, Allowance, ModelView, known_tokens
+from wanspec.core.speculation.tree import Node
 from wanspec.core.speculation.types import ScoreItem, SessionId
 from wanspec.errors import LocalProtocolError
 
@@ -30,37 +30,9 @@ INITIAL_DRAFT_STEP_S = 0.001
 INITIAL_TARGET_STEP_S = 0.03
 TRIAL_SHARE = 0.01
 """Of the time, how much may go into finding out whether a draft model that seemed useless still is."""
-NEAR_TOKENS = 64
-"""A text of which a model has not seen more is computed in one piece: it takes no longer than a few drafts do."""
-MAX_PIECE_TOKENS = 2048
-"""Of texts of which a model has not seen more, computed in one pass, over all sessions."""
 
 _Rows = list[tuple[Session, tuple[Node, ...]]]
 """Sessions, and the nodes of each that a pass is about."""
-
-
-class Allowance:
-    """How much unseen text one pass may still compute."""
-
-    def __init__(self, tokens: int) -> None:
-        self._tokens = tokens
-
-    def plan(self, view: ModelView, tree: DraftTree, wanted: Sequence[Node]) -> PlannedItem | None:
-        """A session's part of the pass: the wanted nodes, or a piece of the text before them; None: not in this pass."""
-        unseen = view.num_unseen
-        if unseen > NEAR_TOKENS:
-            if not self._tokens:
-                return None
-            if unseen > self._tokens:
-                piece, self._tokens = self._tokens, 0
-                return view.plan_piece(piece)
-            self._tokens -= unseen
-        return view.plan(tree, wanted)
-
-
-def known_tokens(items: Sequence[ScoreItem]) -> int | None:
-    """How many tokens a pass computes, prompts included; None where a model may have seen a part of them for an earlier session."""
-    return sum([item.tokens for item in items]) if all(item.reuse_key is None for item in items) else None
 
 
 @dataclass(frozen=True, slots=True)

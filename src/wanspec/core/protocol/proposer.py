@@ -37,10 +37,10 @@ from wanspec.core.protocol.events import (
     WorkerJoined,
     WorkerLost,
 )
-from wanspec.core.protocol.passes import NEAR_TOKENS
 from wanspec.core.protocol.placement import ANYWHERE, Placement
 from wanspec.core.protocol.rows import Rows, RowSession
 from wanspec.core.protocol.site import Site
+from wanspec.core.speculation.model_view import NEAR_TOKENS
 from wanspec.core.speculation.types import DraftingConfig, SessionId
 from wanspec.errors import LocalProtocolError
 

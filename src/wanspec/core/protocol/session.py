@@ -18,16 +18,15 @@ from wanspec.core.policy.interface import Outcome, Policy
 from wanspec.core.policy.lookup import Lookup
 from wanspec.core.protocol.effects import FinishReason, RoundFinished
 from wanspec.core.protocol.events import RequestArrived
-from wanspec.core.protocol.link import SessionLink
+from wanspec.core.protocol.link import SessionLink, proposed_in
 from wanspec.core.protocol.messages import OpenSession
 from wanspec.core.protocol.placement import Placement
-from wanspec.core.protocol.text import Text
 from wanspec.core.speculation.calibration import Calibration
 from wanspec.core.speculation.model_view import ModelView
 from wanspec.core.speculation.rankings import Rankings
 from wanspec.core.speculation.reliability import Reliability
-from wanspec.core.speculation.tree import Fork, Node
-from wanspec.core.speculation.types import DraftChoices, SamplingParams, SessionId, TargetChoices, WorkerId
+from wanspec.core.speculation.tree import DraftTree, Fork, Node
+from wanspec.core.speculation.types import DraftChoices, Position, SamplingParams, SessionId, TargetChoices, WorkerId
 
 
 class Round(NamedTuple):
@@ -49,8 +48,8 @@ class Round(NamedTuple):
     """Whether a worker keeps its place though rounds take longer with it."""
 
 
-class Session(Text):
-    """One text in progress."""
+class Session:
+    """One text in progress: its tokens, its draft tree, its policy, and the worker that drafts for it."""
 
     target_view: ModelView
     """What the target has seen, where this site runs its passes."""
@@ -68,31 +67,42 @@ class Session(Text):
         reuse_key: str | None = None,
     ) -> None:
         """`max_length`: tokens of the longest text. `calibration`: of the local draft model at the text's temperature."""
-        super().__init__(
-            session_id,
-            tokens,
-            max_length=max_length,
-            sampling=sampling,
-            drafting=policy.drafting,
-            placement=placement,
-            reuse_key=reuse_key,
-        )
+        self.session_id, self.sampling, self.placement, self.reuse_key = session_id, sampling, placement, reuse_key
         self.policy = policy
+        self.tokens = list(tokens)
+        """Prompt and committed tokens."""
+        self.num_prompt_tokens = len(tokens)
+        # The last token is chosen by the row before it, so a draft in its place would never be verified.
+        self.tree = DraftTree(tokens, max_position=max_length - 2)
+        self.link: SessionLink | None = None
+        """Its tie to the worker that drafts for it; None: nobody does."""
+        self._openings = 0
+        """Times that it was opened at a worker."""
         self.draft_view = ModelView(session_id, sampling, tokens, reuse_key=reuse_key)
         self._rankings = Rankings(calibration if policy.local_drafting.is_calibrated else None)
         self._lookup = Lookup(tokens) if policy.uses_lookup else None
         self.wait_until: float | None = None
         """When the policy's patience ends, while it waits."""
         self._was_waiting, self._waiting_since = False, 0.0
-        self._waits, self._waited_s = 0, 0.0
-        """How often the policy chose to wait since the newest round, and for how long in all."""
         self.waited_in_vain_s = 0.0
         """Spent waiting since a worker's draft was last accepted."""
+        self._local_drafts, self._waits, self._waited_s = 0, 0, 0.0
+        """Since the newest round: local passes that it took part in, times that the policy chose to wait, and for how long."""
         self._round_began_at: float | None = None
         self._entropy_nats: float | None = None
         """Of the target's distribution for its last choice; None before the first round, and where the policy has no use for it."""
         self.round: Round | None = None
         """What has been committed and not been learned from."""
+
+    @property
+    def end(self) -> Position:
+        """Position of the next token to be committed."""
+        return Position(len(self.tokens))
+
+    @property
+    def lacks_worker(self) -> bool:
+        """Whether it could do with a worker, may have one, and has none."""
+        return self.link is None and self.policy.drafting is not None and self.placement.offload
 
     @property
     def is_prefilling(self) -> bool:
@@ -105,8 +115,21 @@ class Session(Text):
         return min(self.draft_view.num_unseen, self.end - self.num_prompt_tokens)
 
     def attach(self, worker_id: WorkerId, reliability: Reliability, *, reuse_number: int, now: float) -> OpenSession:
+        """Tie it to a worker; the message that opens it there."""
+        drafting = self.policy.drafting
+        assert drafting is not None, "a policy without a worker cannot be attached to one"
         self.policy.opened(now=now)
-        return super().attach(worker_id, reliability, reuse_number=reuse_number, now=now)
+        self.tree.disown()
+        self._openings += 1
+        self.link = SessionLink(worker_id, self.tree, reliability, opening=self._openings, now=now, max_depth=drafting.max_depth)
+        return OpenSession(
+            session_id=self.session_id,
+            opening=self._openings,
+            tokens=tuple(self.tokens),
+            sampling=self.sampling,
+            drafting=drafting,
+            reuse_number=reuse_number,
+        )
 
     def wait(self, until: float, *, now: float) -> None:
         """The policy waits for the worker."""
@@ -134,7 +157,7 @@ class Session(Text):
 
     def merge_local(self, rows: tuple[Node, ...], choices: tuple[DraftChoices, ...]) -> None:
         """Add children to every node that the local draft model has scored."""
-        self.local_drafts += 1
+        self._local_drafts += 1
         config = self.policy.local_drafting
         least = self.tree.head.path_log_prob + (math.log(config.path_prob_min) if config.path_prob_min else -math.inf)
         estimates = estimates_of([(ranking, self._rankings.calibration) for ranking in choices])
@@ -154,7 +177,10 @@ class Session(Text):
         `verified`: the drafts that the target has scored from `verified_at` on; `outcome`: what it made of them.
         """
         old_head = self.tree.head
-        path = self.extend(tokens)
+        self.tokens += tokens
+        path = self.tree.commit(tokens)
+        if self.link is None:
+            self.tree.advance_root(self.tree.head.position)
         if self._lookup is not None:
             outcome = replace(outcome, num_free=self._lookup.committed(old_head, path))
         if any(node.arrived_at is not None for node in path[: outcome.accepted]):
@@ -174,24 +200,31 @@ class Session(Text):
         done, self.round = self.round, None
         forks = self.tree.prune()
         self._rankings.committed(self.tree, forks[0].parent, done.path)
-        if done.link is self.link:
-            self.test_claims(forks)
+        if self.link is not None and done.link is self.link:
+            test_claims(forks, self.link.reliability)
         accepted, rejected = estimates(forks, done.verified)
         return done._replace(finished=replace(done.finished, accepted_estimates=accepted, rejected_estimates=rejected))
 
     def _finished(self, outcome: Outcome, path: Sequence[Node], *, verified_at: float) -> RoundFinished:
         """What is known of the newest round at once; the next one begins."""
-        entropy_before_nats, self._entropy_nats = self._entropy_nats, outcome.entropy_nats
-        waits, waited_s = self._waits, self._waited_s
-        self._waits, self._waited_s = 0, 0.0
-        return replace(
-            self.round_finished(path, drafted=outcome.drafted, accepted=outcome.accepted, verified_at=verified_at),
+        finished = RoundFinished(
+            session_id=self.session_id,
+            drafted=outcome.drafted,
+            accepted=outcome.accepted,
+            committed=len(path),
             is_prefill=self.is_prefilling,
             entropy_nats=outcome.entropy_nats,
-            entropy_before_nats=entropy_before_nats,
-            waits=waits,
-            waited_s=waited_s,
+            entropy_before_nats=self._entropy_nats,
+            worker_id=self.link.worker_id if self.link is not None else None,
+            proposed=proposed_in(path) if self.link is not None else 0,
+            draft_ages_s=tuple([max(0.0, verified_at - at) for node in path[: outcome.accepted] if (at := node.arrived_at) is not None]),
+            local_drafts=self._local_drafts,
+            waits=self._waits,
+            waited_s=self._waited_s,
         )
+        self._entropy_nats = outcome.entropy_nats
+        self._local_drafts, self._waits, self._waited_s = 0, 0, 0.0
+        return finished
 
 
 class RequestSession(Session):
@@ -254,3 +287,11 @@ def estimates(forks: Sequence[Fork], verified: Collection[Node]) -> tuple[tuple[
                 prob = math.exp(child.path_log_prob - fork.parent.path_log_prob)
                 (accepted if child is fork.chosen else rejected).append(prob)
     return tuple(accepted), tuple(rejected)
+
+
+def test_claims(forks: Sequence[Fork], reliability: Reliability) -> None:
+    """Compare what a worker has claimed with what was committed in these places, verified or not."""
+    for fork in forks:
+        for child in fork.children.values():
+            if child.arrived_at is not None:
+                reliability.observe(child.claim, came_true=child is fork.chosen)

@@ -42,11 +42,11 @@ from wanspec.core.protocol.messages import (
 )
 from wanspec.core.protocol.reuse import NO_REUSE
 from wanspec.core.speculation.calibration import Calibration, CalibrationBook
-from wanspec.core.speculation.model_view import ModelView
+from wanspec.core.speculation.model_view import MAX_PIECE_TOKENS, Allowance, ModelView, PlannedItem, known_tokens
 from wanspec.core.speculation.rankings import Rankings
 from wanspec.core.speculation.sampling import check_sampling
 from wanspec.core.speculation.tree import DraftTree, Node
-from wanspec.core.speculation.types import DraftChoices, NodeId, ScoreItem, SessionId
+from wanspec.core.speculation.types import DraftChoices, NodeId, SessionId
 from wanspec.errors import ConfigError, LocalProtocolError, RemoteProtocolError
 
 STEP_SMOOTHING = 0.2
@@ -181,7 +181,7 @@ class Worker:
         self._calibrations = calibrations or CalibrationBook()
         self._pass: list[tuple[_Session, tuple[Node, ...]]] | None = None
         self._pass_tokens: int | None = None
-        """Computed in it; None where some may have been kept from before, and what it takes tells nothing of what tokens take."""
+        """See `known_tokens`."""
         self._pass_times = PassTimes(INITIAL_STEP_S)
         self._step_s = 0.0
         self._heard_at = connected_at
@@ -296,12 +296,19 @@ class Worker:
         if self._pass is not None:
             return []
         wanted = self._within_reason([(session, leaves) for session in self._sessions.values() if (leaves := session.take_leaves())])
-        planned = [(session, session.view.plan(session.tree, leaves)) for session, leaves in wanted]
+        allowance = Allowance(MAX_PIECE_TOKENS)
+        planned: list[tuple[_Session, PlannedItem]] = []
+        for session, leaves in wanted:
+            plan = allowance.plan(session.view, session.tree, leaves)
+            if plan is None or not plan.rows:
+                session.give_back(leaves)
+            if plan is not None:
+                planned.append((session, plan))
         if not planned:
             return []
         self._pass = [(session, plan.rows) for session, plan in planned]
-        items: tuple[ScoreItem, ...] = tuple(plan.item for _, plan in planned)
-        self._pass_tokens = sum(item.tokens for item in items) if all(item.reuse_key is None for item in items) else None
+        items = tuple(plan.item for _, plan in planned)
+        self._pass_tokens = known_tokens(items)
         return [StartDraft(items=items)]
 
     def _within_reason(self, wanted: list[tuple[_Session, list[Node]]]) -> list[tuple[_Session, list[Node]]]:

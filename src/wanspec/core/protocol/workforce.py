@@ -29,8 +29,7 @@ from wanspec.core.protocol.pool import (
     WorkerRecord,
     choose_worker,
 )
-from wanspec.core.protocol.session import Round
-from wanspec.core.protocol.text import Text
+from wanspec.core.protocol.session import Round, Session
 from wanspec.core.speculation.ratio import Ratio
 from wanspec.core.speculation.tree import Node
 from wanspec.core.speculation.types import SessionId, WorkerId
@@ -57,7 +56,7 @@ COUNT_PERIOD_S = 0.05
 class Workforce:
     """See the module's text."""
 
-    def __init__(self, sessions: Mapping[SessionId, Text], *, vocabulary_size: int) -> None:
+    def __init__(self, sessions: Mapping[SessionId, Session], *, vocabulary_size: int) -> None:
         """`sessions` are those in progress; their machine adds and removes them."""
         self._sessions = sessions
         self._vocabulary_size = vocabulary_size
@@ -75,12 +74,12 @@ class Workforce:
 
     # Sessions.
 
-    def begin(self, session: Text, now: float) -> list[Effect]:
+    def begin(self, session: Session, now: float) -> list[Effect]:
         """A session has begun, with an id above every earlier one."""
         self.newest_session_id = session.session_id
         return self.place(session, now)
 
-    def close(self, session: Text) -> list[Effect]:
+    def close(self, session: Session) -> list[Effect]:
         """A session is over, and no longer among the sessions; `place_waiting` may give its place away."""
         if session.link is None:
             return []
@@ -88,18 +87,18 @@ class Workforce:
         self.workers[worker_id].sessions.discard(session.session_id)
         return [SendMessage(worker_id=worker_id, message=CloseSession(session_id=session.session_id))]
 
-    def end(self, session: Text, now: float) -> list[Effect]:
+    def end(self, session: Session, now: float) -> list[Effect]:
         """Close a session that is over, and give its place away."""
         return [*self.close(session), *self.place_waiting(now)]
 
-    def place(self, session: Text, now: float) -> list[Effect]:
+    def place(self, session: Session, now: float) -> list[Effect]:
         """Open a session that lacks a worker at the best one that it allows, if there is any."""
         if not session.lacks_worker:
             return []
         worker = choose_worker(self.workers.values(), session.placement, length=session.end, now=now)
         return [] if worker is None else [self._open(session, worker, now)]
 
-    def _open(self, session: Text, worker: PooledWorker, now: float) -> SendMessage:
+    def _open(self, session: Session, worker: PooledWorker, now: float) -> SendMessage:
         worker.wake(now)
         worker.sessions.add(session.session_id)
         reuse_number = worker.reuse_numbers.of(session.reuse_key)
@@ -110,7 +109,7 @@ class Workforce:
         """A place at a worker may have become free: look for one for every session that has none, the oldest first."""
         return [effect for session in self._sessions.values() for effect in self.place(session, now)]
 
-    def tell(self, session: Text, path: Sequence[Node], now: float) -> SendMessage:
+    def tell(self, session: Session, path: Sequence[Node], now: float) -> SendMessage:
         """Tell a session's worker, which it has, of newly committed tokens, `path` being their nodes; or that it can hold no more of it."""
         link = session.link
         assert link is not None, "a session without a worker has nobody to tell"
@@ -123,7 +122,7 @@ class Workforce:
         commit = Commit(session_id=session.session_id, position=path[0].position, tokens=tokens, newest_node_id=link.newest_node_id)
         return SendMessage(worker_id=link.worker_id, message=commit)
 
-    def judge(self, worker_id: WorkerId, rounds: Sequence[tuple[Text, Round]], now: float) -> list[Effect]:
+    def judge(self, worker_id: WorkerId, rounds: Sequence[tuple[Session, Round]], now: float) -> list[Effect]:
         """Take note of what a worker was good for in its sessions' rounds of one pass; rest it when it has been good for nothing."""
         worker = self.workers[worker_id]
         effects: list[Effect] = []
@@ -155,7 +154,7 @@ class Workforce:
             settled_at = max(settled_at, link.computes_since + MAX_COMPUTING_S)
         return settled_at
 
-    def _move(self, session: Text, worker: PooledWorker, now: float) -> list[Effect]:
+    def _move(self, session: Session, worker: PooledWorker, now: float) -> list[Effect]:
         """Give a session whose worker has not drafted for so long to another one, if one is free."""
         others = [other for other in self.workers.values() if other is not worker and now >= other.late_until]
         other = choose_worker(others, session.placement, length=session.end, now=now)

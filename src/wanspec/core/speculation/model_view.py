@@ -16,6 +16,10 @@ from wanspec.core.speculation.types import NodeId, NodeSpec, Position, SamplingP
 
 CACHED_SLACK = 64
 """Node ids kept beyond twice the tree's before those that have left it are forgotten; they are never used again."""
+NEAR_TOKENS = 64
+"""A text of which a model has not seen more is computed in one piece: it takes no longer than a few drafts do."""
+MAX_PIECE_TOKENS = 2048
+"""Of texts of which a model has not seen more, computed in one pass, over all sessions."""
 
 
 class PlannedItem(Struct, frozen=True, kw_only=True):
@@ -130,6 +134,30 @@ class ModelView:
             self._cached.add(step.node_id)
             step = step.parent
         return missing[::-1]
+
+
+class Allowance:
+    """How much unseen text one pass may still compute."""
+
+    def __init__(self, tokens: int) -> None:
+        self._tokens = tokens
+
+    def plan(self, view: ModelView, tree: DraftTree, wanted: Sequence[Node]) -> PlannedItem | None:
+        """A session's part of the pass: the wanted nodes, or a piece of the text before them; None: not in this pass."""
+        unseen = view.num_unseen
+        if unseen > NEAR_TOKENS:
+            if not self._tokens:
+                return None
+            if unseen > self._tokens:
+                piece, self._tokens = self._tokens, 0
+                return view.plan_piece(piece)
+            self._tokens -= unseen
+        return view.plan(tree, wanted)
+
+
+def known_tokens(items: Sequence[ScoreItem]) -> int | None:
+    """How many tokens a pass computes, prompts included; None where a model may have seen a part of them for an earlier session."""
+    return sum([item.tokens for item in items]) if all(item.reuse_key is None for item in items) else None
 
 
 def _spec(tree: DraftTree, node: Node) -> NodeSpec:
