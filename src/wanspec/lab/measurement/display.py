@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Group
@@ -12,8 +13,10 @@ from rich.table import Table
 from rich.text import Text
 
 from wanspec.lab.measurement.rtt import Link
-from wanspec.lab.measurement.runner import Runner
 from wanspec.lab.records.table import compact_table, number
+
+if TYPE_CHECKING:
+    from wanspec.lab.measurement.runner import Runner  # with httpx, which round trips do without
 
 HEADINGS = ("under\nway", "ok", "thrott-\nled", "failed", "missed", "connect\nms p50", "TTFT\nms p50", "\np90", "\np99")
 MAX_PROBLEM_CHARACTERS = 100
