@@ -47,6 +47,8 @@ NOT_LACKING = [
     ["generate", "def f(", "--max-tokens", "4"],
     ["simulate", "--rtt", "15", "--policy", "paper", "--iterations", "1", "--requests", "1", "--max-tokens", "20"],
     ["measure", "init", "campaign.toml"],
+    ["measure", "check", "campaign.toml"],
+    ["measure", "rtt", "--show", "/dev/null"],
 ]
 PROGRAM = """
 import json, sys
@@ -62,7 +64,7 @@ def bare(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """An environment in which nothing of the extras can be imported, by children of children neither."""
     folder = tmp_path_factory.mktemp("site")
     (folder / "sitecustomize.py").write_text(f"import sys\nsys.modules.update(dict.fromkeys({sorted(modules_of_extras())}))\n")
-    return {**os.environ, "PYTHONPATH": str(folder)}
+    return {**os.environ, "PYTHONPATH": str(folder), "MY_API_KEY": "k"}
 
 
 @pytest.fixture(scope="module")

@@ -48,9 +48,9 @@ def check(file: CampaignFile) -> None:
 
     No target is asked; credentials of AWS are looked for.
     """
+    from wanspec.lab.measurement.apis import open_apis
     from wanspec.lab.measurement.budget import check_budget, of_round
     from wanspec.lab.measurement.campaign import read_campaign
-    from wanspec.lab.measurement.exchange import open_apis
 
     with exit_statuses():
         campaign = read_campaign(file)

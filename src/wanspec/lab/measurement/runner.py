@@ -18,11 +18,12 @@ from typing import Final
 import numpy as np
 
 from wanspec.lab.measurement.analysis import least_number
+from wanspec.lab.measurement.apis import open_apis
 from wanspec.lab.measurement.asking import Asker, blank_row
 from wanspec.lab.measurement.budget import Budget, most
 from wanspec.lab.measurement.campaign import Campaign, Due, Probe, first_round_s, plan_round
 from wanspec.lab.measurement.clock import Clock, JumpWatch, sleep_until
-from wanspec.lab.measurement.exchange import Endpoint, LatenessWatch, open_apis
+from wanspec.lab.measurement.exchange import Endpoint, LatenessWatch
 from wanspec.lab.measurement.history import correction, interrupted_rows, read_history
 from wanspec.lab.measurement.journal import Journal
 from wanspec.lab.measurement.regions import zone_of

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
 from wanspec.lab.measurement.rtt import PairRtt
-from wanspec.lab.measurement.runner import Runner
 from wanspec.lab.records.table import Column, table_of
+
+if TYPE_CHECKING:
+    from wanspec.lab.measurement.runner import Runner  # with httpx, which round trips do without
 
 TALLY_COLUMNS = (
     Column("target", lambda pair: pair[0], side="left"),
