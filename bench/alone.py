@@ -1,6 +1,6 @@
 """What a worker gives to a site that does its best without one: real models, the simulator's clock.
 
-    python bench/alone.py [--target MODEL] [--draft MODEL] [--prompt-file FILE] [--rtt MS,...] [--price-ms MS,...] [--json FILE]
+    python -m bench.alone [--target MODEL] [--draft MODEL] [--prompt-file FILE] [--rtt MS,...] [--price-ms MS,...] [--json FILE]
 
 The models run here and write real text; passes take the step times of `--steps`, messages the round trip. One user's prompts are continued
 one after the other by `adaptive` with a worker, for each round trip and price, and by what one site can do: `adaptive` without a worker
@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
+from bench.virtual import Workload, loaded, run_virtually, texts_of
 from joblib import Parallel, delayed
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -33,8 +34,7 @@ from wanspec.core.speculation.sampling import check_sampling
 from wanspec.core.speculation.types import SamplingParams
 from wanspec.engines.registry import load_tokenizer
 from wanspec.errors import ConfigError
-from wanspec.lab.bench.policies.prompts import bench_prompts
-from wanspec.lab.bench.virtual import Workload, loaded, run_virtually, texts_of
+from wanspec.lab.bench.prompts import bench_prompts
 from wanspec.lab.planning.step_times import compute_section
 from wanspec.lab.records.metrics import Outputs
 from wanspec.lab.records.run_names import ALONE

@@ -192,7 +192,7 @@ async def records_of_vllm() -> list[Record]:
             connected = asyncio.Event()
             command = ["-m", "wanspec", "worker", "--controller", door, "--until-stdin-closes"]
             async with Child("worker", command, environment={TOKEN_VARIABLE: token}, hear=lambda _: connected.set()) as worker:
-                await worker.before_its_end(connected.wait(), otherwise="no worker dialled in")
+                await worker.wait_for(connected.wait(), otherwise="no worker dialled in")
                 await complete(port, PROMPTS[:VLLM_TEXTS])
             await complete(port, PROMPTS[VLLM_TEXTS : VLLM_TEXTS + 1])
         finally:

@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from wanspec.lab.records.picture import new_picture, save_picture
+from wanspec.lab.records.plots import new_picture, save_picture
 from wanspec.lab.records.run_names import ALONE
 from wanspec.lab.simulation.run import simulate_traced
 from wanspec.lab.simulation.scenario import parse

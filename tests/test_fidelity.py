@@ -12,7 +12,7 @@ from bench.fidelity.real import Real
 from bench.fidelity.rows import FAR, NEAR, Row, distance, fitted, is_within, offloads, simulated
 
 from wanspec.engines.registry import load_backend
-from wanspec.lab.bench.policies.plan import policy_of
+from wanspec.lab.bench.policies.cells import policy_of
 from wanspec.lab.simulation.own_code import MEASURED_MS
 
 ROOT = Path(__file__).parents[1]

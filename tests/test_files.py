@@ -11,8 +11,8 @@ import pytest
 from wanspec.cli.options import read_prompts
 from wanspec.errors import ConfigError
 from wanspec.files import read_bounded, read_text, read_toml, text_of, write_whole
+from wanspec.lab.planning.site_tables import LoadRow, read_rows
 from wanspec.lab.planning.step_times import ModelTimes, StepTimes, read_step_times
-from wanspec.lab.planning.tables import read_rows
 from wanspec.serving.calibration_store import CalibrationStore
 from wanspec.serving.server.keys import load_keys
 from wanspec.telemetry.trace import read_trace
@@ -73,7 +73,7 @@ def test_every_file_of_text_that_a_person_names_may_begin_with_a_mark(tmp_path: 
     steps = StepTimes(target=ModelTimes(model="t", pass_ms=[(1, 2.0)]), draft=ModelTimes(model="d", pass_ms=[(1, 1.0)]))
     assert read_step_times(marked(msgspec.json.encode(steps).decode())) == steps
     assert CalibrationStore(marked("{}")) is not None
-    assert [row.has("a") for row in read_rows(marked('[{"a": 1}]'), columns=["a"], what="a table")] == [True]
+    assert [row.load for _, row in read_rows(marked('[{"site": "a", "hour_utc": 1, "load": 0.5}]'), LoadRow, what="a table")] == [0.5]
     assert read_trace(marked('{"kind":"rtt_sample","t":1,"site":"controller","worker":1,"rtt_s":0.1}\n'))
 
 

@@ -16,7 +16,7 @@ SOURCE = PYPROJECT.parent / "src"
 PROJECT = tomllib.loads(PYPROJECT.read_text("utf-8"))["project"]
 EXTRAS = {name: group for name, group in PROJECT["optional-dependencies"].items() if name not in {"all", "test", "clients", "dev"}}
 USED = [*PROJECT["dependencies"], *(requirement for group in EXTRAS.values() for requirement in group)]
-DISTRIBUTIONS = {"grpc": "grpcio", "llama_cpp": "llama-cpp-python", "pydantic_core": "pydantic"}
+DISTRIBUTIONS = {"google": "protobuf", "grpc": "grpcio", "llama_cpp": "llama-cpp-python", "pydantic_core": "pydantic"}
 """Where an imported name is not the package's own; pydantic names the one pydantic-core that it works with."""
 INTERNAL = {"h11": "h11", "prometheus_client.utils": "prometheus-client", "typer.core": "typer", "uvicorn.protocols": "uvicorn"}
 """Modules whose authors do not promise to keep what we use of them, with their packages."""

@@ -14,7 +14,7 @@ from wanspec.core.speculation.types import SamplingParams
 from wanspec.engines.interface import Backend
 from wanspec.engines.registry import load_tokenizer
 from wanspec.errors import ConfigError
-from wanspec.lab.bench.policies.prompts import bench_prompts
+from wanspec.lab.bench.prompts import bench_prompts
 from wanspec.lab.records.metrics import RunMetrics
 from wanspec.lab.records.token_recorder import record_tokens
 from wanspec.lab.records.token_trace import write_token_trace

@@ -26,7 +26,7 @@ from bench.fidelity.cells import (
 
 from wanspec.core.policy.registry import PolicyConfig
 from wanspec.core.protocol.placement import Placement
-from wanspec.lab.bench.policies.run import of_sessions, trace_of
+from wanspec.lab.bench.policies.runner import of_sessions, trace_of
 from wanspec.lab.records.metrics import measure_run
 from wanspec.lab.wan.deployment import SETTLE_RTTS, Deployment, deploy
 from wanspec.presets import preset

@@ -50,7 +50,7 @@ from wanspec.cli.options import MAX_PROMPT_BYTES, read_prompts
         (["bench", "policies", "--rtt", "nan"], "--rtt: nan ms; give 0 to 2000"),
         (["bench", "policies", "--wan", "relay", "--loss", "0.01"], "a loss of 0.01 needs --wan tun"),
         (["bench", "policies", "--quick", "--loss", "0.01"], "a loss of 0.01 needs --wan tun"),
-        (["bench", "policies", "--wan", "relay", "--loss", "1"], "loss 1.0: give a share"),
+        (["bench", "policies", "--wan", "relay", "--loss", "1"], "loss is 1.0: expected `float` < 1.0"),
         (["bench", "policies", "--wan", "pigeon"], "--wan 'pigeon': give auto, tun or relay"),
         (["bench", "policies", "--quick", "--temperature", "-1"], "temperature must be between 0 and 100, not -1"),
         (["bench", "policies", "--prompts", "0"], "--prompts: 0; there are"),

@@ -10,7 +10,7 @@ from tests.cli.command import check_refused, outcome
 
 import wanspec.cli.bench_policies as command
 from wanspec.core.policy.parameters import POLICY_NAMES
-from wanspec.lab.bench.policies.plan import BenchConfig
+from wanspec.lab.bench.policies.cells import BenchConfig
 
 
 @pytest.fixture

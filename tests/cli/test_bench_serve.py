@@ -9,7 +9,7 @@ import pytest
 from tests.cli.command import check_refused, outcome
 
 import wanspec.cli.bench_serve as command
-from wanspec.lab.bench.load.plan import LoadConfig, OtherServer, OwnServer
+from wanspec.lab.bench.load.levels import LoadConfig, OtherServer, OwnServer
 
 
 @pytest.fixture

@@ -30,13 +30,11 @@ def modules_of_extras() -> set[str]:
 
 LACKING = [
     (["simulate", "--plot", "pictures"], "wanspec simulate --plot needs matplotlib", "sim"),
-    (["simulate", "--parquet", "rows.parquet"], "wanspec simulate --parquet needs duckdb", "measure"),
     (["simulate", "--rtt", "15", "--jobs", "2"], "--jobs 2 needs joblib", "sim"),
     (["simulate", "--rtt", "15", "--backend", "ray"], "the ray backend needs joblib", "ray"),
     (["plan", "--plot", "plan.png"], "wanspec plan --plot needs matplotlib", "sim"),
     (["plan", "--jobs", "2"], "--jobs 2 needs joblib", "sim"),
     (["plan", "fleet", "--plot", "fleet.png"], "wanspec plan fleet --plot needs matplotlib", "sim"),
-    (["trace", "text.parquet"], "wanspec trace text.parquet needs duckdb", "measure"),
     (["bench", "policies", "--plot", "pictures"], "wanspec bench policies --plot needs matplotlib", "bench"),
     (["bench", "serve"], "wanspec bench serve needs httpx", "bench"),
     (["measure", "run", "campaign.toml"], "wanspec measure run needs httpx", "measure"),
@@ -49,6 +47,8 @@ NOT_LACKING = [
     ["generate", "def f(", "--max-tokens", "4"],
     ["simulate", "--rtt", "15", "--policy", "paper", "--iterations", "1", "--requests", "1", "--max-tokens", "20"],
     ["measure", "init", "campaign.toml"],
+    ["measure", "check", "campaign.toml"],
+    ["measure", "rtt", "--show", "/dev/null"],
 ]
 PROGRAM = """
 import json, sys
@@ -64,7 +64,7 @@ def bare(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """An environment in which nothing of the extras can be imported, by children of children neither."""
     folder = tmp_path_factory.mktemp("site")
     (folder / "sitecustomize.py").write_text(f"import sys\nsys.modules.update(dict.fromkeys({sorted(modules_of_extras())}))\n")
-    return {**os.environ, "PYTHONPATH": str(folder)}
+    return {**os.environ, "PYTHONPATH": str(folder), "MY_API_KEY": "k"}
 
 
 @pytest.fixture(scope="module")

@@ -64,7 +64,7 @@ def _run(made: str, folder: Path) -> tuple[int, str]:
     return ended.returncode, ended.stdout + ended.stderr
 
 
-def test_hosts_are_merged_and_a_mesh_is_shown(tmp_path: Path) -> None:
+def test_hosts_are_merged_and_their_round_trips_are_shown(tmp_path: Path) -> None:
     files = [str(path) for path in study(tmp_path, days=0.05, runs=1)]
     status, output = measure("merge", *files, "--out", str(tmp_path / "all.parquet"))
     assert (status, "36 requests" in output) == (0, True), output

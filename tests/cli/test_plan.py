@@ -11,7 +11,7 @@ from tests.cli.command import check_refused
 from typer.testing import CliRunner, Result
 
 from wanspec.cli.application import app
-from wanspec.lab.planning.effort import Effort
+from wanspec.lab.planning.search_space import Effort
 
 
 def wanspec(*arguments: str) -> Result:
@@ -21,7 +21,7 @@ def wanspec(*arguments: str) -> Result:
 @pytest.fixture
 def _brief(monkeypatch: pytest.MonkeyPatch) -> None:
     brief = partial(Effort, coarse_requests=1, coarse_tokens=24, fine_requests=1, fine_tokens=32)
-    monkeypatch.setattr("wanspec.lab.planning.effort.Effort", brief)
+    monkeypatch.setattr("wanspec.lab.planning.search_space.Effort", brief)
 
 
 @pytest.mark.usefixtures("_brief")
@@ -47,7 +47,7 @@ def test_a_plan_is_a_table_a_picture_json_and_settings_that_can_be_served(tmp_pa
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--controllers", "us-east-9"], "no site 'us-east-9' in the mesh; did you mean"),
+        (["--controllers", "us-east-9"], "no site 'us-east-9' in the matrix of round trips; did you mean"),
         (["--controllers", "us-west-1", "--workers", "sa-east-1"], "no round trip for us-west-1 to sa-east-1"),
         (["--rtt", "/nowhere.csv"], "/nowhere.csv: No such file"),
         (["--steps", "tpu"], "step times are 'tpu'"),
@@ -71,7 +71,7 @@ def test_a_plan_is_a_table_a_picture_json_and_settings_that_can_be_served(tmp_pa
 def test_what_cannot_be_planned_is_refused_before_anything_is_run(
     arguments: list[str], words: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("wanspec.lab.planning.outcome.simulate_traced", pytest.fail)
+    monkeypatch.setattr("wanspec.lab.planning.runs.simulate_traced", pytest.fail)
     check_refused("plan", *arguments, *([] if arguments[0] in {"fleet", "calibrate"} else ["--jobs", "1"]), words=words)
 
 

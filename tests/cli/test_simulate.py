@@ -19,17 +19,16 @@ def wanspec(*arguments: str) -> Result:
 
 
 def test_commas_make_a_sweep_and_the_results_can_be_kept(tmp_path: Path) -> None:
-    rows, columns, pictures = tmp_path / "rows.json", tmp_path / "rows.parquet", tmp_path / "new" / "pictures"
+    rows, pictures = tmp_path / "rows.json", tmp_path / "new" / "pictures"
     result = wanspec(
         "simulate", "--rtt", "0,40", "--policy", "paper,oracle", "--phi", "0.5,8", *SMALL,
-        "--json", str(rows), "--parquet", str(columns), "--plot", str(pictures),
+        "--json", str(rows), "--plot", str(pictures),
     )  # fmt: skip
     assert result.exit_code == 0, result.output
     assert result.output.count("oracle") == 4
     written = json.loads(rows.read_text())
     assert len(written) == 8
     assert {"policy", "itl_ratio", "preset", "seed", "policy.phi", "scenario", "version", "command"} <= set(written[0])
-    assert columns.read_bytes().startswith(b"PAR1")
     assert {path.name for path in pictures.iterdir()} == {"rtt.png", "phi.png", "timeline.png", "timeline.json"}
 
 
@@ -115,7 +114,6 @@ def test_a_failing_seed_is_printed_with_the_command_that_replays_it(monkeypatch:
         (["simulate", "--backend", "slurm"], "backend is 'slurm'; use one of loky, ray"),
         (["simulate", "/nowhere.toml"], "/nowhere.toml: No such file"),
         (["simulate", "--json", "/nowhere/rows.json"], "/nowhere/rows.json: No such file"),
-        (["simulate", "--parquet", "/nowhere/rows.parquet"], "/nowhere/rows.parquet: No such file"),
         (["simulate", "--plot", "/dev/null/pictures"], "/dev/null/pictures: Not a directory"),
     ],
 )

@@ -29,8 +29,8 @@ from wanspec.extras import check_installed
 from wanspec.lab.records.run_names import run_names
 
 if TYPE_CHECKING:
-    from wanspec.lab.bench.policies.plan import BenchConfig
-    from wanspec.lab.bench.policies.run import Bench
+    from wanspec.lab.bench.policies.cells import BenchConfig
+    from wanspec.lab.bench.policies.runner import Bench
     from wanspec.lab.wan.deployment import Emulator
 
 RTTS_MS, QUICK_RTTS_MS = (0.5, 15.0, 30.0, 70.0, 100.0, 150.0), (15.0, 70.0, 150.0)
@@ -86,7 +86,7 @@ def policies(
     Ctrl-C ends it and shows what was measured. docs/benchmarking.md says how to read the table.
     """
     from wanspec.core.policy.registry import PolicyConfig
-    from wanspec.lab.bench.policies.plan import BenchConfig, check_config
+    from wanspec.lab.bench.policies.cells import BenchConfig, check_config
 
     with exit_statuses():
         if plot_folder is not None:
@@ -116,13 +116,11 @@ def policies(
 
 def _run(config: BenchConfig, json_path: Path | None, plot_folder: Path | None) -> None:
     """Run, and show what was measured, however it ends."""
-    from wanspec.lab.bench.policies.display import duration
-    from wanspec.lab.bench.policies.plan import TYPICAL_PRESET, estimate_s
-    from wanspec.lab.bench.policies.run import Bench
+    from wanspec.lab.bench.policies.cells import number_of_runs
+    from wanspec.lab.bench.policies.runner import Bench
 
-    pace = "" if config.preset else f" at the pace of {TYPICAL_PRESET}, longer with slower models, and what loading yours takes"
-    stderr.print(f"about {duration(estimate_s(config))}{pace}; Ctrl-C ends it and shows what was measured", style="dim")
-    with progress_bar(estimate_s(config)) as bar:
+    stderr.print(f"{number_of_runs(config)} runs; Ctrl-C ends it and shows what was measured", style="dim")
+    with progress_bar(number_of_runs(config)) as bar:
         measured = Bench(config, bar)
         try:
             run(measured.run())
@@ -134,13 +132,13 @@ def _run(config: BenchConfig, json_path: Path | None, plot_folder: Path | None) 
 
 
 def _show(measured: Bench, json_path: Path | None, plot_folder: Path | None) -> None:
-    from wanspec.lab.bench.policies.display import show_bench
+    from wanspec.lab.bench.policies.tables import show_bench
 
     rows = measured.rows
     show_bench(stdout, measured.config, rows, measured.tried)
     write_json(rows, json_path)
     if plot_folder is not None and rows:
-        from wanspec.lab.bench.policies.plots import draw
+        from wanspec.lab.bench.policies.pictures import draw
 
         for path in draw(measured, plot_folder):
             stderr.print(f"drawn: {path}", style="dim")
@@ -165,7 +163,7 @@ def emulator_of(wan: str) -> Emulator:
 
 def prompts_of(number: int | None, prompt_file: Path | None, *, quick: bool) -> tuple[str, ...]:
     """The prompts asked for. Raises ConfigError where there are not so many."""
-    from wanspec.lab.bench.policies.prompts import bench_prompts
+    from wanspec.lab.bench.prompts import bench_prompts
 
     if prompt_file is None:
         return bench_prompts(number if number is not None else (QUICK_PROMPTS if quick else PROMPTS))

@@ -21,9 +21,9 @@ from wanspec.extras import check_installed
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from wanspec.lab.bench.load.plan import LoadConfig, OtherServer, OwnServer
-    from wanspec.lab.bench.load.rows import RequestRow
-    from wanspec.lab.bench.load.run import Load
+    from wanspec.lab.bench.load.level_figures import AnswerRow
+    from wanspec.lab.bench.load.levels import LoadConfig, OtherServer, OwnServer
+    from wanspec.lab.bench.load.sender import Load
 
 USERS = "1,4,16"
 WORKERS = "0,1"
@@ -84,8 +84,8 @@ def serve(
 
     Ctrl-C ends it and shows what was measured. docs/benchmarking.md says how to read the tables.
     """
-    from wanspec.lab.bench.load.plan import LoadConfig, check_config
-    from wanspec.lab.records.picture import check_picture
+    from wanspec.lab.bench.load.levels import LoadConfig, check_config
+    from wanspec.lab.records.plots import check_picture
 
     with exit_statuses():
         check_installed("wanspec bench serve", "httpx", extra="bench")
@@ -118,7 +118,7 @@ def own_server(
     flags: list[str] | None,
 ) -> OwnServer:  # fmt: skip
     """The server that the flags ask us to start. Raises ConfigError."""
-    from wanspec.lab.bench.load.plan import OwnServer
+    from wanspec.lab.bench.load.levels import OwnServer
 
     return OwnServer(
         workers=whole_numbers("--workers", workers or [WORKERS]),
@@ -135,7 +135,7 @@ def other_server(url: str, model: str, api_key_env: str, own: dict[str, Any]) ->
     """Somebody else's. `own`: what was said of a server of ours, by flag. Raises ConfigError."""
     from urllib.parse import urlsplit
 
-    from wanspec.lab.bench.load.plan import OtherServer
+    from wanspec.lab.bench.load.levels import OtherServer
 
     if not url:
         raise ConfigError("--model and --api-key-env are about somebody else's server; name it with --url")
@@ -162,12 +162,12 @@ def whole_numbers(flag: str, texts: list[str] | None) -> tuple[int, ...]:
 
 def _run(config: LoadConfig, json_path: Path | None, requests_path: Path | None, plot_path: Path | None) -> None:
     """Run, and show what was measured, however it ends."""
-    from wanspec.lab.bench.load.plan import estimate_s
-    from wanspec.lab.bench.load.run import Load
-    from wanspec.lab.bench.policies.display import duration
+    from wanspec.lab.bench.load.levels import levels_of
+    from wanspec.lab.bench.load.sender import Load
 
-    stderr.print(f"about {duration(estimate_s(config))}; Ctrl-C ends it and shows what was measured", style="dim")
-    with progress_bar(estimate_s(config)) as bar, _request_log(requests_path) as keep:
+    levels = levels_of(config)
+    stderr.print(f"{len(levels)} levels of {config.duration_s:g} s; Ctrl-C ends it and shows what was measured", style="dim")
+    with progress_bar(len(levels) * config.duration_s) as bar, _request_log(requests_path) as keep:
         load = Load(config, bar, keep=keep)
         try:
             run(load.run())
@@ -180,7 +180,7 @@ def _run(config: LoadConfig, json_path: Path | None, requests_path: Path | None,
 
 
 @contextmanager
-def _request_log(path: Path | None) -> Iterator[Callable[[RequestRow], None] | None]:
+def _request_log(path: Path | None) -> Iterator[Callable[[AnswerRow], None] | None]:
     """Writes down what came of each request, if that was asked for."""
     import msgspec
 
@@ -189,15 +189,15 @@ def _request_log(path: Path | None) -> Iterator[Callable[[RequestRow], None] | N
         return
     with path.open("wb", buffering=0) as file:  # whatever ends this process, every line is there
 
-        def keep(row: RequestRow) -> None:
+        def keep(row: AnswerRow) -> None:
             file.write(msgspec.json.encode(row) + b"\n")
 
         yield keep
 
 
 def _show(load: Load, json_path: Path | None, plot_path: Path | None) -> None:
-    from wanspec.lab.bench.load.display import show_load, title_of
     from wanspec.lab.bench.load.plots import plot_load
+    from wanspec.lab.bench.load.tables import show_load, title_of
 
     show_load(stdout, load.config, load.rows)
     write_json(load.rows, json_path)

@@ -54,8 +54,7 @@ def demo(
     mostly trusts it.
     """
     flags = locals()  # every one of them, by name
-    from wanspec.lab.bench.demo import DemoConfig, run_demo
-    from wanspec.lab.bench.demo_display import TerminalStage, show_result
+    from wanspec.lab.bench.demo import DemoConfig, TerminalStage, run_demo, show_result
 
     with exit_statuses():
         check_writable(json_path)

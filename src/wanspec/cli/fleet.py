@@ -34,14 +34,13 @@ def fleet(
     taken from the token-level simulator. docs/planning.md has the fleet file and what is assumed.
     """
     from wanspec.lab.planning.fleet import FleetDay
-    from wanspec.lab.planning.fleet_figures import LEGEND, figures_of, fleet_table
+    from wanspec.lab.planning.fleet_figures import LEGEND, figures_of, fleet_table, plot_fleet
     from wanspec.lab.planning.fleet_file import read_fleet
-    from wanspec.lab.planning.fleet_plots import plot_fleet
-    from wanspec.lab.planning.mesh import load_mesh
     from wanspec.lab.planning.runs import Runs
     from wanspec.lab.planning.service_times import cells_between, simulate_service
+    from wanspec.lab.planning.site_tables import read_rtts
     from wanspec.lab.planning.step_times import compute_section
-    from wanspec.lab.records.picture import check_picture
+    from wanspec.lab.records.plots import check_picture
     from wanspec.lab.records.run_names import ADAPTIVE
     from wanspec.lab.records.table import print_prose, print_table
     from wanspec.lab.simulation.run import token_model
@@ -53,7 +52,7 @@ def fleet(
         check_picture(plot)
         check_writable(json_path, plot)
         described = read_fleet(file)
-        cells = cells_between(described, load_mesh(rtt))
+        cells = cells_between(described, read_rtts(rtt))
         text = {"model": tokens, "match_rate": match_rate}
         base = parse({"policy": {"name": ADAPTIVE}, "compute": compute_section(steps, worker_steps), "tokens": text, "seed": seed})
         token_model(base.tokens)

@@ -35,7 +35,7 @@ CampaignFile = Annotated[Path, typer.Argument(metavar="CAMPAIGN", help="The camp
 @app.command()
 def init(file: Annotated[Path, typer.Argument(metavar="FILE", help="Where to write it.")] = Path("campaign.toml")) -> None:
     """Write a campaign file to begin with, each key explained."""
-    from wanspec.lab.measurement.campaign_file import write_template
+    from wanspec.lab.measurement.campaign import write_template
 
     with exit_statuses():
         write_template(file)
@@ -48,9 +48,9 @@ def check(file: CampaignFile) -> None:
 
     No target is asked; credentials of AWS are looked for.
     """
+    from wanspec.lab.measurement.apis import open_apis
     from wanspec.lab.measurement.budget import check_budget, of_round
     from wanspec.lab.measurement.campaign import read_campaign
-    from wanspec.lab.measurement.keys import open_apis
 
     with exit_statuses():
         campaign = read_campaign(file)
@@ -107,7 +107,7 @@ def run_campaign(
 
 async def _watched(runner: Runner) -> None:
     """Run it, and show how it goes."""
-    from wanspec.lab.measurement.display import live_table, status_of, trouble_of
+    from wanspec.lab.measurement.screen import live_table, status_of, trouble_of
 
     console = Console(stderr=True)
     work = asyncio.create_task(runner.run())
@@ -143,7 +143,7 @@ def report(
     from wanspec.lab.measurement.report import make_report, write_page
 
     with exit_statuses():
-        check_installed("wanspec measure report", "duckdb", "matplotlib", extra="measure")
+        check_installed("wanspec measure report", "duckdb", "jinja2", "matplotlib", extra="measure")
         make_folder(out)
         made = make_report(files, seed=seed)
         page = write_page(made, out)
@@ -188,17 +188,17 @@ def rtt(
 
     \b
         wanspec measure rtt us-west-2=host.example.org:22 eu-west-1=10.1.2.3:443 --probe us-east-1 --data us-east-1.rtt.jsonl
-        wanspec measure rtt --show us-east-1.rtt.jsonl --show us-west-2.rtt.jsonl        # the mesh of several sites
+        wanspec measure rtt --show us-east-1.rtt.jsonl --show us-west-2.rtt.jsonl        # the round trips of several sites
     """
     import socket
     from itertools import chain
 
     with exit_statuses():
         from wanspec.lab.measurement.campaign import NAME
-        from wanspec.lab.measurement.display import mesh_table
         from wanspec.lab.measurement.journal import Journal, read_lines
         from wanspec.lab.measurement.rows import RttRow
-        from wanspec.lab.measurement.rtt import links, parse_peer, probe_all
+        from wanspec.lab.measurement.rtt import pair_rtts, parse_peer, probe_all
+        from wanspec.lab.measurement.screen import rtt_table
 
         own, found = probe or socket.gethostname(), [parse_peer(peer) for peer in peers or []]
         if not NAME.fullmatch(own):
@@ -217,9 +217,9 @@ def rtt(
                 try:
                     run(probe_all(own, found, count=count, interval_s=interval, keep=keep))
                 finally:
-                    print_table(stdout, mesh_table(links(rows)))
+                    print_table(stdout, rtt_table(pair_rtts(rows)))
         else:
-            print_table(stdout, mesh_table(links(rows)))
+            print_table(stdout, rtt_table(pair_rtts(rows)))
         for problem in dict.fromkeys(f"{row.probe} to {row.peer}: {row.problem}" for row in rows if row.problem):
             stderr.print(f"warning: {problem}", style="yellow")
         if found and all(row.connect_s is None for row in rows):

@@ -25,8 +25,8 @@ from wanspec.files import write_whole
 from wanspec.presets import ESTIMATE_NOTE, PRESETS
 
 if TYPE_CHECKING:
-    from wanspec.lab.planning.mesh import Mesh
-    from wanspec.lab.planning.placements import OneSite, Placement, Sites
+    from wanspec.lab.planning.placements import OneSite, Placement, SiteData
+    from wanspec.lab.planning.site_tables import RttMatrix
     from wanspec.lab.simulation.scenario import Scenario
 
 MAX_USERS = 64
@@ -75,7 +75,7 @@ def plan(
     \b
         wanspec plan                                                        # between AWS regions, one user, an L40S at each site
         wanspec plan --controllers us-east-1 --prices prices.csv --rank-by money --config wanspec.toml
-        wanspec plan --rtt mesh.csv --steps steps.json --tokens trace.npz --users 8 --load load.csv --plot plan.png
+        wanspec plan --rtt rtts.csv --steps steps.json --tokens trace.npz --users 8 --load load.csv --plot plan.png
         wanspec plan calibrate steps.json                                   # time this machine's models
         wanspec plan fleet                                                  # many requests over a day
 
@@ -83,10 +83,9 @@ def plan(
     """
     if context.invoked_subcommand is not None:
         return
-    from wanspec.lab.planning.display import LEGEND, one_site_words, placement_table
-    from wanspec.lab.planning.plots import plot_placements
+    from wanspec.lab.planning.placement_table import LEGEND, one_site_words, placement_table, plot_placements
     from wanspec.lab.planning.settings_file import models_of, settings_text
-    from wanspec.lab.records.picture import check_picture
+    from wanspec.lab.records.plots import check_picture
     from wanspec.lab.records.table import print_prose, print_table
 
     with exit_statuses():
@@ -163,12 +162,10 @@ def _answer(
     question: dict[str, Any], base: Scenario, controllers: list[str], workers: list[str], prices: Path | None, load: Path | None,
     price_ms: str, width: str, jobs: int,
 ) -> tuple[list[Placement], OneSite]:  # fmt: skip
-    from wanspec.lab.planning.alternatives import with_worker
-    from wanspec.lab.planning.effort import Effort
-    from wanspec.lab.planning.mesh import load_mesh
-    from wanspec.lab.planning.placements import Planner, Rival
+    from wanspec.lab.planning.placements import Goal, Planner, Rival
     from wanspec.lab.planning.runs import Runs
-    from wanspec.lab.planning.verdict import Goal
+    from wanspec.lab.planning.search_space import Effort, settings_with_worker
+    from wanspec.lab.planning.site_tables import read_rtts
 
     goal, rival = _choice(Goal, question["rank_by"], "--rank-by"), _choice(Rival, question["against"], "--against")
     if goal is Goal.MONEY and prices is None:
@@ -177,14 +174,14 @@ def _answer(
         raise ConfigError(f"--users is {question['users']}; give a number from 1 to {MAX_USERS}")
     if not 0.0 <= question["dearer"] < float("inf"):
         raise ConfigError(f"--dearer is {question['dearer']}; give a share, 0 or more")
-    candidates = with_worker(
+    candidates = settings_with_worker(
         question["policy"],
         prices_ms=_numbers(price_ms, "--price-ms", low=0.0, high=float("inf")),
         widths=[int(value) for value in _numbers(width, "--width", low=1, high=MAX_WIDTH)],
     )
-    mesh = load_mesh(question["rtt"])
-    pairs = mesh.pairs(controllers, workers)
-    sites = _sites(mesh, pairs, prices, load)
+    rtts = read_rtts(question["rtt"])
+    pairs = rtts.pairs(controllers, workers)
+    sites = _sites(rtts, pairs, prices, load)
     runs = Runs(base, jobs=jobs, track=tracked)
     planner = Planner(runs, candidates, users=question["users"], goal=goal, dearer=question["dearer"], effort=Effort())
     home = planner.one_site(rival)
@@ -204,14 +201,13 @@ def _base(question: dict[str, Any]) -> Scenario:
     return base
 
 
-def _sites(mesh: Mesh, pairs: list[tuple[str, str]], prices: Path | None, load: Path | None) -> Sites:
-    from wanspec.lab.planning.load import read_load
-    from wanspec.lab.planning.placements import Sites
-    from wanspec.lab.planning.prices import read_prices
+def _sites(rtts: RttMatrix, pairs: list[tuple[str, str]], prices: Path | None, load: Path | None) -> SiteData:
+    from wanspec.lab.planning.placements import SiteData
+    from wanspec.lab.planning.site_tables import read_load, read_prices
 
     names = list(dict.fromkeys(site for pair in pairs for site in pair))
-    return Sites(
-        mesh=mesh,
+    return SiteData(
+        rtts=rtts,
         prices=None if prices is None else read_prices(prices, names),
         load=None if load is None else read_load(load, names),
     )

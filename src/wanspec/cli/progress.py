@@ -38,15 +38,15 @@ def _with_lines(items: Iterable[T], total: int, what: str) -> Iterator[T]:
 class _Bar:
     """A `Progress` of the benchmark on standard error, where there is a person to see it."""
 
-    def __init__(self, progress: Progress, total_s: float) -> None:
+    def __init__(self, progress: Progress, total: float) -> None:
         self._progress = progress
-        self._task = progress.add_task("starting", total=total_s)
+        self._task = progress.add_task("starting", total=total)
 
     def doing(self, what: str) -> None:
         self._progress.update(self._task, description=what)
 
-    def done(self, seconds: float) -> None:
-        self._progress.advance(self._task, seconds)
+    def done(self, amount: float) -> None:
+        self._progress.advance(self._task, amount)
 
     def say(self, text: str) -> None:
         self._progress.console.print(text, style="yellow")
@@ -56,8 +56,8 @@ class _Bar:
 
 
 @contextmanager
-def progress_bar(total_s: float) -> Iterator[_Bar]:
-    """A bar for something that takes about so long."""
+def progress_bar(total: float) -> Iterator[_Bar]:
+    """A bar for so much work."""
     columns = (TextColumn("{task.description:<36}"), BarColumn(), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
     with Progress(*columns, console=stderr, transient=True) as progress:
-        yield _Bar(progress, total_s)
+        yield _Bar(progress, total)

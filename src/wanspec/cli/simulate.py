@@ -17,7 +17,7 @@ from rich.table import Table
 from wanspec.cli.application import new_app
 from wanspec.cli.plan_flags import Jobs
 from wanspec.cli.progress import tracked
-from wanspec.cli.results import check_writable, make_folder, origin, write_json
+from wanspec.cli.results import check_writable, make_folder, write_json
 from wanspec.cli.running import exit_statuses, stderr, stdout
 from wanspec.errors import ConfigError, WanspecError
 from wanspec.extras import check_installed
@@ -64,7 +64,6 @@ def simulate(
     jobs: Jobs = -1,
     backend: JoblibBackend = "loky",
     json_path: Annotated[Path | None, typer.Option("--json", help="Write one row per run to this file, as JSON.")] = None,
-    parquet_path: Annotated[Path | None, typer.Option("--parquet", help="Write one row per run to this file, as Parquet.")] = None,
     plot_folder: Annotated[Path | None, typer.Option("--plot", help="Draw the results into this folder; made if need be.")] = None,
     paper: Annotated[bool, typer.Option("--paper", help="Reproduce the WANSpec paper's evaluation; with --plot, its figures.")] = False,
     faults: Annotated[
@@ -83,11 +82,9 @@ def simulate(
         "load.requests": requests, "load.tokens": max_tokens, "workers": workers,
     }  # fmt: skip
     with exit_statuses():
-        if parquet_path is not None:
-            check_installed("wanspec simulate --parquet", "duckdb", extra="measure")
         if plot_folder is not None:
             check_installed("wanspec simulate --plot", "matplotlib", extra="sim")
-        check_writable(json_path, parquet_path)
+        check_writable(json_path)
         make_folder(plot_folder)
         if faults:
             _soak(seed or 0, seeds, jobs, backend)
@@ -95,7 +92,7 @@ def simulate(
             _reproduce(plot_folder, json_path, jobs, backend)
         else:
             document = document_of(scenario, flags, settings or [], seed)
-            _sweep(document, iterations, jobs, backend, json_path, parquet_path, plot_folder)
+            _sweep(document, iterations, jobs, backend, json_path, plot_folder)
 
 
 def document_of(scenario: Path | None, flags: dict[str, str], settings: Sequence[str], seed: int | None) -> dict[str, Any]:
@@ -130,10 +127,10 @@ def _value(text: str) -> object:
 
 def _sweep(
     document: dict[str, Any], iterations: int, jobs: int, backend: str,
-    json_path: Path | None, parquet_path: Path | None, plot_folder: Path | None,
+    json_path: Path | None, plot_folder: Path | None,
 ) -> None:  # fmt: skip
     from wanspec.lab.records.table import LEGEND, print_prose, print_table, run_table
-    from wanspec.lab.simulation.sweep import Sweep, median_rows, rows_to_parquet, title_of
+    from wanspec.lab.simulation.sweep import Sweep, median_rows, title_of
 
     sweep = Sweep(document, iterations=iterations, jobs=jobs, backend=backend)
     rows = sweep.rows(dict(tracked(sweep.runs(), len(sweep), "simulating")))
@@ -143,8 +140,6 @@ def _sweep(
     print_table(stdout, run_table(medians, title=title, points=points))
     print_prose(stdout, LEGEND, style="dim")
     write_json([row.flat() for row in rows], json_path)
-    if parquet_path is not None:
-        rows_to_parquet(rows, parquet_path, origin=origin())
     if plot_folder is not None:
         _plot(rows, sweep.scenarios, plot_folder)
         stderr.print(f"pictures in {plot_folder}", style="dim")
@@ -157,10 +152,10 @@ def _sweep(
 
 def _plot(rows: Sequence[SimulatedRow], scenarios: Sequence[Scenario], folder: Path) -> None:
     from wanspec.core.speculation.types import SessionId
+    from wanspec.lab.records.timeline import plot_timeline, write_chrome_trace
     from wanspec.lab.simulation.bound import bound_of
-    from wanspec.lab.simulation.plots import PHI, plot_against_rtt, plot_phi, plot_timeline, write_chrome_trace
     from wanspec.lab.simulation.run import simulate_traced
-    from wanspec.lab.simulation.sweep import title_of
+    from wanspec.lab.simulation.sweep import PHI, plot_against_rtt, plot_phi, title_of
 
     title = title_of(scenarios)
     plot_against_rtt(rows, folder / "rtt.png", title=title, bound=bound_of(rows, scenarios))
@@ -194,8 +189,7 @@ def _soak(first_seed: int, seeds: int, jobs: int, backend: str) -> None:
 def _reproduce(plot_folder: Path | None, json_path: Path | None, jobs: int, backend: str) -> None:
     from wanspec.lab.records.table import print_table
     from wanspec.lab.simulation import paper
-    from wanspec.lab.simulation.plots import plot_against_rtt, plot_phi
-    from wanspec.lab.simulation.sweep import title_of
+    from wanspec.lab.simulation.sweep import plot_against_rtt, plot_phi, title_of
 
     tried = sorted(tracked(paper.try_readings(jobs=jobs, backend=backend), len(paper.READINGS), "trying readings"), key=lambda e: e.error)
     reading = tried[0].reading

@@ -16,16 +16,13 @@ from wanspec.cli.results import check_writable
 from wanspec.cli.running import exit_statuses, stderr, stdout
 from wanspec.core.speculation.types import SamplingParams
 from wanspec.errors import ConfigError
-from wanspec.extras import check_installed
 
 app = new_app()
 
 
 @app.command()
 def trace(
-    out: Annotated[
-        Path, typer.Argument(help="The file to write: .npz, or .parquet for the generated tokens alone, without branches, to analyse.")
-    ],
+    out: Annotated[Path, typer.Argument(help="The file to write: .npz, an archive of NumPy arrays.")],
     prompt: Annotated[
         list[str] | None, typer.Option(help="Continue this; repeatable. Default: the held-out prompts of the bundled pair.")
     ] = None,
@@ -54,10 +51,8 @@ def trace(
     from wanspec.lab.records.token_trace import write_token_trace
 
     with exit_statuses():
-        if out.suffix not in {".npz", ".parquet"}:
-            raise ConfigError(f"{out}: name a file that ends with .npz, by which `wanspec simulate --tokens` knows it, or with .parquet")
-        if out.suffix == ".parquet":
-            check_installed(f"wanspec trace {out}", "duckdb", extra="measure")
+        if out.suffix != ".npz":
+            raise ConfigError(f"{out}: name a file that ends with .npz, by which `wanspec simulate --tokens` knows it")
         check_writable(out)
         texts = read_prompts(prompt or [], prompt_file) or tuple(held_out_prompts())
         models = load_pair(target, draft, "")
@@ -71,7 +66,7 @@ def trace(
                 [tokenizer.encode(text, reads_controls=True) for text in texts],
                 max_tokens=max_tokens,
                 sampling=sampling,
-                branches=branches if out.suffix == ".npz" else 0,
+                branches=branches,
                 advance=lambda: progress.advance(task),
             )
         write_token_trace(replace(recorded, target=target, draft=draft), out)

@@ -54,9 +54,9 @@ def test_a_session_that_decides_for_all_pays_for_as_many_tokens_as_they_will_wan
     times = measured(1, 64, 200, 400, 800, 1600)
     gains_s = [STEP_S / 2 * 0.9**depth for depth in range(1, 33)]
     alone, _ = best_size(gains_s, times, sure_tokens=1)
-    in_company, _ = best_size(gains_s, times, sure_tokens=64, copies=64)
+    with_background, _ = best_size(gains_s, times, sure_tokens=64, copies=64)
     assert alone == 32
-    assert 1 <= in_company <= 4  # 64 sessions of one token and two or three drafts each
+    assert 1 <= with_background <= 4  # 64 sessions of one token and two or three drafts each
 
 
 def test_nothing_to_choose_from_is_nothing_chosen() -> None:

@@ -19,7 +19,7 @@ from wanspec.core.protocol.placement import ANYWHERE, Placement
 from wanspec.core.speculation.types import SamplingParams, SessionId, WorkerId
 from wanspec.engines.scripted import ScriptedBackend
 from wanspec.lab.simulation.cluster import WorkerSite
-from wanspec.lab.simulation.faults import impossible
+from wanspec.lab.simulation.workers import impossible
 from wanspec.transport.quarantine import Quarantine
 
 SEEDS = int(os.environ.get("TEST_SEEDS", "40"))

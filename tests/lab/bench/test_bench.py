@@ -20,29 +20,29 @@ from wanspec.core.speculation.types import SessionId, WorkerId
 from wanspec.engines.bundled_pair import load_bundled
 from wanspec.engines.paced import PacedBackend
 from wanspec.errors import ConfigError
-from wanspec.lab.bench.policies.display import duration, once, show_bench, verdict, warnings
-from wanspec.lab.bench.policies.plan import (
+from wanspec.lab.bench.policies.cells import (
     LOOKUP_TREE,
     MAX_DEPTH,
     TREE,
     BenchConfig,
+    BenchLink,
     Block,
     Cell,
-    Link,
     blocks_of,
     cells_of,
     check_config,
-    estimate_s,
     needs_worker,
+    number_of_runs,
     policy_of,
     setting_of,
 )
-from wanspec.lab.bench.policies.plots import beginning_of
-from wanspec.lab.bench.policies.prompts import OTHER_EVERY, bench_prompts, other_prompts
-from wanspec.lab.bench.policies.rows import SEARCH, BenchRow, MeasuredRun, rows_of
-from wanspec.lab.bench.policies.run import MAX_AGAIN, Bench, search
+from wanspec.lab.bench.policies.comparison import SEARCH, BenchRow, MeasuredRun, rows_of
+from wanspec.lab.bench.policies.runner import MAX_AGAIN, Bench, search
+from wanspec.lab.bench.policies.tables import once, show_bench, verdict, warnings
+from wanspec.lab.bench.prompts import OTHER_EVERY, bench_prompts, other_prompts
 from wanspec.lab.records.metrics import RunRow
 from wanspec.lab.records.run_names import ALONE
+from wanspec.lab.records.timeline import beginning_of
 from wanspec.lab.wan.children import Child
 from wanspec.lab.wan.deployment import Deployment, Door, LinkProcess
 from wanspec.serving.engine import ControllerEngine
@@ -132,10 +132,9 @@ def test_baselines_alone_make_one_block() -> None:
     assert len(block.cells) == 4
 
 
-def test_the_estimate_grows_with_the_work_and_is_said_in_round_figures() -> None:
-    assert estimate_s(replace(CONFIG, repeats=4)) > 1.5 * estimate_s(CONFIG)
-    assert estimate_s(replace(CONFIG, max_tokens=16)) > estimate_s(CONFIG)
-    assert (duration(4.0), duration(84.0), duration(200.0)) == ("10 s", "80 s", "3 minutes")
+def test_the_runs_are_counted_with_those_of_the_search() -> None:
+    assert number_of_runs(replace(CONFIG, repeats=4)) - number_of_runs(CONFIG) == 2 * len(cells_of(CONFIG, []))
+    assert number_of_runs(replace(CONFIG, policies=("autoregressive",), repeats=1)) == 2
 
 
 @pytest.mark.parametrize(
@@ -144,7 +143,7 @@ def test_the_estimate_grows_with_the_work_and_is_said_in_round_figures() -> None
         ({"emulator": "relay"}, "a loss of 0.01 needs --wan tun"),
         ({"rtts_ms": (15.0, 15.0)}, "--rtt: 15.0 is named twice"),
         ({"rtts_ms": (-1.0,)}, "--rtt: -1 ms"),
-        ({"losses": (1.0,)}, "loss 1.0"),
+        ({"losses": (1.0,)}, "loss is 1.0"),
         ({"temperatures": (-1.0,)}, "temperature must be"),
         ({"temperatures": ()}, "--temperature: give at least one"),
         ({"policies": ("magic",)}, "unknown policy 'magic'"),
@@ -227,7 +226,7 @@ async def ran(*lateness_ms: float) -> tuple[Bench, Quiet]:
             door=Door(address="", token="", namespace=None), preset="l40s-8b",
         )  # fmt: skip
         await bench._run_block(
-            deployment, Block(link=Link(rtt_ms=0.0, loss=0.0), cells=tuple([cell for cell in bench.cells if cell.link])), 0
+            deployment, Block(link=BenchLink(rtt_ms=0.0, loss=0.0), cells=tuple([cell for cell in bench.cells if cell.link])), 0
         )
     return bench, quiet
 
@@ -265,11 +264,11 @@ def example() -> MeasuredRun:
     return replace(bench.runs[0], is_exact=True)
 
 
-LINK = Link(rtt_ms=15.0, loss=0.0)
+LINK = BenchLink(rtt_ms=15.0, loss=0.0)
 SMALL = replace(CONFIG, policies=("colocated", "colocated-tree", "adaptive"), rtts_ms=(15.0, 70.0), losses=(0.0,), temperatures=(0.0,))
 
 
-def cell(name: str, *, depth: int = 2, link: Link | None = None) -> Cell:
+def cell(name: str, *, depth: int = 2, link: BenchLink | None = None) -> Cell:
     return Cell(policy=policy_of(name, depth=depth), temperature=0.0, link=link)
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from tests.lab.processes import WAIT_S, child_of, gone
 
-from wanspec.lab.bench.demo_display import verdict
+from wanspec.lab.bench.demo import verdict
 from wanspec.lab.records.metrics import RunRow
 from wanspec.lab.records.replay import Replay
 

@@ -17,13 +17,23 @@ from tests.lab.bench.test_bench import Quiet
 
 from wanspec.engines.bundled_pair import bundled_info
 from wanspec.errors import ConfigError, TransportError
-from wanspec.lab.bench.load.client import Answer, LoadClient, Outcome, Report, new_client
-from wanspec.lab.bench.load.display import verdict, warnings
+from wanspec.lab.bench.load.client import Answer, AnswerOutcome, LoadClient, WanspecReport, new_client
+from wanspec.lab.bench.load.level_figures import FIGURES, MAX_LATE_MS, AnswerRow, LevelLog, LevelRow, percentiles, token_times
+from wanspec.lab.bench.load.levels import (
+    Level,
+    LoadConfig,
+    OtherServer,
+    OwnServer,
+    Question,
+    arrivals,
+    check_config,
+    levels_of,
+    questions_of,
+)
 from wanspec.lab.bench.load.oracle import Expected, Oracle, compute_answers
-from wanspec.lab.bench.load.plan import Level, LoadConfig, OtherServer, OwnServer, Question, arrivals, check_config, levels_of, questions_of
 from wanspec.lab.bench.load.plots import plot_load
-from wanspec.lab.bench.load.rows import FIGURES, MAX_LATE_MS, LevelLog, LevelRow, RequestRow, percentiles, token_times
-from wanspec.lab.bench.load.run import Load, Sending, in_company
+from wanspec.lab.bench.load.sender import Load, Sending, with_background
+from wanspec.lab.bench.load.tables import verdict, warnings
 from wanspec.lab.bench.load.vitals import MIN_SLOPE_SAMPLES, read_vitals, trend
 
 QUESTION = Question(prompt_index=0, temperature=0.0, seed=0)
@@ -34,11 +44,11 @@ CONFIG = LoadConfig(
 USERS = Level(workers=1, users=2)
 
 
-def answer(*arrivals: tuple[float, int], outcome: Outcome = "finished", text: str = EXPECTED.text, due_s: float = 0.0) -> Answer:
+def answer(*arrivals: tuple[float, int], outcome: AnswerOutcome = "finished", text: str = EXPECTED.text, due_s: float = 0.0) -> Answer:
     ended_s = arrivals[-1][0] if arrivals else due_s
     return Answer(
         number=0, question=QUESTION, due_s=due_s, sent_s=due_s, ended_s=ended_s, outcome=outcome, status=200, text=text,
-        arrivals=list(arrivals), finish_reason="length", report=Report(worker="w", rounds=2, local_draft_passes=1),
+        arrivals=list(arrivals), finish_reason="length", report=WanspecReport(worker="w", rounds=2, local_draft_passes=1),
     )  # fmt: skip
 
 
@@ -116,7 +126,7 @@ async def test_an_open_loop_waits_for_no_answer_and_a_closed_one_does(level: Lev
 
 
 async def test_what_cannot_be_sent_is_counted_and_voids_the_level(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("wanspec.lab.bench.load.run.MAX_USERS", 2)
+    monkeypatch.setattr("wanspec.lab.bench.load.sender.MAX_USERS", 2)
     level, config = Level(workers=0, rate_per_s=400.0), replace(CONFIG, duration_s=0.1)
     log = LevelLog(level, Oracle({}), start_s=asyncio.get_running_loop().time())
     sending = asyncio.create_task(Sending(level, config, Stuck(), questions_of(config), log, hear=lambda _: None).run())
@@ -135,7 +145,7 @@ async def test_whoever_fails_in_company_ends_the_work() -> None:
         raise TransportError("the server is gone")
 
     with pytest.raises(TransportError, match="the server is gone"):
-        await in_company(asyncio.sleep(3600), asyncio.sleep(3600), fail())
+        await with_background(asyncio.sleep(3600), asyncio.sleep(3600), fail())
 
 
 # What is made of the answers.
@@ -358,7 +368,7 @@ async def test_another_servers_wrong_texts_are_said_at_once_and_in_the_row() -> 
         bodies.append(body)
         return response("200 OK", WHOLE)
 
-    kept: list[RequestRow] = []
+    kept: list[AnswerRow] = []
     async with server(reply) as url:
         target = OtherServer(url=url, model=bundled_info("target").name)
         config = replace(CONFIG, server=target, users=(1,), rates_per_s=(), duration_s=0.05, seed=4)

@@ -8,13 +8,14 @@ import sys
 from pathlib import Path
 
 import pytest
+from bench.virtual import Workload, run_virtually, texts_of
 
 from wanspec.core.policy.registry import PolicyConfig
 from wanspec.core.speculation.types import SamplingParams
 from wanspec.engines.registry import load_tokenizer
-from wanspec.lab.bench.virtual import Workload, run_virtually, texts_of
 from wanspec.lab.simulation.scenario import Compute
 
+ROOT = Path(__file__).parents[3]
 PROMPTS = ("def visit(self, node):", "for item in items:\n    print(")
 ADAPTIVE, PLAIN = PolicyConfig(name="adaptive"), PolicyConfig(name="autoregressive")
 
@@ -63,9 +64,8 @@ def test_a_run_repeats_to_the_last_digit() -> None:
 def test_each_row_sets_a_worker_beside_the_best_that_one_site_can_do(tmp_path: Path) -> None:
     file = tmp_path / "rows.json"
     flags = ("--target", "scripted:target", "--draft", "scripted:draft", "--prompts", "2", "--max-tokens", "16", "--jobs", "1")
-    script = Path(__file__).parents[3] / "bench" / "alone.py"
-    command = [sys.executable, str(script), *flags, "--rtt", "5,40", "--price-ms", "10,inf", "--json", str(file)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=110)
+    command = [sys.executable, "-m", "bench.alone", *flags, "--rtt", "5,40", "--price-ms", "10,inf", "--json", str(file)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=110, cwd=ROOT)
     assert done.returncode == 0, done.stderr
     rows = json.loads(file.read_text())
     assert [(row["rtt_ms"], row["price_ms"]) for row in rows] == [(5, 10), (5, "inf"), (40, 10), (40, "inf")]
@@ -82,7 +82,7 @@ def test_each_row_sets_a_worker_beside_the_best_that_one_site_can_do(tmp_path: P
 
 @pytest.mark.parametrize("rtt", ["inf", "-1", "x"])
 def test_a_round_trip_that_is_none_is_refused(rtt: str) -> None:
-    script = Path(__file__).parents[3] / "bench" / "alone.py"
-    done = subprocess.run([sys.executable, str(script), "--rtt", rtt], capture_output=True, text=True, check=False, timeout=60)
+    command = [sys.executable, "-m", "bench.alone", "--rtt", rtt]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60, cwd=ROOT)
     assert done.returncode == 2
     assert "--rtt" in done.stderr

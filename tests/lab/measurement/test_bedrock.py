@@ -16,8 +16,8 @@ from tests.lab.measurement.campaigns import campaign, target
 from tests.lab.measurement.endpoint import Asked, bedrock, bedrock_frames, encode_block, encode_message, serving
 from tests.lab.measurement.test_runner import once
 
-from wanspec.lab.measurement.answer import MalformedStreamError
 from wanspec.lab.measurement.aws import FrameReader, Message
+from wanspec.lab.openai_stream import MalformedStreamError
 
 session = pytest.importorskip("botocore.session", reason="`make test-aws` has botocore")
 

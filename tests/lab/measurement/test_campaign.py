@@ -8,9 +8,7 @@ from tests.lab.measurement.campaigns import campaign, target
 
 from wanspec.errors import ConfigError
 from wanspec.lab.measurement.budget import Budget, Spending, check_budget, most, of_round
-from wanspec.lab.measurement.campaign import Prompt, Target, read_campaign
-from wanspec.lab.measurement.campaign_file import TEMPLATE, write_template
-from wanspec.lab.measurement.schedule import first_round_s, plan_round
+from wanspec.lab.measurement.campaign import TEMPLATE_FILE, Prompt, Target, first_round_s, plan_round, read_campaign, write_template
 
 GOOD = """
 name = "c"
@@ -44,6 +42,9 @@ def test_init_overwrites_nothing(tmp_path: Path) -> None:
     assert (tmp_path / "c.toml").read_text() == "mine"
 
 
+TEMPLATE = TEMPLATE_FILE.read_text("utf-8")
+
+
 def test_what_is_commented_out_in_the_template_is_valid_too(tmp_path: Path) -> None:
     begin = TEMPLATE.index("# [[targets]]")
     bedrock = "\n".join(line.removeprefix("# ") for line in TEMPLATE[begin : TEMPLATE.index("# ---- Prompts")].splitlines())
@@ -54,7 +55,7 @@ def test_what_is_commented_out_in_the_template_is_valid_too(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("old", "new", "words"),
     [
-        ('name = "c"', 'name = "c d"', "name = 'c d': use letters"),
+        ('name = "c"', 'name = "c d"', "name is 'c d': use letters"),
         ('name = "us-east-1"', 'name = "us-east1"', "probe 'us-east1': 'us-east1' is no AWS region that we know (did you mean 'us-east-1'"),
         ('name = "us-east-1"', 'name = "x"\ntimezone = "Europe/Atlantis"', "there is no time zone 'Europe/Atlantis'"),
         ('name = "us-east-1"', 'name = "x"\ntimezone = "../../etc/passwd"', "there is no time zone"),
@@ -64,18 +65,18 @@ def test_what_is_commented_out_in_the_template_is_valid_too(tmp_path: Path) -> N
         ('url = "https://host/v1"', 'url = "http://127.0.0.1.host/v1"\nkey_env = "K"', "would carry a key in plaintext; use https"),
         ('url = "https://host/v1"', "", "url = '': write the API's root"),
         ('url = "https://host/v1"', 'url = "https://host/v1"\nca_file = "/nowhere.pem"', "ca_file = '/nowhere.pem' is no file"),
-        ('model = "m"', 'model = ""', "model is empty"),
+        ('model = "m"', 'model = ""', "targets[0].model is '': expected `str` of length >= 1"),
         ('model = "m"', 'modle = "m"', "contains unknown field `modle`"),
-        ('model = "m"', 'model = "m"\napi = "grpc"', "Invalid enum value 'grpc'"),
-        ('model = "m"', 'model = "m"\nusd_per_million_output_tokens = -1', "usd_per_million_output_tokens = -1; give 0 to"),
-        ('text = "hi"', 'text = " "', "text is empty"),
-        ('text = "hi"', 'text = "hi"\nmax_tokens = 0', "max_tokens = 0; give 1 to"),
+        ('model = "m"', 'model = "m"\napi = "grpc"', "targets[0].api is 'grpc': invalid enum value"),
+        ('model = "m"', 'model = "m"\nusd_per_million_output_tokens = -1', "targets[0].usd_per_million_output_tokens is -1: expected"),
+        ('text = "hi"', 'text = " "', "prompts[0].text is ' ': write what to ask"),
+        ('text = "hi"', 'text = "hi"\nmax_tokens = 0', "prompts[0].max_tokens is 0: expected `int` >= 1"),
         ('text = "hi"', 'text = "hi"\n[[prompts]]\nname = "p"\ntext = "a"', "the name 'p' is there twice"),
-        ("interval_s = 60", "interval_s = nan", "interval_s = nan; give 1 to"),
+        ("interval_s = 60", "interval_s = nan", "schedule.interval_s is nan; give a finite number"),
         ("interval_s = 60", 'preset = "papre"\ninterval_s = 60', "there is no preset 'papre'; use paper"),
-        ("runs = 2", "runs = 2.5", "Expected `int`"),
+        ("runs = 2", "runs = 2.5", "schedule.runs is 2.5: expected `int`"),
         ("runs = 2", "runs = 2\n[limits]\nusd = 5", "usd = 5 cannot be kept: target 'eu-west-2' has no prices"),
-        ("runs = 2", "runs = 2\n[limits]\ntimeout_s = 0", "timeout_s = 0; give 0.1"),
+        ("runs = 2", "runs = 2\n[limits]\ntimeout_s = 0", "limits.timeout_s is 0: expected `float` >= 0.1"),
         ("runs = 2", "runs = = 2", "is not TOML"),
     ],
 )  # fmt: skip

@@ -14,7 +14,7 @@ from tests.lab.measurement.test_runner import once
 from wanspec.lab.measurement.aws import FrameReader
 from wanspec.lab.measurement.rows import RequestRow
 from wanspec.lab.measurement.runner import Runner
-from wanspec.lab.records.server_sent_events import EventReader
+from wanspec.lab.openai_stream import EventLines
 
 KEY = "sk-0123456789abcdef0123456789abcdef"
 
@@ -149,12 +149,12 @@ async def test_a_trickle_of_one_long_line_holds_up_nobody(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("kind", "whole"),
     [
-        (EventReader, b"data: " + b"x" * 1_000_000),
+        (EventLines, b"data: " + b"x" * 1_000_000),
         pytest.param(FrameReader, encode_message({}, b"x" * 1_000_000), marks=needs_botocore),
     ],
     ids=["events", "frames"],
 )
-def test_what_comes_byte_by_byte_is_not_copied_with_each(kind: type[EventReader | FrameReader], whole: bytes) -> None:
+def test_what_comes_byte_by_byte_is_not_copied_with_each(kind: type[EventLines | FrameReader], whole: bytes) -> None:
     reader = kind()
     began_s = time.process_time()
     for place in range(0, len(whole) - 1, 5):

@@ -19,7 +19,7 @@ from wanspec.lab.measurement.analysis import TAIL
 from wanspec.lab.measurement.findings import findings
 from wanspec.lab.measurement.journal import read_lines
 from wanspec.lab.measurement.merge import merge_files, merged
-from wanspec.lab.measurement.report import Report, make_report, write_page
+from wanspec.lab.measurement.report import StudyReport, make_report, write_page
 from wanspec.lab.measurement.rows import Header, Line, Note, RequestRow, RttRow
 
 
@@ -30,27 +30,27 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 
 @pytest.fixture(scope="module")
-def made(files: list[Path]) -> Report:
+def made(files: list[Path]) -> StudyReport:
     return make_report(files)
 
 
 @pytest.fixture(scope="module")
-def page(made: Report, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def page(made: StudyReport, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_page(made, tmp_path_factory.mktemp("report"))
 
 
-def answer(made: Report, question: str) -> str:
+def answer(made: StudyReport, question: str) -> str:
     return next(finding.answer for finding in made.findings if question in finding.question)
 
 
-def test_the_round_trips_are_recovered_from_connect_times(made: Report) -> None:
+def test_the_round_trips_are_recovered_from_connect_times(made: StudyReport) -> None:
     for (probe, target), cell in made.analysis.cells.items():
         assert cell.connect[0.5].value == pytest.approx(rtt_s(probe, target), rel=0.05)
         assert cell.connect[0.5].low <= cell.connect[0.5].value <= cell.connect[0.5].high
     assert re.search(r"rank correlation with connect times, over 9 pairs, is 0\.[6-9]", answer(made, "distance"))
 
 
-def test_the_hours_of_a_busy_region_are_recovered_in_its_local_time(made: Report) -> None:
+def test_the_hours_of_a_busy_region_are_recovered_in_its_local_time(made: StudyReport) -> None:
     diurnal = made.analysis.diurnal
     assert {target for target in PLACES if diurnal[target].p < 0.05} == {"eu-west-2"}
     assert diurnal["eu-west-2"].peak_hour == pytest.approx(15, abs=1.5)
@@ -60,7 +60,7 @@ def test_the_hours_of_a_busy_region_are_recovered_in_its_local_time(made: Report
     assert answer(made, "hour of the day").startswith("eu-west-2 is diurnal")
 
 
-def test_the_region_with_the_bad_tail_is_named_and_the_best_tail_from_there_is_abroad(made: Report) -> None:
+def test_the_region_with_the_bad_tail_is_named_and_the_best_tail_from_there_is_abroad(made: StudyReport) -> None:
     assert answer(made, "heavy tail").startswith("Seen from where it is home: us-east-1 (p95")
     assert "eu-west-2 (p95" not in answer(made, "heavy tail")
     assert best_target(made.analysis, "us-east-1", 0.5) == "us-east-1"
@@ -70,7 +70,7 @@ def test_the_region_with_the_bad_tail_is_named_and_the_best_tail_from_there_is_a
     assert "not the network" in answer(made, "network or the queue")
 
 
-def test_inter_token_latency_and_problems_are_counted(made: Report) -> None:
+def test_inter_token_latency_and_problems_are_counted(made: StudyReport) -> None:
     assert made.analysis.cells["us-east-1", "us-east-1"].itl[0.5].value == pytest.approx(0.02, rel=0.01)
     throttled = sum(pair.throttled for pair in made.analysis.samples.pairs.values())
     assert throttled
@@ -78,13 +78,13 @@ def test_inter_token_latency_and_problems_are_counted(made: Report) -> None:
     assert made.warnings == ("9 requests were due and not sent (0.2 %); the reasons are in the notes below.",)
 
 
-def test_the_same_files_give_the_same_report(made: Report, files: list[Path]) -> None:
+def test_the_same_files_give_the_same_report(made: StudyReport, files: list[Path]) -> None:
     again = make_report(list(reversed(files)))
     assert again.findings == made.findings
 
 
 @pytest.fixture(scope="module")
-def small(tmp_path_factory: pytest.TempPathFactory) -> Report:
+def small(tmp_path_factory: pytest.TempPathFactory) -> StudyReport:
     """A few hours, in which one of the probes is where no target is."""
     paths = study(tmp_path_factory.mktemp("small"), days=0.25, runs=2, interval_s=1800.0)
     text = paths[0].read_text("utf-8").replace('"probe_region":"us-east-1"', '"probe_region":"zurich"')
@@ -92,7 +92,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Report:
     return make_report(paths)
 
 
-def test_the_target_nearest_to_a_probe_without_a_home_is_called_so_and_not_framed(small: Report, tmp_path: Path) -> None:
+def test_the_target_nearest_to_a_probe_without_a_home_is_called_so_and_not_framed(small: StudyReport, tmp_path: Path) -> None:
     said = answer(small, "median?")
     assert "From 0 of 2 probes the best p50 is surely abroad." in said
     assert "of 1 probes without a target at home the best p50 is surely not at the nearest target." in said
@@ -104,14 +104,14 @@ def test_the_target_nearest_to_a_probe_without_a_home_is_called_so_and_not_frame
     assert text.count('class="home"') == 2 * len(re.findall("<tr><th>campus", text))
 
 
-def test_what_too_few_requests_lie_beyond_is_left_out_and_said_to_be(small: Report, tmp_path: Path) -> None:
+def test_what_too_few_requests_lie_beyond_is_left_out_and_said_to_be(small: StudyReport, tmp_path: Path) -> None:
     page = write_page(small, tmp_path)
     assert {path.stem for path in page.parent.glob("ttft-*.png")} == {"ttft-p50"}
     assert "of each pair, p90 takes 30, p95 takes 60, p99 takes 300." in page.read_text("utf-8")
     assert answer(small, "network or the queue").startswith("Too few requests to say: it goes by p95")
 
 
-def test_a_correlation_of_a_few_pairs_says_nothing(small: Report) -> None:
+def test_a_correlation_of_a_few_pairs_says_nothing(small: StudyReport) -> None:
     few = {key: cell for key, cell in small.analysis.cells.items() if key[0] != "ap-northeast-1" and key[1] != "ap-northeast-1"}
     with_few = findings(replace(small.analysis, cells=few))
     assert with_few[0].answer.startswith("There are too few pairs to say: their rank correlation, over 4, is")
@@ -148,7 +148,7 @@ async def test_a_browser_shows_it_without_a_complaint(page: Path, tmp_path: Path
         assert not browser.problems
 
 
-def test_files_of_many_hosts_become_one_of_parquet_with_the_same_report(made: Report, files: list[Path], tmp_path: Path) -> None:
+def test_files_of_many_hosts_become_one_of_parquet_with_the_same_report(made: StudyReport, files: list[Path], tmp_path: Path) -> None:
     number, _ = merge_files([*files, files[0]], tmp_path / "all.parquet")
     assert number == 3 * 3 * 144 * 4
     again = make_report([tmp_path / "all.parquet", files[1]])
@@ -200,13 +200,13 @@ def test_a_single_round_is_reported_without_intervals_or_tests(files: list[Path]
     assert math.isnan(cell.ttft[0.5].low)
 
 
-def test_a_mesh_is_merged_as_lines(tmp_path: Path) -> None:
+def test_a_matrix_of_round_trips_is_merged_as_lines(tmp_path: Path) -> None:
     row = RttRow(id="a/b/1", probe="a", peer="b", host="h", port=1, address="", at_s=1.0, dns_s=None, connect_s=0.01)
     other = msgspec.structs.replace(row, id="b/a/1", probe="b", peer="a")
     for name, lines in (("a", [row]), ("b", [other, row])):
         (tmp_path / f"{name}.jsonl").write_bytes(b"".join(msgspec.json.encode(line) + b"\n" for line in lines))
-    assert merge_files([tmp_path / "a.jsonl", tmp_path / "b.jsonl"], tmp_path / "mesh.jsonl") == (0, 2)
-    assert list(read_lines(tmp_path / "mesh.jsonl")) == [row, other]
+    assert merge_files([tmp_path / "a.jsonl", tmp_path / "b.jsonl"], tmp_path / "rtts.jsonl") == (0, 2)
+    assert list(read_lines(tmp_path / "rtts.jsonl")) == [row, other]
 
 
 def rewritten(path: Path, out: Path, kind: type[Line], **fields: object) -> Path:

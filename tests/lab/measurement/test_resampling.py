@@ -8,16 +8,15 @@ import pytest
 
 from wanspec.lab.measurement.resampling import (
     DAY_S,
-    Floats,
     diurnality,
     draw_rounds,
     figure,
     holm,
-    interval,
     p_of_difference,
     quantile,
     resampled_quantiles,
 )  # fmt: skip
+from wanspec.lab.records.statistics import Floats, percentile_interval
 
 INTERVAL_S = 900.0
 
@@ -84,7 +83,7 @@ def test_holm_corrects_for_the_number_of_tests_and_leaves_out_what_was_not_teste
 def test_p_of_a_difference_is_never_0_and_is_1_where_it_is_none() -> None:
     assert p_of_difference(np.ones(1999)) == pytest.approx(0.001)
     assert p_of_difference(np.zeros(1999)) == 1.0
-    assert interval(np.full(5, np.nan))[0] != interval(np.full(5, np.nan))[0]
+    assert percentile_interval(np.full(5, np.nan))[0] != percentile_interval(np.full(5, np.nan))[0]
 
 
 def days(number: float) -> tuple[Floats, Floats]:

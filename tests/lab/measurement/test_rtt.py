@@ -7,7 +7,7 @@ from tests.lab.measurement.endpoint import openai, serving
 
 from wanspec.errors import ConfigError
 from wanspec.lab.measurement.rows import RttRow
-from wanspec.lab.measurement.rtt import Peer, links, parse_peer, probe_all
+from wanspec.lab.measurement.rtt import Peer, pair_rtts, parse_peer, probe_all
 
 
 async def test_connections_are_timed_and_those_that_fail_are_rows() -> None:
@@ -21,9 +21,13 @@ async def test_connections_are_timed_and_those_that_fail_are_rows() -> None:
                 Peer(name="lost", host="no-such-host.invalid", port=80),
             ]
             await probe_all("here", peers, count=3, interval_s=0.01, keep=rows.append)
-    found = {link.peer: link for link in links(rows)}
+    found = {pair.peer: pair for pair in pair_rtts(rows)}
     assert (found["open"].n, found["open"].failed, found["closed"].failed, found["lost"].n) == (3, 0, 3, 0)
-    assert 0 < found["open"].least_ms <= found["open"].p50_ms <= found["open"].p99_ms < 5000
+    least_ms, p50_ms, p99_ms = (found["open"].least_ms, found["open"].p50_ms, found["open"].p99_ms)
+    assert least_ms is not None
+    assert p50_ms is not None
+    assert p99_ms is not None
+    assert 0 < least_ms <= p50_ms <= p99_ms < 5000
     problems = {row.peer: row.problem for row in rows}
     assert (problems["open"], problems["closed"]) == ("", "Connection refused")
     assert problems["lost"].startswith("dns: ")

@@ -16,14 +16,14 @@ from tests.workers import until
 
 from wanspec.errors import ConfigError
 from wanspec.lab.measurement.campaign import Campaign
-from wanspec.lab.measurement.clock import SystemClock
+from wanspec.lab.measurement.clock import Clock
 from wanspec.lab.measurement.journal import Journal, read_lines
 from wanspec.lab.measurement.rows import Header, Line, Note, RequestRow, Sent
 from wanspec.lab.measurement.runner import Runner
 from wanspec.transport.certificates import create_trial_certificates
 
 
-class LateClock(SystemClock):
+class LateClock(Clock):
     """One on which everything is due at once, and in time; it can be set."""
 
     def __init__(self) -> None:
@@ -70,7 +70,7 @@ def test_the_first_request_of_a_process_does_not_time_what_python_loads() -> Non
     program = """
 import asyncio, sys
 from tests.lab.measurement.campaigns import target
-from wanspec.lab.measurement.answer import Answer
+from wanspec.lab.measurement.attempt import Attempt
 from wanspec.lab.measurement.campaign import Prompt
 from wanspec.lab.measurement.exchange import Endpoint
 from wanspec.lab.measurement.openai_api import OpenAiApi
@@ -78,7 +78,7 @@ from wanspec.lab.measurement.openai_api import OpenAiApi
 async def main():
     async with Endpoint(target(1), OpenAiApi(target(1), ""), timeout_s=5.0, reuse_connections=False) as endpoint:
         before = set(sys.modules)
-        await endpoint.attempt(Prompt(name="p", text="hi"), "id", Answer())
+        await endpoint.send(Prompt(name="p", text="hi"), "id", Attempt())
         print(sorted(set(sys.modules) - before))
 
 asyncio.run(main())

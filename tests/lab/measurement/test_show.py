@@ -10,13 +10,13 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from bench.campaign import FastClock
 from tests.lab.measurement.campaigns import campaign, target
 from tests.lab.measurement.endpoint import Server, openai, serving
 from tests.lab.measurement.study import best_target
 
 from wanspec.lab.measurement.analysis import TAIL
 from wanspec.lab.measurement.campaign import Probe
-from wanspec.lab.measurement.clock import FastClock
 from wanspec.lab.measurement.report import make_report
 from wanspec.lab.measurement.runner import Runner
 

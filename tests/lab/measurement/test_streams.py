@@ -11,7 +11,8 @@ from tests.lab.measurement.campaigns import campaign, target
 from tests.lab.measurement.endpoint import Asked, Behaviour, openai, serving
 from tests.lab.measurement.test_runner import once
 
-from wanspec.lab.measurement.fit import Fit, fit
+from wanspec.lab.measurement.asking import StreamedTokens, streamed_tokens
+from wanspec.lab.measurement.attempt import Attempt
 from wanspec.lab.measurement.rows import RequestRow, RttRow
 from wanspec.lab.measurement.rtt import Peer, probe_all
 
@@ -205,13 +206,15 @@ async def test_thoughts_that_are_counted_and_not_streamed_are_told_apart(tmp_pat
 def test_counts_fit_what_came_or_are_not_believed(
     counted: int | None, reasoning: int | None, events: int, text_bytes: int, has_thoughts: bool, tokens: int | None  # noqa: FBT001
 ) -> None:  # fmt: skip
-    found = fit(counted=counted, reasoning=reasoning, events=events, text_bytes=text_bytes, has_thoughts=has_thoughts)
+    attempt = Attempt(output_tokens=counted, reasoning_tokens=reasoning, text_bytes=text_bytes, has_thoughts=has_thoughts)
+    attempt.token_s = [0.0] * events
+    found = streamed_tokens(attempt)
     assert found.tokens == tokens
     assert bool(found.misfit) == (counted is not None and tokens != counted)
 
 
 def test_what_is_not_counted_is_not_compared() -> None:
-    assert fit(counted=None, reasoning=5, events=3, text_bytes=3, has_thoughts=False) == Fit(None, "")
+    assert streamed_tokens(Attempt(reasoning_tokens=5, token_s=[0.0] * 3, text_bytes=3)) == StreamedTokens(None, "")
 
 
 async def test_an_endpoint_that_refuses_to_count_is_asked_without_and_the_refusal_is_no_measurement(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 from wanspec.errors import ConfigError
 from wanspec.lab.planning.fleet import LENGTH_SHAPE, NOBODY, FleetDay, Served, places
 from wanspec.lab.planning.fleet_figures import figures_of
-from wanspec.lab.planning.fleet_file import Fleet, Site
+from wanspec.lab.planning.fleet_file import Fleet, FleetSite
 from wanspec.lab.planning.service_times import Pace, ServiceTimes, user_counts
 
 FLAT = (1.0,) * 24
@@ -27,8 +27,8 @@ def day(fleet: Fleet, times: ServiceTimes, *, offloads: bool = False, seed: int 
 
 def test_one_place_at_a_time_waits_as_a_queue_with_one_server_does() -> None:
     """Pollaczek and Khinchine: mean wait = load x mean service x (1 + cv**2) / 2 / (1 - load)."""
-    site = Site(name="a", peak_load=0.6, hours=FLAT)
-    fleet = Fleet(sites=(site, Site(name="b", target_devices=0)), request_tokens=400.0, slots=1)
+    site = FleetSite(name="a", peak_load=0.6, hours=FLAT)
+    fleet = Fleet(sites=(site, FleetSite(name="b", target_devices=0)), request_tokens=400.0, slots=1)
     served = day(fleet, ServiceTimes(alone=pace(1, 0.02), with_worker={}))
     waits = [request.begun_s - request.arrived_s for request in served]
     expected = 0.6 * 8.0 * (1.0 + 1.0 / LENGTH_SHAPE) / 2.0 / (1.0 - 0.6)
@@ -37,7 +37,9 @@ def test_one_place_at_a_time_waits_as_a_queue_with_one_server_does() -> None:
 
 
 def test_requests_that_share_a_device_slow_each_other_down() -> None:
-    fleet = Fleet(sites=(Site(name="a", peak_load=0.7, hours=FLAT), Site(name="b", target_devices=0)), request_tokens=400.0, slots=4)
+    fleet = Fleet(
+        sites=(FleetSite(name="a", peak_load=0.7, hours=FLAT), FleetSite(name="b", target_devices=0)), request_tokens=400.0, slots=4
+    )
     shared = ServiceTimes(alone=pace(4, 0.02, slope=0.5), with_worker={})
     served = day(fleet, shared)
     rates = [(request.ended_s - request.begun_s) / request.tokens for request in served]
@@ -49,8 +51,8 @@ def test_requests_that_share_a_device_slow_each_other_down() -> None:
 
 TWO = Fleet(
     sites=(
-        Site(name="busy", peak_load=1.0, draft_devices=0, utc_offset_h=-5.0),
-        Site(name="quiet", target_devices=0, draft_devices=2, peak_load=0.4, utc_offset_h=-5.0),
+        FleetSite(name="busy", peak_load=1.0, draft_devices=0, utc_offset_h=-5.0),
+        FleetSite(name="quiet", target_devices=0, draft_devices=2, peak_load=0.4, utc_offset_h=-5.0),
     ),
     request_tokens=400.0,
     slots=4,
@@ -74,8 +76,8 @@ def test_lent_draft_devices_shorten_the_queues_of_the_busy_hours() -> None:
 
 
 def test_no_more_places_are_lent_than_there_are() -> None:
-    quiet = Site(name="quiet", target_devices=0, draft_devices=1, peak_load=0.6, hours=FLAT)
-    fleet = Fleet(sites=(Site(name="busy", peak_load=1.0, draft_devices=0), quiet), request_tokens=400.0, slots=4)
+    quiet = FleetSite(name="quiet", target_devices=0, draft_devices=1, peak_load=0.6, hours=FLAT)
+    fleet = Fleet(sites=(FleetSite(name="busy", peak_load=1.0, draft_devices=0), quiet), request_tokens=400.0, slots=4)
     served = day(fleet, TIMES, offloads=True)
     assert places(quiet, 4, 0.0) == 1
     changes = [(request.begun_s, 1) for request in served if request.lender != NOBODY]
@@ -97,7 +99,7 @@ def test_every_request_is_served_and_the_same_seed_gives_the_same_day() -> None:
 
 
 def test_a_day_that_would_not_end_is_refused() -> None:
-    fleet = Fleet(sites=(Site(name="a", target_devices=1000), Site(name="b")), request_tokens=2.0, slots=64)
+    fleet = Fleet(sites=(FleetSite(name="a", target_devices=1000), FleetSite(name="b")), request_tokens=2.0, slots=64)
     with pytest.raises(ConfigError, match="MAX_REQUESTS"):
         day(fleet, ServiceTimes(alone=pace(64, 0.01), with_worker={15.0: pace(64, 0.01)}))
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from wanspec.errors import ConfigError
-from wanspec.lab.planning.load import open_hours, read_load, share_of_day
+from wanspec.lab.planning.site_tables import open_hours, read_load, share_of_day
 
 
 def load_file(folder: Path, rows: list[tuple[str, object, object]]) -> Path:
@@ -33,9 +33,9 @@ def test_a_site_without_work_weighs_all_hours_alike() -> None:
     [
         ([("a", hour, 0.5) for hour in range(22)], "no load of a for hour_utc 22, 23"),
         ([("a", 1, 0.5), ("a", 1, 0.6)], "line 3: hour_utc 1 of a stands there twice"),
-        ([("a", 1.5, 0.5)], "give a whole hour"),
-        ([("a", 24, 0.5)], "hour_utc is 24"),
-        ([("a", 1, 80)], "load is 80; give a number from 0 to 1"),
+        ([("a", 1.5, 0.5)], "hour_utc is '1.5': expected `int`"),
+        ([("a", 24, 0.5)], "hour_utc is '24': expected `int` <= 23"),
+        ([("a", 1, 80)], "load is '80': expected `float` <= 1.0"),
     ],
 )
 def test_a_day_with_gaps_or_nonsense_is_refused(tmp_path: Path, rows: list[tuple[str, object, object]], words: str) -> None:

@@ -9,26 +9,22 @@ from typing import TypeVar
 import pytest
 from msgspec.structs import replace
 
-from wanspec.lab.planning import alternatives
-from wanspec.lab.planning.effort import Effort
-from wanspec.lab.planning.mesh import Mesh
-from wanspec.lab.planning.outcome import Outcome
-from wanspec.lab.planning.placements import OneSite, Placement, Planner, Rival, Sites
-from wanspec.lab.planning.prices import SitePrices
-from wanspec.lab.planning.runs import Run, Runs
-from wanspec.lab.planning.verdict import Goal
+from wanspec.lab.planning.placements import Goal, OneSite, Placement, Planner, Rival, SiteData
+from wanspec.lab.planning.runs import Run, RunFigures, Runs
+from wanspec.lab.planning.search_space import PLAIN, Effort, settings_alone, settings_with_worker
+from wanspec.lab.planning.site_tables import PriceRow, RttMatrix
 from wanspec.lab.simulation.scenario import Policy, parse
 
 T = TypeVar("T")
 BRIEF = Effort(coarse_requests=1, coarse_tokens=48, fine_requests=2, fine_tokens=48, anchors=2)
-MESH = Mesh(
+RTTS = RttMatrix(
     sites=("near", "busy", "far", "farther"),
     usual_sites=("near", "busy", "far", "farther"),
     rtt_ms={("busy", "near"): 5.0, ("busy", "far"): 250.0, ("busy", "farther"): 255.0},
 )
-PAIRS = MESH.pairs(["busy"], ["near", "far", "farther"])
-CHEAP = SitePrices(target_hour=4.0, draft_hour=0.1, gb=0.01)
-DEAR = SitePrices(target_hour=4.0, draft_hour=8.0, gb=0.01)
+PAIRS = RTTS.pairs(["busy"], ["near", "far", "farther"])
+CHEAP = PriceRow(site="*", target_hour=4.0, draft_hour=0.1, gb=0.01)
+DEAR = PriceRow(site="*", target_hour=4.0, draft_hour=8.0, gb=0.01)
 
 
 def untracked(items: Iterable[T], _total: int, _what: str) -> Iterator[T]:
@@ -40,14 +36,14 @@ def runs() -> Runs:
     return Runs(parse({"policy": {"name": "adaptive"}, "tokens": {"model": "bundled"}}), jobs=1, track=untracked)
 
 
-CANDIDATES = alternatives.with_worker("adaptive", prices_ms=(0.0, math.inf), widths=(32,))
+CANDIDATES = settings_with_worker("adaptive", prices_ms=(0.0, math.inf), widths=(32,))
 
 
-def ranked(runs: Runs, goal: Goal, *, prices: dict[str, SitePrices] | None = None, load: dict[str, tuple[float, ...]] | None = None,
+def ranked(runs: Runs, goal: Goal, *, prices: dict[str, PriceRow] | None = None, load: dict[str, tuple[float, ...]] | None = None,
            rival: Rival = Rival.BEST) -> tuple[list[Placement], OneSite]:  # fmt: skip
     planner = Planner(runs, CANDIDATES, users=1, goal=goal, dearer=0.0, effort=BRIEF)
     home = planner.one_site(rival)
-    return planner.rank(PAIRS, Sites(mesh=MESH, prices=prices, load=load), home), home
+    return planner.rank(PAIRS, SiteData(rtts=RTTS, prices=prices, load=load), home), home
 
 
 def test_a_near_worker_pays_and_one_over_an_ocean_does_not(runs: Runs) -> None:
@@ -113,11 +109,11 @@ class KnownRuns(Runs):
     def make(self, runs: Iterable[Run], what: str) -> None:
         pass
 
-    def __getitem__(self, run: Run) -> Outcome:
-        alone_ms = self._plain_ms if run.policy.name == alternatives.PLAIN else self._drafting_ms
+    def __getitem__(self, run: Run) -> RunFigures:
+        alone_ms = self._plain_ms if run.policy.name == PLAIN else self._drafting_ms
         itl_ms = alone_ms if run.rtt_ms is None else self._worker_ms
-        passes = 0.0 if run.policy.name == alternatives.PLAIN else 1.0
-        return Outcome(
+        passes = 0.0 if run.policy.name == PLAIN else 1.0
+        return RunFigures(
             itl_ms=itl_ms, ttft_ms=itl_ms, token_s=itl_ms / 1000, controller_busy_s=itl_ms / 1000, worker_busy_s=0.1,
             controller_draft_passes=passes, down_bytes=50.0, up_bytes=50.0,
         )  # fmt: skip
@@ -136,16 +132,16 @@ def test_a_worker_that_beats_a_chain_but_not_plain_decoding_does_not_pay(rival: 
 
 
 def test_a_site_without_a_worker_has_every_way_to_decode() -> None:
-    ways = {(policy.name, policy.lookup) for policy in alternatives.alone(users=1)}
+    ways = {(policy.name, policy.lookup) for policy in settings_alone(users=1)}
     assert ways == {("autoregressive", None), ("colocated", None), ("colocated-tree", False), ("colocated-tree", True), ("alone", None)}
 
 
 def test_money_counts_the_workers_device_and_the_bytes(runs: Runs) -> None:
-    cheap, home = ranked(runs, Goal.MONEY, prices=dict.fromkeys(MESH.sites, CHEAP))
+    cheap, home = ranked(runs, Goal.MONEY, prices=dict.fromkeys(RTTS.sites, CHEAP))
     assert cheap[0].worker == "near"
     assert cheap[0].pays
     assert cheap[0].money_alone_per_mtoken == pytest.approx(1e6 * home.best_outcome.token_s / 3600 * 4.0)
-    dear, _ = ranked(runs, Goal.MONEY, prices=dict.fromkeys(MESH.sites, DEAR))
+    dear, _ = ranked(runs, Goal.MONEY, prices=dict.fromkeys(RTTS.sites, DEAR))
     assert not any(each.pays for each in dear)
     assert "do not: dearer" in dear[0].verdict
 
@@ -153,9 +149,9 @@ def test_money_counts_the_workers_device_and_the_bytes(runs: Runs) -> None:
 def test_a_worker_that_is_busy_when_the_controller_is_helps_nobody(runs: Runs) -> None:
     day = tuple(1.0 if hour < 12 else 0.0 for hour in range(24))
     night = tuple(1.0 - share for share in day)
-    same, _ = ranked(runs, Goal.LATENCY, load=dict.fromkeys(MESH.sites, day))
+    same, _ = ranked(runs, Goal.LATENCY, load=dict.fromkeys(RTTS.sites, day))
     assert {each.verdict for each in same} == {"do not: the worker is busy whenever the controller is"}
-    other, _ = ranked(runs, Goal.LATENCY, load={**dict.fromkeys(MESH.sites, night), "busy": day})
+    other, _ = ranked(runs, Goal.LATENCY, load={**dict.fromkeys(RTTS.sites, night), "busy": day})
     assert other[0].pays
     assert other[0].hours_utc == tuple(range(12))
 
@@ -181,7 +177,7 @@ class PricedRuns(KnownRuns):
     def __init__(self) -> None:
         super().__init__(plain_ms=30.0, drafting_ms=20.0, worker_ms=15.0)
 
-    def __getitem__(self, run: Run) -> Outcome:
+    def __getitem__(self, run: Run) -> RunFigures:
         outcome = super().__getitem__(run)
         if run.rtt_ms is None:
             return outcome

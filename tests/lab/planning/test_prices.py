@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from wanspec.errors import ConfigError
-from wanspec.lab.planning.prices import Cost, SitePrices, read_prices
+from wanspec.lab.planning.runs import RunFigures
+from wanspec.lab.planning.site_tables import PriceRow, read_prices
 
 
 def prices_file(folder: Path, *lines: str) -> Path:
@@ -19,8 +20,8 @@ def prices_file(folder: Path, *lines: str) -> Path:
 def test_a_site_has_its_own_prices_or_those_of_the_rest(tmp_path: Path) -> None:
     prices = read_prices(prices_file(tmp_path, "a,4,1,0.09", "*,2,0.5,0"), ["a", "b"])
     assert prices == {
-        "a": SitePrices(target_hour=4.0, draft_hour=1.0, gb=0.09),
-        "b": SitePrices(target_hour=2.0, draft_hour=0.5, gb=0.0),
+        "a": PriceRow(site="a", target_hour=4.0, draft_hour=1.0, gb=0.09),
+        "b": PriceRow(site="*", target_hour=2.0, draft_hour=0.5, gb=0.0),
     }
 
 
@@ -36,7 +37,13 @@ def test_prices_that_make_no_sense_are_refused(tmp_path: Path, line: str) -> Non
 
 
 def test_a_bill_has_both_sites_hours_and_the_bytes_that_leave_each() -> None:
-    here, there = SitePrices(target_hour=3.6, draft_hour=9.0, gb=0.1), SitePrices(target_hour=9.0, draft_hour=0.36, gb=0.2)
-    cost = Cost(seconds=1000.0, has_worker=True, down_bytes=2e9, up_bytes=1e9)
-    assert cost.money(here, there) == pytest.approx(1.0 + 0.1 + 0.2 + 0.2)
-    assert Cost(seconds=1000.0, has_worker=False, down_bytes=0.0, up_bytes=0.0).money(here, there) == pytest.approx(1.0)
+    here, there = (
+        PriceRow(site="a", target_hour=3.6, draft_hour=9.0, gb=0.1),
+        PriceRow(site="b", target_hour=9.0, draft_hour=0.36, gb=0.2),
+    )
+    figures = RunFigures(
+        itl_ms=1.0, ttft_ms=1.0, token_s=1000.0, controller_busy_s=1.0, worker_busy_s=1.0, controller_draft_passes=0.0,
+        down_bytes=2e9, up_bytes=1e9,
+    )  # fmt: skip
+    assert figures.money(here, there) == pytest.approx(1.0 + 0.1 + 0.2 + 0.2)
+    assert figures.money(here, None) == pytest.approx(1.0)

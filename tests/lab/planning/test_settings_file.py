@@ -12,14 +12,14 @@ from tests.lab.simulation.test_tokens import token_trace
 from typer.testing import CliRunner
 
 from wanspec.cli.application import app
-from wanspec.lab.planning.outcome import Outcome
 from wanspec.lab.planning.placements import OneSite, Placement, Rival
+from wanspec.lab.planning.runs import RunFigures
 from wanspec.lab.planning.settings_file import Models, models_of, settings_text
 from wanspec.lab.planning.step_times import ModelTimes, StepTimes, write_step_times
 from wanspec.lab.records.token_trace import write_token_trace
 from wanspec.lab.simulation.scenario import Policy
 
-OUTCOME = Outcome(
+OUTCOME = RunFigures(
     itl_ms=10.0, ttft_ms=20.0, token_s=0.01, controller_busy_s=0.01, worker_busy_s=0.01, controller_draft_passes=0.5, down_bytes=1.0,
     up_bytes=1.0,
 )  # fmt: skip

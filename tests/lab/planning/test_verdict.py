@@ -5,19 +5,19 @@ from __future__ import annotations
 import pytest
 from msgspec.structs import replace
 
-from wanspec.lab.planning.verdict import Figures, Goal, verdict
+from wanspec.lab.planning.placements import Goal, PlacementFigures, verdict
 from wanspec.lab.records.worker_gain import WorkerGain
 
 GAIN = WorkerGain(itl_ratio=0.9, local_passes=0.4, local_passes_without=0.5)
-GOOD = Figures(gain=GAIN, gain_on_best=GAIN, offload=0.8, saved_s=0.001, alone_s=0.01, money=None, money_alone=None, day=1.0)
+GOOD = PlacementFigures(gain=GAIN, gain_on_best=GAIN, offload=0.8, saved_s=0.001, alone_s=0.01, money=None, money_alone=None, day=1.0)
 
 
-def gaining(itl_ratio: float, local_passes: float) -> Figures:
+def gaining(itl_ratio: float, local_passes: float) -> PlacementFigures:
     gain = WorkerGain(itl_ratio=itl_ratio, local_passes=local_passes, local_passes_without=0.5)
     return replace(GOOD, gain=gain, gain_on_best=gain)
 
 
-def beside_plain(itl_ratio: float) -> Figures:
+def beside_plain(itl_ratio: float) -> PlacementFigures:
     return replace(GOOD, gain_on_best=WorkerGain(itl_ratio=itl_ratio, local_passes=0.4, local_passes_without=0.0))
 
 
@@ -38,7 +38,7 @@ def beside_plain(itl_ratio: float) -> Figures:
         (replace(GOOD, day=0.0), False, "do not: the worker is busy whenever the controller is"),
     ],
 )
-def test_the_reason_is_said(figures: Figures, *, pays: bool, words: str) -> None:
+def test_the_reason_is_said(figures: PlacementFigures, *, pays: bool, words: str) -> None:
     assert verdict(figures, dearer=0.0) == (pays, words)
 
 

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from wanspec.lab.records.metrics import RunRow
-from wanspec.lab.records.table import LEGEND, compact_table, print_prose, print_table, run_table
+from wanspec.lab.records.table import LEGEND, Column, print_prose, print_table, run_table, table_of
 
 
 def printed(width: int, what: Table | str, *, is_terminal: bool = True) -> list[str]:
@@ -52,8 +52,12 @@ def test_a_pipe_gets_every_cell_whole() -> None:
 
 
 def test_names_of_several_words_are_folded_between_them_and_figures_never() -> None:
-    table = compact_table("policy", ("ITL\nms", "of the\nbest"), title="a title that is longer than the table")
-    table.add_row("colocated-tree with lookup", "12345678.4", "1.00")
+    columns = (
+        Column("policy", lambda row: row[0], side="left"),
+        Column("ITL\nms", lambda row: row[1], ".1f"),
+        Column("of the\nbest", lambda row: row[2], ".2f"),
+    )
+    table = table_of([("colocated-tree with lookup", 12345678.4, 1.0)], columns, title="a title that is longer than the table")
     words = [line.split() for line in printed(34, table)]
     assert ["colocated-tree", "12345678.4", "1.00"] in words
     assert ["with", "lookup"] in words

@@ -113,7 +113,7 @@ def test_a_liar_changes_no_text_and_costs_hardly_any_time(
     lie: Callable[[Drafts], Drafts], rtt_ms: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     chance.seed(5)
-    monkeypatch.setattr("wanspec.lab.simulation.faults.nonsense", lie)
+    monkeypatch.setattr("wanspec.lab.simulation.workers.nonsense", lie)
     if lie is far_ahead:
         deaf_to_acknowledgements(monkeypatch)
     result = run(rtt_ms, workers=1)

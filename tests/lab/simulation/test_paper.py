@@ -6,6 +6,7 @@ from collections import Counter
 
 import pytest
 
+from wanspec.lab.records.statistics import median
 from wanspec.lab.simulation import paper
 from wanspec.lab.simulation.paper import READINGS, VARIANTS, Reading, evaluate
 from wanspec.lab.simulation.run import SimulatedRun, simulate
@@ -65,5 +66,5 @@ def test_figure_8_sweeps_phi_of_the_papers_policy(played: list[Scenario]) -> Non
 def test_the_clouds_worker_takes_over_a_third_at_15_ms_and_costs_nothing() -> None:
     rows = paper.rows_with_rivals([paper.cloud_scenario(BEST, rtt_ms=15.0, seed=seed) for seed in range(paper.ITERATIONS)], {})
     assert {row.policy for row in rows} == {"paper"}
-    assert paper.median(row.offload_fraction for row in rows) == pytest.approx(0.34, abs=0.02)
-    assert paper.median(row.itl_ratio for row in rows) == pytest.approx(0.95, abs=0.02)
+    assert median(row.offload_fraction for row in rows) == pytest.approx(0.34, abs=0.02)
+    assert median(row.itl_ratio for row in rows) == pytest.approx(0.95, abs=0.02)

@@ -8,18 +8,18 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-import duckdb
 import pytest
 from matplotlib.figure import Figure
 
 from wanspec.core.speculation.types import SessionId
 from wanspec.errors import ConfigError
 from wanspec.lab.records.metrics import RunRow
+from wanspec.lab.records.statistics import median_interval
+from wanspec.lab.records.timeline import plot_timeline, write_chrome_trace
 from wanspec.lab.simulation.bound import bound_of, covered_share
-from wanspec.lab.simulation.plots import bootstrap_interval, plot_against_rtt, plot_phi, plot_timeline, write_chrome_trace
 from wanspec.lab.simulation.run import simulate, simulate_traced
 from wanspec.lab.simulation.scenario import expand, parse, read_document
-from wanspec.lab.simulation.sweep import SimulatedRow, Sweep, median_rows, rows_to_parquet, title_of
+from wanspec.lab.simulation.sweep import SimulatedRow, Sweep, median_rows, plot_against_rtt, plot_phi, title_of
 from wanspec.lab.simulation.tokens import iid_tokens
 
 SMALL = {"requests": 2, "tokens": 30}
@@ -75,7 +75,7 @@ def test_the_title_says_what_runs_have_in_common_and_lists_what_they_have_not() 
 
 def drawn(monkeypatch: pytest.MonkeyPatch, draw: Callable[[Path], None]) -> Figure:
     figures: list[Figure] = []
-    monkeypatch.setattr("wanspec.lab.simulation.plots.save_picture", lambda figure, _path: figures.append(figure))
+    monkeypatch.setattr("wanspec.lab.records.plots.save_picture", lambda figure, _path: figures.append(figure))
     draw(Path("nowhere.png"))
     return figures[0]
 
@@ -95,17 +95,6 @@ def test_medians_are_over_seeds() -> None:
     medians = median_rows(rows)
     assert [row.rtt_ms for row in medians] == [10, 50]
     assert medians[0].itl_ms == sorted(row.itl_ms for row in rows if row.rtt_ms == 10 and row.itl_ms)[1]
-
-
-def test_rows_survive_parquet(tmp_path: Path) -> None:
-    rows = rows_of({"policy": {"name": ["paper", "autoregressive"], "phi": [0.5]}})
-    rows_to_parquet(rows, tmp_path / "rows.parquet", origin={"version": "1", "command": "wanspec simulate"})
-    columns = duckdb.read_parquet(str(tmp_path / "rows.parquet")).fetchnumpy()
-    assert list(columns["policy"]) == [row.policy for row in rows]
-    assert list(columns["itl_ms"]) == [row.itl_ms for row in rows]
-    assert list(columns["seed"]) == [row.seed for row in rows]
-    assert set(columns["command"]) == {"wanspec simulate"}
-    assert [json.loads(scenario)["policy"]["name"] for scenario in columns["scenario"]] == [row.policy for row in rows]
 
 
 def test_processes_give_what_one_process_gives() -> None:
@@ -131,10 +120,10 @@ def test_pictures_and_a_trace_for_viewers(tmp_path: Path) -> None:
     assert all(ends[number] - starts[number] == pytest.approx(15_000) for number in starts)
 
 
-def test_a_bootstrap_interval_holds_the_median() -> None:
-    low, high = bootstrap_interval([1.0, 2.0, 3.0, 4.0, 100.0])
+def test_a_median_interval_holds_the_median() -> None:
+    low, high = median_interval([1.0, 2.0, 3.0, 4.0, 100.0])
     assert low <= 3.0 <= high
-    assert bootstrap_interval([2.0]) == (2.0, 2.0)
+    assert median_interval([2.0]) == (2.0, 2.0)
 
 
 def test_the_information_bound_falls_with_the_round_trip_and_rises_with_width() -> None:

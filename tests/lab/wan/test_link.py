@@ -6,11 +6,11 @@ from typing import Any
 import pytest
 
 from wanspec.errors import ConfigError
-from wanspec.lab.wan.link import LATENESS_STEP, Lateness, Link, LinkSettings, changed_settings, read_changes
+from wanspec.lab.wan.emulated_link import LATENESS_STEP, Lateness, LinkDirection, LinkSettings, link_settings, read_changes
 
 
 def test_due_times_add_serialisation_and_half_the_round_trip() -> None:
-    link = Link(settings=LinkSettings(rtt_ms=100.0, bandwidth_bytes_per_s=1000.0), random=random.Random(1))
+    link = LinkDirection(settings=LinkSettings(rtt_ms=100.0, bandwidth_bytes_per_s=1000.0), random=random.Random(1))
     assert link.due_s(now=10.0, size=100) == pytest.approx(10.15)
     assert link.due_s(now=10.0, size=100) == pytest.approx(10.25)
     assert link.due_s(now=20.0, size=100) == pytest.approx(20.15)
@@ -19,31 +19,31 @@ def test_due_times_add_serialisation_and_half_the_round_trip() -> None:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"rtt": 3}, "unknown setting 'rtt'; there are rtt_ms, jitter_ms"),
-        ({"rtt_ms": "3"}, "rtt_ms '3': give a number"),
-        ({"rtt_ms": True}, "rtt_ms True"),
-        ({"rtt_ms": -1}, "rtt_ms -1"),
-        ({"rtt_ms": float("nan")}, "rtt_ms nan"),
-        ({"rtt_ms": None}, "rtt_ms None"),
+        ({"rtt": 3}, "contains unknown field `rtt`"),
+        ({"rtt_ms": "3"}, "rtt_ms is '3': expected `float`"),
+        ({"rtt_ms": True}, "rtt_ms is True"),
+        ({"rtt_ms": -1}, "rtt_ms is -1: expected `float` >= 0"),
+        ({"rtt_ms": float("nan")}, "rtt_ms is nan"),
+        ({"rtt_ms": None}, "rtt_ms is None"),
         ({"jitter_ms": 1e9}, "jitter_ms"),
-        ({"bandwidth_bytes_per_s": 0}, "bandwidth_bytes_per_s 0"),
-        ({"loss": 1}, "loss 1: give a share"),
-        ({"loss": float("nan")}, "loss nan"),
-        ({"loss_burst": 0.5}, "loss_burst 0.5"),
-        ({"loss": 0.9, "loss_burst": 2}, "loss_burst 2: with loss 0.9 give 1, or at least 9"),
-        ({"down": 1}, "down 1: give true or false"),
+        ({"bandwidth_bytes_per_s": 0}, "bandwidth_bytes_per_s is 0"),
+        ({"loss": 1}, "loss is 1: expected `float` < 1"),
+        ({"loss": float("nan")}, "loss is nan"),
+        ({"loss_burst": 0.5}, "loss_burst is 0.5"),
+        ({"loss": 0.9, "loss_burst": 2}, "loss_burst is 2: with loss 0.9 give 1, or at least 9"),
+        ({"down": 1}, "down is 1: expected `bool`"),
     ],
 )
 def test_a_bad_setting_is_named(changes: dict[str, Any], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
-        changed_settings(LinkSettings(rtt_ms=1.0), changes)
+        link_settings(changes, LinkSettings(rtt_ms=1.0))
 
 
 def test_good_settings_change_what_they_name_only() -> None:
     settings = LinkSettings(rtt_ms=1.0, bandwidth_bytes_per_s=5.0)
-    assert changed_settings(settings, {"jitter_ms": 2}) == LinkSettings(rtt_ms=1.0, jitter_ms=2, bandwidth_bytes_per_s=5.0)
-    assert changed_settings(settings, {"bandwidth_bytes_per_s": None}) == LinkSettings(rtt_ms=1.0)
-    assert changed_settings(settings, {"down": True}).down
+    assert link_settings({"jitter_ms": 2}, settings) == LinkSettings(rtt_ms=1.0, jitter_ms=2, bandwidth_bytes_per_s=5.0)
+    assert link_settings({"bandwidth_bytes_per_s": None}, settings) == LinkSettings(rtt_ms=1.0)
+    assert link_settings({"down": True}, settings).down
 
 
 def test_a_line_holds_changes_and_a_reset() -> None:

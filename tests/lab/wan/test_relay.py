@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 from wanspec.errors import ConfigError, TransportError
+from wanspec.lab.wan.emulated_link import LinkDirection, LinkSettings
 from wanspec.lab.wan.emulator import answer
-from wanspec.lab.wan.link import Link, LinkSettings
 from wanspec.lab.wan.relay import MAX_HELD_BYTES, Lane, Relay, start_relay
 
 pytestmark = pytest.mark.asyncio
@@ -170,7 +170,7 @@ class FakeTransport(asyncio.Transport):
 
 async def test_a_sender_is_not_read_while_too_much_is_under_way() -> None:
     source, sink = FakeTransport(), FakeTransport()
-    link = Link(settings=LinkSettings(), random=random.Random(1))
+    link = LinkDirection(settings=LinkSettings(), random=random.Random(1))
     lane = Lane(link, asyncio.get_running_loop(), on_end=lambda: None)
     lane.source = source
     lane.put(bytes(MAX_HELD_BYTES))
@@ -184,7 +184,7 @@ async def test_a_sender_is_not_read_while_too_much_is_under_way() -> None:
 
 async def test_a_far_end_that_takes_no_more_holds_the_lane() -> None:
     sink = FakeTransport()
-    lane = Lane(Link(settings=LinkSettings(), random=random.Random(1)), asyncio.get_running_loop(), on_end=lambda: None)
+    lane = Lane(LinkDirection(settings=LinkSettings(), random=random.Random(1)), asyncio.get_running_loop(), on_end=lambda: None)
     lane.set_sink(sink)
     lane.block()
     lane.put(b"1234")
@@ -243,7 +243,7 @@ async def test_the_command_relays_answers_lines_and_ends_with_its_standard_input
         answers.append(json.loads(await process.stdout.readline()))
     assert (answers[0]["rtt_ms"], answers[0]["connections_failed"]) == (70.0, 1)
     assert answers[1]["rtt_ms"] == 30
-    assert "give a number" in answers[2]["error"]
+    assert "rtt_ms is 'x': expected" in answers[2]["error"]
     process.stdin.close()
     _, errors = await process.communicate()
     assert (process.returncode, errors) == (0, b"")

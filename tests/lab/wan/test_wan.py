@@ -125,7 +125,7 @@ async def test_the_counters_are_those_since_the_reset() -> None:
         counters = await link.says(rtt_ms=1)
         assert (counters["rtt_ms"], counters["bytes_to_target"]) == (1, 1052)  # IP 20, TCP 20, its timestamps 12
         assert counters["lateness_ms_p99"] is not None
-        assert "give a number" in (await link.child.ask('{"loss": "x"}'))["error"]
+        assert "expected `float`" in (await link.child.ask('{"loss": "x"}'))["error"]
 
 
 @needs_root
@@ -184,12 +184,12 @@ print(json.dumps({{"address": dialed.getsockname()[0], "congestion_control": nam
     ("arguments", "words"),
     [
         (["/nowhere", "--", "true"], "cannot enter the network namespace /nowhere: No such file"),
-        (["/nowhere", "true"], "usage: python -m wanspec.lab.wan.inside"),
+        (["/nowhere", "true"], "usage: python -m wanspec.lab.wan.namespaces"),
     ],
 )
 async def test_a_namespace_that_cannot_be_entered_is_named(arguments: list[str], words: str) -> None:
-    async with Child("inside", ["-m", "wanspec.lab.wan.inside", *arguments]) as child:
-        assert words in await child.obituary()
+    async with Child("namespace", ["-m", "wanspec.lab.wan.namespaces", *arguments]) as child:
+        assert words in await child.why_it_ended()
 
 
 def inode(namespace: str) -> int:
@@ -244,7 +244,7 @@ async def test_the_command_ends_cleanly_on_a_signal(number: signal.Signals) -> N
     async with Child("wan", ["-W", "error", "-m", "wanspec.lab.wan.wan"]) as child:
         await child.read_json()
         os.kill(child.pid, number)
-        assert await child.obituary() == "the wan process ended with status 0"
+        assert await child.why_it_ended() == "the wan process ended with status 0"
 
 
 @needs_root
@@ -273,7 +273,7 @@ main([])
 
 async def test_without_privileges_it_says_what_is_missing_and_what_works_without() -> None:
     async with Child("wan", ["-c", UNPRIVILEGED]) as child:
-        words = await child.obituary()
+        words = await child.why_it_ended()
         assert "status 2" in words
         assert "it needs root (CAP_SYS_ADMIN, CAP_NET_ADMIN)" in words
         assert "the relay works without" in words

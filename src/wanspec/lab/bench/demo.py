@@ -12,7 +12,9 @@ from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+
+from rich.console import Console
+from rich.text import Text
 
 from wanspec.core.policy.registry import PolicyConfig, create_policy
 from wanspec.core.protocol.placement import Placement
@@ -21,14 +23,29 @@ from wanspec.core.speculation.types import SamplingParams
 from wanspec.engines.bundled_pair import load_bundled, load_bundled_tokenizer
 from wanspec.engines.interface import ModelInfo
 from wanspec.errors import ConfigError
-from wanspec.lab.records.metrics import Outputs, RunRow, compare, measure_runs
-from wanspec.lab.records.run_names import ALONE, policy_of_run
+from wanspec.lab.bench.prompts import decoded_plainly, encoded
+from wanspec.lab.records.metrics import RunRow, compare, measure_runs
+from wanspec.lab.records.run_names import ADAPTIVE, ALONE, policy_of_run
+from wanspec.lab.records.table import LEGEND, counted, print_prose, print_table, print_warnings, run_table
+from wanspec.lab.records.worker_gain import WorkerGain
 from wanspec.lab.wan.deployment import MAX_RTT_MS, Deployment, check_once, deploy
+from wanspec.lab.wan.emulated_link import MAX_LATENESS_MS
 from wanspec.presets import preset
-from wanspec.serving.engine import check_request
-from wanspec.serving.model_runner import decode_plainly
 from wanspec.telemetry.records import Record
 from wanspec.telemetry.trace import read_trace, write_trace
+
+LATE_SHARE = 0.02
+"""Share of late passes above which the machine was too busy for the figures to count."""
+LATE_MEANING = "The latencies do not count: they are too long, for all policies alike. Drafts, bytes and exactness do."
+ABOUT = {
+    "autoregressive": "the target alone, one token a pass",
+    "colocated": "drafts on the spot, as everybody does",
+    "colocated-tree": "drafts a tree on the spot",
+    "remote": "drafts at the worker only",
+    "paper": "drafts at the worker, and locally where a disagreement is predicted",
+    ALONE: "drafts a tree on the spot, as deep as pays, and looks things up: `adaptive` without a worker",
+    ADAPTIVE: "drafts at the worker, and locally where that is worth its time",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,7 +56,7 @@ class DemoConfig:
     preset: str
     prompts: tuple[str, ...]
     policies: tuple[PolicyConfig, ...]
-    """Under the names of their runs (`telemetry.run_names`)."""
+    """Under the names of their runs (`records.run_names`)."""
     max_tokens: int
     sampling: SamplingParams
     trace_folder: Path | None = None
@@ -58,31 +75,38 @@ class DemoResult:
     """How late the relay was."""
 
 
-class Stage(Protocol):
-    """How the demo is shown."""
+class TerminalStage:
+    """Streams what is written; accepted drafts in green, the target's own tokens bold."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
 
     def begin(self, policy: str) -> None:
-        """A policy's turn."""
+        self._console.rule(Text(f"{policy}: {ABOUT.get(policy, '')}"), style="dim")
 
     def prompt(self, text: str) -> None:
-        """A prompt that is about to be continued."""
+        self._write(Text(text, style="dim"))
 
     def text(self, accepted: str, own: str) -> None:
-        """Newly committed text: what was drafted and accepted, and what the target added itself."""
+        self._write(Text.assemble((accepted, "green"), (own, "bold")))
 
     def end(self) -> None:
-        """The prompt is done."""
+        self._console.print("\n")
+
+    def _write(self, piece: Text) -> None:
+        """A piece of a line, which is not to be broken where it ends."""
+        self._console.print(piece, end="", soft_wrap=True)
 
     def notice(self, text: str) -> None:
-        """Something that a person should know."""
+        print_prose(self._console, text, style="dim italic")
 
 
-async def run_demo(config: DemoConfig, stage: Stage) -> DemoResult:
+async def run_demo(config: DemoConfig, stage: TerminalStage) -> DemoResult:
     """Run every policy over every prompt. Raises ConfigError on what cannot be run, TransportError when a process could not be."""
     target, draft = load_bundled("target"), load_bundled("draft")
     prompts = check(config, target.info)
     stage.notice("decoding with the target alone, to compare with")
-    oracle: Outputs = tuple([tuple(decode_plainly(target, p, max_tokens=config.max_tokens, sampling=config.sampling)) for p in prompts])
+    oracle = decoded_plainly(target, prompts, max_tokens=config.max_tokens, sampling=config.sampling)
     async with AsyncExitStack() as stack:
         folder = config.trace_folder or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="wanspec-")))
         deployment = await stack.enter_async_context(
@@ -117,15 +141,11 @@ def check(config: DemoConfig, info: ModelInfo) -> list[list[int]]:
     check_once("--policy", [policy.name for policy in config.policies])
     for policy in config.policies:
         create_policy(policy_of_run(policy))
-    tokenizer = load_bundled_tokenizer()
-    prompts = [tokenizer.encode(text, reads_controls=True) for text in config.prompts]
-    for prompt in prompts:
-        check_request(info, prompt, max_tokens=config.max_tokens)
-    return prompts
+    return encoded("bundled:target", info, config.prompts, max_tokens=config.max_tokens)
 
 
 async def run_policy(
-    deployment: Deployment, policy: PolicyConfig, prompts: Sequence[Sequence[int]], config: DemoConfig, stage: Stage
+    deployment: Deployment, policy: PolicyConfig, prompts: Sequence[Sequence[int]], config: DemoConfig, stage: TerminalStage
 ) -> None:
     """Every prompt in turn under one policy."""
     tokenizer, decides = load_bundled_tokenizer(), policy_of_run(policy)
@@ -141,3 +161,43 @@ async def run_policy(
         stage.end()
         if placement.offload and create_policy(decides).drafting is not None and not deployment.has_worker:
             stage.notice("the worker is gone: this ran without it")
+
+
+def show_result(console: Console, result: DemoResult, config: DemoConfig) -> None:
+    """The table, and what to know when reading it."""
+    prompts = f"{counted(len(config.prompts), 'prompt')} x {config.max_tokens} tokens"
+    title = f"{prompts}, {config.preset} step times, T = {config.sampling.temperature:g}"
+    print_table(console, run_table(result.rows, title=title))
+    print_prose(console, LEGEND, style="dim")
+    found = warnings(result)
+    print_warnings(console, found)
+    if not found and (words := verdict(result.rows)):
+        print_prose(console, words)
+
+
+def verdict(rows: Sequence[RunRow]) -> str:
+    """What the worker adds to `alone`, in words; nothing where one of the two was not run."""
+    runs = {row.policy: row for row in rows}
+    ours, alone = runs.get(ADAPTIVE), runs.get(ALONE)
+    if ours is None or alone is None or ours.itl_ratio_alone is None:
+        return ""
+    gain = WorkerGain(
+        itl_ratio=ours.itl_ratio_alone,
+        local_passes=ours.controller_draft_passes / ours.tokens,
+        local_passes_without=alone.controller_draft_passes / alone.tokens,
+    )
+    worth = "worth having" if gain.is_enough else "too little to be worth a worker; over a shorter round trip it adds more"
+    return f"The worker, {ours.rtt_ms:g} ms away, beside {ALONE}: {gain.words}. That is {worth}."
+
+
+def warnings(result: DemoResult) -> list[str]:
+    """What speaks against the figures."""
+    found = []
+    if result.late_passes > LATE_SHARE * result.passes:
+        found.append(
+            f"{result.late_passes} of {result.passes} passes were late: this machine is too busy or too slow for the preset's step times. "
+            + LATE_MEANING
+        )
+    if result.lateness_ms_p99 is not None and result.lateness_ms_p99 > MAX_LATENESS_MS:
+        found.append(f"the emulated link was up to {result.lateness_ms_p99:.1f} ms late (p99): the round trip was longer than asked for")
+    return found

@@ -10,19 +10,18 @@ import numpy as np
 
 from wanspec.lab.measurement.resampling import (
     Diurnal,
-    Figure,
-    Floats,
+    Estimate,
     Rounds,
     diurnality,
     draw_rounds,
     figure,
     holm,
-    interval,
     p_of_difference,
     quantile,
     resampled_quantiles,
 )  # fmt: skip
 from wanspec.lab.measurement.samples import Pair, Samples
+from wanspec.lab.records.statistics import Floats, percentile_interval
 
 MEDIAN: Final = 0.5
 TAIL: Final = 0.95
@@ -41,23 +40,23 @@ Key = tuple[str, str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Cell:
-    """One pair."""
+class PairFigures:
+    """The figures of one pair of probe and target."""
 
     pair: Pair
-    ttft: dict[float, Figure]
-    connect: dict[float, Figure]
-    itl: dict[float, Figure]
-    service: Figure | None
+    ttft: dict[float, Estimate]
+    connect: dict[float, Estimate]
+    itl: dict[float, Estimate]
+    service: Estimate | None
     """Median of the service's own latency, where it tells."""
-    answer: Figure
+    answer: Estimate
     """Median of TTFT without name, connection and TLS."""
-    hours: dict[int, dict[float, Figure]]
+    hours: dict[int, dict[float, Estimate]]
     """TTFT by the target's local hour."""
     drawn: Floats
     """TTFT in each draw: [draw, share]."""
 
-    def ttft_at(self, share: float) -> Figure | None:
+    def ttft_at(self, share: float) -> Estimate | None:
         return self.ttft.get(share)
 
 
@@ -85,16 +84,16 @@ class Comparison:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Analysis:
-    """All of it."""
+    """All figures of a study."""
 
     samples: Samples
     rounds: Rounds
-    cells: dict[Key, Cell]
+    cells: dict[Key, PairFigures]
     homes: dict[str, str]
     """The target of each probe's own region, or else the one with the shortest connect time: its nearest."""
     comparisons: tuple[Comparison, ...]
     diurnal: dict[str, Diurnal]
-    """By target; p corrected."""
+    """How each target goes with the hour; p is corrected."""
 
     def is_at_home(self, probe: str, target: str) -> bool:
         """Whether the target is of the probe's own region, and not merely its nearest."""
@@ -120,12 +119,12 @@ def analyse(samples: Samples, *, seed: int = 0) -> Analysis:
     )  # fmt: skip
 
 
-def _cell(pair: Pair, rounds: Rounds, hours: np.ndarray[tuple[int], np.dtype[np.int64]]) -> Cell:
+def _cell(pair: Pair, rounds: Rounds, hours: np.ndarray[tuple[int], np.dtype[np.int64]]) -> PairFigures:
     drawn = resampled_quantiles(pair.ttft_s, pair.round_of, rounds, SHARES)
     hour_of = hours[pair.round_of]
     fewer = replace(rounds, counts=rounds.counts[:HOURLY_DRAWS])
     service = _figures(pair, pair.service_s, rounds, (MEDIAN,))
-    return Cell(
+    return PairFigures(
         pair=pair,
         ttft={
             share: figure(pair.ttft_s, share, drawn[:, place], rounds)
@@ -135,13 +134,13 @@ def _cell(pair: Pair, rounds: Rounds, hours: np.ndarray[tuple[int], np.dtype[np.
         connect=_figures(pair, pair.connect_s, rounds, (MEDIAN, TAIL)),
         itl=_figures(pair, pair.itl_s, rounds, (MEDIAN, TAIL)),
         service=service.get(MEDIAN),
-        answer=_figures(pair, pair.answer_s, rounds, (MEDIAN,)).get(MEDIAN, Figure(math.nan, math.nan, math.nan, 0)),
+        answer=_figures(pair, pair.answer_s, rounds, (MEDIAN,)).get(MEDIAN, Estimate(math.nan, math.nan, math.nan, 0)),
         hours={hour: _figures(pair, np.where(hour_of == hour, pair.ttft_s, np.nan), fewer, (MEDIAN, 0.9)) for hour in HOURS},
         drawn=drawn,
     )
 
 
-def _figures(pair: Pair, values: Floats, rounds: Rounds, shares: tuple[float, ...]) -> dict[float, Figure]:
+def _figures(pair: Pair, values: Floats, rounds: Rounds, shares: tuple[float, ...]) -> dict[float, Estimate]:
     """Of the requests that have this value; a quantile that too few lie beyond is left out."""
     known = np.isfinite(values)
     own, shown = values[known], [share for share in shares if int(known.sum()) >= least_number(share)]
@@ -151,14 +150,14 @@ def _figures(pair: Pair, values: Floats, rounds: Rounds, shares: tuple[float, ..
     return {share: figure(own, share, drawn[:, place], rounds) for place, share in enumerate(shown)}
 
 
-def _home(probe: str, cells: dict[Key, Cell]) -> str | None:
+def _home(probe: str, cells: dict[Key, PairFigures]) -> str | None:
     own = [cell for (source, _), cell in cells.items() if source == probe and cell.pair.ok]
     at_home = [cell for cell in own if cell.pair.is_home]
     near = sorted(at_home or own, key=lambda cell: cell.connect[MEDIAN].value if MEDIAN in cell.connect else math.inf)
     return near[0].pair.target if near else None
 
 
-def _compare(cells: dict[Key, Cell], homes: dict[str, str | None], rounds: Rounds, share: float) -> list[Comparison]:
+def _compare(cells: dict[Key, PairFigures], homes: dict[str, str | None], rounds: Rounds, share: float) -> list[Comparison]:
     """Home against each target abroad that serves the same model."""
     place, found = SHARES.index(share), []
     for (probe, target), cell in cells.items():
@@ -172,7 +171,7 @@ def _compare(cells: dict[Key, Cell], homes: dict[str, str | None], rounds: Round
         ):
             continue
         drawn = home.drawn[:, place] - cell.drawn[:, place]
-        low, high = interval(drawn) if rounds.is_enough else (math.nan, math.nan)
+        low, high = percentile_interval(drawn) if rounds.is_enough else (math.nan, math.nan)
         p = p_of_difference(drawn) if rounds.is_enough else math.nan
         gain_s = quantile(home.pair.ttft_s, share) - quantile(cell.pair.ttft_s, share)
         found.append((probe, home.pair, target, gain_s, low, high, p))
@@ -200,7 +199,7 @@ def _diurnal(samples: Samples, seed: int) -> dict[str, Diurnal]:
 
 
 def _log_medians(pair: Pair, number: int) -> Floats:
-    """Of TTFT, for each round."""
+    """The logarithm of the median TTFT in each round."""
     out = np.full(number, np.nan)
     order = np.argsort(pair.round_of, kind="stable")
     places, starts = np.unique(pair.round_of[order], return_index=True)

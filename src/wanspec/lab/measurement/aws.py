@@ -12,7 +12,8 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, Final
 
 from wanspec.errors import ConfigError
-from wanspec.lab.measurement.answer import CredentialsError, MalformedStreamError
+from wanspec.lab.measurement.attempt import CredentialsError
+from wanspec.lab.openai_stream import MalformedStreamError
 
 if TYPE_CHECKING:
     from botocore.session import Session

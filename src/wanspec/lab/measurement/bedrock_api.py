@@ -10,23 +10,17 @@ from urllib.parse import quote, urlsplit
 import msgspec
 from msgspec import Meta, Struct
 
-from wanspec.lab.measurement.answer import (
-    MAX_LATENCY_MS,
-    UNREADABLE,
-    Answer,
-    Count,
-    MalformedStreamError,
-    ServiceError,
-    StreamReader,
-)
+from wanspec.lab.measurement.attempt import Attempt, StreamReader
 from wanspec.lab.measurement.aws import FrameReader, Message, Signer
 from wanspec.lab.measurement.campaign import Prompt, Target
-from wanspec.lab.measurement.output import Output
+from wanspec.lab.openai_stream import UNREADABLE, Count, MalformedStreamError, ModelOutput, ServiceError
 
+MAX_LATENCY_MS: Final = 1e9
+"""That a service claims: eleven days."""
 THROTTLES: Final = {"throttlingException", "serviceUnavailableException"}
 
 
-class Usage(Struct, frozen=True, rename="camel"):
+class BedrockUsage(Struct, frozen=True, rename="camel"):
     """Tokens, as Bedrock counts."""
 
     input_tokens: Count | None = None
@@ -34,24 +28,24 @@ class Usage(Struct, frozen=True, rename="camel"):
 
 
 class Metrics(Struct, frozen=True, rename="camel"):
-    """Bedrock's own."""
+    """What Bedrock has measured itself."""
 
     latency_ms: Annotated[float, Meta(ge=0.0, le=MAX_LATENCY_MS)] | None = None
 
 
 class Payload(Struct, frozen=True, rename="camel"):
-    """Of any message that matters here."""
+    """The content of a message."""
 
     delta: Any = None
     start: Any = None
     stop_reason: str | None = None
-    usage: Usage | None = None
+    usage: BedrockUsage | None = None
     metrics: Metrics | None = None
     message: str | None = None
 
 
 class BedrockApi:
-    """One target."""
+    """Asks one target."""
 
     def __init__(self, target: Target, signer: Signer | str, *, root: str) -> None:
         """`signer`: whose signature, or else a Bedrock API key. `root`: the endpoint's URL."""
@@ -76,8 +70,8 @@ class BedrockApi:
             return headers | {"authorization": f"Bearer {self._signer}"}, body
         return self._signer.signed(self.url, headers, body, region=self._target.place), body
 
-    def reader(self, answer: Answer) -> StreamReader:
-        return _Reader(answer)
+    def reader(self, attempt: Attempt) -> StreamReader:
+        return _Reader(attempt)
 
     def adapts(self, status: int, body: bytes) -> bool:
         """Bedrock is one service, and knows all that it is sent."""
@@ -93,10 +87,10 @@ class BedrockApi:
 
 
 class _Reader:
-    """Of one answer."""
+    """Notes in an attempt what its event stream says."""
 
-    def __init__(self, answer: Answer) -> None:
-        self._answer, self._frames = answer, FrameReader()
+    def __init__(self, attempt: Attempt) -> None:
+        self._attempt, self._frames = attempt, FrameReader()
         self._decoder = msgspec.json.Decoder(Payload)
         self._has_metadata = False
 
@@ -113,7 +107,7 @@ class _Reader:
 
     @property
     def is_complete(self) -> bool:
-        return self._has_metadata and self._answer.finish_reason is not None
+        return self._has_metadata and self._attempt.finish_reason is not None
 
     def _take(self, message: Message, at_s: float) -> None:
         kind = message.headers.get(":message-type", "")
@@ -128,12 +122,12 @@ class _Reader:
             raise ServiceError(f"{name}: {payload.message or ''}", is_throttle=name in THROTTLES)
         match message.headers.get(":event-type"):
             case "contentBlockStart" | "contentBlockDelta":
-                output = Output()
+                output = ModelOutput()
                 output.add(payload.start)  # of a tool: its name
                 output.add(payload.delta)
-                self._answer.hear(output, at_s)
+                self._attempt.note_output(output, at_s)
             case "messageStop":
-                self._answer.finish_reason = payload.stop_reason
+                self._attempt.finish_reason = payload.stop_reason
             case "metadata":
                 self._metadata(payload)
             case _:
@@ -142,6 +136,6 @@ class _Reader:
     def _metadata(self, payload: Payload) -> None:
         self._has_metadata = True
         if payload.usage is not None:
-            self._answer.prompt_tokens, self._answer.output_tokens = payload.usage.input_tokens, payload.usage.output_tokens
+            self._attempt.prompt_tokens, self._attempt.output_tokens = payload.usage.input_tokens, payload.usage.output_tokens
         if payload.metrics is not None and payload.metrics.latency_ms is not None:
-            self._answer.service_latency_s = payload.metrics.latency_ms / 1000
+            self._attempt.service_latency_s = payload.metrics.latency_ms / 1000

@@ -33,7 +33,7 @@ class Spending:
 
 
 def spending(target: Target, *, prompt_tokens: int, output_tokens: int) -> Spending:
-    """Of one request."""
+    """What one request takes."""
     usd = prompt_tokens * (target.usd_per_million_prompt_tokens or 0.0) + output_tokens * (target.usd_per_million_output_tokens or 0.0)
     return Spending(requests=1, tokens=prompt_tokens + output_tokens, usd=usd / MILLION)
 

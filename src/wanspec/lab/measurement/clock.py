@@ -8,60 +8,29 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import Final, Protocol
+from typing import Final
 
 JUMP_S: Final = 0.25
 """Clocks that are steered, and not set, drift apart by less than this between two looks."""
 TICK_S: Final = 1.0
 """The longest sleep at a time: who waits for an hour of the day must look at the clock now and then."""
-FAST_TICK_S: Final = 0.05
-"""The same, in real seconds, of a clock that runs fast."""
 
 
-class Clock(Protocol):
-    """The time of day, and how to wait for it."""
-
-    tick_s: float
-    """The longest sleep at a time."""
-
-    def wall_s(self) -> float: ...
-
-    def monotonic_s(self) -> float:
-        """What the wall clock is held against."""
-
-    async def sleep(self, seconds: float) -> None: ...
-
-
-class SystemClock:
-    """This host's."""
+class Clock:
+    """This host's time of day, and how to wait for it."""
 
     tick_s = TICK_S
+    """The longest sleep at a time."""
 
     def wall_s(self) -> float:
         return time.time()
 
     def monotonic_s(self) -> float:
+        """What the wall clock is held against."""
         return time.monotonic()
 
     async def sleep(self, seconds: float) -> None:
         await asyncio.sleep(seconds)
-
-
-class FastClock:
-    """Days in minutes: a wall clock that runs `speed` times as fast. Latencies are measured by the monotonic clock, and stay true."""
-
-    def __init__(self, *, start_s: float, speed: float) -> None:
-        self._start_s, self._speed, self._began_s = start_s, speed, time.monotonic()
-        self.tick_s = speed * FAST_TICK_S
-
-    def wall_s(self) -> float:
-        return self._start_s + self._speed * (time.monotonic() - self._began_s)
-
-    def monotonic_s(self) -> float:
-        return self.wall_s()
-
-    async def sleep(self, seconds: float) -> None:
-        await asyncio.sleep(seconds / self._speed)
 
 
 async def sleep_until(clock: Clock, at_s: float) -> None:

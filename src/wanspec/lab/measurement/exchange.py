@@ -7,7 +7,8 @@ connections of its own: two names at one address may be two servers.
 from __future__ import annotations
 
 import asyncio
-import encodings.idna  # noqa: F401  # as for `anyio` below: resolving a name loads it
+import concurrent.futures.thread  # noqa: F401  # as for `anyio` below: resolving a name loads these two
+import encodings.idna  # noqa: F401
 import os
 import socket
 import ssl
@@ -23,24 +24,21 @@ import anyio.lowlevel
 import httpx
 
 from wanspec.errors import ConfigError
-from wanspec.lab.measurement.addresses import TRY_S, Addresses
-from wanspec.lab.measurement.answer import Answer, Api, CredentialsError, MalformedStreamError, ServiceError
+from wanspec.lab.measurement.attempt import Api, Attempt, CredentialsError
 from wanspec.lab.measurement.campaign import Prompt, Target
 from wanspec.lab.measurement.rows import Problem
-from wanspec.lab.records.server_sent_events import retry_after_s
+from wanspec.lab.measurement.rtt import TRY_S, Addresses
+from wanspec.lab.openai_stream import NO_ROOM, MalformedStreamError, ServiceError, read_refusal, retry_after_s
 from wanspec.transport.security import Address
 
-MAX_ERROR_BYTES: Final = 1 << 16
-"""Of the body of an error that is read."""
 MAX_ANSWER_BYTES: Final = 64 << 20
 """Of a stream: a million tokens at 64 bytes each."""
 MAX_PIECES: Final = 1_000_000
-"""That a stream comes in, and of text in it: more times do not fit into a line of the file."""
+"""The most pieces of any stream: more times do not fit into a line of the file."""
 PIECES_PER_TOKEN: Final = 4
-"""Of what was asked for: events are cut by packets. Each costs some 30 us, in which nothing else is timed,"""
+"""Pieces that a stream may come in for each token asked for: packets cut events. Each costs some 30 us, in which nothing else is timed."""
 SPARE_PIECES: Final = 4096
-"""and so many more, such as comments that keep a connection open."""
-THROTTLES: Final = (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE)
+"""Pieces beyond those, such as comments that keep a connection open."""
 KEYS_REFUSED: Final = (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN)
 LATENESS_TICK_S: Final = 0.01
 """How often the event loop's lateness is looked at."""
@@ -50,16 +48,16 @@ class LatenessWatch:
     """How late the event loop is: what it sees late, it times late."""
 
     def __init__(self) -> None:
-        self._answers: list[Answer] = []
+        self._attempts: list[Attempt] = []
 
     @asynccontextmanager
-    async def over(self, answer: Answer) -> AsyncIterator[None]:
-        """Note the worst of it in the answer."""
-        self._answers.append(answer)
+    async def over(self, attempt: Attempt) -> AsyncIterator[None]:
+        """Note the worst of it in the attempt."""
+        self._attempts.append(attempt)
         try:
             yield
         finally:
-            self._answers.remove(answer)
+            self._attempts.remove(attempt)
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -68,8 +66,8 @@ class LatenessWatch:
             due_s += LATENESS_TICK_S
             await asyncio.sleep(max(0.0, due_s - time.perf_counter()))
             late_s = time.perf_counter() - due_s
-            for answer in self._answers:
-                answer.loop_late_s = max(answer.loop_late_s, late_s)
+            for attempt in self._attempts:
+                attempt.loop_late_s = max(attempt.loop_late_s, late_s)
             due_s += max(0.0, late_s)
 
 
@@ -97,93 +95,89 @@ class Endpoint:
     async def __aexit__(self, *details: object) -> None:
         await self._client.aclose()
 
-    async def attempt(self, prompt: Prompt, request_id: str, answer: Answer) -> None:
-        """Ask, and fill in the answer; raises nothing that a server or a network can cause."""
+    async def send(self, prompt: Prompt, request_id: str, attempt: Attempt) -> None:
+        """Ask, and fill in the attempt; raises nothing that a server or a network can cause."""
         try:
             async with asyncio.timeout(self._timeout_s):
-                await self._attempt(prompt, request_id, answer)
+                await self._send(prompt, request_id, attempt)
         except (TimeoutError, httpx.TimeoutException):
-            answer.fail("timeout", f"no end within {self._timeout_s:g} s; it came as far as {_stage(answer)}")
+            attempt.fail("timeout", f"no end within {self._timeout_s:g} s; it came as far as {_stage(attempt)}")
         except socket.gaierror as error:
-            answer.fail("dns", f"{self._addresses.host}: {error.strerror}")
+            attempt.fail("dns", f"{self._addresses.host}: {error.strerror}")
         except CredentialsError as error:
-            answer.fail("auth", str(error))
+            attempt.fail("auth", str(error))
         except ServiceError as error:
-            answer.fail("throttled" if error.is_throttle else "http", str(error))
+            attempt.fail("throttled" if error.is_throttle else "http", str(error))
         except MalformedStreamError as error:
-            answer.fail("stream", str(error))
+            attempt.fail("stream", str(error))
         except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
-            answer.fail(answer.phase, "; ".join([*answer.tried, _words_of(error)]))
-        answer.end_s = answer.elapsed_s()
+            attempt.fail(attempt.phase, "; ".join([*attempt.tried, _words_of(error)]))
+        attempt.end_s = attempt.elapsed_s()
 
-    async def _attempt(self, prompt: Prompt, request_id: str, answer: Answer) -> None:
-        """At the first address that a connection to comes about with."""
+    async def _send(self, prompt: Prompt, request_id: str, attempt: Attempt) -> None:
+        """Ask at the first address that can be connected to."""
         headers, body = self.api.outgoing(prompt, request_id)
-        answer.sent_bytes = len(body)
-        *others, last = await self._resolve(answer)
+        attempt.sent_bytes = len(body)
+        *others, last = await self._resolve(attempt)
         for address in others:
-            answer.address, answer.phase = address, "connect"
+            attempt.address, attempt.phase = address, "connect"
             try:
-                return await self._exchange(prompt, headers, body, answer, connect_s=min(TRY_S, self._timeout_s / (1 + len(others))))
+                return await self._exchange(prompt, headers, body, attempt, connect_s=min(TRY_S, self._timeout_s / (1 + len(others))))
             except (httpx.ConnectError, httpx.ConnectTimeout) as error:
-                if isinstance(error, httpx.ConnectError) and answer.phase != "connect":
+                if isinstance(error, httpx.ConnectError) and attempt.phase != "connect":
                     raise  # TLS: another address would say the same
                 self._addresses.failed(address)
-                answer.leave_address(_words_of(error))
-        answer.address, answer.phase = last, "connect"
-        return await self._exchange(prompt, headers, body, answer, connect_s=self._timeout_s)
+                attempt.leave_address(_words_of(error))
+        attempt.address, attempt.phase = last, "connect"
+        return await self._exchange(prompt, headers, body, attempt, connect_s=self._timeout_s)
 
-    async def _exchange(self, prompt: Prompt, headers: dict[str, str], body: bytes, answer: Answer, *, connect_s: float) -> None:
+    async def _exchange(self, prompt: Prompt, headers: dict[str, str], body: bytes, attempt: Attempt, *, connect_s: float) -> None:
         async with self._client.stream(
             "POST",
-            self._parts._replace(netloc=str(Address(host=answer.address, port=self._addresses.port))).geturl(),
+            self._parts._replace(netloc=str(Address(host=attempt.address, port=self._addresses.port))).geturl(),
             content=body,
             headers={"host": self._parts.netloc, "accept-encoding": "identity", "user-agent": "wanspec-measure"} | headers,
-            extensions={"trace": answer.trace, "sni_hostname": self._addresses.host},
+            extensions={"trace": attempt.trace, "sni_hostname": self._addresses.host},
             timeout=httpx.Timeout(self._timeout_s, connect=connect_s),
         ) as response:
-            answer.http_status = response.status_code
+            attempt.http_status = response.status_code
             if response.status_code == HTTPStatus.OK:
-                await self._read(answer, response, most_pieces=min(MAX_PIECES, PIECES_PER_TOKEN * prompt.max_tokens + SPARE_PIECES))
+                await self._read(attempt, response, most_pieces=min(MAX_PIECES, PIECES_PER_TOKEN * prompt.max_tokens + SPARE_PIECES))
             else:
-                await self._refused(answer, response)
+                await self._refused(attempt, response)
 
-    async def _resolve(self, answer: Answer) -> list[str]:
-        began_s = answer.elapsed_s()
+    async def _resolve(self, attempt: Attempt) -> list[str]:
+        began_s = attempt.elapsed_s()
         found = await self._addresses.resolve()
-        answer.dns_s = answer.elapsed_s() - began_s
+        attempt.dns_s = attempt.elapsed_s() - began_s
         return [str(address[0]) for _, address in found]
 
-    async def _read(self, answer: Answer, response: httpx.Response, *, most_pieces: int) -> None:
-        reader, pieces = self.api.reader(answer), 0
+    async def _read(self, attempt: Attempt, response: httpx.Response, *, most_pieces: int) -> None:
+        reader, pieces = self.api.reader(attempt), 0
         try:
             async for data in response.aiter_raw():
-                answer.received_bytes += len(data)
+                attempt.received_bytes += len(data)
                 pieces += 1
-                if answer.received_bytes > MAX_ANSWER_BYTES:
+                if attempt.received_bytes > MAX_ANSWER_BYTES:
                     raise MalformedStreamError(f"an answer of more than {MAX_ANSWER_BYTES} bytes")
-                reader.push(data, answer.elapsed_s())
-                if max(pieces, len(answer.token_s)) > most_pieces:
+                reader.push(data, attempt.elapsed_s())
+                if max(pieces, len(attempt.token_s)) > most_pieces:
                     raise MalformedStreamError(f"an answer in more than {most_pieces} pieces")
         except (httpx.ReadError, httpx.RemoteProtocolError):
             if not reader.is_over:
                 raise
-        reader.end(answer.elapsed_s())
+        reader.end(attempt.elapsed_s())
         if not reader.is_complete:
-            answer.fail("truncated", _unfinished(answer, response))
+            attempt.fail("truncated", _unfinished(attempt, response))
 
-    async def _refused(self, answer: Answer, response: httpx.Response) -> None:
-        body = b""
-        async for data in response.aiter_raw():
-            body += data
-            if len(body) > MAX_ERROR_BYTES:
-                break
-        answer.received_bytes = len(body)
-        answer.retry_after_s = retry_after_s(response.headers)
+    async def _refused(self, attempt: Attempt, response: httpx.Response) -> None:
+        body = await read_refusal(response)
+        attempt.received_bytes = len(body)
+        attempt.retry_after_s = retry_after_s(response.headers)
         status = response.status_code
-        answer.is_to_be_adapted = self.api.adapts(status, body)
-        problem: Problem = "throttled" if status in THROTTLES else "auth" if status in KEYS_REFUSED else "http"
-        answer.fail(problem, f"{status}: {self.api.reason_of(response.headers, body)}")
+        attempt.is_to_be_adapted = self.api.adapts(status, body)
+        problem: Problem = "throttled" if status in NO_ROOM else "auth" if status in KEYS_REFUSED else "http"
+        attempt.fail(problem, f"{status}: {self.api.reason_of(response.headers, body)}")
 
 
 @cache
@@ -212,19 +206,19 @@ def _words_of(error: BaseException) -> str:
     return said
 
 
-def _unfinished(answer: Answer, response: httpx.Response) -> str:
+def _unfinished(attempt: Attempt, response: httpx.Response) -> str:
     """Why an answer that HTTP ended is none."""
     kind = response.headers.get("content-type", "").partition(";")[0]
-    if answer.token_s or "json" not in kind:
+    if attempt.token_s or "json" not in kind:
         return "the stream ended before the answer did"
     return f"the endpoint did not stream: it answered with {kind}"
 
 
-def _stage(answer: Answer) -> str:
+def _stage(attempt: Attempt) -> str:
     """The last stage that was reached."""
     stages = (
-        ("the tokens", bool(answer.token_s)), ("the response's headers", answer.headers_s is not None),
-        ("the request", answer.request_sent_s is not None), ("TLS", answer.tls_s is not None),
-        ("the connection", answer.connect_s is not None), ("the name", answer.dns_s is not None),
+        ("the tokens", bool(attempt.token_s)), ("the response's headers", attempt.headers_s is not None),
+        ("the request", attempt.request_sent_s is not None), ("TLS", attempt.tls_s is not None),
+        ("the connection", attempt.connect_s is not None), ("the name", attempt.dns_s is not None),
     )  # fmt: skip
     return next((name for name, is_reached in stages if is_reached), "nothing")

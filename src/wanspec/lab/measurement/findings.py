@@ -12,7 +12,7 @@ from typing import Final
 
 import numpy as np
 
-from wanspec.lab.measurement.analysis import ALPHA, MEDIAN, TAIL, Analysis, Cell, Comparison, least_number
+from wanspec.lab.measurement.analysis import ALPHA, MEDIAN, TAIL, Analysis, Comparison, PairFigures, least_number
 from wanspec.lab.measurement.merge import Merged
 
 HEAVY_TAIL: Final = 3.0
@@ -227,7 +227,7 @@ def _network(analysis: Analysis) -> str:
     return sentence
 
 
-def _network_share(cell: Cell) -> float:
+def _network_share(cell: PairFigures) -> float:
     """Of TTFT's way from median to tail, that of connect times."""
     spread_s = cell.ttft[TAIL].value - cell.ttft[MEDIAN].value
     return (cell.connect[TAIL].value - cell.connect[MEDIAN].value) / spread_s if spread_s > 0 else 0.0

@@ -16,7 +16,7 @@ from wanspec.lab.measurement.rows import VERSION, Header, Note, RequestRow, Sent
 
 @dataclass(slots=True)
 class History:
-    """Of one file."""
+    """What one file says of the time before."""
 
     header: Header | None = None
     """The last one."""

@@ -51,7 +51,7 @@ class Merged:
 
     @property
     def number(self) -> int:
-        """Of requests."""
+        """How many requests there are."""
         (number,) = self.database.execute("SELECT count(*) FROM requests").fetchone() or (0,)
         return int(number)
 

@@ -16,9 +16,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
+from wanspec.lab.records.statistics import Floats, percentile_interval
 
-CONFIDENCE: Final = 0.95
 MIN_RESAMPLES: Final = 2000
 MAX_RESAMPLES: Final = 10_000
 """So many that Holm's correction of the smallest possible p, 2 / resamples, still leaves room below 0.05."""
@@ -37,7 +36,7 @@ of two hours it was 12, 33 and 33."""
 
 
 @dataclass(frozen=True, slots=True)
-class Figure:
+class Estimate:
     """A value, its interval, and of how many requests it is."""
 
     value: float
@@ -97,19 +96,10 @@ def quantile(values: Floats, share: float) -> float:
     return float(np.partition(values, rank)[rank])
 
 
-def figure(values: Floats, share: float, drawn: Floats, rounds: Rounds) -> Figure:
+def figure(values: Floats, share: float, drawn: Floats, rounds: Rounds) -> Estimate:
     """A quantile with its interval; `drawn`: the same quantile in each draw."""
-    low, high = interval(drawn) if rounds.is_enough else (math.nan, math.nan)
-    return Figure(quantile(values, share), low, high, len(values))
-
-
-def interval(drawn: Floats) -> tuple[float, float]:
-    """Of CONFIDENCE."""
-    known = drawn[np.isfinite(drawn)]
-    if not len(known):
-        return math.nan, math.nan
-    low, high = np.quantile(known, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
-    return float(low), float(high)
+    low, high = percentile_interval(drawn) if rounds.is_enough else (math.nan, math.nan)
+    return Estimate(quantile(values, share), low, high, len(values))
 
 
 def p_of_difference(drawn: Floats) -> float:

@@ -13,14 +13,14 @@ from msgspec import Meta, Struct
 from wanspec.core.protocol.messages import PRINTABLE
 
 VERSION = 1
-"""Of this format."""
+"""The version of this format."""
 LATEST_S = 250_000_000_000.0
 """The year 9892: later ones have no date in Python."""
 
 Moment = Annotated[float, Meta(ge=0.0, le=LATEST_S)]
 """A time of day, Unix time."""
-Shown = Annotated[str, Meta(pattern=PRINTABLE)]
-"""Of a stranger's file, perhaps, and on its way to a terminal."""
+PrintableText = Annotated[str, Meta(pattern=PRINTABLE)]
+"""Text that may come from a stranger's file and goes to a terminal."""
 
 Status = Literal["ok", "throttled", "failed", "interrupted"]
 """Throttled: the endpoint said that it has no room. Interrupted: we ended before the answer did."""
@@ -36,7 +36,7 @@ class Header(Struct, frozen=True, kw_only=True, tag_field="kind", tag="header"):
     version: int
     campaign: str
     digest: str
-    """Of the campaign file's meaning."""
+    """A hash of what the campaign file says."""
     probe: str
     start_s: Moment
     """When its first round begins or began; times of day are Unix time."""
@@ -128,15 +128,15 @@ class RttRow(Struct, frozen=True, kw_only=True, tag_field="kind", tag="rtt"):
     """One TCP connection, made and closed: about a round trip."""
 
     id: str
-    probe: Shown
-    peer: Shown
-    host: Shown
+    probe: PrintableText
+    peer: PrintableText
+    host: PrintableText
     port: int
-    address: Shown
+    address: PrintableText
     at_s: Moment
     dns_s: float | None
     connect_s: float | None
-    problem: Shown = ""
+    problem: PrintableText = ""
 
 
 Line = Header | Sent | RequestRow | Note | RttRow

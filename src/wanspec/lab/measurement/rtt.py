@@ -1,31 +1,55 @@
 """Round trips between sites, as the time that TCP takes to connect: any open port will do, nothing is sent.
 
-Every site probes the others by host and port, and writes a file; together the files are a mesh. A connection takes one round trip and the
-two hosts' own time, some tenths of a millisecond.
+Every site probes the others by host and port, and writes a file; together the files are a matrix of round trips. A connection takes one
+round trip and the two hosts' own time, some tenths of a millisecond.
 """
 
 from __future__ import annotations
 
 import asyncio
-import math
 import os
 import socket
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
 from wanspec.errors import ConfigError
-from wanspec.lab.measurement.addresses import TRY_S, Addresses, SocketAddress
 from wanspec.lab.measurement.campaign import NAME
 from wanspec.lab.measurement.rows import RttRow
 
 TIMEOUT_S: Final = 10.0
 """Round the earth is 0.3 s; TCP tries again after 1, 3 and 7."""
 MAX_PORT: Final = 65_535
+FORGET_S: Final = 600.0
+"""After which a failure is forgotten: a network is mended in less than a campaign."""
+TRY_S: Final = 3.0
+"""For a connection, where there is another address: round the earth is 0.3 s, and TCP asks again after 1 s."""
+SocketAddress = tuple[Any, ...]
+"""As the socket module has it: the host's address, the port, and for IPv6 two more."""
+
+
+@dataclass(slots=True)
+class Addresses:
+    """The addresses of a host, in the order in which to try them: as the system sorts them, those that failed lately last."""
+
+    host: str
+    port: int
+    _failed_s: dict[str, float] = field(default_factory=dict)
+
+    async def resolve(self) -> list[tuple[socket.AddressFamily, SocketAddress]]:
+        """All of them. Raises socket.gaierror."""
+        found = await asyncio.get_running_loop().getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM)
+        now_s = time.monotonic()
+        distinct = dict.fromkeys((family, address) for family, _, _, _, address in found)
+        return sorted(distinct, key=lambda each: now_s - self._failed_s.get(str(each[1][0]), -FORGET_S) < FORGET_S)
+
+    def failed(self, address: str) -> None:
+        """No connection came about."""
+        self._failed_s[address] = time.monotonic()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,17 +62,17 @@ class Peer:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Link:
-    """From one site to another; milliseconds, not a number where no connection came about."""
+class PairRtt:
+    """Round trips from one site to another, in milliseconds; None where no connection came about."""
 
     probe: str
     peer: str
     n: int
     failed: int
-    least_ms: float
-    p50_ms: float
-    p90_ms: float
-    p99_ms: float
+    least_ms: float | None
+    p50_ms: float | None
+    p90_ms: float | None
+    p99_ms: float | None
 
 
 def parse_peer(text: str) -> Peer:
@@ -126,16 +150,16 @@ async def _time(family: socket.AddressFamily, place: SocketAddress, timeout_s: f
         return None, os.strerror(error.errno) if error.errno else str(error)
 
 
-def links(rows: Iterable[RttRow]) -> list[Link]:
+def pair_rtts(rows: Iterable[RttRow]) -> list[PairRtt]:
     """One for each pair, by name."""
     grouped: dict[tuple[str, str], list[RttRow]] = {}
     for row in rows:
         grouped.setdefault((row.probe, row.peer), []).append(row)
-    return [_link(probe, peer, own) for (probe, peer), own in sorted(grouped.items())]
+    return [_pair_rtt(probe, peer, own) for (probe, peer), own in sorted(grouped.items())]
 
 
-def _link(probe: str, peer: str, own: Sequence[RttRow]) -> Link:
+def _pair_rtt(probe: str, peer: str, own: Sequence[RttRow]) -> PairRtt:
     times_ms = np.array([1e3 * row.connect_s for row in own if row.connect_s is not None])
-    least, p50, p90, p99 = np.quantile(times_ms, (0, 0.5, 0.9, 0.99)) if len(times_ms) else [math.nan] * 4
-    return Link(probe=probe, peer=peer, n=len(times_ms), failed=len(own) - len(times_ms), least_ms=float(least), p50_ms=float(p50),
-                p90_ms=float(p90), p99_ms=float(p99))  # fmt: skip
+    least, p50, p90, p99 = np.quantile(times_ms, (0, 0.5, 0.9, 0.99)).tolist() if len(times_ms) else [None] * 4
+    failed = len(own) - len(times_ms)
+    return PairRtt(probe=probe, peer=peer, n=len(times_ms), failed=failed, least_ms=least, p50_ms=p50, p90_ms=p90, p99_ms=p99)

@@ -8,31 +8,74 @@ without asking anything twice.
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+import numpy as np
+
+from wanspec.lab.measurement.analysis import least_number
+from wanspec.lab.measurement.apis import open_apis
 from wanspec.lab.measurement.asking import Asker, blank_row
 from wanspec.lab.measurement.budget import Budget, most
-from wanspec.lab.measurement.campaign import Campaign, Probe
-from wanspec.lab.measurement.clock import Clock, JumpWatch, SystemClock, sleep_until
+from wanspec.lab.measurement.campaign import Campaign, Due, Probe, first_round_s, plan_round
+from wanspec.lab.measurement.clock import Clock, JumpWatch, sleep_until
 from wanspec.lab.measurement.exchange import Endpoint, LatenessWatch
 from wanspec.lab.measurement.history import correction, interrupted_rows, read_history
 from wanspec.lab.measurement.journal import Journal
-from wanspec.lab.measurement.keys import open_apis
 from wanspec.lab.measurement.regions import zone_of
 from wanspec.lab.measurement.rows import VERSION, Header, Line, Note, RequestRow, Sent
-from wanspec.lab.measurement.schedule import Due, first_round_s, plan_round
-from wanspec.lab.measurement.tally import TargetTally
 
 MAX_LATE_S: Final = 2.0
 """After it was due a request is still sent; later it is missed. Of a host that is only busy, lateness is milliseconds."""
 MAX_WAITING_LINES: Final = 10_000
 """Held in memory while the disk is full; then nothing is sent until it is not."""
+KEPT: Final = 400
+"""Answers of a target that the screen's percentiles are of: ten rounds of the paper's schedule."""
 WATCH_S: Final = 1.0
 """How often the clocks are compared."""
+
+
+@dataclass(slots=True)
+class TargetTally:
+    """What has been measured of a target so far: counts, and latencies of the newest answers."""
+
+    under_way: int = 0
+    ok: int = 0
+    throttled: int = 0
+    failed: int = 0
+    missed: int = 0
+    connect_s: deque[float] = field(default_factory=lambda: deque(maxlen=KEPT))
+    ttft_s: deque[float] = field(default_factory=lambda: deque(maxlen=KEPT))
+    last_problem: str = ""
+
+    def add(self, row: RequestRow) -> None:
+        """A request has ended."""
+        match row.status:
+            case "ok":
+                self.ok += 1
+            case "throttled":
+                self.throttled += 1
+            case _:
+                self.failed += 1
+        if row.problem:
+            self.last_problem = f"{row.problem}: {row.reason}"
+        elif row.misfit:
+            self.last_problem = row.misfit
+        if row.connect_s is not None:
+            self.connect_s.append(row.connect_s)
+        if row.status == "ok" and row.first_token_s is not None:
+            self.ttft_s.append(row.first_token_s)
+
+    def ttft_ms(self, share: float) -> float | None:
+        """None where there are too few for this share, as in the report."""
+        return 1e3 * float(np.quantile(self.ttft_s, share)) if len(self.ttft_s) >= least_number(share) else None
+
+    def connect_ms(self) -> float | None:
+        return 1e3 * float(np.median(self.connect_s)) if self.connect_s else None
 
 
 class Runner:
@@ -47,7 +90,7 @@ class Runner:
         Raises ConfigError on a missing key, or a file of something else.
         """
         self.campaign, self.probe, self.path = campaign, probe, path
-        self.clock: Clock = clock or SystemClock()
+        self.clock = clock or Clock()
         self._is_single, self._max_late_s, self._on_row = is_single, max_late_s, on_row
         self._history = read_history(path, campaign, probe)
         self._apis = open_apis(campaign.targets, environment)

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from wanspec.errors import ConfigError
 from wanspec.lab.measurement.campaign import NAME, ROUTED
 from wanspec.lab.measurement.regions import AWS_ZONES
-from wanspec.lab.measurement.resampling import Floats
 from wanspec.lab.measurement.rows import LATEST_S, Header
+from wanspec.lab.records.statistics import Floats
 
 if TYPE_CHECKING:
     from wanspec.lab.measurement.merge import Merged
@@ -81,7 +81,7 @@ class Pair:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Samples:
-    """A study."""
+    """The pairs of a study, and when its rounds began."""
 
     campaigns: tuple[str, ...]
     probes: tuple[str, ...]
@@ -89,7 +89,7 @@ class Samples:
     pairs: dict[tuple[str, str], Pair]
     round_at_s: Floats
     zones: dict[str, str]
-    """By target."""
+    """The time zone of each target."""
 
     def local_hours(self, target: str) -> Floats:
         """Of each round, in the target's region."""

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wanspec.errors import ConfigError
-from wanspec.lab.planning.fleet_file import Fleet, Site
+from wanspec.lab.planning.fleet_file import Fleet, FleetSite
 from wanspec.lab.planning.service_times import USEFUL, Pace, ServiceTimes
 
 DAY_S = 86_400.0
@@ -173,13 +173,13 @@ class FleetDay:
             heapq.heappush(self._events, (end_s, site, index, device.version))
 
 
-def places(site: Site, slots: int, at_s: float) -> int:
+def places(site: FleetSite, slots: int, at_s: float) -> int:
     """Sessions that a site's draft devices have left for others."""
     own = min(1.0, site.load(at_s) * site.peak_load)
     return math.floor(site.draft_devices * slots * (1.0 - own))
 
 
-def peak_rate(site: Site, fleet: Fleet, times: ServiceTimes) -> float:
+def peak_rate(site: FleetSite, fleet: Fleet, times: ServiceTimes) -> float:
     """Requests a second at a site's busiest hour."""
     tokens_per_s = site.target_devices * fleet.slots / times.alone.itl_s[-1]
     return site.peak_load * tokens_per_s / fleet.request_tokens
@@ -202,7 +202,7 @@ def arrivals(fleet: Fleet, times: ServiceTimes, *, seed: int) -> list[Served]:
     return sorted(requests, key=lambda request: request.arrived_s)
 
 
-def _thinned(site: Site, peak: float, rng: np.random.Generator) -> NDArray[np.float64]:
+def _thinned(site: FleetSite, peak: float, rng: np.random.Generator) -> NDArray[np.float64]:
     """Arrivals at the peak's rate, of which as many stay as the hour has load."""
     times = rng.uniform(-WARM_UP_S, DAY_S, rng.poisson(peak * (DAY_S + WARM_UP_S)))
     load = np.array([site.load(at) for at in times.tolist()])

@@ -1,9 +1,10 @@
-"""Figures of a fleet's day, with and without offloading, side by side."""
+"""A fleet's day with and without offloading, side by side: figures, a table, a plot."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 from msgspec import Struct
@@ -11,16 +12,29 @@ from rich.table import Table
 
 from wanspec.lab.planning.fleet import NOBODY, Served
 from wanspec.lab.planning.fleet_file import Fleet
-from wanspec.lab.planning.load import HOURS
-from wanspec.lab.records.table import compact_table
+from wanspec.lab.planning.site_tables import HOURS
+from wanspec.lab.records.plots import GREEN, LIGHT_GREY, RED, draw_line, name_axes, new_picture, save_picture
+from wanspec.lab.records.table import Column, table_of
 
 QUANTILES = (0.5, 0.95, 0.99)
-HEADINGS = ("requests", "TTFT s\nhome", "TTFT s\nlent", "ITL ms\nhome", "ITL ms\nlent", "waited\nhome", "waited\nlent", "drafted\naway")
 LEGEND = (
     "TTFT: seconds to the first token, waiting for a place included, p50 / p95 / p99 over the day. ITL: ms between tokens, mean over "
     "requests. waited: share of requests that found no place at once. home: all drafting is done at the target's site; lent: on draft "
     "devices that other sites lend, for the share of requests in the last column."
 )
+
+COLUMNS = (
+    Column("site", lambda pair: pair[0].site, side="left"),
+    Column("requests", lambda pair: pair[0].requests),
+    Column("TTFT s\nhome", lambda pair: " / ".join(f"{value:.2f}" for value in pair[0].ttft_s)),
+    Column("TTFT s\nlent", lambda pair: " / ".join(f"{value:.2f}" for value in pair[1].ttft_s)),
+    Column("ITL ms\nhome", lambda pair: pair[0].itl_ms, ".1f"),
+    Column("ITL ms\nlent", lambda pair: pair[1].itl_ms, ".1f"),
+    Column("waited\nhome", lambda pair: pair[0].waited, ".1%"),
+    Column("waited\nlent", lambda pair: pair[1].waited, ".1%"),
+    Column("drafted\naway", lambda pair: pair[1].drafted_away, ".0%"),
+)
+"""Each row is a pair: a site drafting at home, and the same site with lent devices."""
 
 
 class SiteFigures(Struct, frozen=True, kw_only=True):
@@ -51,17 +65,27 @@ def figures_of(fleet: Fleet, requests: Sequence[Served]) -> list[SiteFigures]:
 
 def fleet_table(home: Sequence[SiteFigures], lent: Sequence[SiteFigures], *, title: str) -> Table:
     """A line for each site."""
-    table = compact_table("site", HEADINGS, title=title, padding=1)
-    for before, after in zip(home, lent, strict=True):
-        table.add_row(
-            before.site,
-            str(before.requests),
-            *[" / ".join(f"{value:.2f}" for value in each.ttft_s) for each in (before, after)],
-            *[f"{each.itl_ms:.1f}" for each in (before, after)],
-            *[f"{each.waited:.1%}" for each in (before, after)],
-            f"{after.drafted_away:.0%}",
-        )
-    return table
+    return table_of(zip(home, lent, strict=True), COLUMNS, title=title, padding=1)
+
+
+def plot_fleet(home: Sequence[SiteFigures], lent: Sequence[SiteFigures], path: Path, *, title: str) -> None:
+    """A column for each site: requests by hour above, with those drafted for elsewhere; p95 of TTFT below, in both ways."""
+    hours = range(HOURS)
+    figure = new_picture(1.0 + 3.4 * len(home), 5.6)
+    above, below = figure.subplots(2, len(home), sharex=True, sharey="row", squeeze=False)
+    for column, (before, after) in enumerate(zip(home, lent, strict=True)):
+        load, ttft = above[column], below[column]
+        load.bar(hours, before.requests_by_hour, color=LIGHT_GREY, label="requests")
+        load.bar(hours, after.away_by_hour, color=GREEN, alpha=0.6, label="drafted for elsewhere")
+        draw_line(ttft, [(hour, s, None) for hour, s in enumerate(before.ttft_s_p95_by_hour)], color=RED, label="drafting at home")
+        draw_line(ttft, [(hour, s, None) for hour, s in enumerate(after.ttft_s_p95_by_hour)], color=GREEN, label="with lent draft devices")
+        ttft.set_yscale("log")
+        name_axes(load, y="" if column else "requests in the hour", title=before.site)
+        name_axes(ttft, "hour (UTC)", "" if column else "time to first token, p95 (s)")
+    above[0].legend(fontsize=7)
+    below[0].legend(fontsize=7)
+    figure.suptitle(title, fontsize=9)
+    save_picture(figure, path)
 
 
 def _figures(name: str, served: Sequence[Served]) -> SiteFigures:

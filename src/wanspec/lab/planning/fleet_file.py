@@ -7,12 +7,12 @@ from importlib import resources
 from pathlib import Path
 from typing import Annotated
 
-import msgspec
 from msgspec import Meta, Struct
 
 from wanspec.errors import ConfigError
 from wanspec.files import read_toml
-from wanspec.lab.planning.load import HOURS
+from wanspec.lab.planning.site_tables import HOURS
+from wanspec.lab.records.conversion import converted
 
 EXAMPLE_FILE = resources.files("wanspec.lab.planning") / "example_fleet.toml"
 MAX_FILE_BYTES = 1 << 20
@@ -22,11 +22,11 @@ BUSIEST_HOUR = 15.0
 Share = Annotated[float, Meta(ge=0.0, le=1.0)]
 
 
-class Site(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class FleetSite(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One place."""
 
     name: str
-    """As the mesh has it."""
+    """As the matrix of round trips has it."""
     utc_offset_h: Annotated[float, Meta(ge=-14.0, le=14.0)] = 0.0
     target_devices: Annotated[int, Meta(ge=0, le=1000)] = 1
     """Copies of the target model; requests come to sites that have some."""
@@ -51,7 +51,7 @@ class Site(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 class Fleet(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Sites, and what all requests have in common."""
 
-    sites: Annotated[tuple[Site, ...], Meta(min_length=2, max_length=64)]
+    sites: Annotated[tuple[FleetSite, ...], Meta(min_length=2, max_length=64)]
     request_tokens: Annotated[float, Meta(ge=2.0, le=100_000.0)] = 300.0
     """Generated per request, on average."""
     slots: Annotated[int, Meta(ge=1, le=64)] = 16
@@ -65,20 +65,20 @@ def read_fleet(path: Path | None) -> Fleet:
             return read_fleet(example)
     document = read_toml(path, max_bytes=MAX_FILE_BYTES, what="a fleet file (TOML)")
     try:
-        fleet = msgspec.convert(document, Fleet)
-    except msgspec.ValidationError as error:
+        fleet = converted(document, Fleet)
+        _check(fleet)
+    except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
-    _check(fleet, path)
     return fleet
 
 
-def _check(fleet: Fleet, path: Path) -> None:
+def _check(fleet: Fleet) -> None:
     names = [site.name for site in fleet.sites]
     doubled = [name for name in names if names.count(name) > 1]
     if doubled:
-        raise ConfigError(f"{path}: site {doubled[0]} stands there twice; keep one of them")
+        raise ConfigError(f"site {doubled[0]} stands there twice; keep one of them")
     for site in fleet.sites:
         if site.hours is not None and len(site.hours) != HOURS:
-            raise ConfigError(f"{path}: {site.name} has {len(site.hours)} hours; give all {HOURS}")
+            raise ConfigError(f"{site.name} has {len(site.hours)} hours; give all {HOURS}")
     if not any(site.target_devices for site in fleet.sites):
-        raise ConfigError(f"{path}: no site has target_devices; give one at least one")
+        raise ConfigError("no site has target_devices; give one at least one")

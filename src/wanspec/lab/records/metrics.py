@@ -19,6 +19,7 @@ from typing import TypeVar, cast
 from wanspec.core.speculation.types import Position, SessionId
 from wanspec.errors import ConfigError
 from wanspec.lab.records.run_names import ALONE, CHAIN
+from wanspec.lab.records.statistics import ratio
 from wanspec.telemetry.records import (
     LinkBytes,
     MessageReceived,
@@ -79,17 +80,17 @@ class RunMetrics:
     @property
     def controller_busy_s_per_token(self) -> float | None:
         """Time of the controller's device for each generated token."""
-        return _ratio(self.controller_busy_s, self.tokens)
+        return ratio(self.controller_busy_s, self.tokens)
 
     @property
     def local_draft_passes_per_token(self) -> float | None:
         """Draft passes at the controller for each generated token."""
-        return _ratio(self.controller_draft_passes, self.tokens)
+        return ratio(self.controller_draft_passes, self.tokens)
 
     @property
     def bytes_per_token(self) -> float | None:
         """Bytes on the wire for each generated token."""
-        return _ratio(self.wire_bytes, self.tokens)
+        return ratio(self.wire_bytes, self.tokens)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,7 +147,7 @@ def measure_run(records: Sequence[Record], sessions: frozenset[SessionId]) -> Ru
         controller_busy_s=_busy_s(by_kind, sessions),
         wire_bytes=_wire_bytes(by_kind, sessions),
         rounds=len(rounds),
-        acceptance_rate=_ratio(accepted, sum(verified.drafted for verified in rounds)),
+        acceptance_rate=ratio(accepted, sum(verified.drafted for verified in rounds)),
         mean_acceptance_length=1 + accepted / len(rounds) if rounds else None,
         overhead_ms_per_round_p95=_overhead_ms_p95(by_kind, sessions),
         reliability=reliability_bins(rounds),
@@ -171,8 +172,8 @@ def compare(
             policy=run.policy,
             rtt_ms=rtt_ms,
             itl_ms=run.itl_ms,
-            itl_ratio=_ratio(run.itl_ms, base.itl_ms) if base else None,
-            itl_ratio_alone=_ratio(run.itl_ms, alone.itl_ms) if alone else None,
+            itl_ratio=ratio(run.itl_ms, base.itl_ms) if base else None,
+            itl_ratio_alone=ratio(run.itl_ms, alone.itl_ms) if alone else None,
             controller_draft_passes=run.controller_draft_passes,
             local_draft_passes_per_token=run.local_draft_passes_per_token,
             offload_fraction=_offload_fraction(run, base) if base else None,
@@ -282,12 +283,8 @@ def _lone_window(records: _ByKind, sessions: frozenset[SessionId]) -> tuple[floa
 
 
 def _offload_fraction(run: RunMetrics, base: RunMetrics) -> float | None:
-    used = _ratio(run.controller_draft_passes, base.controller_draft_passes)
+    used = ratio(run.controller_draft_passes, base.controller_draft_passes)
     return 1 - used if used is not None and run.outputs == base.outputs else None
-
-
-def _ratio(part: float | None, whole: float | None) -> float | None:
-    return part / whole if part is not None and whole else None
 
 
 def _mean_ms(values_s: Iterable[float | None]) -> float | None:

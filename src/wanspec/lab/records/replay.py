@@ -30,7 +30,7 @@ class Answer:
     """What a machine said to an event of a recording."""
 
     line: int
-    """Of the file, from 1."""
+    """The line's number in the file, from 1."""
     machine: str
     t: float
     event: Facts

@@ -2,27 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Literal, NamedTuple, TypeVar
 
 from rich.box import SIMPLE_HEAD
 from rich.cells import cell_len
 from rich.console import Console
-from rich.table import Column, Table
+from rich.markup import escape
+from rich.table import Column as RichColumn
+from rich.table import Table
 from rich.text import Text
 
 from wanspec.lab.records.metrics import RunRow
 from wanspec.terminal import between_words
 
-HEADINGS = (
-    "RTT\nms",
-    "ITL\nms",
-    "of the\nchain",
-    "of\nalone",
-    "local/\ntoken",
-    "off-\nload",
-    "worker\ndrafts",
-    "bytes/\ntoken",
-    "exact",
+T = TypeVar("T")
+
+
+class Column(NamedTuple):
+    """One column of a table: a row's figure under a heading."""
+
+    heading: str
+    of: Callable[[Any], object]
+    """From a row; None: a dash."""
+    form: str = ""
+    """How it is formatted."""
+    side: Literal["left", "right"] = "right"
+    """Words stand on the left and may be folded, figures on the right and never are."""
+
+
+RUN_COLUMNS = (
+    Column("RTT\nms", lambda row: row.rtt_ms, ".0f"),
+    Column("ITL\nms", lambda row: row.itl_ms, ".1f"),
+    Column("of the\nchain", lambda row: row.itl_ratio, ".2f"),
+    Column("of\nalone", lambda row: row.itl_ratio_alone, ".2f"),
+    Column("local/\ntoken", lambda row: row.local_draft_passes_per_token, ".2f"),
+    # a policy that drafts nothing has nothing to move, and one without a worker sends nothing but pings
+    Column("off-\nload", lambda row: row.offload_fraction if row.controller_draft_passes or row.worker_draft_passes else None, "z.2f"),
+    Column("worker\ndrafts", lambda row: row.worker_draft_passes),
+    Column("bytes/\ntoken", lambda row: row.bytes_per_token if row.worker_draft_passes else None, ".0f"),
+    Column("exact", lambda row: {True: "yes", False: "NO", None: None}[row.identical]),
 )
 """Beside the policy's name; they fit a terminal of 80 columns, and so do two short parameters more."""
 MAX_WIDTH = 1000
@@ -37,26 +56,28 @@ LEGEND = (
 )
 
 
+def table_of(
+    rows: Iterable[T], columns: Iterable[Column], *, title: str, padding: int = 0, dims: Callable[[T], bool] = lambda _: False
+) -> Table:
+    """A line for each row; `dims`: whether a row is printed in grey."""
+    columns = list(columns)
+    table = Table(title=title, box=SIMPLE_HEAD, padding=(0, padding), pad_edge=False, collapse_padding=True)
+    for column in columns:
+        table.add_column(column.heading, justify=column.side, no_wrap=column.side == "right")
+    for row in rows:
+        cells = [number(column.of(row), column.form) for column in columns]
+        table.add_row(*map(escape, cells), style="dim" if dims(row) else None)
+    return table
+
+
 def run_table(rows: Sequence[RunRow], *, title: str, points: Sequence[Mapping[str, object]] = ()) -> Table:
     """One line a row; `points`: for each row the values of further parameters, which get columns of their own."""
-    parameters = list(dict.fromkeys(name for point in points for name in point))
-    table = Table(title=title, box=SIMPLE_HEAD, padding=(0, 0 if parameters else 1), pad_edge=False, collapse_padding=True)
-    table.add_column("policy", no_wrap=True)
-    for heading in (*(name.rpartition(".")[2].replace("_", "_\n") for name in parameters), *HEADINGS):
-        table.add_column(heading, justify="right", no_wrap=True)
-    for index, row in enumerate(rows):
-        name, *figures = _cells(row)
-        table.add_row(name, *(str(points[index].get(parameter, "-")) for parameter in parameters), *figures)
-    return table
-
-
-def compact_table(first: str, headings: Iterable[str], *, title: str, padding: int = 0) -> Table:
-    """An empty table for a narrow terminal: a column of names, then columns of figures."""
-    table = Table(title=title, box=SIMPLE_HEAD, padding=(0, padding), pad_edge=False)
-    table.add_column(first)
-    for heading in headings:
-        table.add_column(heading, justify="right", no_wrap=True)
-    return table
+    names = list(dict.fromkeys(name for point in points for name in point))
+    headings = [name.rpartition(".")[2].replace("_", "_\n") for name in names]
+    parameters = [Column(heading, lambda pair, name=name: pair[1].get(name)) for heading, name in zip(headings, names, strict=True)]  # type: ignore[misc]
+    figures = [Column(column.heading, lambda pair, of=column.of: of(pair[0]), column.form) for column in RUN_COLUMNS]  # type: ignore[misc]
+    columns = [Column("policy", lambda pair: pair[0].policy, side="left"), *parameters, *figures]
+    return table_of(zip(rows, points or [{}] * len(rows), strict=True), columns, title=title, padding=0 if parameters else 1)
 
 
 def counted(number: int, what: str) -> str:
@@ -64,7 +85,7 @@ def counted(number: int, what: str) -> str:
     return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
-def number(value: float | None, form: str) -> str:
+def number(value: object, form: str) -> str:
     """A figure in this format; a dash where there is none."""
     return "-" if value is None else format(value, form)
 
@@ -100,28 +121,17 @@ def _fold(table: Table, spare: int) -> None:
             column.width = (column.min_width or 0) + spare * wish // sum(wishes.values())
 
 
-def _longest(column: Column, between: str | None) -> int:
+def _longest(column: RichColumn, between: str | None) -> int:
     """Cells that the longest piece of a column takes; `between` pieces is this, or any white space."""
     return max((cell_len(piece) for cell in (column.header, *column.cells) for piece in str(cell).split(between)), default=0)
+
+
+def print_warnings(console: Console, warnings: Iterable[str]) -> None:
+    """Each in lines of its own, in yellow."""
+    for warning in warnings:
+        print_prose(console, f"warning: {warning}", style="yellow")
 
 
 def print_prose(console: Console, text: str, *, style: str = "") -> None:
     """Print sentences in lines that are broken between words, in a pipe too: somebody may look at its end."""
     console.print(Text(between_words(text, min(console.width, LINE_WIDTH)), style=style), soft_wrap=True)
-
-
-def _cells(row: RunRow) -> tuple[str, ...]:
-    """A row of the table as text. A policy that drafts nothing has nothing to move, and one without a worker sends nothing but pings."""
-    has_drafts = row.controller_draft_passes or row.worker_draft_passes
-    return (
-        row.policy,
-        number(row.rtt_ms, ".0f"),
-        number(row.itl_ms, ".1f"),
-        number(row.itl_ratio, ".2f"),
-        number(row.itl_ratio_alone, ".2f"),
-        number(row.local_draft_passes_per_token, ".2f"),
-        number(row.offload_fraction if has_drafts else None, "z.2f"),
-        str(row.worker_draft_passes),
-        number(row.bytes_per_token if row.worker_draft_passes else None, ".0f"),
-        {True: "yes", False: "NO", None: "-"}[row.identical],
-    )

@@ -39,15 +39,18 @@ from wanspec.core.speculation.sampling import MAX_TEMPERATURE
 from wanspec.core.speculation.types import MAX_VOCABULARY
 from wanspec.errors import ConfigError
 from wanspec.files import write_whole
-from wanspec.lab.records.parquet import write_parquet
 
 RANKS = 8
 """First choices of the draft kept: as many children as a policy may offer."""
 MAX_BYTES = 2 << 30
 """Of a file's arrays in memory: days of recording."""
 NO_CHOICE = -1
+MAX_ENTROPY = float(np.finfo(np.float64).max)
+"""Any finite number."""
 MAX_BRANCH_LEVELS = 8
 """Beyond a few the draft's own words are as good as any."""
+UNREADABLE = (OSError, ValueError, SyntaxError, tokenize.TokenError, EOFError, MemoryError, RuntimeError, zipfile.BadZipFile, zlib.error)
+"""What zipfile and NumPy raise on a damaged file."""
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
@@ -97,13 +100,7 @@ _PER_TOKEN = tuple(name for name in _NAMES if _TYPES[name] in {"Ints", "Floats"}
 
 
 def write_token_trace(trace: TokenTrace, path: Path) -> None:
-    """Write a trace: NumPy's archive, or, where the name ends so, its generated tokens as Parquet, which nothing here reads again.
-
-    Raises ConfigError when the file cannot be written.
-    """
-    if path.suffix == ".parquet":
-        write_parquet(_columns(trace), path)
-        return
+    """Raises ConfigError when the file cannot be written."""
     arrays: dict[str, Any] = {name: np.asarray(getattr(trace, name)) for name in _NAMES}
     arrays = {name: array.astype(_stored(array.dtype)) if array.ndim else array for name, array in arrays.items()}
     content = io.BytesIO()
@@ -128,17 +125,6 @@ def _stored(dtype: np.dtype[Any]) -> np.dtype[Any]:
     return {"f": np.dtype(np.float32), "i": np.dtype(np.int32)}.get(dtype.kind, dtype)
 
 
-def _columns(trace: TokenTrace) -> dict[str, NDArray[Any]]:
-    """One row for each generated token; `choice_1` and `log_prob_1` are of the draft's first choice."""
-    columns = {name: getattr(trace, name) for name in _PER_TOKEN if name not in _WIDE}
-    for rank in range(RANKS):
-        columns |= {f"choice_{rank + 1}": trace.choices[:, rank], f"log_prob_{rank + 1}": trace.log_probs[:, rank]}
-    columns = {name: column.astype(_stored(column.dtype)) for name, column in columns.items()}
-    rows = len(trace.token)
-    columns |= {name: np.full(rows, getattr(trace, name)) for name in ("vocabulary_size", "temperature", "seed")}
-    return columns | {name: np.full(rows, getattr(trace, name), dtype=object) for name in ("target", "draft")}
-
-
 def _load(path: Path) -> dict[str, NDArray[Any]]:
     if not path.is_file():
         raise ConfigError(f"there is no file {path}; name a token trace (.npz), which `wanspec trace` records")
@@ -149,18 +135,7 @@ def _load(path: Path) -> dict[str, NDArray[Any]]:
             raise ConfigError(f"{path} holds {size_bytes} bytes, more than {MAX_BYTES}; give a shorter trace")
         with np.load(path, allow_pickle=False) as archive:
             return {name: np.asarray(archive[name]) for name in _NAMES if name in archive}
-    except (
-        OSError,
-        ValueError,
-        SyntaxError,
-        tokenize.TokenError,
-        EOFError,
-        MemoryError,
-        NotImplementedError,
-        RuntimeError,
-        zipfile.BadZipFile,
-        zlib.error,
-    ) as error:
+    except UNREADABLE as error:
         raise ConfigError(f"{path} cannot be read as a token trace (.npz), which `wanspec trace` records: {error}") from error
 
 
@@ -186,14 +161,14 @@ def _faults(trace: TokenTrace) -> Iterator[tuple[str, str]]:
     earlier = rows + np.arange(len(trace.branch_parent))
     rankings = {"log_probs": (trace.log_probs, trace.choices), "branch_log_probs": (trace.branch_log_probs, trace.branch_choices)}
     checks = (
-        *((name, _are_tokens(getattr(trace, name), size), f"has a token outside the vocabulary of {size}") for name in _TOKENS),
+        *((name, _are_within(getattr(trace, name), 0, size - 1), f"has a token outside the vocabulary of {size}") for name in _TOKENS),
         *((name, _are_choices(getattr(trace, name), size), f"has a token twice, or outside the vocabulary of {size}") for name in _CHOICES),
         *((name, _are_falling(*pair), "are not those of the choices, from the surest on") for name, pair in rankings.items()),
-        *((name, _are_log_probs(getattr(trace, name)), "has a value above 0; it is a logarithm of a probability") for name in _LOGS),
-        *((name, _are_entropies(getattr(trace, name)), "has a value that is no entropy") for name in _ENTROPIES),
+        *((name, np.all(getattr(trace, name) <= 0.0), "has a value above 0; it is a logarithm of a probability") for name in _LOGS),
+        *((name, _are_within(getattr(trace, name), 0.0, MAX_ENTROPY), "has a value that is no entropy") for name in _ENTROPIES),
         ("rank", _are_within(trace.rank, 1, size), f"has a rank outside 1 to {size}"),
-        ("position", bool(np.all(trace.position >= 1)), "has a position below 1, where no prompt could be"),
-        ("branch_parent", bool(np.all((trace.branch_parent >= 0) & (trace.branch_parent < earlier))), "names a context that comes later"),
+        ("position", np.all(trace.position >= 1), "has a position below 1, where no prompt could be"),
+        ("branch_parent", np.all((trace.branch_parent >= 0) & (trace.branch_parent < earlier)), "names a context that comes later"),
         ("rank", _are_ranks(trace), "disagrees with choices"),
         ("sequence", _are_in_order(trace), "or position does not count the tokens of one text after the other"),
     )
@@ -251,22 +226,14 @@ def _are_in_order(trace: TokenTrace) -> bool:
     return bool(np.all(np.diff(trace.sequence, prepend=-1)[begins] == 1) and np.all(begins[1:] | (np.diff(trace.position) == 1)))
 
 
-def _are_within(values: Ints, least: int, most: int) -> bool:
+def _are_within(values: Ints | Floats, least: float, most: float) -> bool:
     return bool(np.all((values >= least) & (values <= most)))
-
-
-def _are_tokens(values: Ints, size: int) -> bool:
-    return _are_within(values, 0, size - 1)
 
 
 def _are_choices(values: Ints, size: int) -> bool:
     ordered = np.sort(values, axis=1)
     is_twice = (ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] != NO_CHOICE)
     return _are_within(values, NO_CHOICE, size - 1) and bool(np.all(values[:, 0] != NO_CHOICE)) and not is_twice.any()
-
-
-def _are_log_probs(values: Floats) -> bool:
-    return bool(np.all(values <= 0.0))
 
 
 def _are_falling(log_probs: Floats, choices: Ints) -> bool:
@@ -276,7 +243,3 @@ def _are_falling(log_probs: Floats, choices: Ints) -> bool:
         and np.all(is_one[:, 1:] <= is_one[:, :-1])
         and np.all(np.diff(np.where(is_one, log_probs, -1e9)) <= 0.0)
     )
-
-
-def _are_entropies(values: Floats) -> bool:
-    return bool(np.all(np.isfinite(values) & (values >= 0)))

@@ -8,11 +8,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 FASTER = 0.98
-"""Of the latency, at most, where the site makes no more draft passes than before;"""
+"""The largest ratio of latency that counts as faster, where the site makes no more draft passes than without a worker."""
 AS_FAST = 1.01
-"""or of the latency, at most,"""
+"""The largest ratio of latency that counts as equally fast."""
 MOVED = 0.5
-"""where it makes so much less of them, as a share of what it made."""
+"""The least share of a site's draft passes that a worker must take over to be worth it at equal latency."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,9 +22,9 @@ class WorkerGain:
     itl_ratio: float
     """Inter-token latency / that without."""
     local_passes: float
-    """Draft passes at the controller for each token,"""
+    """Draft passes at the controller for each token."""
     local_passes_without: float
-    """and without the worker."""
+    """The same without the worker."""
 
     @property
     def moved(self) -> float:

@@ -82,7 +82,7 @@ class Link:
         self._sent_until = 0.0
         self._frame_at, self._frame_content_bytes = -math.inf, 0
         self._arrived_until: defaultdict[object, float] = defaultdict(float)
-        """By stream."""
+        """When the newest message of each stream arrives."""
         self._is_losing = False
         self.lost = self.retransmitted = 0
         self.carried_bytes = 0

@@ -26,7 +26,7 @@ class TokenWorld:
     def __init__(self, tokens: TokenModel, *, seed: int) -> None:
         self.vocabulary_size = tokens.vocabulary_size
         self.sampling = SamplingParams(temperature=tokens.temperature)
-        """Of its texts."""
+        """How the texts are sampled."""
         self._tokens = tokens
         self._seed = seed
         self._known: dict[int, PositionRecord] = {}

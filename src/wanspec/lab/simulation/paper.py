@@ -21,6 +21,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from wanspec.lab.records.statistics import median
 from wanspec.lab.simulation.own_code import NONE
 from wanspec.lab.simulation.parallel import map_parallel
 from wanspec.lab.simulation.run import simulate
@@ -169,10 +170,10 @@ def claims_of(figure_7: Curves, cloud: Mapping[float, Sequence[SimulatedRow]]) -
     """What the paper says about its figures, and the same of ours."""
 
     def ratio(variant: int, rtt_ms: float) -> float:
-        return median(row.itl_ratio for row in figure_7[VARIANTS[variant], rtt_ms])
+        return _median(row.itl_ratio for row in figure_7[VARIANTS[variant], rtt_ms])
 
     def offload(variant: int, rtt_ms: float) -> float:
-        return median(row.offload_fraction for row in figure_7[VARIANTS[variant], rtt_ms])
+        return _median(row.offload_fraction for row in figure_7[VARIANTS[variant], rtt_ms])
 
     return [
         Claim(where="figure 7", what="no branching: latency ratio at 10 ms", published=1.0, ours=ratio(0, 10.0)),
@@ -182,20 +183,20 @@ def claims_of(figure_7: Curves, cloud: Mapping[float, Sequence[SimulatedRow]]) -
         Claim(where="figure 7", what="+ phi: offload fraction at 30 ms", published=0.30, ours=offload(3, 30.0)),
         Claim(where="figure 7", what="+ phi: latency ratio at 60 ms, at most", published=1.05, ours=ratio(3, 60.0)),
         Claim(where="figure 8", what="phi swept: offload fraction at 40 ms", published=0.20, ours=offload(3, 40.0)),
-        Claim(where="cloud", what="15 ms: offload fraction", published=0.50, ours=median(row.offload_fraction for row in cloud[15.0])),
+        Claim(where="cloud", what="15 ms: offload fraction", published=0.50, ours=_median(row.offload_fraction for row in cloud[15.0])),
         Claim(
-            where="cloud", what="15 ms: latency ratio, slightly below 1", published=0.97, ours=median(row.itl_ratio for row in cloud[15.0])
+            where="cloud", what="15 ms: latency ratio, slightly below 1", published=0.97, ours=_median(row.itl_ratio for row in cloud[15.0])
         ),
         Claim(
-            where="cloud", what="70 ms: latency ratio, slightly above 1", published=1.03, ours=median(row.itl_ratio for row in cloud[70.0])
+            where="cloud", what="70 ms: latency ratio, slightly above 1", published=1.03, ours=_median(row.itl_ratio for row in cloud[70.0])
         ),
     ]
 
 
-def median(values: Iterator[float | None]) -> float:
-    """The median of what is defined; NaN of nothing."""
-    defined = [value for value in values if value is not None]
-    return float(np.median(defined)) if defined else math.nan
+def _median(values: Iterator[float | None]) -> float:
+    """Not a number of nothing."""
+    found = median(values)
+    return math.nan if found is None else found
 
 
 def try_readings(*, jobs: int, backend: str) -> Iterator[Evaluation]:

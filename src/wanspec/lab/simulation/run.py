@@ -20,12 +20,11 @@ from wanspec.errors import ConfigError
 from wanspec.lab.records.metrics import RunMetrics, measure_run
 from wanspec.lab.records.token_trace import read_token_trace
 from wanspec.lab.simulation.cluster import Cluster, WorkerSite
-from wanspec.lab.simulation.faults import inject
 from wanspec.lab.simulation.models import SimulatedModel, TokenWorld
 from wanspec.lab.simulation.own_code import timed
 from wanspec.lab.simulation.scenario import ORACLE, Scenario, Tokens
 from wanspec.lab.simulation.tokens import PERSISTENCE, ReplayTokens, TokenModel, iid_tokens, markov_tokens
-from wanspec.lab.simulation.workers import SimulatedWorker
+from wanspec.lab.simulation.workers import SimulatedWorker, inject
 from wanspec.telemetry.records import Record
 from wanspec.telemetry.trace import Trace, TraceSink
 from wanspec.telemetry.tracer import Tracer
@@ -61,7 +60,7 @@ def simulate(scenario: Scenario) -> SimulatedRun:
 
 
 def simulate_traced(scenario: Scenario) -> tuple[SimulatedRun, list[Record]]:
-    """The same, with all that happened."""
+    """Run a scenario, and return all that happened beside the figures."""
     trace = Trace()
     with rare_collections():
         stage = play(scenario, trace)
@@ -177,10 +176,6 @@ def token_model(tokens: Tokens) -> TokenModel:
                 return ReplayTokens(read_token_trace(path))
         case path if path.endswith(".npz"):
             return ReplayTokens(read_token_trace(Path(path)))
-        case path if path.endswith(".parquet"):
-            raise ConfigError(
-                f"tokens.model is {path!r}: Parquet is written for analysis only; record it anew, with `wanspec trace FILE.npz`"
-            )
         case other:
             raise ConfigError(f"tokens.model is {other!r}; use mt-bench-like, iid, markov, bundled, or the path of a token trace (.npz)")
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import copy
 import itertools
 import math
-import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -22,6 +21,7 @@ from wanspec.core.policy.registry import PolicyConfig, create_policy
 from wanspec.core.speculation.types import MAX_BRANCH, MAX_WIDTH
 from wanspec.errors import ConfigError
 from wanspec.files import read_toml
+from wanspec.lab.records.conversion import converted
 from wanspec.lab.records.run_names import ALONE, policy_of_run, run_names
 from wanspec.lab.simulation.compute import Device, OwnCode
 from wanspec.lab.simulation.link import Jitter, LinkProfile, Transport
@@ -116,7 +116,7 @@ class Compute(_Section, frozen=True):
     """What our own code and the operating system add at the controller: to every pass, for each session in it, and for each token that it
     computes. Unset: as measured for the policy (`own_code`)."""
     worker_own_code_ms: Triple | None = None
-    """The same at a worker."""
+    """What our own code and the operating system add at a worker, in the same three parts."""
     draft_device: bool = False
     """Whether the controller's draft model has a device of its own."""
     worker_slowdown: Annotated[float, Meta(gt=0.0, le=1000.0)] = 1.0
@@ -131,15 +131,15 @@ class Compute(_Section, frozen=True):
         return Device(self.worker_draft_times(), variation=self.variation, own_code=_own_code(self.worker_own_code_ms), seed=seed)
 
     def target_times(self) -> Times:
-        """Of target passes, in seconds."""
+        """How long target passes take, in seconds."""
         return preset(self.preset).target if self.target_ms is None else _seconds(self.target_ms)
 
     def draft_times(self) -> Times:
-        """Of draft passes at the controller, in seconds."""
+        """How long draft passes take at the controller, in seconds."""
         return preset(self.preset).draft if self.draft_ms is None else _seconds(self.draft_ms)
 
     def worker_draft_times(self) -> Times:
-        """Of draft passes at a worker, in seconds."""
+        """How long draft passes take at a worker, in seconds."""
         times, factor = self.draft_times(), self.worker_slowdown
         if self.worker_draft_ms is not None:
             times = _seconds(self.worker_draft_ms)
@@ -255,7 +255,7 @@ _NEVER_SWEPT = {f"compute.{name}" for name in ("target_ms", "draft_ms", "worker_
     "faults"
 }
 _MAY_BE_INFINITE = {"policy.redundancy_price_ms", "link.bandwidth_mbps"}
-_NO_POLICY = ("Object missing required field `policy`", "Object missing required field `name` - at `$.policy`")
+_NO_POLICY = ("policy is missing", "policy.name is missing")
 
 
 def expand(document: Mapping[str, Any]) -> list[tuple[dict[str, Any], Scenario]]:
@@ -290,13 +290,13 @@ def _lists(document: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str,
 
 def parse(document: Mapping[str, Any]) -> Scenario:
     """One scenario from plain values. Raises ConfigError."""
-    for path, value in _not_finite(document):
-        if math.isnan(value) or path not in _MAY_BE_INFINITE:
-            raise ConfigError(f"{path} is {value}; give a finite number")
     try:
-        scenario = msgspec.convert(document, Scenario)
-    except msgspec.ValidationError as error:
-        raise ConfigError(_explain(str(error), document)) from error
+        scenario = converted(document, Scenario, may_be_infinite=_MAY_BE_INFINITE)
+    except ConfigError as error:
+        if str(error) in _NO_POLICY:
+            words = f"policy.name is missing; say which policy is to be run: {', '.join((*run_names(), ORACLE))}"
+            raise ConfigError(words) from error
+        raise
     if scenario.policy.name == ALONE:
         scenario = msgspec.structs.replace(scenario, workers=0, faults=())
     scenario.policy.config()
@@ -310,36 +310,6 @@ def parse(document: Mapping[str, Any]) -> Scenario:
     if scenario.workers == 0 and scenario.faults:
         raise ConfigError("there are faults but workers is 0; nothing can happen to nobody")
     return scenario
-
-
-def _not_finite(value: object, path: str = "") -> Iterator[tuple[str, float]]:
-    """Infinities, and what is not a number, with their paths; the limits of a field let some of them pass."""
-    match value:
-        case float() if not math.isfinite(value):
-            yield path, value
-        case Mapping():
-            for name, part in value.items():
-                yield from _not_finite(part, f"{path}.{name}" if path else str(name))
-        case list():
-            for part in value:
-                yield from _not_finite(part, path)
-
-
-def _explain(message: str, document: Mapping[str, Any]) -> str:
-    """A validation message with the field's name and its value in front."""
-    if message in _NO_POLICY:
-        return f"policy.name is missing; say which policy is to be run: {', '.join((*run_names(), ORACLE))}"
-    what, _, where = message.partition(" - at `$.")
-    if not where:
-        return f"scenario: {message}"
-    path = where.rstrip("`")
-    value: Any = document
-    for step in re.findall(r"[^.\[\]]+", path):
-        try:
-            value = value[int(step)] if isinstance(value, list) else value[step]
-        except (LookupError, ValueError, TypeError):
-            return f"scenario: {path}: {what}"
-    return f"{path} is {value!r}: {what[0].lower()}{what[1:]}"
 
 
 def _own_code(times_ms: Triple | None) -> OwnCode:

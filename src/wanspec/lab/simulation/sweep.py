@@ -8,15 +8,25 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import numpy as np
 
 from wanspec.errors import ConfigError
 from wanspec.lab.records.metrics import RunRow, compare
-from wanspec.lab.records.parquet import write_parquet
+from wanspec.lab.records.plots import Point, TradeOff, plot_trade_offs
 from wanspec.lab.records.run_names import ADAPTIVE, ALONE, CHAIN
+from wanspec.lab.records.statistics import median, median_interval
 from wanspec.lab.simulation.parallel import map_parallel
 from wanspec.lab.simulation.run import SimulatedRun, simulate
 from wanspec.lab.simulation.scenario import LinkSection, Policy, Scenario, expand
+
+PHI, RTT = "policy.phi", "link.rtt_ms"
+STYLES = ("-", "--")
+"""Of lines, in turn; each is thinner than the one before, too: a line that lies on another lets it be seen."""
+WIDEST, NARROWEST, NARROWER = 3.2, 1.2, 0.5
+"""Widths of lines, in points."""
+FIGURES = ("itl_ms", "itl_ratio", "itl_ratio_alone", "local_draft_passes_per_token", "offload_fraction", "bytes_per_token")
+COUNTS = ("controller_draft_passes", "worker_draft_passes")
+"""Fields of a row that the table shows as medians over seeds."""
+BANDS = "bands: 95 % interval of the median over seeds"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,21 +111,12 @@ def median_rows(rows: Sequence[SimulatedRow]) -> list[SimulatedRow]:
     groups: dict[str, list[SimulatedRow]] = {}
     for row in rows:
         groups.setdefault(repr((row.policy, row.rtt_ms, row.point)), []).append(row)
-    return [
-        replace(
-            group[0],
-            itl_ms=_median([row.itl_ms for row in group]),
-            itl_ratio=_median([row.itl_ratio for row in group]),
-            itl_ratio_alone=_median([row.itl_ratio_alone for row in group]),
-            local_draft_passes_per_token=_median([row.local_draft_passes_per_token for row in group]),
-            offload_fraction=_median([row.offload_fraction for row in group]),
-            bytes_per_token=_median([row.bytes_per_token for row in group]),
-            controller_draft_passes=round(float(np.median([row.controller_draft_passes for row in group]))),
-            worker_draft_passes=round(float(np.median([row.worker_draft_passes for row in group]))),
-            identical=all(row.identical for row in group),
-        )
-        for group in groups.values()
-    ]
+    return [replace(group[0], identical=all(row.identical for row in group), **_medians_of(group)) for group in groups.values()]
+
+
+def _medians_of(rows: Sequence[SimulatedRow]) -> dict[str, Any]:
+    figures = {name: median([getattr(row, name) for row in rows]) for name in (*FIGURES, *COUNTS)}
+    return figures | {name: round(figures[name] or 0.0) for name in COUNTS}
 
 
 def title_of(scenarios: Sequence[Scenario]) -> str:
@@ -130,25 +131,47 @@ def title_of(scenarios: Sequence[Scenario]) -> str:
     return f"{load}, {compute}, {each(lambda run: run.tokens.model)}, {seeds} seed{'s' * (seeds != 1)}"
 
 
-def rows_to_parquet(rows: Sequence[SimulatedRow], path: Path, *, origin: dict[str, str]) -> None:
-    """Every run's row as Parquet, its scenario as JSON (an infinity is null there). `origin`: what made them, columns of their own.
-
-    Raises ConfigError when it cannot be written.
-    """
-    flat = [row.flat() | {"scenario": _key(row.scenario)} | origin for row in rows]
-    names = list(dict.fromkeys(name for fields in flat for name in fields))
-    write_parquet({name: _column([fields.get(name) for fields in flat]) for name in names}, path)
+def plot_against_rtt(rows: Sequence[SimulatedRow], path: Path, *, title: str, bound: Mapping[float, float] | None = None) -> None:
+    """Latency and offload against the round trip, a line per policy; `bound`: the most that can be moved, by RTT in ms."""
+    curves = _trade_offs(rows, lambda row: _label(row, leaving_out={RTT}), lambda row: row.rtt_ms)
+    plot_trade_offs(curves, path, against="round trip (ms)", title=f"{title}\n{BANDS}", bound=bound)
 
 
-def _column(values: list[Any]) -> np.ndarray[Any, Any]:
-    if any(isinstance(value, str) for value in values):
-        return np.array([None if value is None else str(value) for value in values], dtype=object)
-    return np.array([float("nan") if value is None else value for value in values])
+def plot_phi(rows: Sequence[SimulatedRow], path: Path, *, title: str, unit: str = "nats") -> None:
+    """Latency and offload against phi, a line per round trip. `unit`: of phi in the rows."""
+    curves = _trade_offs(rows, lambda row: f"{_label(row, leaving_out={PHI, RTT})}, {row.rtt_ms:g} ms", lambda row: row.point[PHI])
+    plot_trade_offs(curves, path, against=f"phi ({unit})", title=f"{title}\n{BANDS}")
 
 
-def _median(values: Sequence[float | None]) -> float | None:
-    defined = [value for value in values if value is not None]
-    return float(np.median(defined)) if defined else None
+def _trade_offs(
+    rows: Sequence[SimulatedRow], label_of: Callable[[SimulatedRow], str], x_of: Callable[[SimulatedRow], float | None]
+) -> list[TradeOff]:
+    groups: dict[str, list[SimulatedRow]] = {}
+    for row in rows:
+        groups.setdefault(label_of(row), []).append(row)
+    return [
+        TradeOff(
+            label,
+            _medians([(x_of(row), row.itl_ratio) for row in group]),
+            _medians([(x_of(row), row.offload_fraction) for row in group]),
+            {"linestyle": STYLES[number % len(STYLES)], "linewidth": max(NARROWEST, WIDEST - NARROWER * number)},
+        )
+        for number, (label, group) in enumerate(groups.items())
+    ]
+
+
+def _medians(pairs: Sequence[tuple[float | None, float | None]]) -> list[Point]:
+    """At each x the median of the figures there, and its interval."""
+    values: dict[float, list[float]] = {}
+    for x, y in pairs:
+        if x is not None and y is not None:
+            values.setdefault(x, []).append(y)
+    return [(x, median(ys), median_interval(ys)) for x, ys in values.items()]
+
+
+def _label(row: SimulatedRow, *, leaving_out: set[str]) -> str:
+    others = [f"{name.rpartition('.')[2]} {value}" for name, value in row.point.items() if name not in {"policy.name", *leaving_out}]
+    return ", ".join([row.policy, *others])
 
 
 def _key(scenario: Scenario) -> str:

@@ -154,7 +154,7 @@ class ReplayTokens:
         self.pool = beside or [record for sequence in self._sequences for record in sequence]
 
     def prompt(self, index: int) -> tuple[int, ...]:
-        """Of one text."""
+        """The prompt of one text."""
         return self._prompts[index % len(self._prompts)]
 
     def path(self, index: int, length: int, rng: random.Random) -> list[PositionRecord]:

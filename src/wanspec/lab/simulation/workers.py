@@ -1,4 +1,4 @@
-"""A worker of a scenario: a process that keeps its controller, connection after connection, as the real one does.
+"""A worker of a scenario: a process that keeps its controller, connection after connection, as the real one does; and its faults.
 
 It dials again after the same waits (`protocol/redial.py`). While its way is cut a dial comes to nothing. Where the controller dropped it
 for what it did, it is turned away for ten seconds, and for twice as long each further time. What is wrong with it, and with its way, stays
@@ -10,10 +10,19 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from msgspec.structs import replace
 
 from wanspec.core.protocol.effects import DropWorker
+from wanspec.core.protocol.messages import Drafts
 from wanspec.core.protocol.redial import FIRST_REDIAL_S, Redial, shortened
+from wanspec.core.speculation.types import Position
 from wanspec.lab.simulation.cluster import Cluster, WorkerSite
+from wanspec.lab.simulation.scenario import Fault
+
+if TYPE_CHECKING:
+    from wanspec.lab.simulation.run import Stage
 
 HANDSHAKE_RTTS = 3
 """Until a worker that dials again is there: TCP, TLS, and its Hello."""
@@ -83,3 +92,40 @@ class SimulatedWorker:
             before, self.redials, self._is_let_in = self.site, self.redials + 1, True
             self.site, self.connected_at = self._connect(before), self._cluster.queue.now
             self.site.mangle, self.site.stalled_until = before.mangle, before.stalled_until
+
+
+def inject(fault: Fault, stage: Stage) -> None:
+    """Let a fault begin now. What happens to a worker that is not there, or has crashed, is nothing."""
+    if fault.kind == "join":
+        stage.faults["join"] += 1
+        stage.add_worker()
+    elif fault.worker <= len(stage.workers) and stage.workers[fault.worker - 1].is_running:
+        stage.faults[fault.kind] += 1
+        _befall(stage.workers[fault.worker - 1], fault, now=stage.cluster.queue.now)
+
+
+def _befall(worker: SimulatedWorker, fault: Fault, *, now: float) -> None:
+    site, end = worker.site, now + fault.duration_ms / 1e3
+    match fault.kind:
+        case "crash":
+            worker.crash()
+        case "stall":
+            site.stalled_until = max(site.stalled_until, end)
+        case "garbage":
+            site.mangle = nonsense if fault.is_subtle else impossible
+        case "partition":
+            site.down.cut(now, end)
+            site.up.cut(now, end)
+        case "slow":
+            site.down.slow(now, end, fault.factor)
+            site.up.slow(now, end, fault.factor)
+
+
+def nonsense(drafts: Drafts) -> Drafts:
+    """Plausible and useless: every token another, every estimate certain."""
+    return replace(drafts, tokens=tuple((token * 31 + 7) % 97 for token in drafts.tokens), log_probs=(0.0,) * len(drafts.tokens))
+
+
+def impossible(drafts: Drafts) -> Drafts:
+    """What no honest worker says: it knows a commit that was never made."""
+    return replace(drafts, base_position=Position(drafts.base_position + 10_000))

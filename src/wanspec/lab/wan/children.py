@@ -26,7 +26,7 @@ END_TIMEOUT_S = 5.0
 """Between asking a child to end and ending it."""
 STDERR_LINES = 20
 """Lines of a dead child's last words that are shown."""
-INSIDE = ("-m", "wanspec.lab.wan.inside")
+INSIDE = ("-m", "wanspec.lab.wan.namespaces")
 """Takes a namespace and a command; it enters the one and becomes the other."""
 
 
@@ -97,7 +97,7 @@ class Child:
         except TimeoutError:
             raise TransportError(f"the {self.name} process said nothing within {START_TIMEOUT_S:g} s") from None
         if not line:
-            raise TransportError(await self.obituary())
+            raise TransportError(await self.why_it_ended())
         answer: dict[str, Any] = json.loads(line)
         return answer
 
@@ -109,20 +109,20 @@ class Child:
             await self._process.stdin.drain()
         return await self.read_json()
 
-    async def before_its_end(self, coming: Awaitable[T], *, otherwise: str) -> T:
-        """What is awaited of this process. Raises TransportError when it ends first, or after START_TIMEOUT_S, in the words `otherwise`."""
+    async def wait_for(self, coming: Awaitable[T], *, otherwise: str) -> T:
+        """Wait for something that needs this process. Raises TransportError when the process ends first, or `otherwise`, too late."""
         awaited, ended = asyncio.ensure_future(coming), asyncio.ensure_future(self.wait())
         either: set[asyncio.Future[Any]] = {awaited, ended}
         try:
             await asyncio.wait(either, timeout=START_TIMEOUT_S, return_when=asyncio.FIRST_COMPLETED)
             if awaited.done():
                 return awaited.result()
-            raise TransportError(await self.obituary() if ended.done() else f"{otherwise} within {START_TIMEOUT_S:g} s")
+            raise TransportError(await self.why_it_ended() if ended.done() else f"{otherwise} within {START_TIMEOUT_S:g} s")
         finally:
             for future in either:
                 future.cancel()
 
-    async def obituary(self) -> str:
+    async def why_it_ended(self) -> str:
         """Why it ended, as far as it said."""
         status = await self._process.wait()
         with contextlib.suppress(TimeoutError):

@@ -166,7 +166,7 @@ class Deployment:
         arguments = ["--draft", draft, "--preset", self._preset, "--trace", str(trace_file)]
         arguments += [] if self._trace.keeps_events else ["--only-figures"]
         async with self._door.worker("worker", *arguments) as child:
-            await child.before_its_end(self.engine.wait_for_workers(1), otherwise="no worker dialled in")
+            await child.wait_for(self.engine.wait_for_workers(1), otherwise="no worker dialled in")
             yield child
             await self.engine.drain("the work is done")
             await child.wait()

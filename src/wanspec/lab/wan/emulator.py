@@ -18,10 +18,12 @@ import signal
 import struct
 import sys
 from collections.abc import Coroutine, Mapping
-from typing import Final, Protocol
+from typing import Final
+
+import msgspec
 
 from wanspec.errors import ConfigError
-from wanspec.lab.wan.link import LinkSettings, changed_settings, read_changes
+from wanspec.lab.wan.emulated_link import LinkDirection, LinkSettings, link_settings, read_changes
 
 SCHED_SETATTR: Final = {"x86_64": 314, "aarch64": 274}
 """The system call, by machine: neither Python nor most C libraries have a function for it."""
@@ -31,20 +33,30 @@ TURN_NS: Final = 100_000
 """The shortest turn that Linux (6.12 and later) gives to an ordinary process."""
 
 
-class Emulator(Protocol):
-    """An emulated link that runs."""
+class EmulatedLink:
+    """An emulated link that runs: its two directions, which have the same settings and one count of lateness."""
+
+    def __init__(self, there: LinkDirection, back: LinkDirection) -> None:
+        """`there` leads to the target, that is to the controller."""
+        self._there, self._back = there, back
 
     @property
-    def settings(self) -> LinkSettings: ...
+    def settings(self) -> LinkSettings:
+        return self._there.settings
 
     def change(self, settings: LinkSettings) -> None:
         """What arrives from now on meets another link. Raises ConfigError on what this emulator cannot do."""
+        self._there.settings = self._back.settings = settings
 
     def reset(self) -> None:
         """Count anew."""
+        self._there.lateness.clear()
+        self._there.sent_bytes = self._back.sent_bytes = 0
 
-    def counters(self) -> Mapping[str, float | None]:
+    def counters(self) -> dict[str, float | None]:
         """The settings, and what has passed since the last reset."""
+        passed = {"bytes_to_target": self._there.sent_bytes, "bytes_from_target": self._back.sent_bytes}
+        return {**msgspec.structs.asdict(self.settings), **passed, **self._there.lateness.counters()}
 
 
 def link_parser(module: str, description: str) -> argparse.ArgumentParser:
@@ -59,15 +71,9 @@ def link_parser(module: str, description: str) -> argparse.ArgumentParser:
     return parser
 
 
-def link_settings(options: argparse.Namespace) -> LinkSettings:
-    """What the flags say. Raises ConfigError."""
-    return LinkSettings(
-        rtt_ms=options.rtt_ms,
-        jitter_ms=options.jitter_ms,
-        bandwidth_bytes_per_s=options.bandwidth_bytes_per_s,
-        loss=options.loss,
-        loss_burst=options.loss_burst,
-    )
+def parsed_settings(options: argparse.Namespace) -> LinkSettings:
+    """The settings that the flags give. Raises ConfigError."""
+    return link_settings({name: value for name, value in vars(options).items() if name in LinkSettings.__struct_fields__})
 
 
 def run_precisely(work: Coroutine[None, None, None]) -> None:
@@ -90,7 +96,7 @@ def run_ahead() -> None:
             ctypes.CDLL(None).syscall(number, 0, attributes, 0)
 
 
-async def serve(emulator: Emulator, *, ready: Mapping[str, str]) -> None:
+async def serve(emulator: EmulatedLink, *, ready: Mapping[str, str]) -> None:
     """Print `ready`, then answer lines until standard input ends or a signal comes."""
     loop = asyncio.get_running_loop()
     lines = asyncio.StreamReader()
@@ -103,12 +109,12 @@ async def serve(emulator: Emulator, *, ready: Mapping[str, str]) -> None:
     stdin.close()
 
 
-def answer(emulator: Emulator, line: bytes) -> Mapping[str, object]:
+def answer(emulator: EmulatedLink, line: bytes) -> Mapping[str, object]:
     """The answer to a line, which is followed first."""
     try:
         if line.lstrip().startswith(b"{"):
             changes, resets = read_changes(line)
-            emulator.change(changed_settings(emulator.settings, changes))
+            emulator.change(link_settings(changes, emulator.settings))
             if resets:
                 emulator.reset()
     except ConfigError as error:

@@ -3,7 +3,7 @@
 A namespace is kept alive by a descriptor of the process that made it and by whoever is inside, a TUN device by its descriptor alone.
 So all of it is gone when these processes are, even after a SIGKILL, and there is nothing to clean up. (One permission outlasts it: that
 anybody on the machine may choose this congestion control. Where it was not given, no namespace could use it.) Others enter a namespace
-through the path of the descriptor, /proc/PID/fd/N.
+through the path of the descriptor, /proc/PID/fd/N; this module, run with NAMESPACE -- COMMAND ARGS..., runs a command there.
 
 A namespace belongs to a thread. Each site is made by a thread of its own, which ends, so that the process stays where it was. Linux and
 the privileges of root only; no more than the standard library, because os.unshare and os.setns came with Python 3.12.
@@ -33,6 +33,8 @@ QUEUE_PACKETS: Final = 10_000
 CONGESTION_CONTROL: Final = "cubic"
 """What most servers use, being the default of Linux; the machine's own default may be another."""
 
+USAGE: Final = "usage: python -m wanspec.lab.wan.namespaces NAMESPACE -- COMMAND ARGS..."
+
 _CLONE_NEWNET = 0x40000000
 _IFF_UP, _IFF_TUN, _IFF_NO_PI = 0x1, 0x1, 0x1000
 _TUNSETIFF = 0x400454CA
@@ -44,7 +46,7 @@ _NEEDS = f"it needs root (CAP_SYS_ADMIN, CAP_NET_ADMIN) and the kernel's module 
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Site:
+class NamespaceSite:
     """A network namespace whose only way out is `tun`."""
 
     address: str
@@ -65,7 +67,7 @@ class Site:
         os.close(self.namespace)
 
 
-def create_site(address: str, *, congestion_control: str = CONGESTION_CONTROL) -> Site:
+def create_site(address: str, *, congestion_control: str = CONGESTION_CONTROL) -> NamespaceSite:
     """A new namespace at an IPv4 address. Raises TransportError where that cannot be had, ConfigError on an unknown congestion control."""
     if sys.platform != "linux":
         raise TransportError(f"network namespaces need Linux, not {sys.platform}; {_WITHOUT}")
@@ -96,7 +98,7 @@ def enter_namespace(path: str) -> None:
         ) from error
 
 
-def _create_here(address: str, congestion_control: str) -> Site:
+def _create_here(address: str, congestion_control: str) -> NamespaceSite:
     """Create a site by moving the calling thread into it."""
     with ExitStack() as undo:
         try:
@@ -112,7 +114,7 @@ def _create_here(address: str, congestion_control: str) -> Site:
         except OSError as error:
             raise TransportError(f"cannot make a network namespace with a TUN device: {error}; {_NEEDS}") from error
         undo.pop_all()
-    return Site(address=address, namespace=namespace, tun=tun)
+    return NamespaceSite(address=address, namespace=namespace, tun=tun)
 
 
 def _allow(congestion_control: str) -> None:
@@ -151,3 +153,22 @@ def _call(name: str, *arguments: int) -> None:
     if getattr(ctypes.CDLL(None, use_errno=True), name)(*arguments):
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number))
+
+
+def main(arguments: list[str]) -> None:
+    """Run a command in a namespace; it takes this process over, with its id, standard streams and environment, or the process ends."""
+    match arguments:
+        case [namespace, "--", command, *_]:
+            try:
+                enter_namespace(namespace)
+                os.execvp(command, arguments[2:])  # noqa: S606  # no shell between
+            except TransportError as error:
+                sys.exit(str(error))
+            except OSError as error:
+                sys.exit(f"cannot run {command}: {error.strerror}")
+        case _:
+            sys.exit(USAGE)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

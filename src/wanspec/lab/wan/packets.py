@@ -14,7 +14,7 @@ from collections import deque
 from dataclasses import dataclass
 from typing import Final
 
-from wanspec.lab.wan.link import Lateness, Link, LinkSettings
+from wanspec.lab.wan.emulated_link import Lateness, LinkDirection, LinkSettings
 
 MAX_QUEUE_S: Final = 0.1
 """How long a packet may wait for its turn where the bandwidth is limited: a bottleneck's buffer, sized by the classic rule of one
@@ -47,7 +47,7 @@ class PacketCounts:
 
     sent: int = 0
     lost: int = 0
-    """By chance, on the way."""
+    """Packets lost by chance, on the way."""
     overflowed: int = 0
     """At the end of a full queue."""
     cut: int = 0
@@ -59,7 +59,7 @@ class PacketLane:
 
     def __init__(self, settings: LinkSettings, *, seed: int, lateness: Lateness) -> None:
         source = random.Random(seed)
-        self.link = Link(settings=settings, random=source, lateness=lateness)
+        self.link = LinkDirection(settings=settings, random=source, lateness=lateness)
         self.counts = PacketCounts()
         self._loss = LossProcess(source)
         self._packets: deque[tuple[float, bytes]] = deque()
@@ -99,8 +99,3 @@ class PacketLane:
         self.link.sent_bytes += len(packet)
         self.counts.sent += 1
         return packet
-
-    def reset(self) -> None:
-        """Count anew."""
-        self.counts = PacketCounts()
-        self.link.sent_bytes = 0

@@ -21,12 +21,11 @@ import socket
 import struct
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 from typing import Final, cast
 
 from wanspec.errors import ConfigError, TransportError, WanspecError
-from wanspec.lab.wan.emulator import link_parser, link_settings, run_ahead, run_precisely, serve
-from wanspec.lab.wan.link import Lateness, Link, LinkSettings
+from wanspec.lab.wan.emulated_link import Lateness, LinkDirection, LinkSettings
+from wanspec.lab.wan.emulator import EmulatedLink, link_parser, parsed_settings, run_ahead, run_precisely, serve
 from wanspec.transport.security import Address, parse_address
 
 MAX_CONNECTIONS: Final = 256
@@ -41,7 +40,7 @@ _END = b""
 class Lane:
     """One direction of one connection: chunks in order, each with its due time. The end is an empty chunk, a reset is None."""
 
-    def __init__(self, link: Link, loop: asyncio.AbstractEventLoop, *, on_end: Callable[[], None]) -> None:
+    def __init__(self, link: LinkDirection, loop: asyncio.AbstractEventLoop, *, on_end: Callable[[], None]) -> None:
         """`on_end` is called when the end has been passed on."""
         self._link = link
         self._loop = loop
@@ -122,11 +121,13 @@ class Lane:
 class Pair:
     """The two sockets of one relayed connection."""
 
-    def __init__(self, there: Link, back: Link, loop: asyncio.AbstractEventLoop, *, on_closed: Callable[[Pair], None]) -> None:
+    def __init__(
+        self, there: LinkDirection, back: LinkDirection, loop: asyncio.AbstractEventLoop, *, on_closed: Callable[[Pair], None]
+    ) -> None:
         """`there` leads to the target; `on_closed` is called once, when neither socket is open."""
         self._on_closed = on_closed
         self._open: list[asyncio.Transport] = []
-        self._ended: set[Link] = set()
+        self._ended: set[LinkDirection] = set()
         lane_there = Lane(there, loop, on_end=lambda: self._end(there))
         lane_back = Lane(back, loop, on_end=lambda: self._end(back))
         self.dialer = End(self, outgoing=lane_there, incoming=lane_back)
@@ -144,7 +145,7 @@ class Pair:
         for transport in self._open:
             _reset(transport)
 
-    def _end(self, link: Link) -> None:
+    def _end(self, link: LinkDirection) -> None:
         """Close both sockets once both directions have ended."""
         self._ended.add(link)
         if len(self._ended) == len((self.dialer, self.target)):
@@ -187,16 +188,18 @@ class End(asyncio.Protocol):
         self._pair.closed(self._transport)
 
 
-class Relay:
+class Relay(EmulatedLink):
     """A running relay; `start_relay` makes it."""
 
     def __init__(self, to: Address, settings: LinkSettings, *, seed: int) -> None:
         """Raises ConfigError on what only packets can suffer."""
         _check(settings)
+        lateness = Lateness()
+        super().__init__(
+            LinkDirection(settings=settings, random=random.Random(seed), lateness=lateness),
+            LinkDirection(settings=settings, random=random.Random(seed + 1), lateness=lateness),
+        )
         self._to = to
-        self._lateness = Lateness()
-        self._there = Link(settings=settings, random=random.Random(seed), lateness=self._lateness)
-        self._back = Link(settings=settings, random=random.Random(seed + 1), lateness=self._lateness)
         self._pairs: set[Pair] = set()
         self._connecting: set[asyncio.Task[None]] = set()
         self._server: asyncio.Server | None = None
@@ -217,32 +220,20 @@ class Relay:
         host, port = self._server.sockets[0].getsockname()[:2]
         return str(Address(host=host, port=port))
 
-    @property
-    def settings(self) -> LinkSettings:
-        return self._there.settings
-
     def change(self, settings: LinkSettings) -> None:
         """Chunks that arrive from now on meet another link. Raises ConfigError on what only packets can suffer."""
         _check(settings)
-        self._there.settings = self._back.settings = settings
+        super().change(settings)
 
     def reset(self) -> None:
         """Count anew; connections that are open still are."""
-        self._lateness.clear()
-        self._there.sent_bytes = self._back.sent_bytes = 0
+        super().reset()
         self._connections_total = self._connections_failed = 0
 
     def counters(self) -> dict[str, float | None]:
         """The settings, and what has passed since the last reset."""
-        return {
-            **asdict(self.settings),
-            "connections_open": len(self._pairs),
-            "connections_total": self._connections_total,
-            "connections_failed": self._connections_failed,
-            "bytes_to_target": self._there.sent_bytes,
-            "bytes_from_target": self._back.sent_bytes,
-            **self._lateness.counters(),
-        }
+        totals = {"connections_total": self._connections_total, "connections_failed": self._connections_failed}
+        return {**super().counters(), "connections_open": len(self._pairs), **totals}
 
     async def close(self) -> None:
         """Stop listening and reset every connection."""
@@ -290,7 +281,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--to", required=True, metavar="HOST:PORT", help="need not be up yet")
     options = parser.parse_args(arguments)
     try:
-        run_precisely(_run(listen=options.listen, to=options.to, settings=link_settings(options), seed=options.seed))
+        run_precisely(_run(listen=options.listen, to=options.to, settings=parsed_settings(options), seed=options.seed))
     except WanspecError as error:
         parser.error(str(error))
 

@@ -6,7 +6,7 @@ makes two network namespaces, one for the controller and one for the worker, wit
 between them. It prints {"controller_namespace": "/proc/PID/fd/N", "worker_namespace": ..., "controller_address": "10.77.0.1",
 "worker_address": "10.77.0.2", "emulator": "tun"} when ready and then takes the lines of `wanspec.lab.wan.emulator`. "Target" in the
 counters is the controller, as with the relay in front of it, and bytes are those of IP packets with their headers. Processes are started
-in a namespace by `wanspec.lab.wan.inside`, or by `Child(namespace=...)`. No namespace and no device is left behind, however this ends.
+in a namespace by `wanspec.lab.wan.namespaces`, or by `Child(namespace=...)`. No namespace and no device is left behind, however this ends.
 
 How late packets are sent after they were due is counted: judge a run by it. To be seldom late, this process runs ahead of all that is
 not real-time, as far as it may, and sleeps while nothing is due. What the count cannot see is how long a packet lay in the TUN device
@@ -19,14 +19,13 @@ import asyncio
 import contextlib
 import os
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import Final
 
 from wanspec.errors import WanspecError
-from wanspec.lab.wan.emulator import link_parser, link_settings, run_ahead, run_precisely, serve
-from wanspec.lab.wan.link import Lateness, LinkSettings
-from wanspec.lab.wan.namespaces import CONGESTION_CONTROL, Site, create_site
-from wanspec.lab.wan.packets import PacketLane
+from wanspec.lab.wan.emulated_link import Lateness, LinkSettings
+from wanspec.lab.wan.emulator import EmulatedLink, link_parser, parsed_settings, run_ahead, run_precisely, serve
+from wanspec.lab.wan.namespaces import CONGESTION_CONTROL, NamespaceSite, create_site
+from wanspec.lab.wan.packets import PacketCounts, PacketLane
 
 CONTROLLER_ADDRESS: Final = "10.77.0.1"
 WORKER_ADDRESS: Final = "10.77.0.2"
@@ -76,42 +75,32 @@ class Forwarder:
             self._timer = self._loop.call_at(early_s, self._send) if early_s > self._loop.time() else self._loop.call_soon(self._send)
 
 
-class Wan:
+class Wan(EmulatedLink):
     """A running WAN between two sites."""
 
-    def __init__(self, controller: Site, worker: Site, settings: LinkSettings, *, seed: int = 0) -> None:
-        self._lateness = Lateness()
-        self._there = PacketLane(settings, seed=seed, lateness=self._lateness)
-        self._back = PacketLane(settings, seed=seed + 1, lateness=self._lateness)
-        self._forwarders = (Forwarder(worker.tun, controller.tun, self._there), Forwarder(controller.tun, worker.tun, self._back))
-
-    @property
-    def settings(self) -> LinkSettings:
-        return self._there.link.settings
-
-    def change(self, settings: LinkSettings) -> None:
-        """Packets that arrive from now on meet another link."""
-        self._there.link.settings = self._back.link.settings = settings
+    def __init__(self, controller: NamespaceSite, worker: NamespaceSite, settings: LinkSettings, *, seed: int = 0) -> None:
+        lateness = Lateness()
+        there, back = (PacketLane(settings, seed=seed + number, lateness=lateness) for number in range(2))
+        super().__init__(there.link, back.link)
+        self._lanes = there, back
+        self._forwarders = (Forwarder(worker.tun, controller.tun, there), Forwarder(controller.tun, worker.tun, back))
 
     def reset(self) -> None:
         """Count anew."""
-        self._lateness.clear()
-        self._there.reset()
-        self._back.reset()
+        super().reset()
+        for lane in self._lanes:
+            lane.counts = PacketCounts()
 
     def counters(self) -> dict[str, float | None]:
         """The settings, and what has passed since the last reset."""
-        there, back = self._there, self._back
+        there, back = (lane.counts for lane in self._lanes)
         return {
-            **asdict(self.settings),
-            "bytes_to_target": there.link.sent_bytes,
-            "bytes_from_target": back.link.sent_bytes,
-            "packets_to_target": there.counts.sent,
-            "packets_from_target": back.counts.sent,
-            "packets_lost": there.counts.lost + back.counts.lost,
-            "packets_overflowed": there.counts.overflowed + back.counts.overflowed,
-            "packets_cut": there.counts.cut + back.counts.cut,
-            **self._lateness.counters(),
+            **super().counters(),
+            "packets_to_target": there.sent,
+            "packets_from_target": back.sent,
+            "packets_lost": there.lost + back.lost,
+            "packets_overflowed": there.overflowed + back.overflowed,
+            "packets_cut": there.cut + back.cut,
         }
 
     def close(self) -> None:
@@ -126,7 +115,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--congestion-control", default=CONGESTION_CONTROL, metavar="NAME", help="TCP's (default: %(default)s)")
     options = parser.parse_args(arguments)
     try:
-        run_precisely(_run(link_settings(options), seed=options.seed, congestion_control=options.congestion_control))
+        run_precisely(_run(parsed_settings(options), seed=options.seed, congestion_control=options.congestion_control))
     except WanspecError as error:
         parser.error(str(error))
 

@@ -11,8 +11,18 @@ import httpx
 import msgspec
 from msgspec import Struct
 
-from wanspec.lab.bench.load.plan import Question
-from wanspec.lab.records.server_sent_events import EventReader, retry_after_s
+from wanspec.lab.bench.load.levels import Question
+from wanspec.lab.openai_stream import (
+    NO_ROOM,
+    UNREADABLE,
+    MalformedStreamError,
+    OpenAiStream,
+    ServiceError,
+    StreamEvent,
+    read_refusal,
+    refusal_words,
+    retry_after_s,
+)
 
 TIMEOUT: Final = httpx.Timeout(10.0, read=120.0)
 """Of httpx, in seconds: a request may wait a minute for its turn, and then for its first token."""
@@ -20,50 +30,18 @@ MAX_REQUEST_S: Final = 600.0
 """All of one request; whoever waits longer has given up."""
 KEEP_ALIVE_S: Final = 2.0
 """Idle connections are closed before a server closes them (vLLM: after 5 s), for a request sent into a closing one would fail."""
-MAX_ERROR_BYTES: Final = 1 << 16
-"""Of the body of a refusal that is read."""
 MAX_REASON_CHARACTERS: Final = 200
-"""Of what an error says."""
-REFUSALS: Final = (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE)
-"""The server says that it has no room: an answer, not a failure."""
+"""The most of an error's words."""
 
-Outcome = Literal["finished", "refused", "failed"]
+AnswerOutcome = Literal["finished", "refused", "failed"]
 
 
-class Report(Struct, frozen=True, kw_only=True):
+class WanspecReport(Struct, frozen=True, kw_only=True):
     """What our own server says of how an answer came about."""
 
     worker: str | None = None
     rounds: int = 0
     local_draft_passes: int = 0
-
-
-class Piece(Struct, frozen=True, kw_only=True):
-    """Some text of an answer."""
-
-    text: str = ""
-    finish_reason: str | None = None
-    wanspec: Report | None = None
-
-
-class Usage(Struct, frozen=True, kw_only=True):
-    """What the server counts."""
-
-    completion_tokens: int
-
-
-class Problem(Struct, frozen=True, kw_only=True):
-    """What the server says went wrong."""
-
-    message: str = ""
-
-
-class Event(Struct, frozen=True, kw_only=True):
-    """An event of a stream, as far as it matters here."""
-
-    choices: list[Piece] = []
-    usage: Usage | None = None
-    error: Problem | None = None
 
 
 @dataclass(slots=True, kw_only=True)
@@ -76,7 +54,7 @@ class Answer:
     """When it was to be sent; times are the event loop's."""
     sent_s: float = 0.0
     ended_s: float = 0.0
-    outcome: Outcome = "failed"
+    outcome: AnswerOutcome = "failed"
     status: int | None = None
     """Of HTTP; None: there was no answer."""
     reason: str = ""
@@ -87,7 +65,7 @@ class Answer:
     finish_reason: str | None = None
     tokens: int | None = None
     """As the server counts."""
-    report: Report | None = None
+    report: WanspecReport | None = None
     retry_after_s: float | None = None
 
 
@@ -97,7 +75,6 @@ class LoadClient:
     def __init__(self, client: httpx.AsyncClient, *, model: str | None, prompts: tuple[str, ...], max_tokens: int) -> None:
         """`model` None: whichever is served."""
         self._client, self._model, self._prompts, self._max_tokens = client, model, prompts, max_tokens
-        self._event = msgspec.json.Decoder(Event)
         self._loop = asyncio.get_running_loop()
 
     async def ask(self, number: int, question: Question, *, due_s: float) -> Answer:
@@ -110,10 +87,8 @@ class LoadClient:
             answer.reason = f"no end within {MAX_REQUEST_S:g} s"
         except httpx.HTTPError as error:
             answer.reason = f"{type(error).__name__}: {error}".removesuffix(": ")
-        except (ValueError, msgspec.MsgspecError, RecursionError) as error:
-            answer.reason = f"not what OpenAI's API says: {error}"
-        if answer.reason and answer.outcome == "finished":
-            answer.outcome = "failed"
+        except (ServiceError, MalformedStreamError) as error:
+            answer.reason = str(error)
         answer.reason = answer.reason[:MAX_REASON_CHARACTERS]
         answer.ended_s = self._loop.time()
         return answer
@@ -122,21 +97,20 @@ class LoadClient:
         async with self._client.stream("POST", "completions", json=self._body(answer.question)) as response:
             answer.status = response.status_code
             if response.status_code != HTTPStatus.OK:
-                await _refused(answer, response)
+                answer.outcome = "refused" if response.status_code in NO_ROOM else "failed"
+                answer.reason = f"{response.status_code}: {refusal_words(await read_refusal(response))}"
+                answer.retry_after_s = retry_after_s(response.headers)
                 return
-            events, has_ended = EventReader(), False
+            stream = OpenAiStream()
             async for data in response.aiter_raw():  # nothing is inflated: we have asked for it as it is
                 now = self._loop.time()
-                for said in events.push(data):
-                    if said == b"[DONE]":
-                        has_ended = True
-                    else:
-                        _take(answer, self._event.decode(said), now)
-        if not answer.reason:
-            if has_ended and answer.finish_reason is not None:
-                answer.outcome = "finished"
-            else:
-                answer.reason = "the stream ended before the answer did"
+                for event in stream.push(data):
+                    _take(answer, event, now)
+                    answer.tokens, answer.finish_reason = stream.output_tokens, stream.finish_reason
+        if stream.has_ended and answer.finish_reason is not None:
+            answer.outcome = "finished"
+        else:
+            answer.reason = "the stream ended before the answer did"
 
     def _body(self, question: Question) -> dict[str, object]:
         return {
@@ -157,31 +131,18 @@ def new_client(base_url: str, *, api_key: str) -> httpx.AsyncClient:
     return httpx.AsyncClient(base_url=base_url, headers=headers, limits=limits, timeout=TIMEOUT)
 
 
-def _take(answer: Answer, event: Event, now: float) -> None:
+def _take(answer: Answer, event: StreamEvent, now: float) -> None:
     """An event has come."""
-    if event.error is not None:
-        answer.reason = f"the stream says: {event.error.message}"
-    if event.usage is not None:
-        answer.tokens = event.usage.completion_tokens
-    for piece in event.choices:
-        if piece.text:
-            answer.text += piece.text
+    for choice in event.known_choices:
+        if choice.text and isinstance(choice.text, str):
+            answer.text += choice.text
             answer.arrivals.append((now, len(answer.text)))
-        answer.finish_reason = piece.finish_reason or answer.finish_reason
-        answer.report = piece.wanspec or answer.report
+        if choice.wanspec is not None:
+            answer.report = _report(choice.wanspec)
 
 
-async def _refused(answer: Answer, response: httpx.Response) -> None:
-    """It is no stream."""
-    answer.outcome = "refused" if response.status_code in REFUSALS else "failed"
-    body = b""
-    async for data in response.aiter_raw():
-        body += data
-        if len(body) > MAX_ERROR_BYTES:
-            break
+def _report(value: object) -> WanspecReport:
     try:
-        problem = msgspec.json.decode(body, type=Event).error
-    except (ValueError, msgspec.MsgspecError, RecursionError):
-        problem = None
-    answer.reason = f"{response.status_code}: {problem.message if problem else body.decode(errors='replace')}"
-    answer.retry_after_s = retry_after_s(response.headers)
+        return msgspec.convert(value, WanspecReport)
+    except UNREADABLE as error:
+        raise MalformedStreamError(f"not what WANSpec's server says: {error}") from error

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from wanspec.core.speculation.types import SamplingParams
 from wanspec.engines.bundled_pair import load_bundled, load_bundled_tokenizer
 from wanspec.errors import ConfigError
-from wanspec.lab.bench.load.plan import LoadConfig, Question, questions_of
+from wanspec.lab.bench.load.levels import LoadConfig, Question, questions_of
 from wanspec.serving.engine import check_request
 from wanspec.serving.model_runner import decode_plainly
 
