@@ -23,7 +23,7 @@ import sys
 import tempfile
 import urllib.request
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import msgspec
@@ -176,7 +176,8 @@ async def records_of_vllm() -> list[Record]:
     """Texts at a time of vLLM's server on this machine, with a worker and a draft model beside it."""
     from wanspec.engines.bundled_export import export_bundled  # noqa: PLC0415  # it needs torch
 
-    token, door, port = secrets.token_hex(16), f"127.0.0.1:{free_port()}", free_port()
+    token, (port, door_port) = secrets.token_hex(16), free_ports(2)
+    door = f"127.0.0.1:{door_port}"
     with tempfile.TemporaryDirectory(prefix="wanspec-") as name:
         trace = Path(name, "trace.jsonl")
         model = export_bundled(Path(name), "target")
@@ -201,12 +202,13 @@ async def records_of_vllm() -> list[Record]:
         return read_trace(trace)
 
 
-def free_port() -> int:
-    """A port that nobody has at present."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+def free_ports(count: int) -> list[int]:
+    """Different ports that nobody has at present."""
+    with ExitStack() as probes:
+        opened = [probes.enter_context(socket.socket()) for _ in range(count)]
+        for probe in opened:
+            probe.bind(("127.0.0.1", 0))
+        return [probe.getsockname()[1] for probe in opened]
 
 
 async def wait_for_vllm(process: asyncio.subprocess.Process, port: int) -> None:

@@ -134,10 +134,12 @@ class Workforce:
             if link.computes_since is not None and now >= link.computes_since + WORKER_SILENCE_S:
                 effects += self._move(session, worker, now)
             worker.committed(len(done.path), proposed=proposed_in(done.path) if now >= settled_at else None, now=now)
+            if done.took_s is not None:
+                worker.pace.add(done.took_s, len(done.path))
+                self._pace.add(done.took_s, len(done.path))
             if done.took_s is not None and done.alone_s is not None:
-                for pace, pace_alone in ((worker.pace, worker.pace_alone), (self._pace, self._pace_alone)):
-                    pace.add(done.took_s, len(done.path))
-                    pace_alone.add(done.alone_s, len(done.path))
+                worker.pace_alone.add(done.alone_s, len(done.path))
+                self._pace_alone.add(done.alone_s, len(done.path))
                 if now - done.took_s >= settled_at and not done.tolerates_harm:  # else it began without the worker's drafts
                     took_s += min(done.took_s, MAX_ROUND_RATIO * done.alone_s)
                     alone_s += done.alone_s
