@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wanspec.core.policy.pass_times import MAX_ANSWERS, PassTimes
+from wanspec.core.policy.pass_times import FORGOTTEN_PASSES, MAX_ANSWERS, PassTimes
 
 
 def test_before_any_measurement_the_initial_time_is_assumed() -> None:
@@ -101,3 +101,15 @@ def test_fewer_tokens_take_no_longer_than_more_though_they_did_when_they_were_la
     assert times.expected_s(1) == times.expected_s(64) == 0.01
     times.add(1, 0.5)  # now the machine is slow again
     assert times.expected_s(1) > 0.1
+
+
+def test_a_size_that_was_slow_long_ago_is_tried_again_and_one_that_is_slow_by_its_size_is_not() -> None:
+    times = PassTimes(0.01)
+    for tokens, duration_s in ((1, 0.02), (8, 0.2), (1000, 0.5)):
+        times.add(tokens, duration_s)
+    for _ in range(FORGOTTEN_PASSES - 1):
+        times.add(1, 0.02)
+    assert times.expected_s(8) == pytest.approx(0.2)
+    times.add(1, 0.02)
+    assert times.expected_s(8) < 0.03
+    assert times.expected_s(1000) == pytest.approx(0.5)

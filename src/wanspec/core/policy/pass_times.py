@@ -17,6 +17,8 @@ MAX_ANSWERS = 4096
 """Sizes for which an answer is kept: of a model that makes no passes they would grow without end."""
 HICCUP_SHARE = 0.5
 """A pass that takes less than this share of the mean is the new mean."""
+FORGOTTEN_PASSES = 1000
+"""After this many others, a size that seemed slow is forgotten: the machine may have been busy with something else."""
 MIN_PASS_S = 1e-6
 """A pass that seems to have taken less was not timed."""
 
@@ -30,6 +32,10 @@ class PassTimes:
         self._tries_less = tries_less
         self._means: dict[int, tuple[float, float]] = {}
         """For each bin that was seen, the mean tokens and the mean time of its passes."""
+        self._passes = 0
+        """Passes measured."""
+        self._measured_at: dict[int, int] = {}
+        """For each bin, how many passes had been measured when its newest was."""
         self._known: list[tuple[float, float]] = []
         """The means, from few tokens to many."""
         self._expected_s: dict[int, float] = {}
@@ -46,8 +52,20 @@ class PassTimes:
         for fewer in range(index):  # fewer tokens take no longer, whatever they took when they were last computed
             if fewer in self._means and self._means[fewer][1] > mean_s:
                 self._means[fewer] = self._means[fewer][0], mean_s
+        self._passes += 1
+        self._measured_at[index] = self._passes
+        self._forget()
         self._known = [means for _, means in sorted(self._means.items())]
         self._expected_s.clear()
+
+    def _forget(self) -> None:
+        """Forget sizes that seemed slow, compared with smaller ones, and were not computed for long since: they are tried again."""
+        for index, measured_at in list(self._measured_at.items()):
+            smaller = max([other for other in self._means if other < index], default=None)
+            if self._passes - measured_at > FORGOTTEN_PASSES and smaller is not None:
+                (tokens, mean_s), (few, few_s) = self._means[index], self._means[smaller]
+                if mean_s > few_s * max(1.0, tokens / (KNOWN_AHEAD * few)):
+                    del self._means[index], self._measured_at[index]
 
     def expected_s(self, tokens: int) -> float:
         """How long a pass over `tokens` tokens takes: between what was measured, or as the nearest that was.
