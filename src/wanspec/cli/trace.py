@@ -16,13 +16,17 @@ from wanspec.cli.results import check_writable
 from wanspec.cli.running import exit_statuses, stderr, stdout
 from wanspec.core.speculation.types import SamplingParams
 from wanspec.errors import ConfigError
+from wanspec.extras import check_installed
 
 app = new_app()
 
 
 @app.command()
 def trace(
-    out: Annotated[Path, typer.Argument(help="The file to write: .npz, an archive of NumPy arrays.")],
+    out: Annotated[
+        Path,
+        typer.Argument(help="The file to write: .npz for `wanspec simulate --tokens`; .parquet has the generated tokens alone."),
+    ],
     prompt: Annotated[
         list[str] | None, typer.Option(help="Continue this; repeatable. Default: the held-out prompts of the bundled pair.")
     ] = None,
@@ -51,8 +55,10 @@ def trace(
     from wanspec.lab.records.token_trace import write_token_trace
 
     with exit_statuses():
-        if out.suffix != ".npz":
-            raise ConfigError(f"{out}: name a file that ends with .npz, by which `wanspec simulate --tokens` knows it")
+        if out.suffix not in {".npz", ".parquet"}:
+            raise ConfigError(f"{out}: name a file that ends with .npz, by which `wanspec simulate --tokens` knows it, or with .parquet")
+        if out.suffix == ".parquet":
+            check_installed(f"writing {out}", "duckdb", extra="measure", otherwise="write .npz")
         check_writable(out)
         texts = read_prompts(prompt or [], prompt_file) or tuple(held_out_prompts())
         models = load_pair(target, draft, "")

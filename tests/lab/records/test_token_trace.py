@@ -7,6 +7,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import numpy as np
 import pytest
 from tests.lab.simulation.test_tokens import token_trace
@@ -32,6 +33,16 @@ def test_numpy_alone_opens_it(tmp_path: Path) -> None:
     with np.load(tmp_path / "trace.npz", allow_pickle=False) as archive:
         assert archive["token"].tolist() == [0, 1, 2, 3, 4]
         assert str(archive["target"]) == "t"
+
+
+def test_as_parquet_it_has_a_row_for_each_token(tmp_path: Path) -> None:
+    write_token_trace(token_trace(), tmp_path / "trace.parquet")
+    columns = duckdb.read_parquet(str(tmp_path / "trace.parquet")).fetchnumpy()
+    assert columns["token"].tolist() == [0, 1, 2, 3, 4]
+    assert columns["choice_2"].tolist() == [50] * 5
+    assert set(columns["draft"]) == {"d"}
+    with pytest.raises(ConfigError, match="cannot be read as a token trace"):
+        read_token_trace(tmp_path / "trace.parquet")
 
 
 def test_a_missing_array_is_named(tmp_path: Path) -> None:
@@ -117,6 +128,8 @@ def test_what_is_no_trace_is_refused(tmp_path: Path) -> None:
         read_token_trace(tmp_path / "none.npz")
     with pytest.raises(ConfigError, match="cannot write"):
         write_token_trace(token_trace(), tmp_path / "nowhere" / "trace.npz")
+    with pytest.raises(ConfigError, match="cannot write"):
+        write_token_trace(token_trace(), tmp_path / "nowhere" / "trace.parquet")
 
 
 def test_a_damaged_file_is_refused(tmp_path: Path) -> None:

@@ -39,6 +39,7 @@ from wanspec.core.speculation.sampling import MAX_TEMPERATURE
 from wanspec.core.speculation.types import MAX_VOCABULARY
 from wanspec.errors import ConfigError
 from wanspec.files import write_whole
+from wanspec.lab.records.parquet import write_parquet
 
 RANKS = 8
 """First choices of the draft kept: as many children as a policy may offer."""
@@ -100,7 +101,13 @@ _PER_TOKEN = tuple(name for name in _NAMES if _TYPES[name] in {"Ints", "Floats"}
 
 
 def write_token_trace(trace: TokenTrace, path: Path) -> None:
-    """Raises ConfigError when the file cannot be written."""
+    """Write a trace: NumPy's archive, or, where the name ends so, its generated tokens as Parquet, which nothing here reads again.
+
+    Raises ConfigError when the file cannot be written.
+    """
+    if path.suffix == ".parquet":
+        write_parquet(_columns(trace), path)
+        return
     arrays: dict[str, Any] = {name: np.asarray(getattr(trace, name)) for name in _NAMES}
     arrays = {name: array.astype(_stored(array.dtype)) if array.ndim else array for name, array in arrays.items()}
     content = io.BytesIO()
@@ -123,6 +130,17 @@ def read_token_trace(path: Path) -> TokenTrace:
 def _stored(dtype: np.dtype[Any]) -> np.dtype[Any]:
     """Half the width is enough for token ids and logarithms."""
     return {"f": np.dtype(np.float32), "i": np.dtype(np.int32)}.get(dtype.kind, dtype)
+
+
+def _columns(trace: TokenTrace) -> dict[str, NDArray[Any]]:
+    """One row for each generated token; `choice_1` and `log_prob_1` are of the draft's first choice."""
+    columns = {name: getattr(trace, name) for name in _PER_TOKEN if name not in _WIDE}
+    for rank in range(RANKS):
+        columns |= {f"choice_{rank + 1}": trace.choices[:, rank], f"log_prob_{rank + 1}": trace.log_probs[:, rank]}
+    columns = {name: column.astype(_stored(column.dtype)) for name, column in columns.items()}
+    rows = len(trace.token)
+    columns |= {name: np.full(rows, getattr(trace, name)) for name in ("vocabulary_size", "temperature", "seed")}
+    return columns | {name: np.full(rows, getattr(trace, name), dtype=object) for name in ("target", "draft")}
 
 
 def _load(path: Path) -> dict[str, NDArray[Any]]:
