@@ -100,8 +100,9 @@ class Adaptive(Policy):
             return DraftLocally(tuple([leaf.node for leaf in leaves]), gain_s, verify)
         ratio = 0.0 if self._verifies_chains else pace_s / situation.pace_alone.mean(alone.bare_s, GUESSED_TOKENS)
         charged_s = 0.0 if situation.arrivals is None else self._charged_s(ratio)
-        if token_s * sum([leaf.prob for leaf in leaves]) * max(situation.coverage.total, alone.most_tokens) <= charged_s:
-            return verify  # as most rounds with a worker do: what can be gained at most is not worth the price
+        most_s = token_s * sum([leaf.prob for leaf in leaves]) * max(situation.coverage.total, alone.most_tokens)
+        if most_s <= charged_s + alone.draft_s:
+            return verify  # as most rounds with a worker do: what can be gained at most is not worth a pass
         leaves = self._worth_expanding(situation, alone, leaves, token_s)
         gain_s = self._draft_gain_s(situation, alone, chosen, leaves, token_s, now) - charged_s
         if gain_s > 0.0:

@@ -29,12 +29,13 @@ class Alone:
         self._trees = trees = coverage.trees(width)
         self.plain_s = target_times.expected_s(num_sessions)
         """What a token costs in plain decoding, seconds."""
-        self._draft_s = np.cumsum(draft_times.of_sizes(num_sessions * trees.expanded), axis=1)
+        self._levels_s = np.cumsum(draft_times.of_sizes(num_sessions * trees.expanded), axis=1)
         duration_s = target_times.of_sizes(num_sessions * (1.0 + trees.verified))
-        duration_s[:, 1:] += self._draft_s
+        duration_s[:, 1:] += self._levels_s
         unseen = np.diff(trees.tokens, axis=1)  # the last level's token, where it comes true, is computed in the next round
-        one_draft_s = draft_times.expected_s(num_sessions)
-        duration_s[:, 1:] += draft_times.of_sizes(num_sessions * (1.0 + unseen)) - one_draft_s
+        self.draft_s = draft_times.expected_s(num_sessions)
+        """What a local pass over one leaf of each session takes, seconds."""
+        duration_s[:, 1:] += draft_times.of_sizes(num_sessions * (1.0 + unseen)) - self.draft_s
         self._duration_s, self._tokens = duration_s, 1.0 + trees.tokens
         self.bare_s = self.token_s(0)
         """What a token costs at best, without drafts that cost no pass, seconds."""
@@ -43,7 +44,7 @@ class Alone:
         sizes = num_sessions * np.arange(2.0, width + 2.0)
         self._verify_added_s: list[float] = (target_times.of_sizes(sizes) - self.plain_s).tolist()
         """What nodes add to the target's pass, from one on, where every session brings as many; seconds."""
-        self._draft_added_s: list[float] = (draft_times.of_sizes(sizes) - one_draft_s).tolist()
+        self._draft_added_s: list[float] = (draft_times.of_sizes(sizes) - self.draft_s).tolist()
         """What leaves beyond the first add to a local pass, likewise."""
         self._added: dict[int, Matrix] = {}
         """By nodes verified in any case: what local passes below one leaf, and the verification of their nodes, add to a round, seconds."""
@@ -69,7 +70,7 @@ class Alone:
         added_s = self._added.get(num_verified)
         if added_s is None:
             verified = num_verified + self._trees.verified[:, 1:]
-            added_s = self._draft_s + self._target_times.of_sizes(self._sessions * (1.0 + verified))
+            added_s = self._levels_s + self._target_times.of_sizes(self._sessions * (1.0 + verified))
             added_s -= self._target_times.expected_s(self._sessions * (1 + num_verified))
             self._added[num_verified] = added_s = np.where(verified <= self._width, added_s, math.inf)
         return float((token_s * prob * self._trees.tokens[:, 1:] - added_s).max())
