@@ -51,6 +51,7 @@ class _Leaf(NamedTuple):
     """A node without a draft model's children."""
 
     node: Node
+    """The leaf."""
     prob: float
     """Probability that the target's path runs through it and goes on where nothing is drafted yet."""
     children_at: float

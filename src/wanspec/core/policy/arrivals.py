@@ -1,4 +1,9 @@
-"""When a worker's next drafts will be here, as far as can be told from what it has said."""
+"""When a worker's next drafts will be here, as far as can be told from what it has said.
+
+A node that the worker proposed gets its children one draft step later. One that it has not proposed gets them a round trip and REJOIN_STEPS
+after the worker was told of the newest token that surprised it, and a step later for each level in between. What is late by more than the
+usual deviation of the round trip is not expected any more.
+"""
 
 from __future__ import annotations
 
@@ -9,17 +14,18 @@ from msgspec import Struct
 from wanspec.core.speculation.tree import Node
 
 REJOIN_STEPS = 1.5
-"""Draft steps between a worker's hearing of an unexpected token and its first drafts after it: the rest of one and a whole one."""
+"""Draft steps until a surprised worker answers: on average half a step is still running, then one full step."""
 DEVIATIONS = 2.0
-"""How many mean deviations of the round trip drafts may be late before they are not expected any more."""
+"""Mean deviations of the round trip by which drafts may be late before nobody expects them."""
 LATE_STEPS = 0.5
-"""And how many draft steps."""
+"""Draft steps by which they may be late besides."""
 
 
 class Arrivals(Struct, frozen=True, kw_only=True):
     """What is known about a worker and its link."""
 
     rtt_s: float
+    """Smoothed round trip to the worker."""
     deviation_s: float
     """Mean deviation of the round trip."""
     step_s: float
@@ -27,9 +33,9 @@ class Arrivals(Struct, frozen=True, kw_only=True):
     told_at: float
     """When the worker was told of the head."""
     rejoin_position: int
-    """Newest committed token that was news to the worker, when it was told of it,"""
+    """Position of the newest committed token that was news to the worker when it was told of it."""
     rejoin_told_at: float
-    """and when that was."""
+    """When the worker was told of that token."""
 
     @property
     def slack_s(self) -> float:

@@ -27,6 +27,7 @@ class Situation(Struct, frozen=True, kw_only=True):
     """What the controller knows when a policy decides."""
 
     tree: DraftTree
+    """The session's draft tree; its head is where the next token goes."""
     num_sessions: int
     """Sessions that share the passes."""
     arrivals: Arrivals | None
@@ -40,7 +41,7 @@ class Situation(Struct, frozen=True, kw_only=True):
     coverage: Coverage
     """How much probability children cover, at this temperature."""
     alone: Callable[[int], Alone]
-    """What this site could do without a worker, with at most so many nodes verified for each session."""
+    """What this site could do without a worker, by how many nodes are verified for each session at most."""
     target_times: PassTimes
     """How long this machine's target passes take."""
     draft_times: PassTimes
@@ -87,6 +88,7 @@ class Verify(Struct, frozen=True):
     """Run the target on these nodes (and what they hang from); no nodes: an ordinary decode step."""
 
     nodes: tuple[Node, ...] = ()
+    """Best first, parents before children."""
     gives_way: bool = False
     """Whether the controller may drop nodes from the end, where a common pass would take too long: best first, parents before children."""
     token_s: float = 0.0
@@ -97,6 +99,7 @@ class DraftLocally(Struct, frozen=True):
     """Run the local draft model on these nodes, to get their children."""
 
     nodes: tuple[Node, ...]
+    """The nodes to expand, most valuable first."""
     gain_s: float = math.inf
     """What the pass is worth to the session, in seconds, its own time subtracted; infinity: the policy cannot say, and takes turns."""
     otherwise: Verify = Verify()
@@ -107,6 +110,7 @@ class Wait(Struct, frozen=True):
     """Do nothing until drafts arrive, or until this time (seconds, on the clock of `now`)."""
 
     until: float
+    """When to ask again at the latest, in seconds on the clock of `now`."""
 
 
 Decision = Verify | DraftLocally | Wait

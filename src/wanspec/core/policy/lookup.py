@@ -16,7 +16,7 @@ from wanspec.core.speculation.types import NodeId
 LEAF_LOG_PROB_MIN = math.log(0.05)
 """Leaves that the target's path is less likely to reach are not worth a look."""
 MAX_LEAVES = 32
-"""Nodes looked through for leaves: so many can hardly be above that."""
+"""Nodes searched for leaves; more than this can hardly be that probable."""
 
 
 class Lookup:

@@ -20,6 +20,7 @@ class PolicyConfig:
     """A policy and its parameters; those that a policy has no use for are ignored."""
 
     name: str = "adaptive"
+    """One of POLICY_NAMES."""
     num_draft_tokens: int = 2
     """k: draft tokens verified per target pass, 1 to 32; of `colocated-tree`, levels of its tree."""
     branch: int = 2
@@ -29,7 +30,7 @@ class PolicyConfig:
     worker_entropy_threshold_nats: float = 0.5
     """theta: draft entropy below which the worker does not branch, at least 0."""
     controller_entropy_threshold_nats: float = 0.5
-    """phi: target entropy of a bonus token above which the worker is taken to have missed it, at least 0."""
+    """phi: target entropy of a bonus token above which we assume that the worker missed it, at least 0."""
     staleness: str = StalenessRule.PRINTED.value
     """`printed` or `prose`: the two readings of the paper's rule for local drafting."""
     max_depth: int = 16

@@ -21,7 +21,9 @@ class FinishReason(StrEnum):
     LENGTH = "length"
     """All tokens that were asked for are there."""
     CANCELLED = "cancelled"
+    """Nobody wanted the text any more."""
     ERROR = "error"
+    """A model pass failed."""
 
 
 class LossCause(StrEnum):
@@ -45,19 +47,23 @@ class StartVerify(Struct, frozen=True, kw_only=True):
     """Run one target pass over these sessions; answer with VerifyFinished or PassFailed."""
 
     items: tuple[ScoreItem, ...]
+    """Each session's part of the pass."""
 
 
 class StartDraft(Struct, frozen=True, kw_only=True):
     """Run one pass of this side's draft model; answer with DraftFinished or PassFailed."""
 
     items: tuple[ScoreItem, ...]
+    """Each session's part of the pass."""
 
 
 class SendMessage(Struct, frozen=True, kw_only=True):
     """Send this to a worker, or, from a worker (None), to its controller."""
 
     worker_id: WorkerId | None
+    """The worker that gets it; None: the controller does."""
     message: Message
+    """What to send."""
 
 
 class DraftsProposed(Struct, frozen=True, kw_only=True):
@@ -66,18 +72,20 @@ class DraftsProposed(Struct, frozen=True, kw_only=True):
     chains: tuple[tuple[int, ...], ...]
     """For each row, in order, tokens one after the other; none where nothing is worth its verification."""
     local_drafts: int = 0
-    """Local draft passes in this step, one over several texts counting for each of them,"""
+    """Local draft passes in this step; one over several texts counts for each of them."""
     local_draft_tokens: int = 0
-    """and draft tokens that they gave."""
+    """Draft tokens that these passes gave."""
 
 
 class EmitTokens(Struct, frozen=True, kw_only=True):
     """These tokens are final: give them to whoever asked."""
 
     session_id: SessionId
+    """The session that they belong to."""
     position: Position
     """Position of the first of `tokens`."""
     tokens: tuple[int, ...]
+    """The final tokens, in order."""
     log_probs: tuple[LogProbs, ...] = ()
     """For each of `tokens`, where the request asked for them."""
 
@@ -86,7 +94,9 @@ class FinishRequest(Struct, frozen=True, kw_only=True):
     """The request is over."""
 
     session_id: SessionId
+    """The session that is over."""
     reason: FinishReason
+    """Why it is over."""
     message: str = ""
     """What went wrong, where something did."""
 
@@ -95,14 +105,18 @@ class ReleaseSession(Struct, frozen=True, kw_only=True):
     """Free every cache of this session, after the pass in flight."""
 
     session_id: SessionId
+    """The session whose caches to free."""
 
 
 class DropWorker(Struct, frozen=True, kw_only=True):
     """End the connection to a worker."""
 
     worker_id: WorkerId
+    """The worker to hang up on."""
     reason: str
+    """Why, for people and for the worker."""
     cause: LossCause = LossCause.PROTOCOL
+    """Why, for counting."""
     is_at_fault: bool = True
     """Whether it broke the rules or lags, and should not come back at once."""
 
@@ -111,15 +125,20 @@ class LeaveController(Struct, frozen=True, kw_only=True):
     """End the connection to the controller, and dial again (worker's side)."""
 
     reason: str
+    """Why, for the log."""
 
 
 class RoundFinished(Struct, frozen=True, kw_only=True):
     """A verify and its outcome."""
 
     session_id: SessionId
+    """The session that the round was of."""
     drafted: int
+    """Draft tokens verified."""
     accepted: int
+    """Draft tokens committed."""
     committed: int
+    """Tokens committed, the target's own among them."""
     is_prefill: bool = False
     """Whether it is the request's first round, which decides nothing."""
     entropy_nats: float | None = None
@@ -127,7 +146,9 @@ class RoundFinished(Struct, frozen=True, kw_only=True):
     entropy_before_nats: float | None = None
     """The same of the round before."""
     accepted_estimates: tuple[float, ...] = ()
+    """The probabilities at which verified drafts that came true had been estimated, given their parents."""
     rejected_estimates: tuple[float, ...] = ()
+    """The same of verified drafts beside them, which did not come true."""
     worker_id: WorkerId | None = None
     """The worker that drafts for the session; None: nobody does."""
     proposed: int = 0
@@ -135,18 +156,20 @@ class RoundFinished(Struct, frozen=True, kw_only=True):
     draft_ages_s: tuple[float, ...] = ()
     """How long before the verify the accepted drafts had arrived, those that the session's worker had proposed."""
     local_drafts: int = 0
-    """Local draft passes that the session took part in since the round before,"""
+    """Local draft passes that the session took part in since the round before."""
     waits: int = 0
-    """times that its policy chose to wait for the worker,"""
+    """Times that its policy chose to wait for the worker since the round before."""
     waited_s: float = 0.0
-    """and how long it waited in all."""
+    """How long it waited in all since the round before, in seconds."""
 
 
 class DraftsMerged(Struct, frozen=True, kw_only=True):
     """What became of a worker's drafts."""
 
     session_id: SessionId
+    """The session that they were for."""
     worker_id: WorkerId
+    """The worker that sent them."""
     joined: int
     """Those that entered the tree or met a node that was there already: the next two are among them."""
     late: int = 0
@@ -163,7 +186,9 @@ class RttMeasured(Struct, frozen=True, kw_only=True):
     """A round trip, worked out from an acknowledgement."""
 
     worker_id: WorkerId
+    """The worker that answered."""
     rtt_s: float
+    """The round trip, without the time that the worker held its answer."""
 
 
 Observation = RoundFinished | DraftsMerged | RttMeasured

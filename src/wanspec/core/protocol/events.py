@@ -21,10 +21,13 @@ class RequestArrived(Struct, frozen=True, kw_only=True):
     prompt_tokens: tuple[int, ...]
     """At least one."""
     sampling: SamplingParams
+    """How the target chooses."""
     max_tokens: int
     """Tokens to generate, at least 1; prompt and these together fit the target's context."""
     policy: PolicyConfig
+    """When to be redundant."""
     placement: Placement = ANYWHERE
+    """Which workers may draft for it."""
     reuse_key: str | None = None
     """This site's models may begin from what they have computed for finished requests with this key; None: they may not."""
     num_log_probs: int | None = None
@@ -37,15 +40,20 @@ class RequestCancelled(Struct, frozen=True, kw_only=True):
     """Nobody wants that text any more. An unknown session is no error."""
 
     session_id: SessionId
+    """The session that nobody wants."""
 
 
 class WorkerJoined(Struct, frozen=True, kw_only=True):
     """A worker was let in."""
 
     worker_id: WorkerId
+    """The id of this connection."""
     name: str
+    """How an operator knows it."""
     max_sessions: int
+    """Sessions that it is willing to draft for at a time."""
     labels: tuple[str, ...] = ()
+    """What it says it is, as KEY=VALUE."""
     context_length: int = MAX_SEQUENCE_TOKENS
     """Longest sequence, in tokens, that its draft model can hold."""
     identity: str = ""
@@ -56,26 +64,32 @@ class WorkerLost(Struct, frozen=True, kw_only=True):
     """A worker's connection is gone."""
 
     worker_id: WorkerId
+    """The worker that is gone."""
 
 
 class DraftsReceived(Struct, frozen=True, kw_only=True):
     """A worker sent drafts."""
 
     worker_id: WorkerId
+    """The worker that sent them."""
     drafts: Drafts
+    """What it sent."""
 
 
 class PongReceived(Struct, frozen=True, kw_only=True):
     """A worker answered a ping."""
 
     worker_id: WorkerId
+    """The worker that answered."""
     number: int
+    """The number of the ping that it answers."""
 
 
 class MessageReceived(Struct, frozen=True, kw_only=True):
     """The controller sent something (worker's side)."""
 
     message: ControllerMessage
+    """What it said."""
 
 
 class VerifyFinished(Struct, frozen=True, kw_only=True):
@@ -84,6 +98,7 @@ class VerifyFinished(Struct, frozen=True, kw_only=True):
     choices: tuple[TargetChoices, ...]
     """For each item of the pass, in order."""
     duration_s: float
+    """How long the pass took, in seconds."""
 
 
 class DraftFinished(Struct, frozen=True, kw_only=True):
@@ -92,20 +107,25 @@ class DraftFinished(Struct, frozen=True, kw_only=True):
     choices: tuple[tuple[DraftChoices, ...], ...]
     """For each item of the pass, in order, one ranking per row."""
     duration_s: float
+    """How long the pass took, in seconds."""
 
 
 class PassKind(StrEnum):
     """What a controller's pass is for."""
 
     VERIFY = "verify"
+    """A pass of the target."""
     DRAFT = "draft"
+    """A pass of the local draft model."""
 
 
 class PassFailed(Struct, frozen=True, kw_only=True):
     """The pass of this kind in flight could not be run; its sessions cannot go on."""
 
     kind: PassKind
+    """Which pass it was."""
     reason: str
+    """What went wrong, for people."""
 
 
 class DeadlineReached(Struct, frozen=True, kw_only=True):
@@ -142,6 +162,7 @@ class StepFinished(Struct, frozen=True, kw_only=True):
     """
 
     rows: tuple[Row, ...]
+    """Every request in the engine's step."""
 
 
 LinkEvent = WorkerJoined | WorkerLost | DraftsReceived | PongReceived

@@ -3,7 +3,7 @@
 A dead machine or a cut link says nothing, and TCP may take minutes to notice. So when the controller has told a worker nothing for a
 while, or has had no answer for as long, it sends a Ping, which the worker answers at once with a Pong. Whatever the worker sends is a sign
 of life. A worker that was told something and has sent nothing at all since, for some round trips, is lost; it is at no fault. A worker
-hears from its controller at least as often as there are pings, and holds one that it has not heard for several of them for dead.
+hears from its controller at least as often as there are pings, and gives up a controller after several missed ones.
 
 A deadline that is noticed far too late says more about us (a stopped process, a laptop that slept) than about the other end, and starts
 anew.

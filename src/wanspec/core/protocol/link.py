@@ -31,10 +31,15 @@ class MergeResult(Struct, frozen=True, kw_only=True):
     """What became of one Drafts message."""
 
     joined: int
+    """Nodes that entered the tree or met a node there; the next two are among them."""
     late: int
+    """Nodes whose token had been committed before they came."""
     duplicates: int
+    """Nodes that were there already."""
     stale: int
+    """Nodes on a prefix that is no longer committed or open, and nodes sent twice."""
     refused: int
+    """Nodes beyond a limit."""
     rtt_s: float | None
     """The round trip that its acknowledgement shows, if it is a new one."""
 

@@ -85,8 +85,11 @@ class Finding(StrEnum):
     """What changes a worker's standing."""
 
     PROVEN = "proposes enough, and makes tokens no slower, for some hundred tokens"
+    """It has passed its trial."""
     FAILED = "proposes next to nothing, or makes tokens slower"
+    """It is of no use, or does harm."""
     RESTED = "its rest is over"
+    """It may be tried again."""
 
 
 STANDINGS = {
@@ -127,6 +130,7 @@ class WorkerRecord:
     """A worker's merits so far, which it keeps when it connects again."""
 
     standing: Standing = Standing.TRIAL
+    """What the controller holds of it."""
     reliability: Reliability = field(default_factory=Reliability)
     """How far its claims can be trusted."""
     pace: Ratio = field(default_factory=partial(Ratio, PACE_MEMORY_TOKENS))
@@ -157,10 +161,15 @@ class PooledWorker(WorkerRecord):
     """One connection's worker, as the controller knows it."""
 
     worker_id: WorkerId
+    """The id of this connection."""
     name: str
+    """How an operator knows it."""
     max_sessions: int
+    """Sessions that it is willing to draft for at a time."""
     labels: tuple[str, ...]
+    """What it says it is, as KEY=VALUE."""
     heartbeat: Heartbeat
+    """Whether it lives."""
     identity: str = ""
     """The same each time that it connects, so that its record is kept; empty: it is new each time."""
     context_length: int = MAX_SEQUENCE_TOKENS
@@ -170,9 +179,11 @@ class PooledWorker(WorkerRecord):
     step_s: float = INITIAL_WORKER_STEP_S
     """Time of its draft step, as it says."""
     late_until: float = -math.inf
-    """Until when it is taken to be in a long pass, as it has said: others are preferred."""
+    """Until when we assume that it computes a long pass, as it has said; other workers are preferred."""
     sessions: set[SessionId] = field(default_factory=set)
+    """The sessions that it drafts for."""
     reuse_numbers: ReuseNumbers = field(default_factory=ReuseNumbers)
+    """What it is told instead of reuse keys."""
 
     @property
     def share(self) -> float:

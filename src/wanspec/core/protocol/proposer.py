@@ -100,7 +100,7 @@ class Proposer(Site):
         self._rows = Rows()
         self._session_ids = count(first_session_id)
         self._num_rows = 0
-        """Of the newest step: so many requests wait for a local pass."""
+        """Requests in the newest step; all of them wait for a local pass."""
         self._asking: list[RowSession | None] = []
         """The texts of the newest step's rows; None: it is not drafted for."""
         self._stepped_at = 0.0

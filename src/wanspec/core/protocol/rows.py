@@ -2,8 +2,8 @@
 
 Rows have no names, and their order changes. They are known by what they say: a row continues the text that ended where the row's new
 tokens begin, with the same last tokens before that. Where there is none, it continues a text without a row that ended a little before:
-steps may not have been shown, or a conversation goes on. Rows that say the same share a text, until they differ. What is mistaken for
-another's text, or not found again, costs drafts and nothing else, since the engine verifies all of them.
+steps may not have been shown, or a conversation goes on. Rows that say the same share a text, until they differ. A text that is
+mistaken for another, or not found again, costs drafts and nothing else, since the engine verifies all of them.
 """
 
 from __future__ import annotations
@@ -34,7 +34,9 @@ class TextKey(NamedTuple):
     """What a text is known by."""
 
     length: int
+    """Tokens of the text."""
     last_tokens: bytes
+    """Its last KEY_TOKENS tokens, packed."""
 
 
 def key_of(tokens: RowTokens, end: int) -> TextKey:

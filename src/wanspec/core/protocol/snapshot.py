@@ -26,8 +26,11 @@ class WorkerSnapshot(Struct, frozen=True, kw_only=True):
     """A worker that is connected."""
 
     worker_id: WorkerId
+    """The id of its connection."""
     name: str
+    """How an operator knows it."""
     labels: tuple[str, ...]
+    """What it says it is, as KEY=VALUE."""
     rtt_s: float | None
     """None until it has been measured."""
     step_s: float
@@ -35,7 +38,9 @@ class WorkerSnapshot(Struct, frozen=True, kw_only=True):
     share: float | None
     """Of the tokens that its sessions committed lately, how much it had proposed, 0 to 1; None before there are any."""
     sessions: int
+    """Sessions that it drafts for now."""
     max_sessions: int
+    """Sessions that it is willing to draft for at a time."""
     rests_s: float
     """How much longer it rests; 0: it does not."""
 
@@ -44,6 +49,7 @@ class SessionSnapshot(Struct, frozen=True, kw_only=True):
     """A request in progress."""
 
     session_id: SessionId
+    """The id of the session."""
     worker_id: WorkerId | None
     """Who drafts for it now."""
     drafts: int
@@ -54,14 +60,17 @@ class NodeSnapshot(Struct, frozen=True, kw_only=True):
     """A node of a draft tree."""
 
     node_id: NodeId
+    """The id of the node, in its tree."""
     parent_id: NodeId | None
     """None: the parent is not shown, or is gone."""
     token: int | None
     """None: it belongs to the prompt."""
     position: Position
+    """Where its token stands in the sequence."""
     probability: float
     """That the text goes this way from the head on, as far as is known, 0 to 1; of a committed one, 1."""
     is_committed: bool
+    """Whether its token is final."""
     is_from_worker: bool
     """Whether the present worker has proposed it, be it late; else it was drafted here, looked up, or added by the target."""
 
@@ -70,8 +79,11 @@ class TreeSnapshot(Struct, frozen=True, kw_only=True):
     """The draft tree of a session: the end of what is committed, oldest first, then drafts, parents before children."""
 
     session_id: SessionId
+    """The session that the tree is of."""
     head_id: NodeId
+    """The newest committed node."""
     nodes: tuple[NodeSnapshot, ...]
+    """Committed nodes, oldest first, then drafts, parents before children."""
     left_out: int
     """Drafts that are not shown, less probable than those that are."""
 
@@ -82,8 +94,9 @@ class Snapshot(Struct, frozen=True, kw_only=True):
     workers: tuple[WorkerSnapshot, ...]
     """Oldest first, as are the sessions."""
     sessions: tuple[SessionSnapshot, ...]
+    """Requests in progress, oldest first."""
     tree: TreeSnapshot | None
-    """Of the session that was asked for, if there is such a one."""
+    """The draft tree of the session that was asked for; None: there is no such session."""
 
 
 def take_snapshot(

@@ -26,7 +26,9 @@ class PlannedItem(Struct, frozen=True, kw_only=True):
     """A session's part of a pass, and which node each row of the answer belongs to."""
 
     item: ScoreItem
+    """The session's part of the pass."""
     rows: tuple[Node, ...]
+    """The node that each row of the answer belongs to; none for a piece of a longer text."""
 
 
 class ModelView:

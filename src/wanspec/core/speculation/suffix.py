@@ -30,6 +30,7 @@ class Proposal(Struct, frozen=True):
     """A token that may come next."""
 
     token: int
+    """The proposed token."""
     match: int
     """How many tokens before it are the same as at the earlier place, 1 to MAX_MATCH."""
     place: int

@@ -31,9 +31,13 @@ class Node(Struct, eq=False):
     """A token that may follow its parent."""
 
     node_id: NodeId
+    """The id of the node, in its tree."""
     parent: Node | None
+    """The node before it; None: it is the root, or gone."""
     token: int
+    """The token that it stands for."""
     position: Position
+    """Where the token stands in the sequence."""
     path_log_prob: float
     """Sum of acceptance estimates (natural logarithms) from where the tree began; only differences below one head mean anything."""
     children: dict[int, Node] = field(default_factory=dict)
@@ -51,6 +55,7 @@ class Fork(NamedTuple):
     """What was drafted in the place of a committed token."""
 
     parent: Node
+    """The committed node before the choice."""
     children: dict[int, Node]
     """The parent's when the token was committed, by token."""
     chosen: Node
@@ -127,7 +132,7 @@ class DraftTree:
         return node
 
     def disown(self) -> None:
-        """Make the tree ready for another worker: what the last one proposed stays, but is nobody's from now on.
+        """Make the tree ready for another worker: drafts of the last one stay, but count for no worker.
 
         Where that leaves more than this site may have itself, all drafts go: no series of workers can fill the memory.
         """

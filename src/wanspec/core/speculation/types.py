@@ -50,9 +50,11 @@ class NodeSpec(Struct, frozen=True, kw_only=True):
     """A draft token to be scored."""
 
     node_id: NodeId
+    """The id of the node, in its tree."""
     parent_id: NodeId | None
     """Another node of the session, already in the cache or earlier in the same item; None: the end of the prefix."""
     token: int
+    """The token to be scored."""
 
 
 class ScoreItem(Struct, frozen=True, kw_only=True):
@@ -66,11 +68,15 @@ class ScoreItem(Struct, frozen=True, kw_only=True):
     """
 
     session_id: SessionId
+    """The session that the part is of."""
     sampling: SamplingParams
+    """How the model chooses or ranks."""
     commit: tuple[NodeId, ...] = ()
     """A path in the cache: the first hangs off the prefix's end, each next one off the one before."""
     append: tuple[int, ...] = ()
+    """Committed tokens that the model has not seen, in order."""
     nodes: tuple[NodeSpec, ...] = ()
+    """Draft tokens to be scored, parents before children."""
     prefix_length: int | None = None
     """Tokens in the prefix after `commit` and `append`, where the caller knows it; a model that counts otherwise has drifted."""
     next_positions: tuple[Position, ...] = ()
