@@ -38,11 +38,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--log", type=Path, help="keep what is done in this file, and go on from it")
     parser.add_argument("--json", type=Path, help="write the rows to this file")
+    parser.add_argument("--only", default="", help="policies to run, with commas; the other rows stay as they are in the file of --json")
     parser.add_argument("--markdown", type=Path, help="write the page to this file")
     arguments = parser.parse_args()
     check_writable(arguments.json, arguments.markdown)
     made_by = origin()
-    log, models = Log(arguments.log), (load_backend(TARGET), load_backend(DRAFT))
+    only = [name for name in arguments.only.split(",") if name]
+    kept = [row for row in json.loads(arguments.json.read_text()) if row["policy"] not in only] if only else []
+    log, models = Log(arguments.log, only=only), (load_backend(TARGET), load_backend(DRAFT))
     with Progress(console=Console(stderr=True)) as progress, tempfile.TemporaryDirectory() as folder:
 
         def really(wanted: Sequence[Cell], pace: str) -> None:
@@ -54,18 +57,19 @@ def main() -> None:
             for _ in range(ATTEMPTS[pace]):
                 really(log.missing(pace), pace)
         traces = traces_of(models, Path(folder))
-        rows = rows_of(log, traces)
+        rows = rows_of(log, traces, kept)
         if far := doubtful(rows):
             for pace in [pace for pace in PRESETS for _ in range(RUNS_IN_DOUBT - 1)]:
                 really([cell for own, cell in far if own == pace], pace)
-            rows = rows_of(log, traces)
+            rows = rows_of(log, traces, kept)
+    rows = [*kept, *[row | made_by for row in rows]]
     text = page(rows, made_by)
     if arguments.markdown:
         arguments.markdown.write_text(text, "utf-8")
     else:
         print(text)
     if arguments.json:
-        arguments.json.write_text(json.dumps([row | made_by for row in rows], indent=1) + "\n", "utf-8")
+        arguments.json.write_text(json.dumps(rows, indent=1) + "\n", "utf-8")
 
 
 def origin() -> dict[str, str]:

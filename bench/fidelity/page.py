@@ -39,6 +39,9 @@ two were further apart than 5 % were run again, up to three times, and have the 
 is in brackets. What the simulator is told of our own code is fitted to the same runs, policy by policy; `wanspec simulate` takes averages
 of that.
 
+`python -m bench.fidelity --only POLICY,...` runs some policies again, and leaves the rows of the others; docs/fidelity.json says which
+commit each row is of.
+
 What is further apart varies by itself, on both sides. With four users, `paper` depends on whether they fall into step with each other. With
 a worker 30 ms away, the offload of `adaptive` depends on the price of a local pass, which fades as generation comes close to the pace
 of `alone` ([adaptive.md](adaptive.md)). On 2026-11-30 five real runs of T = 0 and one user made 0.09 to 0.19 local passes per token, and

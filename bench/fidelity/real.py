@@ -150,8 +150,9 @@ async def run_all(wanted: Sequence[Cell], pace: str, models: Models, texts: Prom
 class Log:
     """What is done, kept in a file if there is one."""
 
-    def __init__(self, path: Path | None) -> None:
-        self._path = path
+    def __init__(self, path: Path | None, *, only: Sequence[str] = ()) -> None:
+        """`only`: the policies that are run; empty: all."""
+        self._path, self._only = path, only
         self.done: dict[Cell, list[Real]] = {}
         """Each cell's runs, oldest first."""
         if path is not None and path.exists():
@@ -169,7 +170,11 @@ class Log:
     def missing(self, pace: str) -> list[Cell]:
         """What is to be run at this pace: what has no run that counts, neither here nor so often that another would be no better."""
         return [
-            cell for cell in cells() if all(real.is_void for real in self.counted(cell)) and len(self._runs(cell, pace)) < ATTEMPTS[pace]
+            cell
+            for cell in cells()
+            if (not self._only or cell.policy in self._only)
+            and all(real.is_void for real in self.counted(cell))
+            and len(self._runs(cell, pace)) < ATTEMPTS[pace]
         ]
 
     def counted(self, cell: Cell) -> list[Real]:

@@ -60,8 +60,8 @@ def mean_of(runs: Sequence[Figures]) -> Figures:
     return {name: float(np.mean([run[name] for run in runs])) for name in runs[0]}
 
 
-def rows_of(log: Log, traces: dict[float, Path]) -> list[Row]:
-    """Both sides of every cell that has run."""
+def rows_of(log: Log, traces: dict[float, Path], kept: Sequence[Row] = ()) -> list[Row]:
+    """Both sides of every cell that has run; `kept`: rows of earlier runs, which may hold the chain that offload is related to."""
     rows: list[Row] = []
     counted = {cell: runs for cell in cells() if (runs := log.counted(cell))}
     for cell, runs in counted.items():
@@ -78,7 +78,7 @@ def rows_of(log: Log, traces: dict[float, Path]) -> list[Row]:
         }
         row |= {f"real_{name}": value for name, value in mean_of([run.figures for run in runs]).items()}
         rows.append(row | {f"simulated_{name}": value for name, value in simulated(row, traces[cell.temperature]).items()})
-    return [row | offloads(row, rows) for row in rows]
+    return [row | offloads(row, [*rows, *kept]) for row in rows]
 
 
 def is_alike(one: Cell, other: Cell) -> bool:

@@ -257,6 +257,8 @@ class SessionCaches(Generic[S]):
         self._reuse_keys: dict[SessionId, str] = {}
         """Reuse keys of the open sessions that have one."""
         self._kept = KeptPrefixes[S](max_bytes=max_kept_bytes)
+        self._origins: dict[SessionId, KeptPrefix[S]] = {}
+        """The kept prefixes that sessions have begun from, while their prompts come in pieces that go on along them."""
 
     def plan(self, items: Sequence[ScoreItem]) -> list[tuple[SlotCache[S], Extension]]:
         """Check a whole batch and lay it out; nothing changes. Raises BackendError as `Backend.score` says."""
@@ -270,6 +272,8 @@ class SessionCaches(Generic[S]):
             if not item.append:
                 raise BackendError(f"session {item.session_id} is not open; its first item must append the prompt")
             cache, item = self._opened(item)
+        elif (origin := self._origins.get(item.session_id)) is not None:
+            cache, item = self._continued(cache, item, origin)
         for token in chain(item.append, (node.token for node in item.nodes)):
             if not 0 <= token < self._vocabulary_size:
                 raise BackendError(f"session {item.session_id}: token {token} is outside the vocabulary of {self._vocabulary_size}")
@@ -287,17 +291,40 @@ class SessionCaches(Generic[S]):
         prefix, number = found
         return SlotCache(prefix.slots.first(number), item.append[:number]), replace(item, append=item.append[number:])
 
+    @staticmethod
+    def _continued(cache: SlotCache[S], item: ScoreItem, origin: KeptPrefix[S]) -> tuple[SlotCache[S], ScoreItem]:
+        """A session's cache with what its next piece has in common with the kept prefix that it began from, and an item for the rest."""
+        if item.commit or cache.node_count:
+            return cache, item
+        known = cache.prefix_tokens
+        number = origin.shared(np.array([*known, *item.append[:-1]], np.int64)) - len(known)
+        if number <= 0:
+            return cache, item
+        tokens = [*known, *item.append[:number]]
+        return SlotCache(origin.slots.first(len(tokens)), tokens), replace(item, append=item.append[number:])
+
     def apply(self, plans: Sequence[tuple[SlotCache[S], Extension]]) -> None:
         """Carry out plans after all of their rows have been written; opens new sessions."""
         for cache, extension in plans:
             cache.apply(extension)
             self._caches[extension.item.session_id] = cache
-            if extension.item.reuse_key is not None:
-                self._reuse_keys[extension.item.session_id] = extension.item.reuse_key
+            self._note_reuse(cache, extension.item)
+
+    def _note_reuse(self, cache: SlotCache[S], item: ScoreItem) -> None:
+        """Remember whose text it is, and, while it comes in pieces, which kept prefix the next one may go on along."""
+        if item.reuse_key is None:
+            return
+        self._reuse_keys[item.session_id] = item.reuse_key
+        self._origins.pop(item.session_id, None)
+        if not item.next_positions and (found := self._kept.longest(item.reuse_key, cache.prefix_tokens)) is not None:
+            prefix, number = found
+            if number == len(cache.prefix_tokens) < len(prefix.tokens):
+                self._origins[item.session_id] = prefix
 
     def close(self, session_id: SessionId) -> None:
         """Free a session's cache, if there is one. Its prefix is kept for others with its key, unless a kept one has all of it."""
         cache, key = self._caches.pop(session_id, None), self._reuse_keys.pop(session_id, None)
+        self._origins.pop(session_id, None)
         if cache is not None and key is not None and not self._kept.renew(key, cache.prefix_tokens):
             slots = cache.slots.first(cache.prefix_length)
             self._kept.keep(KeptPrefix(key=key, tokens=np.array(cache.prefix_tokens, np.int64), slots=slots))

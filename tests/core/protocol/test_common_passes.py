@@ -12,9 +12,9 @@ from wanspec.core.policy.interface import Decision, DraftLocally, Verify
 from wanspec.core.policy.registry import PolicyConfig
 from wanspec.core.protocol.controller import Controller
 from wanspec.core.protocol.effects import EmitTokens, StartDraft, StartVerify
-from wanspec.core.protocol.events import DraftFinished, RequestArrived, RequestCancelled, VerifyFinished, WorkerLost
+from wanspec.core.protocol.events import DraftFinished, PassKind, RequestArrived, RequestCancelled, VerifyFinished, WorkerLost
 from wanspec.core.protocol.session import Session
-from wanspec.core.speculation.model_view import MAX_PIECE_TOKENS, NEAR_TOKENS
+from wanspec.core.speculation.model_view import MAX_PIECE_TOKENS, NEAR_TOKENS, ModelView
 from wanspec.core.speculation.tree import Node
 from wanspec.core.speculation.types import SamplingParams, SessionId, TargetChoices, WorkerId
 
@@ -91,6 +91,23 @@ def test_a_draft_pass_must_gain_its_sessions_more_than_the_others_wait() -> None
     assert not machine._passes.are_drafts_first([Verify()])
     for bystanders, are_first in ((1, True), (2, False)):
         assert machine._passes.are_drafts_first([draft], bystanders=bystanders) == are_first
+
+
+def test_a_draft_model_that_catches_up_in_pieces_takes_turns_with_the_target(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("wanspec.core.protocol.passes.MAX_PIECE_TOKENS", NEAR_TOKENS + 1)
+    machine = machine_with(2)
+    first, second = machine._sessions.values()
+    first.draft_view = ModelView(first.session_id, SamplingParams(), (1,) * 10 * NEAR_TOKENS)
+    machine._passes.end(PassKind.VERIFY, now=-1.0)
+    decisions: list[tuple[Session, Decision]] = [(first, DraftLocally((first.tree.head,), gain_s=1e6)), (second, Verify())]
+    kinds = []
+    for now in range(4):
+        (effect,) = machine._passes.start(decisions)
+        kinds.append(type(effect))
+        kind = PassKind.DRAFT if isinstance(effect, StartDraft) else PassKind.VERIFY
+        machine._passes.end(kind, 0.01, now=float(now))
+        assert machine._passes.disturbed_at == now - (kind is PassKind.VERIFY)
+    assert kinds == [StartDraft, StartVerify, StartDraft, StartVerify]
 
 
 def test_asking_a_draft_model_again_costs_a_hundredth_of_the_time_and_all_that_it_has_not_seen_is_counted() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import pytest
@@ -226,4 +227,26 @@ def test_a_session_that_gets_another_worker_before_its_round_is_learned_from_owe
     assert opened(effects) == [2]
     assert only(machine.handle(DeadlineReached(), now=0.2), RoundFinished).worker_id is None
     assert session.tree.num_arrived == sum(node.arrived_at is not None for node in session.tree.nodes.values())
-    assert machine._workers[WorkerId(2)].tried_tokens == 0
+    assert machine._workers[WorkerId(2)].tried_tokens == 1  # the last of the other
+
+
+def test_a_round_in_which_somebodys_long_prompt_was_computed_says_nothing_of_the_worker() -> None:
+    never = PolicyConfig(name="adaptive", redundancy_price_s=math.inf)
+    machine = machine_after(joined(1), arrival(1, policy=never))
+    worker = machine._workers[WorkerId(1)]
+    machine.handle(verified(7), now=0.1)
+    machine.handle(arrival(2, prompt=(5,) * 1000, policy="autoregressive"), now=0.1)  # waits for the pass in flight
+    machine.handle(all_commit(8), now=0.2)
+    machine.handle(all_commit(9, 9), now=5.0)  # with the prompt in it
+    machine.handle(DeadlineReached(), now=5.0)
+    assert (worker.pace.top, worker.pace.bottom) == pytest.approx((0.1, 1.0))  # the round before
+    assert worker.tried_tokens == 3
+
+
+def test_a_requests_last_round_counts_for_its_worker() -> None:
+    machine = machine_after(joined(1), arrival(1, max_tokens=2, policy="adaptive"))
+    worker = machine._workers[WorkerId(1)]
+    machine.handle(verified(7), now=0.1)
+    effects = machine.handle(verified(8), now=0.2)
+    assert [kind for kind in kinds(effects) if kind in {RoundFinished, FinishRequest}] == [RoundFinished, RoundFinished, FinishRequest]
+    assert worker.tried_tokens == 2

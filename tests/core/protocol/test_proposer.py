@@ -372,3 +372,11 @@ def test_what_became_of_drafts_is_told() -> None:
 
 def test_an_engine_without_rows_is_answered_too() -> None:
     assert Engine().step() == []
+
+
+def test_a_text_is_drafted_for_up_to_the_longest_that_the_protocol_can_say() -> None:
+    engine = Engine(max_length=4 * MAX_SEQUENCE_TOKENS)
+    engine.join()
+    engine.step(([1] * (MAX_SEQUENCE_TOKENS - 100), 1))
+    ((_, opened),) = sent(engine.effects, OpenSession)
+    assert len(opened.tokens) == MAX_SEQUENCE_TOKENS - 100

@@ -23,6 +23,7 @@ from wanspec.core.protocol.events import (
 )
 from wanspec.core.protocol.heartbeat import CONTROLLER_LOST_S
 from wanspec.core.protocol.messages import (
+    ACKNOWLEDGE_S,
     MAX_HELD_S,
     MAX_NODES_PER_FRAME,
     MAX_SEQUENCE_TOKENS,
@@ -341,6 +342,19 @@ def test_a_long_prompt_is_computed_in_pieces_beside_the_drafts_of_others(monkeyp
     assert passes[0] == {1: (70, False), 2: (3, True)}
     assert passes[1] == {1: (60, True), 2: (0, True)}
     assert 1 in passes[2]
+
+
+def test_a_session_whose_prompt_waits_for_its_turn_does_not_say_that_it_has_nothing_to_draft(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("wanspec.core.protocol.worker.MAX_PIECE_TOKENS", 70)
+    machine = worker(open_session(1, tokens=(7,) * 200), context_length=1000)
+    tell(machine, open_session(2, tokens=(8,) * 200))
+    effects = machine.handle(DraftFinished(choices=((),), duration_s=0.3), now=0.3)
+    assert [item.session_id for item in only(effects, StartDraft).items] == [1]  # the prompt of session 1 again
+    assert tell(machine, structs.replace(commit(200, 9), session_id=SessionId(2)), now=0.4) == []
+    acknowledged = machine.handle(DeadlineReached(), now=0.4 + ACKNOWLEDGE_S)
+    assert {
+        effect.message.session_id for effect in acknowledged if isinstance(effect, SendMessage) and isinstance(effect.message, Drafts)
+    } == {1, 2}
 
 
 def test_far_more_sessions_than_offered_are_refused() -> None:

@@ -84,10 +84,10 @@ def test_a_text_may_be_computed_in_pieces_and_nothing_follows_but_the_last() -> 
     pieces = [view.plan_piece(2), view.plan_piece(1)]
     assert [(piece.item.append, piece.item.prefix_length, piece.rows) for piece in pieces] == [((1, 2), 2, ()), ((3,), 3, ())]
     assert [(piece.item.next_positions, piece.item.num_log_probs) for piece in pieces] == [((), None)] * 2
-    assert [piece.item.reuse_key for piece in pieces] == ["alice", None]
+    assert [piece.item.reuse_key for piece in pieces] == ["alice", "alice"]
     assert (view.num_unseen, view.is_empty, view.has_scored(tree.head)) == (2, False, False)
     last = view.plan(tree, [])
-    assert (last.item.append, last.item.prefix_length, last.item.next_positions, last.item.reuse_key) == ((4, 5), 5, (5,), None)
+    assert (last.item.append, last.item.prefix_length, last.item.next_positions, last.item.reuse_key) == ((4, 5), 5, (5,), "alice")
 
 
 def test_a_piece_keeps_the_committed_nodes_that_the_model_has_scored() -> None:

@@ -77,7 +77,7 @@ class Adaptive(Policy):
         self._verify_width, self._width = verify_width, drafting.leaves
         self._price_s = redundancy_price_s
         self._verifies_chains = chain_prob_min is not None
-        self._min_log_prob = math.log(chain_prob_min or drafting.path_prob_min)
+        self._min_log_prob = math.log(drafting.path_prob_min if chain_prob_min is None else chain_prob_min)
         self._alone: Alone | None = None
         """What this round would be without a worker; None before the first question about it."""
         self._seen: tuple[Coverage, list[Node], Node] | None = None
@@ -132,7 +132,11 @@ class Adaptive(Policy):
         end = chosen[-1] if chosen else situation.tree.head
         least = math.exp(self._min_log_prob)
         has_room = len(chosen) < self._verify_width
-        return [leaf for leaf in leaves if has_room and leaf.node is end and leaf.prob * situation.coverage.first >= least]
+        return [
+            leaf
+            for leaf in leaves
+            if has_room and leaf.node is end and (situation.is_draft_due or leaf.prob * situation.coverage.first >= least)
+        ]
 
     def _leaves(self, situation: Situation, chosen: Sequence[Node], now: float) -> list[_Leaf]:
         """What no draft model has expanded yet among the head and the nodes of the coming round."""

@@ -165,7 +165,7 @@ class Controller(Site):
         free = [session for session in asked if session.session_id not in busy]
         effects = self._passes.start(self.decide(free, now)) if free else []
         if effects:
-            self.has_started(now)
+            self.has_started([session for session in self._passes.sessions if session.session_id not in busy], now)
         return effects
 
     def _decide(self, session: Session, now: float) -> Decision:
@@ -181,11 +181,14 @@ class Controller(Site):
                 continue
             assert isinstance(session, RequestSession), "every session here is a request's"
             end_tokens = () if session.ignores_end else self._end_tokens
-            path, reason = session.verified(rows, choices, end_tokens, verified_at=verified_at, now=now)
+            path, reason = session.verified(
+                rows, choices, end_tokens, verified_at=verified_at, disturbed_at=self._passes.disturbed_at, now=now
+            )
             tokens, log_probs = tuple([node.token for node in path]), choices.log_probs[: len(path)]
             effects.append(EmitTokens(session_id=session.session_id, position=path[0].position, tokens=tokens, log_probs=log_probs))
             if reason:
-                effects += [session.learn().finished, *self._end(session.session_id, reason)]
+                ended = self._end(session.session_id, reason)
+                effects += [*self.credit([(session, session.learn())], now), *ended]
                 has_ended = True
                 continue
             self._committed.append(session)

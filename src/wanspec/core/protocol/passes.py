@@ -41,6 +41,8 @@ class _Pass:
     """For each row of the answer the node that it belongs to; no rows: a piece of a text."""
     tokens: int | None
     """See `known_tokens`."""
+    computes_prompts: bool
+    """Whether it computes a part of a long text, which is no sign of how long rounds take."""
 
 
 class Passes:
@@ -51,6 +53,10 @@ class Passes:
         self._has_draft_device = has_draft_device
         self._in_flight: dict[PassKind, _Pass] = {}
         self._last_was_verify = False
+        self._last_caught_up = False
+        """Whether the newest pass was the draft model's, with a part of a long text in it."""
+        self.disturbed_at = -math.inf
+        """When the newest pass that computed a part of a long text ended: rounds that began before took longer for it."""
         self._drafted_at = 0.0
         """When the newest draft pass ended."""
         self._drafted_s = 0.0
@@ -74,11 +80,6 @@ class Passes:
         return [session for running in self._in_flight.values() for session, _ in running.rows]
 
     @property
-    def rows(self) -> list[tuple[Node, ...]]:
-        """The nodes of these sessions that the passes are about."""
-        return [rows for running in self._in_flight.values() for _, rows in running.rows]
-
-    @property
     def session_ids(self) -> set[SessionId]:
         """Ids of the sessions that are in a pass."""
         return {session.session_id for session in self.sessions}
@@ -87,6 +88,8 @@ class Passes:
         """Start what most need, where its device is free."""
         drafts: _Rows = [(session, decision.nodes) for session, decision in decisions if isinstance(decision, DraftLocally)]
         drafts_first = self._has_draft_device or self.are_drafts_first([decision for _, decision in decisions])
+        if self._last_caught_up and not self._has_draft_device:  # a draft model that catches up in pieces takes turns with the target
+            drafts_first = drafts_first and not any(isinstance(decision, Verify) for _, decision in decisions)
         effects: list[Effect] = []
         if PassKind.VERIFY not in self._in_flight and (self._has_draft_device or not drafts_first):
             verifies = self.verifies(decisions, instead_of_drafts=not drafts_first)
@@ -105,7 +108,7 @@ class Passes:
 
     def is_draft_due(self, session: Session, now: float) -> bool:
         """Whether the local draft model was asked so long ago that its last pass, and one for this session, are next to nothing."""
-        coming_s = self.draft_times.expected_s(max(1, session.draft_tokens([session.tree.head])))
+        coming_s = self.draft_times.expected_s(min(MAX_PIECE_TOKENS, max(1, session.draft_tokens([session.tree.head]))))
         return now >= self._drafted_at + max(self._drafted_s, coming_s) / TRIAL_SHARE
 
     def end(self, kind: PassKind, duration_s: float | None = None, *, now: float) -> _Rows:
@@ -117,6 +120,8 @@ class Passes:
             (self.target_times if kind is PassKind.VERIFY else self.draft_times).add(ended.tokens, duration_s)
         if duration_s is not None and kind is PassKind.DRAFT:
             self._drafted_at, self._drafted_s = now, duration_s
+        if ended.computes_prompts:
+            self.disturbed_at = now
         return ended.rows
 
     def are_drafts_first(self, decisions: Sequence[Decision], *, bystanders: int = 0) -> bool:
@@ -155,8 +160,10 @@ class Passes:
         parts = [(session, plan) for session, plan in planned if plan is not None]
         items = tuple([plan.item for _, plan in parts])
         if items:
-            self._in_flight[kind] = _Pass([(session, plan.rows) for session, plan in parts], known_tokens(items))
+            rows = [(session, plan.rows) for session, plan in parts]
+            self._in_flight[kind] = _Pass(rows, known_tokens(items), computes_prompts=allowance.is_used)
             self._last_was_verify = kind is PassKind.VERIFY
+            self._last_caught_up = allowance.is_used and not self._last_was_verify
         return items
 
 

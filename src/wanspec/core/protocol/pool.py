@@ -56,7 +56,7 @@ TRIAL_PASSES = 30.0
 TRIAL_TOKENS = 100.0
 """Faded tokens a worker's sessions must have committed before it can be rested for proposing nothing."""
 PROVEN_TOKENS = 180.0
-"""Faded tokens after which a worker that was not rested has proven itself: what fades never comes to all of MEMORY_TOKENS."""
+"""Tokens its sessions must have committed since it was last tried, after which a worker that was not rested has proven itself."""
 PRIOR_TOKENS = 20.0
 HALF_SHARE_S = 0.1
 """The delay of a worker that is expected, before anything is known, to propose half of the tokens in time; a token that it has not
@@ -223,7 +223,7 @@ class PooledWorker(WorkerRecord):
         is_useless = known_tokens > TRIAL_TOKENS and self.proposed.top + 1.0 < USELESS_SHARE * known_tokens
         if is_useless or self.paired.is_loss:
             return False
-        if known_tokens > PROVEN_TOKENS:
+        if self.tried_tokens > PROVEN_TOKENS:
             self._find(Finding.PROVEN)
             self.rest_s = FIRST_REST_S
         return True
@@ -240,6 +240,10 @@ class PooledWorker(WorkerRecord):
         self.proposed, self.paired = Ratio(MEMORY_TOKENS), PairedTest()
         resting, self.sessions = self.sessions, set()
         return resting
+
+    def has_room(self, now: float) -> bool:
+        """Whether it may have one more session."""
+        return len(self.sessions) < self.max_sessions and not self.is_resting(now)
 
     def is_resting(self, now: float) -> bool:
         """Whether it rests."""
@@ -260,10 +264,7 @@ def choose_worker(workers: Iterable[PooledWorker], placement: Placement, *, leng
     free = [
         worker
         for worker in workers
-        if len(worker.sessions) < worker.max_sessions
-        and length + CONTEXT_ROOM <= worker.context_length
-        and not worker.is_resting(now)
-        and placement.allows(worker.labels)
+        if worker.has_room(now) and length + CONTEXT_ROOM <= worker.context_length and placement.allows(worker.labels)
     ]
     least_cost = min((worker.expected_cost for worker in free), default=0.0)
 

@@ -22,7 +22,7 @@ from typing import assert_never
 from msgspec import Struct
 
 from wanspec.core.policy.adaptive import Adaptive
-from wanspec.core.policy.interface import DraftLocally
+from wanspec.core.policy.interface import Decision, DraftLocally
 from wanspec.core.protocol.effects import DraftsProposed, Effect, ReleaseSession
 from wanspec.core.protocol.events import (
     DeadlineReached,
@@ -39,6 +39,7 @@ from wanspec.core.protocol.events import (
 )
 from wanspec.core.protocol.placement import ANYWHERE, Placement
 from wanspec.core.protocol.rows import Rows, RowSession
+from wanspec.core.protocol.session import Session
 from wanspec.core.protocol.site import Site
 from wanspec.core.speculation.model_view import NEAR_TOKENS
 from wanspec.core.speculation.types import DraftingConfig, SessionId
@@ -183,18 +184,17 @@ class Proposer(Site):
 
     def _answer(self, now: float) -> list[Effect]:
         """Draft here, where that is worth its time, or say what may follow each row."""
-        texts = list({text.session_id: text for text in self._asking if text is not None and text.is_speakable}.values())
-        decisions = self.decide(texts, now)
+        asking = {text.session_id: text for text in self._asking if text is not None and text.session_id in self._sessions}
+        texts = [text for text in asking.values() if text.is_speakable]
+        decisions = self._possible(self.decide(texts, now))
         if now >= self._rests_until and self._passes.are_drafts_first(
             [decision for _, decision in decisions], bystanders=self._num_rows - len(texts)
         ):
-            wanted = {text.session_id: decision.nodes for text, decision in decisions if isinstance(decision, DraftLocally)}
-            started = self._passes.start_draft(
-                [(text, wanted[text.session_id]) for text in texts if text.session_id in wanted and self._may_compute(text)]
-            )
-            if started:
-                self._has_caught_up = any(not rows for rows in self._passes.rows)
-                self.has_started(now)
+            wanted = [(text, decision.nodes) for text, decision in decisions if isinstance(decision, DraftLocally)]
+            self._has_caught_up |= any(text.draft_view.num_unseen > NEAR_TOKENS for text, _ in wanted)
+            if started := self._passes.start_draft(wanted):
+                self._cached |= self._passes.session_ids
+                self.has_started(self._passes.sessions, now)
                 self._num_passes += len(self._passes.sessions)
                 return started
         chains = {text.session_id: nodes for text, nodes in self._passes.verifies(decisions, instead_of_drafts=True)}
@@ -202,7 +202,7 @@ class Proposer(Site):
             text.propose(chains.get(text.session_id, ()), now=now)
         proposed = [text.proposal if text is not None else () for text in self._asking]
         self._num_to_verify = len(proposed) + sum([len(chain) for chain in proposed])
-        self._decided, self._learn_at = list(texts), now
+        self.has_started(texts, now)
         answer = DraftsProposed(chains=tuple(proposed), local_drafts=self._num_passes, local_draft_tokens=self._num_tokens)
         return [answer, *self._make_room(now)]
 
@@ -263,14 +263,19 @@ class Proposer(Site):
 
     # The draft model beside the engine.
 
-    def _may_compute(self, text: RowSession) -> bool:
-        """Whether the draft model may compute this text now: it holds it, or may begin to, and one step waits for one piece."""
-        session_id = text.session_id
-        if self._has_caught_up and text.draft_view.num_unseen > NEAR_TOKENS:
-            return False
-        if session_id not in self._cached and len(self._cached) < MAX_CACHES:
-            self._cached.add(session_id)
-        return session_id in self._cached
+    def _possible(self, decisions: Sequence[tuple[Session, Decision]]) -> list[tuple[Session, Decision]]:
+        """The same, but drafting only where the draft model holds the text or may begin to, and where one step waits for one piece."""
+        free = MAX_CACHES - len(self._cached)
+        possible: list[tuple[Session, Decision]] = []
+        for text, decision in decisions:
+            if isinstance(decision, DraftLocally):
+                is_new = text.session_id not in self._cached
+                if (is_new and free <= 0) or (self._has_caught_up and text.draft_view.num_unseen > NEAR_TOKENS):
+                    possible.append((text, decision.otherwise))
+                    continue
+                free -= is_new
+            possible.append((text, decision))
+        return possible
 
     def _local_failed(self, now: float) -> list[Effect]:
         """What the draft model holds is not known: it forgets all of it, and rests."""
@@ -311,4 +316,5 @@ class Proposer(Site):
                 self._cached.discard(text.session_id)
                 effects.append(ReleaseSession(session_id=text.session_id))
             effects += self._workforce.close(text)
+            text.link = None
         return [*effects, *self._workforce.place_waiting(now)]

@@ -8,6 +8,7 @@ mistaken for another, or not found again, costs drafts and nothing else, since t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
@@ -70,7 +71,7 @@ class RowSession(Session):
         )
         self.key = key_of(row.tokens, len(row.tokens))
         self._vocabulary_size = vocabulary_size
-        self.is_speakable = self._knows(tokens)
+        self.is_speakable = self._knows(tokens, length=len(tokens))
         """Whether a draft model can be told of all of it."""
         self.went_on = False
         """Whether it had a row in the step before the newest one."""
@@ -103,17 +104,17 @@ class RowSession(Session):
         # The last committed token is the engine's own; the engine may also have verified fewer than were proposed.
         most = min(len(proposed), len(tokens) - 1)
         accepted = next((index for index in range(most) if proposed[index].token != tokens[index]), most)
-        self.is_speakable = self.is_speakable and self._knows(tokens)
+        self.is_speakable = self.is_speakable and self._knows(tokens, length=self.end + len(tokens))
         outcome = Outcome(drafted=len(proposed), accepted=accepted)
-        return self.commit(tokens, outcome, proposed, verified_at=self._proposed_at, now=now)
+        return self.commit(tokens, outcome, proposed, verified_at=self._proposed_at, disturbed_at=-math.inf, now=now)
 
     def forget_drafts(self) -> None:
         """The draft model has forgotten the text."""
         self.draft_view = ModelView(self.session_id, UNCOUPLED, self.tokens)
 
-    def _knows(self, tokens: Sequence[int]) -> bool:
-        is_known = 0 <= min(tokens) <= max(tokens) < self._vocabulary_size  # an image's place, for instance, is not
-        return is_known and len(self.tokens) + len(tokens) <= MAX_SEQUENCE_TOKENS
+    def _knows(self, tokens: Sequence[int], *, length: int) -> bool:
+        """Whether these tokens, of a text of this length, can be told to a draft model: an image's place, for instance, cannot."""
+        return 0 <= min(tokens) <= max(tokens) < self._vocabulary_size and length <= MAX_SEQUENCE_TOKENS
 
 
 class Rows:

@@ -41,11 +41,9 @@ class Round(NamedTuple):
     link: SessionLink | None
     """To the worker that had drafted for it."""
     took_s: float | None
-    """How long it took, local passes included; None for the first, which is the prefill."""
+    """How long it took, local passes included; None where that says nothing: of the first, or with somebody's long prompt in it."""
     alone_s: float | None
     """What its tokens would have cost without a worker, in seconds; None: not known."""
-    tolerates_harm: bool
-    """Whether a worker keeps its place though rounds take longer with it."""
 
 
 class Session:
@@ -153,7 +151,8 @@ class Session:
     def draft_tokens(self, nodes: Sequence[Node]) -> int:
         """How many tokens the local draft model computes to expand these nodes; a prompt that it may have seen counts for nothing."""
         tokens = self.draft_view.num_to_compute(self.tree, nodes)
-        return tokens - self.num_prompt_tokens if self.draft_view.is_empty and self.reuse_key is not None else tokens
+        kept = self.num_prompt_tokens - self.draft_view.num_seen if self.draft_view.may_have_kept else 0
+        return tokens - max(0, kept)
 
     def merge_local(self, rows: tuple[Node, ...], choices: tuple[DraftChoices, ...]) -> None:
         """Add children to every node that the local draft model has scored."""
@@ -171,10 +170,13 @@ class Session:
                 elif existing is not None and (existing.arrived_at is not None or path_log_prob > existing.path_log_prob):
                     self.tree.reestimate(existing, path_log_prob)  # a worker may say anything
 
-    def commit(self, tokens: Sequence[int], outcome: Outcome, verified: Collection[Node], *, verified_at: float, now: float) -> list[Node]:
+    def commit(
+        self, tokens: Sequence[int], outcome: Outcome, verified: Collection[Node], *, verified_at: float, disturbed_at: float, now: float
+    ) -> list[Node]:
         """Commit tokens that the target chose. Returns their nodes; `round` then has what there is to learn.
 
-        `verified`: the drafts that the target has scored from `verified_at` on; `outcome`: what it made of them.
+        `verified`: the drafts that the target has scored from `verified_at` on; `outcome`: what it made of them. A round that began before
+        `disturbed_at` is not timed: somebody's long prompt was computed in it.
         """
         old_head = self.tree.head
         self.tokens += tokens
@@ -187,10 +189,11 @@ class Session:
             self.waited_in_vain_s = 0.0
         self.draft_view.committed(path)
         self.policy.committed(outcome, now=now)
-        took_s = None if self._round_began_at is None else now - self._round_began_at
+        began_at = self._round_began_at
+        took_s = None if began_at is None or began_at < disturbed_at else now - began_at
         alone_s = None if self.policy.alone_token_s is None else self.policy.alone_token_s * len(path)
         finished = self._finished(outcome, path, verified_at=verified_at)
-        self.round = Round(finished, path, verified, self.link, took_s, alone_s, self.policy.tolerates_harm)
+        self.round = Round(finished, path, verified, self.link, took_s, alone_s)
         self._round_began_at = now
         return path
 
@@ -257,7 +260,14 @@ class RequestSession(Session):
         return self._round_began_at is None
 
     def verified(
-        self, rows: tuple[Node, ...], choices: TargetChoices, end_tokens: Collection[int], *, verified_at: float, now: float
+        self,
+        rows: tuple[Node, ...],
+        choices: TargetChoices,
+        end_tokens: Collection[int],
+        *,
+        verified_at: float,
+        disturbed_at: float,
+        now: float,
     ) -> tuple[list[Node], FinishReason | None]:
         """Commit what the target has chosen after these rows, the head's first. The new nodes, and why the request ends, if it does."""
         tokens = list(choices.tokens[: self._end_position - self.end])
@@ -271,7 +281,7 @@ class RequestSession(Session):
             accepted=min(len(choices.tokens) - 1, len(tokens)),  # what the target accepted beyond the end is in no text
             entropy_nats=choices.entropy_nats,
         )
-        path = self.commit(tokens, outcome, rows[1:], verified_at=verified_at, now=now)
+        path = self.commit(tokens, outcome, rows[1:], verified_at=verified_at, disturbed_at=disturbed_at, now=now)
         self.target_view.committed(path)
         return path, reason
 

@@ -6,8 +6,9 @@ what the round teaches (calibration, claims, what a worker is worth) is learned 
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Sequence
 from functools import partial
 
 from msgspec.structs import replace
@@ -69,9 +70,9 @@ class Site:
         """What each of these sessions, which are in no pass, wants to be done next."""
         return [(session, self._decide(session, now)) for session in sessions]
 
-    def has_started(self, now: float) -> None:
-        """The passes that are in flight now have just been started: what there is to learn is learned next."""
-        self._decided = self._passes.sessions
+    def has_started(self, sessions: Iterable[Session], now: float) -> None:
+        """What these sessions have decided is being done: what that and their last rounds teach is learned next."""
+        self._decided = list(sessions)
         self._learn_at = now
 
     def learn(self, now: float) -> list[Effect]:
@@ -81,7 +82,11 @@ class Site:
         for session in decided:
             session.policy.learn()
         committed, self._committed = self._committed, []
-        rounds = [(session, session.learn()) for session in committed]
+        effects = self.credit([(session, session.learn()) for session in committed], now)
+        return [*effects, *self._workforce.place_waiting(now)] if effects else []
+
+    def credit(self, rounds: Sequence[tuple[Session, Round]], now: float) -> list[Effect]:
+        """Credit these rounds of one pass to the workers that drafted for them, or to doing without."""
         effects: list[Effect] = [done.finished for _, done in rounds]
         by_worker: defaultdict[WorkerId, list[tuple[Session, Round]]] = defaultdict(list)
         for session, done in rounds:
@@ -91,7 +96,7 @@ class Site:
                 by_worker[done.link.worker_id].append((session, done))
         for worker_id, own in by_worker.items():
             effects += self._workforce.judge(worker_id, own, now)
-        return [*effects, *self._workforce.place_waiting(now)] if rounds else effects
+        return effects
 
     def drafted(self, event: DraftFinished, now: float) -> None:
         """The draft pass in flight is done."""
@@ -110,7 +115,7 @@ class Site:
             case DraftLocally(nodes=nodes):
                 fitting = tuple([node for node in nodes if node.position < self._draft_context_length])
                 if all(map(session.draft_view.has_scored, fitting)):  # the tree is full, or the context: there is nothing more to be had
-                    return Verify(tuple(session.tree.path_to(nodes[0])))
+                    return decision.otherwise if decision.gain_s < math.inf else Verify(tuple(session.tree.path_to(nodes[0])))
                 return decision if len(fitting) == len(nodes) else replace(decision, nodes=fitting)
         return decision
 

@@ -182,6 +182,8 @@ class Worker:
         self._pass: list[tuple[_Session, tuple[Node, ...]]] | None = None
         self._pass_tokens: int | None = None
         """See `known_tokens`."""
+        self._left_out: set[SessionId] = set()
+        """Sessions whose prompts wait for a pass after the one in flight."""
         self._pass_times = PassTimes(INITIAL_STEP_S)
         self._step_s = 0.0
         self._heard_at = connected_at
@@ -296,7 +298,7 @@ class Worker:
         if self._pass is not None:
             return []
         wanted = self._within_reason([(session, leaves) for session in self._sessions.values() if (leaves := session.take_leaves())])
-        allowance = Allowance(MAX_PIECE_TOKENS)
+        allowance, self._left_out = Allowance(MAX_PIECE_TOKENS), set()
         planned: list[tuple[_Session, PlannedItem]] = []
         for session, leaves in wanted:
             plan = allowance.plan(session.view, session.tree, leaves)
@@ -304,6 +306,8 @@ class Worker:
                 session.give_back(leaves)
             if plan is not None:
                 planned.append((session, plan))
+            else:
+                self._left_out.add(session.session_id)
         if not planned:
             return []
         self._pass = [(session, plan.rows) for session, plan in planned]
@@ -324,6 +328,7 @@ class Worker:
     def _acknowledge(self, now: float) -> list[Effect]:
         """Answer commits that no pass will answer, or not soon: a long prompt may take a minute, and the session must not seem lost."""
         in_pass = {session.session_id for session, _ in self._pass or ()}
+        in_pass |= self._left_out
         due = [
             session
             for session in self._sessions.values()

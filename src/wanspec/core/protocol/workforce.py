@@ -17,7 +17,7 @@ from typing import assert_never
 from wanspec.core.protocol.effects import DraftsMerged, DropWorker, Effect, LossCause, RttMeasured, SendMessage
 from wanspec.core.protocol.events import DraftsReceived, LinkEvent, PongReceived, WorkerJoined, WorkerLost
 from wanspec.core.protocol.heartbeat import ASLEEP_S, Heartbeat
-from wanspec.core.protocol.link import SessionLink, proposed_in
+from wanspec.core.protocol.link import SessionLink
 from wanspec.core.protocol.messages import MAX_SEQUENCE_TOKENS, CloseSession, Commit, Drafts, Ping
 from wanspec.core.protocol.pool import (
     BUSY_S,
@@ -107,6 +107,8 @@ class Workforce:
 
     def place_waiting(self, now: float) -> list[Effect]:
         """A place at a worker may have become free: look for one for every session that has none, the oldest first."""
+        if not any(worker.has_room(now) for worker in self.workers.values()):
+            return []
         return [effect for session in self._sessions.values() for effect in self.place(session, now)]
 
     def tell(self, session: Session, path: Sequence[Node], now: float) -> SendMessage:
@@ -123,7 +125,10 @@ class Workforce:
         return SendMessage(worker_id=link.worker_id, message=commit)
 
     def judge(self, worker_id: WorkerId, rounds: Sequence[tuple[Session, Round]], now: float) -> list[Effect]:
-        """Take note of what a worker was good for in its sessions' rounds of one pass; rest it when it has been good for nothing."""
+        """Take note of what a worker was good for in its sessions' rounds of one pass; rest it when it has been good for nothing.
+
+        Places that become free are given away by `place_waiting`, when all workers have been judged.
+        """
         worker = self.workers[worker_id]
         effects: list[Effect] = []
         took_s = alone_s = 0.0
@@ -131,16 +136,17 @@ class Workforce:
             link = session.link
             assert link is not None, "the session is this worker's"
             settled_at = self._settled_at(worker, link)
-            if link.computes_since is not None and now >= link.computes_since + WORKER_SILENCE_S:
+            is_open = session.session_id in worker.sessions  # and not just over
+            if is_open and link.computes_since is not None and now >= link.computes_since + WORKER_SILENCE_S:
                 effects += self._move(session, worker, now)
-            worker.committed(len(done.path), proposed=proposed_in(done.path) if now >= settled_at else None, now=now)
+            worker.committed(len(done.path), proposed=done.finished.proposed if now >= settled_at else None, now=now)
             if done.took_s is not None:
                 worker.pace.add(done.took_s, len(done.path))
                 self._pace.add(done.took_s, len(done.path))
             if done.took_s is not None and done.alone_s is not None:
                 worker.pace_alone.add(done.alone_s, len(done.path))
                 self._pace_alone.add(done.alone_s, len(done.path))
-                if now - done.took_s >= settled_at and not done.tolerates_harm:  # else it began without the worker's drafts
+                if now - done.took_s >= settled_at and not session.policy.tolerates_harm:  # else it began without the worker's drafts
                     took_s += min(done.took_s, MAX_ROUND_RATIO * done.alone_s)
                     alone_s += done.alone_s
         if alone_s:
@@ -163,14 +169,14 @@ class Workforce:
         if other is None:
             return []
         worker.passed_over()
-        return [*self.close(session), self._open(session, other, now), *self.place_waiting(now)]
+        return [*self.close(session), self._open(session, other, now)]
 
     def _rest(self, worker: PooledWorker, now: float) -> list[Effect]:
         effects: list[Effect] = []
         for session_id in sorted(worker.rest(now)):
             self._sessions[session_id].link = None
             effects.append(SendMessage(worker_id=worker.worker_id, message=CloseSession(session_id=session_id)))
-        return [*effects, *self.place_waiting(now)]
+        return effects
 
     # Workers.
 
@@ -244,7 +250,10 @@ class Workforce:
             return [self._drop(worker_id, error.reason), *self.place_waiting(now)]
         self._num_nodes += result.joined
         worker.step_s = drafts.step_s or worker.step_s
-        worker.late_until = -math.inf if session.link.computes_since is None else now + BUSY_S
+        if session.link.computes_since is not None:
+            worker.late_until = now + BUSY_S
+        elif drafts.tokens:
+            worker.late_until = -math.inf
         merged = DraftsMerged(
             session_id=session.session_id,
             worker_id=worker_id,

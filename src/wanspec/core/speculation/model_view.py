@@ -17,9 +17,9 @@ from wanspec.core.speculation.types import NodeId, NodeSpec, Position, SamplingP
 CACHED_SLACK = 64
 """Node ids kept beyond twice the tree's before those that have left it are forgotten; they are never used again."""
 NEAR_TOKENS = 64
-"""A text of which a model has not seen more is computed in one piece: it takes no longer than a few drafts do."""
+"""Up to this many unseen tokens, a text is computed whole, and not counted: it takes no longer than a few drafts do."""
 MAX_PIECE_TOKENS = 2048
-"""Of texts of which a model has not seen more, computed in one pass, over all sessions."""
+"""Most tokens of longer unseen texts that one pass computes, all sessions together."""
 
 
 class PlannedItem(Struct, frozen=True, kw_only=True):
@@ -63,6 +63,16 @@ class ModelView:
         return node.node_id in self._cached
 
     @property
+    def num_seen(self) -> int:
+        """Tokens of the committed text that the model has computed."""
+        return self._prefix_length
+
+    @property
+    def may_have_kept(self) -> bool:
+        """Whether the model may begin, or go on, from what it has kept of an earlier session."""
+        return self._reuse_key is not None
+
+    @property
     def num_unseen(self) -> int:
         """Newest tokens of the committed text that the model has yet to compute."""
         return len(self._append)
@@ -97,7 +107,7 @@ class ModelView:
             prefix_length=self._prefix_length,
             reuse_key=self._reuse_key,
         )
-        self._commit, self._reuse_key = [], None
+        self._commit = []
         return PlannedItem(item=item, rows=())
 
     def plan(self, tree: DraftTree, wanted: Iterable[Node]) -> PlannedItem:
@@ -143,6 +153,8 @@ class Allowance:
 
     def __init__(self, tokens: int) -> None:
         self._tokens = tokens
+        self.is_used = False
+        """Whether the pass computes a part of a long text."""
 
     def plan(self, view: ModelView, tree: DraftTree, wanted: Sequence[Node]) -> PlannedItem | None:
         """A session's part of the pass: the wanted nodes, or a piece of the text before them; None: not in this pass."""
@@ -150,6 +162,7 @@ class Allowance:
         if unseen > NEAR_TOKENS:
             if not self._tokens:
                 return None
+            self.is_used = True
             if unseen > self._tokens:
                 piece, self._tokens = self._tokens, 0
                 return view.plan_piece(piece)
