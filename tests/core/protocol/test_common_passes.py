@@ -43,7 +43,7 @@ def grown(session: Session, prob: float, depth: int) -> tuple[Node, ...]:
 
 def verified(decisions: Sequence[tuple[Session, Decision]], machine: Controller) -> list[tuple[Session, tuple[Node, ...]]]:
     """What a common target pass verifies of each session's."""
-    return machine._passes.verifies(decisions, instead_of_drafts=True)
+    return machine._passes.nodes_to_verify(decisions, instead_of_drafts=True)
 
 
 @pytest.mark.parametrize(("prob", "fewest", "most"), [(0.01, 12, FREE_TOKENS), (0.95, 32, 32), (0.9, 24, 30)])

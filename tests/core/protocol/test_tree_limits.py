@@ -151,7 +151,7 @@ def test_a_chain_deeper_than_was_asked_for_is_refused(max_depth: int) -> None:
     tree, link = linked(max_depth=max_depth)
     result = link.merge(events.drafts(2, [7] * (max_depth + 1)), vocabulary_size=100, now=0.1)
     assert (result.joined, result.stale, result.refused) == (max_depth, 0, 1)
-    assert max(tree.depth(node) for node in tree.drafts()) == max_depth
+    assert max(node.position - tree.head.position for node in tree.drafts()) == max_depth
 
 
 def test_a_series_of_workers_cannot_fill_the_tree(monkeypatch: pytest.MonkeyPatch) -> None:

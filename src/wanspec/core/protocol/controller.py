@@ -149,7 +149,7 @@ class Controller(Site):
         """Who is asked what it wants: all where a device has become free, else those whose answer may have changed."""
         if not self._passes.has_room:
             return ()
-        if not self._passes.are_none:
+        if not self._passes.is_idle:
             match event:
                 case DraftsReceived(drafts=drafts):
                     return [session] if (session := self._sessions.get(drafts.session_id)) is not None else ()

@@ -72,7 +72,6 @@ class SessionLink:
         self._next_node_id = 1
         self._unacknowledged: deque[tuple[int, float]] = deque([(tree.head.position, now)])
         """(position of the newest token told, when it was told), oldest first."""
-        self._acknowledged_position = tree.head.position - 1
 
     @property
     def unacknowledged_since(self) -> float | None:
@@ -165,9 +164,7 @@ class SessionLink:
                 self.computes_since = None
             elif self.computes_since is None:
                 self.computes_since = since
-        if drafts.base_position > self._acknowledged_position:
-            self._acknowledged_position = drafts.base_position
-            self._tree.advance_root(drafts.base_position)
+        self._tree.advance_root(drafts.base_position)
         return rtt_s
 
     def _forget_removed(self) -> None:

@@ -65,7 +65,7 @@ class Passes:
         self.draft_times = PassTimes(INITIAL_DRAFT_STEP_S, tries_less=True)
 
     @property
-    def are_none(self) -> bool:
+    def is_idle(self) -> bool:
         """Whether every device is free."""
         return not self._in_flight
 
@@ -92,7 +92,7 @@ class Passes:
             drafts_first = drafts_first and not any(isinstance(decision, Verify) for _, decision in decisions)
         effects: list[Effect] = []
         if PassKind.VERIFY not in self._in_flight and (self._has_draft_device or not drafts_first):
-            verifies = self.verifies(decisions, instead_of_drafts=not drafts_first)
+            verifies = self.nodes_to_verify(decisions, instead_of_drafts=not drafts_first)
             if items := self._begin(PassKind.VERIFY, verifies, lambda session: session.target_view):
                 effects.append(StartVerify(items=items))
         if drafts and drafts_first:
@@ -139,7 +139,7 @@ class Passes:
             return self._last_was_verify
         return gain_s > others * self.draft_times.expected_s(sum(len(decision.nodes) for decision in drafters))
 
-    def verifies(self, decisions: Sequence[tuple[Session, Decision]], *, instead_of_drafts: bool) -> _Rows:
+    def nodes_to_verify(self, decisions: Sequence[tuple[Session, Decision]], *, instead_of_drafts: bool) -> _Rows:
         """The nodes to verify in a common pass: of those that may give way, as many as are worth the time that all pay for them."""
         if instead_of_drafts:
             decisions = [(s, d.otherwise if isinstance(d, DraftLocally) and d.gain_s < math.inf else d) for s, d in decisions]

@@ -178,7 +178,7 @@ class PooledWorker(WorkerRecord):
     """Of acknowledgements."""
     step_s: float = INITIAL_WORKER_STEP_S
     """Time of its draft step, as it says."""
-    late_until: float = -math.inf
+    busy_until: float = -math.inf
     """Until when we assume that it computes a long pass, as it has said; other workers are preferred."""
     sessions: set[SessionId] = field(default_factory=set)
     """The sessions that it drafts for."""
@@ -272,6 +272,6 @@ def choose_worker(workers: Iterable[PooledWorker], placement: Placement, *, leng
         is_tried = worker.is_to_be_tried(now)
         load = len(worker.sessions) / min(worker.max_sessions, LOADED_SESSIONS)
         expected = least_cost if is_tried else worker.expected_cost * (1.0 + load)
-        return now < worker.late_until, expected, not is_tried, worker.delay_s, worker.worker_id
+        return now < worker.busy_until, expected, not is_tried, worker.delay_s, worker.worker_id
 
     return min(free, key=cost, default=None)

@@ -164,7 +164,7 @@ class Proposer(Site):
     # The engine's steps.
 
     def _step_finished(self, rows: tuple[Row, ...], now: float) -> list[Effect]:
-        if not self._passes.are_none:
+        if not self._passes.is_idle:
             raise LocalProtocolError("a local draft pass is in flight")
         effects: list[Effect] = []
         texts = self._rows.begin_step(rows, now)
@@ -197,7 +197,7 @@ class Proposer(Site):
                 self.has_started(self._passes.sessions, now)
                 self._num_passes += len(self._passes.sessions)
                 return started
-        chains = {text.session_id: nodes for text, nodes in self._passes.verifies(decisions, instead_of_drafts=True)}
+        chains = {text.session_id: nodes for text, nodes in self._passes.nodes_to_verify(decisions, instead_of_drafts=True)}
         for text in texts:
             text.propose(chains.get(text.session_id, ()), now=now)
         proposed = [text.proposal if text is not None else () for text in self._asking]

@@ -204,7 +204,7 @@ class Session:
         forks = self.tree.prune()
         self._rankings.committed(self.tree, forks[0].parent, done.path)
         if self.link is not None and done.link is self.link:
-            test_claims(forks, self.link.reliability)
+            check_claims(forks, self.link.reliability)
         accepted, rejected = estimates(forks, done.verified)
         return done._replace(finished=replace(done.finished, accepted_estimates=accepted, rejected_estimates=rejected))
 
@@ -299,7 +299,7 @@ def estimates(forks: Sequence[Fork], verified: Collection[Node]) -> tuple[tuple[
     return tuple(accepted), tuple(rejected)
 
 
-def test_claims(forks: Sequence[Fork], reliability: Reliability) -> None:
+def check_claims(forks: Sequence[Fork], reliability: Reliability) -> None:
     """Compare what a worker has claimed with what was committed in these places, verified or not."""
     for fork in forks:
         for child in fork.children.values():

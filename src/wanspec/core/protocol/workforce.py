@@ -80,7 +80,7 @@ class Workforce:
         return self.place(session, now)
 
     def close(self, session: Session) -> list[Effect]:
-        """A session is over, and no longer among the sessions; `place_waiting` may give its place away."""
+        """Close a session at its worker; `place_waiting` may give its place away."""
         if session.link is None:
             return []
         worker_id = session.link.worker_id
@@ -164,7 +164,7 @@ class Workforce:
 
     def _move(self, session: Session, worker: PooledWorker, now: float) -> list[Effect]:
         """Give a session whose worker has not drafted for so long to another one, if one is free."""
-        others = [other for other in self.workers.values() if other is not worker and now >= other.late_until]
+        others = [other for other in self.workers.values() if other is not worker and now >= other.busy_until]
         other = choose_worker(others, session.placement, length=session.end, now=now)
         if other is None:
             return []
@@ -251,9 +251,9 @@ class Workforce:
         self._num_nodes += result.joined
         worker.step_s = drafts.step_s or worker.step_s
         if session.link.computes_since is not None:
-            worker.late_until = now + BUSY_S
+            worker.busy_until = now + BUSY_S
         elif drafts.tokens:
-            worker.late_until = -math.inf
+            worker.busy_until = -math.inf
         merged = DraftsMerged(
             session_id=session.session_id,
             worker_id=worker_id,

@@ -59,7 +59,7 @@ class Fork(NamedTuple):
     children: dict[int, Node]
     """The parent's when the token was committed, by token."""
     chosen: Node
-    """The committed token's, one of these if it had been drafted."""
+    """The committed token's node; one of the children, made if nobody had drafted it."""
 
 
 class DraftTree:
@@ -96,10 +96,6 @@ class DraftTree:
     def room(self) -> int:
         """How many tokens deep a draft below the head may be."""
         return max(0, self.max_position - self.head.position)
-
-    def depth(self, node: Node) -> int:
-        """Tokens between the head and this node; negative on the spine."""
-        return node.position - self.head.position
 
     def add(self, parent: Node, token: int, *, log_prob: float) -> Node | None:
         """The child of `parent` with this token, made if need be.
@@ -169,7 +165,7 @@ class DraftTree:
     def commit(self, tokens: Iterable[int]) -> list[Node]:
         """Move the head along `tokens`, which are final. Returns their nodes; those that nobody proposed are made.
 
-        Drafts that branch off are below the head no more. They stay in memory until `prune`.
+        Drafts that branch off are below the head no more. They stay in memory until `prune`, which must come before anything is added.
         """
         path = []
         for token in tokens:

@@ -63,8 +63,8 @@ class ScoreItem(Struct, frozen=True, kw_only=True):
     In order: the cached nodes `commit` move to the end of the prefix and every cached node that does not descend from the last of them
     is dropped; the tokens `append` are scored and join the prefix (which drops all remaining nodes when not empty); the `nodes` are
     scored and cached. The first item of a session opens it. The answer has one row for the last token of `append`, when there is one,
-    followed by one row per node, in order. A piece of a long text, of which the rest follows later, has no `next_positions`: nothing is
-    chosen after it.
+    followed by one row per node, in order. After a piece of a long text, of which the rest follows later, nothing is chosen: it has no
+    `next_positions`.
     """
 
     session_id: SessionId
