@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 from tests.engines.items import item, score
 
 from wanspec.core.speculation.types import SessionId
@@ -128,6 +129,21 @@ def test_a_prompt_seen_before_is_computed_from_where_it_differs_and_to_its_last_
         computed.append(model.tokens_computed - before)
         model.close_session(SessionId(session_id))
     assert computed == [6, 1, 2, 6, 6, 6]
+
+
+def test_a_prompt_that_comes_in_pieces_goes_on_along_what_was_kept() -> None:
+    kept, prompt, in_common = [1, 0, 1, 1, 0, 0, 1, 0], [1, 0, 1, 1, 0, 0, 1, 1, 1], 7
+    for first in range(1, len(prompt)):
+        model, fresh = ScriptedBackend(vocabulary_size=8), ScriptedBackend(vocabulary_size=8)
+        score(model, item(1, append=kept, key="alice"))
+        model.close_session(SessionId(1))
+        before = model.tokens_computed
+        score(model, replace(item(2, append=prompt[:first], key="alice"), next_positions=()))
+        rows = score(model, item(2, append=prompt[first:], key="alice"))
+        assert np.array_equal(rows, score(fresh, item(2, append=prompt)))
+        first_computed = first - min(in_common, first - 1)  # of each piece at least the last token
+        second_computed = len(prompt) - first - max(0, in_common - first)
+        assert model.tokens_computed - before == first_computed + second_computed
 
 
 def test_a_request_that_is_made_again_and_again_is_kept_once() -> None:
