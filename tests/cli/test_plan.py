@@ -120,7 +120,7 @@ def test_a_fleets_day_is_a_table_and_a_picture(tmp_path: Path, monkeypatch: pyte
         "utf-8",
     )
     monkeypatch.setattr("wanspec.lab.planning.service_times.REQUESTS", 1)
-    monkeypatch.setattr("wanspec.lab.planning.service_times.TOKENS", 24)
+    monkeypatch.setattr("wanspec.lab.planning.service_times.TOKENS", 100)
     result = wanspec("plan", "fleet", str(file), "--json", str(rows), "--plot", str(picture), "--jobs", "1")
     assert result.exit_code == 0, result.output
     written = json.loads(rows.read_text())

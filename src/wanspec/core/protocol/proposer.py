@@ -192,11 +192,11 @@ class Proposer(Site):
         ):
             wanted = [(text, decision.nodes) for text, decision in decisions if isinstance(decision, DraftLocally)]
             self._has_caught_up |= any(text.draft_view.num_unseen > NEAR_TOKENS for text, _ in wanted)
-            if started := self._passes.start_draft(wanted):
-                self._cached |= self._passes.session_ids
-                self.has_started(self._passes.sessions, now)
-                self._num_passes += len(self._passes.sessions)
-                return started
+            started = self._passes.start_draft(wanted)
+            self._cached |= self._passes.session_ids
+            self.has_started(self._passes.sessions, now)
+            self._num_passes += len(self._passes.sessions)
+            return started
         chains = {text.session_id: nodes for text, nodes in self._passes.nodes_to_verify(decisions, instead_of_drafts=True)}
         for text in texts:
             text.propose(chains.get(text.session_id, ()), now=now)
