@@ -74,7 +74,7 @@ class Standing(StrEnum):
     """What the controller holds of a worker."""
 
     TRIAL = "trial"
-    """Its worth is not known: while it is idle it is tried first."""
+    """It is not known what it is worth."""
     GOOD = "good"
     """It has proven useful."""
     RESTING = "resting"

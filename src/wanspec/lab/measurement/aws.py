@@ -25,7 +25,11 @@ CONNECT_S, READ_S, ATTEMPTS = 5.0, 10.0, 2
 KEPT: Final = 4
 """Credentials that are known to be secret: those in use, and those before, which a late answer may repeat."""
 MAX_WAITING_BYTES: Final = 1 << 20
-"""Of a frame that is not complete: a delta has some hundred bytes, and botocore copies what waits with every piece."""
+"""Of a frame that is not complete: a delta has some hundred bytes."""
+LENGTH_BYTES: Final = 4
+"""A frame begins with its length."""
+PRELUDE_BYTES: Final = 12
+"""The length of a frame, that of its headers, and a checksum of both."""
 UNREADABLE_FRAMES: Final = (ValueError, KeyError, IndexError, TypeError, struct.error)
 """What botocore raises, beside its own errors, on headers that make no sense."""
 
@@ -137,21 +141,32 @@ class FrameReader:
     def __init__(self) -> None:
         from botocore.eventstream import EventStreamBuffer  # noqa: PLC0415  # as the module says
 
-        self._buffer, self._waiting = EventStreamBuffer(), 0
+        self._buffer, self._begun, self._held = EventStreamBuffer(), b"", bytearray()
+        self._missing = 0
+        """Bytes that a frame still lacks after those that botocore has of it (`_begun`); 0: its length is not known and checked yet."""
 
     def push(self, data: bytes) -> list[Message]:
         """What is complete now. Raises MalformedStreamError."""
+        self._held += data
+        found = self._parse() if len(self._held) >= self._missing else []  # botocore copies all that waits with each piece
+        if len(self._begun) + len(self._held) > MAX_WAITING_BYTES:
+            raise MalformedStreamError(f"a frame of more than {MAX_WAITING_BYTES} bytes")
+        return [Message(headers=_texts(message.headers), payload=message.payload) for message in found]
+
+    def _parse(self) -> list[Any]:
+        """What botocore finds in all that came, by its own type. Raises MalformedStreamError."""
         from botocore.eventstream import ParserError  # noqa: PLC0415  # as the module says
 
-        self._buffer.add_data(data)
+        news, self._held = bytes(self._held), bytearray()
+        self._buffer.add_data(news)
         try:
             found = list(self._buffer)
         except (ParserError, *UNREADABLE_FRAMES) as error:
             raise MalformedStreamError(f"no frame of an AWS event stream: {str(error) or type(error).__name__}") from error
-        self._waiting = 0 if found else self._waiting + len(data)
-        if self._waiting > MAX_WAITING_BYTES:
-            raise MalformedStreamError(f"a frame of more than {MAX_WAITING_BYTES} bytes")
-        return [Message(headers=_texts(message.headers), payload=message.payload) for message in found]
+        self._begun = (self._begun + news)[sum(message.prelude.total_length for message in found) :]
+        is_checked = len(self._begun) >= PRELUDE_BYTES
+        self._missing = int.from_bytes(self._begun[:LENGTH_BYTES], "big") - len(self._begun) if is_checked else 0
+        return found
 
 
 def _texts(headers: dict[str, object]) -> dict[str, str]:
