@@ -21,8 +21,8 @@ from wanspec.lab.records.token_trace import write_token_trace
 from wanspec.lab.simulation.scenario import Policy
 
 TARGET, DRAFT = "bundled:target", "bundled:draft"
-PRESETS = ("l40s-8b", "wan-70b", "l4-8b")
-"""Each where those before it are too fast for this machine: the second's target is slower, both models of the third are."""
+PRESETS = ("l40s-8b", "wan-70b", "l4-8b", "cpu-8b")
+"""Each where those before it are too fast for this machine: the second's target is slower, then both models, then wide passes too."""
 PROMPTS, MAX_TOKENS = 8, 96
 RTTS_MS, TEMPERATURES, USERS = (15.0, 30.0, 70.0, 150.0), (0.0, 0.8), (1, 4)
 ADAPTED = Policy(name="remote", k=2, b=2, s=32, theta=0.3, phi=4.0)

@@ -99,6 +99,15 @@ PRESETS = {
             source="estimate for Llama 3 8B and 1B in bfloat16 on one L4: weights over its 300 GB/s, and an eighth to spare",
             estimated=ALL_TIMES,
         ),
+        PacePreset(
+            name="cpu-8b",
+            target_step_s=0.085,
+            target_token_s=0.004,
+            draft_step_s=0.016,
+            draft_token_s=0.0006,
+            source="estimate for Llama 3 8B and 1B in 8 bits on a server's CPU: weights over 100 GB/s, 4 TFLOP/s",
+            estimated=ALL_TIMES,
+        ),
     )
 }
 

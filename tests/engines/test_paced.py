@@ -145,5 +145,5 @@ def test_every_preset_says_where_it_comes_from_and_what_is_guessed() -> None:
 
 
 def test_an_unknown_preset_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(ConfigError, match="'l40s'; use one of l40s-8b, h100-32b, h100-70b, wan-70b, l4-8b"):
+    with pytest.raises(ConfigError, match="'l40s'; use one of l40s-8b, h100-32b, h100-70b, wan-70b, l4-8b, cpu-8b"):
         preset("l40s")
