@@ -1,107 +1,151 @@
 """What it costs to choose tokens from logits: CPU time of one pass of one session, at the vocabularies of published models.
 
     python bench/choices.py
-    python bench/choices.py --vocabulary 128256 --accepted 8
+    python bench/choices.py --vocabulary 128256 --json FILE
 
-A target pass has 33 rows (a head and 32 drafts), of which the target walks those that its own choices lead to; a draft step ranks what may
-follow each of 64 leaves. Logits have a few large values over a wide tail. The noise of positions is kept between passes; a new position
-costs what the last column says, once.
+A target pass has 33 rows (a head and 32 drafts); a draft step ranks what may follow each of 64 leaves. Both spread over twelve positions,
+whose noise has to be made anew in each pass. Every target row is chosen, which a pass never asks for; the rows named `walked` choose as a
+pass does, after the head and the drafts that come true, three here. Logits have a few large values over a wide tail.
+
+Chosen in NumPy, where logits are in the host's memory, nothing crosses from a device. With `--device cuda` (or cpu) the choices are made by
+PyTorch on that device, and their bytes are those that a GPU would send.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import Final
+from pathlib import Path
+from typing import Any, Final
 
 import numpy as np
 
-from wanspec.core.speculation.sampling import Logits, gumbel_noise, target_entropy_nats, target_token
-from wanspec.core.speculation.types import NodeId, NodeSpec, Position, SamplingParams, ScoreItem, SessionId
-from wanspec.serving.model_runner import choose, position_noise, rank
+from wanspec.core.speculation.types import MAX_BRANCH, NodeId, NodeSpec, Position, SamplingParams, ScoreItem, SessionId
+from wanspec.engines.choosing import Row, choose, rank, target_token
+from wanspec.engines.noise import noise_of
 
 VOCABULARIES: Final = (2048, 49_152, 128_256, 151_936)
 """Of the bundled pair, SmolLM2, Llama 3, Qwen."""
-SETTINGS: Final = {
-    "T=0": SamplingParams(seed=1),
-    "T=0.8": SamplingParams(temperature=0.8, seed=1),
-    "T=0.8, top_p 0.95": SamplingParams(temperature=0.8, top_p=0.95, seed=1),
-    "T=0.8, top_k 50": SamplingParams(temperature=0.8, top_k=50, seed=1),
-}
-DRAFTS, LEAVES, DEPTHS = 32, 64, 8
-"""Verified in a pass; expanded in a step; positions that either spreads over."""
+GREEDY: Final = SamplingParams(seed=1)
+SAMPLED: Final = SamplingParams(temperature=0.8, seed=1)
+NUCLEUS: Final = SamplingParams(temperature=0.8, top_p=0.95, seed=1)
+TOP_K: Final = SamplingParams(temperature=0.8, top_k=50, seed=1)
+ROWS, LEAVES, POSITIONS, ACCEPTED = 33, 64, 12, 3
+"""Of a target pass; of a draft step; that either spreads over; drafts that come true."""
+TOKEN_BYTES, SCORE_BYTES = 8, 4
+"""Of a token's id and of a score, as PyTorch sends them."""
+
+Case = tuple[str, int, Callable[[], object], int]
+"""Its name, rows, what is timed, and bytes from the device to the host for each row."""
 
 
-def cpu_ms(work: Callable[[], object], passes: int) -> float:
-    """The least of so many, after one that warms up: others use the machine too."""
-    work()
+def cpu_ms(work: Callable[[], object], passes: int) -> list[float]:
+    """Of so many passes, after one that warms up; the noise is forgotten before each."""
     taken = []
-    for _ in range(passes):
+    for _ in range(passes + 1):
+        noise_of.clear()
         started = time.process_time()
         work()
-        taken.append(time.process_time() - started)
-    return min(taken) * 1e3
+        taken.append((time.process_time() - started) * 1e3)
+    return taken[1:]
 
 
-def logits_of(vocabulary: int, rows: int) -> Logits:
+def logits_of(vocabulary: int, rows: int) -> list[Row]:
     """As models have them."""
     rng = np.random.default_rng(0)
     logits = rng.normal(0.0, 2.5, (rows, vocabulary)).astype(np.float32)
     logits[:, :20] += rng.normal(10.0, 3.0, (rows, 20)).astype(np.float32)
-    return logits
+    return list(logits)
 
 
-def item(nodes: tuple[NodeSpec, ...], positions: list[int], sampling: SamplingParams) -> ScoreItem:
+def positions(rows: int) -> tuple[Position, ...]:
+    """Of the tokens that follow so many rows."""
+    return tuple([Position(100 + row * POSITIONS // rows) for row in range(rows)])
+
+
+def item(sampling: SamplingParams, rows: int, nodes: tuple[NodeSpec, ...] = ()) -> ScoreItem:
     """One session's part of a pass."""
-    return ScoreItem(session_id=SessionId(1), sampling=sampling, append=(0,), nodes=nodes, next_positions=tuple(map(Position, positions)))
+    return ScoreItem(session_id=SessionId(1), sampling=sampling, append=(0,), nodes=nodes, next_positions=positions(rows))
 
 
-def verify(logits: Logits, sampling: SamplingParams, accepted: int) -> ScoreItem:
-    """A pass of which the target accepts so many drafts, a chain; the others hang off the head."""
-    positions = [min(row, DEPTHS) for row in range(DRAFTS + 1)]
-    bare = item((), positions, sampling)
-    chosen = [target_token(logits[row], sampling, position_noise(bare, row, logits.shape[1])) for row in range(accepted)]
-    other = logits.shape[1] - 1  # in the tail: never chosen here
+def target_rows(sampling: SamplingParams, logits: list[Row]) -> None:
+    """Choose after every row."""
+    for row, position in zip(logits, positions(len(logits)), strict=True):
+        target_token(row, sampling, noise_of(sampling, position, len(row)))
+
+
+def verified(sampling: SamplingParams, logits: list[Row]) -> ScoreItem:
+    """A pass in which the target accepts a chain of drafts; the others hang off the head and are wrong."""
+    where = positions(ROWS)
+    right = [target_token(logits[row], sampling, noise_of(sampling, where[row], len(logits[row]))) for row in range(ACCEPTED)]
+    wrong = len(logits[0]) - 1  # in the tail: never chosen here
     nodes = [
         NodeSpec(
             node_id=NodeId(index + 1),
-            parent_id=NodeId(index) if 0 < index < accepted else None,
-            token=chosen[index] if index < accepted else other,
+            parent_id=NodeId(index) if 0 < index < ACCEPTED else None,
+            token=right[index] if index < ACCEPTED else wrong,
         )
-        for index in range(DRAFTS)
+        for index in range(ROWS - 1)
     ]
-    return item(tuple(nodes), positions, sampling)
+    return item(sampling, ROWS, tuple(nodes))
 
 
-def measure(vocabulary: int, sampling: SamplingParams, *, accepted: int, passes: int) -> dict[str, float]:
-    """CPU milliseconds of the target's choices, of its entropy where that is asked for, of a draft step's rankings, of new noise."""
-    logits = logits_of(vocabulary, LEAVES)
-    verified = verify(logits, sampling, accepted)
-    leaves = item((), [1 + row // (LEAVES // DEPTHS) for row in range(LEAVES)], sampling)
-    assert len(choose(verified, logits).tokens) == accepted + 1
-    return {
-        "target": cpu_ms(partial(choose, verified, logits), passes),
-        "entropy": cpu_ms(partial(target_entropy_nats, logits[accepted], sampling), passes),
-        "draft": cpu_ms(partial(rank, leaves, logits), passes),
-        "noise": cpu_ms(partial(gumbel_noise, 1, 2, vocabulary), passes) if sampling.temperature else 0.0,
-    }
+def cases(vocabulary: int, device: str | None) -> list[Case]:
+    """All of them, at this vocabulary."""
+    if device is not None:
+        return device_cases(vocabulary, device)
+    logits, leaves = logits_of(vocabulary, ROWS), logits_of(vocabulary, LEAVES)
+    found: list[Case] = []
+    for name, sampling in (("greedy", GREEDY), ("sampled", SAMPLED), ("nucleus", NUCLEUS), ("top-k", TOP_K)):
+        walked = verified(sampling, logits)
+        found.append((f"target-{name}", ROWS, partial(target_rows, sampling, logits), 0))
+        found.append((f"target-{name}-walked", ROWS, partial(choose, walked, logits), 0))
+    for name, sampling in (("greedy", GREEDY), ("sampled", SAMPLED), ("nucleus", NUCLEUS)):
+        asked = item(sampling, LEAVES)
+        found.append((f"draft-{name}", LEAVES, partial(rank, asked, leaves), 0))
+    return found
+
+
+def device_cases(vocabulary: int, device: str) -> list[Case]:
+    """The same by PyTorch; a walk is there no cheaper, as all rows are chosen at once."""
+    import torch  # noqa: PLC0415  # an extra, needed for this alone
+
+    from wanspec.engines.hf.device_choosing import Question, draft_choices, target_tokens  # noqa: PLC0415
+
+    logits, leaves = (torch.from_numpy(np.array(logits_of(vocabulary, rows))).to(device) for rows in (ROWS, LEAVES))
+    found: list[Case] = []
+    for name, sampling in (("greedy", GREEDY), ("sampled", SAMPLED), ("nucleus", NUCLEUS), ("top-k", TOP_K)):
+        asked = [Question(sampling, position) for position in positions(ROWS)]
+        found.append((f"target-{name}", ROWS, partial(target_tokens, logits, asked), TOKEN_BYTES))
+    for name, sampling in (("greedy", GREEDY), ("sampled", SAMPLED), ("nucleus", NUCLEUS)):
+        asked = [Question(sampling, position) for position in positions(LEAVES)]
+        size = MAX_BRANCH * (TOKEN_BYTES + SCORE_BYTES) + SCORE_BYTES
+        found.append((f"draft-{name}", LEAVES, partial(draft_choices, leaves, asked), size))
+    return found
 
 
 def main() -> None:
     """Run, and print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--vocabulary", type=int, nargs="+", default=VOCABULARIES, help="tokens")
-    parser.add_argument("--accepted", type=int, default=3, help=f"drafts that the target accepts, 0 to {DRAFTS}")
-    parser.add_argument("--passes", type=int, default=10, help="of each kind, of which the quickest counts")
+    parser.add_argument("--passes", type=int, default=30, help="of each kind")
+    parser.add_argument("--device", help="choose with PyTorch, there")
+    parser.add_argument("--json", type=Path, help="write the table to this file too")
     arguments = parser.parse_args()
-    print(f"CPU ms: {DRAFTS + 1} target rows, {arguments.accepted} drafts accepted; {LEAVES} draft leaves; a new position's noise")
-    print(f"{'vocabulary':>10}  {'sampling':18} {'target':>8} {'entropy':>8} {'draft':>8} {'noise':>8}")
+    rows: list[dict[str, Any]] = []
+    print(f"{'vocabulary':>10}  {'case':22} {'rows':>4} {'ms p50':>8} {'ms p95':>8} {'bytes a row':>12}")
     for vocabulary in arguments.vocabulary:
-        for name, sampling in SETTINGS.items():
-            row = measure(vocabulary, sampling, accepted=arguments.accepted, passes=arguments.passes)
-            print(f"{vocabulary:10}  {name:18} " + " ".join(f"{value:8.2f}" for value in row.values()), flush=True)
+        for name, count, work, size in cases(vocabulary, arguments.device):
+            taken = cpu_ms(work, arguments.passes)
+            row = {"case": name, "vocabulary": vocabulary, "rows": count, "bytes_to_host": size}
+            row |= {"ms_p50": float(np.median(taken)), "ms_p95": float(np.quantile(taken, 0.95))}
+            rows.append(row)
+            print(f"{vocabulary:10}  {name:22} {count:4} {row['ms_p50']:8.2f} {row['ms_p95']:8.2f} {size:12}", flush=True)
+    if arguments.json:
+        arguments.json.write_text(json.dumps(rows, indent=1) + "\n", "utf-8")
 
 
 if __name__ == "__main__":

@@ -4,8 +4,7 @@
     python bench/engine_steps.py random:8b --past 1000 --sessions 1 4   # random weights in a published model's shape, by `hf`, on a GPU
 
 A pass scores a tree of so many nodes below a text of `--past` tokens, in each session, and is followed by a commit, as in a round: what is
-timed is what a round waits for: from ids to logits in memory, and from these to tokens (temperature 0.8, top_p 0.95; after four rows of a
-verify, after every row of an expand).
+timed is what a round waits for: from ids to tokens (temperature 0.8, top_p 0.95).
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ import numpy as np
 from wanspec.core.speculation.types import NodeId, NodeSpec, Position, ScoreItem, SessionId
 from wanspec.engines.interface import Backend, ModelInfo
 from wanspec.engines.registry import load_backend
-from wanspec.lab.planning.calibrate import SAMPLING, choose_as_draft, choose_as_target
+from wanspec.lab.planning.calibrate import SAMPLING
 
 WIDTHS = (1, 2, 4, 8, 16, 32, 64)
 SHAPES: dict[str, dict[str, Any]] = {
@@ -75,19 +74,18 @@ def measure(backend: Backend, clock: Callable[[], float], *, past: int, sessions
     vocabulary, rng = backend.info.vocabulary_size, np.random.default_rng(0)
     prompts = [tuple(int(token) for token in rng.integers(vocabulary, size=past)) for _ in range(sessions)]
     for session, prompt in enumerate(prompts):
-        backend.score([ScoreItem(session_id=SessionId(session), sampling=SAMPLING, append=prompt)])
+        backend.verify([ScoreItem(session_id=SessionId(session), sampling=SAMPLING, append=prompt)])
     medians: dict[str, list[float]] = {"verify": [], "expand": []}
     first = 1
     commit: tuple[NodeId, ...] = ()
     for width in WIDTHS:
         took: dict[str, list[float]] = {"verify": [], "expand": []}
         for _ in range(rounds):
-            for kind, grown, choose in (("verify", tree, choose_as_target), ("expand", leaves, choose_as_draft)):
+            for kind, grown, run in (("verify", tree, backend.verify), ("expand", leaves, backend.expand)):
                 past += bool(commit)
                 asked = items(sessions, grown(width, first, vocabulary, rng), past, commit)
                 started = clock()
-                for item, logits in zip(asked, backend.score(asked), strict=True):
-                    choose(item, logits)
+                run(asked)
                 took[kind].append((clock() - started) * 1e3)
                 commit = (NodeId(first),)  # what is below goes on, the rest is dropped
                 first += width

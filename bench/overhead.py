@@ -38,9 +38,9 @@ from wanspec.core.protocol.events import (
 from wanspec.core.protocol.messages import Drafts
 from wanspec.core.protocol.worker import Worker
 from wanspec.core.speculation.types import SamplingParams, SessionId, WorkerId
+from wanspec.engines.choosing import choose, rank
 from wanspec.engines.scripted import ScriptedBackend
 from wanspec.presets import preset
-from wanspec.serving.model_runner import choose, rank
 from wanspec.transport.codec import decode_controller_frame, decode_worker_frame, encode_frame
 
 GREEDY = SamplingParams()
@@ -119,7 +119,7 @@ class Loop:
         for effect in effects:
             match effect:
                 case StartVerify(items=items):
-                    logits = self.target.score(items)
+                    logits = self.target.logits(items)
                     choices = tuple(timed("target sampling", choose, item, rows) for item, rows in zip(items, logits, strict=True))
                     pass_s = PACE.target.pass_s(sum(item.tokens for item in items))
                     self.at(pass_s, partial(self.at_controller, VerifyFinished(choices=choices, duration_s=pass_s)))
@@ -158,7 +158,7 @@ class Loop:
 
     @staticmethod
     def rank(backend: ScriptedBackend, items: Any) -> Any:  # noqa: ANN401
-        return tuple(timed("draft ranking", rank, item, rows) for item, rows in zip(items, backend.score(items), strict=True))
+        return tuple(timed("draft ranking", rank, item, rows) for item, rows in zip(items, backend.logits(items), strict=True))
 
 
 def main() -> None:

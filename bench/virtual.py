@@ -23,7 +23,7 @@ from wanspec.lab.simulation.cluster import Cluster
 from wanspec.lab.simulation.link import LinkProfile
 from wanspec.lab.simulation.run import rare_collections
 from wanspec.lab.simulation.scenario import Compute
-from wanspec.serving.model_runner import choose_targets, decode_plainly, rank_drafts
+from wanspec.serving.model_runner import decode_plainly
 from wanspec.telemetry.trace import Trace
 
 WORKERS_SESSIONS = 1 << 40
@@ -56,13 +56,13 @@ class RealModel:
         self._backend = backend
         self._first_session = first_session
 
-    def choose_targets(self, items: Sequence[ScoreItem]) -> tuple[TargetChoices, ...]:
+    def verify(self, items: Sequence[ScoreItem]) -> tuple[TargetChoices, ...]:
         """Run a target pass."""
-        return choose_targets(self._backend, self._own(items))
+        return self._backend.verify(self._own(items))
 
-    def rank_drafts(self, items: Sequence[ScoreItem]) -> tuple[tuple[DraftChoices, ...], ...]:
+    def expand(self, items: Sequence[ScoreItem]) -> tuple[tuple[DraftChoices, ...], ...]:
         """Run a draft pass."""
-        return rank_drafts(self._backend, self._own(items))
+        return self._backend.expand(self._own(items))
 
     def close_session(self, session_id: SessionId) -> None:
         """Free its cache."""

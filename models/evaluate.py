@@ -22,9 +22,9 @@ from tqdm import tqdm
 import corpus
 from measures import Agreement, in_a_loop, log_softmax
 from prompts import held_out_texts, select_prompts
-from wanspec.core.speculation.sampling import gumbel_noise
 from wanspec.core.speculation.types import NodeId, NodeSpec, SamplingParams, ScoreItem, SessionId
 from wanspec.engines.bundled_pair import load_bundled, load_bundled_tokenizer
+from wanspec.engines.noise import exponentials
 from wanspec.engines.onnx_backend import OnnxBackend
 from wanspec.engines.tokenizer import JsonTokenizer
 
@@ -50,7 +50,7 @@ def chain(tokens: Sequence[int]) -> tuple[NodeSpec, ...]:
 def score_all(backend: OnnxBackend, tokens: Sequence[int], *, first: int) -> Rows:
     """Logits after each token from index `first` on, [len(tokens) - first, vocabulary]."""
     item = ScoreItem(session_id=SESSION, sampling=SAMPLING, append=tuple(tokens[: first + 1]), nodes=chain(tokens[first + 1 :]))
-    rows = backend.score([item])[0]
+    rows = backend.logits([item])[0]
     backend.close_session(SESSION)
     return rows
 
@@ -60,7 +60,7 @@ def continuation(target: OnnxBackend, prompt: Sequence[int], *, count: int, temp
     tokens: list[int] = []
     append = tuple(prompt)
     for position in range(len(prompt), len(prompt) + count):
-        row = target.score([ScoreItem(session_id=SESSION, sampling=SAMPLING, append=append)])[0][-1]
+        row = target.logits([ScoreItem(session_id=SESSION, sampling=SAMPLING, append=append)])[0][-1]
         append = (int(np.argmax(noisy(row[None], temperature=temperature, seed=seed, first_position=position)[0])),)
         tokens += append
     target.close_session(SESSION)
@@ -72,8 +72,8 @@ def noisy(logits: Rows, *, temperature: float, seed: int, first_position: int) -
     scores = logits.astype(np.float64)
     if temperature == 0.0:
         return scores
-    noise = [gumbel_noise(seed, first_position + row, scores.shape[1]) for row in range(len(scores))]
-    return scores / temperature + np.array(noise)
+    noise = [exponentials("murmur3", seed, first_position + row, scores.shape[1]) for row in range(len(scores))]
+    return scores / temperature - np.log(np.array(noise))
 
 
 def losses(backend: OnnxBackend, streams: Sequence[Sequence[int]], byte_counts: Sequence[int], name: str) -> tuple[float, float]:
@@ -116,13 +116,13 @@ def forward_times(backend: OnnxBackend, name: str) -> str:
     cells = []
     tokens = tuple(np.random.default_rng(0).integers(1, backend.info.vocabulary_size, TIMED_PAST).tolist())
     for nodes in tqdm(TIMED_NODES, unit="size", desc=f"{name}: forward times"):
-        backend.score([ScoreItem(session_id=SESSION, sampling=SAMPLING, append=tokens)])
+        backend.logits([ScoreItem(session_id=SESSION, sampling=SAMPLING, append=tokens)])
         commit: tuple[NodeId, ...] = ()
         next_id, times = 1, []
         for _ in range(TIMED_RUNS):
             specs = tuple(NodeSpec(node_id=NodeId(next_id + i), parent_id=None, token=tokens[i]) for i in range(nodes))
             started = time.perf_counter()
-            backend.score([ScoreItem(session_id=SESSION, sampling=SAMPLING, commit=commit, nodes=specs)])
+            backend.logits([ScoreItem(session_id=SESSION, sampling=SAMPLING, commit=commit, nodes=specs)])
             times.append(1e3 * (time.perf_counter() - started))
             commit = (NodeId(next_id),)
             next_id += nodes

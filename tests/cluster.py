@@ -24,7 +24,7 @@ from wanspec.lab.simulation.cluster import WorkerSite
 from wanspec.lab.simulation.compute import Device
 from wanspec.lab.simulation.link import Jitter, Link, LinkProfile, Transport
 from wanspec.presets import StepTime
-from wanspec.serving.model_runner import choose_targets, decode_plainly, rank_drafts
+from wanspec.serving.model_runner import decode_plainly
 from wanspec.telemetry.records import DraftsReceived, PassStarted, RttSample, Verified
 from wanspec.telemetry.trace import Trace
 from wanspec.transport.codec import decode_controller_frame, decode_worker_frame, encode_frame
@@ -56,13 +56,13 @@ class BackendModel:
         self.backend = backend
         self.passes = 0
 
-    def choose_targets(self, items: Sequence[ScoreItem]) -> tuple[TargetChoices, ...]:
+    def verify(self, items: Sequence[ScoreItem]) -> tuple[TargetChoices, ...]:
         self.passes += 1
-        return choose_targets(self.backend, items)
+        return self.backend.verify(items)
 
-    def rank_drafts(self, items: Sequence[ScoreItem]) -> tuple[tuple[DraftChoices, ...], ...]:
+    def expand(self, items: Sequence[ScoreItem]) -> tuple[tuple[DraftChoices, ...], ...]:
         self.passes += 1
-        return rank_drafts(self.backend, items)
+        return self.backend.expand(items)
 
     def close_session(self, session_id: SessionId) -> None:
         self.backend.close_session(session_id)

@@ -5,7 +5,8 @@
 Each cell is a policy at a round trip, a temperature and a number of users. It is run first with real models, a worker process and an
 emulated link, then in the simulator, which is told what was measured: the texts, the round trip as the protocol saw it, and what a pass
 took beyond its pace, in all, for each session in it and for each token that it computed. A cell in which more than LATE_SHARE of the
-controller's passes were late is void and run again, then at the step times of slower deployments (`cells.PRESETS`). Takes most of an hour on two quiet cores.
+controller's passes were late is void and run again, then at the step times of slower deployments (`cells.PRESETS`). Takes most of an hour
+on two quiet cores.
 `--log` keeps what is done, so that it can go on where it stopped. `make fidelity` writes docs/fidelity.md and docs/fidelity.json.
 """
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from msgspec.structs import replace
 
 from wanspec.core.speculation.types import SamplingParams
-from wanspec.engines.interface import Backend
+from wanspec.engines.choosing import LogitsBackend
 from wanspec.engines.registry import load_tokenizer
 from wanspec.errors import ConfigError
 from wanspec.lab.bench.prompts import bench_prompts
@@ -39,7 +39,7 @@ REMOTE = ("paper", "remote", "adaptive")
 """Those that have a worker."""
 
 
-Models = tuple[Backend, Backend]
+Models = tuple[LogitsBackend, LogitsBackend]
 Prompts = Sequence[Sequence[int]]
 Figures = dict[str, float | None]
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from wanspec.engines.bundled_export import export_bundled
-from wanspec.engines.interface import Backend
+from wanspec.engines.choosing import LogitsBackend
 from wanspec.engines.llamacpp.gguf_export import export_gguf
 from wanspec.engines.registry import load_backend
 
@@ -35,7 +35,7 @@ class Engine:
     def is_installed(self) -> bool:
         return all(find_spec(package) is not None for package in self.needs)
 
-    def load(self, role: Role, folder: Path) -> Backend:
+    def load(self, role: Role, folder: Path) -> LogitsBackend:
         if self.export is not None:
             self.export(folder, role)
         return load_backend(self.spec.format(role=role, folder=folder))

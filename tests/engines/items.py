@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wanspec.core.speculation.types import NodeId, NodeSpec, SamplingParams, ScoreItem, SessionId
-from wanspec.engines.interface import Backend
+from wanspec.engines.choosing import LogitsBackend
 
 TOLERANCE = 1e-4
 """Of a logit in float32, between two ways to compute it."""
@@ -34,11 +34,17 @@ def item(
     )
 
 
-def score(backend: Backend, asked: ScoreItem) -> Rows:
-    return backend.score([asked])[0]
+def score_all(backend: LogitsBackend, asked: Sequence[ScoreItem]) -> list[Rows]:
+    """The logits after each row of each item, as copies: some engines' own do not outlive the next pass."""
+    return [np.array(rows, np.float32).reshape(-1, backend.info.vocabulary_size) for rows in backend.logits(asked)]
 
 
-def alone(backend: Backend, sequence: Sequence[int]) -> Rows:
+def score(backend: LogitsBackend, asked: ScoreItem) -> Rows:
+    """The same of one item."""
+    return score_all(backend, [asked])[0]
+
+
+def alone(backend: LogitsBackend, sequence: Sequence[int]) -> Rows:
     """Logits after a sequence, in a session of its own, its last tokens one by one."""
     start = max(1, len(sequence) // 2, len(sequence) - SINGLE_STEPS)
     row = score(backend, item(LONE_SESSION, append=sequence[:start]))

@@ -98,7 +98,7 @@ def test_the_exported_weights_give_the_logits_of_the_shipped_model(exported: tup
     backend = load_bundled(model)
     for length in (1, 7, len(PROMPT)):
         item = ScoreItem(session_id=SessionId(length), sampling=SamplingParams(), append=PROMPT[:length])
-        np.testing.assert_allclose(rows[length - 1], backend.score([item])[0][0], rtol=0, atol=TOLERANCE)
+        np.testing.assert_allclose(rows[length - 1], backend.logits([item])[0][0], rtol=0, atol=TOLERANCE)
 
 
 def test_every_parameter_is_exported(exported: tuple[BundledModel, Path]) -> None:

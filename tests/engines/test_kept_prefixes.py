@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
-from tests.engines.items import item, score
+from tests.engines.items import item, score, score_all
 
 from wanspec.core.speculation.types import SessionId
 from wanspec.engines import kept_prefixes
@@ -166,7 +166,7 @@ def test_what_is_forgotten_is_not_kept_when_its_session_closes_later() -> None:
     for session_id in (2, 3):
         model.close_session(SessionId(session_id))
     before = model.tokens_computed
-    model.score([item(4, append=[1] * 6, key="1/a"), item(5, append=[1] * 6, key="2/a")])
+    score_all(model, [item(4, append=[1] * 6, key="1/a"), item(5, append=[1] * 6, key="2/a")])
     assert model.tokens_computed - before == 6 + 1
 
 

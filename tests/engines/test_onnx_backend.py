@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from tests.engines.items import alone, assert_close, item, score
+from tests.engines.items import alone, assert_close, item, score, score_all
 
 from wanspec.core.speculation.types import SessionId
 from wanspec.engines import onnx_backend
@@ -62,9 +62,9 @@ def test_a_batch_over_sessions_gives_each_its_own_rows(data: st.DataObject, mode
     token = st.integers(1, 2000)
     prompts = {s: tuple(data.draw(st.lists(token, min_size=2, max_size=40))) for s in sessions}
     close_all(backend)
-    first = backend.score([item(s, append=prompts[s], nodes=((1, None, 5), (2, 1, 6))) for s in sessions])
+    first = score_all(backend, [item(s, append=prompts[s], nodes=((1, None, 5), (2, 1, 6))) for s in sessions])
     asked = [item(s, commit=(1,), nodes=((3, None, 7), (4, 2, 8))) if s % 2 else item(s, append=(9,)) for s in sessions]
-    second = backend.score(asked)
+    second = score_all(backend, asked)
     for s, row, later in zip(sessions, first, second, strict=True):
         assert_close(row, [alone(backend, prompts[s] + path) for path in ((), (5,), (5, 6))])
         assert_close(later, [alone(backend, prompts[s] + path) for path in (((5, 7), (5, 6, 8)) if s % 2 else ((9,),))])
@@ -79,10 +79,10 @@ def test_how_a_batch_is_cut_into_passes_does_not_show(
     backend = models["draft"]
     close_all(backend)
     asked = [item(s, append=PROMPT[s:], nodes=((1, None, 20), (2, 1, 30), (3, None, 40))) for s in (1, 2, 3)]
-    expected = backend.score(asked)
+    expected = score_all(backend, asked)
     close_all(backend)
     monkeypatch.setattr(onnx_backend, limit, value)
-    for found, row in zip(backend.score(asked), expected, strict=True):
+    for found, row in zip(score_all(backend, asked), expected, strict=True):
         assert_close(found, row)
     monkeypatch.undo()
     for s in (1, 2, 3):
@@ -103,7 +103,7 @@ def test_sessions_of_all_lengths_that_come_and_go_share_passes(models: dict[str,
                 more = tuple(chance.randrange(1, 2000) for _ in range(chance.choice([1, 1, 2, 9])))
                 texts[session] += more
                 asked.append(item(session, append=more))
-        rows = backend.score(asked)
+        rows = score_all(backend, asked)
         for one, found in zip(asked, rows, strict=True):
             assert_close(found[-1:], [alone(backend, texts[one.session_id])])
         if step % 7 == 6:

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
-from wanspec.core.speculation.types import SamplingParams, ScoreItem, SessionId
-from wanspec.engines import paced
+from wanspec.core.speculation.types import Position, SamplingParams, ScoreItem, SessionId, TargetChoices
+from wanspec.engines import choosing, paced
+from wanspec.engines.choosing import Rows
 from wanspec.engines.paced import PacedBackend
 from wanspec.engines.scripted import ScriptedBackend
 from wanspec.errors import BackendError, ConfigError
@@ -38,9 +38,9 @@ class SlowBackend(ScriptedBackend):
         super().__init__()
         self.clock, self.work_s = clock, work_s
 
-    def score(self, items: Sequence[ScoreItem]) -> list[NDArray[np.float32]]:
+    def logits(self, items: Sequence[ScoreItem]) -> list[Rows]:
         self.clock.now += self.work_s
-        return super().score(items)
+        return super().logits(items)
 
 
 @pytest.fixture
@@ -51,30 +51,37 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> FakeTime:
 
 
 def prompt(session: int, tokens: int) -> ScoreItem:
-    return ScoreItem(session_id=SessionId(session), sampling=SamplingParams(), append=(1,) * tokens)
+    return ScoreItem(session_id=SessionId(session), sampling=SamplingParams(), append=(1,) * tokens, next_positions=(Position(tokens),))
 
 
 def paced_backend(clock: FakeTime, *, work_s: float = 0.001) -> PacedBackend:
     return PacedBackend(SlowBackend(clock, work_s), step_s=0.020, token_s=0.001)
 
 
-def run_pass(backend: PacedBackend, items: Sequence[ScoreItem]) -> list[NDArray[np.float32]]:
-    logits = backend.score(items)
-    backend.end_pass()
-    return logits
+def run_pass(backend: PacedBackend, items: Sequence[ScoreItem]) -> tuple[TargetChoices, ...]:
+    return backend.verify(items)
 
 
-def test_what_is_done_with_the_scores_is_part_of_the_pass(clock: FakeTime) -> None:
+@pytest.mark.parametrize("method", ["verify", "expand", "log_probs"])
+def test_the_choice_of_tokens_is_part_of_the_pass(method: str, clock: FakeTime, monkeypatch: pytest.MonkeyPatch) -> None:
+    def slowly(*_: object, **__: object) -> tuple[()]:
+        clock.now += 0.015
+        return ()
+
+    for name in ("choose", "rank", "log_probs_of"):
+        monkeypatch.setattr(choosing, name, slowly)
     backend = paced_backend(clock)
-    backend.score([prompt(1, 3)])
-    clock.now += 0.015
-    backend.end_pass()
+    if method == "log_probs":
+        backend.log_probs(prompt(1, 3), (1,), count=0)
+    else:
+        getattr(backend, method)([prompt(1, 3)])
     assert clock.now - 100.0 == pytest.approx(0.020, abs=1e-4)
+    assert (backend.passes, backend.late_passes) == (1, 0)
 
 
 def test_a_small_pass_takes_the_step_time(clock: FakeTime) -> None:
     backend = paced_backend(clock)
-    assert run_pass(backend, [prompt(1, 3)])[0].shape == (1, 64)
+    assert len(run_pass(backend, [prompt(1, 3)])[0].tokens) == 1
     assert clock.now - 100.0 == pytest.approx(0.020, abs=1e-4)
     assert (backend.passes, backend.late_passes) == (1, 0)
 

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
-from numpy.typing import NDArray
-
 from wanspec.core.speculation.types import SamplingParams, ScoreItem
+from wanspec.engines.choosing import Rows
 from wanspec.engines.scripted import ScriptedBackend
 from wanspec.serving.engine import expected_of
 from wanspec.serving.generation import Generation
@@ -30,10 +28,10 @@ class Failing(ScriptedBackend):
         super().__init__(vocabulary_size=vocabulary_size, seed=5)
         self._error = error
 
-    def score(self, items: Sequence[ScoreItem]) -> list[NDArray[np.float32]]:
+    def logits(self, items: Sequence[ScoreItem]) -> list[Rows]:
         if self.passes >= 3:
             raise self._error
-        return super().score(items)
+        return super().logits(items)
 
 
 def door(*, one_way_delay_s: float = 0.002, limits: WireLimits | None = None) -> MemoryListener:

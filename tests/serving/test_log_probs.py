@@ -13,13 +13,12 @@ from tests.workers import drafted_for
 from wanspec.core.policy.parameters import POLICY_NAMES
 from wanspec.core.policy.registry import PolicyConfig
 from wanspec.core.protocol.effects import EmitTokens
-from wanspec.core.speculation.sampling import Logits, log_probs_of
 from wanspec.core.speculation.types import LogProbs, NodeId, NodeSpec, Position, SamplingParams, ScoreItem, SessionId
+from wanspec.engines import choosing
+from wanspec.engines.choosing import Rows, log_probs_of
 from wanspec.engines.paced import PacedBackend
 from wanspec.engines.scripted import CONTEXT_TOKENS
-from wanspec.serving import model_runner
 from wanspec.serving.engine import ControllerEngine
-from wanspec.serving.model_runner import choose_targets
 
 DRAWN = SamplingParams(temperature=0.8, top_k=5, top_p=0.9, seed=3)
 
@@ -29,7 +28,7 @@ def expected(tokens: Sequence[int], *, count: int) -> list[LogProbs]:
     text = [-1] * CONTEXT_TOKENS + [*PROMPT, *tokens]
     begins = range(len(PROMPT), len(PROMPT) + len(tokens))
     contexts = np.array([text[begin : begin + CONTEXT_TOKENS] for begin in begins], np.int64)
-    return list(log_probs_of(model().logits(contexts), tokens, count=count))
+    return list(log_probs_of(model().logits_after(contexts), tokens, count=count))
 
 
 @pytest.mark.parametrize("sampling", [GREEDY, DRAWN])
@@ -58,15 +57,15 @@ def test_nothing_is_found_for_rejected_drafts_nor_for_those_who_do_not_ask(monke
     item = ScoreItem(session_id=SessionId(1), sampling=GREEDY, append=PROMPT, nodes=nodes, next_positions=positions)
     found: list[Sequence[int]] = []
 
-    def watched(logits: Logits, tokens: Sequence[int], *, count: int) -> tuple[LogProbs, ...]:
+    def watched(logits: Rows, tokens: Sequence[int], *, count: int) -> tuple[LogProbs, ...]:
         found.append(tokens)
         return log_probs_of(logits, tokens, count=count)
 
-    monkeypatch.setattr(model_runner, "log_probs_of", watched)
-    (silent,) = choose_targets(model(), [item])
+    monkeypatch.setattr(choosing, "log_probs_of", watched)
+    (silent,) = model().verify([item])
     assert found == []
     assert silent.log_probs == ()
-    (choices,) = choose_targets(model(), [replace(item, num_log_probs=0)])
+    (choices,) = model().verify([replace(item, num_log_probs=0)])
     assert choices.tokens == silent.tokens == (first, second)
     assert len(choices.log_probs) == 2
     assert found == [(first, second)]

@@ -13,16 +13,15 @@ from tests.serving.scripted import plainly as plain_text
 from tests.workers import until
 
 from wanspec.core.policy.registry import PolicyConfig
-from wanspec.core.speculation.sampling import log_probs_of
 from wanspec.core.speculation.types import LogProbs, SamplingParams, ScoreItem, SessionId
 from wanspec.engines.bundled_pair import load_bundled
-from wanspec.engines.interface import Backend
+from wanspec.engines.choosing import LogitsBackend, Rows, log_probs_of
 from wanspec.engines.paced import PacedBackend
 from wanspec.engines.scripted import ScriptedBackend
 from wanspec.errors import BackendError, ConfigError
 from wanspec.serving import model_runner
 from wanspec.serving.engine import ControllerEngine
-from wanspec.serving.model_runner import prompt_pieces, score_piece
+from wanspec.serving.model_runner import prompt_pieces
 
 PLAIN = PolicyConfig(name="autoregressive")
 
@@ -31,18 +30,18 @@ def prompt_of(length: int) -> list[int]:
     return [7 * index * index % 32 for index in range(length)]
 
 
-def plainly(backend: Backend, tokens: Sequence[int], *, count: int) -> list[LogProbs]:
+def plainly(backend: LogitsBackend, tokens: Sequence[int], *, count: int) -> list[LogProbs]:
     """A token a pass, each after all before it."""
     found: list[LogProbs] = []
     for token, following in pairwise(tokens):
-        (rows,) = backend.score([ScoreItem(session_id=SessionId(1), sampling=SamplingParams(), append=(token,))])
+        (rows,) = backend.logits([ScoreItem(session_id=SessionId(1), sampling=SamplingParams(), append=(token,))])
         found += log_probs_of(rows, [following], count=count)
     backend.close_session(SessionId(1))
     return found
 
 
-def in_pieces(backend: Backend, tokens: Sequence[int], *, count: int, key: str | None = None) -> list[LogProbs]:
-    found = [one for piece in prompt_pieces(tokens, SessionId(2), key) for one in score_piece(backend, piece, count=count)]
+def in_pieces(backend: LogitsBackend, tokens: Sequence[int], *, count: int, key: str | None = None) -> list[LogProbs]:
+    found = [one for piece in prompt_pieces(tokens, SessionId(2), key) for one in backend.log_probs(*piece, count=count)]
     backend.close_session(SessionId(2))
     return found
 
@@ -97,10 +96,10 @@ async def test_what_cannot_be_scored_is_refused_and_what_breaks_is_told() -> Non
 @pytest.mark.parametrize("error", [BackendError("out of memory"), SystemExit("a library gives up")])
 async def test_a_pass_that_breaks_reaches_whoever_waits_and_nobody_else(error: BaseException) -> None:
     class Failing(ScriptedBackend):
-        def score(self, items: Sequence[ScoreItem]) -> list[np.ndarray]:
+        def logits(self, items: Sequence[ScoreItem]) -> list[Rows]:
             if items[0].nodes:
                 raise error
-            return super().score(items)
+            return super().logits(items)
 
     async with ControllerEngine(target=Failing(vocabulary_size=32, seed=5), draft=model()) as engine, asyncio.timeout(10):
         with pytest.raises((BackendError, RuntimeError), match=r"out of memory|a library gives up"):

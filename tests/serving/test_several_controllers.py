@@ -10,14 +10,13 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from numpy.typing import NDArray
 from tests.serving.scripted import GREEDY, collect, door, model, plainly
 from tests.workers import start_worker
 
 from wanspec.core.policy.registry import PolicyConfig
 from wanspec.core.speculation.types import Position, ScoreItem, SessionId
+from wanspec.engines.choosing import Rows
 from wanspec.engines.paced import PacedBackend
 from wanspec.engines.scripted import ScriptedBackend
 from wanspec.lab.records.replay import Replay
@@ -42,9 +41,9 @@ class Watched(ScriptedBackend):
         super().__init__(vocabulary_size=32, seed=5)
         self.owners: list[int] = []
 
-    def score(self, items: Sequence[ScoreItem]) -> list[NDArray[np.float32]]:
+    def logits(self, items: Sequence[ScoreItem]) -> list[Rows]:
         self.owners.append(items[0].session_id // SESSIONS_PER_SHARE)
-        return super().score(items)
+        return super().logits(items)
 
 
 @asynccontextmanager
@@ -159,7 +158,7 @@ async def test_no_connection_begins_from_what_another_has_computed() -> None:
     def computed(share: DraftShare) -> int:
         """Of a prompt of six, by a session that is closed at once, under the key that every controller gives first."""
         before = draft.tokens_computed
-        share.score([ScoreItem(session_id=SessionId(1), sampling=GREEDY, append=(1,) * 6, next_positions=(Position(6),), reuse_key="1")])
+        share.expand([ScoreItem(session_id=SessionId(1), sampling=GREEDY, append=(1,) * 6, next_positions=(Position(6),), reuse_key="1")])
         share.close_session(SessionId(1))
         return draft.tokens_computed - before
 
@@ -177,7 +176,7 @@ async def test_a_share_frees_its_own_sessions_and_no_others() -> None:
     for share in shares:
         for session_id in (1, 2):
             item = ScoreItem(session_id=SessionId(session_id), sampling=GREEDY, append=(1,), next_positions=(Position(1),))
-            share.score([item])
+            share.expand([item])
     assert draft.open_sessions == 4
     shares[0].close_session(SessionId(1))
     shares[1].close()

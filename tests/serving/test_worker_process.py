@@ -9,9 +9,7 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import pytest
-from numpy.typing import NDArray
 from tests.serving.scripted import GREEDY, PROMPT, collect, door, model, plainly
 from tests.workers import WAIT_S, start_worker
 
@@ -19,6 +17,7 @@ from wanspec.core.policy.registry import PolicyConfig
 from wanspec.core.protocol.messages import CloseSession, Drain, OpenSession
 from wanspec.core.protocol.worker import Worker
 from wanspec.core.speculation.types import DraftingConfig, SamplingParams, ScoreItem, SessionId
+from wanspec.engines.choosing import Rows
 from wanspec.engines.scripted import ScriptedBackend
 from wanspec.errors import BackendError, TransportError
 from wanspec.serving.calibration_store import CalibrationStore
@@ -35,10 +34,10 @@ class Held(ScriptedBackend):
         super().__init__(vocabulary_size=32, seed=5)
         self.has_begun, self.may_end = threading.Event(), threading.Event()
 
-    def score(self, items: Sequence[ScoreItem]) -> list[NDArray[np.float32]]:
+    def logits(self, items: Sequence[ScoreItem]) -> list[Rows]:
         self.has_begun.set()
         assert self.may_end.wait(WAIT_S)
-        return super().score(items)
+        return super().logits(items)
 
 
 async def test_a_trace_that_cannot_be_written_costs_the_worker_its_trace_and_nothing_else(caplog: pytest.LogCaptureFixture) -> None:

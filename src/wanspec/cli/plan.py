@@ -133,7 +133,7 @@ def calibrate(
     Where other work goes on, the times are that much longer. Give the --threads that the model will be served with.
     """
     from wanspec.engines.registry import check_model
-    from wanspec.lab.planning.calibrate import choose_as_draft, choose_as_target, medians, time_rounds
+    from wanspec.lab.planning.calibrate import medians, time_rounds
     from wanspec.lab.planning.step_times import ModelTimes, StepTimes, write_step_times
 
     with exit_statuses():
@@ -145,8 +145,8 @@ def calibrate(
 
         def timed(spec: str, model: Literal["target", "draft"]) -> ModelTimes:
             backend = load_model(spec, preset, model, threads=threads)
-            choose = choose_as_target if model == "target" else choose_as_draft
-            rounds = time_rounds(backend, spec, choose, prompt_tokens=prompt_tokens, passes=passes)
+            run = backend.verify if model == "target" else backend.expand
+            rounds = time_rounds(backend, spec, run, prompt_tokens=prompt_tokens, passes=passes)
             return ModelTimes(model=spec, pass_ms=medians(tracked(rounds, passes, f"timing the {model}")))
 
         now = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")

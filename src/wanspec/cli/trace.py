@@ -10,7 +10,6 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from wanspec.cli.application import new_app
-from wanspec.cli.loading import load_pair
 from wanspec.cli.options import DraftModel, PromptFile, Seed, TargetModel, Temperature, TopK, TopP, read_prompts
 from wanspec.cli.results import check_writable
 from wanspec.cli.running import exit_statuses, stderr, stdout
@@ -50,7 +49,7 @@ def trace(
     choices are written down together, and what the draft says after wrong ones of these.
     """
     from wanspec.engines.bundled_pair import held_out_prompts
-    from wanspec.engines.registry import load_tokenizer
+    from wanspec.engines.registry import check_model, load_backend, load_tokenizer
     from wanspec.lab.records.token_recorder import record_tokens
     from wanspec.lab.records.token_trace import write_token_trace
 
@@ -61,7 +60,9 @@ def trace(
             check_installed(f"writing {out}", "duckdb", extra="measure", otherwise="write .npz")
         check_writable(out)
         texts = read_prompts(prompt or [], prompt_file) or tuple(held_out_prompts())
-        models = load_pair(target, draft, "")
+        for spec in (target, draft):
+            check_model(spec)
+        models = load_backend(target), load_backend(draft)
         tokenizer = load_tokenizer(target)
         sampling = SamplingParams(temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
         columns = (TextColumn("recording"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())

@@ -1,4 +1,8 @@
-"""The interface of a model: logits in rows, caches by session; `ScoreItem` is the one question it is asked."""
+"""The interface of a model: it is asked about rows of sessions (`ScoreItem`) and answers with choices.
+
+Logits stay where they are made: a row of Llama 3's has half a megabyte, a choice some bytes. What is chosen is defined once
+(`core.speculation.sampling`).
+"""
 
 from __future__ import annotations
 
@@ -6,10 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-import numpy as np
-from numpy.typing import NDArray
-
-from wanspec.core.speculation.types import ScoreItem, SessionId
+from wanspec.core.speculation.types import DraftChoices, LogProbs, ScoreItem, SessionId, TargetChoices
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,21 +46,25 @@ class ModelInfo:
 
 
 class Backend(Protocol):
-    """A model and the caches of its sessions. Not thread-safe: one caller at a time."""
+    """A model and the caches of its sessions. Not thread-safe: one caller at a time.
+
+    Each of the first three methods runs one batched forward pass. They raise BackendError when an item names an unknown parent or node,
+    repeats a session, a token is outside the vocabulary or the context is exceeded; the caches are then as they were before the call.
+    """
 
     @property
     def info(self) -> ModelInfo: ...
 
-    def score(self, items: Sequence[ScoreItem]) -> list[NDArray[np.float32]]:
-        """Run one batched forward pass. Returns, for each item in order, logits [rows, vocabulary].
-
-        Raises BackendError when an item names an unknown parent or node, repeats a session, a token is outside the vocabulary or the
-        context is exceeded; the caches are then as they were before the call.
-        """
+    def verify(self, items: Sequence[ScoreItem]) -> tuple[TargetChoices, ...]:
+        """The target's choices for each item; none for an item without `next_positions`, a piece of a longer text."""
         ...
 
-    def end_pass(self) -> None:
-        """The choices of the newest pass have been made. A backend that emulates a slower machine waits here for its sake."""
+    def expand(self, items: Sequence[ScoreItem]) -> tuple[tuple[DraftChoices, ...], ...]:
+        """The draft model's ranking after each row of each item; none for an item without `next_positions`."""
+        ...
+
+    def log_probs(self, item: ScoreItem, following: Sequence[int], *, count: int) -> tuple[LogProbs, ...]:
+        """Log probabilities of the tokens that follow the first rows of an item, and of the `count` most probable ones there."""
         ...
 
     def close_session(self, session_id: SessionId) -> None:

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wanspec.core.speculation.types import ScoreItem, SessionId
+from wanspec.engines.choosing import LogitsBackend, Rows
 from wanspec.engines.interface import ModelInfo
 from wanspec.engines.slot_blocks import Block, Blocks, BlockSlots, CacheShape
 from wanspec.engines.slot_cache import Extension, Part, SessionCaches, SlotCache, parts_of
@@ -34,7 +35,7 @@ MAX_GAP_ROWS = 4
 """Unused rows between two of a shared pass, whose attention is computed in vain; for more, another pass is cheaper."""
 
 
-class OnnxBackend:
+class OnnxBackend(LogitsBackend):
     """A model on ONNX Runtime and the caches of its sessions."""
 
     def __init__(self, model: bytes, info: ModelInfo, *, threads: int = 1) -> None:
@@ -50,8 +51,8 @@ class OnnxBackend:
     def info(self) -> ModelInfo:
         return self._info
 
-    def score(self, items: Sequence[ScoreItem]) -> list[NDArray[np.float32]]:
-        """As `Backend.score`."""
+    def logits(self, items: Sequence[ScoreItem]) -> list[Rows]:
+        """As `LogitsBackend.logits`."""
         plans = self._caches.plan(items)
         nothing = np.empty((0, self._info.vocabulary_size), np.float32)
         answers: dict[SessionId, list[NDArray[np.float32]]] = {item.session_id: [] for item in items}
@@ -60,9 +61,6 @@ class OnnxBackend:
                 answers[part.extension.item.session_id].append(rows[part.unasked :])
         self._caches.apply(plans)
         return [joined([rows for rows in answer if len(rows)] or [nothing]) for answer in answers.values()]
-
-    def end_pass(self) -> None:
-        """As `Backend.end_pass`."""
 
     def close_session(self, session_id: SessionId) -> None:
         """As `Backend.close_session`."""

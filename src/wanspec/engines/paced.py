@@ -8,13 +8,11 @@ more than a few of them is not at the preset's timing, and its figures do not co
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Literal, Self
 
-import numpy as np
-from numpy.typing import NDArray
-
-from wanspec.core.speculation.types import ScoreItem, SessionId
+from wanspec.core.speculation.types import DraftChoices, LogProbs, ScoreItem, SessionId, TargetChoices
 from wanspec.engines.interface import Backend, ModelInfo
 from wanspec.errors import ConfigError
 from wanspec.presets import StepTime, preset
@@ -37,8 +35,6 @@ class PacedBackend:
                 raise ConfigError(f"{name} is {value}; a pace is between 0 and {MAX_PACE_S:g} seconds")
         self._backend = backend
         self._time = StepTime(step_s=step_s, token_s=token_s)
-        self._due: float | None = None
-        """When the pass in flight should end."""
         self.passes = 0
         """Passes so far."""
         self.late_passes = 0
@@ -62,21 +58,30 @@ class PacedBackend:
         """How long a pass over `tokens` tokens takes."""
         return self._time.pass_s(tokens)
 
-    def score(self, items: Sequence[ScoreItem]) -> list[NDArray[np.float32]]:
-        """As `Backend.score`."""
-        self._due = None
-        started = time.perf_counter()
-        logits = self._backend.score(items)
-        tokens = sum(item.tokens for item in items)
-        if tokens:
-            self._due = started + self.pass_s(tokens)
-        return logits
+    def verify(self, items: Sequence[ScoreItem]) -> tuple[TargetChoices, ...]:
+        """As `Backend.verify`."""
+        with self._pass(items):
+            return self._backend.verify(items)
 
-    def end_pass(self) -> None:
-        """Wait until the pass should end, and record how late it is then."""
-        due, self._due = self._due, None
-        if due is None:
+    def expand(self, items: Sequence[ScoreItem]) -> tuple[tuple[DraftChoices, ...], ...]:
+        """As `Backend.expand`."""
+        with self._pass(items):
+            return self._backend.expand(items)
+
+    def log_probs(self, item: ScoreItem, following: Sequence[int], *, count: int) -> tuple[LogProbs, ...]:
+        """As `Backend.log_probs`."""
+        with self._pass([item]):
+            return self._backend.log_probs(item, following, count=count)
+
+    @contextmanager
+    def _pass(self, items: Sequence[ScoreItem]) -> Iterator[None]:
+        """Wait at its end until the pass should end, and record how late it is then."""
+        started = time.perf_counter()
+        yield
+        tokens = sum(item.tokens for item in items)
+        if not tokens:
             return
+        due = started + self.pass_s(tokens)
         while (left := due - time.perf_counter()) > 0.0:
             time.sleep(left - SLEEP_MARGIN_S if left > SLEEP_MARGIN_S else 0.0)
         self.passes += 1

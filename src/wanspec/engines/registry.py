@@ -22,7 +22,7 @@ from wanspec.extras import how_to_install, is_installed
 
 if TYPE_CHECKING:
     from wanspec.engines.bundled_pair import BundledModel
-    from wanspec.engines.interface import Backend
+    from wanspec.engines.choosing import LogitsBackend
     from wanspec.engines.tokenizer import Tokenizer
 
 SCRIPTED_DISAGREEMENT = "0.25"
@@ -67,7 +67,7 @@ class Engine:
 
     models: tuple[str, ...]
     """Names that may follow the colon; a word in capitals stands for any."""
-    load: Callable[[ModelSpec, int], Backend]
+    load: Callable[[ModelSpec, int], LogitsBackend]
     """Loads a model, on this many threads."""
     tokenizer: Callable[[ModelSpec], Tokenizer]
     """Loads the tokenizer alone."""
@@ -88,7 +88,7 @@ def parse_spec(text: str) -> ModelSpec:
     return ModelSpec(text=text, kind=kind, name=name, options=options)
 
 
-def load_backend(text: str, *, threads: int = 1) -> Backend:
+def load_backend(text: str, *, threads: int = 1) -> LogitsBackend:
     """Load the model that `text` names, on `threads` threads. Raises ConfigError, which lists the known names, or BackendError."""
     spec = parse_spec(text)
     return engine_of(spec).load(spec, threads)
@@ -151,7 +151,7 @@ def _control_groups(root: Path) -> Iterator[Path]:
         yield from [group, *group.parents[: len(group.parts) - len(top.parts)]]
 
 
-def _bundled(spec: ModelSpec, threads: int) -> Backend:
+def _bundled(spec: ModelSpec, threads: int) -> LogitsBackend:
     from wanspec.engines.bundled_pair import load_bundled
 
     spec.chosen({})
@@ -164,7 +164,7 @@ def _bundled_tokenizer(_spec: ModelSpec) -> Tokenizer:
     return load_bundled_tokenizer()
 
 
-def _scripted(spec: ModelSpec, _threads: int) -> Backend:
+def _scripted(spec: ModelSpec, _threads: int) -> LogitsBackend:
     from wanspec.engines.scripted import ScriptedBackend
 
     options = _scripted_options(spec)
@@ -187,7 +187,7 @@ def _scripted_options(spec: ModelSpec) -> Mapping[str, float]:
     return {key: spec.number(text) for key, text in spec.chosen(defaults).items()}
 
 
-def _hf(spec: ModelSpec, threads: int) -> Backend:
+def _hf(spec: ModelSpec, threads: int) -> LogitsBackend:
     try:
         from wanspec.engines.hf.loading import load_hf
     except ImportError as error:
@@ -218,7 +218,7 @@ def _hf_tokenizer(spec: ModelSpec) -> Tokenizer:
     return load_hf_tokenizer(spec)
 
 
-def _llamacpp(spec: ModelSpec, threads: int) -> Backend:
+def _llamacpp(spec: ModelSpec, threads: int) -> LogitsBackend:
     from wanspec.engines.llamacpp.loading import load_llamacpp
 
     return load_llamacpp(spec, threads=threads)

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from wanspec.core.protocol.messages import MAX_SEQUENCE_TOKENS
 from wanspec.core.speculation.types import ScoreItem, SessionId
+from wanspec.engines.choosing import LogitsBackend, Rows
 from wanspec.engines.interface import ModelInfo
 from wanspec.engines.slot_cache import Extension, SessionCaches, SlotCache
 from wanspec.engines.slots import NumpySlots
@@ -32,7 +33,7 @@ _FIRST_MULTIPLIER, _SECOND_MULTIPLIER = np.uint64(0xBF58476D1CE4E5B9), np.uint64
 _INCREMENT = np.uint64(0x9E3779B97F4A7C15)
 
 
-class ScriptedBackend:
+class ScriptedBackend(LogitsBackend):
     """A deterministic model over a small vocabulary. Target and draft of a pair have equal `vocabulary_size` and `seed`."""
 
     def __init__(
@@ -75,22 +76,19 @@ class ScriptedBackend:
         """Sessions that hold a cache, for leak tests."""
         return len(self._caches)
 
-    def score(self, items: Sequence[ScoreItem]) -> list[NDArray[np.float32]]:
-        """As `Backend.score`."""
+    def logits(self, items: Sequence[ScoreItem]) -> list[Rows]:
+        """As `LogitsBackend.logits`."""
         plans = self._caches.plan(items)
-        logits = []
+        logits: list[Rows] = []
         for cache, extension in plans:
             cache.slots.write(cache.used, [extension.tokens])
             self.tokens_computed += len(extension.tokens)
             first = max(len(extension.item.append) - 1, 0)
             contexts = [context(cache, extension, row) for row in range(first, len(extension.tokens))]
-            logits.append(self.logits(np.array(contexts, np.int64).reshape(-1, CONTEXT_TOKENS)))
+            logits.append(self.logits_after(np.array(contexts, np.int64).reshape(-1, CONTEXT_TOKENS)))
         self._caches.apply(plans)
         self.passes += 1
         return logits
-
-    def end_pass(self) -> None:
-        """As `Backend.end_pass`."""
 
     def close_session(self, session_id: SessionId) -> None:
         """As `Backend.close_session`."""
@@ -100,7 +98,7 @@ class ScriptedBackend:
         """As `Backend.forget`."""
         self._caches.forget(key_prefix)
 
-    def logits(self, contexts: NDArray[np.int64]) -> NDArray[np.float32]:
+    def logits_after(self, contexts: NDArray[np.int64]) -> NDArray[np.float32]:
         """The model itself: logits [rows, vocabulary] after `contexts` [rows, CONTEXT_TOKENS], with -1 before the sequence begins."""
         shared = hashed(contexts, self._seed)
         own = unit(mixed(shared + np.uint64(1))) < self._disagreement

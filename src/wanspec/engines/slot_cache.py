@@ -261,7 +261,7 @@ class SessionCaches(Generic[S]):
         """The kept prefixes that sessions have begun from, while their prompts come in pieces that go on along them."""
 
     def plan(self, items: Sequence[ScoreItem]) -> list[tuple[SlotCache[S], Extension]]:
-        """Check a whole batch and lay it out; nothing changes. Raises BackendError as `Backend.score` says."""
+        """Check a whole batch and lay it out; nothing changes. Raises BackendError as `Backend` says."""
         if len({item.session_id for item in items}) != len(items):
             raise BackendError(f"a batch names a session twice: {[item.session_id for item in items]}")
         return [self._plan_item(item) for item in items]

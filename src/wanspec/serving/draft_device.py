@@ -14,11 +14,9 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import count
 from typing import Final
 
-import numpy as np
 from msgspec import structs
-from numpy.typing import NDArray
 
-from wanspec.core.speculation.types import ScoreItem, SessionId
+from wanspec.core.speculation.types import DraftChoices, ScoreItem, SessionId
 from wanspec.engines.interface import Backend, ModelInfo
 
 SESSIONS_PER_SHARE: Final = 1 << 53
@@ -50,7 +48,7 @@ class DraftDevice:
 
 
 class DraftShare:
-    """One connection's share of the model, a `Backend` with session ids of its own."""
+    """One connection's share of the model, with session ids of its own: as much of a `Backend` as a worker needs."""
 
     def __init__(self, draft: Backend, number: int) -> None:
         self._draft = draft
@@ -61,13 +59,11 @@ class DraftShare:
     def info(self) -> ModelInfo:
         return self._draft.info
 
-    def score(self, items: Sequence[ScoreItem]) -> list[NDArray[np.float32]]:
+    def expand(self, items: Sequence[ScoreItem]) -> tuple[tuple[DraftChoices, ...], ...]:
+        """As `Backend.expand`."""
         own = [structs.replace(item, session_id=self._own(item.session_id), reuse_key=self._own_key(item.reuse_key)) for item in items]
         self._open.update(item.session_id for item in own)
-        return self._draft.score(own)
-
-    def end_pass(self) -> None:
-        self._draft.end_pass()
+        return self._draft.expand(own)
 
     def close_session(self, session_id: SessionId) -> None:
         self._draft.close_session(self._own(session_id))

@@ -53,7 +53,7 @@ from wanspec.errors import BackendError, ConfigError, bare_cause
 from wanspec.serving.connected_workers import ConnectedWorkers
 from wanspec.serving.figures import Figures
 from wanspec.serving.generation import Generation, Tally
-from wanspec.serving.model_runner import Piece, choose_targets, exceptions_only, prompt_pieces, rank_drafts, score_piece
+from wanspec.serving.model_runner import Piece, exceptions_only, prompt_pieces
 from wanspec.telemetry.records import Model
 from wanspec.telemetry.trace import NoTrace, SparedTrace, TraceSink
 from wanspec.telemetry.tracer import Tracer
@@ -308,12 +308,12 @@ class ControllerEngine:
     def _run_pass(self, model: Model, items: tuple[ScoreItem, ...]) -> Any:  # noqa: ANN401  # what the event of this model's passes takes
         """In the passes' thread."""
         with exceptions_only(f"a {model} pass"):
-            return choose_targets(self._target, items) if model == "target" else rank_drafts(self._draft, items)
+            return self._target.verify(items) if model == "target" else self._draft.expand(items)
 
     def _score_piece(self, piece: Piece, count: int) -> tuple[LogProbs, ...]:
         """In the passes' thread."""
         with exceptions_only("a target pass"):
-            return score_piece(self._target, piece, count=count)
+            return self._target.log_probs(*piece, count=count)
 
     async def _finish_pass(self, model: Model, items: tuple[ScoreItem, ...], passing: asyncio.Future[Any], started: float) -> None:
         try:

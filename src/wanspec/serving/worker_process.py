@@ -32,7 +32,6 @@ from wanspec.engines.interface import Backend, ModelInfo
 from wanspec.errors import BackendError, ConfigError, RemoteProtocolError, TransportError
 from wanspec.serving.calibration_store import CalibrationStore, saved_regularly
 from wanspec.serving.draft_device import DraftDevice
-from wanspec.serving.model_runner import rank_drafts
 from wanspec.telemetry.trace import NoTrace, SparedTrace, TraceSink
 from wanspec.telemetry.tracer import Tracer
 from wanspec.transport.codec import encoded_size
@@ -278,7 +277,7 @@ class _Connected:
 
     def _run_pass(self, items: tuple[ScoreItem, ...], started: float) -> None:
         try:
-            choices = rank_drafts(self._draft, items)
+            choices = self._draft.expand(items)
             now = self._loop.time()
             self._tracer.pass_finished("draft", items, now - started, now=now)
             self._handle(DraftFinished(choices=choices, duration_s=now - started))

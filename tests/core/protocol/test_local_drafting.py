@@ -29,7 +29,6 @@ from wanspec.core.speculation.model_view import NEAR_TOKENS
 from wanspec.core.speculation.types import DraftingConfig, NodeId, Position, ScoreItem, SessionId, WorkerId
 from wanspec.engines.scripted import CONTEXT_TOKENS, ScriptedBackend
 from wanspec.errors import LocalProtocolError
-from wanspec.serving.model_runner import rank_drafts
 
 VOCABULARY, SEED, MAX_DRAFT_TOKENS = 32, 5, 4
 STEP_S = 0.02
@@ -41,7 +40,7 @@ TARGET = ScriptedBackend(vocabulary_size=VOCABULARY, seed=SEED)
 def following(tokens: Sequence[int]) -> int:
     """The target's greedy token."""
     context = np.array([[-1] * CONTEXT_TOKENS + list(tokens)], np.int64)[:, -CONTEXT_TOKENS:]
-    return int(TARGET.logits(context)[0].argmax())
+    return int(TARGET.logits_after(context)[0].argmax())
 
 
 class Request:
@@ -107,7 +106,7 @@ class Site:
         self.now += duration_s
         if self.is_broken:
             return PassFailed(kind=PassKind.DRAFT, reason="no memory")
-        return DraftFinished(choices=rank_drafts(self.draft, items), duration_s=duration_s)
+        return DraftFinished(choices=self.draft.expand(items), duration_s=duration_s)
 
     def handle(self, event: ProposerEvent) -> list[Effect]:
         effects = self.machine.handle(event, now=self.now)
@@ -282,7 +281,7 @@ def test_a_worker_that_is_sure_of_a_wrong_token_is_judged_by_the_local_model() -
     site.join()
     site.step(request)
     first = following(request.tokens)
-    ranked = np.argsort(-TARGET.logits(np.array([[*request.tokens, first]], np.int64)[:, -CONTEXT_TOKENS:])[0])
+    ranked = np.argsort(-TARGET.logits_after(np.array([[*request.tokens, first]], np.int64)[:, -CONTEXT_TOKENS:])[0])
     site.send(1, len(request.tokens) - 1, [first, int(ranked[1])], log_prob=-0.01)
     site.knows_its_steps()
     site.step(request)

@@ -37,10 +37,10 @@ def text_token(position: int) -> int:
 class SharpText:
     """A target and its draft model, which agree nearly always, and the draft model is sure of itself."""
 
-    def choose_targets(self, items: Sequence[ScoreItem]) -> tuple[TargetChoices, ...]:
+    def verify(self, items: Sequence[ScoreItem]) -> tuple[TargetChoices, ...]:
         return tuple(self._choose(item) for item in items)
 
-    def rank_drafts(self, items: Sequence[ScoreItem]) -> tuple[tuple[DraftChoices, ...], ...]:
+    def expand(self, items: Sequence[ScoreItem]) -> tuple[tuple[DraftChoices, ...], ...]:
         return tuple(tuple(self._rank(at) for at in item.next_positions) for item in items)
 
     def close_session(self, session_id: SessionId) -> None:

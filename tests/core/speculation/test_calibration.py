@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wanspec.core.speculation.calibration import ENTROPY_EDGES_NATS, MAX_TEMPERATURE, TAUS, Calibration, CalibrationBook, CalibrationState
-from wanspec.core.speculation.sampling import draft_choices, gumbel_noise
 from wanspec.core.speculation.types import DraftChoices, SamplingParams
+from wanspec.engines.choosing import draft_choices
+from wanspec.engines.noise import noise_of
 from wanspec.errors import ConfigError
 
 VOCABULARY = 50
@@ -21,8 +22,8 @@ GRID_STEP = TAUS[1] / TAUS[0]
 
 def ranked(logits: list[float] | np.ndarray, *, count: int = 8, temperature: float = 0.0, position: int = 0) -> DraftChoices:
     row = np.array(logits, np.float32)
-    noise = gumbel_noise(5, position, len(row)) if temperature else None
-    return draft_choices(row, SamplingParams(temperature=temperature), noise, count=count)
+    sampling = SamplingParams(temperature=temperature, seed=5)
+    return draft_choices(row, sampling, noise_of(sampling, position, len(row)), count=count)
 
 
 def learned(tau: float, *, tokens: int = 1500, count: int = 8, seed: int = 0) -> Calibration:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.engines.items import alone, assert_close, item, score
+from tests.engines.items import alone, assert_close, item, score, score_all
 
 from wanspec.core.speculation.types import SessionId
 from wanspec.engines.bundled_export import export_bundled
@@ -99,7 +99,7 @@ def test_an_architecture_scores_trees_and_batches_as_transformers_scores_their_p
     check_tree(backend)
     nodes = ((1, None, 20), (2, None, 30), (3, 1, 40), (4, 3, 50), (5, 2, 60))
     paths: list[tuple[int, ...]] = [(), (20,), (30,), (20, 40), (20, 40, 50), (30, 60)]
-    rows = backend.score([item(1, append=PROMPT, nodes=nodes), item(2, append=PROMPT[:7])])
+    rows = score_all(backend, [item(1, append=PROMPT, nodes=nodes), item(2, append=PROMPT[:7])])
     after = score(backend, item(commit=(2, 5), nodes=((6, None, 70),)))
     expected = [*(PROMPT + path for path in paths), PROMPT[:7], (*PROMPT, 30, 60, 70)]
     with torch.no_grad():
@@ -116,12 +116,12 @@ def test_the_exported_model_has_the_logits_of_onnx_runtime(exported: Path) -> No
 def test_how_a_batch_is_cut_into_passes_does_not_show(tiny: HfBackend, monkeypatch: pytest.MonkeyPatch) -> None:
     lengths = {1: 40, 2: 3, 3: 25, 4: 1}
     asked = [item(s, append=PROMPT[:length], nodes=((1, None, 20), (2, 1, 30), (3, None, 40))) for s, length in lengths.items()]
-    expected = tiny.score(asked)
+    expected = score_all(tiny, asked)
     for session in lengths:
         tiny.close_session(SessionId(session))
     for limits in (BatchLimits(pass_tokens=7, fill_tokens=2), BatchLimits(pass_tokens=1000, fill_tokens=1000)):
         monkeypatch.setattr(tiny, "_limits", limits)
-        for found, rows in zip(tiny.score(asked), expected, strict=True):
+        for found, rows in zip(score_all(tiny, asked), expected, strict=True):
             assert_close(found, rows)
         for session in lengths:
             tiny.close_session(SessionId(session))

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.engines.items import Node, item
+from tests.engines.items import Node, item, score_all
 from tests.engines.llamacpp.checked_cells import VOCABULARY, CheckedCells, logits_after
 
 from wanspec.core.speculation.types import ScoreItem, SessionId
@@ -25,7 +25,7 @@ def backend_on(cells: CheckedCells) -> LlamaCppBackend:
 
 
 def assert_rows(backend: LlamaCppBackend, asked: ScoreItem, *paths: Sequence[int]) -> None:
-    (rows,) = backend.score([asked])
+    (rows,) = score_all(backend, [asked])
     assert rows.shape == (len(paths), VOCABULARY)
     for row, path in zip(rows, paths, strict=True):
         np.testing.assert_array_equal(row, logits_after(path))
@@ -96,7 +96,7 @@ def test_every_row_sees_its_own_path_and_nothing_else(seed: int, sessions: int, 
     for _ in range(12):
         chosen = [text for text in texts.values() if rng.random() < 0.7]
         asked = [text.next(most_nodes=8) for text in chosen]
-        for (_, paths), rows in zip(asked, backend.score([question for question, _ in asked]), strict=True):
+        for (_, paths), rows in zip(asked, score_all(backend, [question for question, _ in asked]), strict=True):
             np.testing.assert_array_equal(rows, np.array([logits_after(path) for path in paths], np.float32).reshape(-1, VOCABULARY))
         assert backend.num_cells_used == len(engine.cells)
         if rng.random() < 0.1:
@@ -131,18 +131,18 @@ def test_a_commit_keeps_what_hangs_below_it_without_computing_it_again() -> None
 def test_new_leaves_of_a_long_text_cost_little_more_than_those_of_a_short_one() -> None:
     engine = CheckedCells(sequences=16, cells=300)
     backend = backend_on(engine)
-    backend.score([item(append=[1] * 100, nodes=[(node, None, node) for node in range(1, 5)])])
+    score_all(backend, [item(append=[1] * 100, nodes=[(node, None, node) for node in range(1, 5)])])
     for first in range(5, 37, 4):
         engine.copied = 0
-        backend.score([item(commit=[first - 4], nodes=[(node, None, node) for node in range(first, first + 4)])])
+        score_all(backend, [item(commit=[first - 4], nodes=[(node, None, node) for node in range(first, first + 4)])])
         assert engine.copied < 10
 
 
 def test_an_id_that_one_session_has_to_spare_serves_another() -> None:
     engine = CheckedCells(sequences=6, cells=100)
     backend = backend_on(engine)
-    backend.score([item(1, append=[1], nodes=[(node, None, node) for node in range(1, 5)])])
-    backend.score([item(1, append=[2])])
+    score_all(backend, [item(1, append=[1], nodes=[(node, None, node) for node in range(1, 5)])])
+    score_all(backend, [item(1, append=[2])])
     nodes: list[Node] = [(node, None, node) for node in range(1, 5)]
     assert_rows(backend, item(2, append=[3], nodes=nodes), [3], *[[3, node] for node in range(1, 5)])
     assert engine.passes == [5, 1, 5]
@@ -169,7 +169,7 @@ def test_a_pass_with_more_leaves_than_sequences_is_computed_in_several() -> None
 def test_drafts_give_way_to_the_prefixes_of_other_sessions() -> None:
     engine = CheckedCells(sequences=16, cells=20)
     backend = backend_on(engine)
-    backend.score([item(1, append=range(8), nodes=[(node, None, node) for node in range(1, 9)])])
+    score_all(backend, [item(1, append=range(8), nodes=[(node, None, node) for node in range(1, 9)])])
     assert_rows(backend, item(2, append=range(10)), range(10))
     assert len(engine.cells) <= 20
     assert_rows(backend, item(1, nodes=[(9, 8, 30)]), [*range(8), 8, 30])
@@ -178,10 +178,10 @@ def test_drafts_give_way_to_the_prefixes_of_other_sessions() -> None:
 def test_a_full_cache_is_told_and_room_comes_back_with_the_end_of_a_session() -> None:
     engine = CheckedCells(sequences=16, cells=20)
     backend = backend_on(engine)
-    backend.score([item(1, append=range(12))])
+    score_all(backend, [item(1, append=range(12))])
     before = len(engine.cells)
     with pytest.raises(BackendError, match=r"cache of 20 tokens is full: .*larger context= or sessions="):
-        backend.score([item(2, append=range(12))])
+        score_all(backend, [item(2, append=range(12))])
     assert len(engine.cells) == before
     backend.close_session(SessionId(1))
     assert_rows(backend, item(2, append=range(12)), range(12))
@@ -190,9 +190,9 @@ def test_a_full_cache_is_told_and_room_comes_back_with_the_end_of_a_session() ->
 def test_sessions_beyond_the_sequences_are_refused_and_those_that_are_open_go_on() -> None:
     engine = CheckedCells(sequences=3, cells=100)
     backend = backend_on(engine)
-    backend.score([item(1, append=[1]), item(2, append=[2])])
+    score_all(backend, [item(1, append=[1]), item(2, append=[2])])
     with pytest.raises(BackendError, match="no sequence id left"):
-        backend.score([item(3, append=[3])])
+        score_all(backend, [item(3, append=[3])])
     assert_rows(backend, item(1, nodes=[(1, None, 4)]), [1, 4])
     backend.close_session(SessionId(2))
     assert_rows(backend, item(3, append=[3]), [3])
@@ -205,7 +205,7 @@ def test_a_pass_that_fails_halfway_leaves_every_session_as_it_was(passes: int) -
     assert_rows(backend, item(1, append=[1, 2], nodes=[(1, None, 3), (2, 1, 4)]), [1, 2], [1, 2, 3], [1, 2, 3, 4])
     engine.fail_after = passes
     with pytest.raises(BackendError, match="the device is gone"):
-        backend.score([item(1, commit=[1], nodes=[(3, 2, 5), (4, None, 6)]), item(2, append=range(8))])
+        score_all(backend, [item(1, commit=[1], nodes=[(3, 2, 5), (4, None, 6)]), item(2, append=range(8))])
     engine.fail_after = None
     assert_rows(backend, item(1, nodes=[(3, 2, 9), (4, None, 8)]), [1, 2, 3, 4, 9], [1, 2, 8])
     assert_rows(backend, item(2, append=[5]), [5])
@@ -217,9 +217,9 @@ def test_a_pass_that_fails_halfway_leaves_every_session_as_it_was(passes: int) -
 def test_a_wrong_item_changes_nothing() -> None:
     engine = CheckedCells(sequences=6, cells=100)
     backend = backend_on(engine)
-    backend.score([item(append=[1], nodes=[(1, None, 2)])])
+    score_all(backend, [item(append=[1], nodes=[(1, None, 2)])])
     for wrong in (item(commit=[7]), item(nodes=[(2, 7, 1)]), item(append=[VOCABULARY]), item(commit=[1], nodes=[(2, 1, 1)])):
         with pytest.raises(BackendError):
-            backend.score([item(2, append=[1]), wrong])
+            score_all(backend, [item(2, append=[1]), wrong])
     assert engine.passes == [2]
     assert_rows(backend, item(commit=[1], nodes=[(2, None, 3)]), [1, 2, 3])

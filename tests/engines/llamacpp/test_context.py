@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.engines.items import TOLERANCE, Rows, alone, item
+from tests.engines.items import TOLERANCE, Rows, alone, item, score_all
 from tests.engines.llamacpp.test_backend import Text
 
 from wanspec.core.speculation.types import ScoreItem, SessionId
@@ -54,7 +54,7 @@ def pair(loaded: Pair) -> Iterator[Pair]:
 
 
 def assert_equal(pair: Pair, *asked: ScoreItem, tolerance: float = TOLERANCE) -> list[Rows]:
-    found, expected = (backend.score(asked) for backend in pair)
+    found, expected = (score_all(backend, asked) for backend in pair)
     for mine, theirs in zip(found, expected, strict=True):
         np.testing.assert_allclose(mine, theirs, rtol=0, atol=tolerance)
     return found
@@ -86,20 +86,20 @@ def test_whatever_is_asked_the_answer_is_that_of_the_other_engine(files: dict[st
 
 def test_a_full_cache_is_told_and_empties_with_its_sessions(files: dict[str, Path]) -> None:
     backend = load(files["draft"], ",sessions=1,leaves=7,context=64")
-    backend.score([item(1, append=PROMPT, nodes=((1, None, 20), (2, None, 30)))])
+    score_all(backend, [item(1, append=PROMPT, nodes=((1, None, 20), (2, None, 30)))])
     with pytest.raises(BackendError, match="cache of 64 tokens is full"):
-        backend.score([item(2, append=PROMPT)])
+        score_all(backend, [item(2, append=PROMPT)])
     with pytest.raises(BackendError, match="would be 65 tokens long, the context is 64"):
-        backend.score([item(1, append=range(25))])
-    rows = backend.score([item(1, nodes=((3, 1, 40),))])[0]
+        score_all(backend, [item(1, append=range(25))])
+    rows = score_all(backend, [item(1, nodes=((3, 1, 40),))])[0]
     backend.close_session(SessionId(1))
     assert backend.num_cells_used == 0
     np.testing.assert_allclose(rows[0], alone(backend, (*PROMPT, 20, 40)), rtol=0, atol=TOLERANCE)
-    backend.score([item(2, append=range(1, 65))])
+    score_all(backend, [item(2, append=range(1, 65))])
 
 
 def test_several_threads_change_no_answer(files: dict[str, Path]) -> None:
     several = load_backend(f"llamacpp:{files['draft']}", threads=2)
     np.testing.assert_allclose(
-        several.score([item(append=PROMPT)])[0], load(files["draft"]).score([item(append=PROMPT)])[0], rtol=0, atol=TOLERANCE
+        score_all(several, [item(append=PROMPT)])[0], load(files["draft"]).logits([item(append=PROMPT)])[0], rtol=0, atol=TOLERANCE
     )

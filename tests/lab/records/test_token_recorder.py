@@ -10,7 +10,7 @@ from wanspec.engines.scripted import ScriptedBackend
 from wanspec.errors import ConfigError
 from wanspec.lab.records.token_recorder import BRANCH_PROB_MIN, record_tokens
 from wanspec.lab.records.token_trace import NO_CHOICE, TokenTrace
-from wanspec.serving.model_runner import decode_plainly, rank_drafts
+from wanspec.serving.model_runner import decode_plainly
 
 VOCABULARY = 40
 PROMPTS = ((1, 2, 3), (4, 5))
@@ -49,7 +49,7 @@ def test_every_context_has_what_the_draft_says_there(sampling: SamplingParams) -
         item = ScoreItem(
             session_id=SessionId(1 + number), sampling=sampling, append=context, next_positions=(Position(len(context)),)
         )  # fmt: skip
-        (((asked),),) = rank_drafts(draft, [item])
+        (((asked),),) = draft.expand([item])
         known = choices != NO_CHOICE
         assert tuple(choices[known]) == asked.tokens
         assert log_probs[known].tolist() == pytest.approx(list(asked.log_probs))

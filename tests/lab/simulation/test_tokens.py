@@ -116,7 +116,7 @@ def test_beside_its_text_the_draft_says_what_was_recorded_there() -> None:
     world.open(SessionId(1), prompt, 3)
     guesses = [(1, None, 50), (2, NodeId(1), 80), (3, None, 0), (4, None, 51)]
     nodes = tuple([NodeSpec(node_id=NodeId(own), parent_id=parent, token=token) for own, parent, token in guesses])
-    ((head, wrong, deeper, right, unknown),) = SimulatedModel(world).rank_drafts([item(prompt, nodes)])
+    ((head, wrong, deeper, right, unknown),) = SimulatedModel(world).expand([item(prompt, nodes)])
     assert (head.tokens[:2], head.entropy_nats) == ((0, 50), 0.0)
     assert (wrong.tokens, wrong.log_probs, wrong.entropy_nats) == ((80, 81), (-0.5, -1.0), 77.0)
     assert (deeper.tokens, deeper.entropy_nats) == (tuple(range(90, 98)), 78.0)
@@ -152,9 +152,9 @@ def test_nothing_follows_a_piece_of_a_longer_text_and_the_rest_goes_on_from_it()
     text = world.open(SessionId(1), prompt, 6)
     model = SimulatedModel(world)
     piece = replace(item(prompt[:3]), next_positions=())
-    assert [choices.tokens for choices in model.choose_targets([piece])] == [()]
-    assert model.choose_targets([item(prompt[3:])])[0].tokens == text[:1]
-    assert SimulatedModel(world).rank_drafts([piece]) == ((),)
+    assert [choices.tokens for choices in model.verify([piece])] == [()]
+    assert model.verify([item(prompt[3:])])[0].tokens == text[:1]
+    assert SimulatedModel(world).expand([piece]) == ((),)
 
 
 def test_a_model_knows_a_context_whichever_way_it_came_there() -> None:
@@ -165,10 +165,10 @@ def test_a_model_knows_a_context_whichever_way_it_came_there() -> None:
     chain = tuple(
         NodeSpec(node_id=NodeId(index + 1), parent_id=NodeId(index) if index else None, token=token) for index, token in enumerate(text[:4])
     )
-    (along_nodes,) = by_nodes.choose_targets([item(prompt, chain)])
-    along_trunk = [by_trunk.choose_targets([item((*prompt, *text[:1]) if not i else (text[i],))])[0] for i in range(4)]
-    by_commit.choose_targets([item(prompt, chain[:2])])
-    (after_commit,) = by_commit.choose_targets([item(commit=(NodeId(1), NodeId(2)), append=(text[2],))])
+    (along_nodes,) = by_nodes.verify([item(prompt, chain)])
+    along_trunk = [by_trunk.verify([item((*prompt, *text[:1]) if not i else (text[i],))])[0] for i in range(4)]
+    by_commit.verify([item(prompt, chain[:2])])
+    (after_commit,) = by_commit.verify([item(commit=(NodeId(1), NodeId(2)), append=(text[2],))])
     assert along_nodes.tokens == text[:5]
     assert [choices.tokens for choices in along_trunk] == [(token,) for token in text[1:5]]
     assert after_commit == along_trunk[2]
@@ -182,8 +182,8 @@ def test_the_draft_ranks_the_targets_token_where_the_record_says() -> None:
     hits = 0
     for index in range(200):
         append = prompt if index == 0 else (text[index - 1],)
-        ((ranking,),) = draft.rank_drafts([item(append)])
-        ((certain,),) = oracle.rank_drafts([item(append)])
+        ((ranking,),) = draft.expand([item(append)])
+        ((certain,),) = oracle.expand([item(append)])
         assert certain.tokens == (text[index],)
         hits += ranking.tokens[0] == text[index]
     assert 0.7 < hits / 200 < 0.9
@@ -193,7 +193,7 @@ def test_closing_frees_the_text_and_the_cache() -> None:
     world = TokenWorld(iid_tokens(match_rate=0.8, seed=0), seed=7)
     model = SimulatedModel(world)
     world.open(SessionId(1), (1, 2), 5)
-    model.choose_targets([item((1, 2))])
+    model.verify([item((1, 2))])
     assert (world.open_texts, model.open_sessions) == (1, 1)
     world.close(SessionId(1))
     model.close_session(SessionId(1))

@@ -11,9 +11,7 @@ from itertools import count
 from pathlib import Path
 
 import httpx
-import numpy as np
 import pytest
-from numpy.typing import NDArray
 from prometheus_client.parser import text_string_to_metric_families
 from tests.core.protocol.events import Tokens
 from tests.serving.scripted import GREEDY, model, plainly
@@ -23,6 +21,7 @@ from wanspec.core.protocol.effects import Effect
 from wanspec.core.protocol.events import ProposerEvent, Row
 from wanspec.core.protocol.proposer import LocalDrafting, Proposer
 from wanspec.core.speculation.types import DraftingConfig, ScoreItem
+from wanspec.engines.choosing import Rows
 from wanspec.engines.scripted import ScriptedBackend
 from wanspec.errors import ConfigError, TransportError
 from wanspec.lab.records.replay import Replay
@@ -231,10 +230,10 @@ class Failing(ScriptedBackend):
 
     is_broken = False
 
-    def score(self, items: Sequence[ScoreItem]) -> list[NDArray[np.float32]]:
+    def logits(self, items: Sequence[ScoreItem]) -> list[Rows]:
         if self.is_broken:
             raise MemoryError
-        return super().score(items)
+        return super().logits(items)
 
 
 async def test_a_draft_model_that_fails_costs_local_drafts_for_a_while_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -199,13 +199,12 @@ def places_of(prompt: Sequence[int], texts: Sequence[Sequence[int]]) -> list[flo
         for length in range(len(text)):
             session = SessionId(number)
             append = tuple(prompt) if length == 0 else (text[length - 1],)
-            (logits,) = backend.score([ScoreItem(session_id=session, sampling=SamplingParams(), append=append)])
+            (logits,) = backend.logits([ScoreItem(session_id=session, sampling=SamplingParams(), append=append)])
             scores = logits[-1].astype(np.float64)
             probs = np.exp(scores - scores.max())
             probs /= probs.sum()
             own = probs[text[length]]
             places.append(float(probs[probs > own].sum() + generator.random() * own))
-        backend.end_pass()
         backend.close_session(SessionId(number))
     return places
 

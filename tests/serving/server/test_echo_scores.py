@@ -78,7 +78,7 @@ class Ending(ScriptedBackend):
         info = load_bundled("draft").info
         super().__init__(vocabulary_size=info.vocabulary_size, end_tokens=info.end_tokens)
 
-    def logits(self, contexts: np.ndarray) -> np.ndarray:
+    def logits_after(self, contexts: np.ndarray) -> np.ndarray:
         logits = np.zeros((len(contexts), self.info.vocabulary_size), np.float32)
         logits[:, list(self.info.end_tokens)] = 9.0
         return logits
@@ -98,7 +98,7 @@ async def test_the_bundled_target_scores_a_prompt_as_it_would_a_token_at_a_time(
     prompt = "def parse_header(line):\n    return line.split('☃')\n" * 4
     tokens, expected = tokenizer.encode(prompt), list[float]()
     for token, following in pairwise(tokens):
-        ((row,),) = target.score([ScoreItem(session_id=SessionId(1), sampling=SamplingParams(), append=(token,))])
+        ((row,),) = target.logits([ScoreItem(session_id=SessionId(1), sampling=SamplingParams(), append=(token,))])
         wide = row.astype(np.float64)
         expected.append(float(wide[following] - wide.max() - math.log(np.exp(wide - wide.max()).sum())))
     target.close_session(SessionId(1))

@@ -28,7 +28,7 @@ TRANSCRIPT = "user: x\n\nassistant:"
 def own_log_probs(prompt: str, text: str) -> list[np.ndarray]:
     """For each character of `text` the scripted target's log probabilities of all tokens, from its function alone."""
     tokens = [-1] * CONTEXT_TOKENS + [(byte - 0x20) % 95 for byte in (prompt + text).encode()]
-    rows = model().logits(np.array([tokens[i : i + CONTEXT_TOKENS] for i in range(len(prompt), len(prompt + text))], np.int64))
+    rows = model().logits_after(np.array([tokens[i : i + CONTEXT_TOKENS] for i in range(len(prompt), len(prompt + text))], np.int64))
     return [row - math.log(np.exp(row).sum()) for row in rows.astype(np.float64)]
 
 
@@ -145,7 +145,7 @@ class Spelling(ScriptedBackend):
         super().__init__(vocabulary_size=load_bundled("draft").info.vocabulary_size)
         self._follows = dict(zip(tokens, [*tokens[1:], tokens[0]], strict=True))
 
-    def logits(self, contexts: np.ndarray) -> np.ndarray:
+    def logits_after(self, contexts: np.ndarray) -> np.ndarray:
         logits = np.zeros((len(contexts), self.info.vocabulary_size), np.float32)
         logits[range(len(contexts)), [self._follows.get(token, 0) for token in contexts[:, -1].tolist()]] = 9.0
         return logits

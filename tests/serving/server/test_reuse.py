@@ -6,14 +6,13 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
-import numpy as np
 import pytest
-from numpy.typing import NDArray
 from tests.serving.server.site import Site, bearer, plain_text, site
 from tests.workers import drafted_for, until
 
 from wanspec.core.policy.registry import PolicyConfig
 from wanspec.core.speculation.types import ScoreItem
+from wanspec.engines.choosing import Rows
 from wanspec.engines.paced import PacedBackend
 from wanspec.engines.scripted import ScriptedBackend
 from wanspec.serving.engine import expected_of
@@ -47,9 +46,9 @@ class Counting(ScriptedBackend):
         super().__init__(vocabulary_size=95, seed=5, disagreement=disagreement)
         self.sizes: list[int] = []
 
-    def score(self, items: Sequence[ScoreItem]) -> list[NDArray[np.float32]]:
+    def logits(self, items: Sequence[ScoreItem]) -> list[Rows]:
         before = self.tokens_computed
-        rows = super().score(items)
+        rows = super().logits(items)
         self.sizes.append(self.tokens_computed - before)
         return rows
 

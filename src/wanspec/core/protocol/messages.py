@@ -17,7 +17,7 @@ from msgspec import Meta, Struct
 from wanspec.core.protocol.placement import LABEL, MAX_LABEL_LENGTH, MAX_LABELS
 from wanspec.core.speculation.types import MAX_VOCABULARY, DraftingConfig, NodeId, Position, SamplingParams, SessionId
 
-PROTOCOL_VERSION = 5
+PROTOCOL_VERSION = 6
 
 MAX_NAME_LENGTH = 128
 """Characters of a worker's, controller's or model's name: enough for a host name and a few words."""

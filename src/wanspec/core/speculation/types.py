@@ -8,7 +8,7 @@ parent). `ScoreItem` is the one question a model can be asked, for target and dr
 from __future__ import annotations
 
 import sys
-from typing import Annotated, NewType
+from typing import Annotated, Literal, NewType
 
 from msgspec import Meta, Struct
 
@@ -29,6 +29,9 @@ NodeId = NewType("NodeId", int)
 """Counts up from 1 within one draft tree, never reused."""
 Position = NewType("Position", int)
 
+NoiseName = Literal["murmur3", "philox"]
+"""Whose noise decides between tokens (`engines.noise`): SGLang's, which is ours, or that of vLLM's V2 runner."""
+
 
 class SamplingParams(Struct, frozen=True, kw_only=True, array_like=True, forbid_unknown_fields=True):
     """How a target token is chosen. The output is a function of prompt, these parameters and the seed alone.
@@ -43,7 +46,9 @@ class SamplingParams(Struct, frozen=True, kw_only=True, array_like=True, forbid_
     top_p: Annotated[float, Meta(ge=0.0, le=1.0)] = 1.0
     """Keep the smallest set of tokens whose probability reaches top_p, in [0, 1]; 0 is greedy decoding."""
     seed: Annotated[int, Meta(ge=0)] = 0
-    """Seed of the Gumbel noise shared by both sides, in [0, 2**64), where MessagePack's integers end."""
+    """Seed of the noise shared by both sides, in [0, 2**64), where MessagePack's integers end."""
+    noise: NoiseName = "murmur3"
+    """How the noise follows from seed, position and token."""
 
 
 class NodeSpec(Struct, frozen=True, kw_only=True):

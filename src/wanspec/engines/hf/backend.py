@@ -1,36 +1,39 @@
 """Any causal model of transformers whose attention takes a mask and a cache: prefill, verify and expand, chain or tree, over many sessions.
 
 A pass goes through the model's own `forward`, with explicit positions, a four-dimensional mask, and instead of transformers' cache one that
-stores new keys and values in our pool and returns those of the batch's sessions. Only logits are fetched from the device, for the rows
-asked for. In float32 rows agree with one-session, one-token passes to about 1e-5 in a logit; half precision is coarser.
+stores new keys and values in our pool and returns those of the batch's sessions. Of a GPU's logits only choices are fetched; those of a CPU
+are in our memory already. In float32 rows agree with one-session, one-token passes to about 1e-5 in a logit; half precision is coarser.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from wanspec.core.speculation.types import ScoreItem, SessionId
+from wanspec.core.speculation.types import DraftChoices, LogProbs, ScoreItem, SessionId, TargetChoices
+from wanspec.engines.choosing import LogitsBackend, Rows
+from wanspec.engines.hf import device_choosing
 from wanspec.engines.hf.batch import LIMITS, PaddedBatch, batches
 from wanspec.engines.hf.pool import PooledSlots, SlotPool
 from wanspec.engines.interface import ModelInfo
 from wanspec.engines.slot_cache import SessionCaches
 from wanspec.errors import BackendError
 
+T = TypeVar("T")
 Model = Any
 """A model of transformers, which has no types where it is not installed."""
 MAX_KEPT_BYTES = 1 << 30
 """Memory of kept prefixes: 8,192 tokens of an 8B model with grouped heads. Dropped where memory is short."""
 
 
-class HfBackend:
+class HfBackend(LogitsBackend):
     """A model of transformers and the caches of its sessions."""
 
     def __init__(self, model: Model, info: ModelInfo) -> None:
@@ -40,6 +43,7 @@ class HfBackend:
         self._keeps_logits = "logits_to_keep" in known
         self._cache_name = "cache" if "cache" in known else "past_key_values"  # its name until transformers 5.24
         self._device: torch.device = model.get_input_embeddings().weight.device
+        self._chooses_on_device = self._device.type != "cpu"
         self._limits = LIMITS.get(self._device.type, LIMITS["cuda"])
         self.pool = SlotPool()
         self._caches = SessionCaches(
@@ -53,11 +57,39 @@ class HfBackend:
     def info(self) -> ModelInfo:
         return self._info
 
-    def score(self, items: Sequence[ScoreItem]) -> list[NDArray[np.float32]]:
-        """As `Backend.score`."""
+    def verify(self, items: Sequence[ScoreItem]) -> tuple[TargetChoices, ...]:
+        """As `Backend.verify`."""
+        if not self._chooses_on_device:
+            return super().verify(items)
+        return self._run(items, lambda rows: device_choosing.verify(items, self._asked(items, rows)))
+
+    def expand(self, items: Sequence[ScoreItem]) -> tuple[tuple[DraftChoices, ...], ...]:
+        """As `Backend.expand`."""
+        if not self._chooses_on_device:
+            return super().expand(items)
+        return self._run(items, lambda rows: device_choosing.expand(items, self._asked(items, rows)))
+
+    def log_probs(self, item: ScoreItem, following: Sequence[int], *, count: int) -> tuple[LogProbs, ...]:
+        """As `Backend.log_probs`."""
+        if not self._chooses_on_device:
+            return super().log_probs(item, following, count=count)
+        return self._run([item], lambda rows: device_choosing.log_probs_of(rows[0][: len(following)], following, count=count))
+
+    def logits(self, items: Sequence[ScoreItem]) -> list[Rows]:
+        """As `LogitsBackend.logits`."""
+        return self._run(items, lambda rows: [fetched(own) for own in rows])
+
+    def _asked(self, items: Sequence[ScoreItem], rows: Sequence[Tensor]) -> Tensor:
+        """The logits after which something is to be chosen, of all items."""
+        asked = [own for item, own in zip(items, rows, strict=True) if item.next_positions]
+        return torch.cat(asked) if asked else torch.empty((0, self._info.vocabulary_size), device=self._device)
+
+    def _run(self, items: Sequence[ScoreItem], use: Callable[[Sequence[Tensor]], T]) -> T:
+        """A pass, and what is made of each item's logits while they lie on the device; if either fails, the caches are as before."""
         while True:
             try:
-                return self._score(items)
+                with torch.inference_mode():
+                    return self._compute(items, use)
             except torch.OutOfMemoryError as error:
                 if not self._caches.forget_kept():
                     tokens = sum(item.tokens for item in items)
@@ -68,9 +100,6 @@ class HfBackend:
             except RuntimeError as error:  # PyTorch's errors have no other base
                 raise BackendError(f"PyTorch failed on {self._info.name}: {error}") from error
 
-    def end_pass(self) -> None:
-        """As `Backend.end_pass`."""
-
     def close_session(self, session_id: SessionId) -> None:
         """As `Backend.close_session`."""
         self._caches.close(session_id)
@@ -79,18 +108,18 @@ class HfBackend:
         """As `Backend.forget`."""
         self._caches.forget(key_prefix)
 
-    def _score(self, items: Sequence[ScoreItem]) -> list[NDArray[np.float32]]:
+    def _compute(self, items: Sequence[ScoreItem], use: Callable[[Sequence[Tensor]], T]) -> T:
         plans = self._caches.plan(items)
-        answers: dict[SessionId, list[NDArray[np.float32]]] = {item.session_id: [] for item in items}
-        with torch.inference_mode():
-            for batch in batches(plans, self._limits):
-                for line, rows in zip(batch.lines, self._run(batch), strict=True):
-                    answers[line.extension.item.session_id].append(rows)
+        answers: dict[SessionId, list[Tensor]] = {item.session_id: [] for item in items}
+        for batch in batches(plans, self._limits):
+            for line, rows in zip(batch.lines, self._run_batch(batch), strict=True):
+                answers[line.extension.item.session_id].append(rows)
+        nothing = torch.empty((0, self._info.vocabulary_size), device=self._device)
+        used = use([answer[0] if len(answer) == 1 else torch.cat([nothing, *answer]) for answer in answers.values()])
         self._caches.apply(plans)
-        nothing = np.empty((0, self._info.vocabulary_size), np.float32)
-        return [np.concatenate([nothing, *answer]) if len(answer) != 1 else answer[0] for answer in answers.values()]
+        return used
 
-    def _run(self, batch: PaddedBatch) -> list[NDArray[np.float32]]:
+    def _run_batch(self, batch: PaddedBatch) -> list[Tensor]:
         """One forward pass. Writes the new keys and values; returns each line's logits of the rows asked for."""
         longest, first = batch.tokens.shape[1], batch.asked_from
         logits: Tensor = self._model(
@@ -102,12 +131,8 @@ class HfBackend:
             **({"logits_to_keep": longest - first} if self._keeps_logits else {}),
         ).logits
         logits = logits[:, -(longest - first) :, : self._info.vocabulary_size]
-        if not batch.is_padded and all(line.unasked == first for line in batch.lines):
-            return list(fetched(logits))
         asked = [slice(line.unasked - first, line.tokens - first) if line.tokens > line.unasked else slice(0, 0) for line in batch.lines]
-        found = fetched(torch.cat([logits[index, rows] for index, rows in enumerate(asked)]))
-        ends = np.cumsum([rows.stop - rows.start for rows in asked])
-        return np.split(found, ends[:-1])
+        return [logits[index, rows] for index, rows in enumerate(asked)]
 
     def _sent(self, array: NDArray[Any]) -> Tensor:
         return torch.from_numpy(array).to(self._device, non_blocking=True)

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
-from numpy.typing import NDArray
 
 from wanspec.core.protocol.messages import MAX_SEQUENCE_TOKENS
 from wanspec.core.speculation.types import NodeId, NodeSpec, SamplingParams, ScoreItem, SessionId
+from wanspec.engines.choosing import Rows
 from wanspec.engines.hf.backend import HfBackend, Model
 from wanspec.engines.hf.folder import find_folder, read_json, weight_bytes
 from wanspec.engines.hf.tokenizer import load_folder_tokenizer
@@ -103,9 +103,9 @@ def check_tree(backend: HfBackend) -> None:
         )
 
 
-def _probe(backend: HfBackend, *, append: tuple[int, ...], nodes: tuple[NodeSpec, ...] = ()) -> list[NDArray[np.float32]]:
+def _probe(backend: HfBackend, *, append: tuple[int, ...], nodes: tuple[NodeSpec, ...] = ()) -> list[Rows]:
     try:
-        return backend.score([ScoreItem(session_id=PROBE_SESSION, sampling=SamplingParams(), append=append, nodes=nodes)])
+        return backend.logits([ScoreItem(session_id=PROBE_SESSION, sampling=SamplingParams(), append=append, nodes=nodes)])
     finally:
         backend.close_session(PROBE_SESSION)
 

@@ -10,11 +10,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-import numpy as np
 from msgspec.structs import replace
-from numpy.typing import NDArray
 
 from wanspec.core.speculation.types import ScoreItem, SessionId
+from wanspec.engines.choosing import LogitsBackend, Row, Rows
 from wanspec.engines.interface import ModelInfo
 from wanspec.engines.llamacpp.context import BatchRow, Decoder
 from wanspec.engines.llamacpp.lanes import CachedToken, Lanes, Prefix
@@ -72,7 +71,7 @@ class Growth:
         return [node for node in self.session.nodes if node not in kept]
 
 
-class LlamaCppBackend:
+class LlamaCppBackend(LogitsBackend):
     """A model run by llama.cpp, and the one cache of its sessions."""
 
     def __init__(self, engine: Decoder, info: ModelInfo) -> None:
@@ -83,8 +82,10 @@ class LlamaCppBackend:
         self._sessions: dict[SessionId, SessionTokens] = {}
         self._chunk: list[CachedToken] = []
         """Tokens that have cells and are computed next."""
-        self._answers: dict[CachedToken, NDArray[np.float32] | None] = {}
+        self._answers: dict[CachedToken, Row | None] = {}
         """Logits after each token that was asked for in the present pass; None: not computed yet."""
+        self._in_engine: list[CachedToken] = []
+        """Those of them whose logits lie in the engine's own memory, until its next computation."""
 
     @property
     def info(self) -> ModelInfo:
@@ -95,8 +96,8 @@ class LlamaCppBackend:
         """Cells that hold a token, for leak tests."""
         return self._lanes.num_used
 
-    def score(self, items: Sequence[ScoreItem]) -> list[NDArray[np.float32]]:
-        """As `Backend.score`."""
+    def logits(self, items: Sequence[ScoreItem]) -> list[Rows]:
+        """As `LogitsBackend.logits`."""
         plans = self._caches.plan([replace(item, reuse_key=None) for item in items])
         first_chunk = self._lanes.begin_chunk()
         growths: list[Growth] = []
@@ -113,12 +114,9 @@ class LlamaCppBackend:
         self._caches.apply(plans)
         for (_, extension), growth in zip(plans, growths, strict=True):
             self._settle(extension.item.session_id, growth)
-        answers = [self._answer(growth) for growth in growths]
-        self._answers = {}
+        answers: list[Rows] = [self._answer(growth) for growth in growths]
+        self._answers, self._in_engine = {}, []
         return answers
-
-    def end_pass(self) -> None:
-        """As `Backend.end_pass`."""
 
     def close_session(self, session_id: SessionId) -> None:
         """As `Backend.close_session`."""
@@ -191,13 +189,17 @@ class LlamaCppBackend:
         asked = [token for token in chunk if token in self._answers and self._answers[token] is None]
         wanted = set(asked)
         rows = [BatchRow(token.token, token.position, [lane.number for lane in token.lanes], token in wanted) for token in chunk]
+        for token in self._in_engine:
+            if (earlier := self._answers.get(token)) is not None:
+                self._answers[token] = earlier.copy()
         logits = self._engine.decode(rows)
         self._answers.update(zip(asked, logits[:, : self._info.vocabulary_size], strict=True))
+        self._in_engine = asked
         self._lanes.begin_chunk()
 
     def _withdraw(self, growths: Sequence[Growth], *, since: int) -> None:
         """Undo a pass that has failed."""
-        self._chunk, self._answers = [], {}
+        self._chunk, self._answers, self._in_engine = [], {}, []
         for growth in growths:
             self._lanes.withdraw(growth.session.prefix, [*growth.committed, *growth.appended], since=since)
             if not growth.session.prefix.length:  # opened for this pass
@@ -210,7 +212,7 @@ class LlamaCppBackend:
         session.nodes = [*growth.kept, *growth.fresh]
         self._sessions[session_id] = session
 
-    def _answer(self, growth: Growth) -> NDArray[np.float32]:
+    def _answer(self, growth: Growth) -> list[Row]:
         rows = [row for token in growth.answered if (row := self._answers[token]) is not None]
         assert len(rows) == len(growth.answered)
-        return np.stack(rows) if rows else np.empty((0, self._info.vocabulary_size), np.float32)
+        return rows

@@ -51,7 +51,7 @@ class Decoder(Cells, Protocol):
     def decode(self, rows: Sequence[BatchRow]) -> NDArray[np.float32]:
         """Compute rows, each after those that it follows. Returns the logits of those asked for [asked, vocabulary].
 
-        Raises BackendError; some of the rows may then have been computed.
+        They lie in llama.cpp's own memory, until the next call. Raises BackendError; some of the rows may then have been computed.
         """
         ...
 
@@ -94,7 +94,10 @@ class Context:
 
     def decode(self, rows: Sequence[BatchRow]) -> NDArray[np.float32]:
         """As `Decoder.decode`."""
-        pieces = [self._decode(rows[start : start + self._max_rows]) for start in range(0, len(rows), self._max_rows)]
+        starts = range(0, len(rows), self._max_rows)
+        if len(starts) == 1:
+            return self._decode(rows)
+        pieces = [self._decode(rows[start : start + self._max_rows]).copy() for start in starts]
         return np.concatenate([np.empty((0, self._model.num_rows), np.float32), *pieces])
 
     def _decode(self, rows: Sequence[BatchRow]) -> NDArray[np.float32]:
@@ -120,7 +123,7 @@ class Context:
         if not num_asked:
             return np.empty((0, self._model.num_rows), np.float32)
         logits = self._library.llama_get_logits(self._context)
-        return np.ctypeslib.as_array(logits, (num_asked, self._model.num_rows)).copy()
+        return np.ctypeslib.as_array(logits, (num_asked, self._model.num_rows))
 
 
 def _check_memory(model: GgufModel, cells: int, *, bytes_per_value: int) -> None:

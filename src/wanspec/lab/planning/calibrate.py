@@ -1,9 +1,8 @@
 """How long a model's passes take on this machine, by their width: what the planner simulates with.
 
-What is timed is a pass as a session has it: one token joins the text, draft tokens hang off it as a tree, and tokens are chosen from the
-logits: after the rows that a verify walks, or after every row of a draft step. With a large vocabulary and a fast device the choice is a
-good part of it. Widths are timed in turn, so that what else the machine does for a while makes all of them longer and not one, and of each
-the median counts.
+What is timed is a pass as a session has it: one token joins the text, draft tokens hang off it as a tree, and tokens are chosen after every
+row of a draft step, or after those that a verify walks: here the first, as the drafts are arbitrary. Widths are timed in turn. So what else
+the machine does for a while makes all of them longer and not one, and of each the median counts.
 """
 
 from __future__ import annotations
@@ -13,10 +12,8 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from wanspec.core.speculation.sampling import Logits, target_token
 from wanspec.core.speculation.types import NodeId, NodeSpec, Position, SamplingParams, ScoreItem, SessionId
 from wanspec.errors import ConfigError
-from wanspec.serving.model_runner import position_noise, rank
 
 if TYPE_CHECKING:
     from wanspec.engines.interface import Backend
@@ -27,32 +24,19 @@ BRANCHES = 8
 """Of the tree: as many as a draft model offers children, and fewer than any engine's limit."""
 WARM_UP_PASSES = 2
 """Of each width: engines allocate, and some compile, when a shape is new."""
-WALKED_ROWS = 4
-"""Of a verify: the target chooses after the head and after the drafts that it accepts, three being many."""
 SAMPLING = SamplingParams(temperature=0.8, top_p=0.95, seed=1)
 """As clients ask; greedy choices take less."""
 MAX_PASSES = 10_000
 SESSION = SessionId(1)
 
-Choose = Callable[[ScoreItem, Logits], object]
-"""Makes a pass's logits into choices."""
-
-
-def choose_as_target(item: ScoreItem, logits: Logits) -> None:
-    """Choose tokens after as many rows as a verify walks."""
-    for row in range(min(WALKED_ROWS, len(logits))):
-        target_token(logits[row], item.sampling, position_noise(item, row, logits.shape[1]))
-
-
-def choose_as_draft(item: ScoreItem, logits: Logits) -> None:
-    """Rank what may follow every row."""
-    rank(item, logits)
+Run = Callable[[Sequence[ScoreItem]], object]
+"""A backend's `verify` or `expand`."""
 
 
 def time_rounds(
     backend: Backend,
     model: str,
-    choose: Choose,
+    run: Run,
     *,
     widths: Sequence[int] = WIDTHS,
     prompt_tokens: int = 128,
@@ -61,7 +45,7 @@ def time_rounds(
 ) -> Iterator[dict[int, float]]:
     """`passes` times how long a pass of each of `widths` takes, in ms, as they are timed, the choice of tokens included.
 
-    `model`: what it is called.
+    `model`: what it is called. `run`: the backend's method that is timed.
 
     Raises ConfigError where that does not fit the model's context, BackendError where it cannot do it.
     """
@@ -70,7 +54,7 @@ def time_rounds(
     room = backend.info.context_length - max(widths) - len(widths) * (WARM_UP_PASSES + passes)
     if not 1 <= prompt_tokens <= room:
         raise ConfigError(f"the prompt has {prompt_tokens} tokens; with {passes} passes a width {model} takes 1 to {room}")
-    session = _Session(backend, choose, prompt_tokens)
+    session = _Session(run, backend.info.vocabulary_size, prompt_tokens)
     try:
         for number in range(WARM_UP_PASSES + passes):
             durations_ms = {width: session.time_pass_s(width, clock) * 1e3 for width in widths}
@@ -89,8 +73,8 @@ def medians(rounds: Iterable[dict[int, float]]) -> list[tuple[int, float]]:
 class _Session:
     """One that goes on from pass to pass."""
 
-    def __init__(self, backend: Backend, choose: Choose, prompt_tokens: int) -> None:
-        self._backend, self._choose = backend, choose
+    def __init__(self, run: Run, vocabulary_size: int, prompt_tokens: int) -> None:
+        self._run, self._vocabulary_size = run, vocabulary_size
         self._length = 0
         self._nodes = 0
         self._pass(prompt_tokens, 0)
@@ -119,9 +103,7 @@ class _Session:
             nodes=nodes,
             next_positions=(Position(end), *(Position(end + 1 + index // BRANCHES) for index in range(drafts))),
         )
-        (logits,) = self._backend.score([item])
-        self._choose(item, logits)
-        self._backend.end_pass()
+        self._run([item])
 
     def _token(self, index: int) -> int:
-        return index % self._backend.info.vocabulary_size
+        return index % self._vocabulary_size

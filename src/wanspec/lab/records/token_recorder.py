@@ -13,12 +13,13 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 
-from wanspec.core.speculation.sampling import Scores, check_sampling, draft_scores
+from wanspec.core.speculation.sampling import check_sampling
 from wanspec.core.speculation.types import DraftChoices, NodeId, NodeSpec, Position, SamplingParams, ScoreItem, SessionId
+from wanspec.engines.choosing import LogitsBackend, Row, draft_scores, rank
 from wanspec.engines.interface import Backend
+from wanspec.engines.noise import noise_of
 from wanspec.lab.records.token_trace import NO_CHOICE, RANKS, TokenTrace
 from wanspec.serving.engine import check_pair, check_request
-from wanspec.serving.model_runner import choose, position_noise, rank, rank_drafts
 
 T = TypeVar("T")
 BRANCH_PROB_MIN = 0.02
@@ -66,7 +67,7 @@ class _Guess(NamedTuple):
 
 def record_tokens(
     target: Backend,
-    draft: Backend,
+    draft: LogitsBackend,
     prompts: Sequence[Sequence[int]],
     *,
     max_tokens: int,
@@ -94,7 +95,7 @@ def record_tokens(
 class _Recorder:
     """The rows so far."""
 
-    def __init__(self, target: Backend, draft: Backend, sampling: SamplingParams, levels: int) -> None:
+    def __init__(self, target: Backend, draft: LogitsBackend, sampling: SamplingParams, levels: int) -> None:
         self._target, self._draft = target, draft
         self._sampling = sampling
         self._levels = levels
@@ -152,17 +153,17 @@ class _Recorder:
 
     def _row(self, sequence: int, item: ScoreItem) -> _Row:
         """Both models' view of what follows the text."""
-        choices = choose(item, self._target.score([item])[0])
+        (choices,) = self._target.verify([item])
         assert choices.entropy_nats is not None, "it was asked for"
-        (token,), (logits,) = choices.tokens, self._draft.score([item])
-        (ranking,) = rank(item, logits)
-        scores, draft_entropy = draft_scores(logits[0], item.sampling, position_noise(item, 0, logits.shape[1]))
+        (token,), ((logits,),) = choices.tokens, self._draft.logits([item])
+        (ranking,) = rank(item, [logits])
+        scores = draft_scores(logits, item.sampling, noise_of(item.sampling, item.next_positions[0], len(logits)))
         return _Row(
             sequence=sequence,
             position=item.next_positions[0],
             token=token,
             rank=_rank(token, ranking, scores),
-            draft_entropy_nats=draft_entropy,
+            draft_entropy_nats=ranking.entropy_nats,
             target_entropy_nats=choices.entropy_nats,
             token_log_prob=float(scores[token]),
             choices=_filled(ranking.tokens, NO_CHOICE),
@@ -180,7 +181,7 @@ class _Recorder:
             nodes = tuple([NodeSpec(node_id=NodeId(next(node_ids)), parent_id=guess.parent_node, token=guess.token) for guess in level])
             positions = (Position(row.position + depth),) * len(nodes)
             item = ScoreItem(session_id=session_id, sampling=self._sampling, nodes=nodes, next_positions=positions)
-            (rankings,) = rank_drafts(self._draft, [item])
+            (rankings,) = self._draft.expand([item])
             level = [
                 deeper
                 for guess, node, ranking in zip(level, nodes, rankings, strict=True)
@@ -196,7 +197,7 @@ class _Recorder:
                 yield _Guess(number, node_id, token, guess.path_log_prob + log_prob)
 
 
-def _rank(token: int, ranking: DraftChoices, scores: Scores) -> int:
+def _rank(token: int, ranking: DraftChoices, scores: Row) -> int:
     """Where the draft has a token; among its first choices as these say, since two may have the same score."""
     if token in ranking.tokens:
         return 1 + ranking.tokens.index(token)

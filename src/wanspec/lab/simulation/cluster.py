@@ -64,11 +64,11 @@ NOBODY = WorkerId(0)
 class PassModel(Protocol):
     """What runs passes: a model of a model, or a real one."""
 
-    def choose_targets(self, items: Sequence[ScoreItem]) -> tuple[TargetChoices, ...]:
+    def verify(self, items: Sequence[ScoreItem]) -> tuple[TargetChoices, ...]:
         """Run a target pass; what the target chooses for each item."""
         ...
 
-    def rank_drafts(self, items: Sequence[ScoreItem]) -> tuple[tuple[DraftChoices, ...], ...]:
+    def expand(self, items: Sequence[ScoreItem]) -> tuple[tuple[DraftChoices, ...], ...]:
         """Run a draft pass; for each item one ranking per row."""
         ...
 
@@ -258,12 +258,12 @@ class Cluster:
             case StartVerify(items=items):
                 duration_s = self._target_device.pass_s(_tokens(items), sessions=len(items))
                 self._tracer.pass_started("target", items, now=now)
-                verified = VerifyFinished(choices=self._target.choose_targets(items), duration_s=duration_s)
+                verified = VerifyFinished(choices=self._target.verify(items), duration_s=duration_s)
                 self.queue.schedule(now + duration_s, self._pass_finished, "target", items, verified)
             case StartDraft(items=items):
                 duration_s = self._draft_device.pass_s(_tokens(items), sessions=len(items))
                 self._tracer.pass_started("draft", items, now=now)
-                drafted = DraftFinished(choices=self._draft.rank_drafts(items), duration_s=duration_s)
+                drafted = DraftFinished(choices=self._draft.expand(items), duration_s=duration_s)
                 self.queue.schedule(now + duration_s, self._pass_finished, "draft", items, drafted)
             case SendMessage(worker_id=worker_id, message=message) if worker_id is not None:
                 self._send_down(worker_id, message, now)
@@ -341,7 +341,7 @@ class Cluster:
                 case StartDraft(items=items):
                     duration_s = site.device.pass_s(_tokens(items), sessions=len(items))
                     site.tracer.pass_started("draft", items, now=now)
-                    drafted = DraftFinished(choices=site.model.rank_drafts(items), duration_s=duration_s)
+                    drafted = DraftFinished(choices=site.model.expand(items), duration_s=duration_s)
                     self.queue.schedule(now + duration_s, self._worker_pass_finished, site, items, drafted)
                 case SendMessage(message=message) if isinstance(message, Drafts):
                     self._send_up(site, message, now)

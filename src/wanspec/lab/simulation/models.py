@@ -126,11 +126,11 @@ class SimulatedModel:
         self._prefixes.pop(session_id, None)
         self._nodes.pop(session_id, None)
 
-    def choose_targets(self, items: Sequence[ScoreItem]) -> tuple[TargetChoices, ...]:
+    def verify(self, items: Sequence[ScoreItem]) -> tuple[TargetChoices, ...]:
         """Run a target pass; what the target chooses for each item."""
         return tuple([self._target_choices(item, self._contexts(item)) for item in items])
 
-    def rank_drafts(self, items: Sequence[ScoreItem]) -> tuple[tuple[DraftChoices, ...], ...]:
+    def expand(self, items: Sequence[ScoreItem]) -> tuple[tuple[DraftChoices, ...], ...]:
         """Run a draft pass; for each item one ranking per row."""
         rows = [(item, self._contexts(item)) for item in items]
         return tuple(

@@ -18,7 +18,7 @@ from wanspec.core.speculation.types import ScoreItem, SessionId
 from wanspec.engines.interface import Backend
 from wanspec.engines.registry import load_backend
 from wanspec.errors import ConfigError
-from wanspec.serving.model_runner import ORACLE_SESSION, rank_drafts
+from wanspec.serving.model_runner import ORACLE_SESSION
 from wanspec.transport.handshake import Expected
 
 _log = logging.getLogger(f"vllm.{__name__}")  # vLLM shows its own loggers, and only warnings of others
@@ -42,7 +42,7 @@ class LocalModel:
         try:
             with self._lock:
                 self._open.update(item.session_id for item in items)
-                choices = rank_drafts(self._backend, items)
+                choices = self._backend.expand(items)
         except Exception as error:  # noqa: BLE001  # the engine goes on in any case
             _log.exception("a local draft pass of WANSpec's has failed; vLLM goes on, without local drafts for a while")
             return PassFailed(kind=PassKind.DRAFT, reason=str(error))
@@ -77,6 +77,6 @@ def load_local_model(name: str, expected: Expected) -> LocalModel:
             f"with {expected.tokenizer_fingerprint[:12]}; draft with a model of the same family, or leave the flag out"
         )
     for _ in range(PROBES):
-        rank_drafts(backend, [ScoreItem(session_id=ORACLE_SESSION, sampling=UNCOUPLED, append=(0,))])
+        backend.expand([ScoreItem(session_id=ORACLE_SESSION, sampling=UNCOUPLED, append=(0,))])
     backend.close_session(ORACLE_SESSION)
     return LocalModel(backend)

@@ -6,6 +6,8 @@ import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from msgspec import structs
+
 from wanspec.core.policy.registry import PolicyConfig, create_policy
 from wanspec.core.protocol.placement import ANYWHERE, Placement, check_labels
 from wanspec.core.speculation.sampling import check_sampling
@@ -15,7 +17,7 @@ from wanspec.errors import ConfigError
 from wanspec.serving.engine import check_request
 from wanspec.serving.server.errors import bad_request
 from wanspec.serving.server.limits import ServerLimits
-from wanspec.serving.server.schema import DEFAULT_TEMPERATURE, ChatRequest, CompletionRequest, Parameters
+from wanspec.serving.server.schema import DEFAULT_NOISE, DEFAULT_TEMPERATURE, ChatRequest, CompletionRequest, Parameters
 
 NUM_SEEDS = 2**64
 RANDOM_SEEDS = (None, -1)
@@ -96,9 +98,7 @@ def make_orders(
             Order(
                 prompt=prompt,
                 max_tokens=_max_tokens(prompt.tokens, max_tokens, prompt_field, info, limits),
-                sampling=SamplingParams(
-                    temperature=sampling.temperature, top_k=sampling.top_k, top_p=sampling.top_p, seed=(seed + index) % NUM_SEEDS
-                ),
+                sampling=structs.replace(sampling, seed=(seed + index) % NUM_SEEDS),
                 policy=policy,
                 placement=placement,
                 stops=tuple(parameters.stop or ()),
@@ -157,6 +157,7 @@ def _sampling(parameters: Parameters) -> SamplingParams:
         temperature=DEFAULT_TEMPERATURE if parameters.temperature is None else parameters.temperature,
         top_k=min(max(0, parameters.top_k or 0), MAX_VOCABULARY),
         top_p=1.0 if parameters.top_p is None else parameters.top_p,
+        noise=parameters.wanspec.noise if parameters.wanspec is not None else DEFAULT_NOISE,
     )
     try:
         check_sampling(sampling)

@@ -24,9 +24,11 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from wanspec.core.protocol.placement import MAX_LABELS
+from wanspec.core.speculation.types import NoiseName, SamplingParams
 from wanspec.engines.tokenizer import RESERVED
 from wanspec.serving.server.limits import MAX_STOP_CHARACTERS, MAX_STOP_TOKENS, MAX_STOPS
 
+DEFAULT_NOISE = SamplingParams().noise
 DEFAULT_TEMPERATURE = 1.0
 """OpenAI's default."""
 MAX_TEMPERATURE = 2.0
@@ -131,6 +133,8 @@ class WanspecOptions(BaseModel):
     """False: no worker ever sees this prompt."""
     allowed_labels: Annotated[list[str], Field(min_length=1, max_length=MAX_LABELS, fail_fast=True)] | None = None
     """Only workers with these labels see this prompt (`protocol/placement.py`). Not empty, which would be ambiguous."""
+    noise: NoiseName = DEFAULT_NOISE
+    """Whose noise draws tokens: with the seed of another engine, its text (`engines/noise.py`)."""
     literal_prompt: bool | None = None
     """Whether control tokens in a completion's prompt are plain text; None: the server's setting. In chats they always are."""
 

@@ -1,0 +1,34 @@
+"""`engines.hf.device_choosing` as a way to choose from logits, on the CPU."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from wanspec.core.speculation.types import DraftChoices, LogProbs, SamplingParams
+from wanspec.engines.choosing import Row
+from wanspec.engines.hf import device_choosing
+from wanspec.engines.hf.device_choosing import Question
+
+
+class OnDevice:
+    """All rows at once."""
+
+    def tokens(self, rows: Sequence[Row], params: SamplingParams, positions: Sequence[int]) -> list[int]:
+        return device_choosing.target_tokens(sent(rows), [Question(params, at) for at in positions])
+
+    def rankings(self, rows: Sequence[Row], params: SamplingParams, positions: Sequence[int], count: int = 8) -> list[DraftChoices]:
+        return device_choosing.draft_choices(sent(rows), [Question(params, at) for at in positions], count=count)
+
+    def log_probs(self, rows: Sequence[Row], tokens: Sequence[int], count: int) -> tuple[LogProbs, ...]:
+        return device_choosing.log_probs_of(sent(rows), tokens, count=count)
+
+    def entropy_nats(self, row: Row, params: SamplingParams) -> float:
+        return device_choosing.entropy_nats(sent([row])[0], params)
+
+
+def sent(rows: Sequence[Row]) -> torch.Tensor:
+    """Rows of logits as a tensor."""
+    return torch.from_numpy(np.array(rows))
