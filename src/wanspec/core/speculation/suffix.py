@@ -13,6 +13,8 @@ from collections.abc import Sequence
 
 from msgspec import Struct
 
+from wanspec.core.speculation.ratio import Ratio
+
 MAX_MATCH = 8
 """Tokens compared: longer matches are no better."""
 MAX_INDEXED = 8192
@@ -45,8 +47,10 @@ class SuffixIndex:
         self._num_indexed = 0
         self._places: defaultdict[tuple[int, ...], list[int]] = defaultdict(list)
         """Index after each occurrence of one token or two."""
-        self._true = [PRIOR_PROPOSALS * rate for rate in PRIOR_RATES]
-        self._made = [PRIOR_PROPOSALS] * MAX_MATCH
+        self._came_true = [Ratio(MEMORY_PROPOSALS) for _ in PRIOR_RATES]
+        """By the length of the match, from 1."""
+        for ratio, rate in zip(self._came_true, PRIOR_RATES, strict=True):
+            ratio.add(PRIOR_PROPOSALS * rate, PRIOR_PROPOSALS)
         self._index_more()
 
     def extend(self, tokens: Sequence[int]) -> None:
@@ -85,15 +89,12 @@ class SuffixIndex:
 
     def log_prob(self, proposal: Proposal) -> float:
         """Natural logarithm of the probability that it comes true."""
-        index = proposal.match - 1
-        return math.log(self._true[index] / self._made[index])
+        ratio = self._came_true[proposal.match - 1]
+        return math.log(ratio.top / ratio.bottom)
 
     def observe(self, match: int, *, came_true: bool) -> None:
         """A proposal with a match of this length was put to the test."""
-        index = match - 1
-        fade = 1.0 - 1.0 / MEMORY_PROPOSALS
-        self._made[index] = self._made[index] * fade + 1.0
-        self._true[index] = self._true[index] * fade + came_true
+        self._came_true[match - 1].add(came_true)
 
     def _match(self, place: int, tail: tuple[int, ...]) -> int:
         """How many tokens before `place` are those at the end of `tail`."""
