@@ -4,7 +4,7 @@
     wanspec serve --target hf:FOLDER/target --draft hf:FOLDER/draft --listen 127.0.0.1:8500
     wanspec worker --draft hf:FOLDER/draft --controller 127.0.0.1:8500
 
-The draft is the target with some noise on its last layer, so that it is right about as often as a published draft is. The text means nothing.
+The draft is the target with some noise on its last layer, so that it is right about as often as a published draft. The text means nothing.
 Needs the extra `hf`.
 """
 
