@@ -1,8 +1,10 @@
 """Drafts that cost no pass: what followed the last time the text had the same end, hung below the leaves of a draft tree.
 
 They are there at once, while the worker's news is still under way. What a draft model says later is news about them too: where it holds
-another token for the most probable one, a proposal seldom comes true, and counts for as much as such proposals have been worth. (A worker gains nothing by them: its own model is about to say more.
-That was measured, and so was the reuse of what had been drafted below a rejected token: it hardly ever came true.)
+another token for the most probable one, a proposal seldom comes true, and counts for as much as such proposals have been worth.
+
+(A worker gains nothing by lookups: its own model is about to say more. That was measured, and so was the reuse of what had been drafted
+below a rejected token: it hardly ever came true.)
 """
 
 from __future__ import annotations
