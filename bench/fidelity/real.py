@@ -34,7 +34,7 @@ from wanspec.telemetry.records import LinkBytes, PassFinished, Record, RequestAr
 
 LATE_SHARE = 0.02
 """Of a cell's passes at the controller, beyond which it is void."""
-ATTEMPTS = {"l40s-8b": 2, "wan-70b": 1, "l4-8b": 1, "cpu-8b": 2}
+ATTEMPTS = {"l40s-8b": 1, "wan-70b": 1, "l4-8b": 1, "cpu-8b": 2}
 """At each pace, until a run of the cell counts."""
 PLAIN, WARM_UP_TOKENS = PolicyConfig(name="autoregressive"), 32
 """What is written first."""
