@@ -37,6 +37,20 @@ def plain(outcomes: Sequence[Outcome]) -> str:
     return "\n".join(outcome.lines) + "\n"
 
 
+def choices(outcomes: Sequence[Outcome]) -> str:
+    """Milliseconds of CPU for each case, by vocabulary."""
+    (outcome,) = outcomes
+    of = {(row["case"], row["vocabulary"]): row for row in outcome.result}
+    vocabularies = sorted({vocabulary for _, vocabulary in of})
+    rows = []
+    for case in dict.fromkeys(case for case, _ in of):
+        model, _, how = case.partition("-")
+        how, walked, _ = how.partition("-walked")
+        name = f"{of[case, vocabularies[0]]['rows']} rows of the {model}, {how}{', as a pass asks for them' if walked else ''}"
+        rows.append((name, *[f"{of[case, vocabulary]['ms_p50']:.1f}" for vocabulary in vocabularies]))
+    return table(("CPU ms", *[f"{vocabulary:,} words" for vocabulary in vocabularies]), rows)
+
+
 def virtual_clock(outcomes: Sequence[Outcome]) -> str:
     """`adaptive` with a worker, at each price, against what one site does without: the best chain, the best tree, and `alone`."""
     chain, tree, alone = (min(outcome.result, key=lambda row: row["itl_ms"]) for outcome in outcomes[:3])
@@ -127,5 +141,13 @@ FIGURES = (
     _by_hand("speed", "docs/simulation.md", "python bench/simulation.py"),
     _by_hand("guard", ADAPTIVE, "python bench/guard.py", "python bench/guard.py 1 SEED --requests 32"),
     _by_hand("fidelity", "docs/fidelity.md", "make fidelity"),
+    Figure(
+        name="choices",
+        page="docs/engines.md",
+        cost=Cost.DEAR,
+        commands=("python bench/choices.py --vocabulary 2048 128256 --json RESULT.json",),
+        body=choices,
+        keys=frozenset({"case", "vocabulary", "rows", "ms_p50"}),
+    ),
     _by_hand("engine-steps", "docs/engines.md", "python bench/engine_steps.py llamacpp:models/draft.gguf --cpu-time"),
 )
