@@ -15,7 +15,8 @@ will not be here by the end of the pass: those will be there for the next round 
 - Waiting for drafts that are under way is never worth its time: they are there for the next round, and who waits misses the common pass.
 
 Without a worker the same rule drafts a tree on the spot, as deep as pays at each position, or nothing at all where the draft model is of no
-use. It is asked again from time to time (`is_draft_due`): another text may suit it.
+use. It is asked again from time to time (`is_draft_due`): another text may suit it. At a site without a draft model there is nothing to
+weigh: what workers and the text itself propose is verified, and what `alone` says is of plain decoding and lookup.
 """
 
 from __future__ import annotations
@@ -87,13 +88,15 @@ class Adaptive(Policy):
         tree = situation.tree
         self._alone = alone = situation.alone(self._verify_width)
         chosen = self._chosen(tree)
-        leaves = self._leaves(situation, chosen, now)
-        if self._verifies_chains:
-            leaves = self._end_of_chain(situation, chosen, leaves)
         guessed_pace = GUESSED_PACE if situation.arrivals is not None else 1.0
         pace_s = situation.pace.mean(guessed_pace * alone.bare_s, GUESSED_TOKENS)
         token_s = min(alone.plain_s, pace_s)
         verify = Verify(tuple(chosen), gives_way=True, token_s=token_s)
+        if not situation.has_draft_model:
+            return verify
+        leaves = self._leaves(situation, chosen, now)
+        if self._verifies_chains:
+            leaves = self._end_of_chain(situation, chosen, leaves)
         if not leaves:
             return verify
         if situation.is_draft_due:

@@ -55,7 +55,8 @@ class Controller(Site):
     ) -> None:
         """`has_draft_device`: the local draft model does not share the target's device. `calibrations`: what is known of it.
 
-        `draft_context_length`: of the local draft model, in tokens; a text that is longer is drafted for by others, or not.
+        `draft_context_length`: of the local draft model, in tokens; a text that is longer is drafted for by others, or not. 0: there is
+        no such model.
         """
         super().__init__(
             vocabulary_size=vocabulary_size,

@@ -42,11 +42,12 @@ class Site:
     def __init__(
         self, *, vocabulary_size: int, has_draft_device: bool, draft_context_length: int, calibrations: CalibrationBook | None
     ) -> None:
+        """`draft_context_length`: of the local draft model, in tokens; 0: there is none."""
         self._draft_context_length = draft_context_length
         self._sessions: dict[SessionId, Session] = {}
         self._workforce = Workforce(self._sessions, vocabulary_size=vocabulary_size)
         self._workers: dict[WorkerId, PooledWorker] = self._workforce.workers
-        self._passes = Passes(has_draft_device=has_draft_device)
+        self._passes = Passes(has_draft_device=has_draft_device, has_draft_model=draft_context_length > 0)
         self._calibrations = calibrations or CalibrationBook()
         self._coverages: defaultdict[float, Coverage] = defaultdict(Coverage)
         """By temperature."""
@@ -111,10 +112,10 @@ class Site:
         decision = session.policy.decide(self._situation(session, now), now=now)
         match decision:
             case Wait(until=until):
-                session.wait(until, now=now)
+                session.wait(min(until, now + MAX_VAIN_WAIT_S), now=now)
             case DraftLocally(nodes=nodes):
                 fitting = tuple([node for node in nodes if node.position < self._draft_context_length])
-                if all(map(session.draft_view.has_scored, fitting)):  # the tree is full, or the context: there is nothing more to be had
+                if all(map(session.draft_view.has_scored, fitting)):  # the tree is full, or the context, or there is no draft model
                     return decision.otherwise if decision.gain_s < math.inf else Verify(tuple(session.tree.path_to(nodes[0])))
                 return decision if len(fitting) == len(nodes) else replace(decision, nodes=fitting)
         return decision
@@ -133,6 +134,7 @@ class Site:
             worker_share=worker.share if worker else 0.0,
             target_times=self._passes.target_times,
             draft_times=self._passes.draft_times,
+            has_draft_model=self._passes.has_draft_model,
             has_drafted=session.draft_view.has_scored,
             draft_tokens=session.draft_tokens,
             num_undrafted=session.num_undrafted,
