@@ -88,7 +88,7 @@ class ControllerEngine:
         if draft is not None:
             check_pair(target.info, draft.info)
         self._target, self._listener, self.has_draft_model = target, listener, draft is not None
-        self._models: dict[Model, Backend] = {"target": target} | ({} if draft is None else {"draft": draft})
+        self._models: dict[Model, Backend] = {"target": target} if draft is None else {"target": target, "draft": draft}
         self._trace = SparedTrace(trace) if trace is not None else None
         self._tracer = Tracer(self._trace or NoTrace(), "controller")
         self._machine = self._tracer.recorded(Controller)(
