@@ -95,6 +95,7 @@ class ControllerEngine:
             vocabulary_size=target.info.vocabulary_size,
             end_tokens=target.info.end_tokens,
             draft_context_length=draft.info.context_length if draft is not None else 0,
+            draft_name=draft.info.name if draft is not None else "",
             calibrations=calibrations,
         )
         self._events: asyncio.Queue[ControllerEvent] = asyncio.Queue()

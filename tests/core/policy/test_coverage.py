@@ -48,7 +48,7 @@ def test_what_children_cover_is_learned() -> None:
 
 
 def test_seeing_no_node_teaches_nothing() -> None:
-    assert look_at([], DraftTree([1], max_position=9).head) is None
+    assert look_at([], DraftTree([1], max_position=9).head).weight == 0
 
 
 def test_nodes_count_by_how_probable_they_are() -> None:

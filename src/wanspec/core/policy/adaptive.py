@@ -122,8 +122,7 @@ class Adaptive(Policy):
         if self._seen is not None:
             coverage, expanded, head = self._seen
             self._seen = None
-            if (look := look_at(expanded, head)) is not None:
-                coverage.learn(look)
+            coverage.learn(look_at(expanded, head))
 
     def _chosen(self, tree: DraftTree) -> list[Node]:
         """The nodes to verify, best first, parents before children."""
@@ -160,7 +159,8 @@ class Adaptive(Policy):
                 children_at = NEVER if arrivals is None or has_arrived else arrivals.children_at(node, now=now)
                 children_at += len(leaves) // self._width * step_s
                 leaves.append(_Leaf(node, max(0.0, prob - (below / total if has_arrived else below)), children_at))
-        self._seen = (situation.coverage, expanded, tree.head)
+        if situation.worker_is_alike:  # what another model's children cover says nothing of the one here
+            self._seen = (situation.coverage, expanded, tree.head)
         return leaves
 
     def _worth_expanding(self, situation: Situation, alone: Alone, leaves: Sequence[_Leaf], token_s: float) -> list[_Leaf]:

@@ -32,6 +32,8 @@ class Situation(Struct, frozen=True, kw_only=True):
     """Sessions that share the passes."""
     arrivals: Arrivals | None
     """When the worker's drafts will come; None: nobody drafts for this session, or has been silent for suspiciously long."""
+    worker_is_alike: bool = True
+    """Whether the worker, if there is one, drafts with the model that is here, as far as is known."""
     pace: Ratio
     """Seconds per token: with this worker, over all its sessions; without one, over all sessions that have none."""
     pace_alone: Ratio

@@ -89,6 +89,7 @@ class Proposer(Site):
             vocabulary_size=vocabulary_size,
             has_draft_device=False,
             draft_context_length=local.context_length if local is not None else 0,
+            draft_name="",
             calibrations=None,
         )
         self._vocabulary_size, self._max_length, self._placement = vocabulary_size, max_length, placement
