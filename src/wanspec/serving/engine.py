@@ -326,8 +326,7 @@ class ControllerEngine:
             return
         now = self._loop.time()
         duration_s = now - started
-        finished = VerifyFinished if model == "target" else DraftFinished
-        self._events.put_nowait(finished(choices=choices, duration_s=duration_s))
+        self._events.put_nowait((VerifyFinished if model == "target" else DraftFinished)(choices=choices, duration_s=duration_s))
         self._tracer.pass_finished(model, items, duration_s, now=now)
 
     def _release(self, session_id: SessionId) -> None:
