@@ -10,6 +10,7 @@ from record import Outcome
 ADAPTIVE = "docs/adaptive.md"
 TEXT = "--tokens bundled --requests 20 --max-tokens 100 --iterations 1"
 BENCH = "wanspec bench policies --wan tun --policy colocated,colocated-tree,adaptive --prompts 8 --max-tokens 96 --repeats 1"
+SITES = "autoregressive,alone,adaptive"
 
 
 ALONE = ("plain", "best chain", "best tree")
@@ -146,10 +147,7 @@ FIGURES = (
         name="draft-models",
         page="docs/operating.md",
         cost=Cost.MINUTES,
-        commands=(
-            f"wanspec simulate {TEXT} --policy autoregressive,alone,adaptive --rtt 15,70,150 --set compute.local_draft=true,false"
-            " --json RESULT.json",
-        ),
+        commands=(f"wanspec simulate {TEXT} --policy {SITES} --rtt 15,70,150 --set compute.local_draft=true,false --json RESULT.json",),
         body=draft_models,
         keys=frozenset({"compute.local_draft", "policy", "rtt_ms", "itl_ms", "local_draft_passes_per_token"}),
     ),
