@@ -158,6 +158,7 @@ class Adaptive(Policy):
             elif node.position < tree.max_position:
                 children_at = NEVER if arrivals is None or has_arrived else arrivals.children_at(node, now=now)
                 children_at += len(leaves) // self._width * step_s
+                # A worker's children are a part of what a draft model offers; what was looked up is right or wrong by itself.
                 leaves.append(_Leaf(node, max(0.0, prob - (below / total if has_arrived else below)), children_at))
         if situation.worker_is_alike:  # what another model's children cover says nothing of the one here
             self._seen = (situation.coverage, expanded, tree.head)
