@@ -26,7 +26,7 @@ class OnDevice:
         return device_choosing.log_probs_of(sent(rows), tokens, count=count)
 
     def entropy_nats(self, row: Row, params: SamplingParams) -> float:
-        return device_choosing.entropy_nats(sent([row])[0], params)
+        return device_choosing.entropies_nats(sent([row]), [params])[0]
 
 
 def sent(rows: Sequence[Row]) -> torch.Tensor:

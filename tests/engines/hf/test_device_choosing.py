@@ -11,11 +11,11 @@ from tests.engines.choosers import InNumpy  # noqa: E402
 from tests.engines.hf.on_device import OnDevice, sent  # noqa: E402
 from tests.engines.test_choosing import pass_of, peaked  # noqa: E402
 
-from wanspec.core.speculation.types import SamplingParams, ScoreItem, SessionId  # noqa: E402
-from wanspec.engines import choosing  # noqa: E402
-from wanspec.engines.hf import device_choosing  # noqa: E402
+from wanspec.core.speculation.types import NoiseName, SamplingParams, ScoreItem, SessionId  # noqa: E402
+from wanspec.engines import choosing, noise  # noqa: E402
+from wanspec.engines.hf import crossing, device_choosing, device_noise  # noqa: E402
 from wanspec.engines.hf.device_choosing import Question, target_tokens  # noqa: E402
-from wanspec.engines.noise import mixed_words, murmur3  # noqa: E402
+from wanspec.engines.hf.device_noise import words  # noqa: E402
 
 
 @pytest.mark.parametrize("size", [300, 128_256])
@@ -48,9 +48,23 @@ def test_numpy_and_pytorch_choose_alike(params: SamplingParams, size: int) -> No
 
 def test_pytorch_hashes_are_numpys_to_the_last_bit() -> None:
     places = [(0, 0), (1, 5), (2**64 - 1, 131_071), (1 << 40, 77)]
-    found = device_choosing.murmur3([mixed_words(seed, position) for seed, position in places], 128_256, torch.device("cpu"))
-    for row, (seed, position) in zip(found, places, strict=True):
-        assert np.array_equal(row.numpy().astype(np.uint32), murmur3(seed, position, 128_256))
+    (states,) = crossing.sent([words([noise.mixed_words(seed, position) for seed, position in places])], torch.device("cpu"))
+    keys = [noise.philox_key(seed, position) for seed, position in places]
+    low, high = crossing.sent([words([key & 0xFFFFFFFF for key in keys]), words([key >> 32 for key in keys])], torch.device("cpu"))
+    for (seed, position), murmurs, philoxes in zip(
+        places, device_noise.murmur3(states, 128_256), device_noise.philox(low, high, 128_256), strict=True
+    ):
+        assert np.array_equal(murmurs.numpy().astype(np.uint32), noise.murmur3(seed, position, 128_256))
+        assert np.array_equal(philoxes.numpy().astype(np.uint32), noise.philox(seed, position, 128_256))
+
+
+@pytest.mark.parametrize("name", ["murmur3", "philox"])
+def test_noise_is_numpys_but_for_the_last_digits(name: NoiseName) -> None:
+    places: list[device_noise.Place | None] = [(name, 7, 30), None, (name, 7, 1), (name, 7, 30)]
+    found = device_noise.exponentials(places, 50_000, torch.device("cpu"))
+    assert torch.equal(found[0], found[3])
+    assert bool((found[1] == 1.0).all())
+    np.testing.assert_allclose(found[2].numpy(), noise.exponentials(name, 7, 1, 50_000), rtol=1e-5, atol=1e-7)
 
 
 def test_requests_of_every_kind_share_a_pass() -> None:
