@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
+from torch.fx.experimental import _config as shapes
 
 from wanspec.core.speculation.types import DraftChoices, LogProbs, ScoreItem, SessionId, TargetChoices
 from wanspec.engines.choosing import LogitsBackend, Rows, choose, log_probs_of, rank
@@ -36,7 +37,7 @@ MAX_KEPT_BYTES = 1 << 30
 class HfBackend(LogitsBackend):
     """A model of transformers and the caches of its sessions."""
 
-    def __init__(self, model: Model, info: ModelInfo, *, chooses_on_device: bool | None = None) -> None:
+    def __init__(self, model: Model, info: ModelInfo, *, chooses_on_device: bool | None = None, is_compiled: bool = False) -> None:
         """`model` is in evaluation mode, uses `sdpa` attention, and is on its devices.
 
         `chooses_on_device`: whether PyTorch chooses, or NumPy in the host's memory; None: where the model is on no CPU.
@@ -48,7 +49,8 @@ class HfBackend(LogitsBackend):
         self._device: torch.device = model.get_input_embeddings().weight.device
         self._chooses_on_device = self._device.type != "cpu" if chooses_on_device is None else chooses_on_device
         self._limits = LIMITS.get(self._device.type, LIMITS["cuda"])
-        self.pool = SlotPool()
+        self._compiled = Compiled(self._forward, self._device) if is_compiled else None
+        self.pool = SlotPool(has_static_addresses=is_compiled)
         self._caches = SessionCaches(
             partial(PooledSlots, self.pool),
             vocabulary_size=info.vocabulary_size,
@@ -114,7 +116,7 @@ class HfBackend(LogitsBackend):
     def _compute(self, items: Sequence[ScoreItem], use: Callable[[Sequence[Tensor]], T]) -> T:
         plans = self._caches.plan(items)
         answers: dict[SessionId, list[Tensor]] = {item.session_id: [] for item in items}
-        for batch in batches(plans, self._limits):
+        for batch in batches(plans, self._limits, in_buckets=self._compiled is not None):
             for line, rows in zip(batch.lines, self._run_batch(batch), strict=True):
                 answers[line.extension.item.session_id].append(rows)
         nothing = torch.empty((0, self._info.vocabulary_size), device=self._device)
@@ -124,14 +126,17 @@ class HfBackend(LogitsBackend):
 
     def _run_batch(self, batch: PaddedBatch) -> list[Tensor]:
         """One forward pass. Writes the new keys and values; returns each line's logits of the rows asked for."""
-        first = batch.asked_from
-        keep = batch.tokens.shape[1] - first
-        logits = self._forward(sent(batch.arrays, self._device), reach=batch.reach, keep=keep)
+        arrays = sent(batch.arrays, self._device)
+        if self._compiled is not None and batch.is_padded and self.pool.layers:
+            first, logits = 0, self._compiled(arrays, batch.reach)
+        else:
+            first = batch.asked_from
+            logits = self._forward(arrays, reach=batch.reach, keep=batch.tokens.shape[1] - first)
         asked = [slice(line.unasked - first, line.tokens - first) if line.tokens > line.unasked else slice(0, 0) for line in batch.lines]
         return [logits[index, rows] for index, rows in enumerate(asked)]
 
     def _forward(self, arrays: Sequence[Tensor], *, reach: int, keep: int) -> Tensor:
-        """The model over one batch, as `PaddedBatch.arrays` has it; all of this runs on the device. Returns the last rows' logits."""
+        """The model over `PaddedBatch.arrays`, all of it on the device. Returns the logits of the last `keep` rows; 0: of all."""
         tokens, positions, writes, reads, spans, appended, nodes = arrays
         mask = mask_of(spans, appended, nodes, reads.shape[1])
         logits: Tensor = self._model(
@@ -143,6 +148,22 @@ class HfBackend(LogitsBackend):
             **({"logits_to_keep": keep} if self._keeps_logits else {}),
         ).logits
         return logits[:, -keep:, : self._info.vocabulary_size]
+
+
+class Compiled:
+    """A forward pass by `torch.compile`; on a GPU its kernels are recorded, for each shape once, and replayed as a CUDA graph.
+
+    It is compiled for shapes of any size, so three times: for several lines, for one that is read where it lies, and for one that is not.
+    """
+
+    def __init__(self, forward: Callable[..., Tensor], device: torch.device) -> None:
+        self._forward = torch.compile(forward, dynamic=True, mode="reduce-overhead" if device.type == "cuda" else None)
+
+    def __call__(self, arrays: Sequence[Tensor], reach: int) -> Tensor:
+        """The logits of all rows."""
+        own = [array.clone() for array in arrays]  # parts of one transfer: where each begins would be compiled in
+        with shapes.patch(use_duck_shape=False):  # two sizes that are equal by chance are not one
+            return self._forward(own, reach=reach, keep=0).clone()  # a CUDA graph overwrites what it gave before
 
 
 class PassCache:

@@ -27,7 +27,9 @@ Indices = NDArray[np.int32]
 class SlotPool:
     """Keys and values of each layer, [slots, heads, size] each, on the layer's device; made when first needed."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, has_static_addresses: bool = False) -> None:
+        """`has_static_addresses`: CUDA graphs may write to its tensors where they are."""
+        self._has_static_addresses = has_static_addresses
         self._returned: deque[Indices] = deque()
         """Slots given back by a session, from any thread."""
         self._empty()
@@ -89,15 +91,17 @@ class SlotPool:
             self.layers[index] = self._grown(pair[0], capacity), self._grown(pair[1], capacity)
         self._users = np.concatenate((self._users, np.zeros(capacity - self.capacity, np.int32)))
 
-    @staticmethod
-    def _made(like: Tensor, capacity: int) -> Tensor:
-        return torch.zeros((capacity, like.shape[-3], like.shape[-1]), dtype=like.dtype, device=like.device)
+    def _made(self, like: Tensor, capacity: int) -> Tensor:
+        """Zeros: what is masked must be a number."""
+        tensor = torch.zeros((capacity, like.shape[-3], like.shape[-1]), dtype=like.dtype, device=like.device)
+        if self._has_static_addresses:
+            torch._dynamo.mark_static_address(tensor, guard=False)  # noqa: SLF001  # the only name it has
+        return tensor
 
-    @staticmethod
-    def _grown(tensor: Tensor, capacity: int) -> Tensor:
+    def _grown(self, tensor: Tensor, capacity: int) -> Tensor:
         if len(tensor) >= capacity:  # grown before memory ran out
             return tensor
-        grown = torch.zeros((capacity, *tensor.shape[1:]), dtype=tensor.dtype, device=tensor.device)  # what is masked must be a number
+        grown = self._made(tensor.transpose(0, 1), capacity)
         grown[: len(tensor)] = tensor
         return grown
 
