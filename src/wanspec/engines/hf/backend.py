@@ -18,7 +18,7 @@ from torch.fx.experimental import _config as shapes
 
 from wanspec.core.speculation.types import DraftChoices, LogProbs, ScoreItem, SessionId, TargetChoices
 from wanspec.engines.choosing import LogitsBackend, Rows, choose, log_probs_of, rank
-from wanspec.engines.hf import device_choosing
+from wanspec.engines.hf import attention, device_choosing
 from wanspec.engines.hf.batch import LIMITS, PaddedBatch, batches
 from wanspec.engines.hf.crossing import fetched, sent
 from wanspec.engines.hf.masks import mask_of, over_pool
@@ -43,6 +43,7 @@ class HfBackend(LogitsBackend):
         `chooses_on_device`: whether PyTorch chooses, or NumPy in the host's memory; None: where the model is on no CPU.
         """
         self._model, self._info = model, info
+        model.set_attn_implementation(attention.NAME)
         known = inspect.signature(model.forward).parameters
         self._keeps_logits = "logits_to_keep" in known
         self._cache_name = "cache" if "cache" in known else "past_key_values"  # its name until transformers 5.24
