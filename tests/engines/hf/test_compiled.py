@@ -10,6 +10,7 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
+from tests.engines.hf.on_device import DEVICES  # noqa: E402
 from tests.engines.hf.test_backend import info, random_model  # noqa: E402
 from tests.engines.hf.test_device_path import KINDS, asked  # noqa: E402
 from tests.engines.items import assert_close, item, score_all  # noqa: E402
@@ -30,10 +31,10 @@ pytestmark = [
 ]
 
 
-@pytest.fixture(scope="module")
-def pair() -> tuple[HfBackend, HfBackend]:
+@pytest.fixture(scope="module", params=DEVICES)
+def pair(request: pytest.FixtureRequest) -> tuple[HfBackend, HfBackend]:
     """A model as it is, and the same one compiled."""
-    model = random_model("Llama", vocab_size=VOCABULARY, max_position_embeddings=2048)
+    model = random_model("Llama", vocab_size=VOCABULARY, max_position_embeddings=2048).to(request.param)
     facts = info(VOCABULARY, 2048)
     plain = HfBackend(model, facts, chooses_on_device=True)
     compiled = HfBackend(model, facts, chooses_on_device=True, is_compiled=True)

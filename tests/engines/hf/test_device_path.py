@@ -1,4 +1,4 @@
-"""The engine as it is on a GPU, on a CPU: choices are made by PyTorch, and little crosses between host and device."""
+"""The engine as it is on a GPU, on a CPU too: choices are made by PyTorch, and little crosses between host and device."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
+from tests.engines.hf.on_device import DEVICES  # noqa: E402
 from tests.engines.hf.test_backend import info, random_model  # noqa: E402
 from tests.engines.items import alone, assert_close, item, score  # noqa: E402
 
@@ -41,15 +42,15 @@ CROSSINGS = [
 ]
 
 
-@pytest.fixture(scope="module")
-def on_device() -> HfBackend:
-    model = random_model("Llama", vocab_size=VOCABULARY, max_position_embeddings=1024)
+@pytest.fixture(scope="module", params=DEVICES)
+def on_device(request: pytest.FixtureRequest) -> HfBackend:
+    model = random_model("Llama", vocab_size=VOCABULARY, max_position_embeddings=1024).to(request.param)
     return HfBackend(model, info(VOCABULARY, 1024), chooses_on_device=True)
 
 
 @pytest.fixture(scope="module")
 def in_numpy(on_device: HfBackend) -> HfBackend:
-    return HfBackend(on_device._model, on_device.info)
+    return HfBackend(on_device._model, on_device.info, chooses_on_device=False)
 
 
 @pytest.fixture(autouse=True)
@@ -139,7 +140,7 @@ def test_what_crosses_is_ids_positions_indices_and_choices(on_device: HfBackend,
 @pytest.mark.parametrize(
     ("error", "message"),
     [
-        (torch.OutOfMemoryError("CUDA out of memory"), "no memory left on cpu for 8 tokens more"),
+        (torch.OutOfMemoryError("CUDA out of memory"), "no memory left on .* for 8 tokens more"),
         (RuntimeError("device-side assert"), "PyTorch failed on tiny"),
     ],
 )

@@ -6,8 +6,6 @@ query heads of a group stand below each other as rows of one head, which see the
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import transformers
 from torch import Tensor
@@ -17,7 +15,7 @@ NAME = "wanspec_grouped"
 
 
 def grouped_attention(
-    module: torch.nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **more: Any
+    module: torch.nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **more: object
 ) -> tuple[Tensor, None]:
     """As transformers' `sdpa_attention_forward`: `query` [lines, heads, rows, size], others with fewer heads, the mask for all heads."""
     lines, heads, rows, _ = query.shape
