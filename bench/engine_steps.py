@@ -9,7 +9,8 @@ as after a round, and scores so many leaves. What is timed is what a round waits
 
 Of a pass, *model* is the forward pass alone, with its mask and cache; *choice* is from logits to tokens; *host* is the rest: planning,
 layout, sending, and carrying out the plan. A GPU is waited for at the borders of these, which costs some microseconds. Of engines other
-than `hf`, host is part of model.
+than `hf`, host is part of model. With `--cache`, *cache* is that part of model which writes new keys and values and reads all of them; a
+GPU is then waited for in every layer.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from wanspec.lab.planning.calibrate import SAMPLING
 WIDTHS = (1, 2, 4, 8, 16, 32, 64)
 LLAMA_3 = {"vocab_size": 128256, "num_key_value_heads": 8, "max_position_embeddings": 8192}
 SHAPES: dict[str, dict[str, Any]] = {
-    "tiny": {"hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 2, "num_attention_heads": 8}
+    "tiny": {"hidden_size": 256, "intermediate_size": 768, "num_hidden_layers": 4, "num_attention_heads": 8}
     | {"vocab_size": 2048, "num_key_value_heads": 2, "max_position_embeddings": 8192},
     "1b": LLAMA_3
     | {"hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16, "num_attention_heads": 32, "tie_word_embeddings": True},
@@ -39,7 +40,7 @@ SHAPES: dict[str, dict[str, Any]] = {
     "70b": LLAMA_3 | {"hidden_size": 8192, "intermediate_size": 28672, "num_hidden_layers": 80, "num_attention_heads": 64},
 }
 """Llama 3's, and one to try this with."""
-PARTS = ("model", "choice")
+PARTS = ("model", "choice", "cache")
 LOGITS_SPREAD = 4.0
 """Standard deviation of random weights' logits: a nucleus then has some tokens, and not the whole vocabulary."""
 
@@ -47,7 +48,7 @@ LOGITS_SPREAD = 4.0
 class Watch:
     """Times parts of a backend's passes, from the inside."""
 
-    def __init__(self, backend: Backend, clock: Callable[[], float], wait: Callable[[], object]) -> None:
+    def __init__(self, backend: Backend, clock: Callable[[], float], wait: Callable[[], object], *, watches_cache: bool = False) -> None:
         self._clock, self._wait = clock, wait
         self.spent_s = dict.fromkeys(PARTS, 0.0)
         self.traffic: Any = None
@@ -58,6 +59,7 @@ class Watch:
 
             self.traffic = crossing.traffic
             places = [(hf, "choose", "choice"), (hf, "rank", "choice"), (backend, "_forward", "model"), (backend, "_compiled", "model")]
+            places += [(hf.PassCache, "update", "cache")] if watches_cache else []
             places += [(device_choosing, "verify", "choice"), (device_choosing, "expand", "choice")]
         for owner, name, part in places:
             if (function := getattr(owner, name)) is not None:
@@ -69,10 +71,10 @@ class Watch:
         if self.traffic is not None:
             self.traffic.sent_bytes = self.traffic.fetched_bytes = 0
         _, whole_s = self._timed(work)
-        spent = {"whole": whole_s} | self.spent_s
+        spent = {"whole": whole_s} | {part: spent_s for part, spent_s in self.spent_s.items() if spent_s}
         if self.traffic is None:
             return {f"{part}, ms": value * 1e3 for part, value in spent.items()}
-        spent["host"] = whole_s - sum(self.spent_s.values())
+        spent["host"] = whole_s - self.spent_s["model"] - self.spent_s["choice"]
         crossed = {"to the host, bytes": self.traffic.fetched_bytes, "to the device, bytes": self.traffic.sent_bytes}
         return {f"{part}, ms": value * 1e3 for part, value in spent.items()} | crossed
 
@@ -185,11 +187,12 @@ def main() -> None:
     parser.add_argument("--device", help="of random weights; the GPU, where there is one")
     parser.add_argument("--compile", action="store_true", help="as compile=true, for random weights")
     parser.add_argument("--on-device", action="store_true", help="choose by PyTorch on a CPU too, with random weights")
+    parser.add_argument("--cache", action="store_true", help="time the pool of keys and values too; `hf` alone, and not compiled")
     parser.add_argument("--cpu-time", action="store_true", help="of the processor, on a machine that others use too; for one thread")
     arguments = parser.parse_args()
     kind, _, shape = arguments.model.partition(":")
     backend = random_backend(shape, arguments) if kind == "random" else load_backend(arguments.model)
-    watch = Watch(backend, time.process_time if arguments.cpu_time else time.perf_counter, waiting(backend))
+    watch = Watch(backend, time.process_time if arguments.cpu_time else time.perf_counter, waiting(backend), watches_cache=arguments.cache)
     print(f"{arguments.model}: medians of {arguments.rounds} passes, {arguments.past} tokens of text and more, at tree widths of")
     print(f"{'sessions':>8}  {'pass':6}  {'':20}" + "".join(f"{width:>9}" for width in WIDTHS))
     for sessions in arguments.sessions:
