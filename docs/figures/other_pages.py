@@ -127,5 +127,12 @@ FIGURES = (
     _by_hand("speed", "docs/simulation.md", "python bench/simulation.py"),
     _by_hand("guard", ADAPTIVE, "python bench/guard.py", "python bench/guard.py 1 SEED --requests 32"),
     _by_hand("fidelity", "docs/fidelity.md", "make fidelity"),
+    _by_hand(
+        "hf-steps",
+        "docs/engines.md",
+        "python bench/engine_steps.py random:tiny --on-device --cpu-time --rounds 15",
+        "python bench/engine_steps.py hf:models/target --cpu-time --rounds 15",
+        "python bench/engine_steps.py hf:models/draft --cpu-time --rounds 15",
+    ),
     _by_hand("engine-steps", "docs/engines.md", "python bench/engine_steps.py llamacpp:models/draft.gguf --cpu-time"),
 )
