@@ -38,7 +38,7 @@ class HfBackend(LogitsBackend):
     """A model of transformers and the caches of its sessions."""
 
     def __init__(self, model: Model, info: ModelInfo, *, chooses_on_device: bool | None = None, is_compiled: bool = False) -> None:
-        """`model` is in evaluation mode, uses `sdpa` attention, and is on its devices.
+        """`model` is in evaluation mode, on its devices, and was made for `sdpa` attention, which ours takes the place of.
 
         `chooses_on_device`: whether PyTorch chooses, or NumPy in the host's memory; None: where the model is on no CPU.
         """

@@ -27,7 +27,7 @@ BUCKETS: dict[str, tuple[int, ...]] = {
     "slots": (256, 512, 1024, 1536, 2048, 3072, 4096, 6144, 8192, 12288, 16384, 24576, 32768, 49152, 65536, 98304, 131072),
     "words": (2, 4, 8, 16, 32, 64, 128),
 }
-"""Sizes that a compiled pass is padded to, so that there are few shapes. A pass with more lines or rows is not compiled: it is a prompt."""
+"""Sizes that a compiled pass is padded to, so that there are few shapes. One with more lines or rows, such as a prompt, is not compiled."""
 
 Plan = tuple[SlotCache[PooledSlots], Extension]
 PooledPart = Part[PooledSlots]
@@ -64,7 +64,7 @@ class PaddedBatch:
     spans: Numbers
     """Of each line: the slots of its prefix, of its cached nodes, and of the tokens that are appended [3, lines]."""
     appended: Numbers
-    """How many of the appended tokens each row sees [lines, longest]; padding sees the first new row."""
+    """How many of the appended tokens each row sees [lines, longest]; padding sees one, or a prefix."""
     nodes: Numbers
     """Which nodes each row sees, cached and new ones, as bits [lines, longest, words]."""
     reach: int
@@ -80,7 +80,7 @@ class PaddedBatch:
 
     @property
     def arrays(self) -> tuple[Numbers, ...]:
-        """What the device needs to know, one transfer."""
+        """What is sent to the device."""
         return self.tokens, self.positions, self.writes, self.reads, self.spans, self.appended, self.nodes
 
 
@@ -129,6 +129,7 @@ def laid_out(parts: Sequence[PooledPart], *, in_buckets: bool = False) -> Padded
     writes = np.full((lines, longest), SPILL, np.int32)
     reads = np.full((lines, slots), ZEROS, np.int32)
     spans = np.zeros((3, lines), np.int32)
+    spans[2] = 1  # a line that is all padding: one token that it sees
     nodes = np.zeros((lines, longest, words), np.int32)
     for line, part in enumerate(parts):
         extension, cache, rows = part.extension, part.cache, slice(0, part.tokens)
@@ -151,7 +152,7 @@ def laid_out(parts: Sequence[PooledPart], *, in_buckets: bool = False) -> Padded
         spans=spans,
         appended=appended,
         nodes=nodes,
-        reach=_reach(reads, parts[0].cache.slots.pool.capacity),
+        reach=_reach(reads, parts[0].cache.slots.pool.capacity, is_padded=is_padded),
         is_padded=is_padded,
     )
 
@@ -169,8 +170,10 @@ def in_words(bit_sets: Sequence[int], words: int) -> Numbers:
     return np.frombuffer(packed, "<i4").reshape(len(bit_sets), words)
 
 
-def _reach(reads: Numbers, capacity: int) -> int:
+def _reach(reads: Numbers, capacity: int, *, is_padded: bool) -> int:
     """As `PaddedBatch.reach`: a line that lies nearly close together is read where it is, which costs no copy."""
     lines, slots = reads.shape
-    reach = min(whole(slots + slots // SPARSE), capacity)
-    return reach if lines == 1 and reads.max() < reach else 0
+    used, most = int(reads.max()) + 1, min(whole(slots + slots // SPARSE), capacity)
+    if lines > 1 or used > most:
+        return 0
+    return most if is_padded else whole(used)

@@ -29,7 +29,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 CAUSAL = ("ForCausalLM", "LMHeadModel")
 """Endings of the names of architectures that only continue text."""
 DEFAULTS = {"dtype": "auto", "device": "auto", "device_map": "", "revision": "", "threads": "", "compile": "false"}
-PROBE_SESSION = SessionId((1 << 62) + 1)
+PROBE_SESSION, PROBE_COMPANY = SessionId((1 << 62) + 1), SessionId((1 << 62) + 2)
 """Beyond every id that a controller gives out."""
 
 
@@ -108,7 +108,7 @@ def check_tree(backend: HfBackend) -> None:
 
 def compile_passes(backend: HfBackend) -> None:
     """Run a pass of each kind that `backend.Compiled` is compiled for, so that no request waits for that."""
-    long, short = PROBE_SESSION, SessionId(PROBE_SESSION + 1)
+    long, short = PROBE_SESSION, PROBE_COMPANY
     prompts = {long: (1,) * min(3 * FIRST_SLOTS, backend.info.context_length - 2), short: (1,)}
     try:
         for sessions in ([long], [short], [long, short], [long], [short]):  # both are opened first, which no graph is for
@@ -120,10 +120,13 @@ def compile_passes(backend: HfBackend) -> None:
 
 
 def _probe(backend: HfBackend, *, append: tuple[int, ...], nodes: tuple[NodeSpec, ...] = ()) -> list[Rows]:
+    """The logits of a session that shares its pass, or a model that ignores masks would see what others left in the pool."""
+    asked = ScoreItem(session_id=PROBE_SESSION, sampling=SamplingParams(), append=append, nodes=nodes)
     try:
-        return backend.logits([ScoreItem(session_id=PROBE_SESSION, sampling=SamplingParams(), append=append, nodes=nodes)])
+        return backend.logits([asked, ScoreItem(session_id=PROBE_COMPANY, sampling=SamplingParams(), append=(1,))])[:1]
     finally:
         backend.close_session(PROBE_SESSION)
+        backend.close_session(PROBE_COMPANY)
 
 
 def _placing(spec: ModelSpec, options: dict[str, str]) -> Placing:
