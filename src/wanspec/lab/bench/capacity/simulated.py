@@ -1,0 +1,54 @@
+"""Cells on the virtual clock."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+
+from wanspec.errors import WanspecError
+from wanspec.lab.bench.capacity.cells import CapacityConfig, Cell, Search, scenario_of, searches_of
+from wanspec.lab.bench.capacity.rows import CapacityRow, row_of
+from wanspec.lab.simulation.own_code import NONE
+from wanspec.lab.simulation.parallel import map_parallel
+from wanspec.lab.simulation.run import simulate_traced
+from wanspec.lab.simulation.scenario import Policy, Scenario
+
+
+PATIENCE = 2
+"""Depths running that are no better, after which deeper ones are not tried: where users fall out of step, a depth may be bad by itself."""
+
+
+def simulated(config: CapacityConfig, *, jobs: int) -> Iterator[CapacityRow]:
+    """For each of the searches its best row, as they are done."""
+    yield from map_parallel(partial(best_found, config.base), searches_of(config), jobs=jobs)
+
+
+def best_found(base: Scenario, search: Search) -> CapacityRow:
+    """The row with the most tokens a second; rows of the grid behind the first that is no better are not tried."""
+    best = best_depth(base, search.cell, search.grid[0])
+    for settings in search.grid[1:]:
+        row = best_depth(base, search.cell, settings)
+        if row.tokens_per_s <= best.tokens_per_s:
+            break
+        best = row
+    return best
+
+
+def best_depth(base: Scenario, cell: Cell, settings: Sequence[Policy]) -> CapacityRow:
+    """The row with the most tokens a second; deeper settings are not tried once PATIENCE in a row were no better."""
+    best, no_better = simulate_cell(base, cell, settings[0]), 0
+    for setting in settings[1:]:
+        row = simulate_cell(base, cell, setting)
+        best, no_better = (row, 0) if row.tokens_per_s > best.tokens_per_s else (best, no_better + 1)
+        if no_better == PATIENCE:
+            break
+    return best
+
+
+def simulate_cell(base: Scenario, cell: Cell, setting: Policy) -> CapacityRow:
+    """Run one setting. Raises WanspecError where a text is not the target's."""
+    scenario = scenario_of(base, cell, setting)
+    run, records = simulate_traced(scenario)
+    if not run.is_exact:
+        raise WanspecError(f"{cell.policy}, users: {cell.users}, seed {scenario.seed}: other tokens than plain target decoding; this is a bug")
+    return row_of(cell, scenario, records, run.metrics, clock="virtual", own_code=scenario.compute.own_code_ms != NONE)
