@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,7 +11,7 @@ import typer
 
 from wanspec.cli.bench_serve import whole_numbers
 from wanspec.cli.options import Preset, Seed, numbers
-from wanspec.cli.plan_flags import Jobs
+from wanspec.cli.plan_flags import Jobs, OwnCode
 from wanspec.cli.progress import tracked
 from wanspec.cli.results import check_writable, write_json
 from wanspec.cli.running import exit_statuses, run, stderr, stdout
@@ -33,9 +33,7 @@ def capacity(
     rtt: Annotated[list[str] | None, typer.Option(help=f"Round trips to the workers in ms, with commas. Default: {RTTS_MS}.")] = None,
     preset: Preset = "l40s-8b",
     tokens: Annotated[int, typer.Option(help="Tokens of each request; each user sends three, one after the other.")] = TOKENS,
-    own_code: Annotated[
-        bool, typer.Option("--own-code/--no-own-code", help="Whether our own code takes time on the virtual clock, as it was measured.")
-    ] = True,
+    own_code: OwnCode = True,
     seed: Seed = 0,
     jobs: Jobs = -1,
     real: Annotated[bool, typer.Option("--real", help="Run the best settings with real models, sockets and worker processes.")] = False,
@@ -63,7 +61,7 @@ def capacity(
     """
     from wanspec.lab.bench.capacity.cells import CapacityConfig, check_config
     from wanspec.lab.records.plots import check_picture
-    from wanspec.lab.simulation.own_code import NONE
+    from wanspec.lab.simulation.own_code import NO_OWN_CODE
     from wanspec.lab.simulation.scenario import parse
 
     with exit_statuses():
@@ -71,7 +69,7 @@ def capacity(
             check_installed("wanspec bench capacity --plot", "matplotlib", extra="bench")
         check_picture(plot_path)
         check_writable(json_path, plot_path)
-        compute = {"preset": preset} | ({} if own_code else {"own_code_ms": NONE, "worker_own_code_ms": NONE})
+        compute = {"preset": preset} | ({} if own_code else NO_OWN_CODE)
         given = {"compute": compute, "tokens": {"model": "bundled"}, "load": {"tokens": tokens}, "seed": seed}
         config = CapacityConfig(
             users=whole_numbers("--users", users or [USERS]),
@@ -112,9 +110,8 @@ def _simulate(config: CapacityConfig, jobs: int, rows: list[CapacityRow]) -> Non
     from wanspec.lab.bench.capacity.rows import best_rows
     from wanspec.lab.bench.capacity.simulated import simulated
 
-    with closing(simulated(config, jobs=jobs)) as found:
-        for row in tracked(found, len(searches_of(config)), "on the virtual clock"):
-            rows[:] = best_rows([*rows, row])
+    for row in tracked(simulated(config, jobs=jobs), len(searches_of(config)), "on the virtual clock"):
+        rows[:] = best_rows([*rows, row])
 
 
 def _run_really(config: CapacityConfig, rows: list[CapacityRow]) -> None:
@@ -123,5 +120,4 @@ def _run_really(config: CapacityConfig, rows: list[CapacityRow]) -> None:
 
     found, rows[:] = list(rows), []
     site = RealSite(config)
-    for row in tracked(found, len(found), "in real processes"):
-        rows.append(run(site.run(row)))
+    rows.extend(run(site.run(row)) for row in tracked(found, len(found), "in real processes"))

@@ -6,6 +6,7 @@ Milliseconds of wall clock, on two cores of the machine that docs/fidelity.md na
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from msgspec.structs import replace
 
@@ -13,6 +14,8 @@ from wanspec.lab.records.run_names import ADAPTIVE, ALONE, CHAIN
 from wanspec.lab.simulation.scenario import ORACLE, Compute, Scenario, Triple
 
 NONE: Triple = (0.0, 0.0, 0.0)
+NO_OWN_CODE: dict[str, Any] = {"own_code_ms": NONE, "worker_own_code_ms": NONE}
+"""For a scenario's `compute`, where decisions are judged and not what they cost, which `bench/overhead.py` measures."""
 MEASURED_MS: Mapping[str, tuple[Triple, Triple]] = {
     "autoregressive": ((0.49, 0.03, 0.0), NONE),
     "colocated": ((0.49, 0.03, 0.0), NONE),

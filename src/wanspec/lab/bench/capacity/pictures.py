@@ -31,7 +31,7 @@ PANEL = (4.0, 3.4)
 def plot_capacity(rows: Sequence[CapacityRow], path: Path, *, title: str) -> None:
     """A panel for each number of workers and round trip; what has no worker is the same in all. Raises ConfigError."""
     workers = sorted({row.workers for row in rows if row.workers}) or [0]
-    rtts_ms = sorted({row.rtt_ms for row in rows if row.rtt_ms is not None}) or [None]
+    rtts_ms: Sequence[float | None] = sorted({row.rtt_ms for row in rows if row.rtt_ms is not None}) or [None]
     figure = new_picture(1.0 + PANEL[0] * len(rtts_ms), 1.0 + PANEL[1] * len(workers))
     panels = figure.subplots(len(workers), len(rtts_ms), squeeze=False, sharex=True, sharey=True)
     for number, own in zip(workers, panels, strict=True):

@@ -25,6 +25,7 @@ class CapacityRow(Struct, frozen=True, kw_only=True):
     policy: str
     """autoregressive, chain, tree, alone, adaptive-10 or adaptive-inf."""
     preset: str
+    """Of step times; empty: measured ones."""
     users: int
     workers: int
     """0: it has none."""
@@ -71,7 +72,7 @@ def row_of(cell: Cell, scenario: Scenario, records: Sequence[Record], metrics: R
     assert metrics.local_draft_passes_per_token is not None
     return CapacityRow(
         **to_builtins(cell),
-        preset=scenario.compute.preset,
+        preset=scenario.compute.preset if scenario.compute.target_ms is None else "",
         tokens_per_s=at_work.tokens_per_s,
         itl_ms_p50=float(p50),
         itl_ms_p95=float(p95),
@@ -104,6 +105,11 @@ def of_best(row: CapacityRow, rows: Sequence[CapacityRow]) -> float | None:
     """Throughput, as a share of the best that a site does without a worker for as many users."""
     best = best_of_site(rows, row.users)
     return None if best is None else row.tokens_per_s / best.tokens_per_s
+
+
+def throughput(row: CapacityRow) -> float:
+    """What settings are compared by, unless somebody says otherwise."""
+    return row.tokens_per_s
 
 
 def as_json(rows: Sequence[CapacityRow]) -> list[dict[str, Any]]:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
 from wanspec.errors import WanspecError
 from wanspec.lab.bench.capacity.cells import CapacityConfig, Cell, Search, scenario_of, searches_of
-from wanspec.lab.bench.capacity.rows import CapacityRow, row_of
+from wanspec.lab.bench.capacity.rows import CapacityRow, row_of, throughput
 from wanspec.lab.simulation.own_code import NONE
 from wanspec.lab.simulation.parallel import map_parallel
 from wanspec.lab.simulation.run import simulate_traced
 from wanspec.lab.simulation.scenario import Policy, Scenario
 
-
+Worth = Callable[[CapacityRow], float]
+"""What settings are compared by: the more the better."""
 PATIENCE = 2
 """Depths running that are no better, after which deeper ones are not tried: where users fall out of step, a depth may be bad by itself."""
 
@@ -23,25 +25,30 @@ def simulated(config: CapacityConfig, *, jobs: int) -> Iterator[CapacityRow]:
     yield from map_parallel(partial(best_found, config.base), searches_of(config), jobs=jobs)
 
 
-def best_found(base: Scenario, search: Search) -> CapacityRow:
-    """The row with the most tokens a second; rows of the grid behind the first that is no better are not tried."""
-    best = best_depth(base, search.cell, search.grid[0])
+def best_found(base: Scenario, search: Search, *, worth: Worth = throughput, enough: float = math.inf) -> CapacityRow:
+    """The row of the setting that is worth most, or of the first that is worth enough.
+
+    Wider settings are not tried once a row of the grid is no better than the one before.
+    """
+    best = best_depth(base, search.cell, search.grid[0], worth=worth, enough=enough)
     for settings in search.grid[1:]:
-        row = best_depth(base, search.cell, settings)
-        if row.tokens_per_s <= best.tokens_per_s:
+        if worth(best) >= enough:
+            break
+        row = best_depth(base, search.cell, settings, worth=worth, enough=enough)
+        if worth(row) <= worth(best):
             break
         best = row
     return best
 
 
-def best_depth(base: Scenario, cell: Cell, settings: Sequence[Policy]) -> CapacityRow:
-    """The row with the most tokens a second; deeper settings are not tried once PATIENCE in a row were no better."""
+def best_depth(base: Scenario, cell: Cell, settings: Sequence[Policy], *, worth: Worth, enough: float) -> CapacityRow:
+    """The same of one row of a grid: deeper settings are not tried once PATIENCE running were no better."""
     best, no_better = simulate_cell(base, cell, settings[0]), 0
     for setting in settings[1:]:
-        row = simulate_cell(base, cell, setting)
-        best, no_better = (row, 0) if row.tokens_per_s > best.tokens_per_s else (best, no_better + 1)
-        if no_better == PATIENCE:
+        if worth(best) >= enough or no_better == PATIENCE:
             break
+        row = simulate_cell(base, cell, setting)
+        best, no_better = (row, 0) if worth(row) > worth(best) else (best, no_better + 1)
     return best
 
 
@@ -50,5 +57,7 @@ def simulate_cell(base: Scenario, cell: Cell, setting: Policy) -> CapacityRow:
     scenario = scenario_of(base, cell, setting)
     run, records = simulate_traced(scenario)
     if not run.is_exact:
-        raise WanspecError(f"{cell.policy}, users: {cell.users}, seed {scenario.seed}: other tokens than plain target decoding; this is a bug")
+        raise WanspecError(
+            f"{cell.policy}, users: {cell.users}, seed {scenario.seed}: other tokens than plain target decoding; this is a bug"
+        )
     return row_of(cell, scenario, records, run.metrics, clock="virtual", own_code=scenario.compute.own_code_ms != NONE)

@@ -27,8 +27,8 @@ COLUMNS = (
 )
 """Of pairs of a row and its throughput as a share of the best that one site does."""
 LEGEND = (
-    "tok/s: over all users, while all of them have requests in progress; of the best: as a share of the best of plain decoding, chain, tree "
-    "and alone (adaptive without a worker) with as many users. ITL: ms between tokens, percentiles over all tokens; tokens that come "
+    "tok/s: over all users, while all of them have requests in progress; of the best: as a share of the best of plain decoding, chain, "
+    "tree and alone (adaptive without a worker) with as many users. ITL: ms between tokens, percentiles over all tokens; tokens that come "
     "together share the gap before them. device: time of the controller's device. local: the controller's own draft passes, one over many "
     "users counted once. chain, tree: the best that was found. adaptive-10, -inf: at these prices of a local pass, ms."
 )
@@ -78,7 +78,5 @@ def warnings(rows: Sequence[CapacityRow]) -> list[str]:
         return []
     worst = max(row.late_share or 0.0 for row in late)
     names = ", ".join(dict.fromkeys(f"{row.policy} with {counted(row.users, 'user')}" for row in late))
-    return [
-        f"up to {worst:.0%} of the controller's passes were late ({names}): "
-        f"this machine is too busy or too slow for the preset's step times. {LATE_MEANING}"
-    ]
+    why = "this machine is too busy or too slow for the preset's step times"
+    return [f"up to {worst:.0%} of the controller's passes were late ({names}): {why}. {LATE_MEANING}"]
