@@ -8,22 +8,25 @@ from typing import TYPE_CHECKING, Any
 
 from wanspec.lab.bench.capacity.cells import ONE_SITE, WITH_WORKERS
 from wanspec.lab.bench.capacity.rows import CapacityRow
-from wanspec.lab.records.plots import BLUE, GREEN, GREY, LIGHT_GREY, ORANGE, RED, name_axes, new_picture, save_picture
+from wanspec.lab.records.plots import BLUE, COLORS, GREEN, GREY, ORANGE, RED, name_axes, new_picture, save_picture
 from wanspec.lab.records.table import counted
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 LOOKS: Mapping[str, Mapping[str, Any]] = {
-    "autoregressive": {"color": LIGHT_GREY, "label": "plain decoding"},
-    "chain": {"color": GREY, "linestyle": ":", "label": "best chain"},
-    "tree": {"color": GREY, "linestyle": "--", "label": "best tree"},
+    "autoregressive": {"color": GREY, "label": "plain decoding"},
+    "chain": {"color": COLORS[7], "label": "best chain"},
+    "tree": {"color": GREEN, "label": "best tree"},
     "alone": {"color": BLUE, "label": "alone (adaptive without a worker)"},
-    "adaptive-10": {"color": ORANGE, "label": "adaptive, price 10 ms"},
-    "adaptive-inf": {"color": RED, "label": "adaptive, price inf"},
+    "adaptive-10": {"color": ORANGE, "label": "adaptive, price 10 ms", "linewidth": 2.2},
+    "adaptive-inf": {"color": RED, "label": "adaptive, price inf", "linewidth": 2.2},
 }
-LABELLED = GREEN
-"""Of the numbers of users."""
+LABEL_PLACES: Mapping[bool, Mapping[str, Any]] = {
+    False: {"xytext": (5, 0), "ha": "left", "va": "center"},
+    True: {"xytext": (-4, 2), "ha": "right", "va": "bottom"},
+}
+"""Of the numbers of users, in points from their own: with workers above on the left, without on the right."""
 PANEL = (4.0, 3.4)
 """Inches."""
 
@@ -50,11 +53,11 @@ def _draw(axes: Axes, rows: Sequence[CapacityRow], workers: int, rtt_ms: float |
         own = sorted([row for row in rows if row.policy == policy and (row.workers, row.rtt_ms) == place], key=lambda row: row.users)
         if not own:
             continue
-        axes.plot([row.itl_ms_p50 for row in own], [row.tokens_per_s for row in own], marker=".", **LOOKS[policy])
+        look = LOOKS[policy]
+        axes.plot([row.itl_ms_p50 for row in own], [row.tokens_per_s for row in own], marker=".", **look)
         for row in own:
-            axes.annotate(
-                str(row.users), (row.itl_ms_p50, row.tokens_per_s), textcoords="offset points", xytext=(3, 3), fontsize=6,
-                color=LOOKS[policy]["color"],
-            )  # fmt: skip
+            label = {"textcoords": "offset points", "fontsize": 7, "color": look["color"], **LABEL_PLACES[policy in WITH_WORKERS]}
+            axes.annotate(str(row.users), (row.itl_ms_p50, row.tokens_per_s), **label)
+    axes.margins(x=0.08)  # a label has room
     axes.set_xlim(left=0.0)
     axes.set_ylim(bottom=0.0)
