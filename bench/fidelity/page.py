@@ -44,8 +44,8 @@ commit each row is of.
 
 What is further apart varies by itself, on both sides. With four users, `paper` depends on whether they fall into step with each other. With
 a worker 30 ms away, the offload of `adaptive` depends on the price of a local pass, which fades as generation comes close to the pace
-of `alone` ([adaptive.md](adaptive.md)). Most cells of `adaptive`, and of `alone` with four users, are void: what is learned from a round is
-learned while the next pass runs, and two cores that the models, a worker and the link share are too few for that.
+of `alone` ([adaptive.md](adaptive.md)). Wide passes of the bundled pair take two cores longer than the faster paces allow; so `adaptive`
+and `alone` with four users are held to slower deployments.
 """
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from bench.fidelity.cells import (
+    DRAFT,
     MAX_TOKENS,
     POLICIES,
     Cell,
@@ -34,7 +35,7 @@ from wanspec.telemetry.records import LinkBytes, PassFinished, Record, RequestAr
 
 LATE_SHARE = 0.02
 """Of a cell's passes at the controller, beyond which it is void."""
-ATTEMPTS = {"l40s-8b": 2, "wan-70b": 1, "l4-8b": 1, "cpu-8b": 2}
+ATTEMPTS = {"l40s-8b": 1, "wan-70b": 1, "l4-8b": 1, "cpu-8b": 2}
 """At each pace, until a run of the cell counts."""
 PLAIN, WARM_UP_TOKENS = PolicyConfig(name="autoregressive"), 32
 """What is written first."""
@@ -62,8 +63,9 @@ class Real(NamedTuple):
 class Site:
     """A deployment for one cell, which knows nothing of others: its machines begin as the simulator's do."""
 
-    def __init__(self, deployment: Deployment, pace: str, texts: Prompts) -> None:
-        self._deployment, self._pace, self._texts = deployment, pace, texts
+    def __init__(self, deployment: Deployment, pace: str, texts: Prompts, *, draft: str = DRAFT) -> None:
+        """`draft`: the worker's model."""
+        self._deployment, self._pace, self._texts, self._draft = deployment, pace, texts, draft
 
     async def run(self, cell: Cell) -> Real:
         """The cell. What is written first, by the target alone, warms up the processes and is not counted."""
@@ -72,7 +74,7 @@ class Site:
             await self._deployment.set_link(rtt_ms=cell.rtt_ms or 0.0)
             async with AsyncExitStack() as stack:
                 if cell.rtt_ms is not None:
-                    await stack.enter_async_context(self._deployment.worker(trace_file))
+                    await stack.enter_async_context(self._deployment.worker(trace_file, draft=self._draft))
                 await self._write(cell, PLAIN, self._texts[:1], WARM_UP_TOKENS)
                 records, late_share = await self._run(cell)
             return self._real(records, trace_of(trace_file), late_share)

@@ -10,12 +10,18 @@ from record import Outcome
 ADAPTIVE = "docs/adaptive.md"
 TEXT = "--tokens bundled --requests 20 --max-tokens 100 --iterations 1"
 BENCH = "wanspec bench policies --wan tun --policy colocated,colocated-tree,adaptive --prompts 8 --max-tokens 96 --repeats 1"
-CAPACITY = "wanspec bench capacity --users 1,32,96 --workers 2,6 --rtt 15,70,150"
+CAPACITY = (
+    "wanspec bench capacity --users 1,8,32 --workers 2 --rtt 15,70,150",
+    "wanspec bench capacity --users 96 --workers 6 --rtt 15,70,150",
+)
 
 
 def capacity(outcomes: Sequence[Outcome]) -> str:
-    """The picture, and every line of the table; the last two columns are of the second command, in which our own code takes no time."""
-    own_code, none = ({(row["users"], row["policy"], row["workers"], row["rtt_ms"]): row for row in one.result} for one in outcomes)
+    """The picture, and every line of the table; the last two columns are of the commands in which our own code takes no time."""
+    own_code, none = (
+        {(row["users"], row["policy"], row["workers"], row["rtt_ms"]): row for one in half for row in one.result}
+        for half in (outcomes[:2], outcomes[2:])
+    )
     rows = [
         (
             str(row["users"]), row["policy"], str(row["workers"] or ""), "" if row["rtt_ms"] is None else f"{row['rtt_ms']:g}",
@@ -48,6 +54,20 @@ def plain(outcomes: Sequence[Outcome]) -> str:
     """What the command printed, which is Markdown."""
     (outcome,) = outcomes
     return "\n".join(outcome.lines) + "\n"
+
+
+def choices(outcomes: Sequence[Outcome]) -> str:
+    """Milliseconds of CPU for each case, by vocabulary."""
+    (outcome,) = outcomes
+    of = {(row["case"], row["vocabulary"]): row for row in outcome.result}
+    vocabularies = sorted({vocabulary for _, vocabulary in of})
+    rows = []
+    for case in dict.fromkeys(case for case, _ in of):
+        model, _, how = case.partition("-")
+        how, walked, _ = how.partition("-walked")
+        name = f"{of[case, vocabularies[0]]['rows']} rows of the {model}, {how}{', as a pass asks for them' if walked else ''}"
+        rows.append((name, *[f"{of[case, vocabulary]['ms_p50']:.1f}" for vocabulary in vocabularies]))
+    return table(("CPU ms", *[f"{vocabulary:,} words" for vocabulary in vocabularies]), rows)
 
 
 def virtual_clock(outcomes: Sequence[Outcome]) -> str:
@@ -93,7 +113,11 @@ FIGURES = (
         name="capacity",
         page="docs/benchmarking.md",
         cost=Cost.DEAR,
-        commands=(f"{CAPACITY} --plot PICTURES/capacity.png --json RESULT.json", f"{CAPACITY} --no-own-code --json RESULT.json"),
+        commands=(
+            f"{CAPACITY[0]} --plot PICTURES/capacity.png --json RESULT.json",
+            f"{CAPACITY[1]} --json RESULT.json",
+            *[f"{command} --no-own-code --json RESULT.json" for command in CAPACITY],
+        ),
         body=capacity,
         keys=frozenset(
             {
@@ -157,5 +181,13 @@ FIGURES = (
     _by_hand("speed", "docs/simulation.md", "python bench/simulation.py"),
     _by_hand("guard", ADAPTIVE, "python bench/guard.py", "python bench/guard.py 1 SEED --requests 32"),
     _by_hand("fidelity", "docs/fidelity.md", "make fidelity"),
+    Figure(
+        name="choices",
+        page="docs/engines.md",
+        cost=Cost.DEAR,
+        commands=("python bench/choices.py --vocabulary 2048 128256 --json RESULT.json",),
+        body=choices,
+        keys=frozenset({"case", "vocabulary", "rows", "ms_p50"}),
+    ),
     _by_hand("engine-steps", "docs/engines.md", "python bench/engine_steps.py llamacpp:models/draft.gguf --cpu-time"),
 )

@@ -13,7 +13,7 @@ from tests.engines.choosers import CHOOSERS, Chooser, InNumpy
 
 from wanspec.core.speculation.types import NodeId, NodeSpec, NoiseName, Position, SamplingParams, ScoreItem, SessionId
 from wanspec.engines import choosing
-from wanspec.engines.choosing import Row, draft_scores, log_probs_of
+from wanspec.engines.choosing import Row, draft_scores
 from wanspec.engines.noise import noise_of
 
 ROW = np.array([2.0, 1.0, 0.5, 0.0, -1.0, -3.0], np.float32)
@@ -178,8 +178,7 @@ def test_ties_go_to_the_lower_token(chooser: Chooser) -> None:
     for size in (5, 2048, 40_000):
         row = np.zeros(size, np.float32)
         assert chooser.tokens([row], SamplingParams(), [1]) == [0]
-        if isinstance(chooser, InNumpy):
-            assert chooser.rankings([row], SamplingParams(), [1], count=5)[0].tokens == (0, 1, 2, 3, 4)
+        assert chooser.rankings([row], SamplingParams(), [1], count=5)[0].tokens == (0, 1, 2, 3, 4)
 
 
 def test_two_logits_with_one_weight_are_told_apart(chooser: Chooser) -> None:
@@ -229,11 +228,14 @@ def test_log_probabilities_are_the_models_own_whatever_the_token_was_drawn_with(
     assert chooser.log_probs([ROW], [0], 0)[0].top == ()
 
 
-def test_of_equally_probable_tokens_the_first_are_named() -> None:
-    level = np.zeros((1, 40), np.float32)
-    (found,) = log_probs_of(level, [39], count=3)
-    assert [token for token, _ in found.top] == [0, 1, 2]
-    assert [token for token, _ in log_probs_of(level, [0], count=100)[0].top] == list(range(40))
+def test_of_equally_probable_tokens_the_first_are_named(chooser: Chooser) -> None:
+    level = np.zeros(40, np.float32)
+    assert [token for token, _ in chooser.log_probs([level], [39], 3)[0].top] == [0, 1, 2]
+    assert [token for token, _ in chooser.log_probs([level], [0], 100)[0].top] == list(range(40))
+    few = np.where(np.arange(3000) % 100 == 7, np.float32(1.5), np.float32(1.0))  # as half precision has them: many alike
+    few[2000] = 9.0
+    assert [token for token, _ in chooser.log_probs([few], [0], 5)[0].top] == [2000, 7, 107, 207, 307]
+    assert chooser.rankings([few], SamplingParams(), [1], count=5)[0].tokens == (2000, 7, 107, 207, 307)
 
 
 @pytest.mark.parametrize("params", [SamplingParams(temperature=1e-8), SamplingParams(temperature=2.0, top_p=0.0, top_k=3)])

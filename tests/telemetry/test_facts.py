@@ -7,7 +7,7 @@ import inspect
 from collections.abc import Callable
 from enum import Enum
 from types import NoneType, UnionType
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import msgspec
 import pytest
@@ -55,6 +55,8 @@ def strategy(hint: Any) -> st.SearchStrategy[Any]:  # noqa: ANN401  # a type
     if get_origin(hint) is tuple:
         of_one = strategy(args[0])
         return st.lists(of_one, max_size=3).map(tuple) if args[1:] == (...,) else st.tuples(*[strategy(arg) for arg in args])
+    if get_origin(hint) is Literal:
+        return st.sampled_from(args)
     if isinstance(hint, type) and issubclass(hint, Enum):
         return st.sampled_from(hint)
     leaves = {int: st.integers(0, (1 << 64) - 1), float: st.floats(allow_nan=False), str: st.text(), bool: st.booleans()}

@@ -182,10 +182,10 @@ def log_probs_of(rows: Rows, tokens: Sequence[int], *, count: int) -> tuple[LogP
 def _log_probs(logits: Row, token: int, count: int) -> LogProbs:
     distribution = _distribution(logits, GREEDY)
     logits = distribution.logits
-    total = distribution.most + math.log(distribution.weights.sum())
+    total = distribution.most + math.log(distribution.weights.sum(dtype=np.float64))
     best = _largest(logits, count)
-    top = zip(best.tolist(), (logits[best] - total).tolist(), strict=True)
-    return LogProbs(log_prob=min(0.0, float(logits[token]) - total), top=tuple([(index, min(0.0, value)) for index, value in top]))
+    top = zip(best.tolist(), logits[best].tolist(), strict=True)
+    return LogProbs(log_prob=min(0.0, float(logits[token]) - total), top=tuple([(index, min(0.0, logit - total)) for index, logit in top]))
 
 
 def _distribution(logits: Row, params: SamplingParams) -> Distribution:

@@ -82,7 +82,7 @@ MESSAGES: Final[dict[Callable[..., Any], str]] = {
     " log_probs",
 }
 VALUES: Final[dict[Callable[..., Any], str]] = {
-    types.SamplingParams: "temperature top_k top_p seed",
+    types.SamplingParams: "temperature top_k top_p seed noise",
     types.DraftingConfig: "branch leaves entropy_threshold_nats max_depth path_prob_min calibrated=is_calibrated",
     types.TargetChoices: "tokens log_probs entropy_nats",
     types.LogProbs: "log_prob top",

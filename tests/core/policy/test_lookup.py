@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from wanspec.core.policy.lookup import LEAF_LOG_PROB_MIN, Lookup
-from wanspec.core.speculation.suffix import PRIOR_RATES
+from wanspec.core.speculation.suffix import ANYWAY_SHARE, PRIOR_RATES
 from wanspec.core.speculation.tree import DraftTree, Node
 
 REPEATING = [1, 2, 3, 4, 5, 6, 7, 8, 9, 1, 2, 3, 4, 5]
@@ -102,3 +102,56 @@ def test_it_says_how_many_of_the_first_tokens_committed_it_had_proposed() -> Non
         tree, lookup, _ = grown(REPEATING)
         old_head = tree.head
         assert lookup.committed(old_head, tree.commit(tokens)) == proposed
+
+
+def test_what_a_draft_model_contradicts_counts_for_less() -> None:
+    tree, lookup, new = grown(REPEATING)
+    first, second = new[:2]
+    lookup.ranked(tree, tree.head, 99)
+    assert math.isclose(math.exp(first.path_log_prob), ANYWAY_SHARE * PRIOR_RATES[4])
+    assert second.path_log_prob < first.path_log_prob
+    before = second.path_log_prob
+    lookup.ranked(tree, first, second.token)  # and what it confirms for no less
+    assert second.path_log_prob == before
+
+
+def test_a_workers_first_choice_counts_as_a_word_about_what_was_looked_up() -> None:
+    tree, lookup, new = grown(REPEATING)
+    assert tree.join(tree.head, 50, log_prob=-3.0, claim=-3.0, now=1.0) is not None
+    assert tree.join(tree.head, 51, log_prob=-0.1, claim=-0.1, now=1.0) is not None
+    grow(tree, lookup, path_prob_min=0.01)
+    assert math.isclose(math.exp(new[0].path_log_prob), ANYWAY_SHARE * PRIOR_RATES[4])
+
+
+def test_a_workers_agreement_leaves_what_was_looked_up_as_it_is() -> None:
+    tree, lookup, new = grown(REPEATING)
+    assert tree.join(tree.head, 6, log_prob=0.0, claim=-0.1, now=1.0) is new[0]
+    before = new[0].path_log_prob
+    grow(tree, lookup, path_prob_min=0.01)
+    assert new[0].path_log_prob == before
+
+
+def test_a_node_that_was_ranked_before_contradicts_at_once() -> None:
+    tree, lookup = DraftTree(REPEATING, max_position=1000), Lookup(REPEATING)
+    drafted = tree.add(tree.head, 50, log_prob=-0.1)
+    new = grow(tree, lookup, path_prob_min=0.01)
+    own = next(node for node in new if node.parent is tree.head)
+    assert drafted is not None
+    assert (own.token, math.isclose(math.exp(own.path_log_prob), ANYWAY_SHARE * PRIOR_RATES[4])) == (6, True)
+
+
+def test_what_was_contradicted_and_comes_true_is_learned_apart() -> None:
+    pattern = [1, 2, 3, 4, 5]
+    tree, lookup = DraftTree(pattern * 3, max_position=10_000), Lookup(pattern * 3)
+    for position in range(400):
+        grow(tree, lookup, path_prob_min=0.5)
+        lookup.ranked(tree, tree.head, 99)
+        old_head = tree.head
+        path = tree.commit([pattern[position % 5]])
+        tree.prune()
+        tree.advance_root(tree.head.position)
+        lookup.committed(old_head, path)
+    grow(tree, lookup, path_prob_min=0.01)
+    child = tree.head.children[pattern[0]]
+    lookup.ranked(tree, tree.head, 99)
+    assert math.exp(child.path_log_prob - tree.head.path_log_prob) > 0.8

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
-import pytest
-
-from wanspec.core.speculation.entropy import log_probs_and_entropy
 from wanspec.core.speculation.model_view import ModelView
 from wanspec.core.speculation.tree import DraftTree, Node
 from wanspec.core.speculation.types import SamplingParams, SessionId
@@ -143,11 +139,3 @@ def test_the_target_is_asked_for_the_rows_on_the_way_alone() -> None:
 
     assert walk(planned.item, choose) == [(0, 6), (3, 8)]
     assert asked == [tree.head, aside[0]]
-
-
-def test_entropy_of_a_certain_and_of_an_even_distribution() -> None:
-    with np.errstate(divide="ignore"):
-        for probs, expected in (([1.0, 0.0], 0.0), ([0.5, 0.5], np.log(2))):
-            log_probs, entropy_nats = log_probs_and_entropy(np.log(probs) + 3.0)
-            assert entropy_nats == pytest.approx(expected)
-            assert np.exp(log_probs) == pytest.approx(probs)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wanspec.core.speculation.suffix import MAX_MATCH, MAX_PLACES, PRIOR_RATES, Proposal, SuffixIndex
+from wanspec.core.speculation.suffix import ANYWAY_SHARE, MAX_MATCH, MAX_PLACES, MIN_PROB, PRIOR_RATES, Proposal, SuffixIndex
 
 
 def test_a_text_that_does_not_repeat_itself_proposes_nothing() -> None:
@@ -72,14 +72,23 @@ def test_a_text_that_grows_is_found_as_if_it_had_been_there() -> None:
 
 def test_how_often_a_proposal_comes_true_is_learned_by_length() -> None:
     index = SuffixIndex([1])
-    short, long = Proposal(1, 1, 0), Proposal(1, 5, 0)
-    assert math.isclose(math.exp(index.log_prob(short)), PRIOR_RATES[0])
+    assert math.isclose(math.exp(index.log_prob(1)), PRIOR_RATES[0])
     for _ in range(300):
         index.observe(1, came_true=False)
         index.observe(5, came_true=True)
-    assert math.exp(index.log_prob(short)) < 0.05
-    assert 0.95 < math.exp(index.log_prob(long)) <= 1.0
-    assert math.isclose(math.exp(index.log_prob(Proposal(1, 2, 0))), PRIOR_RATES[1])
+    assert math.exp(index.log_prob(1)) < 0.05
+    assert 0.95 < math.exp(index.log_prob(5)) <= 1.0
+    assert math.isclose(math.exp(index.log_prob(2)), PRIOR_RATES[1])
+
+
+def test_contradicted_proposals_have_a_record_of_their_own() -> None:
+    index = SuffixIndex([1])
+    assert math.isclose(math.exp(index.log_prob(3, contradicted=True)), ANYWAY_SHARE * PRIOR_RATES[2])
+    for _ in range(3000):
+        index.observe(3, contradicted=True, came_true=False)
+        index.observe(3, came_true=True)
+    assert math.exp(index.log_prob(3)) > 0.95
+    assert math.isclose(math.exp(index.log_prob(3, contradicted=True)), MIN_PROB)
 
 
 TEXT = st.lists(st.integers(0, 2), max_size=30)
@@ -94,7 +103,7 @@ def test_every_proposal_is_what_followed_an_earlier_occurrence(text: list[int], 
         assert proposal.token == text[proposal.place]
         assert 1 <= proposal.match <= MAX_MATCH
         assert text[proposal.place - proposal.match : proposal.place] == tail[-proposal.match :]
-        assert index.log_prob(proposal) <= 0.0
+        assert index.log_prob(proposal.match) <= 0.0
         tail = [*tail, proposal.token]
         proposal = index.follow(proposal)
 

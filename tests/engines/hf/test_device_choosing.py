@@ -54,7 +54,7 @@ def test_pytorch_hashes_are_numpys_to_the_last_bit() -> None:
 
 
 def test_requests_of_every_kind_share_a_pass() -> None:
-    rows = [peaked(500 + 0 * index) + np.float32(index % 3) * np.roll(peaked(500), index) for index in range(300)]
+    rows = [peaked(500) + np.float32(index % 3) * np.roll(peaked(500), index) for index in range(300)]
     kinds = [SamplingParams(), SamplingParams(temperature=0.7, seed=9), SamplingParams(temperature=1.0, seed=4, top_p=0.9)]
     kinds += [SamplingParams(temperature=1.0, seed=4, top_k=5), SamplingParams(temperature=2.0, seed=1, noise="philox")]
     asked = [Question(kinds[index % len(kinds)], 1 + index // 7) for index in range(300)]

@@ -13,7 +13,7 @@ import httpx
 from tests.workers import drafted_for, until
 
 from wanspec.core.policy.registry import PolicyConfig
-from wanspec.core.speculation.types import SamplingParams
+from wanspec.core.speculation.types import NoiseName, SamplingParams
 from wanspec.engines.interface import Backend
 from wanspec.engines.paced import PacedBackend
 from wanspec.engines.registry import load_tokenizer
@@ -174,8 +174,8 @@ async def site_with_a_worker(
         yield place
 
 
-def plain_text(prompt: str, *, max_tokens: int, temperature: float = 0.0, seed: int = 0) -> str:
+def plain_text(prompt: str, *, max_tokens: int, temperature: float = 0.0, seed: int = 0, noise: NoiseName = "murmur3") -> str:
     """What the scripted target alone writes."""
     tokenizer = load_tokenizer("scripted:target,vocabulary=95")
-    sampling = SamplingParams(temperature=temperature, seed=seed)
+    sampling = SamplingParams(temperature=temperature, seed=seed, noise=noise)
     return tokenizer.decode(list(decode_plainly(model(), tokenizer.encode(prompt), max_tokens=max_tokens, sampling=sampling)))

@@ -219,6 +219,14 @@ async def test_a_seed_may_be_negative_or_large_and_a_missing_one_differs_each_ti
         assert len(set(seeds)) == 3
 
 
+async def test_a_request_names_the_noise_that_it_is_drawn_with() -> None:
+    async with site() as place:
+        asked = {"prompt": "x", "max_tokens": 30, "temperature": 1.0, "seed": 3}
+        drawn = {name: await text_of(place, **asked, wanspec={"noise": name}) for name in ("murmur3", "philox")}
+        assert await text_of(place, **asked) == drawn["murmur3"] != drawn["philox"]
+    assert drawn["philox"] == plain_text("x", max_tokens=30, temperature=1.0, seed=3, noise="philox")
+
+
 async def test_every_kind_of_prompt_is_taken() -> None:
     async with site() as place:
         tokens = place.tokenizer.encode("two")

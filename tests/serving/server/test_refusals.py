@@ -100,6 +100,7 @@ BAD_COMPLETIONS += [
     ({"prompt": "x", "max_completion_tokens": 0}, "max_completion_tokens"),
     ({"prompt": "x", "ignore_eos": 1}, "ignore_eos"),
     ({"prompt": "x", "wanspec": {"literal_prompt": "yes"}}, "wanspec.literal_prompt"),
+    ({"prompt": "x", "wanspec": {"noise": "gumbel"}}, "wanspec.noise"),
     ({"prompt": "x", "include_stop_str_in_output": 1}, "include_stop_str_in_output"),
     ({"prompt": "x", "stop_token_ids": [95]}, "stop_token_ids"),
     ({"prompt": "x", "stop_token_ids": [0, -1]}, "stop_token_ids"),

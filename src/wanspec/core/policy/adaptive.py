@@ -156,7 +156,7 @@ class Adaptive(Policy):
             elif node.position < tree.max_position:
                 children_at = NEVER if arrivals is None or has_arrived else arrivals.children_at(node, now=now)
                 children_at += len(leaves) // self._width * step_s
-                leaves.append(_Leaf(node, max(0.0, prob - below / total), children_at))
+                leaves.append(_Leaf(node, max(0.0, prob - (below / total if has_arrived else below)), children_at))
         self._seen = (situation.coverage, expanded, tree.head)
         return leaves
 

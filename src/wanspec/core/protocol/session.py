@@ -162,6 +162,8 @@ class Session:
         estimates = estimates_of([(ranking, self._rankings.calibration) for ranking in choices])
         for node, ranking, log_probs in zip(rows, choices, estimates, strict=True):
             self._rankings.note(node, ranking)
+            if self._lookup is not None and ranking.tokens:
+                self._lookup.ranked(self.tree, node, ranking.tokens[0])
             for token, log_prob in offered_children(ranking, log_probs, config):
                 path_log_prob = node.path_log_prob + log_prob
                 existing = node.children.get(token)

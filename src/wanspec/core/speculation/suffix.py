@@ -13,6 +13,8 @@ from collections.abc import Sequence
 
 from msgspec import Struct
 
+from wanspec.core.speculation.ratio import Ratio
+
 MAX_MATCH = 8
 """Tokens compared: longer matches are no better."""
 MAX_INDEXED = 8192
@@ -21,6 +23,9 @@ MAX_PLACES = 8
 """Earlier places looked at, the newest."""
 PRIOR_RATES = (0.3, 0.5, 0.6, 0.65, 0.65, 0.65, 0.7, 0.8)
 """Share of proposals that come true, by length of the match from 1, before it is known."""
+ANYWAY_SHARE = 0.3
+"""Of these rates, what is assumed for proposals that a draft model contradicts."""
+MIN_PROB = 1e-4
 PRIOR_PROPOSALS = 10.0
 MEMORY_PROPOSALS = 200.0
 """Of a length; older ones fade."""
@@ -45,8 +50,13 @@ class SuffixIndex:
         self._num_indexed = 0
         self._places: defaultdict[tuple[int, ...], list[int]] = defaultdict(list)
         """Index after each occurrence of one token or two."""
-        self._true = [PRIOR_PROPOSALS * rate for rate in PRIOR_RATES]
-        self._made = [PRIOR_PROPOSALS] * MAX_MATCH
+        self._came_true = [Ratio(MEMORY_PROPOSALS) for _ in PRIOR_RATES]
+        """By the length of the match, from 1."""
+        self._came_true_anyway = [Ratio(MEMORY_PROPOSALS) for _ in PRIOR_RATES]
+        """The same of proposals that a draft model has contradicted."""
+        for ratio, anyway, rate in zip(self._came_true, self._came_true_anyway, PRIOR_RATES, strict=True):
+            ratio.add(PRIOR_PROPOSALS * rate, PRIOR_PROPOSALS)
+            anyway.add(PRIOR_PROPOSALS * rate * ANYWAY_SHARE, PRIOR_PROPOSALS)
         self._index_more()
 
     def extend(self, tokens: Sequence[int]) -> None:
@@ -83,17 +93,17 @@ class SuffixIndex:
             return None
         return Proposal(self._tokens[place], min(MAX_MATCH, proposal.match + 1), place)
 
-    def log_prob(self, proposal: Proposal) -> float:
-        """Natural logarithm of the probability that it comes true."""
-        index = proposal.match - 1
-        return math.log(self._true[index] / self._made[index])
+    def log_prob(self, match: int, *, contradicted: bool = False) -> float:
+        """Natural logarithm of the probability that a proposal with a match of this length comes true.
 
-    def observe(self, match: int, *, came_true: bool) -> None:
+        `contradicted`: a draft model holds another token for the most probable.
+        """
+        ratio = (self._came_true_anyway if contradicted else self._came_true)[match - 1]
+        return math.log(max(MIN_PROB, ratio.top / ratio.bottom))
+
+    def observe(self, match: int, *, contradicted: bool = False, came_true: bool) -> None:
         """A proposal with a match of this length was put to the test."""
-        index = match - 1
-        fade = 1.0 - 1.0 / MEMORY_PROPOSALS
-        self._made[index] = self._made[index] * fade + 1.0
-        self._true[index] = self._true[index] * fade + came_true
+        (self._came_true_anyway if contradicted else self._came_true)[match - 1].add(came_true)
 
     def _match(self, place: int, tail: tuple[int, ...]) -> int:
         """How many tokens before `place` are those at the end of `tail`."""

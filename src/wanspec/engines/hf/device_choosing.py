@@ -251,8 +251,13 @@ def _least_of(shifted: Tensor, weights: Tensor, params: Sequence[SamplingParams]
 
 def _largest(values: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """The `count` largest of each row, best first, of equal ones the lowest first, and their places."""
-    found, places = values.topk(min(2 * count + 1, values.shape[1]), dim=1)
-    places, order = places.sort(dim=1)
-    found = found.gather(1, order)
-    found, order = found.sort(dim=1, descending=True, stable=True)
-    return found[:, :count], places.gather(1, order)[:, :count]
+    size = values.shape[1]
+    count = min(count, size)
+    if not count:
+        return values[:, :0], torch.empty((len(values), 0), dtype=torch.int64, device=values.device)
+    least = values.topk(count, dim=1).values[:, -1:]  # topk has any of those that tie for the last place
+    from_end = torch.arange(size, 0, -1, dtype=torch.float32, device=values.device)  # whole numbers below 2**24 are exact
+    in_order = torch.where(values > least, from_end + size, torch.where(values == least, from_end, 0.0))
+    places = in_order.topk(count, dim=1).indices.sort(dim=1).values
+    found, order = values.gather(1, places).sort(dim=1, descending=True, stable=True)
+    return found, places.gather(1, order)
