@@ -142,6 +142,6 @@ def words_of(setting: Policy) -> str:
         case name if name == CHAIN:
             return f"{setting.k} deep"
         case name if name == TREE:
-            return f"{setting.k} deep, {setting.width} wide" + (", lookup" if setting.lookup else "")
+            return f"{setting.k} x {setting.width}" + (", lookup" if setting.lookup else "")
         case _:
             return ""

@@ -42,6 +42,8 @@ def plot_capacity(rows: Sequence[CapacityRow], path: Path, *, title: str) -> Non
             _draw(axes, rows, number, rtt_ms)
             where = f"{counted(number, 'worker')}, {rtt_ms:g} ms" if number else ""
             name_axes(axes, "ITL p50 (ms)" if number == workers[-1] else "", "tokens/s" if rtt_ms == rtts_ms[0] else "", title=where)
+    panels[0][0].set_xlim(left=0.0)  # which all share, and which what is drawn later would no longer move
+    panels[0][0].set_ylim(bottom=0.0)
     figure.suptitle(f"{title}\nnumbers beside points: users; up and to the left is better", fontsize=9)
     figure.legend(*panels[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=8)
     save_picture(figure, path)
@@ -59,5 +61,3 @@ def _draw(axes: Axes, rows: Sequence[CapacityRow], workers: int, rtt_ms: float |
             label = {"textcoords": "offset points", "fontsize": 7, "color": look["color"], **LABEL_PLACES[policy in WITH_WORKERS]}
             axes.annotate(str(row.users), (row.itl_ms_p50, row.tokens_per_s), **label)
     axes.margins(x=0.08)  # a label has room
-    axes.set_xlim(left=0.0)
-    axes.set_ylim(bottom=0.0)

@@ -21,8 +21,8 @@ COLUMNS = (
     Column("ITL\np50", lambda pair: pair[0].itl_ms_p50, ".1f"),
     Column("\np95", lambda pair: pair[0].itl_ms_p95, ".1f"),
     Column("TTFT\nms", lambda pair: pair[0].ttft_ms, ".0f"),
-    Column("device ms/\ntoken", lambda pair: 1e3 * pair[0].device_s_per_token, ".2f"),
-    Column("local/\ntoken", lambda pair: pair[0].local_passes_per_token, ".3f"),
+    Column("device\nms/tok", lambda pair: 1e3 * pair[0].device_s_per_token, ".2f"),
+    Column("local/\ntok", lambda pair: pair[0].local_passes_per_token, ".3f"),
     Column("setting", lambda pair: words_of(pair[0].settings), side="left"),
 )
 """Of pairs of a row and its throughput as a share of the best that one site does."""
@@ -30,7 +30,7 @@ LEGEND = (
     "tok/s: over all users, while all of them have requests in progress; of the best: as a share of the best of plain decoding, chain, "
     "tree and alone (adaptive without a worker) with as many users. ITL: ms between tokens, percentiles over all tokens; tokens that come "
     "together share the gap before them. device: time of the controller's device. local: the controller's own draft passes, one over many "
-    "users counted once. chain, tree: the best that was found. adaptive-10, -inf: at these prices of a local pass, ms."
+    "users counted once. chain, tree: the best that was found, deep or deep x wide. adaptive-10, -inf: at these prices of a local pass, ms."
 )
 
 
