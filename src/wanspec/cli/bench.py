@@ -17,7 +17,7 @@ with real processes. All compare every text with plain target decoding, token fo
 \b
     wanspec bench policies --quick               # about three minutes
     wanspec bench serve --users 1,4,16           # about one minute
-    wanspec bench capacity --users 1,32          # about one minute
+    wanspec bench capacity --users 1,32          # some minutes
 
 docs/benchmarking.md says how to read the tables.
 """,

@@ -32,7 +32,7 @@ def capacity(
     ] = None,
     rtt: Annotated[list[str] | None, typer.Option(help=f"Round trips to the workers in ms, with commas. Default: {RTTS_MS}.")] = None,
     preset: Preset = "l40s-8b",
-    tokens: Annotated[int, typer.Option(help="Tokens of each request; each user sends three, one after the other.")] = TOKENS,
+    tokens: Annotated[int, typer.Option(help="Tokens of each request; each user sends three or more, one after the other.")] = TOKENS,
     own_code: OwnCode = True,
     seed: Seed = 0,
     jobs: Jobs = -1,

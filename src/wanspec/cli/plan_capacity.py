@@ -46,8 +46,7 @@ def capacity(
     docs/planning.md has an example.
     """
     from wanspec.lab.bench.capacity.cells import MAX_WORKERS, check_range
-    from wanspec.lab.bench.capacity.tables import LEGEND
-    from wanspec.lab.planning.capacity import capacity_table, capacity_words, carried
+    from wanspec.lab.planning.capacity import LEGEND, capacity_table, capacity_words, carried
     from wanspec.lab.planning.step_times import compute_section
     from wanspec.lab.records.table import print_prose, print_table
     from wanspec.lab.simulation.own_code import NO_OWN_CODE

@@ -51,6 +51,12 @@ COLUMNS = (
     Column("setting", lambda each: each.row and words_of(each.row.settings), side="left"),
 )
 
+LEGEND = (
+    "users: the most that are within the limit. tok/s: over all of them. ITL: ms between tokens, percentiles over all tokens; tokens that "
+    "come together share the gap before them. local: the controller's own draft passes, one over many users counted once. setting: of a "
+    "chain how deep, of a tree deep x wide."
+)
+
 
 def carried(
     base: Scenario, policy: Policy, workers: Sequence[int], *, rtt_ms: float, limit_ms: float, jobs: int, track: Track[Carried]
