@@ -72,13 +72,18 @@ class Cluster(SimulatedCluster):
     """One controller, any number of workers, and the time between them."""
 
     def __init__(
-        self, target: Backend, draft: Backend, *, seed: int = 0, wan: WanProfile | None = None, target_step_s: float = TARGET_STEP_S
+        self, target: Backend, draft: Backend | None, *, seed: int = 0, wan: WanProfile | None = None, target_step_s: float = TARGET_STEP_S
     ) -> None:
         self.trace = Trace()
         super().__init__(
-            controller=Controller(vocabulary_size=target.info.vocabulary_size, end_tokens=target.info.end_tokens),
+            controller=Controller(
+                vocabulary_size=target.info.vocabulary_size,
+                end_tokens=target.info.end_tokens,
+                draft_context_length=draft.info.context_length if draft is not None else 0,
+                draft_name=draft.info.name if draft is not None else "",
+            ),
             target=BackendModel(target),
-            draft=BackendModel(draft),
+            draft=BackendModel(draft) if draft is not None else None,
             target_device=Device(StepTime(step_s=target_step_s)),
             draft_device=Device(StepTime(step_s=DRAFT_STEP_S)),
             sink=self.trace,
@@ -117,7 +122,9 @@ class Cluster(SimulatedCluster):
         machine = Worker(vocabulary_size=info.vocabulary_size, context_length=info.context_length, max_sessions=max_sessions)
         link = LinkProfile(rtt_s=wan.rtt_s, jitter_s=wan.jitter_s / 2, jitter=Jitter.UNIFORM, transport=wan.transport)
         device = Device(StepTime(step_s=DRAFT_STEP_S))
-        return self.join(machine, BackendModel(backend), device=device, link=link, max_sessions=max_sessions, labels=labels)
+        return self.join(
+            machine, BackendModel(backend), device=device, link=link, max_sessions=max_sessions, labels=labels, model_name=info.name
+        )
 
     def site(self, worker_id: int) -> WorkerSite:
         """A worker, by the order in which they came, from 1."""

@@ -14,6 +14,7 @@ CAPACITY = (
     "wanspec bench capacity --users 1,8,32 --workers 2 --rtt 15,70,150",
     "wanspec bench capacity --users 96 --workers 6 --rtt 15,70,150",
 )
+SITES = "autoregressive,alone,adaptive"
 
 
 def capacity(outcomes: Sequence[Outcome]) -> str:
@@ -92,6 +93,25 @@ def virtual_clock(outcomes: Sequence[Outcome]) -> str:
     told = [f"{name} takes {row['itl_ms']:.1f} ms and {row['local_draft_passes_per_token']:.2f} passes" for name, row in names.items()]
     rivals = f"Without a worker, for a token: {', '.join(told)}.\n"
     return table(headings, rows) + "\n" + rivals
+
+
+def draft_models(outcomes: Sequence[Outcome]) -> str:
+    """With and without a draft model at the controller: what a token takes by itself and with a worker at some distances."""
+    of = {(row["compute.local_draft"], row["policy"], row["rtt_ms"]): row for row in outcomes[0].result}
+    rtts_ms = sorted({rtt_ms for *_, rtt_ms in of})
+    nearest = rtts_ms[0]
+    rows = [
+        (
+            what,
+            f"{of[has_one, 'autoregressive', nearest]['itl_ms']:.1f}",
+            *[
+                f"{row['itl_ms']:.1f} ({row['local_draft_passes_per_token']:.2f})"
+                for row in (of[has_one, "alone", nearest], *[of[has_one, "adaptive", rtt_ms] for rtt_ms in rtts_ms])
+            ],
+        )
+        for what, has_one in (("a draft model here", True), ("`--draft none`", False))
+    ]
+    return table(("", "plain decoding", "no worker", *[f"worker at {rtt_ms:g} ms" for rtt_ms in rtts_ms]), rows)
 
 
 def _by_hand(name: str, page: str, *commands: str) -> Figure:
@@ -176,6 +196,14 @@ FIGURES = (
                 "lookup",
             }
         ),
+    ),
+    Figure(
+        name="draft-models",
+        page="docs/operating.md",
+        cost=Cost.MINUTES,
+        commands=(f"wanspec simulate {TEXT} --policy {SITES} --rtt 15,70,150 --set compute.local_draft=true,false --json RESULT.json",),
+        body=draft_models,
+        keys=frozenset({"compute.local_draft", "policy", "rtt_ms", "itl_ms", "local_draft_passes_per_token"}),
     ),
     _by_hand("overhead", ADAPTIVE, "python bench/overhead.py"),
     _by_hand("speed", "docs/simulation.md", "python bench/simulation.py"),

@@ -56,6 +56,18 @@ def test_flags_narrow_it_with_commas_or_again_and_beside_quick_they_win(asked: l
     assert (config.max_tokens, config.repeats) == (7, 1)
 
 
+def test_the_worker_may_draft_with_another_model_and_the_controller_with_none(asked: list[BenchConfig]) -> None:
+    bench("--quick", "--draft", "scripted:draft")
+    bench("--quick", "--worker-draft", "bundled:target")
+    bench("--quick", "--draft", "none", "--worker-draft", "bundled:draft")
+    assert [(config.draft, config.worker_draft) for config in asked] == [
+        ("scripted:draft", "scripted:draft"),
+        ("bundled:draft", "bundled:target"),
+        (None, "bundled:draft"),
+    ]
+    assert asked[2].policies == ("autoregressive", "adaptive")
+
+
 def test_anybodys_prompts_can_be_used(asked: list[BenchConfig], tmp_path: Path) -> None:
     path = tmp_path / "prompts.txt"
     path.write_text("one\n---\ntwo\n---\nthree")

@@ -35,6 +35,10 @@ def test_it_reads_and_writes_in_the_tokens_of_its_target() -> None:
     assert generate().stdout == plain_text()
 
 
+def test_without_a_draft_model_and_a_worker_it_writes_the_same_text() -> None:
+    assert generate("--draft", "none").stdout == plain_text()
+
+
 @pytest.mark.parametrize(("label", "is_allowed"), [("region=eu", True), ("region=us", False)])
 def test_only_workers_with_an_allowed_label_see_the_text(label: str, tmp_path: Path, *, is_allowed: bool) -> None:
     with socket.create_server(("127.0.0.1", 0)) as probe:

@@ -51,6 +51,9 @@ KEYS = "me:secret-secret-secret"
         (["--operators", "ops"], "--operators ops: no API key has that name"),
         (["--target", "gpt"], "there is no model 'gpt'"),
         (["--target", "bundled:target", "--draft", "scripted:draft"], "do not share a tokenizer"),
+        (["--draft", "none", "--policy", "colocated-tree"], "policy 'colocated-tree' needs a draft model at the controller"),
+        (["--draft", "none", "--policy", "paper"], "use one of autoregressive, remote, adaptive"),
+        (["--draft", "none", "--target", "gpt"], "there is no model 'gpt'"),
         (["--preset", "tpu"], "'tpu'"),
         (["--config", "/nowhere.toml"], "/nowhere.toml: No such file"),
         (["--max-running", "many"], "Invalid value for '--max-running': 'many'"),
@@ -103,6 +106,21 @@ def test_the_log_says_where_the_models_are_run(monkeypatch: pytest.MonkeyPatch) 
     status, output = outcome("serve", "--api", "127.0.0.1:0", "--threads", "2")
     assert (status, output.count(" info loaded model=bundled:")) == (0, 2)
     assert re.search(r"loaded model=bundled:draft device=cpu precision=float32 weights_gb=0\.0\d+ threads=2 load_s=\d+\.\d", output)
+
+
+def test_without_a_draft_model_none_is_loaded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    served: list[object] = []
+
+    async def keep(*parts: object) -> None:
+        served.extend(parts)
+
+    monkeypatch.setattr("wanspec.cli.serve._serve", keep)
+    file = tmp_path / "wanspec.toml"
+    file.write_text('[serve]\ndraft = "none"\n', "utf-8")
+    assert outcome("config", "check", str(file))[0] == 0
+    status, output = outcome("serve", "--api", "127.0.0.1:0", "--config", str(file))
+    assert (status, output.count(" info loaded model="), output.count("loaded model=bundled:target")) == (0, 1, 1)
+    assert served[2] is None
 
 
 async def _nothing(*_: object) -> None:

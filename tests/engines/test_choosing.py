@@ -6,6 +6,7 @@ Each test runs in NumPy and, where PyTorch is installed, by `hf.device_choosing`
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from tests.engines.choosers import CHOOSERS, Chooser, InNumpy
 from wanspec.core.speculation.types import NodeId, NodeSpec, NoiseName, Position, SamplingParams, ScoreItem, SessionId
 from wanspec.engines import choosing
 from wanspec.engines.choosing import Row, draft_scores
-from wanspec.engines.noise import noise_of
+from wanspec.engines.noise import murmur3, noise_of
 
 ROW = np.array([2.0, 1.0, 0.5, 0.0, -1.0, -3.0], np.float32)
 
@@ -129,6 +130,28 @@ def test_logits_that_are_no_numbers_are_drawn_by_nobody(chooser: Chooser, params
     assert all(0 <= token < 4 for token in chooser.rankings([nothing], params, [1])[0].tokens)
 
 
+def test_a_hash_of_0_is_a_number_like_others(chooser: Chooser) -> None:
+    sampling, possible = SamplingParams(temperature=1.0, seed=41_944), 65_270
+    assert murmur3(sampling.seed, 5, 128_256)[possible] == 0
+    row = np.full(128_256, -np.inf, np.float32)
+    row[possible] = 1.0
+    assert chooser.tokens([row], sampling, [6]) == [possible]
+    assert chooser.rankings([row], sampling, [6])[0].tokens == (possible,)
+
+
+@pytest.mark.parametrize("limits", [{"top_p": 0.9}, {"top_k": 2}, {}])
+def test_rows_without_a_possible_token_end_in_some_token(chooser: Chooser, limits: dict[str, Any]) -> None:
+    for row in (np.full(5, -np.inf, np.float32), np.array([np.nan, -np.inf, -np.inf], np.float32)):
+        sampling = SamplingParams(temperature=1.0, **limits)
+        assert 0 <= chooser.tokens([row], sampling, [1])[0] < len(row)
+        assert chooser.entropy_nats(row, sampling) == pytest.approx(np.log(len(row)), abs=1e-5)
+
+
+def test_logits_as_far_apart_as_floats_go_are_no_overflow(chooser: Chooser) -> None:
+    row = np.array([3e38, -3e38], np.float32)
+    assert chooser.tokens([row], SamplingParams(temperature=0.5), [1]) == [0]
+
+
 def test_infinite_logits_share_everything(chooser: Chooser) -> None:
     row = np.array([1.0, np.inf, 0.5, np.inf], np.float32)
     drawn = chooser.tokens([row] * 100, SamplingParams(temperature=1.0), range(1, 101))
@@ -205,13 +228,13 @@ def test_coupling_beats_guessing_the_mode() -> None:
 
 def test_a_nucleus_that_is_seldom_met_is_found_by_sorting(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[int] = []
-    leave = choosing._Limits.leave
+    keep = choosing._Limits.keep
 
     def watched(self: choosing._Limits, token: int) -> bool:
         asked.append(token)
-        return leave(self, token)
+        return keep(self, token)
 
-    monkeypatch.setattr(choosing._Limits, "leave", watched)
+    monkeypatch.setattr(choosing._Limits, "keep", watched)
     row = np.linspace(0.0, 0.001, 50_000, dtype=np.float32)
     params = SamplingParams(temperature=1.0, top_p=1e-4)
     (token,) = InNumpy().tokens([row], params, [1])

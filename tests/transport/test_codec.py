@@ -256,6 +256,7 @@ def test_the_longest_prompt_fits_a_frame() -> None:
         (OPEN_SESSION, {"sampling": SamplingParams(top_p=-0.1)}, "OpenSession.sampling.top_p"),
         (OPEN_SESSION, {"sampling": SamplingParams(top_p=1.1)}, "OpenSession.sampling.top_p"),
         (OPEN_SESSION, {"sampling": SamplingParams(seed=-1)}, "OpenSession.sampling.seed"),
+        (OPEN_SESSION, {"sampling": SamplingParams(noise="gumbel")}, "OpenSession.sampling.noise"),  # type: ignore[arg-type]
         (OPEN_SESSION, {"sampling": SamplingParams(seed=2**64)}, "OpenSession"),
         (OPEN_SESSION, {"drafting": DraftingConfig(branch=9)}, "OpenSession.drafting.branch"),
         (OPEN_SESSION, {"drafting": DraftingConfig(leaves=129)}, "OpenSession.drafting.leaves"),
@@ -371,3 +372,13 @@ def test_a_goodbye_is_told_from_messages_and_made_printable() -> None:
     assert decode_goodbye(encode_frame([DRAFTS])) is None
     with pytest.raises(RemoteProtocolError):
         decode_goodbye(b"\x91\x93\x08")
+
+
+def test_what_is_wrong_is_said_in_characters_that_print_and_in_few_of_them() -> None:
+    message = next(part for part in msgspec.msgpack.decode(encode_frame([OPEN_SESSION])) if not isinstance(part, bytes))
+    message[4][-1] = "a\n\x1b[31m" + "x" * 30_000
+    with pytest.raises(RemoteProtocolError) as refused:
+        decode_controller_frame(msgspec.msgpack.encode([message]))
+    assert "OpenSession.sampling.noise" in refused.value.reason
+    assert refused.value.reason.isprintable()
+    assert len(refused.value.reason) <= MAX_REASON_LENGTH

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from wanspec.cli.options import (
-    DraftModel,
+    NO_MODEL,
+    LocalDraftModel,
     Lookup,
     Preset,
     Price,
@@ -50,7 +51,8 @@ def policies(
     ] = None,
     temperature: Annotated[list[str] | None, typer.Option(help="Temperatures, with commas; 0 is greedy. Default: 0,0.8.")] = None,
     target: TargetModel = "bundled:target",
-    draft: DraftModel = "bundled:draft",
+    draft: LocalDraftModel = "bundled:draft",
+    worker_draft: Annotated[str, typer.Option(help="What the worker drafts with; empty: the model of --draft.")] = "",
     preset: Preset = "l40s-8b",
     prompts: Annotated[int | None, typer.Option(help=f"How many prompts. Default: {PROMPTS}, every fourth of them not Python.")] = None,
     prompt_file: PromptFile = None,
@@ -82,6 +84,7 @@ def policies(
         wanspec bench policies --policy colocated,adaptive --rtt 70 --loss 0  # a part of it; ratios need colocated
         wanspec bench policies --prompt-file mine.txt --json rows.json --plot pictures
         wanspec bench policies --target hf:models/target --draft hf:models/draft --preset ""    # other engines, at their own pace
+        wanspec bench policies --quick --draft none --worker-draft bundled:draft                # the worker alone has a draft model
 
     Ctrl-C ends it and shows what was measured. docs/benchmarking.md says how to read the table.
     """
@@ -94,13 +97,16 @@ def policies(
         check_writable(json_path)
         make_folder(plot_folder)
         emulator = emulator_of(wan or ("relay" if quick else "auto"))
+        if (worker_draft or draft) == NO_MODEL:
+            raise ConfigError("a worker needs a draft model; name one, such as --worker-draft bundled:draft")
         default_losses = LOSSES if emulator == "tun" and not quick else LOSSES[:1]
         config = BenchConfig(
             target=target,
-            draft=draft,
+            draft=None if draft == NO_MODEL else draft,
+            worker_draft=worker_draft or draft,
             preset=preset,
             prompts=prompts_of(prompts, prompt_file, quick=quick),
-            policies=comma_separated(policy) or (QUICK_POLICIES if quick else POLICY_NAMES),
+            policies=comma_separated(policy) or _policies_for(draft, QUICK_POLICIES if quick else POLICY_NAMES),
             rtts_ms=numbers("--rtt", rtt) or (QUICK_RTTS_MS if quick else RTTS_MS),
             losses=numbers("--loss", loss) or default_losses,
             temperatures=numbers("--temperature", temperature) or (QUICK_TEMPERATURES if quick else TEMPERATURES),
@@ -142,6 +148,13 @@ def _show(measured: Bench, json_path: Path | None, plot_folder: Path | None) -> 
 
         for path in draw(measured, plot_folder):
             stderr.print(f"drawn: {path}", style="dim")
+
+
+def _policies_for(draft: str, names: tuple[str, ...]) -> tuple[str, ...]:
+    """Those of these policies that the controller can use with this draft model, or without any."""
+    from wanspec.core.policy.registry import names_without_draft_model
+
+    return names if draft != NO_MODEL else tuple([name for name in names if name in names_without_draft_model()])
 
 
 def emulator_of(wan: str) -> Emulator:

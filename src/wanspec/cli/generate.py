@@ -35,7 +35,7 @@ def generate(
     top_p: options.TopP = 1.0,
     seed: options.Seed = 0,
     target: options.TargetModel = "bundled:target",
-    draft: options.DraftModel = "bundled:draft",
+    draft: options.LocalDraftModel = "bundled:draft",
     threads: options.Threads = options.AUTO,
     policy: options.Policy = "adaptive",
     draft_tokens: options.DraftTokens = 2,
@@ -48,7 +48,7 @@ def generate(
     verify_width: options.VerifyWidth = 32,
     price_ms: options.Price = 10.0,
     lookup: options.Lookup = None,
-    listen: Annotated[str, typer.Option(help="Take workers at this HOST:PORT; empty: draft locally only.")] = "",
+    listen: Annotated[str, typer.Option(help="Take workers at this HOST:PORT; empty: none.")] = "",
     workers: Annotated[int, typer.Option(min=0, max=64, help="Wait for this many workers before beginning.")] = 0,
     allowed_label: options.AllowedLabels = None,
     token: options.Token = "",
@@ -70,7 +70,7 @@ def generate(
     """
     flags = locals()  # every one of them, by name
     from wanspec.cli.announcer import Announcer
-    from wanspec.core.policy.registry import create_policy
+    from wanspec.core.policy.registry import check_policy
     from wanspec.core.speculation.sampling import check_sampling
     from wanspec.engines.registry import load_tokenizer
     from wanspec.serving.calibration_store import CalibrationStore
@@ -82,7 +82,7 @@ def generate(
             raise ConfigError(f"--workers {workers} waits for workers, but without --listen none can come; add --listen HOST:PORT")
         config = options.policy_config(policy, flags)
         store = CalibrationStore(calibration)
-        create_policy(config)
+        check_policy(config, has_draft_model=draft != options.NO_MODEL)
         sampling = SamplingParams(temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
         check_sampling(sampling)
         placement = Placement(labels=check_labels(allowed_label or ()))
@@ -100,7 +100,7 @@ def generate(
 
 async def _generate(
     text: str, tokenizer: Tokenizer, max_tokens: int, sampling: SamplingParams, policy: PolicyConfig, placement: Placement,
-    target: Backend, draft: Backend, listen_at: str, workers: int, security: ControllerSecurity, store: CalibrationStore,
+    target: Backend, draft: Backend | None, listen_at: str, workers: int, security: ControllerSecurity, store: CalibrationStore,
     sink: TraceSink | None,
 ) -> None:  # fmt: skip
     from wanspec.serving.engine import ControllerEngine, check_request, expected_of
@@ -115,7 +115,7 @@ async def _generate(
         draft=draft,
         listener=listener,
         trace=sink,
-        calibrations=store.book(draft=draft.info.name, target=target.info.name),
+        calibrations=store.book(draft=draft.info.name, target=target.info.name) if draft is not None else None,
     ) as engine:
         if listener is not None and workers:
             stderr.print(f"waiting for {workers} worker(s) at {listener.address}", style="dim")

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Literal
 
-from wanspec.cli.options import AUTO, MAX_THREADS
+from wanspec.cli.options import AUTO, MAX_THREADS, NO_MODEL
 
 if TYPE_CHECKING:
     from wanspec.engines.interface import Backend, Residence
@@ -35,14 +35,22 @@ def load_model(
     return PacedBackend.from_preset(backend, pace, model) if pace else backend
 
 
-def load_pair(target: str, draft: str, pace: str, *, threads: str = "1", on_loaded: OnLoaded = lambda _: None) -> tuple[Backend, Backend]:
-    """Both models; what one of them lacks is said before the other is loaded. Raises as `load_model` does."""
+def load_pair(
+    target: str, draft: str, pace: str, *, threads: str = "1", on_loaded: OnLoaded = lambda _: None
+) -> tuple[Backend, Backend | None]:
+    """Both models, or the target alone; what one of them lacks is said before the other is loaded. Raises as `load_model` does."""
+    check_pair_names(target, draft)
+    first = load_model(target, pace, "target", threads=threads, on_loaded=on_loaded)
+    return first, None if draft == NO_MODEL else load_model(draft, pace, "draft", threads=threads, on_loaded=on_loaded)
+
+
+def check_pair_names(target: str, draft: str) -> None:
+    """Raise ConfigError for what either model lacks, without loading it."""
     from wanspec.engines.registry import check_model
 
-    for spec in (target, draft):
-        check_model(spec)
-    first = load_model(target, pace, "target", threads=threads, on_loaded=on_loaded)
-    return first, load_model(draft, pace, "draft", threads=threads, on_loaded=on_loaded)
+    check_model(target)
+    if draft != NO_MODEL:
+        check_model(draft)
 
 
 def _whereabouts(residence: Residence | None) -> dict[str, object]:

@@ -32,6 +32,8 @@ PROMPT_SEPARATOR = re.compile(r"(?:\A|\n)---(?=\n|\Z)")
 """A line between the prompts of a prompt file; one before the first or after the last is no prompt's."""
 DEMO_PROMPTS = 3
 AUTO = "auto"
+NO_MODEL = "none"
+"""Instead of a draft model's name: there is none."""
 MAX_THREADS = 512
 """ggml takes no more, and no engine gains from so many."""
 
@@ -85,6 +87,9 @@ def _policy(name: str) -> str:
 
 TargetModel = Annotated[str, typer.Option("--target", help="Target model: bundled:target, hf:FOLDER, ...; docs/engines.md has all.")]
 DraftModel = Annotated[str, typer.Option("--draft", help="Draft model, with the target's tokenizer.")]
+LocalDraftModel = Annotated[
+    str, typer.Option("--draft", help=f"Draft model here, with the target's tokenizer; {NO_MODEL}: leave drafting to workers.")
+]
 Policy = Annotated[str, typer.Option(callback=_policy, help=f"When to be redundant: {', '.join(POLICY_NAMES)}.")]
 Temperature = Annotated[float, typer.Option(help="Below 0.001 greedy; above, sampling that depends on the seed alone.")]
 TopK = Annotated[int, typer.Option(help="Sample from this many most probable tokens; 0: from all.")]

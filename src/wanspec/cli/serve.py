@@ -13,7 +13,7 @@ import typer
 
 from wanspec.cli import options
 from wanspec.cli.application import check_environment, new_app
-from wanspec.cli.loading import load_pair
+from wanspec.cli.loading import check_pair_names, load_pair
 from wanspec.cli.results import trace_sink
 from wanspec.cli.running import exit_statuses, run, saving
 from wanspec.errors import ConfigError
@@ -84,11 +84,11 @@ def serve(
     ] = None,
     api: Annotated[str, typer.Option(help="Serve the API at this HOST:PORT.")] = "127.0.0.1:8000",
     target: options.TargetModel = "bundled:target",
-    draft: options.DraftModel = "bundled:draft",
+    draft: options.LocalDraftModel = "bundled:draft",
     preset: options.Preset = "",
     threads: options.Threads = options.AUTO,
     model_name: Annotated[str, typer.Option(help="What clients call the model; empty: its own name.")] = "",
-    listen: Annotated[str, typer.Option(help="Take workers at this HOST:PORT; empty: draft locally only.")] = "",
+    listen: Annotated[str, typer.Option(help="Take workers at this HOST:PORT; empty: none.")] = "",
     token: options.Token = "",
     tls_ca: options.TlsCa = None,
     tls_cert: options.TlsCert = None,
@@ -157,6 +157,7 @@ def serve(
     \b
         wanspec serve                                                     # on this machine, without workers and keys
         wanspec serve --listen 127.0.0.1:8500                             # workers: wanspec worker --controller 127.0.0.1:8500
+        wanspec serve --listen 127.0.0.1:8500 --draft none                # they alone have draft models
         wanspec serve --config wanspec.toml --max-running 4               # a flag wins over the file
         wanspec serve --api 0.0.0.0:8443 --keys-file keys.txt --api-tls-cert api.pem --api-tls-key api-key.pem
 
@@ -195,17 +196,15 @@ def _say_loaded(fields: Mapping[str, object]) -> None:
 
 def serve_config(flags: Mapping[str, Any]) -> ServeConfig:
     """What the flags of `serve` ask for. Raises ConfigError when they do not make a whole."""
-    from wanspec.core.policy.registry import create_policy
-    from wanspec.engines.registry import check_model
+    from wanspec.core.policy.registry import check_policy
     from wanspec.serving.server.keys import load_keys
     from wanspec.serving.server.limits import ServerLimits
     from wanspec.serving.server.status import Access
     from wanspec.transport.security import check_security, parse_address
 
     policy = options.policy_config(flags["policy"], flags)
-    create_policy(policy)
-    for model in (flags["target"], flags["draft"]):
-        check_model(model)
+    check_policy(policy, has_draft_model=flags["draft"] != options.NO_MODEL)
+    check_pair_names(flags["target"], flags["draft"])
     link = ("token", "tls_ca", "tls_cert", "tls_key")
     security = options.controller_security(*[flags[name] for name in link], allow_plaintext=flags["allow_plaintext"])
     if flags["listen"]:
@@ -255,7 +254,7 @@ def _check_exposure(api: Address, flags: Mapping[str, Any], *, has_keys: bool) -
         )
 
 
-async def _serve(config: ServeConfig, target: Backend, draft: Backend, store: CalibrationStore, sink: TraceSink | None) -> None:
+async def _serve(config: ServeConfig, target: Backend, draft: Backend | None, store: CalibrationStore, sink: TraceSink | None) -> None:
     from wanspec.engines.registry import load_tokenizer
     from wanspec.serving.calibration_store import saved_regularly
     from wanspec.serving.engine import ControllerEngine, expected_of
@@ -267,7 +266,7 @@ async def _serve(config: ServeConfig, target: Backend, draft: Backend, store: Ca
     from wanspec.transport.security import Address
 
     listener = await listen(config.listen, expected=expected_of(target.info), security=config.security) if config.listen else None
-    calibrations = store.book(draft=draft.info.name, target=target.info.name)
+    calibrations = store.book(draft=draft.info.name, target=target.info.name) if draft is not None else None
     async with ControllerEngine(target=target, draft=draft, listener=listener, trace=sink, calibrations=calibrations) as engine:
         service = Service(
             engine=engine,

@@ -104,11 +104,13 @@ def choose(item: ScoreItem, rows: Rows) -> TargetChoices:
 
 def rank(item: ScoreItem, rows: Rows) -> tuple[DraftChoices, ...]:
     """The draft model's ranking after each of these logits."""
+    if not item.next_positions:  # a piece of a longer text
+        return ()
     sampling = item.sampling
     return tuple(
         [
             draft_choices(row, sampling, noise_of(sampling, position, len(row)))
-            for row, position in zip(rows, item.next_positions, strict=False)  # a piece of a longer text asks for none
+            for row, position in zip(rows, item.next_positions, strict=True)
         ]
     )
 
@@ -123,10 +125,10 @@ def target_token(logits: Row, params: SamplingParams, noise: Exponentials | None
     limits = _Limits(distribution, params)
     for _ in range(MAX_ASKED):
         token = int(race.argmax())
-        if limits.leave(token):
+        if limits.keep(token):
             return token
         race[token] = GONE
-    race[distribution.logits < limits.least_left()] = GONE
+    race[distribution.logits < limits.least_kept()] = GONE
     return int(race.argmax())
 
 
@@ -145,9 +147,10 @@ def draft_choices(logits: Row, params: SamplingParams, noise: Exponentials | Non
     else:
         race = _race(distribution, noise)
         total = float(race.sum())
-        best = _Limits(distribution, params).left_of(_largest(race, count))
+        limits = _Limits(distribution, params)
+        best = limits.kept_of(_largest(race, count))
         if not len(best):
-            race[logits < _Limits(distribution, params).least_left()] = 0.0
+            race[distribution.logits < limits.least_kept()] = 0.0
             best = _largest(race, count)
     shares = race[best]
     if not shares[-1:].all():
@@ -170,7 +173,7 @@ def entropy_nats(logits: Row, params: SamplingParams) -> float:
     distribution = _distribution(logits, params)
     limits = _Limits(distribution, params)
     if limits.are_any and not is_greedy(params):
-        distribution.weights[logits < limits.least_left()] = 0.0
+        distribution.weights[distribution.logits < limits.least_kept()] = 0.0
     return _entropy_nats(distribution, float(distribution.weights.sum()))
 
 
@@ -195,9 +198,9 @@ def _distribution(logits: Row, params: SamplingParams) -> Distribution:
     if not math.isfinite(most):
         logits = _tamed(logits)
         most = logits.max()
-    np.subtract(logits, most, out=weights)
-    if temperature != 1.0:
-        with np.errstate(over="ignore"):  # what is as low as that cannot be drawn
+    with np.errstate(over="ignore"):  # what is as low as that cannot be drawn
+        np.subtract(logits, most, out=weights)
+        if temperature != 1.0:
             weights *= np.float32(1.0 / temperature)
     return Distribution(logits, np.exp(weights, out=weights), temperature, float(most))
 
@@ -251,7 +254,7 @@ class _Limits:
             self._total = self._top_p * float(weights.sum())
         return self._total
 
-    def leave(self, token: int) -> bool:
+    def keep(self, token: int) -> bool:
         """Whether this token can be drawn."""
         if not self.are_any:
             return True
@@ -260,17 +263,17 @@ class _Limits:
             return False
         return self._top_p == 1.0 or not len(above) or float(self._weights[above].sum()) < self._mass
 
-    def left_of(self, tokens: Tokens) -> Tokens:
+    def kept_of(self, tokens: Tokens) -> Tokens:
         """Those of these tokens that can be drawn, in the same order."""
         if not self.are_any:
             return tokens
         order = np.argsort(-self._logits[tokens], kind="stable")
         for number in range(len(order), 0, -1):
-            if self.leave(int(tokens[order[number - 1]])):
+            if self.keep(int(tokens[order[number - 1]])):
                 return tokens[np.sort(order[:number])]
         return tokens[:0]
 
-    def least_left(self) -> float:
+    def least_kept(self) -> float:
         """The least of the logits of tokens that can be drawn. A nucleus is small as a rule: only where it is not, the row is sorted."""
         logits = self._logits
         values = np.sort(logits[logits >= _least_of_largest(logits, NUCLEUS_TOKENS)] if len(logits) > NUCLEUS_TOKENS else logits)[::-1]

@@ -201,6 +201,7 @@ class ConnectedWorkers:
             labels=hello.labels,
             context_length=hello.context_length,
             identity=connection.identity,
+            model_name=hello.model_name,
         )
         self._events.put_nowait(joined)
         await self._notify()

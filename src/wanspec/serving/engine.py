@@ -16,7 +16,7 @@ from itertools import count
 from types import TracebackType
 from typing import Any, Self
 
-from wanspec.core.policy.registry import PolicyConfig, create_policy
+from wanspec.core.policy.registry import PolicyConfig, check_policy
 from wanspec.core.protocol.controller import Controller
 from wanspec.core.protocol.effects import (
     DraftsMerged,
@@ -64,7 +64,7 @@ _log = logging.getLogger(__name__)
 
 
 class ControllerEngine:
-    """Serves requests with a target model, a local draft model and whichever workers dial in; an async context manager.
+    """Serves requests with a target model, a local draft model if there is one, and the workers that dial in; an async context manager.
 
     Its own cost is traced as one `RoundOverhead` for each target pass: the CPU time of the event loop's thread from the end of one round to
     the end of the next. It includes the machine and the policy, encoding and decoding messages, gRPC's Python code, the event loop, this
@@ -76,23 +76,26 @@ class ControllerEngine:
         self,
         *,
         target: Backend,
-        draft: Backend,
+        draft: Backend | None,
         listener: Listener | None = None,
         trace: TraceSink | None = None,
         calibrations: CalibrationBook | None = None,
     ) -> None:
-        """The engine owns `listener` and closes it. `calibrations`: this pair's, which go on learning.
+        """The engine owns `listener` and closes it. `draft` None: workers alone draft. `calibrations`: this pair's, which go on learning.
 
         A `trace` that can no longer be written is given up with a warning; requests go on.
         """
-        check_pair(target.info, draft.info)
-        self._target, self._draft, self._listener = target, draft, listener
+        if draft is not None:
+            check_pair(target.info, draft.info)
+        self._target, self._listener, self.has_draft_model = target, listener, draft is not None
+        self._models: dict[Model, Backend] = {"target": target} if draft is None else {"target": target, "draft": draft}
         self._trace = SparedTrace(trace) if trace is not None else None
         self._tracer = Tracer(self._trace or NoTrace(), "controller")
         self._machine = self._tracer.recorded(Controller)(
             vocabulary_size=target.info.vocabulary_size,
             end_tokens=target.info.end_tokens,
-            draft_context_length=draft.info.context_length,
+            draft_context_length=draft.info.context_length if draft is not None else 0,
+            draft_name=draft.info.name if draft is not None else "",
             calibrations=calibrations,
         )
         self._events: asyncio.Queue[ControllerEvent] = asyncio.Queue()
@@ -178,7 +181,7 @@ class ControllerEngine:
             raise self._failure
         check_request(self._target.info, prompt_tokens, max_tokens=max_tokens)
         check_sampling(sampling)
-        create_policy(policy)
+        check_policy(policy, has_draft_model=self.has_draft_model)
         check_labels(placement.labels)
         session_id = SessionId(next(self._session_ids))
         generation = self._generations[session_id] = Generation(session_id)
@@ -308,7 +311,7 @@ class ControllerEngine:
     def _run_pass(self, model: Model, items: tuple[ScoreItem, ...]) -> Any:  # noqa: ANN401  # what the event of this model's passes takes
         """In the passes' thread."""
         with exceptions_only(f"a {model} pass"):
-            return self._target.verify(items) if model == "target" else self._draft.expand(items)
+            return self._models[model].verify(items) if model == "target" else self._models[model].expand(items)
 
     def _score_piece(self, piece: Piece, count: int) -> tuple[LogProbs, ...]:
         """In the passes' thread."""
@@ -319,20 +322,18 @@ class ControllerEngine:
         try:
             choices = await passing
         except BackendError as error:
-            kind = PassKind.VERIFY if model == "target" else PassKind.DRAFT
-            self._events.put_nowait(PassFailed(kind=kind, reason=str(error)))
+            self._events.put_nowait(PassFailed(kind=PassKind.VERIFY if model == "target" else PassKind.DRAFT, reason=str(error)))
             return
         now = self._loop.time()
         duration_s = now - started
-        finished = VerifyFinished if model == "target" else DraftFinished
-        self._events.put_nowait(finished(choices=choices, duration_s=duration_s))
+        self._events.put_nowait((VerifyFinished if model == "target" else DraftFinished)(choices=choices, duration_s=duration_s))
         self._tracer.pass_finished(model, items, duration_s, now=now)
 
     def _release(self, session_id: SessionId) -> None:
         """In the passes' thread. Nobody waits for it; a failure would leak a cache each time, so it ends the engine as a bug does."""
         try:
-            self._target.close_session(session_id)
-            self._draft.close_session(session_id)
+            for model in self._models.values():
+                model.close_session(session_id)
         except BaseException as error:  # noqa: BLE001  # as in `_run_pass`
             bug = RuntimeError(f"the release of session {session_id} ended with {error!r}").with_traceback(error.__traceback__)
             bug.__cause__ = error

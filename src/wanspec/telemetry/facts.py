@@ -31,7 +31,7 @@ Event = ControllerEvent | WorkerEvent | ProposerEvent
 
 MACHINES: Final[dict[Callable[..., Any], str]] = {
     Controller: "controller: vocabulary=vocabulary_size end_tokens draft_device=has_draft_device draft_context=draft_context_length"
-    " calibrations",
+    " draft=draft_name calibrations",
     Worker: "worker: vocabulary=vocabulary_size context=context_length max_sessions calibrations connected_at",
     Proposer: "proposer: vocabulary=vocabulary_size max_length max_draft_tokens path_prob_min drafting placement local"
     " first_session=first_session_id",
@@ -40,7 +40,7 @@ EVENTS: Final[dict[Callable[..., Any], str]] = {
     events.RequestArrived: "request: session=session_id prompt=prompt_tokens sampling max_tokens policy placement reuse_key"
     " log_probs=num_log_probs ignores_end",
     events.RequestCancelled: "cancel: session=session_id",
-    events.WorkerJoined: "worker_joined: worker=worker_id name max_sessions labels context=context_length identity",
+    events.WorkerJoined: "worker_joined: worker=worker_id name max_sessions labels context=context_length identity model=model_name",
     events.WorkerLost: "worker_lost: worker=worker_id",
     events.DraftsReceived: "drafts_received: worker=worker_id drafts",
     events.PongReceived: "pong_received: worker=worker_id number",

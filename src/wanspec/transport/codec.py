@@ -181,9 +181,9 @@ def _decode(data: bytes, decode: Callable[[bytes], list[_Decoded]]) -> list[_Dec
     try:
         return decode(data)
     except msgspec.ValidationError as error:
-        raise RemoteProtocolError(_explain(str(error), data)) from error
+        raise RemoteProtocolError(printable(_explain(str(error), data))) from error
     except _DECODING_ERRORS as error:
-        raise RemoteProtocolError(f"malformed frame: {error}") from error
+        raise RemoteProtocolError(printable(f"malformed frame: {error}")) from error
 
 
 def _check_padding(parts: Sequence[object], data: bytes) -> None:

@@ -14,7 +14,7 @@ from tests.core.policy.measured import DRAFT_S, SURE, TARGET_S, USUAL, rising
 from wanspec.core.policy.adaptive import CHEAP_PACE, DEAR_PACE, Adaptive
 from wanspec.core.policy.alone import Alone
 from wanspec.core.policy.arrivals import Arrivals
-from wanspec.core.policy.coverage import Coverage, Look
+from wanspec.core.policy.coverage import INITIAL_SHARES, Coverage, Look
 from wanspec.core.policy.interface import DraftLocally, Outcome, Situation, Verify, Wait
 from wanspec.core.policy.pass_times import PassTimes
 from wanspec.core.policy.registry import PolicyConfig, create_policy
@@ -277,6 +277,15 @@ def test_what_is_not_computed_where_it_cannot_be_worth_the_price_would_change_no
 
     policy = adaptive(price_s=price_s, verify_width=32)
     assert policy.decide(asked, now=NOW) == policy.decide(replace(asked, alone=without_bound), now=NOW)
+
+
+@pytest.mark.parametrize(("arrived_at", "left"), [(None, 0.8), (NOW, 1.0 - 0.2 / math.fsum(INITIAL_SHARES))])
+def test_a_leaf_is_worth_what_its_children_leave_open(arrived_at: float | None, left: float) -> None:
+    tree = new_tree()
+    add(tree, tree.head, 5, 0.2, arrived_at=arrived_at)
+    head, *_ = adaptive()._leaves(situation(tree), [], NOW)
+    assert head.node is tree.head
+    assert head.prob == pytest.approx(left)
 
 
 def test_at_the_end_of_the_text_it_asks_for_nothing() -> None:

@@ -21,9 +21,7 @@ def tree_with_children(*probs: float) -> DraftTree:
 
 
 def observe(coverage: Coverage, parents: Sequence[Node], head: Node) -> None:
-    look = look_at(parents, head)
-    assert look is not None
-    coverage.learn(look)
+    coverage.learn(look_at(parents, head))
 
 
 def tokens(coverage: Coverage, width: int) -> list[float]:
@@ -48,7 +46,9 @@ def test_what_children_cover_is_learned() -> None:
 
 
 def test_seeing_no_node_teaches_nothing() -> None:
-    assert look_at([], DraftTree([1], max_position=9).head) is None
+    coverage = Coverage()
+    observe(coverage, [], DraftTree([1], max_position=9).head)
+    assert coverage.total == pytest.approx(sum(INITIAL_SHARES))
 
 
 def test_nodes_count_by_how_probable_they_are() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from wanspec.core.policy.lookup import LEAF_LOG_PROB_MIN, Lookup
-from wanspec.core.speculation.suffix import ANYWAY_SHARE, PRIOR_RATES
+from wanspec.core.speculation.suffix import CONTRADICTED_SHARE, PRIOR_RATES
 from wanspec.core.speculation.tree import DraftTree, Node
 
 REPEATING = [1, 2, 3, 4, 5, 6, 7, 8, 9, 1, 2, 3, 4, 5]
@@ -108,7 +108,7 @@ def test_what_a_draft_model_contradicts_counts_for_less() -> None:
     tree, lookup, new = grown(REPEATING)
     first, second = new[:2]
     lookup.ranked(tree, tree.head, 99)
-    assert math.isclose(math.exp(first.path_log_prob), ANYWAY_SHARE * PRIOR_RATES[4])
+    assert math.isclose(math.exp(first.path_log_prob), CONTRADICTED_SHARE * PRIOR_RATES[4])
     assert second.path_log_prob < first.path_log_prob
     before = second.path_log_prob
     lookup.ranked(tree, first, second.token)  # and what it confirms for no less
@@ -120,7 +120,7 @@ def test_a_workers_first_choice_counts_as_a_word_about_what_was_looked_up() -> N
     assert tree.join(tree.head, 50, log_prob=-3.0, claim=-3.0, now=1.0) is not None
     assert tree.join(tree.head, 51, log_prob=-0.1, claim=-0.1, now=1.0) is not None
     grow(tree, lookup, path_prob_min=0.01)
-    assert math.isclose(math.exp(new[0].path_log_prob), ANYWAY_SHARE * PRIOR_RATES[4])
+    assert math.isclose(math.exp(new[0].path_log_prob), CONTRADICTED_SHARE * PRIOR_RATES[4])
 
 
 def test_a_workers_agreement_leaves_what_was_looked_up_as_it_is() -> None:
@@ -137,7 +137,7 @@ def test_a_node_that_was_ranked_before_contradicts_at_once() -> None:
     new = grow(tree, lookup, path_prob_min=0.01)
     own = next(node for node in new if node.parent is tree.head)
     assert drafted is not None
-    assert (own.token, math.isclose(math.exp(own.path_log_prob), ANYWAY_SHARE * PRIOR_RATES[4])) == (6, True)
+    assert (own.token, math.isclose(math.exp(own.path_log_prob), CONTRADICTED_SHARE * PRIOR_RATES[4])) == (6, True)
 
 
 def test_what_was_contradicted_and_comes_true_is_learned_apart() -> None:
@@ -155,3 +155,26 @@ def test_what_was_contradicted_and_comes_true_is_learned_apart() -> None:
     child = tree.head.children[pattern[0]]
     lookup.ranked(tree, tree.head, 99)
     assert math.exp(child.path_log_prob - tree.head.path_log_prob) > 0.8
+
+
+def test_a_token_that_was_drafted_keeps_its_own_estimate() -> None:
+    tree, lookup = DraftTree(REPEATING, max_position=1000), Lookup(REPEATING)
+    for token, log_prob in ((50, -0.1), (6, -4.0)):
+        assert tree.add(tree.head, token, log_prob=log_prob) is not None
+    grow(tree, lookup, path_prob_min=0.01)
+    assert tree.head.children[6].path_log_prob == -4.0
+
+
+def test_a_workers_second_choice_is_worth_what_it_claims() -> None:
+    tree, lookup, new = grown(REPEATING)
+    for token, claim in ((50, -0.9), (6, -1.0)):
+        assert tree.join(tree.head, token, log_prob=claim, claim=claim, now=1.0) is not None
+    grow(tree, lookup, path_prob_min=0.01)
+    assert new[0].path_log_prob == -1.0
+
+
+def test_a_later_word_of_agreement_counts() -> None:
+    tree, lookup, new = grown(REPEATING)
+    lookup.ranked(tree, tree.head, 99)
+    lookup.ranked(tree, tree.head, new[0].token)
+    assert not lookup._proposed[tree.head.node_id].is_contradicted

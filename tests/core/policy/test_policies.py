@@ -14,7 +14,7 @@ from wanspec.core.policy.drafting import Frontier, offered_children
 from wanspec.core.policy.interface import Decision, DraftLocally, Outcome, Policy, Situation, Verify, Wait
 from wanspec.core.policy.parameters import POLICY_NAMES
 from wanspec.core.policy.pass_times import PassTimes
-from wanspec.core.policy.registry import PolicyConfig, create_policy
+from wanspec.core.policy.registry import PolicyConfig, check_policy, create_policy
 from wanspec.core.speculation.ratio import Ratio
 from wanspec.core.speculation.tree import DraftTree, Node
 from wanspec.core.speculation.types import DraftChoices, DraftingConfig
@@ -65,6 +65,17 @@ def outcome(accepted: int, *, entropy_nats: float = 0.0) -> Outcome:
 
 def test_every_name_is_that_of_a_policy() -> None:
     assert tuple(registry._FACTORIES) == POLICY_NAMES
+
+
+@pytest.mark.parametrize("name", POLICY_NAMES)
+def test_a_policy_that_drafts_at_the_controller_is_refused_where_there_is_no_draft_model(name: str) -> None:
+    config = PolicyConfig(name=name)
+    check_policy(config, has_draft_model=True)
+    if name in ("autoregressive", "remote", "adaptive"):
+        check_policy(config, has_draft_model=False)
+        return
+    with pytest.raises(ConfigError, match=f"policy '{name}' needs a draft model .* use one of autoregressive, remote, adaptive"):
+        check_policy(config, has_draft_model=False)
 
 
 def test_every_policy_verifies_a_tree_that_is_deep_enough() -> None:

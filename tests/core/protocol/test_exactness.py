@@ -44,7 +44,7 @@ class Asked(NamedTuple):
 class Schedule:
     """One cluster under chance's rule: link, models, requests, crashes, stalls, lies, newcomers, cancellations."""
 
-    def __init__(self, seed: int, policy: PolicyConfig) -> None:
+    def __init__(self, seed: int, policy: PolicyConfig, *, has_draft_model: bool = True) -> None:
         rng = self.rng = random.Random(f"{seed}/{policy.name}")
         self.model_seed, self.disagreement = rng.randrange(1 << 30), rng.choice([0.0, 0.1, 0.3, 1.0])
         self.end_tokens = rng.choice([(), (0,), (0, 3)])
@@ -56,7 +56,8 @@ class Schedule:
             path_prob_min=rng.choice([1e-5, 1e-3, 0.1]),
             redundancy_price_s=rng.choice([0.0, 0.01, math.inf]),
         )
-        self.target, self.draft = self.model(0.0), self.model(self.disagreement)
+        self.target = self.model(0.0)
+        self.draft = self.model(self.disagreement) if has_draft_model else None
         wan = WanProfile(rtt_s=rng.uniform(0.0, 0.3), jitter_s=rng.choice([0.0, 0.005, 0.1]), duplicate=rng.choice([0.0, 0.2]))
         self.cluster = Cluster(self.target, self.draft, seed=seed, wan=wan)
         self.cluster.on_drop = self.redial
@@ -70,7 +71,8 @@ class Schedule:
 
     def dial_in(self) -> None:
         labels = self.rng.choice([(), ("region=eu",), ("region=us",)])
-        site = self.cluster.dial_in(self.model(self.disagreement), max_sessions=self.rng.choice([1, 8]), labels=labels)
+        own = self.rng.choice([self.disagreement, self.disagreement, 0.0, 1.0])  # another model than the controller's, perhaps
+        site = self.cluster.dial_in(self.model(own), max_sessions=self.rng.choice([1, 8]), labels=labels)
         self.labels[site.worker_id] = labels
 
     def redial(self, site: WorkerSite, drop: DropWorker) -> None:
@@ -113,7 +115,8 @@ class Schedule:
                 assert tuple(result.tokens) == expected
                 assert result.reason == ("end" if expected[-1] in self.end_tokens else "length")
         assert all(self.asked[session_id].placement.allows(self.labels[WorkerId(worker_id)]) for session_id, worker_id in cluster.opened)
-        assert cluster.controller.num_sessions == self.target.open_sessions == self.draft.open_sessions == 0
+        assert cluster.controller.num_sessions == self.target.open_sessions == 0
+        assert self.draft is None or self.draft.open_sessions == 0
         assert all("unanswered" in reason or "it acknowledges" in reason for reason in cluster.dropped.values())
         for site in cluster.workers.values():
             if site.is_alive and not site.stalled_until:
@@ -123,19 +126,20 @@ class Schedule:
                 assert backend.open_sessions == 0
 
 
-def random_schedule(seed: int, policy: PolicyConfig) -> None:
-    schedule = Schedule(seed, policy)
+def random_schedule(seed: int, policy: PolicyConfig, *, has_draft_model: bool = True) -> None:
+    schedule = Schedule(seed, policy, has_draft_model=has_draft_model)
     schedule.begin()
     schedule.cluster.run(until=FOREVER)
     schedule.check()
 
 
 @pytest.mark.timeout(600)  # 200 schedules take a minute on a busy machine
+@pytest.mark.parametrize("has_draft_model", [True, False], ids=["", "no-draft-model"])
 @pytest.mark.parametrize("policy", POLICIES, ids=lambda policy: f"{policy.name}-{policy.num_draft_tokens}")
-def test_tokens_equal_plain_decoding_under_any_schedule(policy: PolicyConfig) -> None:
+def test_tokens_equal_plain_decoding_under_any_schedule(policy: PolicyConfig, *, has_draft_model: bool) -> None:
     for seed in range(SEEDS):
         try:
-            random_schedule(seed, policy)
+            random_schedule(seed, policy, has_draft_model=has_draft_model)
         except BaseException as error:
-            error.add_note(f"replay: random_schedule({seed}, {policy})")
+            error.add_note(f"replay: random_schedule({seed}, {policy}, has_draft_model={has_draft_model})")
             raise

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wanspec.core.speculation.suffix import ANYWAY_SHARE, MAX_MATCH, MAX_PLACES, MIN_PROB, PRIOR_RATES, Proposal, SuffixIndex
+from wanspec.core.speculation.suffix import CONTRADICTED_SHARE, MAX_MATCH, MAX_PLACES, MIN_PROB, PRIOR_RATES, Proposal, SuffixIndex
 
 
 def test_a_text_that_does_not_repeat_itself_proposes_nothing() -> None:
@@ -83,7 +83,7 @@ def test_how_often_a_proposal_comes_true_is_learned_by_length() -> None:
 
 def test_contradicted_proposals_have_a_record_of_their_own() -> None:
     index = SuffixIndex([1])
-    assert math.isclose(math.exp(index.log_prob(3, contradicted=True)), ANYWAY_SHARE * PRIOR_RATES[2])
+    assert math.isclose(math.exp(index.log_prob(3, contradicted=True)), CONTRADICTED_SHARE * PRIOR_RATES[2])
     for _ in range(3000):
         index.observe(3, contradicted=True, came_true=False)
         index.observe(3, came_true=True)

@@ -35,6 +35,8 @@ class CheckedCells:
         self.num_sequences, self.num_cells = sequences, cells
         self.cells: list[Cell] = []
         self.max_rows = max_rows
+        self.logits = np.empty((max_rows, VOCABULARY), np.float32)
+        """Of the newest pass; like llama.cpp's own memory, it is written over by the next."""
         self.fail_after: int | None = None
         """Passes until one fails."""
         self.passes: list[int] = []
@@ -59,8 +61,10 @@ class CheckedCells:
         self.cells = [cell for cell in self.cells if cell.sequences]
 
     def decode(self, rows: Sequence[BatchRow]) -> NDArray[np.float32]:
-        pieces = [self.decode_piece(rows[start : start + self.max_rows]) for start in range(0, len(rows), self.max_rows)]
-        return np.concatenate([np.empty((0, VOCABULARY), np.float32), *pieces])
+        if len(rows) <= self.max_rows:
+            return self.decode_piece(rows)
+        pieces = [self.decode_piece(rows[start : start + self.max_rows]).copy() for start in range(0, len(rows), self.max_rows)]
+        return np.concatenate(pieces)
 
     def decode_piece(self, rows: Sequence[BatchRow]) -> NDArray[np.float32]:
         if self.fail_after is not None:
@@ -76,7 +80,10 @@ class CheckedCells:
                 assert row.position == self.end_of(sequence), "positions of a sequence have no gaps and no repetitions"
             self.cells.append(Cell(row.position, row.token, set(row.sequences)))
             assert len(self.cells) <= self.num_cells, "the cache is full"
-        return np.array([self.seen(row) for row in rows if row.is_asked], np.float32).reshape(-1, VOCABULARY)
+        self.logits[:] = np.nan  # those of the call before are gone
+        found = [self.seen(row) for row in rows if row.is_asked]
+        self.logits[: len(found)] = np.array(found, np.float32).reshape(-1, VOCABULARY)
+        return self.logits[: len(found)]
 
     def check_coupled(self, rows: Sequence[BatchRow]) -> None:
         """Sequences that share a row of the batch begin and end alike; what shares less and less of it stays shared."""

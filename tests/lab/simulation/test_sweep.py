@@ -54,6 +54,14 @@ def test_alone_beside_itself_is_1_and_is_set_as_the_adaptive_that_is_beside_it()
         assert row.local_draft_passes_per_token == row.controller_draft_passes / row.tokens
 
 
+def test_a_controller_without_a_draft_model_is_set_beside_a_chain_that_has_one() -> None:
+    own, without = rows_of({"policy": {"name": "adaptive"}, "compute": {"local_draft": [True, False]}}, iterations=1)
+    assert (own.identical, without.identical, without.controller_draft_passes) == (True, True, 0)
+    assert (without.offload_fraction, without.itl_ratio_alone != own.itl_ratio_alone) == (1.0, True)
+    assert without.itl_ms is not None
+    assert without.itl_ratio == pytest.approx(without.itl_ms * (own.itl_ratio or 0.0) / (own.itl_ms or 0.0))
+
+
 def test_a_row_has_the_keys_of_a_real_run_then_preset_and_seed_then_what_was_swept_then_the_scenario() -> None:
     (row, *_) = rows_of({"policy": {"name": "paper", "phi": [0.5, 8.0]}})
     assert list(row.flat()) == [*(field.name for field in fields(RunRow)), "preset", "seed", "policy.phi", "scenario"]
@@ -152,6 +160,7 @@ def test_the_information_bound_falls_with_the_round_trip_and_rises_with_width() 
         ({"policy": {"name": "paper", "k": 99}}, "policy.k is 99: expected `int` <= 32"),
         ({"policy": {"k": 3}}, "policy.name is missing; say which policy is to be run: autoregressive"),
         ({"compute": {"preset": "tpu"}}, "'tpu'; use one of"),
+        ({"compute": {"local_draft": False}}, "policy 'paper' needs a draft model at the controller"),
         ({"compute": {"target_ms": []}}, "compute.target_ms is []"),
         ({"compute": {"target_ms": [[8, 1.0], [1, 2.0]]}}, "sorted by tokens"),
         ({"faults": [{"kind": "fire", "at_ms": 0}]}, "faults[0].kind is 'fire'"),

@@ -109,6 +109,7 @@ async def site(  # noqa: PLR0913  # the parts of a server
     *,
     target: Backend | None = None,
     draft: Backend | None = None,
+    has_draft_model: bool = True,
     listener: Listener | None = None,
     trace: TraceSink | None = None,
     limits: ServerLimits | None = None,
@@ -124,7 +125,8 @@ async def site(  # noqa: PLR0913  # the parts of a server
     watched: Sequence[WatchedFiles] = (),
     drain_s: float = 0.5,
 ) -> AsyncIterator[Site]:
-    target, draft, limits = target or model(), draft or model(0.2), limits or ServerLimits()
+    target, limits = target or model(), limits or ServerLimits()
+    draft = (draft or model(0.2)) if has_draft_model else None
     tokenizer = load_tokenizer(spec)
     async with ControllerEngine(target=target, draft=draft, listener=listener, trace=trace) as engine:
         service = Service(
@@ -166,9 +168,9 @@ async def site_with_a_worker(
     **parts: Any,  # noqa: ANN401  # of `site`
 ) -> AsyncIterator[Site]:
     """The same with a worker, some way off."""
-    listener, draft = MemoryListener(expected=expected_of(model().info), one_way_delay_s=ONE_WAY_S), model(0.2)
+    listener = MemoryListener(expected=expected_of(model().info), one_way_delay_s=ONE_WAY_S)
     async with (
-        site(target=slow_target(step_s=0.02), draft=draft, listener=listener, policy=PolicyConfig(name=policy), **parts) as place,
+        site(target=slow_target(step_s=0.02), listener=listener, policy=PolicyConfig(name=policy), **parts) as place,
         drafted_for(place.engine, listener, PacedBackend(model(0.2), step_s=0.002, token_s=0.0), name=name, labels=labels),
     ):
         yield place

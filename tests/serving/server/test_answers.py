@@ -285,7 +285,7 @@ async def test_it_says_that_it_is_alive_and_ready_but_without_workers() -> None:
     async with site() as place:
         assert (await place.client.get("/health")).json() == {"status": "alive"}
         answer = await place.client.get("/ready")
-        detail = "requests are served with the local draft model alone until a worker connects"
+        detail = "requests are served by this site alone until a worker connects"
         assert (answer.status_code, answer.json()) == (200, {"status": "degraded", "workers": 0, "detail": detail})
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from tests.serving.server.site import ONE_WAY_S, plain_text, site, site_with_a_worker
 
@@ -48,6 +49,28 @@ async def test_a_policy_that_never_offloads_is_kept() -> None:
     async with site_with_a_worker("autoregressive") as place:
         report = (await place.post(prompt="x", max_tokens=10, wanspec={"offload": False})).json()["choices"][0]["wanspec"]
         assert (report["rounds"], report["local_draft_passes"]) == (10, 0)
+
+
+@pytest.mark.parametrize("policy", ["adaptive", "remote", "autoregressive"])
+async def test_without_a_draft_model_a_prompt_that_must_stay_is_served_by_the_target_and_its_own_text(policy: str) -> None:
+    trace = Trace()
+    async with site_with_a_worker(policy, has_draft_model=False, trace=trace) as place:
+        body = {"prompt": "x", "max_tokens": 40, "temperature": 0}
+        reports = []
+        for options in ({"offload": False}, {"allowed_labels": ["region=eu"]}, {"offload": True}):
+            (choice,) = (await place.post(**body, wanspec=options)).json()["choices"]
+            assert choice["text"] == plain_text("x", max_tokens=40)
+            reports.append(choice["wanspec"])
+        assert [report["worker"] for report in reports] == [None, None, None if policy == "autoregressive" else "campus"]
+        assert place.gauge("wanspec:local_draft_passes_total") == sum(report["local_draft_passes"] for report in reports) == 0
+        assert sent(trace).count("OpenSession") == (policy != "autoregressive")
+        assert (await place.client.get("/status.json")).status_code == 200
+
+
+async def test_without_a_draft_model_and_a_worker_it_is_ready_to_serve() -> None:
+    async with site(has_draft_model=False) as place:
+        assert (await place.client.get("/ready")).json()["status"] == "degraded"
+        await place.goes_on()
 
 
 async def test_metrics_add_up_to_what_was_served() -> None:

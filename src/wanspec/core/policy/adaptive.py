@@ -15,7 +15,8 @@ will not be here by the end of the pass: those will be there for the next round 
 - Waiting for drafts that are under way is never worth its time: they are there for the next round, and who waits misses the common pass.
 
 Without a worker the same rule drafts a tree on the spot, as deep as pays at each position, or nothing at all where the draft model is of no
-use. It is asked again from time to time (`is_draft_due`): another text may suit it.
+use. It is asked again from time to time (`is_draft_due`): another text may suit it. At a site without a draft model there is nothing to
+weigh: what workers and the text itself propose is verified, and what `alone` says is of plain decoding and lookup.
 """
 
 from __future__ import annotations
@@ -87,13 +88,15 @@ class Adaptive(Policy):
         tree = situation.tree
         self._alone = alone = situation.alone(self._verify_width)
         chosen = self._chosen(tree)
-        leaves = self._leaves(situation, chosen, now)
-        if self._verifies_chains:
-            leaves = self._end_of_chain(situation, chosen, leaves)
         guessed_pace = GUESSED_PACE if situation.arrivals is not None else 1.0
         pace_s = situation.pace.mean(guessed_pace * alone.bare_s, GUESSED_TOKENS)
         token_s = min(alone.plain_s, pace_s)
         verify = Verify(tuple(chosen), gives_way=True, token_s=token_s)
+        if not situation.has_draft_model:
+            return verify
+        leaves = self._leaves(situation, chosen, now)
+        if self._verifies_chains:
+            leaves = self._end_of_chain(situation, chosen, leaves)
         if not leaves:
             return verify
         if situation.is_draft_due:
@@ -119,8 +122,7 @@ class Adaptive(Policy):
         if self._seen is not None:
             coverage, expanded, head = self._seen
             self._seen = None
-            if (look := look_at(expanded, head)) is not None:
-                coverage.learn(look)
+            coverage.learn(look_at(expanded, head))
 
     def _chosen(self, tree: DraftTree) -> list[Node]:
         """The nodes to verify, best first, parents before children."""
@@ -156,8 +158,10 @@ class Adaptive(Policy):
             elif node.position < tree.max_position:
                 children_at = NEVER if arrivals is None or has_arrived else arrivals.children_at(node, now=now)
                 children_at += len(leaves) // self._width * step_s
+                # A worker's children are a part of what a draft model offers; what was looked up is right or wrong by itself.
                 leaves.append(_Leaf(node, max(0.0, prob - (below / total if has_arrived else below)), children_at))
-        self._seen = (situation.coverage, expanded, tree.head)
+        if situation.worker_is_alike:  # what another model's children cover says nothing of the one here
+            self._seen = (situation.coverage, expanded, tree.head)
         return leaves
 
     def _worth_expanding(self, situation: Situation, alone: Alone, leaves: Sequence[_Leaf], token_s: float) -> list[_Leaf]:

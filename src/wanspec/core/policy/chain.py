@@ -19,6 +19,8 @@ class Autoregressive(Policy):
 class Colocated(Policy):
     """Standard speculative decoding: draft a chain of depth `num_draft_tokens` locally, then verify it."""
 
+    needs_draft_model = True
+
     def __init__(self, *, num_draft_tokens: int) -> None:
         self._num_draft_tokens = num_draft_tokens
 
@@ -33,6 +35,8 @@ class Colocated(Policy):
 
 class ColocatedTree(Policy):
     """Speculative decoding with a tree drafted on the spot: `levels` batched local passes, then a pass over the most probable nodes."""
+
+    needs_draft_model = True
 
     def __init__(self, *, levels: int, verify_width: int, local_drafting: DraftingConfig, uses_lookup: bool) -> None:
         self.local_drafting = local_drafting

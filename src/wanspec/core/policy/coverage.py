@@ -49,7 +49,7 @@ class Look(NamedTuple):
     """What the children of some nodes cover; every node counts by the probability of its path."""
 
     weight: float
-    """Of all these nodes."""
+    """Of all these nodes; 0: there is nothing to be seen."""
     shares: tuple[float, ...]
     """Covered by first children, second ones and so on."""
     per_bin: tuple[float, ...]
@@ -94,6 +94,8 @@ class Coverage:
 
     def learn(self, look: Look) -> None:
         """Take note of what children have been seen to cover."""
+        if not look.weight:
+            return
         whole = max(look.weight, math.fsum(look.shares))  # children of several origins may claim more than there is
         smoothing = max(SMOOTHING, 1.0 / (PRIOR_LOOKS + 1 + self._looks))
         self._shares = tuple([share + smoothing * (seen / whole - share) for share, seen in zip(self._shares, look.shares, strict=True)])
@@ -131,18 +133,30 @@ class Coverage:
         return Trees(np.transpose(trees @ BIN_DROPS), np.transpose(trees[:, :, -1]), np.transpose(np.array(expanded)))
 
 
-def look_at(parents: Iterable[Node], head: Node) -> Look | None:
-    """What the children of these expanded nodes, `head` or nodes below it, cover; None where there is nothing to be seen."""
+def look_at(parents: Iterable[Node], head: Node) -> Look:
+    """What the children of these expanded nodes, `head` or nodes below it, cover."""
+    return _look(((parent, _ranked(parent)) for parent in parents), head)
+
+
+def look_of(parents: Sequence[Node], estimates: Sequence[Sequence[float]], head: Node) -> Look:
+    """The same from what one model says of each node: log probabilities of its guesses, best first."""
+    return _look(zip(parents, estimates, strict=True), head)
+
+
+def _ranked(parent: Node) -> list[float]:
+    """Log probabilities of its children given itself, best first."""
+    return sorted([child.path_log_prob - parent.path_log_prob for child in parent.children.values()], reverse=True)
+
+
+def _look(rows: Iterable[tuple[Node, Sequence[float]]], head: Node) -> Look:
     reached, sums, per_bin = 0.0, [0.0] * len(INITIAL_SHARES), [0.0] * BINS
-    for parent in parents:
-        own = parent.path_log_prob
-        weight = math.exp(own - head.path_log_prob)
-        ranked = sorted([child.path_log_prob - own for child in parent.children.values()], reverse=True)
+    for parent, ranked in rows:
+        weight = math.exp(parent.path_log_prob - head.path_log_prob)
         reached += weight
         for rank, log_prob in enumerate(ranked[: len(sums)]):
             sums[rank] += weight * math.exp(log_prob)
             per_bin[_bin(log_prob)] += weight
-    return Look(reached, tuple(sums), tuple(per_bin)) if reached else None
+    return Look(reached, tuple(sums), tuple(per_bin))
 
 
 def _bin(log_prob: float) -> int:

@@ -32,6 +32,8 @@ class Situation(Struct, frozen=True, kw_only=True):
     """Sessions that share the passes."""
     arrivals: Arrivals | None
     """When the worker's drafts will come; None: nobody drafts for this session, or has been silent for suspiciously long."""
+    worker_is_alike: bool = True
+    """Whether the worker, if there is one, drafts with the model that is here, as far as is known."""
     pace: Ratio
     """Seconds per token: with this worker, over all its sessions; without one, over all sessions that have none."""
     pace_alone: Ratio
@@ -45,7 +47,9 @@ class Situation(Struct, frozen=True, kw_only=True):
     target_times: PassTimes
     """How long this machine's target passes take."""
     draft_times: PassTimes
-    """How long this machine's draft passes take."""
+    """How long this machine's draft passes take; where it has no draft model, too long for anybody."""
+    has_draft_model: bool = True
+    """Whether this machine has a draft model."""
     has_drafted: Callable[[Node], bool]
     """Whether the local draft model has expanded a node."""
     draft_tokens: Callable[[Sequence[Node]], int] = len
@@ -67,8 +71,10 @@ class Situation(Struct, frozen=True, kw_only=True):
 
     @property
     def draft_step_s(self) -> float:
-        """Expected duration of a small local draft step."""
-        return self.draft_times.expected_s(1)
+        """Expected duration of a small draft step here, or, where there is no draft model, at the worker, by its own word."""
+        if self.has_draft_model:
+            return self.draft_times.expected_s(1)
+        return self.arrivals.step_s if self.arrivals else 0.0
 
 
 class Outcome(Struct, frozen=True, kw_only=True):
@@ -127,6 +133,8 @@ class Policy(Protocol):
     """Whether drafts that cost no pass (`lookup`) are to be added to the tree."""
     uses_entropy: bool = False
     """Whether outcomes are to say the target's entropy, which costs about as much as choosing a token."""
+    needs_draft_model: bool = False
+    """Whether it is of no use at a site without a draft model."""
     tolerates_harm: bool = False
     """Whether a worker keeps its place though tokens take longer with it than without."""
     alone_token_s: float | None = None

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from operator import attrgetter
 
 from wanspec.core.speculation.suffix import SuffixIndex
@@ -24,47 +25,63 @@ MAX_LEAVES = 32
 _CLAIM, _PATH_LOG_PROB = attrgetter("claim"), attrgetter("path_log_prob")
 
 
+@dataclass(slots=True)
+class _Proposed:
+    """What was looked up after a node."""
+
+    token: int
+    """The token proposed after it."""
+    match: int
+    """Length of the match."""
+    is_ranked: bool = False
+    """Whether a draft model has said what follows the node."""
+    is_contradicted: bool = False
+    """Whether it holds another token for the most probable."""
+
+
 class Lookup:
     """One session's."""
 
     def __init__(self, tokens: Sequence[int]) -> None:
         self._index = SuffixIndex(tokens)
         self._looked_at: set[NodeId] = set()
-        self._proposed: dict[NodeId, tuple[int, int]] = {}
-        """Parent -> (token proposed after it, length of the match)."""
-        self._unranked: set[NodeId] = set()
-        """Parents after which no draft model has spoken yet."""
-        self._contradicted: set[NodeId] = set()
-        """Parents after which a draft model holds another token than the proposed one for the most probable."""
+        self._proposed: dict[NodeId, _Proposed] = {}
+        """By the node that a token is proposed after."""
 
     def committed(self, old_head: Node, path: Sequence[Node]) -> int:
         """The target has gone this way from `old_head`. Returns how many of the path's first tokens this alone had proposed."""
         num_true = 0
         for depth, (parent, node) in enumerate(zip([old_head, *path], path, strict=False)):
-            if parent.node_id in self._proposed:
-                token, match = self._proposed[parent.node_id]
-                self._index.observe(match, contradicted=parent.node_id in self._contradicted, came_true=token == node.token)
-                num_true += num_true == depth and token == node.token
+            if (own := self._proposed.get(parent.node_id)) is not None:
+                came_true = own.token == node.token
+                self._index.observe(own.match, contradicted=own.is_contradicted, came_true=came_true)
+                num_true += num_true == depth and came_true
         self._index.extend([node.token for node in path])
         self._looked_at.clear()
         self._proposed.clear()
-        self._unranked.clear()
-        self._contradicted.clear()
         return num_true
 
     def ranked(self, tree: DraftTree, parent: Node, first: int) -> None:
-        """A draft model holds `first` for the most probable token after `parent`: where another one was proposed, its estimate changes."""
-        self._unranked.discard(parent.node_id)
-        token, match = self._proposed.get(parent.node_id, (first, 0))
-        if token != first and (child := parent.children.get(token)) is not None:
-            self._contradicted.add(parent.node_id)
-            tree.reestimate(child, parent.path_log_prob + self._index.log_prob(match, contradicted=True))
+        """A draft model holds `first` for the most probable token after `parent`: where another one was proposed, its estimate changes.
+
+        It falls to what such proposals have been worth, but not below what a worker claims.
+        """
+        own = self._proposed.get(parent.node_id)
+        if own is None:
+            return
+        own.is_ranked, own.is_contradicted = True, own.token != first
+        child = parent.children.get(own.token)
+        if own.is_contradicted and child is not None:
+            log_prob = self._index.log_prob(own.match, contradicted=True)
+            claim = child.claim if child.arrived_at is not None else log_prob
+            tree.reestimate(child, parent.path_log_prob + max(log_prob, claim))
 
     def grow(self, tree: DraftTree, *, path_prob_min: float) -> None:
         """Hang proposals below the head and the leaves, as deep as they are probable enough."""
-        for parent in [node for node_id in self._unranked if (node := tree.nodes.get(node_id)) is not None]:
-            arrived = [child for child in parent.children.values() if child.arrived_at is not None]
-            if arrived:
+        for node_id, own in self._proposed.items():
+            parent = None if own.is_ranked else tree.nodes.get(node_id)
+            arrived = [child for child in parent.children.values() if child.arrived_at is not None] if parent is not None else []
+            if parent is not None and arrived:
                 self.ranked(tree, parent, max(arrived, key=_CLAIM).token)
         leaves = [node for node in tree.most_probable(MAX_LEAVES, min_log_prob=LEAF_LOG_PROB_MIN) if not node.children]
         least = tree.head.path_log_prob + math.log(path_prob_min)
@@ -77,15 +94,15 @@ class Lookup:
         proposal = self._index.propose([node.token for node in tree.path_to(leaf)])
         node = leaf
         while proposal is not None:
-            ranked = max(node.children.values(), key=_PATH_LOG_PROB, default=None)
+            first, is_drafted = max(node.children.values(), key=_PATH_LOG_PROB, default=None), proposal.token in node.children
             log_prob = self._index.log_prob(proposal.match)
             child = tree.add(node, proposal.token, log_prob=log_prob) if node.path_log_prob + log_prob >= least else None
             if child is None:
                 break
-            self._proposed[node.node_id] = (proposal.token, proposal.match)
-            if ranked is None:
-                self._unranked.add(node.node_id)
-            else:
-                self.ranked(tree, node, ranked.token)
+            own = self._proposed[node.node_id] = _Proposed(proposal.token, proposal.match)
+            if is_drafted:  # its estimate stays
+                own.is_ranked, own.is_contradicted = True, first is not child
+            elif first is not None:
+                self.ranked(tree, node, first.token)
             node = child
             proposal = self._index.follow(proposal)

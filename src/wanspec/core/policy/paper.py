@@ -30,6 +30,7 @@ class Paper(Policy):
     """Algorithm 1. The worker's half, Algorithm 2, is `DraftingConfig` (b, s, theta)."""
 
     uses_entropy = True
+    needs_draft_model = True
 
     def __init__(self, *, num_draft_tokens: int, entropy_threshold_nats: float, staleness: StalenessRule, drafting: DraftingConfig) -> None:
         self.drafting = drafting

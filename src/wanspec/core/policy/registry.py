@@ -58,6 +58,19 @@ def create_policy(config: PolicyConfig) -> Policy:
     return _FACTORIES[config.name](config)
 
 
+def check_policy(config: PolicyConfig, *, has_draft_model: bool) -> None:
+    """Raise ConfigError, naming the value and what is allowed, on a policy that a controller with or without a draft model cannot use."""
+    if create_policy(config).needs_draft_model and not has_draft_model:
+        fitting = ", ".join(names_without_draft_model())
+        msg = f"policy {config.name!r} needs a draft model at the controller, and there is none; give it one, or use one of {fitting}"
+        raise ConfigError(msg)
+
+
+def names_without_draft_model() -> tuple[str, ...]:
+    """The policies that a controller without a draft model can use."""
+    return tuple([name for name, create in _FACTORIES.items() if not create(PolicyConfig(name=name)).needs_draft_model])
+
+
 def _check(config: PolicyConfig) -> None:
     limits = {
         "num_draft_tokens": MAX_DRAFT_TOKENS,

@@ -51,16 +51,19 @@ class Controller(Site):
         end_tokens: Collection[int],
         has_draft_device: bool = False,
         draft_context_length: int = MAX_SEQUENCE_TOKENS,
+        draft_name: str = "",
         calibrations: CalibrationBook | None = None,
     ) -> None:
         """`has_draft_device`: the local draft model does not share the target's device. `calibrations`: what is known of it.
 
-        `draft_context_length`: of the local draft model, in tokens; a text that is longer is drafted for by others, or not.
+        `draft_context_length`: of the local draft model, in tokens; a text that is longer is drafted for by others, or not. 0: there is
+        no such model. `draft_name`: what it is called; empty: workers are taken to have the same.
         """
         super().__init__(
             vocabulary_size=vocabulary_size,
             has_draft_device=has_draft_device,
             draft_context_length=draft_context_length,
+            draft_name=draft_name,
             calibrations=calibrations,
         )
         self._end_tokens = end_tokens

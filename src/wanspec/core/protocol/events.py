@@ -58,6 +58,8 @@ class WorkerJoined(Struct, frozen=True, kw_only=True):
     """Longest sequence, in tokens, that its draft model can hold."""
     identity: str = ""
     """The same each time that it connects, so that its record is kept; empty: it is new each time."""
+    model_name: str = ""
+    """What it calls its draft model; empty: not known."""
 
 
 class WorkerLost(Struct, frozen=True, kw_only=True):

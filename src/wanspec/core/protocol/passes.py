@@ -28,6 +28,8 @@ from wanspec.errors import LocalProtocolError
 INITIAL_DRAFT_STEP_S = 0.001
 """Of the local draft model: low, so that it is tried and measured."""
 INITIAL_TARGET_STEP_S = 0.03
+NO_DRAFT_MODEL_S = 1e9
+"""How long a pass takes of a draft model that is not there."""
 TRIAL_SHARE = 0.01
 """Of the time, how much may go into finding out whether a draft model that seemed useless still is."""
 
@@ -48,9 +50,9 @@ class _Pass:
 class Passes:
     """See the module's text."""
 
-    def __init__(self, *, has_draft_device: bool) -> None:
-        """`has_draft_device`: the local draft model does not share the target's device."""
-        self._has_draft_device = has_draft_device
+    def __init__(self, *, has_draft_device: bool, has_draft_model: bool) -> None:
+        """`has_draft_device`: the local draft model does not share the target's device. `has_draft_model`: there is one."""
+        self._has_draft_device, self.has_draft_model = has_draft_device, has_draft_model
         self._in_flight: dict[PassKind, _Pass] = {}
         self._last_was_verify = False
         self._last_caught_up = False
@@ -62,7 +64,7 @@ class Passes:
         self._drafted_s = 0.0
         """How long the newest draft pass took."""
         self.target_times = PassTimes(INITIAL_TARGET_STEP_S, tries_less=True)
-        self.draft_times = PassTimes(INITIAL_DRAFT_STEP_S, tries_less=True)
+        self.draft_times = PassTimes(INITIAL_DRAFT_STEP_S if has_draft_model else NO_DRAFT_MODEL_S, tries_less=True)
 
     @property
     def is_idle(self) -> bool:

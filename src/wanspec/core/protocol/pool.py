@@ -172,6 +172,8 @@ class PooledWorker(WorkerRecord):
     """Whether it lives."""
     identity: str = ""
     """The same each time that it connects, so that its record is kept; empty: it is new each time."""
+    model_name: str = ""
+    """What it calls its draft model; empty: not known."""
     context_length: int = MAX_SEQUENCE_TOKENS
     """Tokens of the longest text that it can hold, and that can be told it."""
     rtt: RttEstimate = field(default_factory=RttEstimate)

@@ -55,8 +55,6 @@ MAX_CACHES = 512
 """Texts that the draft model holds at a time; others are not drafted for here. More than most engines run, and some that have ended."""
 REST_S = 10.0
 """Of local drafts after a pass that failed: what was wrong, such as memory that was short, may pass."""
-NO_DRAFT_MODEL_S = 1e9
-"""How long a pass takes of a draft model that is not there."""
 
 
 class LocalDrafting(Struct, frozen=True, kw_only=True):
@@ -91,13 +89,12 @@ class Proposer(Site):
             vocabulary_size=vocabulary_size,
             has_draft_device=False,
             draft_context_length=local.context_length if local is not None else 0,
+            draft_name="",
             calibrations=None,
         )
         self._vocabulary_size, self._max_length, self._placement = vocabulary_size, max_length, placement
         self._max_draft_tokens, self._path_prob_min, self._drafting = max_draft_tokens, path_prob_min, drafting
         self._local = local
-        if local is None:
-            self._passes.draft_times.add(1, NO_DRAFT_MODEL_S)
         self._rows = Rows()
         self._session_ids = count(first_session_id)
         self._num_rows = 0

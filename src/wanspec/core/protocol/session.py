@@ -154,8 +154,8 @@ class Session:
         kept = self.num_prompt_tokens - self.draft_view.num_seen if self.draft_view.may_have_kept else 0
         return tokens - max(0, kept)
 
-    def merge_local(self, rows: tuple[Node, ...], choices: tuple[DraftChoices, ...]) -> None:
-        """Add children to every node that the local draft model has scored."""
+    def merge_local(self, rows: tuple[Node, ...], choices: tuple[DraftChoices, ...]) -> list[Sequence[float]]:
+        """Add children to every node that the local draft model has scored. Returns the estimates of its guesses, best first."""
         self._local_drafts += 1
         config = self.policy.local_drafting
         least = self.tree.head.path_log_prob + (math.log(config.path_prob_min) if config.path_prob_min else -math.inf)
@@ -171,6 +171,7 @@ class Session:
                     self.tree.add(node, token, log_prob=log_prob)
                 elif existing is not None and (existing.arrived_at is not None or path_log_prob > existing.path_log_prob):
                     self.tree.reestimate(existing, path_log_prob)  # a worker may say anything
+        return estimates
 
     def commit(
         self, tokens: Sequence[int], outcome: Outcome, verified: Collection[Node], *, verified_at: float, disturbed_at: float, now: float

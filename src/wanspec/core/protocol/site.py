@@ -15,7 +15,7 @@ from msgspec.structs import replace
 
 from wanspec.core.policy.alone import Alone
 from wanspec.core.policy.arrivals import Arrivals
-from wanspec.core.policy.coverage import Coverage
+from wanspec.core.policy.coverage import Coverage, look_of
 from wanspec.core.policy.interface import Decision, DraftLocally, Situation, Verify, Wait
 from wanspec.core.protocol.effects import Effect
 from wanspec.core.protocol.events import DraftFinished, PassKind
@@ -40,13 +40,20 @@ class Site:
     """The sessions, workers and passes of one site."""
 
     def __init__(
-        self, *, vocabulary_size: int, has_draft_device: bool, draft_context_length: int, calibrations: CalibrationBook | None
+        self,
+        *,
+        vocabulary_size: int,
+        has_draft_device: bool,
+        draft_context_length: int,
+        draft_name: str,
+        calibrations: CalibrationBook | None,
     ) -> None:
-        self._draft_context_length = draft_context_length
+        """`draft_context_length`: of the local draft model, in tokens; 0: there is none. `draft_name`: its; empty: not known."""
+        self._draft_context_length, self._draft_name = draft_context_length, draft_name
         self._sessions: dict[SessionId, Session] = {}
         self._workforce = Workforce(self._sessions, vocabulary_size=vocabulary_size)
         self._workers: dict[WorkerId, PooledWorker] = self._workforce.workers
-        self._passes = Passes(has_draft_device=has_draft_device)
+        self._passes = Passes(has_draft_device=has_draft_device, has_draft_model=draft_context_length > 0)
         self._calibrations = calibrations or CalibrationBook()
         self._coverages: defaultdict[float, Coverage] = defaultdict(Coverage)
         """By temperature."""
@@ -103,7 +110,9 @@ class Site:
         finished = self._passes.end(PassKind.DRAFT, event.duration_s, now=now)
         for (session, rows), choices in zip(finished, event.choices, strict=True):
             if session.session_id in self._sessions:
-                session.merge_local(rows, choices)
+                estimates = session.merge_local(rows, choices)
+                if not self._worker_is_alike(session) and session.policy.local_drafting.is_calibrated:
+                    self._coverages[_key_of(session)].learn(look_of(rows, estimates, session.tree.head))
 
     def _decide(self, session: Session, now: float) -> Decision:
         session.end_wait(now=now)
@@ -111,21 +120,22 @@ class Site:
         decision = session.policy.decide(self._situation(session, now), now=now)
         match decision:
             case Wait(until=until):
-                session.wait(until, now=now)
+                session.wait(min(until, now + MAX_VAIN_WAIT_S), now=now)
             case DraftLocally(nodes=nodes):
                 fitting = tuple([node for node in nodes if node.position < self._draft_context_length])
-                if all(map(session.draft_view.has_scored, fitting)):  # the tree is full, or the context: there is nothing more to be had
+                if all(map(session.draft_view.has_scored, fitting)):  # the tree is full, or the context, or there is no draft model
                     return decision.otherwise if decision.gain_s < math.inf else Verify(tuple(session.tree.path_to(nodes[0])))
                 return decision if len(fitting) == len(nodes) else replace(decision, nodes=fitting)
         return decision
 
     def _situation(self, session: Session, now: float) -> Situation:
         worker, arrivals = self._workers[session.link.worker_id] if session.link else None, self._arrivals(session, now)
-        key = min(round(session.sampling.temperature, 1), MAX_TEMPERATURE)
+        key = _key_of(session)
         return Situation(
             tree=session.tree,
             num_sessions=self.num_sharing,
             arrivals=arrivals,
+            worker_is_alike=self._worker_is_alike(session),
             coverage=self._coverages[key],
             alone=partial(self._alone_at, key),
             pace=worker.pace if worker else self._pace,
@@ -133,11 +143,16 @@ class Site:
             worker_share=worker.share if worker else 0.0,
             target_times=self._passes.target_times,
             draft_times=self._passes.draft_times,
+            has_draft_model=self._passes.has_draft_model,
             has_drafted=session.draft_view.has_scored,
             draft_tokens=session.draft_tokens,
             num_undrafted=session.num_undrafted,
             is_draft_due=arrivals is None and self._passes.is_draft_due(session, now),
         )
+
+    def _worker_is_alike(self, session: Session) -> bool:
+        """Whether the session's worker drafts with the model that is here, as far as names tell; so if it has none."""
+        return session.link is None or self._workers[session.link.worker_id].model_name in {"", self._draft_name} or not self._draft_name
 
     def _alone_at(self, key: float, width: int) -> Alone:
         """What this site could do without a worker at this temperature; the same for all sessions until a target pass ends."""
@@ -169,3 +184,8 @@ class Site:
             rejoin_position=rejoin_position,
             rejoin_told_at=rejoin_told_at,
         )
+
+
+def _key_of(session: Session) -> float:
+    """Of what is known at the session's temperature."""
+    return min(round(session.sampling.temperature, 1), MAX_TEMPERATURE)

@@ -203,6 +203,7 @@ class Workforce:
             event.labels,
             Heartbeat(now=now),
             identity=event.identity,
+            model_name=event.model_name,
             context_length=min(event.context_length, MAX_SEQUENCE_TOKENS),
             pace=self._pace.faded(NEWCOMER_TOKENS),
             pace_alone=self._pace_alone.faded(NEWCOMER_TOKENS),

@@ -23,7 +23,7 @@ MAX_PLACES = 8
 """Earlier places looked at, the newest."""
 PRIOR_RATES = (0.3, 0.5, 0.6, 0.65, 0.65, 0.65, 0.7, 0.8)
 """Share of proposals that come true, by length of the match from 1, before it is known."""
-ANYWAY_SHARE = 0.3
+CONTRADICTED_SHARE = 0.3
 """Of these rates, what is assumed for proposals that a draft model contradicts."""
 MIN_PROB = 1e-4
 PRIOR_PROPOSALS = 10.0
@@ -52,11 +52,11 @@ class SuffixIndex:
         """Index after each occurrence of one token or two."""
         self._came_true = [Ratio(MEMORY_PROPOSALS) for _ in PRIOR_RATES]
         """By the length of the match, from 1."""
-        self._came_true_anyway = [Ratio(MEMORY_PROPOSALS) for _ in PRIOR_RATES]
+        self._came_true_contradicted = [Ratio(MEMORY_PROPOSALS) for _ in PRIOR_RATES]
         """The same of proposals that a draft model has contradicted."""
-        for ratio, anyway, rate in zip(self._came_true, self._came_true_anyway, PRIOR_RATES, strict=True):
+        for ratio, contradicted, rate in zip(self._came_true, self._came_true_contradicted, PRIOR_RATES, strict=True):
             ratio.add(PRIOR_PROPOSALS * rate, PRIOR_PROPOSALS)
-            anyway.add(PRIOR_PROPOSALS * rate * ANYWAY_SHARE, PRIOR_PROPOSALS)
+            contradicted.add(PRIOR_PROPOSALS * rate * CONTRADICTED_SHARE, PRIOR_PROPOSALS)
         self._index_more()
 
     def extend(self, tokens: Sequence[int]) -> None:
@@ -98,12 +98,12 @@ class SuffixIndex:
 
         `contradicted`: a draft model holds another token for the most probable.
         """
-        ratio = (self._came_true_anyway if contradicted else self._came_true)[match - 1]
+        ratio = (self._came_true_contradicted if contradicted else self._came_true)[match - 1]
         return math.log(max(MIN_PROB, ratio.top / ratio.bottom))
 
     def observe(self, match: int, *, contradicted: bool = False, came_true: bool) -> None:
         """A proposal with a match of this length was put to the test."""
-        (self._came_true_anyway if contradicted else self._came_true)[match - 1].add(came_true)
+        (self._came_true_contradicted if contradicted else self._came_true)[match - 1].add(came_true)
 
     def _match(self, place: int, tail: tuple[int, ...]) -> int:
         """How many tokens before `place` are those at the end of `tail`."""

@@ -42,7 +42,7 @@ class SamplingParams(Struct, frozen=True, kw_only=True, array_like=True, forbid_
     temperature: Annotated[float, Meta(ge=0.0, le=sys.float_info.max)] = 0.0
     """0 to 100; below 0.001 decoding is greedy and ignores the other fields."""
     top_k: Annotated[int, Meta(ge=0, le=MAX_VOCABULARY)] = 0
-    """Keep only the top_k largest target logits; 0 keeps all."""
+    """Keep only the top_k largest target logits, and those that tie with the last of them; 0 keeps all."""
     top_p: Annotated[float, Meta(ge=0.0, le=1.0)] = 1.0
     """Keep the smallest set of tokens whose probability reaches top_p, in [0, 1]; 0 is greedy decoding."""
     seed: Annotated[int, Meta(ge=0)] = 0

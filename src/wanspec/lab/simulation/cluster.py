@@ -117,7 +117,7 @@ class Cluster:
         *,
         controller: Controller,
         target: PassModel,
-        draft: PassModel,
+        draft: PassModel | None,
         target_device: Device,
         draft_device: Device,
         sink: TraceSink,
@@ -177,6 +177,7 @@ class Cluster:
         link: LinkProfile,
         max_sessions: int,
         labels: tuple[str, ...] = (),
+        model_name: str = "",
         before: WorkerSite | None = None,
     ) -> WorkerSite:
         """A worker dials in now; what it sends may go by datagram, what it is told never does. `before`: its last connection."""
@@ -193,7 +194,9 @@ class Cluster:
             up=Link(link, seed=hash((self._seed, worker_id, 1)), troubles=before.up.troubles if before else None),
             tracer=Tracer(self._sink, "worker"),
         )
-        joined = WorkerJoined(worker_id=worker_id, name=name, max_sessions=max_sessions, labels=labels, identity=name)
+        joined = WorkerJoined(
+            worker_id=worker_id, name=name, max_sessions=max_sessions, labels=labels, identity=name, model_name=model_name
+        )
         self.tell_controller(joined)
         return site
 
@@ -261,6 +264,7 @@ class Cluster:
                 verified = VerifyFinished(choices=self._target.verify(items), duration_s=duration_s)
                 self.queue.schedule(now + duration_s, self._pass_finished, "target", items, verified)
             case StartDraft(items=items):
+                assert self._draft is not None, "the machine knows that there is none"
                 duration_s = self._draft_device.pass_s(_tokens(items), sessions=len(items))
                 self._tracer.pass_started("draft", items, now=now)
                 drafted = DraftFinished(choices=self._draft.expand(items), duration_s=duration_s)
@@ -275,7 +279,8 @@ class Cluster:
                 self.on_finish(session_id)
             case ReleaseSession(session_id=session_id):
                 self._target.close_session(session_id)
-                self._draft.close_session(session_id)
+                if self._draft is not None:
+                    self._draft.close_session(session_id)
             case DropWorker(worker_id=worker_id, reason=reason):
                 self.dropped[worker_id] = reason
                 self.workers[worker_id].is_alive = False

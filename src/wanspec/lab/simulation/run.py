@@ -92,7 +92,8 @@ class Stage:
         seed, compute = scenario.seed, timed(scenario)
         self.scenario, self._sink, self._compute = scenario, sink, compute
         self.world = TokenWorld(token_model(scenario.tokens), seed=seed)
-        self.target, self.draft = SimulatedModel(self.world), SimulatedModel(self.world)
+        self.target = SimulatedModel(self.world)
+        self.draft = SimulatedModel(self.world) if compute.local_draft else None
         self.workers: list[SimulatedWorker] = []
         """In the order in which they came."""
         self.worker_models: list[SimulatedModel] = []
@@ -103,7 +104,10 @@ class Stage:
         """Faults that were injected, by kind."""
         self.cluster = Cluster(
             controller=Tracer(sink, "controller").recorded(Controller)(
-                vocabulary_size=self.world.vocabulary_size, end_tokens=(), has_draft_device=compute.draft_device
+                vocabulary_size=self.world.vocabulary_size,
+                end_tokens=(),
+                has_draft_device=compute.draft_device and compute.local_draft,
+                draft_context_length=MAX_CONTEXT if compute.local_draft else 0,
             ),
             target=self.target,
             draft=self.draft,

@@ -17,7 +17,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from wanspec.core.policy.parameters import MAX_DRAFT_TOKENS
-from wanspec.core.policy.registry import PolicyConfig, create_policy
+from wanspec.core.policy.registry import PolicyConfig, check_policy
 from wanspec.core.speculation.types import MAX_BRANCH, MAX_WIDTH
 from wanspec.errors import ConfigError
 from wanspec.files import read_toml
@@ -117,6 +117,8 @@ class Compute(_Section, frozen=True):
     computes. Unset: as measured for the policy (`own_code`)."""
     worker_own_code_ms: Triple | None = None
     """What our own code and the operating system add at a worker, in the same three parts."""
+    local_draft: bool = True
+    """Whether the controller has a draft model; without one, workers alone draft."""
     draft_device: bool = False
     """Whether the controller's draft model has a device of its own."""
     worker_slowdown: Annotated[float, Meta(gt=0.0, le=1000.0)] = 1.0
@@ -203,9 +205,7 @@ class Policy(_Section, frozen=True):
             lookup=self.lookup,
             redundancy_price_s=self.redundancy_price_ms / 1e3,
         )
-        config = policy_of_run(config)
-        create_policy(config)
-        return config
+        return policy_of_run(config)
 
 
 class Fault(_Section, frozen=True):
@@ -299,7 +299,7 @@ def parse(document: Mapping[str, Any]) -> Scenario:
         raise
     if scenario.policy.name == ALONE:
         scenario = msgspec.structs.replace(scenario, workers=0, faults=())
-    scenario.policy.config()
+    check_policy(scenario.policy.config(), has_draft_model=scenario.compute.local_draft)
     preset(scenario.compute.preset)
     if scenario.compute.worker_preset:
         preset(scenario.compute.worker_preset)

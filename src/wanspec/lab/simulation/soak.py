@@ -59,7 +59,7 @@ def failures_of(stage: Stage) -> list[str]:
     left = {
         "sessions at the controller": cluster.controller.num_sessions,
         "target caches": stage.target.open_sessions,
-        "local draft caches": stage.draft.open_sessions,
+        "local draft caches": stage.draft.open_sessions if stage.draft is not None else 0,
         "sessions at workers": sum(site.machine.num_sessions for site in alive),
         "worker caches": sum(stage.worker_models[site.worker_id - 1].open_sessions for site in alive),
         "texts": stage.world.open_texts,

@@ -90,13 +90,14 @@ class Sweep:
 def rivals_of(scenario: Scenario) -> tuple[Scenario, Scenario]:
     """What the controller's site does by itself, with the same tokens and devices: a chain of the same depth k, and `alone`.
 
-    `alone` is set as `adaptive` is, where the scenario is one of it.
+    `alone` is set as `adaptive` is, where the scenario is one of it. A chain always has a draft model.
     """
     own = scenario.policy
     chain = Policy(name=CHAIN, k=own.k)
     alone = msgspec.structs.replace(own, name=ALONE) if own.name in {ADAPTIVE, ALONE} else Policy(name=ALONE)
     at_one_site = msgspec.structs.replace(scenario, link=LinkSection(), workers=0, faults=())
-    return msgspec.structs.replace(at_one_site, policy=chain), msgspec.structs.replace(at_one_site, policy=alone)
+    compute = msgspec.structs.replace(scenario.compute, local_draft=True)
+    return msgspec.structs.replace(at_one_site, policy=chain, compute=compute), msgspec.structs.replace(at_one_site, policy=alone)
 
 
 def row_of(point: Mapping[str, Any], scenario: Scenario, run: SimulatedRun, rivals: Sequence[SimulatedRun]) -> SimulatedRow:

@@ -110,14 +110,14 @@ class Deployment:
         *,
         engine: ControllerEngine,
         target: PacedBackend,
-        draft: PacedBackend,
+        draft: PacedBackend | None,
         trace: Trace,
         link: LinkProcess,
         door: Door,
         preset: str,
     ) -> None:
         self.engine = engine
-        self._models = (target, draft)
+        self._models = (target,) if draft is None else (target, draft)
         self._trace = trace
         self._link = link
         self._door = door
@@ -239,14 +239,16 @@ def check_once(flag: str, values: Sequence[object]) -> None:
 
 @asynccontextmanager
 async def deploy(
-    target: Backend, draft: Backend, *, preset: str, emulator: Emulator = "relay", keeps_events: bool = False
+    target: Backend, draft: Backend | None, *, preset: str, emulator: Emulator = "relay", keeps_events: bool = False
 ) -> AsyncIterator[Deployment]:
     """An engine with these models at the preset's pace, if it has a name, and a link in front of it; workers come later.
 
-    `keeps_events`: whether traces are to have the events of machines, for replay. Raises TransportError when something will not start.
+    `draft` None: the engine has no draft model. `keeps_events`: whether traces are to have the events of machines, for replay. Raises
+    TransportError when something will not start.
     """
     token, trace = secrets.token_hex(16), Trace(keeps_events=keeps_events)
-    paced_target, paced_draft = PacedBackend.from_preset(target, preset, "target"), PacedBackend.from_preset(draft, preset, "draft")
+    paced_target = PacedBackend.from_preset(target, preset, "target")
+    paced_draft = PacedBackend.from_preset(draft, preset, "draft") if draft is not None else None
     async with AsyncExitStack() as stack:
         link = LinkProcess(stack)
         await link.prepare(emulator)

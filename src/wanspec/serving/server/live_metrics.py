@@ -20,7 +20,7 @@ from wanspec.serving.server.admission import Admission
 from wanspec.transport.certificates import certificate_validity
 
 STATES: Final = ("ok", "degraded", "draining", "failed")
-"""The server serves, serves with local drafts alone, refuses requests as it is ending, or refuses them as its engine has failed."""
+"""The server serves, serves without workers, refuses requests as it is ending, or refuses them as its engine has failed."""
 _ENTROPY_BINS: Final[dict[int | None, str]] = {
     **{index: f"{low:g}-{high:g}" for index, (low, high) in enumerate(pairwise((0.0, *ENTROPY_EDGES_NATS, inf)))},
     None: "unknown",

@@ -26,6 +26,8 @@ RANDOM_SEED_BITS = 53
 """Size of a random seed: it survives JSON in languages whose numbers are doubles."""
 LOCAL_POLICY = "colocated-tree"
 """The policy for a prompt that no worker may see: the best that one site can do alone."""
+LOOKUP_POLICY = "adaptive"
+"""The same where there is no draft model: what the text itself proposes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,7 +72,7 @@ class Order:
     """Whether the client takes the text as it comes, or all of it at the end."""
 
 
-def make_orders(
+def make_orders(  # noqa: PLR0913  # what a request and a server say, all by name
     parameters: Parameters,
     prompts: Sequence[Prompt],
     *,
@@ -80,6 +82,7 @@ def make_orders(
     policy: PolicyConfig,
     limits: ServerLimits,
     reuse_key: str | None,
+    has_draft_model: bool,
 ) -> list[Order]:
     """An order for each choice: `n` for each prompt, in order; `max_tokens` None: what remains of the context.
 
@@ -90,7 +93,7 @@ def make_orders(
     placement = _placement(parameters)
     stop_tokens = _stop_tokens(parameters, info)
     if not placement.offload:
-        policy = without_worker(policy)
+        policy = without_worker(policy, has_draft_model=has_draft_model)
     orders = []
     for index in range(len(prompts) * (parameters.n or 1)):
         prompt = prompts[index // (parameters.n or 1)]
@@ -128,9 +131,11 @@ def check_log_probs(parameters: Parameters) -> None:
         raise bad_request("max_tokens of 0 goes with echo: true only", param="max_tokens")
 
 
-def without_worker(policy: PolicyConfig) -> PolicyConfig:
-    """The policy itself if it uses no worker, else LOCAL_POLICY."""
-    return policy if create_policy(policy).drafting is None else replace(policy, name=LOCAL_POLICY)
+def without_worker(policy: PolicyConfig, *, has_draft_model: bool) -> PolicyConfig:
+    """The policy itself if it uses no worker, else the one that does best at this site alone."""
+    if create_policy(policy).drafting is None:
+        return policy
+    return replace(policy, name=LOCAL_POLICY if has_draft_model else LOOKUP_POLICY)
 
 
 def _placement(parameters: Parameters) -> Placement:

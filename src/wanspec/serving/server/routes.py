@@ -59,7 +59,7 @@ def make_router(service: Service, access: Access) -> APIRouter:
 
     @router.get("/ready")
     async def ready() -> Response:
-        """Whether requests are accepted; without workers they are served with local drafts alone."""
+        """Whether requests are accepted; without workers they are served by this site alone."""
         return _json(service.readiness, HTTPStatus.SERVICE_UNAVAILABLE if service.obstacle else HTTPStatus.OK)
 
     @router.get("/metrics")

@@ -28,7 +28,7 @@ from wanspec.serving.server.schema import CompletionRequest, Parameters
 from wanspec.serving.server.status_history import History
 from wanspec.serving.server.unsupported import check_supported
 
-DEGRADED: Final = "requests are served with the local draft model alone until a worker connects"
+DEGRADED: Final = "requests are served by this site alone until a worker connects"
 
 
 class Batch:
@@ -217,6 +217,7 @@ class Service:
             policy=self._policy,
             limits=self.limits,
             reuse_key=key_name if self._reuses_prompts else None,
+            has_draft_model=self.engine.has_draft_model,
         )
         batch = Batch(self._context, self.admission, orders, request_id=request_id, key_name=key_name)
         self.batches.add(batch)

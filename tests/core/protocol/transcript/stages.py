@@ -45,7 +45,7 @@ from wanspec.core.protocol.events import (
     WorkerJoined,
     WorkerLost,
 )
-from wanspec.core.protocol.messages import CloseSession, Commit, Message, OpenSession, Ping
+from wanspec.core.protocol.messages import MAX_SEQUENCE_TOKENS, CloseSession, Commit, Message, OpenSession, Ping
 from wanspec.core.protocol.placement import Placement
 from wanspec.core.protocol.proposer import LocalDrafting, Proposer
 from wanspec.core.protocol.worker import Worker
@@ -219,7 +219,12 @@ class ControllerStage(LinkStage):
     """The controller."""
 
     def __init__(self, line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.machine = Controller(vocabulary_size=VOCABULARY, end_tokens=(END_TOKEN,), has_draft_device=line.text("devices", "1") == "2")
+        self.machine = Controller(
+            vocabulary_size=VOCABULARY,
+            end_tokens=(END_TOKEN,),
+            has_draft_device=line.text("devices", "1") == "2",
+            draft_context_length=0 if line.text("draft", "") == "none" else MAX_SEQUENCE_TOKENS,
+        )
         super().__init__(self.machine)
         self._policies: dict[int, ToldPolicy] = {}
         monkeypatch.setitem(registry._FACTORIES, "told", lambda _: self._policies[max(self._policies)])

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
-from wanspec.core.policy.registry import PolicyConfig, create_policy
+from wanspec.core.policy.registry import PolicyConfig, check_policy, create_policy
 from wanspec.core.speculation.sampling import check_sampling
 from wanspec.core.speculation.types import SamplingParams
 from wanspec.errors import ConfigError
@@ -44,8 +44,10 @@ class BenchConfig:
     """What to run."""
 
     target: str = "bundled:target"
-    draft: str = "bundled:draft"
-    """Models, by engine and name."""
+    draft: str | None = "bundled:draft"
+    """Models, by engine and name; no `draft`: the controller has no draft model."""
+    worker_draft: str = "bundled:draft"
+    """What the worker drafts with."""
     preset: str
     """Of step times; empty: the models' own."""
     prompts: tuple[str, ...]
@@ -121,7 +123,7 @@ def check_config(config: BenchConfig) -> None:
             raise ConfigError(f"--{what}: give at least one")
         check_once(f"--{what}", values)
     for name in config.policies:
-        create_policy(config.adaptive if name == ADAPTIVE else policy_of(name))
+        check_policy(config.adaptive if name == ADAPTIVE else policy_of(name), has_draft_model=config.draft is not None)
     for rtt_ms in config.rtts_ms:
         if not 0.0 <= rtt_ms <= MAX_RTT_MS:
             raise ConfigError(f"--rtt: {rtt_ms:g} ms; give 0 to {MAX_RTT_MS:g}")

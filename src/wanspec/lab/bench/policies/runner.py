@@ -99,7 +99,8 @@ class Bench:
         self.example: list[Record] = []
         """The trace of a run of `adaptive`, both sites; empty as long as there is none."""
         self._progress = progress
-        self._target, self._draft = load_backend(config.target), load_backend(config.draft)
+        self._target = load_backend(config.target)
+        self._draft = load_backend(config.draft) if config.draft is not None else None
         self._prompts = encoded(config.target, self._target.info, config.prompts, max_tokens=config.max_tokens)
         self._oracles: dict[float, Outputs] = {}
 
@@ -164,7 +165,7 @@ class Bench:
             trace_file = Path(folder, "worker.jsonl")
             try:
                 await deployment.set_link(rtt_ms=block.link.rtt_ms, loss=block.link.loss)
-                async with deployment.worker(trace_file, draft=self.config.draft):
+                async with deployment.worker(trace_file, draft=self.config.worker_draft):
                     await self._warm_up(deployment, block)
                     for cell in block.cells:
                         done += await until_valid(lambda cell=cell: self._run_cell(deployment, cell, repeat), self._progress)  # type: ignore[misc]

@@ -127,7 +127,8 @@ def warnings(rows: Sequence[BenchRow]) -> list[str]:
 
 def _title(config: BenchConfig, temperature: float) -> str:
     pace = f"{config.preset} step times" if config.preset else "as fast as it goes"
-    return f"{counted(len(config.prompts), 'prompt')} x {config.max_tokens} tokens, {pace}, T = {temperature:g}, {config.emulator}"
+    worker = "" if config.worker_draft == config.draft else f", the worker drafts with {config.worker_draft}"
+    return f"{counted(len(config.prompts), 'prompt')} x {config.max_tokens} tokens, {pace}, T = {temperature:g}, {config.emulator}{worker}"
 
 
 def _sentence(policy: str, temperature: float, loss: float | None, rows: Sequence[BenchRow]) -> str:
