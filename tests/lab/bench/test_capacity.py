@@ -88,8 +88,15 @@ def test_a_search_ends_where_deeper_and_wider_settings_are_no_better(monkeypatch
     assert (2, 4) not in tried  # two depths were no better
     assert 32 not in dict(tried)  # nor was twice the width
     tried.clear()
-    best_found(base(), Search(cell=Cell(policy="tree", users=64), grid=without_lookup), enough=0.0)
+    best_found(base(), Search(cell=Cell(policy="tree", users=64), grid=without_lookup), is_enough=lambda _: True)
     assert tried == [(2, 1)]
+
+
+def test_a_search_for_enough_goes_on_to_the_setting_that_is() -> None:
+    (without_lookup, _) = ONE_SITE["tree"]
+    search = Search(cell=Cell(policy="tree", users=2), grid=without_lookup)
+    found = best_found(base(), search, is_enough=lambda row: row.settings.k == 3)
+    assert (found.settings.width, found.settings.k) == (2, 3)
 
 
 def test_a_row_says_what_was_run_and_what_came_of_it() -> None:

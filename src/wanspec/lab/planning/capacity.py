@@ -71,21 +71,20 @@ def carried(
 
 def most_users(base: Scenario, way: Search, *, limit_ms: float) -> Carried:
     """The most users for whom a way to serve is within the limit."""
+
+    def is_within(row: CapacityRow) -> bool:
+        return row.itl_ms_p50 <= limit_ms
+
     most, too_many, best = 0, MAX_USERS + 1, None
     while too_many - most > 1:
         users = (most + too_many) // 2
         search = replace(way, cell=replace(way.cell, users=users))
-        row = best_found(base, search, worth=quickness, enough=-limit_ms)
-        if row.itl_ms_p50 <= limit_ms:
+        row = best_found(base, search, is_enough=is_within)
+        if is_within(row):
             most, best = users, row
         else:
             too_many = users
     return Carried(workers=way.cell.workers, users=most, row=best)
-
-
-def quickness(row: CapacityRow) -> float:
-    """What settings are compared by: the less time between tokens the better."""
-    return -row.itl_ms_p50
 
 
 def capacity_table(found: Sequence[Carried], *, title: str) -> Table:

@@ -107,11 +107,6 @@ def of_best(row: CapacityRow, rows: Sequence[CapacityRow]) -> float | None:
     return None if best is None else row.tokens_per_s / best.tokens_per_s
 
 
-def throughput(row: CapacityRow) -> float:
-    """What settings are compared by, unless somebody says otherwise."""
-    return row.tokens_per_s
-
-
 def as_json(rows: Sequence[CapacityRow]) -> list[dict[str, Any]]:
     """Rows as JSON has them, with their throughput as a share of the best that a site does without a worker."""
     return [to_builtins(row) | {"of_best": of_best(row, rows)} for row in rows]

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
 from wanspec.errors import WanspecError
 from wanspec.lab.bench.capacity.cells import CapacityConfig, Cell, Search, scenario_of, searches_of
-from wanspec.lab.bench.capacity.rows import CapacityRow, row_of, throughput
+from wanspec.lab.bench.capacity.rows import CapacityRow, row_of
 from wanspec.lab.simulation.own_code import NONE
 from wanspec.lab.simulation.parallel import map_parallel
 from wanspec.lab.simulation.run import simulate_traced
 from wanspec.lab.simulation.scenario import Policy, Scenario
 
-Worth = Callable[[CapacityRow], float]
-"""What settings are compared by: the more the better."""
 PATIENCE = 2
 """Depths running that are no better, after which deeper ones are not tried: where users fall out of step, a depth may be bad by itself."""
 
@@ -25,30 +22,31 @@ def simulated(config: CapacityConfig, *, jobs: int) -> Iterator[CapacityRow]:
     yield from map_parallel(partial(best_found, config.base), searches_of(config), jobs=jobs)
 
 
-def best_found(base: Scenario, search: Search, *, worth: Worth = throughput, enough: float = math.inf) -> CapacityRow:
-    """The row of the setting that is worth most, or of the first that is worth enough.
+def best_found(base: Scenario, search: Search, *, is_enough: Callable[[CapacityRow], bool] = lambda _: False) -> CapacityRow:
+    """The row of the setting with the most tokens a second, or of the first that is enough.
 
     Wider settings are not tried once a row of the grid is no better than the one before.
     """
-    best = best_depth(base, search.cell, search.grid[0], worth=worth, enough=enough)
+    best = best_depth(base, search.cell, search.grid[0], is_enough=is_enough)
     for settings in search.grid[1:]:
-        if worth(best) >= enough:
+        if is_enough(best):
             break
-        row = best_depth(base, search.cell, settings, worth=worth, enough=enough)
-        if worth(row) <= worth(best):
+        row = best_depth(base, search.cell, settings, is_enough=is_enough)
+        if row.tokens_per_s <= best.tokens_per_s and not is_enough(row):
             break
         best = row
     return best
 
 
-def best_depth(base: Scenario, cell: Cell, settings: Sequence[Policy], *, worth: Worth, enough: float) -> CapacityRow:
+def best_depth(base: Scenario, cell: Cell, settings: Sequence[Policy], *, is_enough: Callable[[CapacityRow], bool]) -> CapacityRow:
     """The same of one row of a grid: deeper settings are not tried once PATIENCE running were no better."""
     best, no_better = simulate_cell(base, cell, settings[0]), 0
     for setting in settings[1:]:
-        if worth(best) >= enough or no_better == PATIENCE:
+        if is_enough(best) or no_better == PATIENCE:
             break
         row = simulate_cell(base, cell, setting)
-        best, no_better = (row, 0) if worth(row) > worth(best) else (best, no_better + 1)
+        is_better = row.tokens_per_s > best.tokens_per_s or is_enough(row)
+        best, no_better = (row, 0) if is_better else (best, no_better + 1)
     return best
 
 
