@@ -139,13 +139,13 @@ def test_how_many_more_users_workers_carry_is_a_table_and_a_sentence(tmp_path: P
     monkeypatch.setattr("wanspec.cli.plan_capacity.TOKENS", 12)
     path = tmp_path / "capacity.json"
     flags = ("--workers", "1,2", "--rtt", "5", "--steps", "cpu-8b", "--no-own-code", "--jobs", "1", "--json", str(path))
-    result = wanspec("plan", "capacity", "--itl-ms", "70", *flags)
+    result = wanspec("plan", "capacity", "--itl-ms", "45", *flags)
     assert result.exit_code == 0, result.output
     alone, one, two = json.loads(path.read_text())["carried"]
     assert [each["workers"] for each in (alone, one, two)] == [0, 1, 2]
-    assert 1 <= alone["users"] < 6
+    assert 1 <= alone["users"] < two["users"]
     for each in (alone, one, two):
-        assert each["row"]["itl_ms_p50"] <= 70.0
+        assert each["row"]["itl_ms_p50"] <= 45.0
         assert each["row"]["users"] == each["users"]
     assert f"the site carries {alone['users']} user" in " ".join(result.output.split())
 
