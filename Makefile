@@ -9,7 +9,7 @@ BASE_MB := 230
 PYTEST := python -m pytest --quiet -n $(JOBS) --dist loadfile
 
 .DELETE_ON_ERROR:
-.PHONY: demo test test-all test-hf test-llamacpp test-vllm test-aws test-clients test-lowest test-base check coverage bench figures fidelity clean
+.PHONY: demo test test-all test-hf test-gpu test-llamacpp test-vllm test-aws test-clients test-lowest test-base check coverage bench figures fidelity clean
 
 demo: $(INSTALLED)  ## two processes and an emulated WAN, on this machine
 	$(BIN)/wanspec demo $(ARGS)
@@ -22,6 +22,9 @@ test-all: check coverage  ## every test, long samples, and every branch of the c
 
 test-hf: .venv-hf/.installed  ## transformers and PyTorch on a CPU, with small models made on the spot
 	.venv-hf/bin/$(PYTEST) tests/engines $(ARGS)
+
+test-gpu: .venv-hf/.installed  ## what needs a GPU that PyTorch sees: the hf engine on it, and how long a pass takes there; else it is skipped
+	.venv-hf/bin/python -m pytest --quiet -rs -s -m gpu tests/engines $(ARGS)
 
 test-llamacpp: .venv-llamacpp/.installed  ## llama.cpp; building it takes a C++ compiler, CMake and ten to twenty minutes
 	.venv-llamacpp/bin/$(PYTEST) tests/engines $(ARGS)

@@ -35,8 +35,8 @@ NUCLEUS: Final = SamplingParams(temperature=0.8, top_p=0.95, seed=1)
 TOP_K: Final = SamplingParams(temperature=0.8, top_k=50, seed=1)
 ROWS, LEAVES, POSITIONS, ACCEPTED = 33, 64, 12, 3
 """Of a target pass; of a draft step; that either spreads over; drafts that come true."""
-TOKEN_BYTES, SCORE_BYTES = 8, 4
-"""Of a token's id and of a score, as PyTorch sends them."""
+TOKEN_BYTES, SCORE_BYTES = 4, 4
+"""Of a token's id and of a score, as `engines.hf` fetches them."""
 
 Case = tuple[str, int, Callable[[], object], int]
 """Its name, rows, what is timed, and bytes from the device to the host for each row."""

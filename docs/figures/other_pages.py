@@ -217,5 +217,12 @@ FIGURES = (
         body=choices,
         keys=frozenset({"case", "vocabulary", "rows", "ms_p50"}),
     ),
+    _by_hand(
+        "hf-steps",
+        "docs/engines.md",
+        "python bench/engine_steps.py random:tiny --on-device --cpu-time --rounds 15",
+        "python bench/engine_steps.py hf:models/target --cpu-time --rounds 15",
+        "python bench/engine_steps.py hf:models/draft --cpu-time --rounds 15",
+    ),
     _by_hand("engine-steps", "docs/engines.md", "python bench/engine_steps.py llamacpp:models/draft.gguf --cpu-time"),
 )

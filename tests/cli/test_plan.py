@@ -20,7 +20,7 @@ def wanspec(*arguments: str) -> Result:
 
 @pytest.fixture
 def _brief(monkeypatch: pytest.MonkeyPatch) -> None:
-    brief = partial(Effort, coarse_requests=1, coarse_tokens=24, fine_requests=1, fine_tokens=32)
+    brief = partial(Effort, coarse_requests=1, coarse_tokens=24, fine_requests=1, fine_tokens=96)
     monkeypatch.setattr("wanspec.lab.planning.search_space.Effort", brief)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from importlib.util import find_spec
 from typing import Protocol
 
@@ -44,3 +45,4 @@ if find_spec("torch") is not None:
     from tests.engines.hf.on_device import OnDevice
 
     CHOOSERS["torch"] = OnDevice
+    CHOOSERS["cuda"] = partial(OnDevice, "cuda")

@@ -59,4 +59,14 @@ ENGINES = {
         held=lambda backend: len(backend._sessions),
     ),
 }
+ON_GPU = {
+    "hf-cuda": Engine(
+        spec="hf:{folder}/{role},device=cuda",
+        pair="bundled",
+        export=export_bundled,
+        needs=("torch", "transformers", "jinja2"),
+        held=lambda backend: backend.pool.slots_in_use,
+    ),
+}
+"""The same where there is a GPU; their tests are marked so."""
 INSTALLED = {name: engine for name, engine in ENGINES.items() if engine.is_installed}

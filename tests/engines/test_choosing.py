@@ -20,7 +20,7 @@ from wanspec.engines.noise import murmur3, noise_of
 ROW = np.array([2.0, 1.0, 0.5, 0.0, -1.0, -3.0], np.float32)
 
 
-@pytest.fixture(params=CHOOSERS)
+@pytest.fixture(params=[pytest.param(name, marks=[pytest.mark.gpu] if name == "cuda" else []) for name in CHOOSERS])
 def chooser(request: pytest.FixtureRequest) -> Chooser:
     return CHOOSERS[request.param]()
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.engines.engines import INSTALLED, Engine, Role
+from tests.engines.engines import INSTALLED, ON_GPU, Engine, Role
 from tests.engines.items import Rows, alone, assert_close, item, score, score_all
 
 from wanspec.core.speculation.types import ScoreItem, SessionId
@@ -34,10 +34,16 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("exported")
 
 
-@pytest.fixture(scope="module", params=[(name, role) for name in INSTALLED for role in ("target", "draft")], ids="-".join)
+SUBJECTS = [
+    *((name, role) for name in INSTALLED for role in ("target", "draft")),
+    *(pytest.param((name, "draft"), marks=pytest.mark.gpu) for name, engine in ON_GPU.items() if engine.is_installed),
+]
+
+
+@pytest.fixture(scope="module", params=SUBJECTS, ids="-".join)
 def loaded(request: pytest.FixtureRequest, folder: Path) -> Subject:
     name, role = request.param
-    engine, model = INSTALLED[name], role
+    engine, model = (INSTALLED | ON_GPU)[name], role
     return Subject(engine.load(model, folder), engine)
 
 

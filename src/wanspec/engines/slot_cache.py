@@ -70,6 +70,14 @@ class Extension:
             visible[first - start :] = unpacked(self.lineage[first - appended : stop - appended], width)
         return visible
 
+    def seen_nodes(self, start: int, stop: int) -> list[int]:
+        """For each of these new rows, the nodes that it sees as a bit set: the cached ones, then the new ones."""
+        appended, cached = len(self.item.append), (1 << self.cached) - 1
+        of_appended = sum(1 << index for index in self.path)
+        lineage = self.lineage[max(start - appended, 0) : max(stop - appended, 0)]
+        of_nodes = [seen & cached | seen >> (self.cached + appended) << self.cached for seen in lineage]
+        return [of_appended] * (stop - start - len(of_nodes)) + of_nodes
+
 
 class SlotCache(Generic[S]):
     """The prefix and the nodes of one session."""

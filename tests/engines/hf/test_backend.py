@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from tests.engines.items import alone, assert_close, item, score, score_all
 
-from wanspec.core.speculation.types import SessionId
+from wanspec.core.speculation.types import ScoreItem, SessionId
 from wanspec.engines.bundled_export import export_bundled
 from wanspec.engines.bundled_pair import load_bundled
 from wanspec.engines.interface import ModelInfo
@@ -140,6 +140,28 @@ def test_lines_share_a_pass_as_long_as_the_fill_costs_less_than_one(limits: Batc
     lengths = {1: 40, 2: 3, 3: 25, 4: 1}
     plans = tiny._caches.plan([item(s, append=PROMPT[:length]) for s, length in lengths.items()])
     assert [len(batch.lines) for batch in batch_module.batches(plans, limits)] == lines
+
+
+def test_a_lone_session_is_read_where_it_lies_and_others_are_gathered() -> None:
+    backend = HfBackend(random_model("Llama"), info())
+
+    def reaches(*asked: ScoreItem) -> list[int]:
+        return [batch.reach for batch in batch_module.batches(backend._caches.plan(asked), BatchLimits(pass_tokens=256, fill_tokens=256))]
+
+    score(backend, item(append=PROMPT * 4))
+    score(backend, item(2, append=PROMPT[:2]))
+    (reach,) = reaches(item(append=(7,), nodes=((1, None, 5),)))
+    assert reach >= 4 * len(PROMPT) + 4
+    assert reaches(item(2, append=(7,))) == [0], "its slots are behind the first one's"
+    assert reaches(item(append=(7,)), item(2, append=(7,))) == [0]
+    rows = score_all(backend, [item(append=(7,), nodes=((1, None, 5),))])[0]
+    assert_close(rows, [alone(backend, (*PROMPT * 4, 7)), alone(backend, (*PROMPT * 4, 7, 5))])
+
+
+def test_keys_and_values_of_grouped_heads_are_not_repeated(tiny: HfBackend, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("transformers.integrations.sdpa_attention.repeat_kv", None)
+    score(tiny, item(append=PROMPT, nodes=((1, None, 20),)))
+    tiny.close_session(SessionId(1))
 
 
 def test_only_the_rows_asked_for_are_computed_and_a_vocabulary_padded_by_the_model_is_cut() -> None:

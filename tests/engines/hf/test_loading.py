@@ -74,7 +74,9 @@ def test_the_threads_are_those_asked_for(whole: Path) -> None:
         ("device_map=auto,device=cpu", "goes without device"),
         ("threads=0", "threads is 0"),
         ("threads=x", "'x' is not a number"),
-        ("speed=2", "there is no option 'speed'; use dtype, device, device_map, revision, threads"),
+        ("speed=2", "there is no option 'speed'; use dtype, device, device_map, revision, threads, compile"),
+        ("compile=yes", "compile is 'yes'; use true or false"),
+        ("compile=true,device_map=auto", "compile is for a model on one device"),
     ],
 )
 def test_an_option_that_cannot_be_is_refused(options: str, message: str, whole: Path) -> None:

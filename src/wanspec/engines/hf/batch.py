@@ -1,7 +1,7 @@
 """Which rows share a forward pass, and its layout: a line per session, padded to the longest.
 
-The mask shows the rows of a line the slots of their own session only. Padding costs computation, and a pass of its own costs reading all
-weights once more; so lines of different length share a pass while the padding costs less than another pass.
+Padding costs computation, and a pass of its own costs reading all weights once more; so lines of different length share a pass while the
+padding costs less than another pass. A layout is small arrays of 32 bits: the mask, rows x slots, is made of them on the device (`masks`).
 """
 
 from __future__ import annotations
@@ -11,15 +11,23 @@ from dataclasses import dataclass
 from itertools import zip_longest
 
 import numpy as np
-from numpy.typing import NDArray
 
-from wanspec.engines.hf.pool import Indices, PooledSlots
+from wanspec.engines.hf.crossing import Numbers
+from wanspec.engines.hf.pool import SPILL, ZEROS, PooledSlots, whole
 from wanspec.engines.slot_cache import Extension, Part, SlotCache, parts_of
 
 MAX_MASK = 1 << 27
 """Elements of a pass's mask, a byte each: lines x longest line x slots."""
-SLOT_MULTIPLE = 8
-"""The slots of a line are padded to a multiple of this, or attention on a GPU would copy the mask."""
+SPARSE = 4
+"""A line is read where it lies while at most one slot in so many, beyond its own, is read in vain."""
+WORD_BITS = 32
+BUCKETS: dict[str, tuple[int, ...]] = {
+    "lines": (1, 2, 4, 8, 16, 32),
+    "rows": (2, 4, 8, 16, 32, 64, 128),
+    "slots": (256, 512, 1024, 1536, 2048, 3072, 4096, 6144, 8192, 12288, 16384, 24576, 32768, 49152, 65536, 98304, 131072),
+    "words": (2, 4, 8, 16, 32, 64, 128),
+}
+"""Sizes that a compiled pass is padded to, so that there are few shapes. One with more lines or rows, such as a prompt, is not compiled."""
 
 Plan = tuple[SlotCache[PooledSlots], Extension]
 PooledPart = Part[PooledSlots]
@@ -45,22 +53,24 @@ class PaddedBatch:
 
     lines: Sequence[PooledPart]
     """The parts."""
-    tokens: NDArray[np.int64]
+    tokens: Numbers
     """Tokens [lines, longest]."""
-    positions: NDArray[np.int64]
+    positions: Numbers
     """Absolute positions [lines, longest]."""
-    mask: NDArray[np.bool_]
-    """The slots that each row sees [lines, 1, longest, slots]."""
-    reads: Indices
-    """The pool's index of each line's slots [lines, slots]."""
-    rows: Indices
-    """Rows that are no padding, counted through all lines."""
-    writes: Indices
-    """For each of `rows`, the pool's slot that it is written to."""
-
-    @property
-    def is_padded(self) -> bool:
-        return len(self.rows) < self.tokens.size
+    writes: Numbers
+    """The pool's slot that each row is written to [lines, longest]."""
+    reads: Numbers
+    """The pool's index of each line's slots [lines, slots]; the last one is nobody's."""
+    spans: Numbers
+    """Of each line: the slots of its prefix, of its cached nodes, and of the tokens that are appended [3, lines]."""
+    appended: Numbers
+    """How many of the appended tokens each row sees [lines, longest]; padding sees one, or a prefix."""
+    nodes: Numbers
+    """Which nodes each row sees, cached and new ones, as bits [lines, longest, words]."""
+    reach: int
+    """So many slots at the pool's beginning are read where they lie, which hold all of the only line's; 0: each line's are gathered."""
+    is_padded: bool
+    """Whether the shapes are those of `BUCKETS`."""
 
     @property
     def asked_from(self) -> int:
@@ -68,16 +78,21 @@ class PaddedBatch:
         longest: int = self.tokens.shape[1]
         return min(*(line.unasked for line in self.lines), longest - 1)
 
+    @property
+    def arrays(self) -> tuple[Numbers, ...]:
+        """What is sent to the device."""
+        return self.tokens, self.positions, self.writes, self.reads, self.spans, self.appended, self.nodes
 
-def batches(plans: Iterable[Plan], limits: BatchLimits) -> Iterator[PaddedBatch]:
+
+def batches(plans: Iterable[Plan], limits: BatchLimits, *, in_buckets: bool = False) -> Iterator[PaddedBatch]:
     """The passes of some plans: the pieces of each session one after another, several sessions together where that is cheaper.
 
-    Raises torch.OutOfMemoryError where there is no room for the new slots.
+    `in_buckets`: pad what has not too many rows to `BUCKETS`. Raises torch.OutOfMemoryError where there is no room for the new slots.
     """
     for wave in zip_longest(*(parts_of(cache, extension, most=limits.pass_tokens) for cache, extension in plans)):
         parts = sorted((part for part in wave if part is not None), key=lambda part: -part.tokens)
         for group in _grouped(parts, limits):
-            yield laid_out(group)
+            yield laid_out(group, in_buckets=in_buckets)
 
 
 def _grouped(parts: Sequence[PooledPart], limits: BatchLimits) -> Iterator[list[PooledPart]]:
@@ -99,34 +114,66 @@ def _fits(group: Sequence[PooledPart], limits: BatchLimits) -> bool:
     return computed <= limits.pass_tokens and fill <= limits.fill_tokens and mask <= MAX_MASK
 
 
-def laid_out(parts: Sequence[PooledPart]) -> PaddedBatch:
+def laid_out(parts: Sequence[PooledPart], *, in_buckets: bool = False) -> PaddedBatch:
     """A pass over these parts; it reserves slots for the new rows."""
-    longest = max(part.tokens for part in parts)
-    slots = -(-max(part.total for part in parts) // SLOT_MULTIPLE) * SLOT_MULTIPLE
-    tokens, positions = np.zeros((2, len(parts), longest), np.int64)
-    mask = np.zeros((len(parts), 1, longest, slots), np.bool_)
-    mask[..., 0] = True  # for the padding, which must see something
-    reads = np.zeros((len(parts), slots), np.int64)
-    rows, writes = [], []
+    lines, longest = len(parts), max(part.tokens for part in parts)
+    slots = max(part.total for part in parts) + 1
+    words = 1 + max(part.extension.cached + len(part.extension.item.nodes) for part in parts) // WORD_BITS
+    is_padded = in_buckets and lines <= BUCKETS["lines"][-1] and longest <= BUCKETS["rows"][-1]
+    if is_padded:
+        lines, longest, slots, words = bucket("lines", lines), bucket("rows", longest), bucket("slots", slots), bucket("words", words)
+    else:
+        slots = whole(slots)
+    tokens, positions, appended = np.zeros((3, lines, longest), np.int32)
+    appended[:] = 1
+    writes = np.full((lines, longest), SPILL, np.int32)
+    reads = np.full((lines, slots), ZEROS, np.int32)
+    spans = np.zeros((3, lines), np.int32)
+    spans[2] = 1  # a line that is all padding: one token that it sees
+    nodes = np.zeros((lines, longest, words), np.int32)
     for line, part in enumerate(parts):
-        of_extension, of_line = slice(part.start, part.stop), slice(0, part.tokens)
-        tokens[line, of_line] = part.extension.tokens[of_extension]
-        positions[line, of_line] = part.extension.positions[of_extension]
-        prefix = part.cache.prefix_length
-        mask[line, 0, of_line] = False
-        mask[line, 0, of_line, :prefix] = True
-        mask[line, 0, of_line, prefix : part.total] = part.extension.visible(part.start, part.stop)
-        part.cache.slots.reserve(part.total)
-        indices = part.cache.slots.indices
-        reads[line, : part.total] = indices[: part.total]
-        rows.append(np.arange(line * longest, line * longest + part.tokens))
-        writes.append(indices[part.past : part.total])
+        extension, cache, rows = part.extension, part.cache, slice(0, part.tokens)
+        of_extension, count = slice(part.start, part.stop), len(extension.item.append)
+        tokens[line, rows] = extension.tokens[of_extension]
+        positions[line, rows] = extension.positions[of_extension]
+        spans[:, line] = cache.prefix_length, extension.cached, count
+        appended[line, rows] = np.minimum(np.arange(part.start + 1, part.stop + 1), count)
+        nodes[line, rows] = in_words(extension.seen_nodes(part.start, part.stop), words)
+        cache.slots.reserve(part.total)
+        indices = cache.slots.indices[: part.total]
+        reads[line, : part.total] = indices
+        writes[line, rows] = indices[part.past :]
     return PaddedBatch(
         lines=parts,
         tokens=tokens,
         positions=positions,
-        mask=mask,
+        writes=writes,
         reads=reads,
-        rows=np.concatenate(rows),
-        writes=np.concatenate(writes),
+        spans=spans,
+        appended=appended,
+        nodes=nodes,
+        reach=_reach(reads, parts[0].cache.slots.pool.capacity, is_padded=is_padded),
+        is_padded=is_padded,
     )
+
+
+def bucket(name: str, size: int) -> int:
+    """The smallest of the bucket's sizes that holds `size`; that itself, if none does."""
+    return next((padded for padded in BUCKETS[name] if padded >= size), size)
+
+
+def in_words(bit_sets: Sequence[int], words: int) -> Numbers:
+    """Bit sets as rows of words [sets, words], the lowest first."""
+    if not any(bit_sets):  # a prompt
+        return np.zeros((len(bit_sets), words), np.int32)
+    packed = b"".join([bits.to_bytes(words * 4, "little") for bits in bit_sets])
+    return np.frombuffer(packed, "<i4").reshape(len(bit_sets), words)
+
+
+def _reach(reads: Numbers, capacity: int, *, is_padded: bool) -> int:
+    """As `PaddedBatch.reach`: a line that lies nearly close together is read where it is, which costs no copy."""
+    lines, slots = reads.shape
+    used, most = int(reads.max()) + 1, min(whole(slots + slots // SPARSE), capacity)
+    if lines > 1 or used > most:
+        return 0
+    return most if is_padded else whole(used)

@@ -1,28 +1,33 @@
 """From logits to choices on the logits' own device: the definition of `core.speculation.sampling`, for many rows at once.
 
 What crosses to the host is a token for each row of the target, and for each row of the draft eight tokens with their scores and an entropy.
-A GPU is asked for as few and as large operations as possible: rows of all sessions are chosen from together.
+A GPU is asked for as few and as large operations as possible, and waited for once: rows of all sessions are chosen from together. Those few
+of which more has to be looked at than usual are found out that way, and chosen from again.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from wanspec.core.speculation.sampling import is_greedy
 from wanspec.core.speculation.types import MAX_BRANCH, DraftChoices, LogProbs, SamplingParams, ScoreItem, TargetChoices
 from wanspec.core.speculation.verification import walk
-from wanspec.engines import noise
+from wanspec.engines.hf.crossing import fetched, sent
+from wanspec.engines.hf.device_noise import exponentials
 
+T = TypeVar("T")
 MAX_ROWS = 128
 """Rows chosen from at a time: with a vocabulary of 128k, 66 MB for each array of them."""
 NUCLEUS_TOKENS = 1024
 """That hold a nucleus as a rule: so many of the most probable are looked at first."""
-_WORD = 0xFFFFFFFF
+AGAIN = -1
+"""In place of a token, or of an entropy: more of the row has to be looked at."""
 
 
 class Question(NamedTuple):
@@ -34,31 +39,44 @@ class Question(NamedTuple):
     """Of the token."""
 
 
+class Asked(NamedTuple):
+    """Questions on the device, a row for each."""
+
+    scales: Tensor
+    """What logits are multiplied by [rows, 1]: 1 / temperature, or 1 where there is no noise."""
+    top_k: Tensor
+    """How many tokens top-k leaves [rows, 1]; as many as there are: it cuts nothing."""
+    top_p: Tensor
+    """The share that top-p leaves [rows, 1]; 1: it cuts nothing."""
+    is_greedy: Tensor
+    """Whether there is no noise [rows, 1]."""
+    are_limited: bool
+    """Whether anything is cut, of any row."""
+
+
 def verify(items: Sequence[ScoreItem], rows: Tensor) -> tuple[TargetChoices, ...]:
     """The target's choices, by the logits after all rows of all items [rows, vocabulary]."""
     tokens = iter(target_tokens(rows, questions_of(items)))
-    starts, start = [], 0
     walks: list[list[tuple[int, int]]] = []
+    start = 0
     for item in items:
         chosen = [next(tokens) for _ in item.next_positions]
-        walks.append(walk(item, chosen.__getitem__) if chosen else [])
-        starts.append(start)
-        start += num_rows(item)
-    places = {index: [start + row for row, _ in walked] for index, (start, walked) in enumerate(zip(starts, walks, strict=True))}
-    found = []
-    for index, (item, walked) in enumerate(zip(items, walks, strict=True)):
-        if not walked:
-            found.append(TargetChoices(tokens=()))
-            continue
-        own, numbers = tuple([token for _, token in walked]), places[index]
-        found.append(
-            TargetChoices(
-                tokens=own,
-                log_probs=() if item.num_log_probs is None else log_probs_of(rows[numbers], own, count=item.num_log_probs),
-                entropy_nats=entropy_nats(rows[numbers[-1]], item.sampling) if item.wants_entropy else None,
-            )
-        )
-    return tuple(found)
+        walks.append([(start + row, token) for row, token in walk(item, chosen.__getitem__)] if chosen else [])
+        start += len(chosen)
+    last = [(walked[-1][0], item.sampling) for item, walked in zip(items, walks, strict=True) if walked and item.wants_entropy]
+    entropies = iter(entropies_nats(picked(rows, [row for row, _ in last]), [sampling for _, sampling in last]) if last else ())
+    return tuple([_verdict(item, walked, rows, entropies) for item, walked in zip(items, walks, strict=True)])
+
+
+def _verdict(item: ScoreItem, walked: Sequence[tuple[int, int]], rows: Tensor, entropies: Iterator[float]) -> TargetChoices:
+    if not walked:  # a piece of a longer text
+        return TargetChoices(tokens=())
+    numbers, tokens = zip(*walked, strict=True)
+    return TargetChoices(
+        tokens=tokens,
+        log_probs=() if item.num_log_probs is None else log_probs_of(picked(rows, numbers), tokens, count=item.num_log_probs),
+        entropy_nats=next(entropies) if item.wants_entropy else None,
+    )
 
 
 def expand(items: Sequence[ScoreItem], rows: Tensor) -> tuple[tuple[DraftChoices, ...], ...]:
@@ -67,186 +85,180 @@ def expand(items: Sequence[ScoreItem], rows: Tensor) -> tuple[tuple[DraftChoices
     return tuple([tuple([next(ranked) for _ in item.next_positions]) for item in items])
 
 
-def num_rows(item: ScoreItem) -> int:
-    """Rows that are asked for: none where nothing is to be chosen."""
-    return len(item.next_positions)
-
-
 def questions_of(items: Sequence[ScoreItem]) -> list[Question]:
     """One for each row."""
     return [Question(item.sampling, position) for item in items for position in item.next_positions]
 
 
+def picked(rows: Tensor, numbers: Sequence[int]) -> Tensor:
+    """Some of the rows."""
+    return rows.index_select(0, sent([np.array(numbers, np.int32)], rows.device)[0])
+
+
 def target_tokens(rows: Tensor, questions: Sequence[Question]) -> list[int]:
     """The target's token after each row of logits [rows, vocabulary]."""
-    return [token for part, own in _parts(rows, questions) for token in _target_tokens(part, own)]
+    return _settled(rows, questions, _target_tokens)
 
 
 def draft_choices(rows: Tensor, questions: Sequence[Question], *, count: int = MAX_BRANCH) -> list[DraftChoices]:
     """The draft model's ranking after each row of logits [rows, vocabulary]; see `engines.choosing.draft_choices`."""
-    return [choices for part, own in _parts(rows, questions) for choices in _draft_choices(part, own, count)]
+    return _settled(rows, questions, lambda part, own, most: _draft_choices(part, own, most, count))
+
+
+def entropies_nats(rows: Tensor, samplings: Sequence[SamplingParams]) -> list[float]:
+    """Entropy of the distribution that the token after each row of logits is drawn from, before the noise."""
+    return _settled(rows, [Question(sampling, 1) for sampling in samplings], _entropies_left)
 
 
 def log_probs_of(rows: Tensor, tokens: Sequence[int], *, count: int) -> tuple[LogProbs, ...]:
     """For each row of logits the log probability of its token, and of the `count` most probable ones."""
-    shares = torch.log_softmax(_tamed(rows.float()), dim=1)
-    own = shares.gather(1, torch.tensor(tokens, device=rows.device)[:, None])
-    values, indices = _largest(shares, count)
-    table = torch.cat((own, values), dim=1).tolist()
-    return tuple(
-        [
-            LogProbs(log_prob=min(0.0, log_prob), top=tuple(zip(places, [min(0.0, value) for value in top], strict=True)))
-            for (log_prob, *top), places in zip(table, indices.tolist(), strict=True)
-        ]
-    )
+    starts = range(0, len(tokens), MAX_ROWS)
+    return tuple([one for at in starts for one in _log_probs(rows[at : at + MAX_ROWS], tokens[at : at + MAX_ROWS], count)])
 
 
-def entropy_nats(row: Tensor, params: SamplingParams) -> float:
-    """Entropy of the distribution that the token after one row of logits is drawn from, before the noise."""
-    shifted, weights = _limited(row[None], [Question(params, 1)])
-    return float(_entropies(shifted, weights)[0])
+def _log_probs(rows: Tensor, tokens: Sequence[int], count: int) -> list[LogProbs]:
+    log_probs = torch.log_softmax(_shifted(rows), dim=1)
+    (asked,) = sent([np.array(tokens, np.int32)], rows.device)
+    best, places = _largest(log_probs, count)
+    values, top = _fetched_together(torch.cat((log_probs.gather(1, asked.long()[:, None]), best), dim=1).clamp_max(0.0), places)
+    return [LogProbs(log_prob=own, top=tuple(zip(of, others, strict=True))) for (own, *others), of in zip(values, top, strict=True)]
 
 
-def exponentials(questions: Sequence[Question], size: int, device: torch.device) -> Tensor:
-    """The noise of each question [questions, size]; ones where the choice is greedy."""
-    keys = [None if is_greedy(one.sampling) else (one.sampling.noise, one.sampling.seed, one.position) for one in questions]
-    distinct = list(dict.fromkeys(keys))
-    found = torch.ones((len(distinct), size), dtype=torch.float32, device=device)
-    murmurs = [(index, key) for index, key in enumerate(distinct) if key is not None and key[0] == "murmur3"]
-    if murmurs:
-        hashes = murmur3([noise.mixed_words(seed, position - 1) for _, (_, seed, position) in murmurs], size, device)
-        found[[index for index, _ in murmurs]] = -torch.log((hashes + 0.5) * 2.0**-32).float()
-    for index, key in enumerate(distinct):
-        if key is not None and key[0] == "philox":  # on the host: who asks for it compares texts, and counts no milliseconds
-            found[index] = torch.from_numpy(noise.exponentials(*key, size)).to(device)
-    places = {key: index for index, key in enumerate(distinct)}
-    return found[[places[key] for key in keys]]
-
-
-def murmur3(states: Sequence[int], size: int, device: torch.device) -> Tensor:
-    """`engines.noise.murmur3` after each state of seed and position [states, size]: whole numbers, as doubles."""
-    mixed = torch.from_numpy(noise.mixed_tokens(size).astype("int64")).to(device)
-    state = mixed ^ torch.tensor(states, dtype=torch.int64, device=device)[:, None]
-    state = ((state << 13 | state >> 19) & _WORD) * 5 + noise.MURMUR_ADDED & _WORD
-    state ^= noise.HASHED_BYTES
-    state ^= state >> 16
-    state = state * noise.MURMUR_FACTORS[0] & _WORD
-    state ^= state >> 13
-    state = state * noise.MURMUR_FACTORS[1] & _WORD
-    state ^= state >> 16
-    return state.double()
-
-
-def _parts(rows: Tensor, questions: Sequence[Question]) -> list[tuple[Tensor, Sequence[Question]]]:
-    starts = range(0, len(questions), MAX_ROWS)
-    return [(rows[start : start + MAX_ROWS], questions[start : start + MAX_ROWS]) for start in starts]
-
-
-def _target_tokens(rows: Tensor, questions: Sequence[Question]) -> list[int]:
-    if all(is_greedy(one.sampling) for one in questions):
-        best: list[int] = _tamed(rows.float()).argmax(dim=1).tolist()
-        return best
-    shifted, weights = _limited(rows, questions)
-    race = weights / exponentials(questions, rows.shape[1], rows.device)
-    tokens: list[int] = _order(shifted, race, questions).argmax(dim=1).tolist()
-    return tokens
-
-
-def _draft_choices(rows: Tensor, questions: Sequence[Question], count: int) -> list[DraftChoices]:
-    shifted, weights = _weights(rows, questions)
-    race = weights / exponentials(questions, rows.shape[1], rows.device)
-    totals = race.sum(dim=1, keepdim=True)
-    indices = _largest(_order(shifted, race, questions), count)[1]
-    if any(_is_limited(one.sampling, rows.shape[1]) for one in questions):
-        least = _least_left(shifted, weights, questions)
-        is_none_left = (shifted.gather(1, indices) < least).all(dim=1, keepdim=True)
-        race = torch.where(shifted < least, 0.0, race)
-        if bool(is_none_left.any()):
-            indices = torch.where(is_none_left, _largest(_order(shifted, race, questions), count)[1], indices)
-    log_probs = torch.log(race.gather(1, indices) / totals).clamp_max(0.0)
-    table = torch.cat((_entropies(shifted, weights)[:, None], log_probs), dim=1).tolist()
-    found = []
-    for (entropy, *shares), tokens in zip(table, indices.tolist(), strict=True):
-        kept = [(token, share) for token, share in zip(tokens, shares, strict=True) if share > -math.inf]
-        found.append(
-            DraftChoices(tokens=tuple([token for token, _ in kept]), log_probs=tuple([share for _, share in kept]), entropy_nats=entropy)
-        )
+def _settled(rows: Tensor, questions: Sequence[Question], choose: Callable[[Tensor, Sequence[Question], int], list[T | None]]) -> list[T]:
+    """The answers to all questions; `choose` looks at so many of the most probable tokens, and says None where these are too few."""
+    found: list[T] = []
+    for start in range(0, len(questions), MAX_ROWS):
+        part, own = rows[start : start + MAX_ROWS], questions[start : start + MAX_ROWS]
+        answers = choose(part, own, NUCLEUS_TOKENS)
+        again = [index for index, answer in enumerate(answers) if answer is None]
+        second = iter(choose(picked(part, again), [own[index] for index in again], rows.shape[1]) if again else ())
+        found += [settled for answer in answers if (settled := next(second) if answer is None else answer) is not None]
     return found
 
 
-def _order(shifted: Tensor, race: Tensor, questions: Sequence[Question]) -> Tensor:
+def _target_tokens(rows: Tensor, questions: Sequence[Question], most: int) -> list[int | None]:
+    if all(is_greedy(one.sampling) for one in questions):
+        return list(fetched(_tamed(rows).argmax(dim=1).int()).tolist())
+    asked = _sent(questions, rows)
+    shifted, weights, is_short = _limited(rows, asked, most)
+    tokens = _order(shifted, weights / _noise(questions, rows), asked).argmax(dim=1, keepdim=True)
+    found = fetched(torch.where(is_short, AGAIN, tokens).int())[:, 0].tolist()
+    return [None if token == AGAIN else token for token in found]
+
+
+def _draft_choices(rows: Tensor, questions: Sequence[Question], most: int, count: int) -> list[DraftChoices | None]:
+    asked = _sent(questions, rows)
+    shifted, weights = _weights(rows, asked)
+    race = weights / _noise(questions, rows)
+    totals = race.sum(dim=1, keepdim=True)
+    places = _largest(_order(shifted, race, asked), count)[1]
+    entropies = _entropies(shifted, weights)
+    if asked.are_limited:
+        least, is_short = _least_left(shifted, weights, asked, most)
+        is_none_left = (shifted.gather(1, places) < least).all(dim=1, keepdim=True)
+        race = torch.where(shifted < least, 0.0, race)
+        if most < rows.shape[1]:
+            entropies = torch.where(is_short | is_none_left, AGAIN, entropies)
+        else:
+            places = torch.where(is_none_left, _largest(_order(shifted, race, asked), count)[1], places)
+    log_probs = torch.log(race.gather(1, places) / totals).clamp_max(0.0)
+    values, tokens = _fetched_together(torch.cat((entropies, log_probs), dim=1), places)
+    return [_ranking(of, shares, entropy) for (entropy, *shares), of in zip(values, tokens, strict=True)]
+
+
+def _ranking(tokens: Sequence[int], log_probs: Sequence[float], entropy: float) -> DraftChoices | None:
+    if entropy == AGAIN:
+        return None
+    kept = [index for index, log_prob in enumerate(log_probs) if log_prob > -math.inf]
+    return DraftChoices(tokens=tuple([tokens[i] for i in kept]), log_probs=tuple([log_probs[i] for i in kept]), entropy_nats=entropy)
+
+
+def _entropies_left(rows: Tensor, questions: Sequence[Question], most: int) -> list[float | None]:
+    shifted, weights, is_short = _limited(rows, _sent(questions, rows), most)
+    found = fetched(torch.where(is_short, AGAIN, _entropies(shifted, weights)))[:, 0].tolist()
+    return [None if entropy == AGAIN else entropy for entropy in found]
+
+
+def _sent(questions: Sequence[Question], rows: Tensor) -> Asked:
+    size = rows.shape[1]
+    greedy = [is_greedy(one.sampling) for one in questions]
+    samplings = [SamplingParams() if is_sure else one.sampling for one, is_sure in zip(questions, greedy, strict=True)]
+    top_p = np.array([one.top_p for one in samplings])
+    top_k = np.array([one.top_k if 0 < one.top_k < size else size for one in samplings], np.int32)
+    scales = np.array([1.0 / (one.temperature or 1.0) for one in samplings], np.float32)
+    found = sent([top_p.view(np.int32), top_k, scales.view(np.int32), np.array(greedy, np.int32)], rows.device)
+    return Asked(
+        top_p=found[0].view(torch.float64)[:, None],
+        top_k=found[1].long()[:, None],
+        scales=found[2].view(torch.float32)[:, None],
+        is_greedy=found[3].bool()[:, None],
+        are_limited=bool((top_k < size).any() or (top_p < 1.0).any()),
+    )
+
+
+def _noise(questions: Sequence[Question], rows: Tensor) -> Tensor:
+    places = [None if is_greedy(one.sampling) else (one.sampling.noise, one.sampling.seed, one.position) for one in questions]
+    return exponentials(places, rows.shape[1], rows.device)
+
+
+def _order(shifted: Tensor, race: Tensor, asked: Asked) -> Tensor:
     """What tokens are ranked by: the logits themselves where the choice is greedy, as their exponentials may be equal."""
-    greedy = torch.tensor([is_greedy(one.sampling) for one in questions], device=shifted.device)[:, None]
-    return torch.where(greedy, shifted, race)
+    return torch.where(asked.is_greedy, shifted, race)
 
 
-def _weights(rows: Tensor, questions: Sequence[Question]) -> tuple[Tensor, Tensor]:
+def _weights(rows: Tensor, asked: Asked) -> tuple[Tensor, Tensor]:
     """Logits over the temperature less the greatest of the row, and their exponentials."""
-    scales = [1.0 if is_greedy(one.sampling) else 1.0 / one.sampling.temperature for one in questions]
-    logits = _tamed(rows.float())
-    most = logits.amax(dim=1, keepdim=True)
-    shifted = torch.where(most.isinf(), torch.where(logits == most, 0.0, -math.inf), logits - most)
-    shifted *= torch.tensor(scales, dtype=torch.float32, device=rows.device)[:, None]
+    shifted = _shifted(rows) * asked.scales
     return shifted, shifted.exp()
 
 
-def _limited(rows: Tensor, questions: Sequence[Question]) -> tuple[Tensor, Tensor]:
-    """The same, the weights of tokens that top-k and top-p do not leave being 0."""
-    shifted, weights = _weights(rows, questions)
-    if any(_is_limited(one.sampling, rows.shape[1]) for one in questions):
-        weights = torch.where(shifted < _least_left(shifted, weights, questions), 0.0, weights)
-    return shifted, weights
+def _limited(rows: Tensor, asked: Asked, most: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The same, the weights of tokens that top-k and top-p do not leave being 0; and of which rows `most` tokens do not tell."""
+    shifted, weights = _weights(rows, asked)
+    if not asked.are_limited:
+        return shifted, weights, torch.zeros_like(asked.is_greedy)
+    least, is_short = _least_left(shifted, weights, asked, most)
+    return shifted, torch.where(shifted < least, 0.0, weights), is_short
 
 
-def _tamed(values: Tensor) -> Tensor:
-    return torch.nan_to_num(values, nan=-math.inf, posinf=math.inf, neginf=-math.inf)
+def _shifted(rows: Tensor) -> Tensor:
+    """Logits less the greatest of the row. What is no number is drawn by nobody, and infinite ones share everything."""
+    logits = _tamed(rows)
+    most = logits.amax(dim=1, keepdim=True)
+    return torch.where(most.isinf(), torch.where(logits == most, 0.0, -math.inf), logits - most)
+
+
+def _tamed(rows: Tensor) -> Tensor:
+    return torch.nan_to_num(rows.float(), nan=-math.inf, posinf=math.inf, neginf=-math.inf)
 
 
 def _entropies(shifted: Tensor, weights: Tensor) -> Tensor:
-    totals = weights.sum(dim=1)
-    return (totals.log() - (weights * shifted.clamp_min(-1e4)).sum(dim=1) / totals).clamp_min(0.0)
+    """Of each row [rows, 1]."""
+    totals = weights.sum(dim=1, keepdim=True)
+    return (totals.log() - (weights * shifted.clamp_min(-1e4)).sum(dim=1, keepdim=True) / totals).clamp_min(0.0)
 
 
-def _is_limited(params: SamplingParams, size: int) -> bool:
-    return not is_greedy(params) and (0 < params.top_k < size or params.top_p < 1.0)
+def _least_left(shifted: Tensor, weights: Tensor, asked: Asked, most: int) -> tuple[Tensor, Tensor]:
+    """The least of each row's shifted logits that top-k and top-p leave, by the `most` most probable tokens of each row [rows, 1].
 
-
-def _least_left(shifted: Tensor, weights: Tensor, questions: Sequence[Question]) -> Tensor:
-    """The least of each row's shifted logits that top-k and top-p leave [rows, 1]."""
+    And whether these are too few to tell [rows, 1].
+    """
     size = shifted.shape[1]
-    least = torch.full((len(questions), 1), -math.inf, device=shifted.device)
-    limited = [index for index, one in enumerate(questions) if _is_limited(one.sampling, size)]
-    if limited:
-        params = [questions[index].sampling for index in limited]
-        most = max([one.top_k for one in params if one.top_k < size], default=0)
-        found, is_whole = _least_of(shifted[limited], weights[limited], params, most=min(size, max(most, NUCLEUS_TOKENS)))
-        if not is_whole:
-            found, _ = _least_of(shifted[limited], weights[limited], params, most=size)
-        least[limited] = found
-    return least
-
-
-def _least_of(shifted: Tensor, weights: Tensor, params: Sequence[SamplingParams], *, most: int) -> tuple[Tensor, bool]:
-    """The same by the `most` most probable tokens of each row; and whether these are enough."""
-    rows, size = shifted.shape
-    device = shifted.device
+    most = min(most, size)
     values = shifted.topk(most, dim=1).values
-    top_k = torch.tensor([one.top_k if 0 < one.top_k < size else size for one in params], device=device)[:, None]
-    top_p = torch.tensor([one.top_p for one in params], dtype=torch.float64, device=device)[:, None]
+    top_k, cuts_k, cuts_p = asked.top_k, asked.top_k < size, asked.top_p < 1.0
     least_k = values.gather(1, top_k.clamp_max(most) - 1)
-    is_in_k = (top_k < size) & (values < least_k)
-    exponentials_of = torch.where(is_in_k, 0.0, values.exp()).double()
+    is_beyond_k = cuts_k & (values < least_k)
+    exponentials_of = torch.where(is_beyond_k, 0.0, values.exp()).double()
     reached = exponentials_of.cumsum(dim=1)
-    totals = torch.where(top_k < size, reached[:, -1:], weights.sum(dim=1, keepdim=True).double())
-    is_first = torch.cat((torch.ones((rows, 1), dtype=torch.bool, device=device), values[:, 1:] < values[:, :-1]), dim=1)
-    above = reached - exponentials_of
-    is_left = is_first & ~is_in_k & (above < torch.where(top_p < 1.0, top_p, math.inf) * totals)
+    goal = torch.where(cuts_p, asked.top_p, math.inf) * torch.where(cuts_k, reached[:, -1:], weights.sum(dim=1, keepdim=True).double())
+    is_first = torch.nn.functional.pad(values[:, 1:] < values[:, :-1], (1, 0), value=True)  # of equally probable tokens
+    is_left = is_first & ~is_beyond_k & (reached - exponentials_of < goal)
     is_left[:, 0] = True
     last = most - 1 - is_left.flip(1).int().argmax(dim=1, keepdim=True)
-    least = values.gather(1, last)
-    is_tied = values[:, -1:] == least_k  # there may be more of these
-    is_short = (top_p < 1.0) & torch.where(top_k < size, is_tied, reached[:, -1:] < top_p * totals)
-    return least, most == size or not bool(is_short.any())
+    least = torch.where(cuts_k | cuts_p, values.gather(1, last), -math.inf)
+    may_be_more = torch.where(cuts_k, (top_k > most) | cuts_p & (values[:, -1:] == least_k), cuts_p & (reached[:, -1:] < goal))
+    return least, may_be_more if most < size else torch.zeros_like(may_be_more)
 
 
 def _largest(values: Tensor, count: int) -> tuple[Tensor, Tensor]:
@@ -261,3 +273,10 @@ def _largest(values: Tensor, count: int) -> tuple[Tensor, Tensor]:
     places = in_order.topk(count, dim=1).indices.sort(dim=1).values
     found, order = values.gather(1, places).sort(dim=1, descending=True, stable=True)
     return found, places.gather(1, order)
+
+
+def _fetched_together(values: Tensor, places: Tensor) -> tuple[list[list[float]], list[list[int]]]:
+    """A table of floats and one of indices, in one transfer."""
+    together = fetched(torch.cat((values.view(torch.int32), places.int()), dim=1))
+    width = values.shape[1]
+    return np.ascontiguousarray(together[:, :width]).view(np.float32).tolist(), together[:, width:].tolist()

@@ -18,6 +18,7 @@ from wanspec.core.speculation.types import NodeId, NodeSpec, SamplingParams, Sco
 from wanspec.engines.choosing import Rows
 from wanspec.engines.hf.backend import HfBackend, Model
 from wanspec.engines.hf.folder import find_folder, read_json, weight_bytes
+from wanspec.engines.hf.pool import FIRST_SLOTS
 from wanspec.engines.hf.tokenizer import load_folder_tokenizer
 from wanspec.engines.interface import ModelInfo, Residence
 from wanspec.engines.registry import ModelSpec
@@ -27,8 +28,8 @@ from wanspec.errors import BackendError, ConfigError
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 CAUSAL = ("ForCausalLM", "LMHeadModel")
 """Endings of the names of architectures that only continue text."""
-DEFAULTS = {"dtype": "auto", "device": "auto", "device_map": "", "revision": "", "threads": ""}
-PROBE_SESSION = SessionId((1 << 62) + 1)
+DEFAULTS = {"dtype": "auto", "device": "auto", "device_map": "", "revision": "", "threads": "", "compile": "false"}
+PROBE_SESSION, PROBE_COMPANY = SessionId((1 << 62) + 1), SessionId((1 << 62) + 2)
 """Beyond every id that a controller gives out."""
 
 
@@ -47,7 +48,7 @@ class Placing:
 def load_hf(spec: ModelSpec, *, threads: int) -> HfBackend:
     """Load the model that `spec` names. Raises ConfigError or BackendError, naming the fault."""
     options = spec.chosen(DEFAULTS)
-    placing = _placing(spec, options)
+    placing, is_compiled = _placing(spec, options), _is_compiled(spec, options)
     torch.set_num_threads(_threads(spec, options["threads"]) if options["threads"] else threads)
     folder = find_folder(spec.name, options["revision"] or None)
     with _explained(spec):
@@ -67,8 +68,10 @@ def load_hf(spec: ModelSpec, *, threads: int) -> HfBackend:
         end_tokens=end_tokens(model, tokenizer),
         residence=_residence(model),
     )
-    backend = HfBackend(model, info)
+    backend = HfBackend(model, info, is_compiled=is_compiled)
     check_tree(backend)
+    if is_compiled:
+        compile_passes(backend)
     return backend
 
 
@@ -103,11 +106,27 @@ def check_tree(backend: HfBackend) -> None:
         )
 
 
-def _probe(backend: HfBackend, *, append: tuple[int, ...], nodes: tuple[NodeSpec, ...] = ()) -> list[Rows]:
+def compile_passes(backend: HfBackend) -> None:
+    """Run a pass of each kind that `backend.Compiled` is compiled for, so that no request waits for that."""
+    long, short = PROBE_SESSION, PROBE_COMPANY
+    prompts = {long: (1,) * min(3 * FIRST_SLOTS, backend.info.context_length - 2), short: (1,)}
     try:
-        return backend.logits([ScoreItem(session_id=PROBE_SESSION, sampling=SamplingParams(), append=append, nodes=nodes)])
+        for sessions in ([long], [short], [long, short], [long], [short]):  # both are opened first, which no graph is for
+            backend.logits([ScoreItem(session_id=one, sampling=SamplingParams(), append=prompts.get(one, (1,))) for one in sessions])
+            prompts = {one: prompt for one, prompt in prompts.items() if one not in sessions}
+    finally:
+        for session in (long, short):
+            backend.close_session(session)
+
+
+def _probe(backend: HfBackend, *, append: tuple[int, ...], nodes: tuple[NodeSpec, ...] = ()) -> list[Rows]:
+    """The logits of a session that shares its pass, or a model that ignores masks would see what others left in the pool."""
+    asked = ScoreItem(session_id=PROBE_SESSION, sampling=SamplingParams(), append=append, nodes=nodes)
+    try:
+        return backend.logits([asked, ScoreItem(session_id=PROBE_COMPANY, sampling=SamplingParams(), append=(1,))])[:1]
     finally:
         backend.close_session(PROBE_SESSION)
+        backend.close_session(PROBE_COMPANY)
 
 
 def _placing(spec: ModelSpec, options: dict[str, str]) -> Placing:
@@ -127,6 +146,14 @@ def _placing(spec: ModelSpec, options: dict[str, str]) -> Placing:
     if device.type == "cuda" and (device.index or 0) >= count:
         raise ConfigError(f"{spec.text!r}: PyTorch sees {count} GPUs here; use device=cpu, or install a PyTorch for your GPU")
     return Placing(dtype=dtype, device_map=None if device.type == "cpu" else {"": device}, device=device)
+
+
+def _is_compiled(spec: ModelSpec, options: dict[str, str]) -> bool:
+    if options["compile"] not in {"true", "false"}:
+        raise ConfigError(f"{spec.text!r}: compile is {options['compile']!r}; use true or false")
+    if options["compile"] == "true" and options["device_map"]:
+        raise ConfigError(f"{spec.text!r}: compile is for a model on one device, and goes without device_map")
+    return options["compile"] == "true"
 
 
 def _threads(spec: ModelSpec, text: str) -> int:
