@@ -47,7 +47,7 @@ class CapacityRow(Struct, frozen=True, kw_only=True):
     """How the policy was set: the best of those that were tried."""
     clock: Literal["virtual", "real"]
     own_code: bool
-    """Whether our own code takes time: on the virtual clock as it was measured with one to four users."""
+    """Whether our own code takes time: on the virtual clock as it was measured (`lab/simulation/own_code.py`)."""
     tokens: int
     """Of each request."""
     requests: int
