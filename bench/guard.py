@@ -37,7 +37,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
 
-from wanspec.lab.simulation.own_code import NONE
+from wanspec.lab.simulation.own_code import NO_OWN_CODE
 from wanspec.lab.simulation.run import simulate_traced
 from wanspec.lab.simulation.scenario import parse
 from wanspec.telemetry.records import TokensEmitted
@@ -60,8 +60,6 @@ RECORDED_EVERY = 3
 AGAIN = 4
 """Times the tokens, where a scenario is repeated."""
 WIDTHS = (2, 8, 32)
-NO_OWN_CODE: dict[str, Any] = {"own_code_ms": NONE, "worker_own_code_ms": NONE}
-"""What is judged is the decisions; what they cost is measured elsewhere (`bench/overhead.py`)."""
 
 
 def scenario(seed: int, requests: int = REQUESTS) -> dict[str, Any]:

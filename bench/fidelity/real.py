@@ -98,22 +98,14 @@ class Site:
 
     async def _write(self, cell: Cell, policy: PolicyConfig, prompts: Prompts, max_tokens: int) -> None:
         """Continue the prompts in order, as many at a time as there are users."""
-        waiting = iter(prompts)
-
-        async def user() -> None:
-            for prompt in waiting:
-                generation = self._deployment.engine.submit(
-                    prompt,
-                    max_tokens=max_tokens,
-                    sampling=sampling(cell.temperature),
-                    policy=policy,
-                    placement=Placement(offload=policy is not PLAIN and cell.rtt_ms is not None),
-                    ignores_end=True,
-                )
-                async for _ in generation:
-                    pass
-
-        await asyncio.gather(*[user() for _ in range(cell.users)])
+        await self._deployment.serve_users(
+            prompts,
+            users=cell.users,
+            max_tokens=max_tokens,
+            sampling=sampling(cell.temperature),
+            policy=policy,
+            placement=Placement(offload=policy is not PLAIN and cell.rtt_ms is not None),
+        )
 
     def _real(self, records: list[Record], worker_records: Sequence[Record], late_share: float) -> Real:
         sessions = frozenset(record.session for record in records if isinstance(record, RequestArrived))

@@ -10,26 +10,45 @@ from record import Outcome
 ADAPTIVE = "docs/adaptive.md"
 TEXT = "--tokens bundled --requests 20 --max-tokens 100 --iterations 1"
 BENCH = "wanspec bench policies --wan tun --policy colocated,colocated-tree,adaptive --prompts 8 --max-tokens 96 --repeats 1"
+CAPACITY = (
+    "wanspec bench capacity --users 1,8,32 --workers 2 --rtt 15,70,150",
+    "wanspec bench capacity --users 96 --workers 6 --rtt 15,70,150",
+)
 SITES = "autoregressive,alone,adaptive"
 
 
-ALONE = ("plain", "best chain", "best tree")
-
-
-def sharing(outcomes: Sequence[Outcome]) -> str:
-    """The picture, and `adaptive` against the best of plain decoding, chain and tree, at two distances and prices."""
-    rows = []
-    for outcome, question in zip(outcomes, (("30 ms", "10 ms"), ("30 ms", "inf"), ("70 ms", "10 ms"), ("70 ms", "inf")), strict=True):
-        of = {(row["users"], row["kind"]): row for row in outcome.result}
-        everybody = sorted({users for users, _ in of})
-        pairs = [(of[users, "adaptive"], min((of[users, kind] for kind in ALONE), key=lambda row: row["itl_ms"])) for users in everybody]
-        ratios = [", ".join(f"{own[key] / rival[key]:.2f}" for own, rival in pairs) for key in ("itl_ms", "tokens_per_s")]
-        rows.append((*question, *ratios, ", ".join(f"{own['offload']:.2f}" for own, _ in pairs)))
-    return (
-        "![Latency, throughput and tree width against the number of users](adaptive-sharing.png)\n\n"
-        "`adaptive` with 1, 4, 16 and 32 users, in relation to the best of plain decoding, chain and tree:\n\n"
-        + table(("RTT", "price", "latency", "throughput", "offload"), rows)
+def capacity(outcomes: Sequence[Outcome]) -> str:
+    """The picture, and every line of the table; the last two columns are of the commands in which our own code takes no time."""
+    own_code, none = (
+        {(row["users"], row["policy"], row["workers"], row["rtt_ms"]): row for one in half for row in one.result}
+        for half in (outcomes[:2], outcomes[2:])
     )
+    rows = [
+        (
+            str(row["users"]), row["policy"], str(row["workers"] or ""), "" if row["rtt_ms"] is None else f"{row['rtt_ms']:g}",
+            f"{row['tokens_per_s']:.0f}", f"{row['of_best']:.2f}", f"{row['itl_ms_p50']:.1f}", f"{row['itl_ms_p95']:.1f}",
+            f"{row['ttft_ms']:.0f}", f"{1e3 * row['device_s_per_token']:.2f}", f"{row['local_passes_per_token']:.3f}",
+            f"{none[place]['tokens_per_s']:.0f}", f"{none[place]['of_best']:.2f}",
+        )
+        for place, row in own_code.items()
+    ]  # fmt: skip
+    headings = (
+        "users", "policy", "workers", "RTT ms", "tokens/s", "of the best", "ITL p50", "p95", "TTFT ms", "device ms/token", "local/token",
+        "tokens/s without own code", "of the best",
+    )  # fmt: skip
+    return "![Throughput against inter-token latency](benchmarking-capacity.png)\n\n" + table(headings, rows)
+
+
+def prompts(outcomes: Sequence[Outcome]) -> str:
+    """What a long prompt and the others wait for, by policy and size of piece."""
+    rows = [
+        (
+            row["policy"], "whole" if row["piece"] == row["prompt"] else f"{row['piece']:,}",
+            *[f"{row[name]:.0f}" for name in ("ttft_ms", "itl_ms_p50", "itl_ms_p95", "otherwise_itl_ms_p95")],
+        )
+        for row in outcomes[0].result
+    ]  # fmt: skip
+    return table(("policy", "piece, tokens", "TTFT of the prompt, ms", "others' ITL p50", "p95", "p95 without a long prompt"), rows)
 
 
 def plain(outcomes: Sequence[Outcome]) -> str:
@@ -111,18 +130,39 @@ FIGURES = (
     ),
     _by_hand("timeline", ADAPTIVE, f"{BENCH} --rtt 70 --loss 0 --temperature 0 --plot PICTURES"),
     Figure(
-        name="sharing",
-        page=ADAPTIVE,
-        cost=Cost.MINUTES,
+        name="capacity",
+        page="docs/benchmarking.md",
+        cost=Cost.DEAR,
         commands=(
-            "python bench/sharing.py --plot PICTURES/sharing.png --json RESULT.json",
-            "python bench/sharing.py --price-ms inf --json RESULT.json",
-            "python bench/sharing.py --rtt 70 --json RESULT.json",
-            "python bench/sharing.py --rtt 70 --price-ms inf --json RESULT.json",
+            f"{CAPACITY[0]} --plot PICTURES/capacity.png --json RESULT.json",
+            f"{CAPACITY[1]} --json RESULT.json",
+            *[f"{command} --no-own-code --json RESULT.json" for command in CAPACITY],
         ),
-        body=sharing,
-        keys=frozenset({"users", "kind", "itl_ms", "tokens_per_s", "offload"}),
-        pictures={"sharing.png": "adaptive-sharing.png"},
+        body=capacity,
+        keys=frozenset(
+            {
+                "users",
+                "policy",
+                "workers",
+                "rtt_ms",
+                "tokens_per_s",
+                "of_best",
+                "itl_ms_p50",
+                "itl_ms_p95",
+                "ttft_ms",
+                "device_s_per_token",
+                "local_passes_per_token",
+            }
+        ),
+        pictures={"capacity.png": "benchmarking-capacity.png"},
+    ),
+    Figure(
+        name="prompts",
+        page="docs/benchmarking.md",
+        cost=Cost.MINUTES,
+        commands=("python bench/prompts.py --json RESULT.json",),
+        body=prompts,
+        keys=frozenset({"policy", "piece", "prompt", "ttft_ms", "itl_ms_p50", "itl_ms_p95", "otherwise_itl_ms_p95"}),
     ),
     _by_hand(
         "real-processes",

@@ -132,6 +132,19 @@ def fleet(outcomes: Sequence[Outcome]) -> str:
     )
 
 
+def more_users(outcomes: Sequence[Outcome]) -> str:
+    """How many users are carried, by the site itself and with workers."""
+    alone, *others = outcomes[0].result["carried"]
+    rows = [
+        (
+            str(each["workers"] or "none"), str(each["users"]), each["row"]["policy"], f"{each['row']['tokens_per_s']:.0f}",
+            *[f"{each['row'][name]:.1f}" for name in ("itl_ms_p50", "itl_ms_p95")],
+        )
+        for each in (alone, *others)
+    ]  # fmt: skip
+    return table(("workers", "users", "policy", "tokens/s", "ITL p50", "p95"), rows)
+
+
 FIGURES = (
     Figure(
         name="planning-aws",
@@ -188,5 +201,13 @@ FIGURES = (
         body=fleet,
         keys=frozenset({"home", "lent", "site", "requests", "drafted_away", "ttft_s", "itl_ms"}),
         pictures={"fleet.png": "planning-fleet.png"},
+    ),
+    Figure(
+        name="more-users",
+        page=PAGE,
+        cost=Cost.DEAR,
+        commands=("wanspec plan capacity --itl-ms 15 --workers 2,6 --json RESULT.json",),
+        body=more_users,
+        keys=frozenset({"carried", "workers", "users", "row", "policy", "tokens_per_s", "itl_ms_p50", "itl_ms_p95"}),
     ),
 )

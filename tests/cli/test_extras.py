@@ -37,6 +37,8 @@ LACKING = [
     (["plan", "fleet", "--plot", "fleet.png"], "wanspec plan fleet --plot needs matplotlib", "sim"),
     (["bench", "policies", "--plot", "pictures"], "wanspec bench policies --plot needs matplotlib", "bench"),
     (["bench", "serve"], "wanspec bench serve needs httpx", "bench"),
+    (["bench", "capacity", "--plot", "capacity.png"], "wanspec bench capacity --plot needs matplotlib", "bench"),
+    (["bench", "capacity", "--jobs", "2"], "--jobs 2 needs joblib", "sim"),
     (["measure", "run", "campaign.toml"], "wanspec measure run needs httpx", "measure"),
     (["measure", "report", "rows.jsonl"], "wanspec measure report needs duckdb", "measure"),
     (["measure", "merge", "rows.jsonl", "--out", "all.parquet"], "wanspec measure merge needs duckdb", "measure"),

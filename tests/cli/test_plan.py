@@ -64,6 +64,9 @@ def test_a_plan_is_a_table_a_picture_json_and_settings_that_can_be_served(tmp_pa
         (["--plot", "plan.doc"], "--plot plan.doc: name a file that ends with .png"),
         (["--config", "/nowhere/wanspec.toml"], "/nowhere/wanspec.toml: No such file"),
         (["fleet", "/nowhere.toml"], "/nowhere.toml: No such file"),
+        (["capacity", "--itl-ms", "0"], "--itl-ms: 0; give 0.001 to 600000"),
+        (["capacity", "--itl-ms", "20", "--workers", "0"], "--workers: 0; give 1 to 8"),
+        (["capacity", "--itl-ms", "20", "--steps", "tpu"], "step times are 'tpu'"),
         (["calibrate", "steps.txt"], "name a file that ends with .json"),
         (["calibrate", "/nowhere/steps.json"], "/nowhere/steps.json: No such file"),
     ],
@@ -72,7 +75,7 @@ def test_what_cannot_be_planned_is_refused_before_anything_is_run(
     arguments: list[str], words: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("wanspec.lab.planning.runs.simulate_traced", pytest.fail)
-    check_refused("plan", *arguments, *([] if arguments[0] in {"fleet", "calibrate"} else ["--jobs", "1"]), words=words)
+    check_refused("plan", *arguments, *([] if arguments[0] in {"fleet", "calibrate", "capacity"} else ["--jobs", "1"]), words=words)
 
 
 def test_missing_prices_are_named(tmp_path: Path) -> None:
@@ -129,3 +132,27 @@ def test_a_fleets_day_is_a_table_and_a_picture(tmp_path: Path, monkeypatch: pyte
     assert lent["drafted_away"] > 0.9
     assert lent["itl_ms"] < home["itl_ms"]
     assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_how_many_more_users_workers_carry_is_a_table_and_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("wanspec.lab.planning.capacity.MAX_USERS", 6)
+    monkeypatch.setattr("wanspec.cli.plan_capacity.TOKENS", 12)
+    path = tmp_path / "capacity.json"
+    flags = ("--workers", "1,2", "--rtt", "5", "--steps", "cpu-8b", "--no-own-code", "--jobs", "1", "--json", str(path))
+    result = wanspec("plan", "capacity", "--itl-ms", "45", *flags)
+    assert result.exit_code == 0, result.output
+    alone, one, two = json.loads(path.read_text())["carried"]
+    assert [each["workers"] for each in (alone, one, two)] == [0, 1, 2]
+    assert 1 <= alone["users"] < two["users"]
+    for each in (alone, one, two):
+        assert each["row"]["itl_ms_p50"] <= 45.0
+        assert each["row"]["users"] == each["users"]
+    assert f"the site carries {alone['users']} user" in " ".join(result.output.split())
+
+
+def test_where_not_even_one_user_is_carried_that_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("wanspec.lab.planning.capacity.MAX_USERS", 2)
+    monkeypatch.setattr("wanspec.cli.plan_capacity.TOKENS", 4)
+    result = wanspec("plan", "capacity", "--itl-ms", "1", "--workers", "1", "--jobs", "1")
+    assert result.exit_code == 0, result.output
+    assert "carries 0 users by itself. With 1 worker 15 ms away it carries 0 users: no more." in " ".join(result.output.split())

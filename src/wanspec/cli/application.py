@@ -32,7 +32,7 @@ LAB = {
     "plan": "Find out where workers pay, and with which settings.",
     "simulate": "Ask what would happen: the real protocol in virtual time.",
     "trace": "Record how well a draft model knows its target.",
-    "bench": "Measure with real processes: policies over many links, or load.",
+    "bench": "Measure policies over many links, load, and how many users a site carries.",
     "measure": "Ask endpoints from many places, for days, and report.",
 }
 OTHER_COMMANDS = ("WANSPEC_WORKER_", "WANSPEC_VLLM", "WANSPEC_PROBE")

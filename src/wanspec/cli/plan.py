@@ -14,6 +14,7 @@ from wanspec.cli.application import new_app
 from wanspec.cli.fleet import fleet
 from wanspec.cli.loading import load_model, thread_count
 from wanspec.cli.options import AUTO, DraftModel, Threads
+from wanspec.cli.plan_capacity import capacity
 from wanspec.cli.plan_flags import Jobs, MatchRate, Rtt, Steps, Tokens, WorkerSteps, cards
 from wanspec.cli.progress import tracked
 from wanspec.cli.results import check_writable, write_json
@@ -34,6 +35,7 @@ MAX_USERS = 64
 
 app = new_app()
 app.command()(fleet)
+app.command()(capacity)
 
 
 @app.callback(invoke_without_command=True)
@@ -78,6 +80,7 @@ def plan(
         wanspec plan --rtt rtts.csv --steps steps.json --tokens trace.npz --users 8 --load load.csv --plot plan.png
         wanspec plan calibrate steps.json                                   # time this machine's models
         wanspec plan fleet                                                  # many requests over a day
+        wanspec plan capacity --itl-ms 20                                   # how many more users workers let a site carry
 
     docs/planning.md says what is simulated and what not.
     """

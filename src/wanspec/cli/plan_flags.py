@@ -20,6 +20,9 @@ WorkerSteps = Annotated[
 ]
 Tokens = Annotated[str, typer.Option(help="Texts: bundled, mt-bench-like, iid, markov, or a .npz that `wanspec trace` wrote.")]
 MatchRate = Annotated[float, typer.Option(help="iid, markov: how often the draft's first choice is the target's.")]
+OwnCode = Annotated[
+    bool, typer.Option("--own-code/--no-own-code", help="Whether our own code takes time on the virtual clock, as it was measured.")
+]
 
 
 def cards(steps: str, worker_steps: str) -> str:

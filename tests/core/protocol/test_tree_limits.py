@@ -27,7 +27,7 @@ from wanspec.telemetry.trace import Trace
 
 VOCABULARY_SIZE = 2048
 AGREEMENT, CONFIDENCE = 0.97, 0.9
-PROMPT_AT_S = 1.0
+PROMPT_AT_S, PROMPT_TOKENS = 1.0, 2000
 
 
 def text_token(position: int) -> int:
@@ -60,8 +60,9 @@ class SharpText:
         return DraftChoices(tokens=tuple(ranking), log_probs=log_probs, entropy_nats=-sum(p * math.log(p) for p in probs))
 
 
-def test_trees_stay_together_over_a_long_pass_where_text_is_sharp_and_drafts_are_fast() -> None:
+def test_trees_stay_together_over_a_long_pass_where_text_is_sharp_and_drafts_are_fast(monkeypatch: pytest.MonkeyPatch) -> None:
     """Another user's prompt makes one long target pass; the worker drafts far ahead meanwhile, up to its limit."""
+    monkeypatch.setattr("wanspec.core.protocol.passes.MAX_PIECE_TOKENS", PROMPT_TOKENS)
     hardware, model, trace = preset("h100-70b"), SharpText(), Trace()
     controller = PromptController(vocabulary_size=VOCABULARY_SIZE, end_tokens=())
     cluster = Cluster(
@@ -86,7 +87,7 @@ def test_trees_stay_together_over_a_long_pass_where_text_is_sharp_and_drafts_are
         )
 
     ask(1, 3, 600)
-    cluster.queue.schedule(PROMPT_AT_S, lambda: ask(2, 2000, 1))
+    cluster.queue.schedule(PROMPT_AT_S, lambda: ask(2, PROMPT_TOKENS, 1))
     most_nodes = 0
 
     def look() -> None:

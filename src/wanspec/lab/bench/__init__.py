@@ -1,1 +1,1 @@
-"""BENCHMARKS with real processes: the demo, every policy over many links, load on a server."""
+"""BENCHMARKS: the demo, every policy over many links, load on a server, how many users a site carries."""

@@ -11,10 +11,11 @@ from msgspec import Struct
 from wanspec.core.protocol.messages import frame_bytes
 from wanspec.errors import WanspecError
 from wanspec.lab.planning.site_tables import PriceRow
+from wanspec.lab.records.throughput import all_at_work
 from wanspec.lab.simulation.parallel import map_parallel
 from wanspec.lab.simulation.run import simulate_traced
 from wanspec.lab.simulation.scenario import LinkSection, Policy, Scenario
-from wanspec.telemetry.records import MessageSent, PassFinished, Record, RequestFinished, TokensEmitted
+from wanspec.telemetry.records import MessageSent, PassFinished
 
 BYTES_PER_GB = 1e9
 T = TypeVar("T")
@@ -97,13 +98,14 @@ def play_out(scenario: Scenario) -> RunFigures:
         raise WanspecError(f"{scenario.policy.name}, seed {scenario.seed}: other tokens than plain target decoding; this is a bug")
     assert metrics.itl_ms is not None
     assert metrics.ttft_ms is not None
-    until_s, tokens = _all_at_work(records, users=scenario.load.users)
-    passes = [record for record in records if isinstance(record, PassFinished) and record.t <= until_s]
+    at_work = all_at_work(records, users=scenario.load.users)
+    tokens = at_work.tokens
+    passes = [record for record in records if isinstance(record, PassFinished) and record.t <= at_work.until_s]
     sent = [record for record in records if isinstance(record, MessageSent)]
     return RunFigures(
         itl_ms=metrics.itl_ms,
         ttft_ms=metrics.ttft_ms,
-        token_s=until_s / tokens,
+        token_s=at_work.duration_s / tokens,
         controller_busy_s=sum(record.duration_s for record in passes if record.site == "controller") / tokens,
         worker_busy_s=sum(record.duration_s for record in passes if record.site == "worker") / tokens,
         controller_draft_passes=metrics.controller_draft_passes / metrics.tokens,
@@ -114,10 +116,3 @@ def play_out(scenario: Scenario) -> RunFigures:
 
 def _bytes(sent: Sequence[MessageSent], site: str) -> int:
     return sum(frame_bytes(record.size_bytes) for record in sent if record.site == site)
-
-
-def _all_at_work(records: Sequence[Record], *, users: int) -> tuple[float, int]:
-    """Until when all users have requests in progress, and the tokens until then: what comes later are passes for fewer and fewer."""
-    finished = sorted(record.t for record in records if isinstance(record, RequestFinished))
-    until_s = finished[-min(users, len(finished))]
-    return until_s, sum(len(record.tokens) for record in records if isinstance(record, TokensEmitted) and record.t <= until_s)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from importlib.resources import files
+from typing import Any
 
 import msgspec
 from msgspec import Struct
@@ -13,6 +14,8 @@ from wanspec.lab.records.run_names import ADAPTIVE, ALONE, CHAIN
 from wanspec.lab.simulation.scenario import ORACLE, Compute, Scenario, Triple
 
 NONE: Triple = (0.0, 0.0, 0.0)
+NO_OWN_CODE: dict[str, Any] = {"own_code_ms": NONE, "worker_own_code_ms": NONE}
+"""For a scenario's `compute`, where decisions are judged and not what they cost, which `bench/overhead.py` measures."""
 
 
 class OwnCode(Struct, frozen=True):

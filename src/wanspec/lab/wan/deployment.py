@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import json
 import secrets
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -163,13 +163,51 @@ class Deployment:
     @asynccontextmanager
     async def worker(self, trace_file: Path, *, draft: str = "bundled:draft") -> AsyncIterator[Child]:
         """A worker process with this model that has dialled in; sent home at the end, its trace complete. Raises TransportError."""
-        arguments = ["--draft", draft, "--preset", self._preset, "--trace", str(trace_file)]
-        arguments += [] if self._trace.keeps_events else ["--only-figures"]
-        async with self._door.worker("worker", *arguments) as child:
-            await child.wait_for(self.engine.wait_for_workers(1), otherwise="no worker dialled in")
+        arguments = ["--trace", str(trace_file), *([] if self._trace.keeps_events else ["--only-figures"])]
+        async with self._workers(["worker"], draft, arguments) as (child,):
             yield child
+
+    @asynccontextmanager
+    async def workers(self, number: int, *, sessions: int, draft: str = "bundled:draft") -> AsyncIterator[None]:
+        """So many worker processes that have dialled in, each for so many sessions; sent home at the end. Raises TransportError."""
+        names = [f"worker-{place}" for place in range(1, number + 1)]
+        async with self._workers(names, draft, ["--max-sessions", str(sessions)]):
+            yield
+
+    @asynccontextmanager
+    async def _workers(self, names: Sequence[str], draft: str, arguments: Sequence[str]) -> AsyncIterator[list[Child]]:
+        async with AsyncExitStack() as stack:
+            started = [self._door.worker(name, "--draft", draft, "--preset", self._preset, *arguments) for name in names]
+            children = [await stack.enter_async_context(child) for child in started]
+            for number, child in enumerate(children, start=1):
+                await child.wait_for(self.engine.wait_for_workers(number), otherwise=f"no worker dialled in as number {number}")
+            yield children
             await self.engine.drain("the work is done")
-            await child.wait()
+            for child in children:
+                await child.wait()
+
+    async def serve_users(
+        self,
+        prompts: Iterable[Sequence[int]],
+        *,
+        users: int,
+        max_tokens: int,
+        sampling: SamplingParams,
+        policy: PolicyConfig,
+        placement: Placement = ANYWHERE,
+    ) -> None:
+        """Continue the prompts in order, so many at a time, past the model's end tokens: each user asks again when answered."""
+        waiting = iter(prompts)
+
+        async def user() -> None:
+            for prompt in waiting:
+                answer = self.engine.submit(
+                    prompt, max_tokens=max_tokens, sampling=sampling, policy=policy, placement=placement, ignores_end=True
+                )
+                async for _ in answer:
+                    pass
+
+        await asyncio.gather(*[user() for _ in range(users)])
 
     async def generate(
         self,

@@ -21,6 +21,7 @@ from wanspec.lab.bench.load.levels import Level
 from wanspec.lab.bench.load.oracle import Expected, Oracle
 from wanspec.lab.bench.load.vitals import Sample, Trend, trend
 from wanspec.lab.records.statistics import ratio
+from wanspec.lab.records.throughput import token_gaps_s
 from wanspec.lab.wan.emulated_link import MAX_LATENESS_MS, Lateness
 
 MAX_LATE_MS = 10.0
@@ -200,9 +201,8 @@ class LevelLog:
         )
 
     def _add_gaps(self, times: Sequence[tuple[float, int]]) -> None:
-        for (before, _), (now, number) in pairwise(times):
-            self._gaps_s.append(now - before)
-            self._itls_s.extend([(now - before) / number] * number)
+        self._gaps_s.extend([now - before for (before, _), (now, _) in pairwise(times)])
+        self._itls_s.extend(token_gaps_s(times))
 
     def _counts(self) -> dict[str, Any]:
         outcomes = Counter(request.outcome for request in self.requests)

@@ -1,0 +1,1 @@
+"""CAPACITY: how many users a site carries, and what workers add."""
