@@ -84,3 +84,11 @@ def test_a_draft_model_that_could_not_hold_the_guesses_is_refused_beforehand() -
     short = ScriptedBackend(vocabulary_size=VOCABULARY, context_length=16, disagreement=0.4)
     with pytest.raises(ConfigError, match="more than the context of 16"):
         record_tokens(target, short, PROMPTS, max_tokens=12, sampling=SamplingParams(), branches=3)
+
+
+@pytest.mark.parametrize("ignores_end", [False, True])
+def test_a_text_ends_at_an_end_token_unless_that_is_ignored(*, ignores_end: bool) -> None:
+    target, draft = (ScriptedBackend(vocabulary_size=8, seed=5, end_tokens=(1, 2, 3)) for _ in range(2))
+    trace = record_tokens(target, draft, [[4, 5]], max_tokens=40, sampling=SamplingParams(), ignores_end=ignores_end)
+    assert (len(trace.token) == 40) is ignores_end
+    assert {1, 2, 3} & set(trace.token.tolist())

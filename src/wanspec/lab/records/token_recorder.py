@@ -7,7 +7,7 @@ those whose probability, given the text, is at least BRANCH_PROB_MIN, as a worke
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from itertools import count
 from typing import NamedTuple, TypeVar
 
@@ -73,19 +73,20 @@ def record_tokens(
     max_tokens: int,
     sampling: SamplingParams,
     branches: int = 0,
+    ignores_end: bool = False,
     advance: Callable[[], object] = lambda: None,
 ) -> TokenTrace:
     """Continue each prompt with the target, `max_tokens` tokens or to its end, and ask the draft about every one.
 
-    `branches`: levels of wrong guesses after which the draft is asked too. `advance` is called when a prompt is done. Raises ConfigError on
-    what the models cannot do, BackendError when one fails.
+    `branches`: levels of wrong guesses after which the draft is asked too. `ignores_end`: go on after the target's end tokens. `advance` is
+    called when a prompt is done. Raises ConfigError on what the models cannot do, BackendError when one fails.
     """
     check_pair(target.info, draft.info)
     check_sampling(sampling)
     for prompt in prompts:
         check_request(target.info, prompt, max_tokens=max_tokens)
         check_request(draft.info, prompt, max_tokens=max_tokens + branches)
-    recorder = _Recorder(target, draft, sampling, branches)
+    recorder = _Recorder(target, draft, sampling, branches, () if ignores_end else target.info.end_tokens)
     for sequence, prompt in enumerate(prompts):
         recorder.record(sequence, prompt, max_tokens)
         advance()
@@ -95,8 +96,8 @@ def record_tokens(
 class _Recorder:
     """The rows so far."""
 
-    def __init__(self, target: Backend, draft: LogitsBackend, sampling: SamplingParams, levels: int) -> None:
-        self._target, self._draft = target, draft
+    def __init__(self, target: Backend, draft: LogitsBackend, sampling: SamplingParams, levels: int, end_tokens: Collection[int]) -> None:
+        self._target, self._draft, self._end_tokens = target, draft, end_tokens
         self._sampling = sampling
         self._levels = levels
         self._rows: list[_Row] = []
@@ -117,7 +118,7 @@ class _Recorder:
                 row = self._row(sequence, item)
                 self._rows.append(row)
                 self._follow_guesses(session_id, row)
-                if row.token in self._target.info.end_tokens:
+                if row.token in self._end_tokens:
                     return
                 append = (row.token,)
         finally:
