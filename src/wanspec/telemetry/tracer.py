@@ -40,6 +40,8 @@ class Tracer:
 
     def effect(self, effect: Effect, *, now: float) -> None:
         """Record an effect that has a record of its own; passes and messages have their own methods."""
+        if not self.is_kept:  # with many users there are hundreds of these a round
+            return
         match effect:
             case DraftsMerged(joined=joined, stale=stale, refused=refused):
                 self._sink.record(
@@ -103,6 +105,8 @@ class Tracer:
     def _message(
         self, kind: type[records.MessageSent | records.MessageReceived], worker_id: WorkerId, message: Message, size_bytes: int, now: float
     ) -> None:
+        if not self.is_kept:
+            return
         name, session_id = type(message).__name__, getattr(message, "session_id", None)
         self._sink.record(kind(t=now, site=self._site, worker=worker_id, message=name, session=session_id, size_bytes=size_bytes))
 
