@@ -67,6 +67,8 @@ def capacity(
     with exit_statuses():
         if plot_path is not None:
             check_installed("wanspec bench capacity --plot", "matplotlib", extra="bench")
+        if jobs > 1:
+            check_installed(f"--jobs {jobs}", "joblib", extra="sim")
         check_picture(plot_path)
         check_writable(json_path, plot_path)
         compute = {"preset": preset} | ({} if own_code else NO_OWN_CODE)
