@@ -62,19 +62,13 @@ NOBODY = WorkerId(0)
 
 
 class PassModel(Protocol):
-    """What runs passes: a model of a model, or a real one."""
+    """What runs passes, a model of a model or a real one: the part of `engines.interface.Backend` that a cluster calls."""
 
-    def verify(self, items: Sequence[ScoreItem]) -> tuple[TargetChoices, ...]:
-        """Run a target pass; what the target chooses for each item."""
-        ...
+    def verify(self, items: Sequence[ScoreItem]) -> tuple[TargetChoices, ...]: ...
 
-    def expand(self, items: Sequence[ScoreItem]) -> tuple[tuple[DraftChoices, ...], ...]:
-        """Run a draft pass; for each item one ranking per row."""
-        ...
+    def expand(self, items: Sequence[ScoreItem]) -> tuple[tuple[DraftChoices, ...], ...]: ...
 
-    def close_session(self, session_id: SessionId) -> None:
-        """Free a session's cache; an unknown session is no error."""
-        ...
+    def close_session(self, session_id: SessionId) -> None: ...
 
 
 @dataclass(slots=True, eq=False)
