@@ -104,9 +104,9 @@ class Adaptive(Policy):
             return DraftLocally(tuple([leaf.node for leaf in leaves]), gain_s, verify)
         ratio = 0.0 if self._verifies_chains else pace_s / situation.pace_alone.mean(alone.bare_s, GUESSED_TOKENS)
         charged_s = 0.0 if situation.arrivals is None else self._charged_s(ratio)
-        most_s = token_s * sum([leaf.prob for leaf in leaves]) * max(situation.coverage.total, alone.most_tokens)
-        if most_s <= charged_s + alone.draft_s:
-            return verify  # as most rounds with a worker do: what can be gained at most is not worth a pass
+        most_s = token_s * sum([leaf.prob for leaf in leaves]) * situation.coverage.total
+        if most_s <= charged_s + alone.draft_s and not alone.may_pay(token_s * max(leaves, key=_PROB).prob, charged_s):
+            return verify  # as most rounds with a worker do: what can be gained at most is not worth a pass, nor several
         leaves = self._worth_expanding(situation, alone, leaves, token_s)
         gain_s = self._draft_gain_s(situation, alone, chosen, leaves, token_s, now) - charged_s
         if gain_s > 0.0:
@@ -147,13 +147,17 @@ class Adaptive(Policy):
         step_s = arrivals.step_s if arrivals else 0.0
         leaves: list[_Leaf] = []
         expanded: list[Node] = []
+        has_drafted = situation.has_drafted
         for node in (tree.head, *chosen):
+            if has_drafted(node):
+                expanded.append(node)
+                continue
             prob = math.exp(node.path_log_prob - base)
             below, has_arrived = 0.0, False
             for child in node.children.values():
                 below += math.exp(child.path_log_prob - base)
                 has_arrived = has_arrived or child.arrived_at is not None
-            if situation.has_drafted(node) or (has_arrived and below >= BELIEVED_SHARE * prob * total):
+            if has_arrived and below >= BELIEVED_SHARE * prob * total:
                 expanded.append(node)
             elif node.position < tree.max_position:
                 children_at = NEVER if arrivals is None or has_arrived else arrivals.children_at(node, now=now)

@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 from wanspec.core.policy.coverage import Coverage
 from wanspec.core.policy.pass_times import PassTimes
 
+MIN_TOKENS = 1e-9
+"""Drafts that come true, at least: they are divided by."""
 Matrix = NDArray[np.float64]
 """For each of LIMITS and number of levels of local drafts [limits, 1 + MAX_LEVELS], or without the first [limits, MAX_LEVELS]."""
 
@@ -37,10 +39,14 @@ class Alone:
         """What a local pass over one leaf of each session takes, seconds."""
         duration_s[:, 1:] += draft_times.of_sizes(num_sessions * (1.0 + unseen)) - self.draft_s
         self._duration_s, self._tokens = duration_s, 1.0 + trees.tokens
+        self._tokens_s: dict[int, float] = {}
+        """Answers of `token_s`: most sessions ask for the same."""
         self.bare_s = self.token_s(0)
         """What a token costs at best, without drafts that cost no pass, seconds."""
-        self.most_tokens = float(trees.tokens.max())
+        self._most_tokens = float(trees.tokens.max())
         """Drafts of one round that come true, however many levels are drafted."""
+        self._least_draft_s = float((self._levels_s / np.maximum(trees.tokens[:, 1:], MIN_TOKENS)).min())
+        """Local passes' time for each draft that comes true, with the number of levels for which that is least; seconds."""
         sizes = num_sessions * np.arange(2.0, width + 2.0)
         self._verify_added_s: list[float] = (target_times.of_sizes(sizes) - self.plain_s).tolist()
         """What nodes add to the target's pass, from one on, where every session brings as many; seconds."""
@@ -51,7 +57,10 @@ class Alone:
 
     def token_s(self, num_free: int) -> float:
         """What a token costs at best in a round in which `num_free` tokens come from drafts that cost no pass, seconds."""
-        return float((self._duration_s / (self._tokens + num_free)).min())
+        token_s = self._tokens_s.get(num_free)
+        if token_s is None:
+            token_s = self._tokens_s[num_free] = float((self._duration_s / (self._tokens + num_free)).min())
+        return token_s
 
     def nodes_worth(self, gains_s: Sequence[float]) -> tuple[int, float]:
         """How many of these nodes are worth the time that they add to a target pass, best first, and what that is worth in seconds."""
@@ -60,6 +69,13 @@ class Alone:
     def num_leaves_worth(self, gains_s: Sequence[float]) -> int:
         """How many of these leaves are worth the time that they add to a local pass, best first."""
         return _most_worth(gains_s, self._draft_added_s)[0]
+
+    def may_pay(self, leaf_s: float, charged_s: float) -> bool:
+        """Whether local passes below a leaf may be worth more than they take and `charged_s`: False where `gain_of_levels_s` is surely not.
+
+        `leaf_s`: what a token below the leaf is worth, times the leaf's probability; seconds.
+        """
+        return leaf_s > self._least_draft_s and leaf_s * self._most_tokens > charged_s + self.draft_s
 
     def gain_of_levels_s(self, prob: float, num_verified: int, token_s: float) -> float:
         """What local passes below a leaf of path probability `prob` are worth beside `num_verified` nodes, seconds: as many as pay most.

@@ -44,12 +44,13 @@ class Arrivals(Struct, frozen=True, kw_only=True):
 
     def children_at(self, node: Node, *, now: float) -> float:
         """When the first children of a node that has none are expected; infinity if they are overdue or never come."""
+        slack_s = self.slack_s
         if node.arrived_at is not None:
             at = node.arrived_at + self.step_s
-            if now <= at + self.slack_s:
-                return max(at, now + self.slack_s / 2)
+            if now <= at + slack_s:
+                return max(at, now + slack_s / 2)
             at = self.told_at + self.rtt_s + REJOIN_STEPS * self.step_s
         else:
             steps = REJOIN_STEPS + node.position - self.rejoin_position
             at = self.rejoin_told_at + self.rtt_s + steps * self.step_s
-        return max(at, now + self.slack_s / 2) if now <= at + self.slack_s else math.inf
+        return max(at, now + slack_s / 2) if now <= at + slack_s else math.inf

@@ -11,7 +11,6 @@ probability. How probable a node must be to be worth its time depends on what pa
 
 from __future__ import annotations
 
-import heapq
 import math
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
@@ -109,7 +108,7 @@ class Coverage:
         """The `width` best path probabilities, now `verified` (best first), once leaves of these probabilities are expanded; best first."""
         least = verified[-1] if len(verified) >= width else 0.0
         new = [prob * share for prob in leaves for share in self._shares if prob * share > least]
-        return heapq.nlargest(width, [*verified, *new])
+        return sorted([*verified, *new], reverse=True)[:width]  # faster than a heap, as there are few
 
     def trees(self, width: int) -> Trees:
         """Rounds of at most `width` nodes a pass."""

@@ -79,10 +79,10 @@ class Lookup:
     def grow(self, tree: DraftTree, *, path_prob_min: float) -> None:
         """Hang proposals below the head and the leaves, as deep as they are probable enough."""
         for node_id, own in self._proposed.items():
-            parent = None if own.is_ranked else tree.nodes.get(node_id)
-            arrived = [child for child in parent.children.values() if child.arrived_at is not None] if parent is not None else []
-            if parent is not None and arrived:
-                self.ranked(tree, parent, max(arrived, key=_CLAIM).token)
+            if not own.is_ranked and (parent := tree.nodes.get(node_id)) is not None:
+                arrived = [child for child in parent.children.values() if child.arrived_at is not None]
+                if arrived:
+                    self.ranked(tree, parent, max(arrived, key=_CLAIM).token)
         leaves = [node for node in tree.most_probable(MAX_LEAVES, min_log_prob=LEAF_LOG_PROB_MIN) if not node.children]
         least = tree.head.path_log_prob + math.log(path_prob_min)
         for leaf in (tree.head, *leaves):
@@ -94,7 +94,8 @@ class Lookup:
         proposal = self._index.propose([node.token for node in tree.path_to(leaf)])
         node = leaf
         while proposal is not None:
-            first, is_drafted = max(node.children.values(), key=_PATH_LOG_PROB, default=None), proposal.token in node.children
+            first = max(node.children.values(), key=_PATH_LOG_PROB) if node.children else None
+            is_drafted = proposal.token in node.children
             log_prob = self._index.log_prob(proposal.match)
             child = tree.add(node, proposal.token, log_prob=log_prob) if node.path_log_prob + log_prob >= least else None
             if child is None:

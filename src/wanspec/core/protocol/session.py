@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from msgspec.structs import replace
 
-from wanspec.core.policy.drafting import estimates_of, offered_children
+from wanspec.core.policy.drafting import offered_children
 from wanspec.core.policy.interface import Outcome, Policy
 from wanspec.core.policy.lookup import Lookup
 from wanspec.core.protocol.effects import FinishReason, RoundFinished
@@ -77,7 +77,7 @@ class Session:
         self._openings = 0
         """Times that it was opened at a worker."""
         self.draft_view = ModelView(session_id, sampling, tokens, reuse_key=reuse_key)
-        self._rankings = Rankings(calibration if policy.local_drafting.is_calibrated else None)
+        self.rankings = Rankings(calibration if policy.local_drafting.is_calibrated else None)
         self._lookup = Lookup(tokens) if policy.uses_lookup else None
         self.wait_until: float | None = None
         """When the policy's patience ends, while it waits."""
@@ -154,14 +154,13 @@ class Session:
         kept = self.num_prompt_tokens - self.draft_view.num_seen if self.draft_view.may_have_kept else 0
         return tokens - max(0, kept)
 
-    def merge_local(self, rows: tuple[Node, ...], choices: tuple[DraftChoices, ...]) -> list[Sequence[float]]:
-        """Add children to every node that the local draft model has scored. Returns the estimates of its guesses, best first."""
+    def merge_local(self, rows: Sequence[Node], choices: Sequence[DraftChoices], estimates: Sequence[Sequence[float]]) -> None:
+        """Add children to every node that the local draft model has scored. `estimates`: log probabilities of its guesses, best first."""
         self._local_drafts += 1
         config = self.policy.local_drafting
         least = self.tree.head.path_log_prob + (math.log(config.path_prob_min) if config.path_prob_min else -math.inf)
-        estimates = estimates_of([(ranking, self._rankings.calibration) for ranking in choices])
         for node, ranking, log_probs in zip(rows, choices, estimates, strict=True):
-            self._rankings.note(node, ranking)
+            self.rankings.note(node, ranking)
             if self._lookup is not None and ranking.tokens:
                 self._lookup.ranked(self.tree, node, ranking.tokens[0])
             for token, log_prob in offered_children(ranking, log_probs, config):
@@ -171,7 +170,6 @@ class Session:
                     self.tree.add(node, token, log_prob=log_prob)
                 elif existing is not None and (existing.arrived_at is not None or path_log_prob > existing.path_log_prob):
                     self.tree.reestimate(existing, path_log_prob)  # a worker may say anything
-        return estimates
 
     def commit(
         self, tokens: Sequence[int], outcome: Outcome, verified: Collection[Node], *, verified_at: float, disturbed_at: float, now: float
@@ -205,7 +203,7 @@ class Session:
         assert self.round is not None, "there is a round to learn from"
         done, self.round = self.round, None
         forks = self.tree.prune()
-        self._rankings.committed(self.tree, forks[0].parent, done.path)
+        self.rankings.committed(self.tree, forks[0].parent, done.path)
         if self.link is not None and done.link is self.link:
             check_claims(forks, self.link.reliability)
         accepted, rejected = estimates(forks, done.verified)

@@ -10,12 +10,14 @@ import math
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from functools import partial
+from itertools import islice
 
 from msgspec.structs import replace
 
 from wanspec.core.policy.alone import Alone
 from wanspec.core.policy.arrivals import Arrivals
 from wanspec.core.policy.coverage import Coverage, look_of
+from wanspec.core.policy.drafting import estimates_of
 from wanspec.core.policy.interface import Decision, DraftLocally, Situation, Verify, Wait
 from wanspec.core.protocol.effects import Effect
 from wanspec.core.protocol.events import DraftFinished, PassKind
@@ -108,11 +110,14 @@ class Site:
     def drafted(self, event: DraftFinished, now: float) -> None:
         """The draft pass in flight is done."""
         finished = self._passes.end(PassKind.DRAFT, event.duration_s, now=now)
-        for (session, rows), choices in zip(finished, event.choices, strict=True):
-            if session.session_id in self._sessions:
-                estimates = session.merge_local(rows, choices)
-                if not self._worker_is_alike(session) and session.policy.local_drafting.is_calibrated:
-                    self._coverages[_key_of(session)].learn(look_of(rows, estimates, session.tree.head))
+        scored = [(session, rows, choices) for (session, rows), choices in zip(finished, event.choices, strict=True)]
+        scored = [parts for parts in scored if parts[0].session_id in self._sessions]
+        estimates = iter(estimates_of([(ranking, session.rankings.calibration) for session, _, choices in scored for ranking in choices]))
+        for session, rows, choices in scored:
+            own = list(islice(estimates, len(rows)))
+            session.merge_local(rows, choices, own)
+            if not self._worker_is_alike(session) and session.policy.local_drafting.is_calibrated:
+                self._coverages[_key_of(session)].learn(look_of(rows, own, session.tree.head))
 
     def _decide(self, session: Session, now: float) -> Decision:
         session.end_wait(now=now)

@@ -42,6 +42,27 @@ class Proposal(Struct, frozen=True):
     """Index of the earlier occurrence."""
 
 
+class _Record:
+    """How often proposals have come true, by the length of the match, from 1."""
+
+    def __init__(self, prior_rates: Sequence[float]) -> None:
+        self._came_true = [Ratio(MEMORY_PROPOSALS) for _ in prior_rates]
+        for ratio, rate in zip(self._came_true, prior_rates, strict=True):
+            ratio.add(PRIOR_PROPOSALS * rate, PRIOR_PROPOSALS)
+        self.log_probs = [_log_prob(ratio) for ratio in self._came_true]
+        """Natural logarithms of these shares: asked for more often than they change."""
+
+    def observe(self, match: int, *, came_true: bool) -> None:
+        """A proposal with a match of this length was put to the test."""
+        ratio = self._came_true[match - 1]
+        ratio.add(came_true)
+        self.log_probs[match - 1] = _log_prob(ratio)
+
+
+def _log_prob(came_true: Ratio) -> float:
+    return math.log(max(MIN_PROB, came_true.top / came_true.bottom))
+
+
 class SuffixIndex:
     """Where pairs and single tokens occurred in one sequence; grows with it."""
 
@@ -50,13 +71,9 @@ class SuffixIndex:
         self._num_indexed = 0
         self._places: defaultdict[tuple[int, ...], list[int]] = defaultdict(list)
         """Index after each occurrence of one token or two."""
-        self._came_true = [Ratio(MEMORY_PROPOSALS) for _ in PRIOR_RATES]
-        """By the length of the match, from 1."""
-        self._came_true_contradicted = [Ratio(MEMORY_PROPOSALS) for _ in PRIOR_RATES]
-        """The same of proposals that a draft model has contradicted."""
-        for ratio, contradicted, rate in zip(self._came_true, self._came_true_contradicted, PRIOR_RATES, strict=True):
-            ratio.add(PRIOR_PROPOSALS * rate, PRIOR_PROPOSALS)
-            contradicted.add(PRIOR_PROPOSALS * rate * CONTRADICTED_SHARE, PRIOR_PROPOSALS)
+        self._believed = _Record(PRIOR_RATES)
+        self._contradicted = _Record([CONTRADICTED_SHARE * rate for rate in PRIOR_RATES])
+        """Of proposals that a draft model has contradicted."""
         self._index_more()
 
     def extend(self, tokens: Sequence[int]) -> None:
@@ -98,12 +115,11 @@ class SuffixIndex:
 
         `contradicted`: a draft model holds another token for the most probable.
         """
-        ratio = (self._came_true_contradicted if contradicted else self._came_true)[match - 1]
-        return math.log(max(MIN_PROB, ratio.top / ratio.bottom))
+        return (self._contradicted if contradicted else self._believed).log_probs[match - 1]
 
     def observe(self, match: int, *, contradicted: bool = False, came_true: bool) -> None:
         """A proposal with a match of this length was put to the test."""
-        (self._came_true_contradicted if contradicted else self._came_true)[match - 1].add(came_true)
+        (self._contradicted if contradicted else self._believed).observe(match, came_true=came_true)
 
     def _match(self, place: int, tail: tuple[int, ...]) -> int:
         """How many tokens before `place` are those at the end of `tail`."""
