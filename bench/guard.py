@@ -96,12 +96,12 @@ def scenario(seed: int, requests: int = REQUESTS) -> dict[str, Any]:
     return document
 
 
-def many_users_scenario(seed: int, tokens: int) -> dict[str, Any]:
-    """A scenario of `--many-users`, as plain values: so many tokens, or 16 for each user where that is more."""
+def many_users_scenario(seed: int, times: int) -> dict[str, Any]:
+    """A scenario of `--many-users`, as plain values: so many times MANY_TOKENS, and at least 16 tokens for each user."""
     chance = random.Random(seed)
     users = round(2.0 * 64.0 ** chance.random())
     target_ms = chance.uniform(10.0, 50.0)
-    per_request = max(16, min(TOKENS, MAX_TOKENS // users, tokens // users))
+    per_request = max(16, min(times * TOKENS, MAX_TOKENS // users, times * MANY_TOKENS // users))
     document: dict[str, Any] = {
         "seed": seed,
         "load": {"requests": users, "tokens": per_request, "users": users},
@@ -234,7 +234,7 @@ def document_of(kind: str, seed: int, requests: int, times: int = 1) -> dict[str
         case "rising":
             return rising_scenario(seed)
         case "many":
-            return many_users_scenario(seed, MANY_TOKENS * times)
+            return many_users_scenario(seed, times)
         case _:
             return scenario(seed, requests * times)
 

@@ -24,8 +24,17 @@ def test_passes_of_about_one_size_are_one_kind() -> None:
 def test_a_size_between_two_that_were_measured_takes_a_time_between_theirs() -> None:
     times = PassTimes(1.0)
     times.add(4, 0.02)
-    times.add(16, 0.05)
-    assert [times.expected_s(tokens) for tokens in (1, 4, 8, 16)] == pytest.approx([0.02, 0.02, 0.03, 0.05])
+    times.add(8, 0.05)
+    assert [times.expected_s(tokens) for tokens in (1, 4, 6, 8)] == pytest.approx([0.02, 0.02, 0.035, 0.05])
+
+
+def test_far_between_two_sizes_each_token_takes_its_time_from_a_bend_on() -> None:
+    times = PassTimes(1.0)
+    times.add(32, 0.032)
+    times.add(512, 0.08)
+    assert [times.expected_s(tokens) for tokens in (109, 204, 256, 512)] == pytest.approx([0.032, 0.032, 0.04, 0.08], rel=1e-2)
+    times.add(64, 0.05)  # they do not: now that is known
+    assert times.expected_s(48) == pytest.approx(0.041)
 
 
 def test_larger_passes_than_any_measured_are_tried_up_to_twice_its_size_and_then_taken_for_slower() -> None:

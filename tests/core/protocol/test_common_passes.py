@@ -118,11 +118,29 @@ def test_asking_a_draft_model_again_costs_a_hundredth_of_the_time_and_all_that_i
         passes.draft_times.add(size, 0.01 * size)
     passes._drafted_at, passes._drafted_s = 10.0, 0.015
     assert session.draft_tokens([session.tree.head]) == session.num_prompt_tokens == 2
-    assert not passes.is_draft_due(session, now=10.0 + 1.9)
-    assert passes.is_draft_due(session, now=10.0 + 2.1)
+    assert not passes.is_draft_due(session, now=10.0 + 1.9, num_sessions=1)
+    assert passes.is_draft_due(session, now=10.0 + 2.1, num_sessions=1)
+    assert not passes.is_draft_due(session, now=10.0 + 7.9, num_sessions=4)
+    assert passes.is_draft_due(session, now=10.0 + 8.1, num_sessions=4)
     session.draft_view.plan(session.tree, [])
-    assert not passes.is_draft_due(session, now=10.0 + 1.4)
-    assert passes.is_draft_due(session, now=10.0 + 1.6)
+    assert not passes.is_draft_due(session, now=10.0 + 1.4, num_sessions=1)
+    assert passes.is_draft_due(session, now=10.0 + 1.6, num_sessions=1)
+
+
+@pytest.mark.parametrize(("gain_s", "drafting"), [(1e6, 1), (math.inf, 3)])
+def test_the_first_draft_pass_is_for_one_session_unless_they_draft_at_any_price(gain_s: float, drafting: int) -> None:
+    machine = machine_with(3)
+    machine._passes.end(PassKind.VERIFY, now=-1.0)
+    wanted: list[tuple[Session, Decision]] = [
+        (session, DraftLocally((session.tree.head,), gain_s=gain_s)) for session in machine._sessions.values()
+    ]
+    (effect,) = machine._passes.start(wanted)
+    assert isinstance(effect, StartDraft)
+    assert len(effect.items) == drafting
+    machine._passes.end(PassKind.DRAFT, 0.01, now=0.0)
+    (effect,) = machine._passes.start(wanted)
+    assert isinstance(effect, StartDraft)
+    assert len(effect.items) == 3
 
 
 @pytest.mark.parametrize(("reuse_key", "expected"), [(None, 64), ("alice", 0)])

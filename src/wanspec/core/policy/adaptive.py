@@ -195,18 +195,22 @@ class Adaptive(Policy):
     def _catching_up_s(self, situation: Situation, alone: Alone, nodes: Sequence[Node], ratio: float) -> float:
         """A local pass's charge for text that the draft model has not seen, and has to compute with these nodes.
 
-        That helps later rounds too. So it is free where no worker makes this text faster and the text would repay it by going on for as
-        many tokens as were generated since the draft model was last asked. It is also free while little is known of that model.
+        Most rounds leave one token of every session: the last draft that came true, which nobody has expanded. More than that helps later
+        rounds too. So it is free where no worker makes this text faster and the text would repay it by going on for as many tokens as were
+        generated since the draft model was last asked. It is also free while little is known of that model.
         """
-        if not situation.coverage.is_known:
-            return 0.0
-        own, more = situation.num_sessions * len(nodes), max(0, situation.draft_tokens(nodes) - len(nodes))
-        more_s = situation.draft_times.expected_s(own + more) - situation.draft_times.expected_s(own)
+        times, own = situation.draft_times, situation.num_sessions * len(nodes)
+        more = max(0, situation.draft_tokens(nodes) - len(nodes))
+        usual = own + (situation.num_sessions if more else 0)
+        usual_s = times.expected_s(usual) - times.expected_s(own)
+        if more <= 1 or not situation.coverage.is_known:
+            return usual_s
+        more_s = times.expected_s(usual + more - 1) - times.expected_s(usual)
         if situation.arrivals is None or ratio >= CHEAP_PACE:
             saved_s = alone.plain_s - alone.bare_s
             if more_s <= saved_s * max(EXPECTED_TOKENS, situation.num_undrafted):
-                return 0.0
-        return more_s
+                return usual_s
+        return usual_s + more_s
 
     def _charged_s(self, ratio: float) -> float:
         """The price of a local pass: as much of it as we can afford and still be faster than without a worker."""

@@ -37,9 +37,14 @@ class PassTimes:
         self._measured_at: dict[int, int] = {}
         """For each bin, how many passes had been measured when its newest was."""
         self._known: list[tuple[float, float]] = []
-        """The means, from few tokens to many."""
+        """See `_known_points`."""
         self._expected_s: dict[int, float] = {}
         """Answers since the last measurement: each round asks for the same sizes several times."""
+
+    @property
+    def is_known(self) -> bool:
+        """Whether any pass was measured."""
+        return self._passes > 0
 
     def add(self, tokens: int, duration_s: float) -> None:
         """A pass over `tokens` tokens has taken this long."""
@@ -55,8 +60,24 @@ class PassTimes:
         self._passes += 1
         self._measured_at[index] = self._passes
         self._forget()
-        self._known = [means for _, means in sorted(self._means.items())]
+        self._known = self._known_points()
         self._expected_s.clear()
+
+    def _known_points(self) -> list[tuple[float, float]]:
+        """The means, from few tokens to many, and the bends between them where no size of a bin or more was measured.
+
+        A device computes some tokens in the time of one, from then on each token takes its time (the roofline model). A straight line over
+        that bend would make plain decoding with many users seem so dear that it would not be tried, and nobody would find out.
+        """
+        points: list[tuple[float, float]] = []
+        for index, (tokens, mean_s) in sorted(self._means.items()):
+            if points and index - 1 not in self._means:
+                fewer, fewer_s = points[-1]
+                bend = tokens * fewer_s / mean_s
+                if fewer < bend < tokens:
+                    points.append((bend, fewer_s))
+            points.append((tokens, mean_s))
+        return points
 
     def _forget(self) -> None:
         """Forget sizes that seemed slow, compared with smaller ones, and were not computed for long since: they are tried again."""
@@ -68,7 +89,7 @@ class PassTimes:
                     del self._means[index], self._measured_at[index]
 
     def expected_s(self, tokens: int) -> float:
-        """How long a pass over `tokens` tokens takes: between what was measured, or as the nearest that was.
+        """How long a pass over `tokens` tokens takes: between what was measured (`_known_points`), or as the nearest that was.
 
         Smaller passes than any measured may be assumed to be cheaper in proportion, so that they get tried. Up to KNOWN_AHEAD times the
         largest measured size we assume the same duration, so that larger passes get tried; beyond it, the same duration per token.

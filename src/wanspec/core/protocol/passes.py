@@ -20,7 +20,7 @@ from wanspec.core.policy.sharing import best_size, counts_of, ranked
 from wanspec.core.protocol.effects import Effect, StartDraft, StartVerify
 from wanspec.core.protocol.events import PassKind
 from wanspec.core.protocol.session import Session
-from wanspec.core.speculation.model_view import MAX_PIECE_TOKENS, Allowance, ModelView, known_tokens
+from wanspec.core.speculation.model_view import MAX_PIECE_TOKENS, NEAR_TOKENS, Allowance, ModelView, known_tokens
 from wanspec.core.speculation.tree import Node
 from wanspec.core.speculation.types import ScoreItem, SessionId
 from wanspec.errors import LocalProtocolError
@@ -88,7 +88,9 @@ class Passes:
 
     def start(self, decisions: Sequence[tuple[Session, Decision]]) -> list[Effect]:
         """Start what most need, where its device is free."""
-        drafts: _Rows = [(session, decision.nodes) for session, decision in decisions if isinstance(decision, DraftLocally)]
+        drafting = [(session, decision) for session, decision in decisions if isinstance(decision, DraftLocally)]
+        if not self.draft_times.is_known and all(decision.gain_s < math.inf for _, decision in drafting):
+            drafting = drafting[:1]  # nobody knows yet how long a draft pass takes: one session finds out
         drafts_first = self._has_draft_device or self.are_drafts_first([decision for _, decision in decisions])
         if self._last_caught_up and not self._has_draft_device:  # a draft model that catches up in pieces takes turns with the target
             drafts_first = drafts_first and not any(isinstance(decision, Verify) for _, decision in decisions)
@@ -97,8 +99,8 @@ class Passes:
             verifies = self.nodes_to_verify(decisions, instead_of_drafts=not drafts_first)
             if items := self._begin(PassKind.VERIFY, verifies, lambda session: session.target_view):
                 effects.append(StartVerify(items=items))
-        if drafts and drafts_first:
-            effects += self.start_draft(drafts)
+        if drafting and drafts_first:
+            effects += self.start_draft([(session, decision.nodes) for session, decision in drafting])
         return effects
 
     def start_draft(self, wanted: _Rows) -> list[Effect]:
@@ -108,9 +110,10 @@ class Passes:
         items = self._begin(PassKind.DRAFT, wanted, lambda session: session.draft_view)
         return [StartDraft(items=items)] if items else []
 
-    def is_draft_due(self, session: Session, now: float) -> bool:
-        """Whether the local draft model was asked so long ago that its last pass, and one for this session, are next to nothing."""
-        coming_s = self.draft_times.expected_s(min(MAX_PIECE_TOKENS, max(1, session.draft_tokens([session.tree.head]))))
+    def is_draft_due(self, session: Session, now: float, *, num_sessions: int) -> bool:
+        """Whether the local draft model was asked so long ago that its last pass, and one for so many like this, are next to nothing."""
+        tokens = num_sessions * max(1, session.draft_tokens([session.tree.head]))
+        coming_s = self.draft_times.expected_s(min(tokens, MAX_PIECE_TOKENS + (num_sessions - 1) * NEAR_TOKENS))
         return now >= self._drafted_at + max(self._drafted_s, coming_s) / TRIAL_SHARE
 
     def end(self, kind: PassKind, duration_s: float | None = None, *, now: float) -> _Rows:

@@ -152,7 +152,7 @@ class Site:
             has_drafted=session.draft_view.has_scored,
             draft_tokens=session.draft_tokens,
             num_undrafted=session.num_undrafted,
-            is_draft_due=arrivals is None and self._passes.is_draft_due(session, now),
+            is_draft_due=arrivals is None and self._passes.is_draft_due(session, now, num_sessions=self.num_sharing),
         )
 
     def _worker_is_alike(self, session: Session) -> bool:
