@@ -53,7 +53,7 @@ from wanspec.errors import BackendError, ConfigError, bare_cause
 from wanspec.serving.connected_workers import ConnectedWorkers
 from wanspec.serving.figures import Figures
 from wanspec.serving.generation import Generation, Tally
-from wanspec.serving.model_runner import Piece, exceptions_only, prompt_pieces
+from wanspec.serving.model_runner import Piece, begin, exceptions_only, prompt_pieces
 from wanspec.telemetry.records import Model
 from wanspec.telemetry.trace import NoTrace, SparedTrace, TraceSink
 from wanspec.telemetry.tracer import Tracer
@@ -305,7 +305,7 @@ class ControllerEngine:
         `started`: of the event that led to it, so that what a pass costs includes the decision.
         """
         self._tracer.pass_started(model, items, now=started)
-        passing = self._loop.run_in_executor(self._passes, self._run_pass, model, items)
+        passing = asyncio.wrap_future(begin(self._passes, self._run_pass, model, items))
         self._spawn(self._finish_pass(model, items, passing, started))
 
     def _run_pass(self, model: Model, items: tuple[ScoreItem, ...]) -> Any:  # noqa: ANN401  # what the event of this model's passes takes

@@ -1,20 +1,45 @@
-"""What a driver asks models for beside the machines' passes: plain decoding, and the log probabilities of a prompt."""
+"""How a driver has models computed: the start of a pass in its thread, plain decoding, the log probabilities of a prompt."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor, Future
 from contextlib import contextmanager
+from typing import ParamSpec, TypeVar
 
 from wanspec.core.speculation.types import NodeId, NodeSpec, Position, SamplingParams, ScoreItem, SessionId
 from wanspec.engines.interface import Backend
 
 ORACLE_SESSION = SessionId(1 << 62)
 """Beyond every id that a controller gives out."""
+BEGINS_S = 0.001
+"""How long the start of a pass is waited for: usually a tenth of that, more only behind the release of a cache."""
 PIECE_TOKENS = 128
 """Prompt tokens scored in one pass: as many as the bundled models compute at once."""
 
 Piece = tuple[ScoreItem, tuple[int, ...]]
 """A question to a model, and the token that follows after each row of its answer; further rows are not wanted."""
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def begin(thread: Executor, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+    """Have a pass run in its thread, and wait until it has begun, at most BEGINS_S.
+
+    The interpreter lets the caller's thread go on for up to five milliseconds before another one gets its turn, and with many users the
+    caller has as much to do: the device would idle meanwhile.
+    """
+    has_begun = threading.Event()
+
+    def run() -> T:
+        has_begun.set()
+        return work(*args, **kwargs)
+
+    passing = thread.submit(run)
+    has_begun.wait(BEGINS_S)
+    return passing
 
 
 def decode_plainly(
