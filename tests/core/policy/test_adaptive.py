@@ -272,7 +272,7 @@ def test_what_is_not_computed_where_it_cannot_be_worth_the_price_would_change_no
 
     def without_bound(width: int) -> Alone:
         alone = asked.alone(width)
-        alone.may_pay = lambda *_: True  # type: ignore[method-assign]
+        alone.may_gain = lambda *_: True  # type: ignore[method-assign]
         return alone
 
     policy = adaptive(price_s=price_s, verify_width=32)
@@ -356,7 +356,7 @@ def test_what_a_draft_model_must_catch_up_with_is_charged_while_a_worker_makes_t
         assert isinstance(decide(adaptive(price_s=0.0), behind), DraftLocally) == drafts
 
 
-def test_several_local_passes_may_pay_where_one_does_not() -> None:
+def test_several_local_passes_may_gain_where_one_does_not() -> None:
     dear_second_token = PassTimes(TARGET_S)
     for size, pass_s in ((1, TARGET_S), (2, 1.9 * TARGET_S), (32, 2.2 * TARGET_S)):
         dear_second_token.add(size, pass_s)

@@ -55,7 +55,7 @@ def test_the_token_that_a_round_ends_with_is_computed_in_the_next() -> None:
 def test_where_drafts_are_of_no_use_or_too_dear_it_is_plain_decoding() -> None:
     for site in (alone(useless()), alone(USUAL, draft_times=PassTimes(1.0)), alone(USUAL, target_times=rising(TARGET_S, TARGET_S))):
         assert site.bare_s == site.plain_s == TARGET_S
-    assert not alone(useless()).may_pay(TARGET_S, 0.0)
+    assert not alone(useless()).may_gain(TARGET_S, 0.0)
 
 
 def test_sessions_that_share_the_passes_pay_for_what_all_of_them_compute() -> None:
@@ -90,7 +90,7 @@ def test_levels_pay_for_what_they_add_to_the_targets_pass() -> None:
     assert free.gain_of_levels_s(1.0, 0, TARGET_S) - dear.gain_of_levels_s(1.0, 0, TARGET_S) == pytest.approx(8 * DRAFT_S, rel=1e-4)
 
 
-def test_more_levels_may_pay_where_one_does_not() -> None:
+def test_more_levels_may_gain_where_one_does_not() -> None:
     dear_second_token = PassTimes(TARGET_S)
     for size, pass_s in ((1, TARGET_S), (2, 1.9 * TARGET_S), (32, 2.2 * TARGET_S)):
         dear_second_token.add(size, pass_s)

@@ -13,6 +13,7 @@ from wanspec.core.policy.registry import PolicyConfig
 from wanspec.core.protocol.controller import Controller
 from wanspec.core.protocol.effects import EmitTokens, StartDraft, StartVerify
 from wanspec.core.protocol.events import DraftFinished, PassKind, RequestArrived, RequestCancelled, VerifyFinished, WorkerLost
+from wanspec.core.protocol.passes import INITIAL_DRAFT_STEP_S, Passes
 from wanspec.core.protocol.session import Session
 from wanspec.core.speculation.model_view import MAX_PIECE_TOKENS, NEAR_TOKENS, ModelView
 from wanspec.core.speculation.tree import Node
@@ -143,6 +144,41 @@ def test_the_first_draft_pass_is_for_one_session_unless_they_draft_at_any_price(
     assert len(effect.items) == 3
 
 
+@pytest.mark.parametrize(("gains_s", "is_made"), [((0.02, -0.005, -0.005), True), ((0.005, -0.005, -0.005), False), ((0.0,), False)])
+def test_a_local_pass_is_made_where_the_gains_of_all_repay_the_time_of_all(gains_s: Sequence[float], is_made: bool) -> None:  # noqa: FBT001
+    machine = machine_with(len(gains_s))
+    machine._passes.end(PassKind.VERIFY, now=-1.0)
+    machine._passes.draft_times.add(1, 0.006)
+    wanted: list[tuple[Session, Decision]] = [
+        (session, DraftLocally((session.tree.head,), gain_s=gain_s))
+        for session, gain_s in zip(machine._sessions.values(), gains_s, strict=True)
+    ]
+    (effect,) = machine._passes.start(wanted)
+    assert isinstance(effect, StartDraft if is_made else StartVerify)
+    assert len(effect.items) == len(gains_s)
+
+
+def test_on_a_device_of_its_own_a_draft_model_drafts_for_those_who_are_repaid() -> None:
+    passes = Passes(has_draft_device=True, has_draft_model=True)
+    passes.draft_times.add(1, 0.006)
+    sessions = list(machine_with(2)._sessions.values())
+    decisions: list[tuple[Session, Decision]] = [
+        (session, DraftLocally((session.tree.head,), gain_s=gain_s)) for session, gain_s in zip(sessions, (0.01, -0.001), strict=True)
+    ]
+    assert passes.drafting(decisions) == [(sessions[0], (sessions[0].tree.head,))]
+
+
+def test_what_a_draft_pass_took_counts_in_the_next_decision() -> None:
+    machine = machine_with(1)
+    (session,) = machine._sessions.values()
+    machine._passes.end(PassKind.VERIFY, now=-1.0)
+    situation = machine._situation(session, 0.0)
+    assert situation.alone(32).draft_s == INITIAL_DRAFT_STEP_S
+    machine._passes.start([(session, DraftLocally((session.tree.head,)))])
+    machine.end_pass(PassKind.DRAFT, 0.5, now=1.0)
+    assert situation.alone(32).draft_s > 0.1
+
+
 @pytest.mark.parametrize(("reuse_key", "expected"), [(None, 64), ("alice", 0)])
 def test_a_prompt_that_the_draft_model_may_have_seen_is_not_charged(reuse_key: str | None, expected: int) -> None:
     machine = PromptController(vocabulary_size=100, end_tokens=(0,))
@@ -158,6 +194,7 @@ def test_a_prompt_that_the_draft_model_may_have_seen_is_not_charged(reuse_key: s
 def test_where_it_does_not_those_who_wanted_it_verify_with_the_others() -> None:
     machine = machine_with(8)
     machine._passes.draft_times.add(1, 10.0)  # so slow that it never pays
+    machine._passes._drafted_at = 0.0  # and just tried
     started: list[object] = []
     for round_ in range(6):
         (in_flight,) = machine._passes._in_flight.values()

@@ -1,4 +1,4 @@
-"""Ours: before each pass, verify what is there, or draft locally where that is worth more than it costs.
+"""The default policy: before each pass, verify what is there, or draft locally where that is worth more than it costs.
 
 *Verify*: the most probable nodes that are there, as many as are worth the time that they add to the pass; none is plain decoding. *Draft*:
 expand the most probable leaves locally, in one batched pass. With V the nodes to verify, S(V) the sum of the most probable ones' path
@@ -6,8 +6,11 @@ probabilities, C the children that coverage expects below the leaves, and rho th
 
     draft if and only if   rho * (S(V + C) - S(V))  >  L + price,
 
-where L is the time of the local pass and of what C adds to the target's. Each leaf is weighed by the probability that the worker's children
-will not be here by the end of the pass: those will be there for the next round anyway.
+where L is the time of the local pass and of what C adds to the target's. A leaf whose children the worker is about to deliver counts for
+less (SOON_SHARE): those will be there for the next round anyway. Where one level of drafting does not pay, several may (`alone`).
+
+All sessions share a local pass and wait for it. So a session also says what it would gain by one that is not worth its own time, and the
+pass is made where the gains of all repay the time of all (`protocol/passes.py`).
 
 - rho is the measured time per token, and never more than plain decoding takes.
 - The price keeps drafts out of a busy site, but no generation shall be slower for it. It is charged in full while tokens are clearly
@@ -100,18 +103,21 @@ class Adaptive(Policy):
         if not leaves:
             return verify
         if situation.is_draft_due:
+            # As much as all others lose by waiting (`Passes.are_drafts_first`), so that it is done.
             gain_s = situation.num_sessions * situation.draft_times.expected_s(situation.num_sessions * len(leaves))
             return DraftLocally(tuple([leaf.node for leaf in leaves]), gain_s, verify)
         ratio = 0.0 if self._verifies_chains else pace_s / situation.pace_alone.mean(alone.bare_s, GUESSED_TOKENS)
         charged_s = 0.0 if situation.arrivals is None else self._charged_s(ratio)
-        most_s = token_s * sum([leaf.prob for leaf in leaves]) * situation.coverage.total
-        if most_s <= charged_s + alone.draft_s and not alone.may_pay(token_s * max(leaves, key=_PROB).prob, charged_s):
-            return verify  # as most rounds with a worker do: what can be gained at most is not worth a pass, nor several
+        # A pass that others want takes its time in any case, so whoever gains anything by it takes part.
+        least_s = -alone.draft_s if situation.num_sessions > 1 else 0.0
+        most_s = token_s * sum([leaf.prob for leaf in leaves]) * situation.coverage.total - alone.draft_s
+        if most_s <= charged_s + least_s and not alone.may_gain(token_s * max([leaf.prob for leaf in leaves]), charged_s + least_s):
+            return verify  # what can be gained at most is worth neither one pass nor several; most rounds with a worker end here
         leaves = self._worth_expanding(situation, alone, leaves, token_s)
         gain_s = self._draft_gain_s(situation, alone, chosen, leaves, token_s, now) - charged_s
-        if gain_s > 0.0:
+        if gain_s > least_s:
             gain_s -= self._catching_up_s(situation, alone, [leaf.node for leaf in leaves], ratio)
-        return DraftLocally(tuple([leaf.node for leaf in leaves]), gain_s, verify) if gain_s > 0.0 else verify
+        return DraftLocally(tuple([leaf.node for leaf in leaves]), gain_s, verify) if gain_s > least_s else verify
 
     def committed(self, outcome: Outcome, *, now: float) -> None:
         if self._alone is not None and not self._verifies_chains:  # what `alone` says is of trees
@@ -195,17 +201,20 @@ class Adaptive(Policy):
     def _catching_up_s(self, situation: Situation, alone: Alone, nodes: Sequence[Node], ratio: float) -> float:
         """A local pass's charge for text that the draft model has not seen, and has to compute with these nodes.
 
-        Most rounds leave one token of every session: the last draft that came true, which nobody has expanded. More than that helps later
-        rounds too. So it is free where no worker makes this text faster and the text would repay it by going on for as many tokens as were
-        generated since the draft model was last asked. It is also free while little is known of that model.
+        The first such token is the usual one, left by most rounds in every session: the last draft that came true, which nobody has
+        expanded. It is always charged. Further ones help later rounds too. They are free where no worker makes this text faster and the
+        text would repay them by going on for as many tokens as were generated since the draft model was last asked, and while little is
+        known of that model.
         """
-        times, own = situation.draft_times, situation.num_sessions * len(nodes)
-        more = max(0, situation.draft_tokens(nodes) - len(nodes))
-        usual = own + (situation.num_sessions if more else 0)
+        times, sessions = situation.draft_times, situation.num_sessions
+        unseen = situation.draft_tokens(nodes) - len(nodes)
+        if unseen <= 0:
+            return 0.0
+        own, usual = sessions * len(nodes), sessions * (len(nodes) + 1)
         usual_s = times.expected_s(usual) - times.expected_s(own)
-        if more <= 1 or not situation.coverage.is_known:
+        if unseen == 1 or not situation.coverage.is_known:
             return usual_s
-        more_s = times.expected_s(usual + more - 1) - times.expected_s(usual)
+        more_s = times.expected_s(usual + unseen - 1) - times.expected_s(usual)
         if situation.arrivals is None or ratio >= CHEAP_PACE:
             saved_s = alone.plain_s - alone.bare_s
             if more_s <= saved_s * max(EXPECTED_TOKENS, situation.num_undrafted):

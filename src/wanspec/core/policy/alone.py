@@ -39,7 +39,7 @@ class Alone:
         """What a local pass over one leaf of each session takes, seconds."""
         duration_s[:, 1:] += draft_times.of_sizes(num_sessions * (1.0 + unseen)) - self.draft_s
         self._duration_s, self._tokens = duration_s, 1.0 + trees.tokens
-        self._tokens_s: dict[int, float] = {}
+        self._token_s_by_free: dict[int, float] = {}
         """Answers of `token_s`: most sessions ask for the same."""
         self.bare_s = self.token_s(0)
         """What a token costs at best, without drafts that cost no pass, seconds."""
@@ -57,9 +57,9 @@ class Alone:
 
     def token_s(self, num_free: int) -> float:
         """What a token costs at best in a round in which `num_free` tokens come from drafts that cost no pass, seconds."""
-        token_s = self._tokens_s.get(num_free)
+        token_s = self._token_s_by_free.get(num_free)
         if token_s is None:
-            token_s = self._tokens_s[num_free] = float((self._duration_s / (self._tokens + num_free)).min())
+            token_s = self._token_s_by_free[num_free] = float((self._duration_s / (self._tokens + num_free)).min())
         return token_s
 
     def nodes_worth(self, gains_s: Sequence[float]) -> tuple[int, float]:
@@ -70,12 +70,12 @@ class Alone:
         """How many of these leaves are worth the time that they add to a local pass, best first."""
         return _most_worth(gains_s, self._draft_added_s)[0]
 
-    def may_pay(self, leaf_s: float, charged_s: float) -> bool:
-        """Whether local passes below a leaf may be worth more than they take and `charged_s`: False where `gain_of_levels_s` is surely not.
+    def may_gain(self, leaf_s: float, least_s: float) -> bool:
+        """Whether `gain_of_levels_s` may be above `least_s`; a quick bound.
 
         `leaf_s`: what a token below the leaf is worth, times the leaf's probability; seconds.
         """
-        return leaf_s > self._least_draft_s and leaf_s * self._most_tokens > charged_s + self.draft_s
+        return (leaf_s > self._least_draft_s or least_s < 0.0) and leaf_s * self._most_tokens > least_s + self.draft_s
 
     def gain_of_levels_s(self, prob: float, num_verified: int, token_s: float) -> float:
         """What local passes below a leaf of path probability `prob` are worth beside `num_verified` nodes, seconds: as many as pay most.

@@ -107,7 +107,10 @@ class DraftLocally(Struct, frozen=True):
     nodes: tuple[Node, ...]
     """The nodes to expand, most valuable first."""
     gain_s: float = math.inf
-    """What the pass is worth to the session, in seconds, its own time subtracted; infinity: the policy cannot say, and takes turns."""
+    """What the pass is worth to the session, in seconds, its own time subtracted; infinity: the policy cannot say, and takes turns.
+
+    Below zero, the pass is worth its time only if it is worth more to others.
+    """
     otherwise: Verify = Verify()
     """What the session does instead, where the pass is not worth the time of the other sessions; unused where the gain is infinite."""
 

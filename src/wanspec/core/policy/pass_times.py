@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from itertools import pairwise
 
@@ -9,8 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 SMOOTHING = 0.2
-BINS = 18
-"""By powers of two of the tokens; the last has the longest prompts."""
+BINS_PER_DOUBLING = 4
+"""Sizes within a fifth of one another are taken for one: fewer bins would average plain decoding with passes that verify drafts."""
+BINS = 18 * BINS_PER_DOUBLING
+"""The last has the longest prompts."""
+FAR_APART = 2.0
+"""Measured sizes, as a ratio, with nothing in between: a bend of the curve may lie there."""
 KNOWN_AHEAD = 2.0
 """Passes this much larger than the largest that was measured are tried."""
 MAX_ANSWERS = 4096
@@ -37,12 +42,12 @@ class PassTimes:
         self._measured_at: dict[int, int] = {}
         """For each bin, how many passes had been measured when its newest was."""
         self._known: list[tuple[float, float]] = []
-        """See `_known_points`."""
+        """What `expected_s` interpolates between: see `_known_points`."""
         self._expected_s: dict[int, float] = {}
         """Answers since the last measurement: each round asks for the same sizes several times."""
 
     @property
-    def is_known(self) -> bool:
+    def is_measured(self) -> bool:
         """Whether any pass was measured."""
         return self._passes > 0
 
@@ -54,9 +59,9 @@ class PassTimes:
             mean_s = duration_s
         mean_s += SMOOTHING * (duration_s - mean_s)
         self._means[index] = mean_tokens + SMOOTHING * (tokens - mean_tokens), mean_s
-        for fewer in range(index):  # fewer tokens take no longer, whatever they took when they were last computed
-            if fewer in self._means and self._means[fewer][1] > mean_s:
-                self._means[fewer] = self._means[fewer][0], mean_s
+        for fewer, (fewer_tokens, fewer_s) in self._means.items():
+            if fewer < index and fewer_s > mean_s:  # fewer tokens take no longer, whatever they took when they were last computed
+                self._means[fewer] = fewer_tokens, mean_s
         self._passes += 1
         self._measured_at[index] = self._passes
         self._forget()
@@ -64,14 +69,14 @@ class PassTimes:
         self._expected_s.clear()
 
     def _known_points(self) -> list[tuple[float, float]]:
-        """The means, from few tokens to many, and the bends between them where no size of a bin or more was measured.
+        """The means, from few tokens to many; between two that are FAR_APART also the bend of the roofline model.
 
-        A device computes some tokens in the time of one, from then on each token takes its time (the roofline model). A straight line over
-        that bend would make plain decoding with many users seem so dear that it would not be tried, and nobody would find out.
+        Up to the bend a pass takes as long as the smaller one, beyond it each token takes its time. A straight line over it would make
+        plain decoding with many users seem so dear that it would not be tried, and nobody would find out.
         """
         points: list[tuple[float, float]] = []
-        for index, (tokens, mean_s) in sorted(self._means.items()):
-            if points and index - 1 not in self._means:
+        for _, (tokens, mean_s) in sorted(self._means.items()):
+            if points and tokens > FAR_APART * points[-1][0]:
                 fewer, fewer_s = points[-1]
                 bend = tokens * fewer_s / mean_s
                 if fewer < bend < tokens:
@@ -131,4 +136,4 @@ class PassTimes:
 
 
 def _bin(tokens: int) -> int:
-    return min(BINS - 1, max(0, tokens - 1).bit_length())
+    return min(BINS - 1, int(BINS_PER_DOUBLING * math.log2(max(1, tokens))))

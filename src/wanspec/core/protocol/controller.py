@@ -89,6 +89,7 @@ class Controller(Site):
         """
         learned = self.learn(now)
         applied = self._apply(event, now)
+        # The device first, then those who are to be told.
         effects = [*self._start_passes(self._who_is_asked(event, now), now), *learned, *applied]
         self._workforce.told(effects, now)
         return effects
@@ -116,7 +117,7 @@ class Controller(Site):
                 self.drafted(event, now)
                 return []
             case PassFailed(kind=kind, reason=reason):
-                rows = self._passes.end(kind, now=now)
+                rows = self.end_pass(kind, now=now)
                 ended = [effect for session, _ in rows for effect in self._end(session.session_id, FinishReason.ERROR, reason)]
                 return [*ended, *self._workforce.place_waiting(now)]
             case DeadlineReached():
@@ -176,8 +177,7 @@ class Controller(Site):
 
     def _verify_finished(self, event: VerifyFinished, now: float) -> list[Effect]:
         effects: list[Effect] = []
-        finished = self._passes.end(PassKind.VERIFY, event.duration_s, now=now)
-        self._alone.clear()
+        finished = self.end_pass(PassKind.VERIFY, event.duration_s, now=now)
         verified_at, has_ended = now - event.duration_s, False
         for (session, rows), choices in zip(finished, event.choices, strict=True):
             if session.session_id not in self._sessions or not rows:  # cancelled, or a piece of its prompt

@@ -59,8 +59,8 @@ class Passes:
         """Whether the newest pass was the draft model's, with a part of a long text in it."""
         self.disturbed_at = -math.inf
         """When the newest pass that computed a part of a long text ended: rounds that began before took longer for it."""
-        self._drafted_at = 0.0
-        """When the newest draft pass ended."""
+        self._drafted_at = -math.inf
+        """When the newest draft pass ended; minus infinity: there was none."""
         self._drafted_s = 0.0
         """How long the newest draft pass took."""
         self.target_times = PassTimes(INITIAL_TARGET_STEP_S, tries_less=True)
@@ -88,9 +88,7 @@ class Passes:
 
     def start(self, decisions: Sequence[tuple[Session, Decision]]) -> list[Effect]:
         """Start what most need, where its device is free."""
-        drafting = [(session, decision) for session, decision in decisions if isinstance(decision, DraftLocally)]
-        if not self.draft_times.is_known and all(decision.gain_s < math.inf for _, decision in drafting):
-            drafting = drafting[:1]  # nobody knows yet how long a draft pass takes: one session finds out
+        drafts = self.drafting(decisions)
         drafts_first = self._has_draft_device or self.are_drafts_first([decision for _, decision in decisions])
         if self._last_caught_up and not self._has_draft_device:  # a draft model that catches up in pieces takes turns with the target
             drafts_first = drafts_first and not any(isinstance(decision, Verify) for _, decision in decisions)
@@ -99,9 +97,20 @@ class Passes:
             verifies = self.nodes_to_verify(decisions, instead_of_drafts=not drafts_first)
             if items := self._begin(PassKind.VERIFY, verifies, lambda session: session.target_view):
                 effects.append(StartVerify(items=items))
-        if drafting and drafts_first:
-            effects += self.start_draft([(session, decision.nodes) for session, decision in drafting])
+        if drafts and drafts_first:
+            effects += self.start_draft(drafts)
         return effects
+
+    def drafting(self, decisions: Sequence[tuple[Session, Decision]]) -> _Rows:
+        """Who takes part in a local pass, if there is one: all who have anything of it."""
+        drafting = [(session, decision) for session, decision in decisions if isinstance(decision, DraftLocally)]
+        if self._has_draft_device:  # where nobody waits for it: all who are repaid its time
+            drafting = [(session, decision) for session, decision in drafting if decision.gain_s > 0.0]
+        if not self.draft_times.is_measured and all(decision.gain_s < math.inf for _, decision in drafting):
+            # Nobody knows how long a pass takes: one session finds out. (A pass that may begin from a kept prefix says nothing, so that
+            # there may be several such.) Policies that cannot say what drafts gain them draft at any price.
+            drafting = drafting[:1]
+        return [(session, decision.nodes) for session, decision in drafting]
 
     def start_draft(self, wanted: _Rows) -> list[Effect]:
         """Start a draft pass, where its device is free."""
@@ -111,9 +120,14 @@ class Passes:
         return [StartDraft(items=items)] if items else []
 
     def is_draft_due(self, session: Session, now: float, *, num_sessions: int) -> bool:
-        """Whether the local draft model was asked so long ago that its last pass, and one for so many like this, are next to nothing."""
+        """Whether the local draft model was asked so long ago that its last pass, and the coming one, are next to nothing since then.
+
+        The coming one is for `num_sessions` like this. Both may take TRIAL_SHARE of the time.
+        """
         tokens = num_sessions * max(1, session.draft_tokens([session.tree.head]))
-        coming_s = self.draft_times.expected_s(min(tokens, MAX_PIECE_TOKENS + (num_sessions - 1) * NEAR_TOKENS))
+        if session.draft_view.num_unseen > NEAR_TOKENS:
+            tokens = min(tokens, MAX_PIECE_TOKENS)
+        coming_s = self.draft_times.expected_s(tokens)
         return now >= self._drafted_at + max(self._drafted_s, coming_s) / TRIAL_SHARE
 
     def end(self, kind: PassKind, duration_s: float | None = None, *, now: float) -> _Rows:
@@ -132,16 +146,16 @@ class Passes:
     def are_drafts_first(self, decisions: Sequence[Decision], *, bystanders: int = 0) -> bool:
         """Whether the one device is to draft next.
 
-        It is where that gains those who want it more than the others lose, who wait meanwhile, `bystanders` among them. Sessions that
-        cannot say what it gains them take turns with those that want to verify.
+        It is where that gains those who could do with it more than the others lose, who wait meanwhile, `bystanders` among them. Sessions
+        that cannot say what it gains them take turns with those that want to verify.
         """
         drafters = [decision for decision in decisions if isinstance(decision, DraftLocally)]
         others = bystanders + sum(isinstance(decision, Verify) for decision in decisions)
-        if not drafters or not others:
-            return bool(drafters)
+        if not drafters:
+            return False
         gain_s = math.fsum(decision.gain_s for decision in drafters)
         if gain_s == math.inf:
-            return self._last_was_verify
+            return self._last_was_verify or not others
         return gain_s > others * self.draft_times.expected_s(sum(len(decision.nodes) for decision in drafters))
 
     def nodes_to_verify(self, decisions: Sequence[tuple[Session, Decision]], *, instead_of_drafts: bool) -> _Rows:

@@ -187,7 +187,7 @@ class Proposer(Site):
         if now >= self._rests_until and self._passes.are_drafts_first(
             [decision for _, decision in decisions], bystanders=self._num_rows - len(texts)
         ):
-            wanted = [(text, decision.nodes) for text, decision in decisions if isinstance(decision, DraftLocally)]
+            wanted = self._passes.drafting(decisions)
             self._has_caught_up |= any(text.draft_view.num_unseen > NEAR_TOKENS for text, _ in wanted)
             started = self._passes.start_draft(wanted)
             self._cached |= self._passes.session_ids
@@ -276,7 +276,7 @@ class Proposer(Site):
 
     def _local_failed(self, now: float) -> list[Effect]:
         """What the draft model holds is not known: it forgets all of it, and rests."""
-        self._passes.end(PassKind.DRAFT, now=now)
+        self.end_pass(PassKind.DRAFT, now=now)
         self._rests_until = now + REST_S
         released: list[Effect] = [ReleaseSession(session_id=session_id) for session_id in sorted(self._cached)]
         for text in self._rows.texts:

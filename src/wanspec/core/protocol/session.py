@@ -155,7 +155,10 @@ class Session:
         return tokens - max(0, kept)
 
     def merge_local(self, rows: Sequence[Node], choices: Sequence[DraftChoices], estimates: Sequence[Sequence[float]]) -> None:
-        """Add children to every node that the local draft model has scored. `estimates`: log probabilities of its guesses, best first."""
+        """Add children to every node that the local draft model has scored.
+
+        `estimates`: for each row, log probabilities of its guesses, best first.
+        """
         self._local_drafts += 1
         config = self.policy.local_drafting
         least = self.tree.head.path_log_prob + (math.log(config.path_prob_min) if config.path_prob_min else -math.inf)
@@ -206,7 +209,7 @@ class Session:
         self.rankings.committed(self.tree, forks[0].parent, done.path)
         if self.link is not None and done.link is self.link:
             check_claims(forks, self.link.reliability)
-        accepted, rejected = estimates(forks, done.verified)
+        accepted, rejected = tested_estimates(forks, done.verified)
         return done._replace(finished=replace(done.finished, accepted_estimates=accepted, rejected_estimates=rejected))
 
     def _finished(self, outcome: Outcome, path: Sequence[Node], *, verified_at: float) -> RoundFinished:
@@ -287,7 +290,7 @@ class RequestSession(Session):
         return path, reason
 
 
-def estimates(forks: Sequence[Fork], verified: Collection[Node]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def tested_estimates(forks: Sequence[Fork], verified: Collection[Node]) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """How probable verified drafts had been estimated, given their parents: those that came true, and those beside them that did not."""
     ids = {node.node_id for node in verified}
     accepted: list[float] = []

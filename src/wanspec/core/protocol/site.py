@@ -27,6 +27,7 @@ from wanspec.core.protocol.session import Round, Session
 from wanspec.core.protocol.workforce import Workforce
 from wanspec.core.speculation.calibration import MAX_TEMPERATURE, CalibrationBook
 from wanspec.core.speculation.ratio import Ratio
+from wanspec.core.speculation.tree import Node
 from wanspec.core.speculation.types import SessionId, WorkerId
 
 WORKER_LATE_RTTS = 4.0
@@ -60,7 +61,7 @@ class Site:
         self._coverages: defaultdict[float, Coverage] = defaultdict(Coverage)
         """By temperature."""
         self._alone: dict[tuple[float, int, int], Alone] = {}
-        """What this site could do without a worker, by temperature, width and number of sessions; since the newest target pass."""
+        """What this site could do without a worker, by temperature, width and number of sessions; since a pass was last timed."""
         self._pace = Ratio(PACE_MEMORY_TOKENS)
         """Seconds per token of sessions without a worker."""
         self._decided: list[Session] = []
@@ -107,11 +108,20 @@ class Site:
             effects += self._workforce.judge(worker_id, own, now)
         return effects
 
+    def end_pass(self, kind: PassKind, duration_s: float | None = None, *, now: float) -> list[tuple[Session, tuple[Node, ...]]]:
+        """A pass is over: see `Passes.end`. How long passes take is known better, so what this site could do alone is estimated anew."""
+        self._alone.clear()
+        return self._passes.end(kind, duration_s, now=now)
+
     def drafted(self, event: DraftFinished, now: float) -> None:
         """The draft pass in flight is done."""
-        finished = self._passes.end(PassKind.DRAFT, event.duration_s, now=now)
-        scored = [(session, rows, choices) for (session, rows), choices in zip(finished, event.choices, strict=True)]
-        scored = [parts for parts in scored if parts[0].session_id in self._sessions]
+        finished = self.end_pass(PassKind.DRAFT, event.duration_s, now=now)
+        scored = [
+            (session, rows, choices)
+            for (session, rows), choices in zip(finished, event.choices, strict=True)
+            if session.session_id in self._sessions
+        ]
+        # One question for the whole pass: NumPy's calls cost more than what they compute.
         estimates = iter(estimates_of([(ranking, session.rankings.calibration) for session, _, choices in scored for ranking in choices]))
         for session, rows, choices in scored:
             own = list(islice(estimates, len(rows)))
