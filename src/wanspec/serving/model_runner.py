@@ -1,4 +1,4 @@
-"""How a driver has models computed: the start of a pass in its thread, plain decoding, the log probabilities of a prompt."""
+"""How a driver runs models: a pass started in its thread, plain decoding, the log probabilities of a prompt."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future
 from contextlib import contextmanager
-from typing import ParamSpec, TypeVar
+from typing import TypeVar, TypeVarTuple
 
 from wanspec.core.speculation.types import NodeId, NodeSpec, Position, SamplingParams, ScoreItem, SessionId
 from wanspec.engines.interface import Backend
@@ -14,18 +14,19 @@ from wanspec.engines.interface import Backend
 ORACLE_SESSION = SessionId(1 << 62)
 """Beyond every id that a controller gives out."""
 BEGINS_S = 0.001
-"""How long the start of a pass is waited for: usually a tenth of that, more only behind the release of a cache."""
+"""How long the start of a pass is waited for. Usually it takes a tenth of that; behind the release of a cache, or a piece of a prompt that
+is scored, all of this time is spent in vain."""
 PIECE_TOKENS = 128
 """Prompt tokens scored in one pass: as many as the bundled models compute at once."""
 
 Piece = tuple[ScoreItem, tuple[int, ...]]
 """A question to a model, and the token that follows after each row of its answer; further rows are not wanted."""
 
-P = ParamSpec("P")
 T = TypeVar("T")
+Arguments = TypeVarTuple("Arguments")
 
 
-def begin(thread: Executor, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+def begin(thread: Executor, work: Callable[[*Arguments], T], *arguments: *Arguments) -> Future[T]:
     """Have a pass run in its thread, and wait until it has begun, at most BEGINS_S.
 
     The interpreter lets the caller's thread go on for up to five milliseconds before another one gets its turn, and with many users the
@@ -35,7 +36,7 @@ def begin(thread: Executor, work: Callable[P, T], *args: P.args, **kwargs: P.kwa
 
     def run() -> T:
         has_begun.set()
-        return work(*args, **kwargs)
+        return work(*arguments)
 
     passing = thread.submit(run)
     has_begun.wait(BEGINS_S)

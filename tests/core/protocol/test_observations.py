@@ -12,7 +12,7 @@ from wanspec.core.protocol.events import (
     DeadlineReached,
     PongReceived,
 )
-from wanspec.core.protocol.workforce import WORKER_SILENCE_S
+from wanspec.core.protocol.workforce import WORKER_UNANSWERED_S
 from wanspec.core.speculation.types import WorkerId
 
 
@@ -71,7 +71,7 @@ def drops(machine: Controller, *, is_answered: bool) -> list[tuple[LossCause, bo
     """Why workers are dropped that answer pings, or not even these, and never draft."""
     found: list[tuple[LossCause, bool]] = []
     number = 1
-    while (deadline := machine.next_deadline()) is not None and deadline < 2 * WORKER_SILENCE_S and not found:
+    while (deadline := machine.next_deadline()) is not None and deadline < 2 * WORKER_UNANSWERED_S and not found:
         effects = machine.handle(DeadlineReached(), now=deadline)
         found = [(effect.cause, effect.is_at_fault) for effect in effects if isinstance(effect, DropWorker)]
         if is_answered and not found:

@@ -15,7 +15,7 @@ from wanspec.core.protocol.placement import Placement
 from wanspec.core.protocol.pool import TRIAL_TOKENS
 from wanspec.core.protocol.proposer import ABSENT_S, IDLE_S, MAX_ABSENT, Proposer
 from wanspec.core.protocol.rows import MAX_MISSED_TOKENS
-from wanspec.core.protocol.workforce import WORKER_SILENCE_S
+from wanspec.core.protocol.workforce import WORKER_UNANSWERED_S
 from wanspec.core.speculation.types import DraftingConfig, Position, SessionId, WorkerId
 
 T = TypeVar("T")
@@ -302,7 +302,7 @@ def test_a_worker_that_leaves_a_commit_unanswered_is_dropped() -> None:
     engine = Engine()
     engine.join()
     engine.step(([1, 2], 1))
-    assert only(engine.passes(WORKER_SILENCE_S + 0.1), DropWorker).worker_id == ONE
+    assert only(engine.passes(WORKER_UNANSWERED_S + 0.1), DropWorker).worker_id == ONE
 
 
 def test_drafts_for_a_text_that_is_forgotten_are_ignored() -> None:

@@ -24,7 +24,7 @@ from wanspec.core.protocol.heartbeat import LOST_MIN_S, PING_PERIOD_S
 from wanspec.core.protocol.messages import MAX_SEQUENCE_TOKENS, CloseSession, Commit, OpenSession, Ping
 from wanspec.core.protocol.placement import Placement
 from wanspec.core.protocol.pool import FIRST_REST_S, MAX_HEAD_START_S, REVIEW_S, TRIAL_TOKENS, WorkerRecord
-from wanspec.core.protocol.workforce import MAX_FORMER, NEWCOMER_TOKENS, WORKER_SILENCE_S
+from wanspec.core.protocol.workforce import MAX_FORMER, NEWCOMER_TOKENS, WORKER_UNANSWERED_S
 from wanspec.core.speculation.types import SessionId, TargetChoices, WorkerId
 
 
@@ -99,9 +99,9 @@ def test_a_full_worker_gets_no_more() -> None:
 
 def test_a_silent_worker_is_dropped_in_time() -> None:
     machine = controller(joined(1), arrival(1, policy="paper"))
-    effects = time_passes(machine, until=WORKER_SILENCE_S - 0.1)
+    effects = time_passes(machine, until=WORKER_UNANSWERED_S - 0.1)
     assert not [effect for effect in effects if isinstance(effect, DropWorker)]
-    dropped = only(time_passes(machine, until=WORKER_SILENCE_S), DropWorker)
+    dropped = only(time_passes(machine, until=WORKER_UNANSWERED_S), DropWorker)
     assert ("unanswered for 10 s" in dropped.reason, dropped.is_at_fault) == (True, True)
     assert machine.num_workers == 0
 
@@ -303,7 +303,7 @@ def test_of_workers_that_are_dropped_together_none_gets_the_others_sessions() ->
     for worker in machine._workers.values():
         assert worker.sessions
         worker.heartbeat.heard()
-    effects = machine.handle(DeadlineReached(), now=WORKER_SILENCE_S)
+    effects = machine.handle(DeadlineReached(), now=WORKER_UNANSWERED_S)
     assert sum(isinstance(effect, DropWorker) for effect in effects) == 2
     assert opened(effects) == []
 
@@ -378,7 +378,7 @@ def test_a_session_stays_at_a_worker_that_computes_for_long_where_no_other_is_fr
     assert session.link is not None
     machine.handle(received(drafts(2)), now=0.0)
     session.link.computes_since = 0.0
-    for now in (WORKER_SILENCE_S - 0.1, WORKER_SILENCE_S + 0.1):
+    for now in (WORKER_UNANSWERED_S - 0.1, WORKER_UNANSWERED_S + 0.1):
         machine._workers[WorkerId(1)].heartbeat.heard()
         effects = machine.handle(verified(7), now=now)
         assert not [effect for effect in effects if isinstance(effect, SendMessage) and isinstance(effect.message, CloseSession)]

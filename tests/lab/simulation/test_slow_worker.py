@@ -10,7 +10,7 @@ from wanspec.core.policy.registry import PolicyConfig
 from wanspec.core.protocol.effects import DropWorker, Effect, SendMessage
 from wanspec.core.protocol.events import ControllerEvent
 from wanspec.core.protocol.messages import CloseSession, OpenSession
-from wanspec.core.protocol.workforce import MAX_COMPUTING_S, WORKER_SILENCE_S
+from wanspec.core.protocol.workforce import MAX_COMPUTING_S, WORKER_UNANSWERED_S
 from wanspec.core.speculation.types import SessionId, WorkerId
 from wanspec.engines.scripted import ScriptedBackend
 from wanspec.lab.simulation.compute import Device
@@ -111,7 +111,7 @@ def test_its_session_goes_to_a_worker_that_is_free_and_new_ones_go_there_too() -
     cluster.run(until=1e3)
     assert [(said.session_id, said.worker_id) for said in seen if said.kind == "open"] == [(1, 1), (2, 2), (1, 2)]
     assert {said.kind for said in seen} == {"open", "close"}
-    assert WORKER_SILENCE_S <= [said.at for said in seen if said.kind == "open"][2] < WORKER_SILENCE_S + 1.0
+    assert WORKER_UNANSWERED_S <= [said.at for said in seen if said.kind == "open"][2] < WORKER_UNANSWERED_S + 1.0
 
 
 def test_a_worker_that_only_says_that_it_computes_is_rested_in_the_end() -> None:

@@ -31,7 +31,7 @@ class Situation(Struct, frozen=True, kw_only=True):
     num_sessions: int
     """Sessions that share the passes."""
     arrivals: Arrivals | None
-    """When the worker's drafts will come; None: nobody drafts for this session, or has been silent for suspiciously long."""
+    """When the worker's drafts will come; None: it has no worker, or one that has been silent for suspiciously long."""
     worker_is_alike: bool = True
     """Whether the worker, if there is one, drafts with the model that is here, as far as is known."""
     pace: Ratio

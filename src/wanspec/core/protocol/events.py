@@ -160,7 +160,7 @@ class Row(Struct, frozen=True, kw_only=True):
 class StepFinished(Struct, frozen=True, kw_only=True):
     """An engine that verifies by itself has finished a step, and asks what may follow each row.
 
-    Answered by DraftsProposed, or by StartDraft: after some passes of the draft model beside it.
+    Answered by DraftsProposed: at once, or after passes of the draft model beside the engine (StartDraft).
     """
 
     rows: tuple[Row, ...]

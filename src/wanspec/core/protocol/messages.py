@@ -1,7 +1,8 @@
-"""What crosses the wire, with every bound that a peer is held to.
+"""What crosses the wire, with the bounds that a peer is held to.
 
-A frame is a MessagePack array of messages, and last of padding; a message is an array of its tag and its fields, in the order below.
-`transport.codec` turns frames into messages and back and checks the bounds while it decodes; `transport.packed_drafts` packs Drafts.
+A frame is a MessagePack array of messages, followed by padding; a message is an array of its tag and its fields, in the order below.
+`transport.codec` turns frames into messages and back and checks the bounds while it decodes. Drafts, the many and small ones, are packed by
+`transport.packed_drafts`, which has their tag (2) and their bounds.
 
 The order of the fields is the contract between versions. Hello and Welcome may grow at the end (an older side skips what it does not know,
 so that a version mismatch is refused by name), everything else changes only with PROTOCOL_VERSION. Last fields with a default may be left

@@ -4,7 +4,7 @@ Workers only ever add to trees. What they say is checked by `SessionLink`; a wor
 to another worker or go on without one, and the text is the same. A worker that has left a commit unanswered for too long is dropped; one
 that gives no sign of life at all is dropped sooner (`heartbeat`). Which worker a session gets, and when one is rested, `pool` says.
 
-The sessions are their machine's.
+The machine adds and removes sessions; the workforce only ties them to workers.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from wanspec.core.speculation.tree import Node
 from wanspec.core.speculation.types import SessionId, WorkerId
 from wanspec.errors import RemoteProtocolError
 
-WORKER_SILENCE_S = 10.0
+WORKER_UNANSWERED_S = 10.0
 """A commit unanswered for this long loses the worker its place, and a pass of this length the session, where another worker is free: far
 above any round trip, soon enough for a person."""
 PROMPT_TOKEN_S = 0.002
@@ -137,7 +137,7 @@ class Workforce:
             assert link is not None, "the session is this worker's"
             settled_at = self._settled_at(worker, link)
             is_open = session.session_id in worker.sessions  # and not just over
-            if is_open and link.computes_since is not None and now >= link.computes_since + WORKER_SILENCE_S:
+            if is_open and link.computes_since is not None and now >= link.computes_since + WORKER_UNANSWERED_S:
                 effects += self._move(session, worker, now)
             worker.committed(len(done.path), proposed=done.finished.proposed if now >= settled_at else None, now=now)
             if done.took_s is not None:
@@ -292,7 +292,7 @@ class Workforce:
     def deadlines(self) -> list[float]:
         """When something is to be done if nothing else happens."""
         links = [session.link for session in self._sessions.values() if session.link is not None]
-        deadlines = [since + WORKER_SILENCE_S for link in links if (since := link.unacknowledged_since) is not None]
+        deadlines = [since + WORKER_UNANSWERED_S for link in links if (since := link.unacknowledged_since) is not None]
         for worker in self.workers.values():
             heartbeat = worker.heartbeat
             deadlines += [when for when in (heartbeat.ping_due, heartbeat.lost_at, worker.rests_until) if when is not None]
@@ -323,9 +323,9 @@ class Workforce:
         """Whether it is to blame: not where we slept over the deadline ourselves, with its answer perhaps unread."""
         for session in self._sessions.values():
             since = session.link.unacknowledged_since if session.link is not None else None
-            if session.link is not None and since is not None and now >= since + WORKER_SILENCE_S:
-                lagging[session.link.worker_id] = now <= since + WORKER_SILENCE_S + ASLEEP_S
-        reason = f"it left a commit unanswered for {WORKER_SILENCE_S:g} s"
+            if session.link is not None and since is not None and now >= since + WORKER_UNANSWERED_S:
+                lagging[session.link.worker_id] = now <= since + WORKER_UNANSWERED_S + ASLEEP_S
+        reason = f"it left a commit unanswered for {WORKER_UNANSWERED_S:g} s"
         return [
             self._drop(worker_id, reason, cause=LossCause.UNANSWERED, is_at_fault=is_at_fault) for worker_id, is_at_fault in lagging.items()
         ]

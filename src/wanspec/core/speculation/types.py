@@ -1,4 +1,4 @@
-"""The values that every room shares: ids, sampling parameters, what a model is asked and what it answers.
+"""The values that every package shares: ids, sampling parameters, what a model is asked and what it answers.
 
 A *session* is one request's generation. Its sequence is the prompt followed by the generated tokens; a `Position` is an absolute
 0-based index into it. A model keeps, per session, a *prefix* (committed tokens, in order) and below it *nodes* (draft tokens, each with a
