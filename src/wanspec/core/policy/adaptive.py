@@ -147,7 +147,7 @@ class Adaptive(Policy):
         ]
 
     def _leaves(self, situation: Situation, chosen: Sequence[Node], now: float) -> list[_Leaf]:
-        """What no draft model has expanded yet among the head and the nodes of the coming round."""
+        """What no draft model has expanded yet among the head and the nodes of the coming round; `_seen` keeps what one has."""
         tree, arrivals = situation.tree, situation.arrivals
         base, total = tree.head.path_log_prob, situation.coverage.total
         step_s = arrivals.step_s if arrivals else 0.0
@@ -167,7 +167,7 @@ class Adaptive(Policy):
                 expanded.append(node)
             elif node.position < tree.max_position:
                 children_at = NEVER if arrivals is None or has_arrived else arrivals.children_at(node, now=now)
-                children_at += len(leaves) // self._width * step_s
+                children_at += len(leaves) // self._width * step_s  # a worker expands so many leaves in a step
                 # A worker's children are a part of what a draft model offers; what was looked up is right or wrong by itself.
                 leaves.append(_Leaf(node, max(0.0, prob - (below / total if has_arrived else below)), children_at))
         if situation.worker_is_alike:  # what another model's children cover says nothing of the one here

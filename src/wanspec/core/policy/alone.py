@@ -32,6 +32,7 @@ class Alone:
         self.plain_s = target_times.expected_s(num_sessions)
         """What a token costs in plain decoding, seconds."""
         self._levels_s = np.cumsum(draft_times.of_sizes(num_sessions * trees.expanded), axis=1)
+        """What that many levels of local passes take [limits, MAX_LEVELS], seconds."""
         duration_s = target_times.of_sizes(num_sessions * (1.0 + trees.verified))
         duration_s[:, 1:] += self._levels_s
         unseen = np.diff(trees.tokens, axis=1)  # the last level's token, where it comes true, is computed in the next round
@@ -39,6 +40,7 @@ class Alone:
         """What a local pass over one leaf of each session takes, seconds."""
         duration_s[:, 1:] += draft_times.of_sizes(num_sessions * (1.0 + unseen)) - self.draft_s
         self._duration_s, self._tokens = duration_s, 1.0 + trees.tokens
+        """What a round takes, in seconds, and how many tokens it makes [limits, 1 + MAX_LEVELS]."""
         self._token_s_by_free: dict[int, float] = {}
         """Answers of `token_s`: most sessions ask for the same."""
         self.bare_s = self.token_s(0)

@@ -55,6 +55,7 @@ class Passes:
         self._has_draft_device, self.has_draft_model = has_draft_device, has_draft_model
         self._in_flight: dict[PassKind, _Pass] = {}
         self._last_was_verify = False
+        """Whether the newest pass was the target's."""
         self._last_caught_up = False
         """Whether the newest pass was the draft model's, with a part of a long text in it."""
         self.disturbed_at = -math.inf
@@ -63,6 +64,7 @@ class Passes:
         """When the newest draft pass ended; minus infinity: there was none."""
         self._drafted_s = 0.0
         """How long the newest draft pass took."""
+        # How long passes take, by their tokens.
         self.target_times = PassTimes(INITIAL_TARGET_STEP_S, tries_less=True)
         self.draft_times = PassTimes(INITIAL_DRAFT_STEP_S if has_draft_model else NO_DRAFT_MODEL_S, tries_less=True)
 

@@ -58,6 +58,7 @@ TRIAL_TOKENS = 100.0
 PROVEN_TOKENS = 180.0
 """Tokens its sessions must have committed since it was last tried, after which a worker that was not rested has proven itself."""
 PRIOR_TOKENS = 20.0
+"""What is expected of a worker before it has proposed anything counts as much as this many tokens."""
 HALF_SHARE_S = 0.1
 """The delay of a worker that is expected, before anything is known, to propose half of the tokens in time; a token that it has not
 proposed costs about as much beside that delay."""

@@ -70,8 +70,11 @@ class _Session:
         self.owes_since: float | None = now
         """When the oldest commit came that is not acknowledged."""
         self._based_at = now
+        """When the newest commit came."""
         self.rankings = Rankings(calibration if message.drafting.is_calibrated else None)
+        """What the draft model has said of the nodes."""
         self._newest_sent = self._newest_arrived = 0
+        """Ids of the newest node that was sent, and of the newest that the controller has confirmed."""
         self._frontier = Frontier()
         self._frontier.add(self.tree.head)
 
@@ -186,7 +189,9 @@ class Worker:
         """Sessions whose prompts wait for a pass after the one in flight."""
         self._pass_times = PassTimes(INITIAL_STEP_S)
         self._step_s = 0.0
+        """Smoothed duration of a pass, as the controller is told; 0: there was none."""
         self._heard_at = connected_at
+        """When the controller last said anything; None: nobody watches."""
         self.is_draining = False
         """Whether the controller has said that it wants no more of us."""
 

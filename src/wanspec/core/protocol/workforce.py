@@ -62,6 +62,7 @@ class Workforce:
         self._vocabulary_size = vocabulary_size
         self.workers: dict[WorkerId, PooledWorker] = {}
         self.newest_session_id = SessionId(0)
+        """The highest id so far: what a worker says of a higher one breaks the protocol."""
         self._pace, self._pace_alone = Ratio(PACE_MEMORY_TOKENS), Ratio(PACE_MEMORY_TOKENS)
         """Of all workers: what a newcomer begins with, so that nobody is in doubt again by coming again."""
         self._former: dict[str, WorkerRecord] = {}
