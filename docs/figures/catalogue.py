@@ -10,6 +10,7 @@ FIGURES = {figure.name: figure for page in (simulation_page, planning_page, othe
 WORDS = frozenset(
     {
         ("README.md", "extra"),
+        ("README.md", "you want to"),
         ("docs/adaptive.md", "flag, field"),
         ("docs/adaptive.md", "when"),
         ("docs/architecture.md", "file, in `core/`"),

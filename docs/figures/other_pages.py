@@ -39,6 +39,24 @@ def capacity(outcomes: Sequence[Outcome]) -> str:
     return "![Throughput against inter-token latency](benchmarking-capacity.png)\n\n" + table(headings, rows)
 
 
+def pays(outcomes: Sequence[Outcome]) -> str:
+    """By users and round trip: throughput with workers as a share of the best without, and the draft passes that they take over."""
+    (outcome,) = outcomes
+    of = {(row["users"], row["policy"], row["rtt_ms"]): row for row in outcome.result}
+    rtts_ms = sorted({row["rtt_ms"] for row in outcome.result if row["rtt_ms"] is not None})
+    rows = []
+    for users in sorted({row["users"] for row in outcome.result}):
+        alone = of[users, "alone", None]
+        best = max(row["tokens_per_s"] for row in outcome.result if row["users"] == users and not row["workers"])
+        cells = []
+        for rtt_ms in rtts_ms:
+            row = of[users, "adaptive-10", rtt_ms]
+            moved = 1 - row["local_passes_per_token"] / alone["local_passes_per_token"]
+            cells.append(f"{row['tokens_per_s'] / best:.2f}, {max(0.0, moved):.0%} moved")
+        rows.append((str(users), f"{best:.0f} tokens/s", *cells))
+    return table(("users", "one site at its best", *[f"workers {rtt_ms:g} ms away" for rtt_ms in rtts_ms]), rows)
+
+
 def prompts(outcomes: Sequence[Outcome]) -> str:
     """What a long prompt and the others wait for, by policy and size of piece."""
     rows = [
@@ -120,6 +138,14 @@ def _by_hand(name: str, page: str, *commands: str) -> Figure:
 
 FIGURES = (
     Figure(name="standings", page="docs/architecture.md", cost=Cost.SECONDS, commands=("python docs/figures/standings.py",), body=plain),
+    Figure(
+        name="pays",
+        page="README.md",
+        cost=Cost.DEAR,
+        commands=("wanspec bench capacity --users 1,8,32,96 --workers 2 --rtt 15,30,70,150 --json RESULT.json",),
+        body=pays,
+        keys=frozenset({"users", "policy", "workers", "rtt_ms", "tokens_per_s", "local_passes_per_token"}),
+    ),
     Figure(name="demo", page="README.md", cost=Cost.DEAR, commands=("wanspec demo",), body=None),
     Figure(
         name="load",

@@ -1,4 +1,4 @@
-"""`wanspec demo`: every policy in turn over an emulated link, on this machine, to watch."""
+"""`wanspec demo`: a race of the policies over an emulated link, on this machine, to watch."""
 
 from __future__ import annotations
 
@@ -16,11 +16,13 @@ from wanspec.errors import WanspecError
 from wanspec.lab.records.run_names import run_names
 
 app = new_app()
+DEFAULT_RTTS_MS = (15.0, 70.0)
+"""One at which a worker pays, and one at which it does not."""
 
 
 @app.command()
 def demo(
-    rtt: Annotated[float, typer.Option(help="Round trip of the emulated link, in ms.")] = 70.0,
+    rtt: Annotated[list[str] | None, typer.Option(help="Round trips of the emulated link, in ms; commas. Default: 15,70.")] = None,
     preset: options.Pace = "l40s-8b",
     prompt: Annotated[
         list[str] | None, typer.Option(help="Continue this; repeatable. Default: prompts the models have never seen.")
@@ -44,23 +46,31 @@ def demo(
     lookup: options.Lookup = None,
     json_path: Annotated[Path | None, typer.Option("--json", help="Write the table to this file, as JSON.")] = None,
     trace_folder: Annotated[
-        Path | None, typer.Option("--trace", help="Keep the traces of both processes in this folder; made if need be.")
+        Path | None, typer.Option("--trace", help="Keep the traces of all processes in this folder; made if need be.")
     ] = None,
+    plain: Annotated[bool, typer.Option("--plain", help="Print lines, as for a log, and no moving picture.")] = False,
 ) -> None:
     """Watch two processes write over an emulated WAN.
 
-    Runs the same prompts under each policy, on the bundled models at a preset's step times, and compares the text, token for token, with
-    what the target writes alone. The worker's and the paper's parameters are set for the bundled pair: a wide tree, and a controller that
-    mostly trusts it.
+    Every policy continues the same prompts, on the bundled models at a preset's step times; those that use a worker do so at each round
+    trip. The text, accepted drafts in green and the target's own tokens in bold, is compared with what the target writes alone, token for
+    token. It takes about a minute.
+
+        wanspec demo
+        wanspec demo --rtt 30 --policy alone,adaptive --prompt "class Cache:"
+        wanspec demo --plain > demo.txt
+
+    The worker's and the paper's parameters are set for the bundled pair: a wide tree, and a controller that mostly trusts it.
     """
     flags = locals()  # every one of them, by name
-    from wanspec.lab.bench.demo import DemoConfig, TerminalStage, run_demo, show_result
+    from wanspec.lab.bench.demo import DemoConfig, run_demo, show_result
+    from wanspec.lab.bench.demo_stages import Log, Race
 
     with exit_statuses():
         check_writable(json_path)
         make_folder(trace_folder)
         config = DemoConfig(
-            rtt_ms=rtt,
+            rtts_ms=options.numbers("--rtt", rtt) or DEFAULT_RTTS_MS,
             preset=preset,
             prompts=options.read_prompts(prompt or [], prompt_file) or options.demo_prompts(),
             policies=tuple([options.policy_config(name, flags) for name in options.comma_separated(policy) or run_names()]),
@@ -68,7 +78,8 @@ def demo(
             sampling=SamplingParams(temperature=temperature, top_k=top_k, top_p=top_p, seed=seed),
             trace_folder=trace_folder,
         )
-        result = run(run_demo(config, TerminalStage(stdout)))
+        stage = Race if stdout.is_terminal and not plain else Log
+        result = run(run_demo(config, stage(stdout, config.title)))
         show_result(stdout, result, config)
         write_json(result.rows, json_path)
         if not all(row.identical for row in result.rows):

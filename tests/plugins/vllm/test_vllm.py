@@ -6,7 +6,6 @@ import asyncio
 import importlib.util
 import json
 import os
-import socket
 import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -17,6 +16,7 @@ import httpx
 import numpy as np
 import pytest
 from tests.plugins.vllm.engine_child import ANSWER
+from tests.ports import free_port
 
 from wanspec.core.speculation.types import SamplingParams, ScoreItem, SessionId
 from wanspec.engines.bundled_pair import held_out_prompts, load_bundled, load_bundled_tokenizer
@@ -42,13 +42,6 @@ CHI_SQUARE_MOST = 45.3
 def model(tmp_path_factory: pytest.TempPathFactory) -> str:
     export = pytest.importorskip("wanspec.engines.bundled_export")
     return str(export.export_bundled(tmp_path_factory.mktemp("models"), "target"))
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 class Engine:
