@@ -84,7 +84,7 @@ class Distribution(NamedTuple):
     """Of its tokens: softmax(logits / temperature) times a constant, the greatest 1."""
     temperature: float
     """The temperature; 1 where the choice is greedy."""
-    most: float
+    greatest: float
     """The greatest logit."""
 
 
@@ -185,7 +185,7 @@ def log_probs_of(rows: Rows, tokens: Sequence[int], *, count: int) -> tuple[LogP
 def _log_probs(logits: Row, token: int, count: int) -> LogProbs:
     distribution = _distribution(logits, GREEDY)
     logits = distribution.logits
-    total = distribution.most + math.log(distribution.weights.sum(dtype=np.float64))
+    total = distribution.greatest + math.log(distribution.weights.sum(dtype=np.float64))
     best = _largest(logits, count)
     top = zip(best.tolist(), logits[best].tolist(), strict=True)
     return LogProbs(log_prob=min(0.0, float(logits[token]) - total), top=tuple([(index, min(0.0, logit - total)) for index, logit in top]))

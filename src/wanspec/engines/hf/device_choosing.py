@@ -1,8 +1,8 @@
 """From logits to choices on the logits' own device: the definition of `core.speculation.sampling`, for many rows at once.
 
-What crosses to the host is a token for each row of the target, and for each row of the draft eight tokens with their scores and an entropy.
-A GPU is asked for as few and as large operations as possible, and waited for once: rows of all sessions are chosen from together. Those few
-of which more has to be looked at than usual are found out that way, and chosen from again.
+What crosses to the host is a token for each row of the target, and for each row of the draft eight tokens, their log probabilities and an
+entropy. A GPU is asked for as few and as large operations as possible, and waited for once: rows of all sessions are chosen from together.
+The few rows that need more than the usual number of tokens are found out on the way, and chosen from again.
 """
 
 from __future__ import annotations
