@@ -161,7 +161,7 @@ class Race:
             table.add_column(heading, justify=side, no_wrap=True)
         for lane, progress in self._lanes.items():
             is_running = lane == self._running
-            bar = ProgressBar(total=self._total, completed=progress.tokens, width=BAR_WIDTH)
+            bar = ProgressBar(self._total, progress.tokens, BAR_WIDTH, style="dim", complete_style="green", finished_style="green")
             table.add_row(
                 lane.policy,
                 "" if lane.rtt_ms is None else f"{lane.rtt_ms:g}",
