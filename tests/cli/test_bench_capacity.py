@@ -65,6 +65,7 @@ def test_ctrl_c_shows_what_there_is(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         (("--users", "1.5"), "--users: 1.5 is no whole number"),
         (("--workers", "many"), "--workers: 'many' is no number"),
         (("--preset", "tpu"), "there is no pace preset 'tpu'"),
+        (("--preset", ""), "there is no pace preset ''"),
         (("--tokens", "0"), "load.tokens is 0"),
         (("--plot", "capacity.doc"), "--plot capacity.doc: name a file that ends with .png"),
         (("--json", "/nowhere/rows.json"), "/nowhere/rows.json: No such file"),
@@ -73,3 +74,17 @@ def test_ctrl_c_shows_what_there_is(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_what_cannot_be_run_is_refused_before_anything_is(arguments: tuple[str, str], words: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(virtual, "simulate_traced", pytest.fail)
     check_refused("bench", "capacity", "--jobs", "1", *arguments, words=words)
+
+
+def test_ctrl_c_in_the_real_runs_leaves_what_the_virtual_clock_has_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "rows.json"
+
+    def interrupted(*_: Any) -> None:  # noqa: ANN401  # whatever it is given
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("wanspec.lab.bench.capacity.real.RealSite", interrupted)
+    flags = ("--users", "1", "--workers", "0", "--tokens", "4", "--jobs", "1", "--real", "--json", str(path))
+    status, output = outcome("bench", "capacity", *flags)
+    assert status == 130
+    assert "virtual clock" in output
+    assert {row["clock"] for row in json.loads(path.read_text())} == {"virtual"}

@@ -27,6 +27,16 @@ def test_rows_become_a_list_of_objects_with_their_fields_and_null_where_nothing_
     assert text.endswith("]\n")
 
 
+def test_what_a_file_holds_stays_where_nothing_was_measured(tmp_path: Path) -> None:
+    path = tmp_path / "rows.json"
+    write_json([{"itl_ms": 8.0}], path)
+    held = path.read_text()
+    write_json([], path)
+    assert path.read_text() == held
+    write_json([], tmp_path / "new.json")
+    assert not (tmp_path / "new.json").exists()
+
+
 def test_a_result_says_which_version_and_which_command_made_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.argv", ["/somewhere/wanspec", "plan", "--prices", "my prices.csv"])
     write_json({"price_ms": math.inf, "by_rtt": {15.0: 1}}, tmp_path / "plan.json")

@@ -63,6 +63,12 @@ def test_bad_settings_are_named_and_end_with_status_2(arguments: list[str], word
     check_refused("serve", *arguments, words=words)
 
 
+def test_models_that_do_not_fit_each_other_are_refused_before_it_listens(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("wanspec.transport.grpc_wire.listen", pytest.fail)
+    flags = ("--api", "127.0.0.1:0", "--listen", "127.0.0.1:0", "--draft", "scripted:draft")
+    check_refused("serve", *flags, words="do not share a tokenizer")
+
+
 @pytest.mark.parametrize(("flag", "words"), [("--api", "cannot listen at"), ("--listen", "cannot listen on")])
 def test_a_port_in_use_is_named_before_the_models_are_loaded(flag: str, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("wanspec.engines.registry.load_backend", pytest.fail)

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -98,6 +99,23 @@ async def test_both_sides_talk_in_plaintext_on_loopback_with_and_without_a_token
     for security in (Plaintext(), Plaintext(token=TOKEN)):
         async with listener(security) as door:
             await exchange(*await joined(door, security))
+
+
+async def test_to_be_interrupted_at_the_beginning_leaves_nothing_behind() -> None:
+    complaints: list[dict[str, object]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, complaint: complaints.append(complaint))
+    for turns in (1, 2, 3):
+        beginning = asyncio.create_task(listen("127.0.0.1:0", expected=EXPECTED, security=Plaintext()))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        if beginning.done():
+            await beginning.result().close()
+            continue
+        beginning.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await beginning
+    gc.collect()  # a task's exception that nobody has heard is complained of when the task goes
+    assert complaints == []
 
 
 async def test_the_longest_messages_pass_though_they_share_no_frame() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from wanspec.cli.bench_serve import whole_numbers
-from wanspec.cli.options import Preset, Seed, numbers
+from wanspec.cli.options import Pace, Seed, numbers
 from wanspec.cli.plan_flags import Jobs, OwnCode
 from wanspec.cli.progress import tracked
 from wanspec.cli.results import check_writable, write_json
@@ -31,7 +31,7 @@ def capacity(
         list[str] | None, typer.Option(help=f"Workers, 0 to 8, with commas; a site without any is always run. Default: {WORKERS}.")
     ] = None,
     rtt: Annotated[list[str] | None, typer.Option(help=f"Round trips to the workers in ms, with commas. Default: {RTTS_MS}.")] = None,
-    preset: Preset = "l40s-8b",
+    preset: Pace = "l40s-8b",
     tokens: Annotated[int, typer.Option(help="Tokens of each request; each user sends three or more, one after the other.")] = TOKENS,
     own_code: OwnCode = True,
     seed: Seed = 0,
@@ -83,8 +83,10 @@ def capacity(
         rows: list[CapacityRow] = []
         with _shown_at_the_end(config, rows, json_path, plot_path):
             _simulate(config, jobs, rows)
-            if real:
-                _run_really(config, rows)
+        if real:
+            real_rows: list[CapacityRow] = []
+            with _shown_at_the_end(config, real_rows, json_path, plot_path):
+                _run_really(config, rows, real_rows)
 
 
 @contextmanager
@@ -116,10 +118,9 @@ def _simulate(config: CapacityConfig, jobs: int, rows: list[CapacityRow]) -> Non
         rows[:] = best_rows([*rows, row])
 
 
-def _run_really(config: CapacityConfig, rows: list[CapacityRow]) -> None:
-    """The settings that were found, in real processes; `rows` has these instead, as they are done."""
+def _run_really(config: CapacityConfig, found: Sequence[CapacityRow], rows: list[CapacityRow]) -> None:
+    """The settings that were found, in real processes; `rows` has these as they are done."""
     from wanspec.lab.bench.capacity.real import RealSite
 
-    found, rows[:] = list(rows), []
     site = RealSite(config)
     rows.extend(run(site.run(row)) for row in tracked(found, len(found), "in real processes"))

@@ -38,10 +38,19 @@ def load_model(
 def load_pair(
     target: str, draft: str, pace: str, *, threads: str = "1", on_loaded: OnLoaded = lambda _: None
 ) -> tuple[Backend, Backend | None]:
-    """Both models, or the target alone; what one of them lacks is said before the other is loaded. Raises as `load_model` does."""
+    """Both models, or the target alone; what one of them lacks is said before the other is loaded.
+
+    Raises as `load_model` does, and ConfigError where the two do not share a tokenizer.
+    """
+    from wanspec.serving.engine import check_pair
+
     check_pair_names(target, draft)
     first = load_model(target, pace, "target", threads=threads, on_loaded=on_loaded)
-    return first, None if draft == NO_MODEL else load_model(draft, pace, "draft", threads=threads, on_loaded=on_loaded)
+    if draft == NO_MODEL:
+        return first, None
+    second = load_model(draft, pace, "draft", threads=threads, on_loaded=on_loaded)
+    check_pair(first.info, second.info)  # before anything listens
+    return first, second
 
 
 def check_pair_names(target: str, draft: str) -> None:

@@ -52,9 +52,10 @@ def origin() -> dict[str, str]:
 def write_json(value: object, path: Path | None) -> None:
     """Write a result, if its JSON is asked for: an object, or rows. It says what made it; of rows, each does.
 
-    What is not defined is null. JSON has no infinity: it is the text `inf`.
+    What is not defined is null. JSON has no infinity: it is the text `inf`. Where there are no rows, for it was interrupted before the
+    first, the file stays as it was: it may hold those of hours.
     """
-    if path is not None:
+    if path is not None and value != []:
         built = finite(msgspec.to_builtins(value, str_keys=True))
         signed = [row | origin() for row in built] if isinstance(built, list) else built | origin()
         path.write_bytes(msgspec.json.format(msgspec.json.encode(signed), indent=2) + b"\n")

@@ -91,7 +91,13 @@ async def listen(address: str, *, expected: Expected, security: ControllerSecuri
         check_can_listen(where)
         raise TransportError(f"cannot listen on {where}; set GRPC_VERBOSITY=debug for the reason") from None
     server.add_generic_rpc_handlers((_handlers(reception, security, handshakes, port=port, patience_s=limits.close_timeout_s),))
-    await server.start()
+    starting = asyncio.ensure_future(server.start())
+    try:
+        await asyncio.shield(starting)
+    except asyncio.CancelledError:
+        await starting  # cancelled halfway, gRPC's server could not be stopped any more, and its task would fail unheard
+        await server.stop(None)
+        raise
     return GrpcListener(server, reception, Address(host=where.host, port=port), limits, [credentials.files] if credentials else [])
 
 

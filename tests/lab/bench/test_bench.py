@@ -19,7 +19,7 @@ from wanspec.core.policy.parameters import POLICY_NAMES
 from wanspec.core.speculation.types import SessionId, WorkerId
 from wanspec.engines.bundled_pair import load_bundled
 from wanspec.engines.paced import PacedBackend
-from wanspec.errors import ConfigError
+from wanspec.errors import ConfigError, TransportError
 from wanspec.lab.bench.policies.cells import (
     LOOKUP_TREE,
     MAX_DEPTH,
@@ -229,6 +229,40 @@ async def ran(*lateness_ms: float) -> tuple[Bench, Quiet]:
             deployment, Block(link=BenchLink(rtt_ms=0.0, loss=0.0), cells=tuple([cell for cell in bench.cells if cell.link])), 0
         )
     return bench, quiet
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"worker_draft": "bundled:drafty"}, "there is no model 'bundled:drafty'"),
+        ({"draft": "scripted:draft"}, "do not share a tokenizer"),
+    ],
+)
+def test_models_that_do_not_fit_are_refused_before_anything_is_run(changes: dict[str, str], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        Bench(replace(CONFIG, **changes), Quiet())  # type: ignore[arg-type]
+
+
+class WithUnfitWorker:
+    """A deployment whose worker the controller refuses."""
+
+    @asynccontextmanager
+    async def worker(self, trace_file: Path, *, draft: str) -> AsyncIterator[Child]:
+        if draft == "scripted:draft":
+            raise TransportError("the worker process ended with status 1: tokenizer fingerprint")
+        yield cast("Child", None)
+
+
+async def test_a_worker_that_does_not_fit_is_noticed_before_the_search(monkeypatch: pytest.MonkeyPatch) -> None:
+    @asynccontextmanager
+    async def deploy(*_: object, **__: object) -> AsyncIterator[WithUnfitWorker]:
+        yield WithUnfitWorker()
+
+    monkeypatch.setattr("wanspec.lab.bench.policies.runner.deploy", deploy)
+    monkeypatch.setattr(Bench, "_search", pytest.fail)
+    bench = Bench(replace(CONFIG, worker_draft="scripted:draft", temperatures=(0.0,), max_tokens=2), Quiet())
+    with pytest.raises(TransportError, match="tokenizer fingerprint"):
+        await bench.run()
 
 
 async def test_a_run_over_a_late_link_is_void_and_run_again() -> None:

@@ -132,7 +132,7 @@ def test_what_workers_add_is_said_in_words_and_late_passes_are_a_warning() -> No
     (line, exact) = verdict(rows)
     assert line.startswith("4 users: ")
     assert "with 2 workers 5 ms away" in line
-    assert exact == "Every text equals plain target decoding."
+    assert exact == "Every text of these runs equals plain target decoding."
     assert warnings(rows) == []
 
 

@@ -68,7 +68,7 @@ def verdict(rows: Sequence[CapacityRow]) -> list[str]:
                 f"{most.tokens_per_s:.0f} with {counted(most.workers, 'worker')} {most.rtt_ms:g} ms away ({most.policy}): "
                 f"{most.tokens_per_s / best.tokens_per_s:.2f} times."
             )
-    return [*lines, "Every text equals plain target decoding."]
+    return [*lines, "Every text of these runs equals plain target decoding."]
 
 
 def warnings(rows: Sequence[CapacityRow]) -> list[str]:

@@ -15,7 +15,7 @@ from typing import Protocol
 from wanspec.core.policy.registry import PolicyConfig
 from wanspec.core.protocol.placement import Placement
 from wanspec.core.speculation.types import SessionId
-from wanspec.engines.registry import load_backend
+from wanspec.engines.registry import check_model, load_backend
 from wanspec.errors import TransportError
 from wanspec.lab.bench.policies.cells import (
     MAX_DEPTH,
@@ -35,6 +35,7 @@ from wanspec.lab.records.metrics import Outputs, measure_run
 from wanspec.lab.records.run_names import ADAPTIVE
 from wanspec.lab.wan.deployment import Deployment, deploy
 from wanspec.lab.wan.emulated_link import MAX_LATENESS_MS
+from wanspec.serving.engine import check_pair
 from wanspec.telemetry.records import PassFinished, PassStarted, Record, RequestArrived
 from wanspec.telemetry.trace import read_trace
 
@@ -101,6 +102,9 @@ class Bench:
         self._progress = progress
         self._target = load_backend(config.target)
         self._draft = load_backend(config.draft) if config.draft is not None else None
+        check_model(config.worker_draft)
+        if self._draft is not None:
+            check_pair(self._target.info, self._draft.info)
         self._prompts = encoded(config.target, self._target.info, config.prompts, max_tokens=config.max_tokens)
         self._oracles: dict[float, Outputs] = {}
 
@@ -133,6 +137,7 @@ class Bench:
             plain = decoded_plainly(self._target, self._prompts, max_tokens=self.config.max_tokens, sampling=sampling)
             self._oracles[temperature] = plain
         async with deploy(self._target, self._draft, preset=self.config.preset, emulator=self.config.emulator) as deployment:
+            await self._try_worker(deployment)
             for temperature in self.config.temperatures:
                 for name in SEARCHED:
                     if name in names_of(self.config):
@@ -141,6 +146,14 @@ class Bench:
             for repeat in range(self.config.repeats):
                 for block in blocks_of(cells, repeat=repeat, links=self.config.links):
                     await self._run_block(deployment, block, repeat)
+
+    async def _try_worker(self, deployment: Deployment) -> None:
+        """Let one dial in: what is wrong with its model is said now, and not after the search. Raises TransportError."""
+        self._progress.doing("a first worker, to see that it fits")
+        with tempfile.TemporaryDirectory(prefix="wanspec-") as folder:
+            async with deployment.worker(Path(folder, "trial.jsonl"), draft=self.config.worker_draft):
+                pass
+        deployment.take_trace()
 
     async def _search(self, deployment: Deployment, name: str, temperature: float) -> None:
         """Find the best depth of a chain or tree; the best one's run is kept."""
