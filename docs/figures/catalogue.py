@@ -28,6 +28,7 @@ WORDS = frozenset(
         ("docs/operating.md", "what"),
         ("docs/operating.md", "metric"),
         ("docs/operating.md", "question"),
+        ("docs/pairs.md", "pair"),
         ("docs/lab.md", "room"),
         ("docs/planning.md", "what"),
         ("docs/security.md", "who"),
