@@ -9,7 +9,7 @@ BASE_MB := 230
 PYTEST := python -m pytest --quiet -n $(JOBS) --dist loadfile
 
 .DELETE_ON_ERROR:
-.PHONY: demo test test-all test-hf test-gpu test-llamacpp test-vllm test-aws test-clients test-lowest test-base check coverage bench figures fidelity clean
+.PHONY: demo test test-all test-hf test-gpu test-llamacpp test-vllm test-aws test-clients test-lowest test-base check coverage bench docs figures fidelity clean
 
 demo: $(INSTALLED)  ## two processes and an emulated WAN, on this machine
 	$(BIN)/wanspec demo $(ARGS)
@@ -59,6 +59,9 @@ coverage: $(INSTALLED)  ## every branch of the core, by their own tests
 bench: $(INSTALLED)  ## the cost of our own code
 	$(BIN)/python bench/overhead.py $(ARGS)
 	$(BIN)/python bench/simulation.py
+
+docs: $(INSTALLED)  ## docs/reference.md, from the command line's own definitions
+	$(BIN)/python docs/reference.py
 
 figures: $(INSTALLED)  ## the figures of the docs that follow from the code alone, written into their pages; docs/figures has the dear ones
 	$(BIN)/python docs/figures $(ARGS)

@@ -29,6 +29,8 @@ WORDS = frozenset(
         ("docs/operating.md", "question"),
         ("docs/lab.md", "room"),
         ("docs/planning.md", "what"),
+        ("docs/reference.md", "flag or argument"),
+        ("docs/reference.md", "setting"),
         ("docs/security.md", "who"),
         ("docs/security.md", ""),
         ("docs/security.md", "what"),
