@@ -22,6 +22,7 @@ WORDS = frozenset(
         ("docs/engines.md", "it sets"),
         ("docs/engines.md", "flag"),
         ("docs/engines.md", "vLLM"),
+        ("docs/index.md", "you ask"),
         ("docs/measuring.md", "column"),
         ("docs/operating.md", "alert"),
         ("docs/operating.md", "what"),
