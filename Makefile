@@ -9,7 +9,7 @@ BASE_MB := 230
 PYTEST := python -m pytest --quiet -n $(JOBS) --dist loadfile
 
 .DELETE_ON_ERROR:
-.PHONY: demo test test-all test-hf test-gpu test-llamacpp test-vllm test-aws test-clients test-lowest test-base check coverage bench figures fidelity clean
+.PHONY: demo test test-all test-hf test-gpu test-llamacpp test-vllm test-aws test-clients test-lowest test-base check coverage bench docs site figures fidelity clean
 
 demo: $(INSTALLED)  ## two processes and an emulated WAN, on this machine
 	$(BIN)/wanspec demo $(ARGS)
@@ -60,6 +60,13 @@ bench: $(INSTALLED)  ## the cost of our own code
 	$(BIN)/python bench/overhead.py $(ARGS)
 	$(BIN)/python bench/simulation.py
 
+docs: $(INSTALLED)  ## docs/reference.md, from the command line's own definitions
+	$(BIN)/python docs/reference.py
+
+site: .venv-docs/.installed  ## the pages of docs/ as a site, in build/site
+	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --strict --quiet $(ARGS)
+	@echo 'build/site/index.html is the first page'
+
 figures: $(INSTALLED)  ## the figures of the docs that follow from the code alone, written into their pages; docs/figures has the dear ones
 	$(BIN)/python docs/figures $(ARGS)
 
@@ -80,6 +87,7 @@ clean:
 .venv-vllm/.installed: THEN = $*/bin/python -m pip uninstall -qq --yes torchvision torchaudio torchcodec
 .venv-aws/.installed: WHAT = '.[test,aws]'
 .venv-clients/.installed: WHAT = '.[test,clients]'
+.venv-docs/.installed: WHAT = '.[docs]'
 .venv-lowest/.installed: WHAT = '.[dev]' $$($(PYTHON) tests/lowest.py)
 
 %/.installed: pyproject.toml

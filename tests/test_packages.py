@@ -14,7 +14,7 @@ from tests.lowest import PYPROJECT, lowest
 
 SOURCE = PYPROJECT.parent / "src"
 PROJECT = tomllib.loads(PYPROJECT.read_text("utf-8"))["project"]
-EXTRAS = {name: group for name, group in PROJECT["optional-dependencies"].items() if name not in {"all", "test", "clients", "dev"}}
+EXTRAS = {name: group for name, group in PROJECT["optional-dependencies"].items() if name not in {"all", "test", "clients", "dev", "docs"}}
 USED = [*PROJECT["dependencies"], *(requirement for group in EXTRAS.values() for requirement in group)]
 DISTRIBUTIONS = {"google": "protobuf", "grpc": "grpcio", "llama_cpp": "llama-cpp-python", "pydantic_core": "pydantic"}
 """Where an imported name is not the package's own; pydantic names the one pydantic-core that it works with."""

@@ -52,6 +52,12 @@ def subcommand(name: str) -> Any:  # noqa: ANN401  # typer exports no name for w
     return typer.main.get_command(import_module(f"wanspec.cli.{name}").app)
 
 
+def settings_of(command: Any) -> dict[str, Any]:  # noqa: ANN401  # as above
+    """What a settings file may say for a command: its parameters, by the names of their flags."""
+    parameters = [parameter for parameter in command.params if parameter.name != "config"]
+    return {flag[2:]: parameter for parameter in parameters for flag in parameter.opts if flag.startswith("--")}
+
+
 class _Subcommands(UserDict[str, Any]):
     """Made of names alone; the subcommand of one is there when it is looked up."""
 

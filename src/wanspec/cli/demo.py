@@ -56,6 +56,7 @@ def demo(
     trip. The text, accepted drafts in green and the target's own tokens in bold, is compared with what the target writes alone, token for
     token. It takes about a minute.
 
+    \b
         wanspec demo
         wanspec demo --rtt 30 --policy alone,adaptive --prompt "class Cache:"
         wanspec demo --plain > demo.txt

@@ -46,6 +46,7 @@ def _only(is_allowed: Callable[[float], bool], what: str) -> Callable[[float], f
             raise typer.BadParameter(f"{value} is not {what}.")
         return value
 
+    check.__doc__ = f"Only {what}."  # docs/reference.md shows it
     return check
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from wanspec.cli import options
-from wanspec.cli.application import check_environment, new_app
+from wanspec.cli.application import check_environment, new_app, settings_of
 from wanspec.cli.loading import check_pair_names, load_pair
 from wanspec.cli.results import trace_sink
 from wanspec.cli.running import exit_statuses, run, saving
@@ -38,8 +38,7 @@ def _read_config(context: typer.Context, path: Path | None) -> Path | None:
     if path is not None:
         from wanspec.config import read_settings
 
-        parameters = [parameter for parameter in context.command.params if parameter.name != "config"]
-        flags = {flag[2:]: parameter.name or "" for parameter in parameters for flag in parameter.opts if flag.startswith("--")}
+        flags = {flag: parameter.name for flag, parameter in settings_of(context.command).items()}
         with exit_statuses():
             context.default_map = dict(read_settings(path, "serve", flags))
     return path
