@@ -139,8 +139,8 @@ class Choice:
             await self._generate()
         except ApiError as error:
             self._fail(error)
-        except WanspecError as error:  # the operator learns why, the client need not
-            _log.error("the model could not go on: %s", error)  # noqa: TRY400  # the model's own words are enough
+        except WanspecError as error:
+            _log.error("the model could not go on: %s", error)  # the operator learns why, the client need not
             self._fail(ApiError(HTTPStatus.INTERNAL_SERVER_ERROR, "the model could not go on", code="model_error"))
 
     async def _wait_for_turn(self) -> None:
