@@ -209,7 +209,7 @@ class WithoutWorker(Deployment):
     has_worker = True
 
     @asynccontextmanager
-    async def worker(self, trace_file: Path, *, draft: str = "") -> AsyncIterator[Child]:
+    async def worker(self, trace_file: Path, *, draft: str = "", name: str = "") -> AsyncIterator[Child]:
         yield cast("Child", None)
 
 

@@ -4,7 +4,7 @@ This process is the controller. A worker process dials it through a relay proces
 that the timing is that of a real deployment and the tokens are real. The same prompts run under each policy in turn; the text is
 compared with plain target decoding, token for token; the figures come from the traces of both processes and the relay's counters.
 
-Each policy is a *lane* of a race: first those that need no worker, then, at each round trip, with a worker of its own, the others.
+Each policy is a *lane* of a race: first those that need no worker, then, at each round trip with another worker, the others.
 `demo_stages` shows it.
 """
 
@@ -23,7 +23,7 @@ from wanspec.core.protocol.placement import Placement
 from wanspec.core.speculation.sampling import check_sampling
 from wanspec.core.speculation.types import SamplingParams
 from wanspec.engines.bundled_pair import load_bundled, load_bundled_tokenizer
-from wanspec.engines.interface import Backend, ModelInfo
+from wanspec.engines.interface import ModelInfo
 from wanspec.errors import ConfigError
 from wanspec.lab.bench.demo_stages import Lane, Stage
 from wanspec.lab.bench.prompts import decoded_plainly, encoded
@@ -83,18 +83,27 @@ async def run_demo(config: DemoConfig, stage: Stage) -> DemoResult:
     target, draft = load_bundled("target"), load_bundled("draft")
     prompts = check(config, target.info)
     here = [policy for policy in config.policies if not _needs_worker(policy)]
-    away = [policy for policy in config.policies if _needs_worker(policy)]
+    # First the one that learns what a worker is worth: another policy, which waits for it, would have made it seem slow.
+    away = sorted([policy for policy in config.policies if _needs_worker(policy)], key=lambda policy: policy.name != ADAPTIVE)
     groups: list[tuple[float | None, list[PolicyConfig]]] = [(None, here)] if here else []
     groups += [(rtt_ms, away) for rtt_ms in config.rtts_ms if away]
     oracle = decoded_plainly(target, prompts, max_tokens=config.max_tokens, sampling=config.sampling)
-    race = _Race(config, stage, prompts, target, draft)
-    with stage.shown([Lane(policy.name, rtt_ms) for rtt_ms, policies in groups for policy in policies], total=sum(map(len, oracle))):
-        runs = {rtt_ms: await race.run(rtt_ms, policies) for rtt_ms, policies in groups}
+    lanes = [Lane(policy.name, rtt_ms) for rtt_ms, policies in groups for policy in policies]
+    async with AsyncExitStack() as stack:
+        folder = config.trace_folder or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="wanspec-")))
+        deployment = await stack.enter_async_context(
+            deploy(target, draft, preset=config.preset, keeps_events=config.trace_folder is not None)
+        )
+        race = _Race(config, stage, prompts, deployment, folder)
+        with stage.shown(lanes, total=sum(map(len, oracle))):
+            runs = {rtt_ms: await race.run(rtt_ms, policies) for rtt_ms, policies in groups}
+        if config.trace_folder is not None:
+            write_trace(race.records, folder / "controller.jsonl")
     base = runs.get(None, [])
     rows = compare(base, oracle=oracle) if base else []
     for rtt_ms in config.rtts_ms if away else ():
         rows += compare([*base, *runs[rtt_ms]], oracle=oracle, rtt_ms=rtt_ms)[len(base) :]
-    return DemoResult(rows=rows, late_passes=race.late_passes, passes=race.passes, lateness_ms_p99=race.lateness_ms_p99)
+    return DemoResult(rows=rows, late_passes=deployment.late_passes, passes=deployment.passes, lateness_ms_p99=race.lateness_ms_p99)
 
 
 def check(config: DemoConfig, info: ModelInfo) -> list[list[int]]:
@@ -116,42 +125,37 @@ def _needs_worker(policy: PolicyConfig) -> bool:
 
 
 class _Race:
-    """The deployments of one demo, one after the other: each round trip has a worker and an engine that know nothing of another."""
+    """The lanes of one demo, one after the other."""
 
-    def __init__(self, config: DemoConfig, stage: Stage, prompts: Sequence[Sequence[int]], target: Backend, draft: Backend) -> None:
+    def __init__(self, config: DemoConfig, stage: Stage, prompts: Sequence[Sequence[int]], deployment: Deployment, folder: Path) -> None:
+        """`folder`: where workers write their traces."""
         self._config, self._stage, self._prompts = config, stage, prompts
-        self._models = target, draft
-        self.late_passes = self.passes = 0
+        self._deployment, self._folder = deployment, folder
+        self.records: list[Record] = []
+        """What happened at the controller and the link."""
         self.lateness_ms_p99 = 0.0
 
     async def run(self, rtt_ms: float | None, policies: Sequence[PolicyConfig]) -> list[RunMetrics]:
-        """These policies, with a worker so far away; None: without one."""
-        keeps_events = self._config.trace_folder is not None
-        name = "" if rtt_ms is None else f"-{rtt_ms:g}ms"
-        async with AsyncExitStack() as stack:
-            folder = self._config.trace_folder or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="wanspec-")))
-            deployment = await stack.enter_async_context(deploy(*self._models, preset=self._config.preset, keeps_events=keeps_events))
-            runs: dict[str, list[Record]] = {}
-            async with AsyncExitStack() as while_working:
-                if rtt_ms is not None:
-                    await deployment.set_link(rtt_ms=rtt_ms)
-                    await while_working.enter_async_context(deployment.worker(folder / f"worker{name}.jsonl"))
-                for policy in policies:
-                    await self._run_lane(deployment, policy, rtt_ms)
-                    runs[policy.name] = deployment.take_trace()
-                counters = await deployment.link_counters()
-            records = [record for own in runs.values() for record in own] + deployment.take_trace()
-            if keeps_events:
-                write_trace(records, folder / f"controller{name}.jsonl")
-            records += read_trace(folder / f"worker{name}.jsonl") if rtt_ms is not None else []
-        self.late_passes += deployment.late_passes
-        self.passes += deployment.passes
+        """These policies, with a new worker so far away; None: without one."""
+        deployment, runs = self._deployment, dict[str, list[Record]]()
+        name = "" if rtt_ms is None else f"worker-{rtt_ms:g}ms"
+        async with AsyncExitStack() as while_working:
+            if rtt_ms is not None:
+                await deployment.set_link(rtt_ms=rtt_ms)
+                await while_working.enter_async_context(deployment.worker(self._folder / f"{name}.jsonl", name=name))
+            for policy in policies:
+                await self._run_lane(policy, rtt_ms)
+                runs[policy.name] = deployment.take_trace()
+            counters = await deployment.link_counters()
         self.lateness_ms_p99 = max(self.lateness_ms_p99, counters["lateness_ms_p99"] or 0.0)
-        return measure_runs(runs, records)
+        records = [record for own in runs.values() for record in own] + deployment.take_trace()
+        self.records += records
+        return measure_runs(runs, [*records, *(read_trace(self._folder / f"{name}.jsonl") if rtt_ms is not None else [])])
 
-    async def _run_lane(self, deployment: Deployment, policy: PolicyConfig, rtt_ms: float | None) -> None:
+    async def _run_lane(self, policy: PolicyConfig, rtt_ms: float | None) -> None:
         """Every prompt in turn under one policy."""
-        tokenizer, decides, engine = load_bundled_tokenizer(), policy_of_run(policy), deployment.engine
+        tokenizer, decides, deployment = load_bundled_tokenizer(), policy_of_run(policy), self._deployment
+        engine = deployment.engine
         self._stage.begin(Lane(policy.name, rtt_ms))
         drafts_before = engine.tally.local_draft_passes
         for text, prompt in zip(self._config.prompts, self._prompts, strict=True):

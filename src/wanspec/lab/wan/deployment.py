@@ -161,10 +161,10 @@ class Deployment:
         return await self._link.ask()
 
     @asynccontextmanager
-    async def worker(self, trace_file: Path, *, draft: str = "bundled:draft") -> AsyncIterator[Child]:
+    async def worker(self, trace_file: Path, *, draft: str = "bundled:draft", name: str = "worker") -> AsyncIterator[Child]:
         """A worker process with this model that has dialled in; sent home at the end, its trace complete. Raises TransportError."""
         arguments = ["--trace", str(trace_file), *([] if self._trace.keeps_events else ["--only-figures"])]
-        async with self._workers(["worker"], draft, arguments) as (child,):
+        async with self._workers([name], draft, arguments) as (child,):
             yield child
 
     @asynccontextmanager
