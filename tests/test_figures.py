@@ -80,7 +80,7 @@ def test_a_figures_pictures_are_in_its_place(name: str) -> None:
     figure = FIGURES[name]
     shown = set(PICTURE.findall(place_of(figure).body))
     assert shown >= set(figure.pictures.values())
-    assert all((ROOT / figure.page).with_name(picture).is_file() for picture in shown)
+    assert all(((ROOT / figure.page).parent / picture).is_file() for picture in shown)
 
 
 @pytest.fixture

@@ -146,7 +146,7 @@ FIGURES = (
         body=pays,
         keys=frozenset({"users", "policy", "workers", "rtt_ms", "tokens_per_s", "local_passes_per_token"}),
     ),
-    Figure(name="demo", page="README.md", cost=Cost.DEAR, commands=("wanspec demo",), body=None),
+    _by_hand("demo", "README.md", "wanspec demo --plain", "python docs/figures/cast.py docs/demo.svg"),
     Figure(
         name="load",
         page="docs/benchmarking.md",
