@@ -139,8 +139,7 @@ class Choice:
             await self._generate()
         except ApiError as error:
             self._fail(error)
-        except WanspecError as error:
-            _log.error("the model could not go on: %s", error)  # the operator learns why, the client need not
+        except WanspecError:  # its words may have some of the prompt in them
             self._fail(ApiError(HTTPStatus.INTERNAL_SERVER_ERROR, "the model could not go on", code="model_error"))
 
     async def _wait_for_turn(self) -> None:
