@@ -1,7 +1,4 @@
-"""Write docs/reference.md from the command line's own definitions: what `wanspec` has is what the page says.
-
-make docs
-"""
+"""`make docs`: write docs/reference.md from the command line's own definitions, so that the page says what `wanspec` has."""
 
 from __future__ import annotations
 

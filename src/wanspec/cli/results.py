@@ -52,8 +52,8 @@ def origin() -> dict[str, str]:
 def write_json(value: object, path: Path | None) -> None:
     """Write a result, if its JSON is asked for: an object, or rows. It says what made it; of rows, each does.
 
-    What is not defined is null. JSON has no infinity: it is the text `inf`. Where there are no rows, for it was interrupted before the
-    first, the file stays as it was: it may hold those of hours.
+    What is not defined is null. JSON has no infinity: it is the text `inf`. An empty list of rows, of a run that was interrupted before its
+    first, leaves the file as it was: it may hold the rows of hours.
     """
     if path is not None and value != []:
         built = finite(msgspec.to_builtins(value, str_keys=True))

@@ -73,7 +73,7 @@ class Alone:
         return _most_worth(gains_s, self._draft_added_s)[0]
 
     def may_gain(self, leaf_s: float, least_s: float) -> bool:
-        """Whether `gain_of_levels_s` may be above `least_s`; a quick bound.
+        """Whether `gain_of_levels_s` may be above `least_s`; a quick bound, which holds as long as more tokens take no less time.
 
         `leaf_s`: what a token below the leaf is worth, times the leaf's probability; seconds.
         """

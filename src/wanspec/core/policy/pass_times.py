@@ -87,8 +87,10 @@ class PassTimes:
     def _forget(self) -> None:
         """Forget sizes that seemed slow, compared with smaller ones, and were not computed for long since: they are tried again."""
         for index, measured_at in list(self._measured_at.items()):
+            if self._passes - measured_at <= FORGOTTEN_PASSES:
+                continue
             smaller = max([other for other in self._means if other < index], default=None)
-            if self._passes - measured_at > FORGOTTEN_PASSES and smaller is not None:
+            if smaller is not None:
                 (tokens, mean_s), (few, few_s) = self._means[index], self._means[smaller]
                 if mean_s > few_s * max(1.0, tokens / (KNOWN_AHEAD * few)):
                     del self._means[index], self._measured_at[index]

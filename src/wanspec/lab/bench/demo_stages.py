@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any, Literal, NamedTuple, Protocol
+from contextlib import AbstractContextManager, contextmanager
+from typing import Literal, NamedTuple, Protocol
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console, Group, RenderableType
@@ -56,7 +56,7 @@ class Lane(NamedTuple):
 class Stage(Protocol):
     """Who shows what the demo does."""
 
-    def shown(self, lanes: Sequence[Lane], *, total: int) -> Any:  # noqa: ANN401  # a context manager
+    def shown(self, lanes: Sequence[Lane], *, total: int) -> AbstractContextManager[None]:
         """While this lasts, these lanes are run, in this order; each writes so many tokens in all."""
 
     def begin(self, lane: Lane) -> None:
@@ -66,7 +66,7 @@ class Stage(Protocol):
         """It begins to continue a prompt."""
 
     def wrote(self, accepted: str, own: str, *, tokens: int, local_passes: int, drafts: int) -> None:
-        """It has written accepted drafts and the target's own token; `local_passes` so far, `drafts` in its tree before that."""
+        """It has written accepted drafts and the target's own token; it has made `local_passes`, and its tree holds so many `drafts` now."""
 
     def notice(self, text: str) -> None:
         """Something that a reader should know."""
