@@ -66,7 +66,7 @@ class Stage(Protocol):
         """It begins to continue a prompt."""
 
     def wrote(self, accepted: str, own: str, *, tokens: int, local_passes: int, drafts: int) -> None:
-        """It has written accepted drafts and the target's own token; it has made `local_passes`, and its tree holds so many `drafts` now."""
+        """It has written accepted drafts and the target's own token, made `local_passes` so far, and holds `drafts` in its tree."""
 
     def notice(self, text: str) -> None:
         """Something that a reader should know."""
